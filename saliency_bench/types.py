@@ -1,0 +1,101 @@
+"""Tensor vocabulary and the values that pass between the parts.
+
+Letters are fixed: B examples, T tokens, D embedding, R rows (example, point), S points (steps or samples),
+K settings or fractions, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+#: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
+#: Row r of the result depends on row r alone. Model, task, target and real input ids are inside.
+ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, " R"]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenised example, unpadded."""
+
+    example_id: str
+    input_ids: tuple[int, ...]
+    token_type_ids: tuple[int, ...] | None
+    special: tuple[bool, ...]
+    tokens: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]  # characters in its text; (-1, -1) for special tokens
+    segments: tuple[int, ...]  # 0: text, 1: text_pair, -1: special
+    text: str
+    text_pair: str | None
+    gold: int | None
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A block of examples in normal form, padded on the right (or not at all).
+
+    `attributable` is False for padding and special tokens. `target` is the class that is explained.
+    """
+
+    encoded: tuple[Encoded, ...]
+    input_ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    token_type_ids: Int[Tensor, "B T"] | None
+    attributable: Bool[Tensor, "B T"]
+
+    @property
+    def example_ids(self) -> tuple[str, ...]:
+        """Names that make every row traceable and every comparison paired."""
+        return tuple(item.example_id for item in self.encoded)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each example, special tokens included, padding not."""
+        return tuple(len(item) for item in self.encoded)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row has padding."""
+        return min(self.lengths) < self.input_ids.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Scores of one setting for the examples of a batch.
+
+    `scores` are per token after the reduction; padding is 0. `total` is the signed sum before the reduction
+    and `difference` is F(x) - F(x'), where the method claims that they agree (completeness), else None.
+    `n_gradients` is the cost of each example's map alone: gradients at distinct points.
+    """
+
+    scores: Float[Tensor, "B T"]
+    n_gradients: int
+    total: Float[Tensor, " B"] | None = None
+    difference: Float[Tensor, " B"] | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the model says of one example when only some of its units stay (Samek et al. 2017).
+
+    Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
+    `deletion[i]` is the probability of the explained class with the top k[i] removed, `insertion[i]` with only
+    the top k[i] kept; so deletion[0] is the full text and insertion[0] the empty one.
+    `flipped[i]`: without the top k[i] units the model predicts another class than on the full text.
+    """
+
+    n_units: int
+    k: Int[np.ndarray, " K"]
+    deletion: Float[np.ndarray, " K"]
+    insertion: Float[np.ndarray, " K"]
+    flipped: Bool[np.ndarray, " K"] = field(default_factory=lambda: np.zeros(0, bool))
