@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any
 
 OK = "ok"
@@ -67,6 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "starts": "list<int64>",  # character offsets into text or text_pair; -1 for special tokens
         "ends": "list<int64>",
         "segments": "list<int64>",  # 0: text, 1: text_pair, -1: special
+        "words": "list<int64>",  # the word each token is a piece of; -1: special
         "scores": "list<float64>",
         "completeness_gap": "float64",  # sum of scores - (F(x) - F(x')); null where completeness is not claimed
         "output_difference": "float64",  # F(x) - F(x'); null likewise
@@ -139,3 +141,9 @@ class Setting:
         """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""
         flat = asdict(self)
         return flat.pop("hyper") | flat | {"setting_id": self.id}
+
+
+def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the values that are lists, the last key fastest; one combination where none is."""
+    choices = [value if isinstance(value, list | tuple) else [value] for value in values.values()]
+    return [dict(zip(values, combination, strict=True)) for combination in product(*choices)]

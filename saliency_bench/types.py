@@ -12,29 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saliency_bench.encoded import Encoded
+
 #: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
 #: Row r of the result depends on row r alone. Model, task, target and real input ids are inside.
 ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, " R"]]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One tokenised example, unpadded."""
-
-    example_id: str
-    input_ids: tuple[int, ...]
-    token_type_ids: tuple[int, ...] | None
-    special: tuple[bool, ...]
-    tokens: tuple[str, ...]
-    offsets: tuple[tuple[int, int], ...]  # characters in its text; (-1, -1) for special tokens
-    segments: tuple[int, ...]  # 0: text, 1: text_pair, -1: special
-    text: str
-    text_pair: str | None
-    gold: int | None
-    truncated: bool = False
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
 
 
 @dataclass(frozen=True)
@@ -76,12 +58,14 @@ class Attribution:
     `scores` are per token after the reduction; padding is 0. `total` is the signed sum before the reduction
     and `difference` is F(x) - F(x'), where the method claims that they agree (completeness), else None.
     `n_gradients` is the cost of each example's map alone: gradients at distinct points.
+    `draws` are equally valid scores of a random ranking, over which metrics are averaged; `scores` is the first.
     """
 
     scores: Float[Tensor, "B T"]
     n_gradients: int
     total: Float[Tensor, " B"] | None = None
     difference: Float[Tensor, " B"] | None = None
+    draws: Float[Tensor, "N B T"] | None = None
 
 
 @dataclass(frozen=True)

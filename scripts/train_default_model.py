@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -28,8 +29,18 @@ def main(seeds: list[int]) -> None:
             card |= {f"{name}_accuracy": sum(right) / len(right), f"{name}_accuracy_clear": sum(clear) / len(clear)}
         folder = ADAPTERS / f"seed{seed}"
         model.to(torch.float16).save_pretrained(folder)
+        tidy(folder)
         (folder / "training.json").write_text(json.dumps(card, indent=1) + "\n")
         print(card, flush=True)
+
+
+def tidy(folder: Path) -> None:
+    """Names the base model by what it is instead of where it lay, and drops the empty model card."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
+    config["target_modules"].sort()
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (folder / "README.md").unlink()
 
 
 if __name__ == "__main__":

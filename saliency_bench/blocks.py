@@ -1,0 +1,141 @@
+"""Examples to blocks of equal length, and one block to attribution maps: what the runner and the API share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.explain import explain
+from saliency_bench.encoded import Encoded
+from saliency_bench.evaluation.removal import ReplacingProbe
+from saliency_bench.maps import AttributionMap
+from saliency_bench.models.references import References
+from saliency_bench.rows import Setting
+from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.types import Attribution, Batch
+
+#: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
+#: rounding; it is fixed so that equal plans give equal bytes.
+BLOCK_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Block:
+    """Examples of equal length; `indices` are their places in the input."""
+
+    name: str
+    indices: tuple[int, ...]
+
+
+def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
+    """Blocks of equal length, shortest first: no padding and no mask. A pure function of the inputs."""
+    by_length: dict[int, list[int]] = {}
+    for index, item in enumerate(encoded):
+        by_length.setdefault(len(item), []).append(index)
+    blocks = []
+    for length, indices in sorted(by_length.items()):
+        size = max(1, BLOCK_TOKENS // length)
+        for start in range(0, len(indices), size):
+            name = f"{length:05d}-{start // size:04d}"
+            blocks.append(Block(name, tuple(indices[start : start + size])))
+    return blocks
+
+
+@dataclass
+class OpenBlock:
+    """A block while it is worked on: one clean pass and one cache of removal answers serve everything.
+
+    The model must be frozen. `probe(removal)` gives the same probe each time, so that leave-one-out and the
+    curves of all settings ask each distinct question once.
+    """
+
+    references: References
+    batch: Batch
+    target: str | int
+    token_budget: int
+
+    def __post_init__(self) -> None:
+        self.model = self.references.model
+        with torch.no_grad():
+            self.logits = self.model.output(
+                self.batch.input_ids, self.batch.mask if self.batch.padded else None, self.batch.token_type_ids
+            )
+        self.targets = task.choose_target(self.target, self.logits, self.batch, self.model.labels)
+        self.probabilities = self.logits.double().softmax(-1)
+        self._probes: dict[str, ReplacingProbe] = {}
+
+    @property
+    def predicted(self) -> Int[Tensor, " B"]:
+        """The class with the largest logit."""
+        return self.logits.argmax(-1)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return task.class_names(self.model.labels, self.logits.shape[-1])
+
+    def probability(self, classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Each example's probability of the given class on the full text."""
+        return self.probabilities.gather(1, classes[:, None])[:, 0]
+
+    def probe(self, removal: str) -> ReplacingProbe:
+        """The removal operator's probe of this block."""
+        if removal not in self._probes:
+            self._probes[removal] = ReplacingProbe(self.references, self.batch, removal, self.token_budget)
+        return self._probes[removal]
+
+    def context(self, output: str, seed: int) -> Context:
+        """What methods may use."""
+        return Context(self.references, self.batch, self.targets, output, seed, self.token_budget, self.probe)
+
+    def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
+        """Maps of every setting, by setting id, in the order of the batch."""
+        groups: dict[tuple[str, int], list[Setting]] = {}
+        for setting in settings:
+            groups.setdefault((setting.output, setting.seed), []).append(setting)
+        found: dict[str, Attribution] = {}
+        for (output, seed), group in groups.items():
+            found |= explain(self.context(output, seed), group)
+        return {setting.id: self._maps(setting, found[setting.id]) for setting in settings}
+
+    def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
+        probability = self.probability(self.targets).tolist()
+        flat = setting.to_dict()
+        return [
+            AttributionMap(
+                encoded=item,
+                setting=flat,
+                target=target,
+                label=self.labels[target],
+                probability=probability[row],
+                n_gradients=attribution.n_gradients,
+                **_numbers(attribution, row, len(item)),
+            )
+            for row, (item, target) in enumerate(zip(self.batch.encoded, self.targets.tolist(), strict=True))
+        ]
+
+
+def open_block(
+    references: References, encoded: Sequence[Encoded], target: str | int, token_budget: int
+) -> OpenBlock:
+    """The block of these examples, padded where their lengths differ."""
+    return OpenBlock(references, task.collate(references.model, encoded), target, token_budget)
+
+
+def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:
+    """One example's scores at its own length, and its completeness."""
+    numbers: dict[str, Any] = {
+        "scores": attribution.scores[row, :length].double().cpu().numpy(),
+        "draws": None,
+    }
+    if attribution.draws is not None:
+        numbers["draws"] = attribution.draws[:, row, :length].numpy()
+    if attribution.total is not None and attribution.difference is not None:
+        difference = float(attribution.difference[row])
+        numbers["output_difference"] = difference
+        numbers["completeness_gap"] = float(attribution.total[row]) - difference
+    return numbers

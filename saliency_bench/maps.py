@@ -1,0 +1,152 @@
+"""Attribution maps: one score per token, with what it is a score of. Imports no torch."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
+
+FORMAT = "saliency_bench.map/1"
+
+
+class Word(NamedTuple):
+    """A word of the original text; `score` sums its pieces, `start` and `end` are characters (-1: unknown)."""
+
+    text: str
+    score: float
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class AttributionMap:
+    """The scores of one input under one setting.
+
+    `scores` has one float64 per token as tokenised, special tokens included; `attributable` is False for these.
+    `label` and `target` are the explained class, `probability` is its probability on the unperturbed text.
+    `completeness_gap` is Σ scores - (F(x) - F(x')), None where the method does not claim that they agree.
+    `n_gradients` is what this map alone costs. `setting` holds every hyperparameter.
+    """
+
+    encoded: Encoded
+    setting: Mapping[str, Any]
+    scores: Float[np.ndarray, " T"]
+    target: int
+    label: str
+    probability: float
+    input_index: int = 0
+    completeness_gap: float | None = None
+    output_difference: float | None = None
+    n_gradients: int = 0
+    draws: Float[np.ndarray, "N T"] | None = field(default=None, repr=False)
+
+    @property
+    def example_id(self) -> str:
+        """Names the input in tables."""
+        return self.encoded.example_id
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens, as the tokenizer writes them."""
+        return self.encoded.tokens
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The token ids."""
+        return self.encoded.input_ids
+
+    @property
+    def attributable(self) -> tuple[bool, ...]:
+        """Whether each token takes part in rankings: not so for special tokens."""
+        return tuple(not special for special in self.encoded.special)
+
+    def words(self) -> list[Word]:
+        """Words in order, special tokens left out, scores summed over pieces."""
+        pieces: dict[int, list[int]] = {}
+        for position, word in enumerate(self.encoded.words):
+            if word >= 0:
+                pieces.setdefault(word, []).append(position)
+        return [self._word(positions) for positions in pieces.values()]
+
+    def _word(self, positions: Sequence[int]) -> Word:
+        start = self.encoded.offsets[positions[0]][0]
+        end = self.encoded.offsets[positions[-1]][1]
+        source = self.encoded.text if self.encoded.segments[positions[0]] == 0 else self.encoded.text_pair
+        known = start >= 0 and source is not None
+        text = source[start:end] if known and source else "".join(self.tokens[p] for p in positions)
+        return Word(text, float(self.scores[list(positions)].sum()), start, end)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the map as JSON; floats survive exactly."""
+        value = asdict(self) | {"format": FORMAT, "scores": self.scores.tolist(), "setting": dict(self.setting)}
+        value["draws"] = None if self.draws is None else self.draws.tolist()
+        Path(path).write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AttributionMap":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, or no such map.
+        """
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+            if value.pop("format") != FORMAT:
+                raise KeyError("format")
+            encoded = {key: _tuples(item) for key, item in value.pop("encoded").items()}
+            value["scores"] = np.asarray(value["scores"], dtype=np.float64)
+            value["draws"] = None if value["draws"] is None else np.asarray(value["draws"])
+            return cls(encoded=Encoded(**encoded), **value)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is no saved attribution map ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: Sequence[float],
+        like: "AttributionMap",
+        *,
+        name: str = "scores",
+        completeness_gap: float | None = None,
+    ) -> "AttributionMap":
+        """Anybody's scores for the input of another map, to be judged like our own.
+
+        Args:
+            scores: one per token of `like`, special tokens included.
+            like: a map of the same input, which brings tokens and explained class.
+            name: how the scores are called in tables.
+
+        Raises:
+            InputError: the number of scores is not the number of tokens, or one is not finite.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        if values.shape != (len(like.tokens),):
+            raise InputError(f"expected {len(like.tokens)} scores, one per token, got shape {values.shape}")
+        if not np.isfinite(values).all():
+            raise InputError(f"score {int(np.argmin(np.isfinite(values)))} is not a finite number")
+        setting = {"name": name, "method": "file", "backend": "none", "reduction": "none", "setting_id": name}
+        return cls(like.encoded, setting, values, like.target, like.label, like.probability, like.input_index, completeness_gap)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """Tokens and scores in order."""
+        return iter(zip(self.tokens, self.scores.tolist(), strict=True))
+
+    def _repr_html_(self) -> str:
+        from saliency_bench.report.heatmap import map_to_html
+
+        return map_to_html(self)
+
+    def __rich__(self) -> Any:
+        from saliency_bench.report.heatmap import map_to_rich
+
+        return map_to_rich(self)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,341 @@
+"""Models by name, folder or hub id; safetensors only, explicit dtype, never remote code."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.encoder import SHA256, adapter_folder, encoder_folder, sha256_of
+from saliency_bench.models.model import Forward, Model, find_embedding
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+TASKS = ("sequence-classification",)
+ATTENTION = ("sdpa", "eager")
+
+#: Keys of a model's config.json that make transformers load code or kernels from elsewhere.
+CODE_KEYS = ("auto_map", "_attn_implementation_internal")
+
+
+def load_default(
+    *, training_seed: int = 0, dtype: str = "float32", device: str = "auto", attention: str = "sdpa"
+) -> Model:
+    """The bundled sentiment classifier: the default encoder with the adapter of one training seed merged in."""
+    from saliency_bench.data.movie_reviews import LABELS
+
+    encoder, adapter = encoder_folder(), adapter_folder(training_seed)
+    module = _from_pretrained(encoder, dtype, attention, n_labels=len(LABELS))
+    module = _merge_adapter(module, adapter)
+    module.config.id2label = dict(enumerate(LABELS))
+    module.config.label2id = {label: index for index, label in enumerate(LABELS)}
+    facts = {
+        "source": "default",
+        "training_seed": training_seed,
+        "encoder_sha256": SHA256,
+        "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
+    }
+    return _finish(module, _tokenizer(encoder), f"default-seed{training_seed}", device, facts)
+
+
+def load_model(
+    path: str,
+    *,
+    task: str = "sequence-classification",
+    dtype: str = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+    adapter: str | None = None,
+    attention: str = "sdpa",
+) -> Model:
+    """A sequence classifier from a local folder or a hub id; "default" is the bundled one.
+
+    Args:
+        path: a folder with config.json, model.safetensors and a tokenizer, or a hub id.
+        task: "sequence-classification".
+        dtype: float64, float32, bfloat16 or float16; never the checkpoint's own choice.
+        device: auto, cpu, cuda, or cuda:N.
+        revision: the commit, tag or branch of a hub id.
+        adapter: the folder or hub id of a PEFT adapter, merged into the weights.
+        attention: sdpa or eager.
+
+    Raises:
+        InputError: there is no such model, it has no safetensors, or it asks for code of its own.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, list(TASKS))
+    if path == "default":
+        return load_default(dtype=dtype, device=device, attention=attention)
+    local = Path(path).expanduser()
+    if local.exists() or path.startswith((".", "/", "~")):
+        _check_folder(local)
+        path = str(local)
+    module = _from_pretrained(path, dtype, attention, revision=revision)
+    if adapter is not None:
+        module = _merge_adapter(module, adapter)
+    facts = {
+        "source": "folder" if local.exists() else "hub",
+        "path": local.name if local.exists() else path,
+        "revision": getattr(module.config, "_commit_hash", None) or revision,
+        "adapter": adapter and Path(adapter).name,
+        "weights_sha256": weights_digest(module),
+    }
+    return _finish(module, _tokenizer(path, revision), local.name, device, facts)
+
+
+def wrap_model(
+    module: nn.Module,
+    tokenizer: Any = None,
+    *,
+    task: str = "sequence-classification",
+    embeddings: str | nn.Module | None = None,
+    forward: Forward | None = None,
+    labels: Sequence[str] | None = None,
+) -> Model:
+    """Any module that maps token ids to class logits.
+
+    Args:
+        module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply.
+        tokenizer: a transformers tokenizer; without one, inputs must be tokenised already.
+        task: "sequence-classification".
+        embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
+            watching a forward pass where None.
+        forward: `forward(module, inputs) -> logits`, for a module that is called in another way.
+        labels: names of the classes; `LABEL_0`, ... where neither they nor the module's config say.
+
+    Raises:
+        InputError: the embedding layer cannot be told, or is not there.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, list(TASKS))
+    call = forward or _call
+    if embeddings is None:
+        layer = _watch(module, call)
+    elif isinstance(embeddings, str):
+        layer = _layer_at(module, embeddings)
+    else:
+        layer = embeddings
+    return Model(
+        module=module,
+        tokenizer=tokenizer,
+        task=task,
+        name=type(module).__name__,
+        labels=tuple(labels) if labels is not None else _labels(module),
+        embedding=layer,
+        max_length=_max_length(module, tokenizer),
+        forward=call,
+        facts={
+            "source": "module",
+            "class": type(module).__name__,
+            "weights_sha256": weights_digest(module),
+        },
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; a GPU that is not there is an error only where it was asked for by name."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise unknown("runtime.device", device, ["auto", "cpu", "cuda", "cuda:0"])
+    if device.startswith("cuda") and (
+        not torch.cuda.is_available()
+        or (torch.device(device).index or 0) >= torch.cuda.device_count()
+    ):
+        raise InputError(
+            f"runtime.device={device}: there is no such GPU here. Use runtime.device=cpu or auto."
+        )
+    return torch.device(device)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The SHA-256 of all weights and buffers by name, whatever files they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _from_pretrained(
+    path: str | Path,
+    dtype: str,
+    attention: str,
+    *,
+    revision: str | None = None,
+    n_labels: int | None = None,
+) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    if dtype not in DTYPES:
+        raise unknown("runtime.dtype", dtype, list(DTYPES))
+    if attention not in ATTENTION:
+        raise unknown("runtime.attention", attention, list(ATTENTION))
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        if n_labels is not None:
+            config.num_labels = n_labels
+        with _quiet():
+            module, report = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                config=config,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError) as error:
+        raise InputError(_why_not(str(path), error)) from error
+    missing = sorted(report["missing_keys"])
+    if missing and n_labels is None:
+        raise InputError(
+            f"model.path={path} is no trained sequence classifier: its weights lack {', '.join(missing[:3])}. "
+            "Give a model that was fine-tuned for classification."
+        )
+    return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice while weights are loaded; what is missing is our own error."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _why_not(path: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "safetensors" in text and Path(path).is_dir():
+        return (
+            f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
+            "AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    if not Path(path).exists():
+        return (
+            f"model.path={path} is neither a folder here nor a model that could be had from the hub "
+            "(no network, or no such id). Give a local folder, or download it first."
+        )
+    return f"model.path={path} could not be loaded as a sequence classifier: {text[:300]}"
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(
+            f"model.path={folder} is not a folder. Give a folder with config.json and model.safetensors."
+        )
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(f"model.path={folder} has no config.json: it is not a transformers model.")
+    try:
+        keys = json.loads(config.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config} is not valid JSON: {error}") from error
+    for key in CODE_KEYS:
+        if key in keys:
+            raise InputError(
+                f"{config} asks for code of its own ({key}), which is never run. Remove the key if you can."
+            )
+
+
+def _merge_adapter(module: nn.Module, adapter: str | Path) -> nn.Module:
+    from peft import PeftModel
+
+    if Path(adapter).exists() and not (Path(adapter) / "adapter_model.safetensors").is_file():
+        raise InputError(f"model.adapter={adapter} has no adapter_model.safetensors.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # peft 0.21 asks transformers 5 an old question
+            merged: nn.Module = PeftModel.from_pretrained(module, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"model.adapter={adapter} does not fit the model: {text}") from error
+    return merged
+
+
+def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model.path={path} has no tokenizer that can be loaded: {str(error)[:200]}"
+        ) from error
+
+
+def _finish(
+    module: nn.Module, tokenizer: Any, name: str, device: str, facts: dict[str, Any]
+) -> Model:
+    module = module.to(resolve_device(device)).eval()
+    return Model(
+        module=module,
+        tokenizer=tokenizer,
+        task=TASKS[0],
+        name=name,
+        labels=_labels(module),
+        embedding=_watch(module, _call),
+        max_length=_max_length(module, tokenizer),
+        forward=_call,
+        facts=facts,
+    )
+
+
+def _call(module: nn.Module, inputs: Any) -> Any:
+    return module(**inputs)
+
+
+def _watch(module: nn.Module, call: Forward) -> nn.Module:
+    config = getattr(module, "config", None)
+    vocabulary = getattr(config, "vocab_size", None)
+    tables = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
+    if not tables:
+        raise InputError("the module has no nn.Embedding layer: give embeddings= in wrap_model()")
+    return find_embedding(
+        module, lambda ids: call(module, {"input_ids": ids}), vocabulary or max(tables)
+    )
+
+
+def _layer_at(module: nn.Module, path: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        known = [name for name, layer in module.named_modules() if isinstance(layer, nn.Embedding)]
+        raise unknown("embeddings", path, known) from error
+
+
+def _labels(module: nn.Module) -> tuple[str, ...]:
+    config = getattr(module, "config", None)
+    names = getattr(config, "id2label", None)
+    return tuple(str(names[index]) for index in sorted(names)) if names else ()
+
+
+def _max_length(module: nn.Module, tokenizer: Any) -> int:
+    """The longest text the positions and the tokenizer allow, in tokens."""
+    config = getattr(module, "config", None)
+    positions = getattr(config, "max_position_embeddings", None) or 10**6
+    if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+        positions -= config.pad_token_id + 1  # their position ids start after the pad id
+    return int(min(positions, getattr(tokenizer, "model_max_length", None) or 10**6))

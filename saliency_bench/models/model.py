@@ -1,0 +1,186 @@
+"""A model under study: a module, its tokenizer, and the layer whose output stands for the input."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from saliency_bench.errors import InputError
+
+#: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
+Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
+
+#: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A module with what is needed to explain it. It is left as found, on success and on error.
+
+    `embedding` is the module whose output [B T D] is replaced to ask for gradients and removed tokens, while the
+    real ids are passed: position ids, pooling by token and scaled embeddings stay right.
+    `facts` goes into the manifest: where the model is from, and digests of its weights.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    task: str
+    name: str
+    labels: tuple[str, ...]
+    embedding: nn.Module
+    max_length: int
+    forward: Forward
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.module.parameters()).dtype
+
+    @torch.no_grad()
+    def embed(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """The embedding layer's output for token ids, scaled as the model scales it."""
+        return self.embedding(input_ids).detach()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
+        training = {module: module.training for module in self.module.modules()}
+        wanted = {weight: weight.requires_grad for weight in self.module.parameters()}
+        try:
+            self.module.eval()
+            for weight in wanted:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for weight, flag in wanted.items():
+                weight.requires_grad_(flag)
+
+    def output(
+        self,
+        input_ids: Int[Tensor, "R T"],
+        mask: Bool[Tensor, "R T"] | None = None,
+        token_type_ids: Int[Tensor, "R T"] | None = None,
+        embeddings: Float[Tensor, "R T D"] | None = None,
+    ) -> Float[Tensor, "R C"]:
+        """The model's logits, with `embeddings` in place of the embedding layer's output where given.
+
+        `mask` is None where nothing is padded.
+        """
+        inputs = {"input_ids": input_ids}
+        if mask is not None:
+            inputs["attention_mask"] = mask.long()
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        with _replaced(self.embedding, embeddings), self._batches_allowed(mask is None):
+            return _logits(self.forward(self.module, inputs))
+
+    @contextmanager
+    def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
+        # Classifiers without a pad token refuse batches, because they could not tell where a padded text ends.
+        # In a block of equal lengths there is nothing to tell.
+        config = getattr(self.module, "config", None)
+        lift = unpadded and hasattr(config, "pad_token_id") and config.pad_token_id is None
+        if not lift:
+            yield
+            return
+        try:
+            config.pad_token_id = NO_TOKEN
+            yield
+        finally:
+            config.pad_token_id = None
+
+
+def find_embedding(
+    module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], vocabulary: int
+) -> nn.Module:
+    """The one embedding layer that receives exactly the token ids, found by watching one forward pass.
+
+    What `get_input_embeddings()` returns is not asked: T5 and BART do not call it.
+
+    Raises:
+        InputError: none or several layers receive the ids, or the layer is called more than once.
+    """
+    device = next(module.parameters()).device
+    # Ids that are neither positions nor constant, so that no other table can receive the same numbers.
+    ids = torch.tensor([[(7 * position + 3) % vocabulary for position in range(5)]], device=device)
+    seen: list[tuple[str, nn.Module]] = []
+    handles = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Embedding):
+            handles.append(layer.register_forward_pre_hook(_watcher(name, ids, seen)))
+    try:
+        with torch.no_grad():
+            run(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(seen) != 1:
+        found = ", ".join(name for name, _ in seen) or "none"
+        raise InputError(
+            "expected one embedding layer that receives the token ids, "
+            f"found: {found}. Name it: embeddings='path.to.layer' in wrap_model()"
+        )
+    return seen[0][1]
+
+
+def _watcher(name: str, ids: Tensor, seen: list[tuple[str, nn.Module]]) -> Callable[..., None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and torch.equal(args[0], ids):
+            seen.append((name, layer))
+
+    return hook
+
+
+@contextmanager
+def _replaced(layer: nn.Module, embeddings: Tensor | None) -> Iterator[None]:
+    """While open, the layer's output is `embeddings`; that it fired exactly once is checked."""
+    if embeddings is None:
+        yield
+        return
+    fired = 0
+
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        nonlocal fired
+        fired += 1
+        if output.shape != embeddings.shape:
+            raise InputError(
+                f"the embedding layer gives {tuple(output.shape)}, expected {tuple(embeddings.shape)} [B T D]"
+            )
+        return embeddings
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+        if fired != 1:
+            raise InputError(
+                f"the embedding layer was called {fired} times in one forward pass, expected 1"
+            )
+    finally:
+        handle.remove()
+
+
+def _logits(output: Any) -> Tensor:
+    """The logits in what a module returned: a tensor, a tuple that starts with it, or an object that has it."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple | list):
+        return _logits(output[0])
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"the model returned {type(output).__name__}, expected logits: give forward= in wrap_model()"
+        )
+    return logits

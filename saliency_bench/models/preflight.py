@@ -1,0 +1,111 @@
+"""What is checked of a model before anything is computed with it: a clear error, or a recorded finding."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saliency_bench.errors import InputError
+from saliency_bench.models.model import Model
+
+#: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
+#: D^-1/2 of the sum of their magnitudes (0.05 for D = 384); exact cancellation leaves about one rounding error.
+VANISHING_EPSILONS = 64
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the probe saw; `sum_vanishes` decides whether raw gradients may be summed."""
+
+    hook_difference: float  # largest difference of logits with the embeddings replaced by themselves
+    repeat_difference: float  # the same input twice
+    batch_difference: float  # alone, and beside another row
+    padding_difference: float | None  # alone, and padded on the right; None without a pad token
+    gradient_sum_share: float  # largest |Σ_d g_td| / Σ_d |g_td| of a token
+    sum_vanishes: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def inspect_model(model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None) -> Findings:
+    """Probes a model on one tokenised text.
+
+    Raises:
+        InputError: its outputs are random, replacing embeddings changes it, or gradients are zero or not finite.
+    """
+    ids = torch.tensor([input_ids], device=model.device)
+    token_types = None if types is None else torch.tensor([types], device=model.device)
+    with model.frozen():
+        logits = _output(model, ids, token_types)
+        repeat = _difference(logits, _output(model, ids, token_types))
+        hook = _difference(logits, _output(model, ids, token_types, model.embed(ids)))
+        batch = _difference(logits, _beside_another(model, ids, token_types))
+        padding = _padding_difference(model, ids, token_types, logits)
+        gradient = _gradient(model, ids, token_types)
+    _require(repeat == 0, model, f"gives other outputs for the same input (by {repeat:.2g}): is it random?")
+    tolerance = 1e3 * torch.finfo(model.dtype).eps * max(1.0, float(logits.abs().max()))
+    _require(hook <= tolerance, model, f"changes by {hook:.2g} when its embeddings are replaced by themselves")
+    _require(batch <= tolerance, model, f"gives a text another output beside another text (by {batch:.2g})")
+    _require(bool(gradient.isfinite().all()), model, "has gradients that are not finite")
+    _require(bool((gradient != 0).any()), model, "has a zero gradient at its embeddings")
+    share = _sum_share(gradient)
+    vanishes = share < VANISHING_EPSILONS * torch.finfo(model.dtype).eps
+    return Findings(hook, repeat, batch, padding, share, vanishes)
+
+
+@torch.no_grad()
+def _output(
+    model: Model, ids: Tensor, types: Tensor | None, embeddings: Tensor | None = None
+) -> Float[Tensor, "R C"]:
+    return model.output(ids, None, types, embeddings)
+
+
+def _beside_another(
+    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
+) -> Float[Tensor, "1 C"]:
+    other = ids.clone()
+    other[:, 1:-1] = ids[:, 1:-1].flip(1)
+    both = None if types is None else types.repeat(2, 1)
+    return _output(model, torch.cat([ids, other]), both)[:1]
+
+
+@torch.no_grad()
+def _padding_difference(
+    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None, logits: Tensor
+) -> float | None:
+    pad = getattr(model.tokenizer, "pad_token_id", None)
+    if pad is None or getattr(getattr(model.module, "config", None), "pad_token_id", None) is None:
+        return None
+    extra = torch.full((1, 4), pad, device=ids.device)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros_like(extra)], 1).bool()
+    padded_types = None if types is None else torch.cat([types, torch.zeros_like(extra)], 1)
+    return _difference(logits, model.output(torch.cat([ids, extra], 1), mask, padded_types))
+
+
+def _gradient(
+    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
+) -> Float[Tensor, "T D"]:
+    embeddings = model.embed(ids).requires_grad_()
+    with torch.enable_grad():
+        score = model.output(ids, None, types, embeddings).max()
+        (gradient,) = torch.autograd.grad(score, embeddings)
+    return gradient[0]
+
+
+def _sum_share(gradient: Float[Tensor, "T D"]) -> float:
+    gradient = gradient.double()
+    magnitude = gradient.abs().sum(-1)
+    return float((gradient.sum(-1).abs() / magnitude.clamp_min(torch.finfo(torch.float64).tiny)).max())
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max())
+
+
+def _require(holds: bool, model: Model, problem: str) -> None:
+    if not holds:
+        raise InputError(f"model {model.name} cannot be explained: it {problem}.")

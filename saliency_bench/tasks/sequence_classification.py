@@ -1,0 +1,202 @@
+"""Sequence classification: texts or pairs of texts to batches, and the class whose score is explained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saliency_bench.data.example import Example
+from saliency_bench.data.labels import resolve_label
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.model import Model
+from saliency_bench.types import Batch, ScoreFn
+
+NO_OFFSET = (-1, -1)
+
+#: How the score of a class is read off the logits [R C]; results [R].
+OUTPUTS: Mapping[str, Callable[[Float[Tensor, "R C"], Int[Tensor, " R"]], Float[Tensor, " R"]]] = {
+    "logit": lambda logits, target: _pick(logits, target),
+    "probability": lambda logits, target: _pick(logits.softmax(-1), target),
+    "log_probability": lambda logits, target: _pick(logits.log_softmax(-1), target),
+}
+
+
+def encode(model: Model, examples: Sequence[Example], *, too_long: str = "truncate") -> list[Encoded]:
+    """The examples as tokens; texts longer than the model allows are cut, or refused with too_long="error".
+
+    Raises:
+        InputError: a text is empty, too long, or its label is none of the model's classes.
+    """
+    if model.tokenizer is None:
+        raise InputError("this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)")
+    return [_encode(model, example, too_long) for example in examples]
+
+
+def encoded_ids(model: Model, inputs: Mapping[str, Any], example_id: str) -> Encoded:
+    """An already tokenised input, its padding stripped: `input_ids` and, where given, the other model inputs."""
+    ids = _flat(inputs["input_ids"])
+    mask = _flat(inputs.get("attention_mask", [1] * len(ids)))
+    types = _flat(inputs["token_type_ids"]) if "token_type_ids" in inputs else None
+    kept = [position for position, real in enumerate(mask) if real]
+    if not kept:
+        raise InputError(f"input {example_id}: no token is attended to")
+    ids = [ids[position] for position in kept]
+    tokenizer = model.tokenizer
+    tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else [str(token) for token in ids]
+    special_ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} if tokenizer else set()
+    special = tuple(token in special_ids for token in ids)
+    return Encoded(
+        example_id=example_id,
+        input_ids=tuple(ids),
+        token_type_ids=tuple(types[position] for position in kept) if types else None,
+        special=special,
+        tokens=tuple(tokens),
+        offsets=(NO_OFFSET,) * len(ids),
+        segments=tuple(-1 if is_special else 0 for is_special in special),
+        words=tuple(-1 if is_special else position for position, is_special in enumerate(special)),
+        text="",
+        text_pair=None,
+        gold=None,
+    )
+
+
+def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = None) -> Batch:
+    """A block of examples, padded on the right to the longest of them, or to `length` tokens."""
+    width = max(length or 0, *(len(item) for item in encoded))
+    pad = getattr(model.tokenizer, "pad_token_id", None) or 0
+
+    def table(rows: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=model.device)
+
+    types = [item.token_type_ids for item in encoded if item.token_type_ids is not None]
+    return Batch(
+        encoded=tuple(encoded),
+        input_ids=table([item.input_ids for item in encoded], pad),
+        mask=table([[True] * len(item) for item in encoded], False),
+        token_type_ids=table(types, 0) if len(types) == len(encoded) else None,
+        attributable=table([[not special for special in item.special] for item in encoded], False),
+    )
+
+
+def score_fn(model: Model, batch: Batch, target: Int[Tensor, " B"], output: str) -> ScoreFn:
+    """The score of each row's fixed target class, as a function of its input embeddings."""
+    if output not in OUTPUTS:
+        raise unknown("output", output, list(OUTPUTS))
+    logits = logits_fn(model, batch)
+
+    def score(embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        return OUTPUTS[output](logits(embeddings, row_example), target[row_example])
+
+    return score
+
+
+def logits_fn(
+    model: Model, batch: Batch
+) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
+    """All logits of each row, as a function of its input embeddings."""
+
+    def logits(embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
+        return model.output(
+            batch.input_ids[row_example],
+            batch.mask[row_example] if batch.padded else None,
+            None if batch.token_type_ids is None else batch.token_type_ids[row_example],
+            embeddings,
+        )
+
+    return logits
+
+
+def choose_target(
+    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, labels: Sequence[str]
+) -> Int[Tensor, " B"]:
+    """The class to explain for each example: "predicted", "gold", or a class by index or name.
+
+    Raises:
+        InputError: there is no gold label, or no such class.
+    """
+    if target == "predicted":
+        return logits.argmax(-1)
+    if target != "gold":
+        index = resolve_label(target, class_names(labels, logits.shape[-1]), "target")
+        return torch.full_like(logits.argmax(-1), index)
+    missing = [item.example_id for item in batch.encoded if item.gold is None]
+    if missing:
+        raise InputError(f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=...")
+    return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
+
+
+def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:
+    """The model's class names, or LABEL_0, LABEL_1, ... where it has none."""
+    if len(labels) == n_classes:
+        return tuple(labels)
+    return tuple(f"LABEL_{index}" for index in range(n_classes))
+
+
+def _encode(model: Model, example: Example, too_long: str) -> Encoded:
+    where = example.source or example.id
+    if not example.text.strip():
+        raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
+    gold = None if example.label is None else resolve_label(example.label, model.labels, where)
+    tokenizer = model.tokenizer
+    pair = () if example.text_pair is None else (example.text_pair,)
+    options = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
+    encoding = tokenizer(example.text, *pair, **options, verbose=False)
+    truncated = len(encoding["input_ids"]) > model.max_length
+    if truncated:
+        _refuse_long(where, len(encoding["input_ids"]), model, too_long)
+        encoding = tokenizer(example.text, *pair, **options, truncation=True, max_length=model.max_length)
+    special = tuple(map(bool, encoding["special_tokens_mask"]))
+    if all(special):
+        raise InputError(f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}")
+    return Encoded(
+        example_id=example.id,
+        input_ids=tuple(encoding["input_ids"]),
+        token_type_ids=tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None,
+        special=special,
+        tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
+        offsets=_offsets(encoding, special),
+        segments=_segments(encoding, special),
+        words=_words(encoding, special),
+        text=example.text,
+        text_pair=example.text_pair,
+        gold=gold,
+        truncated=truncated,
+    )
+
+
+def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None:
+    if too_long == "error":
+        raise InputError(
+            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. "
+            "Shorten the text, or set too_long=truncate."
+        )
+
+
+def _offsets(encoding: Any, special: tuple[bool, ...]) -> tuple[tuple[int, int], ...]:
+    offsets = encoding.get("offset_mapping") or [NO_OFFSET] * len(special)
+    return tuple(NO_OFFSET if skip else tuple(span) for span, skip in zip(offsets, special, strict=True))
+
+
+def _segments(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
+    sequences = encoding.sequence_ids() if encoding.is_fast else [0] * len(special)
+    return tuple(-1 if skip or s is None else s for s, skip in zip(sequences, special, strict=True))
+
+
+def _words(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
+    """The word each token is a piece of, counted through both texts; -1 for special tokens."""
+    words = encoding.word_ids() if encoding.is_fast else range(len(special))
+    segments = _segments(encoding, special)
+    keys = [None if skip else (segment, word) for segment, word, skip in zip(segments, words, special, strict=True)]
+    order: dict[tuple[int, int | None], int] = {}
+    return tuple(-1 if key is None else order.setdefault(key, len(order)) for key in keys)
+
+
+def _flat(values: Any) -> list[int]:
+    return [int(value) for value in torch.as_tensor(values).flatten()]
+
+
+def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+    return values.gather(1, target[:, None])[:, 0]
