@@ -1,0 +1,38 @@
+"""A benchmark of gradient saliency methods for transformer text models.
+
+Names are loaded when they are first used: importing the package imports neither torch nor anything heavy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saliency_bench.api import attribute as attribute
+    from saliency_bench.api import evaluate as evaluate
+    from saliency_bench.errors import InputError as InputError
+    from saliency_bench.maps import AttributionMap as AttributionMap
+    from saliency_bench.models.loading import load_model as load_model
+    from saliency_bench.models.loading import wrap_model as wrap_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "attribute": "api",
+    "evaluate": "api",
+    "load_model": "models.loading",
+    "wrap_model": "models.loading",
+    "AttributionMap": "maps",
+    "InputError": "errors",
+}
+
+__all__ = ["AttributionMap", "InputError", "attribute", "evaluate", "load_model", "wrap_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

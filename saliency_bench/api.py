@@ -5,19 +5,18 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from saliency_bench import conf_files
-from saliency_bench.attribution import captum
-from saliency_bench.attribution.methods import KINDS, METHODS
-from saliency_bench.blocks import open_block, plan_blocks
+from saliency_bench.attribution.methods import METHODS
+from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
+from saliency_bench.blocks import Block, open_block, plan_blocks
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import InputError
 from saliency_bench.judge import judge_maps
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.registry import Registry
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
 
@@ -76,8 +75,10 @@ def attribute(
     with model.frozen():
         refs = References(model)
         settings = _settings(model, method, backend, reduction, seed, output, given)
-        _refuse_vanishing(model, settings, encoded)
-        for block in _watched(plan_blocks(encoded), progress):
+        findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+        for setting in settings:
+            refuse_vanishing_sum(setting, findings.sum_vanishes)
+        for block in track(plan_blocks(encoded), progress):
             items = [encoded[index] for index in block.indices]
             for t, one in enumerate(targets):
                 maps = open_block(refs, items, one, budget).explain([s.at(one) for s in settings])
@@ -129,3 +130,75 @@ EVALUATION_COLUMNS = [
     "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "value", "unit",
     "higher_is_better", "status", "reason",
 ]  # fmt: skip
+
+
+def _encode_all(
+    model: Model, inputs: Inputs, labels: Sequence[int | str] | None
+) -> list[Encoded]:
+    """Every input tokenised, whatever its form."""
+    items = [inputs] if isinstance(inputs, str | Mapping | Example) else list(inputs)
+    if not items:
+        raise InputError("inputs is empty: expected at least one text")
+    if labels is not None and len(labels) != len(items):
+        raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
+    return [
+        _encode_one(model, item, index, None if labels is None else labels[index])
+        for index, item in enumerate(items)
+    ]
+
+
+def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:
+    where = f"inputs[{index}]"
+    if isinstance(item, Mapping):
+        return task.encoded_ids(model, item, str(index), label, where)
+    if isinstance(item, Example):
+        return task.encode(model, [item])[0]
+    if isinstance(item, str):
+        text, pair = item, None
+    elif isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(t, str) for t in item):
+        text, pair = item
+    else:
+        raise InputError(
+            f"{where} is {type(item).__name__}; expected a text, a pair of texts or a mapping with input_ids"
+        )
+    return task.encode(model, [Example(str(index), text, pair, label, source=where)])[0]
+
+
+def _settings(
+    model: Model,
+    method: str,
+    backends: str | Sequence[str],
+    reduction: str | Sequence[str] | None,
+    seed: int | Sequence[int],
+    output: str,
+    given: dict[str, Any],
+) -> list[Setting]:
+    """One setting per combination of axes, with what was not given taken from conf/method/."""
+    entry = conf_files.method_defaults(method) if method in METHODS else {}
+    known = METHODS.hyperparameters(method)
+    for key in given:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f". It has: {', '.join(known) or 'none'}"
+            raise TypeError(f"{method}() has no hyperparameter {key!r}{hint}")
+    values = {key: given.get(key, entry.get(key)) for key in known}
+    if "baseline" not in given and "baseline" in values:
+        values["baseline"] = references.resolve(model, values["baseline"])
+    reductions = reduction if reduction is not None else entry.get("reduction", "none")
+    axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
+    return [_setting(method, output, axis) for axis in axes]
+
+
+def _setting(method: str, output: str, axis: dict[str, Any]) -> Setting:
+    backend, reduction, seed = axis.pop("_backend"), axis.pop("_reduction"), axis.pop("_seed")
+    return checked_setting(method, method, backend, reduction, "predicted", output, seed, axis)
+
+
+def track(blocks: Sequence[Block], progress: bool) -> Iterable[Block]:
+    """The blocks, behind a progress bar on standard error where one is wanted."""
+    if not progress:
+        return blocks
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(blocks, "attributing", console=Console(stderr=True))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,10 @@ class AttributionMap:
     def attributable(self) -> tuple[bool, ...]:
         """Whether each token takes part in rankings: not so for special tokens."""
         return tuple(not special for special in self.encoded.special)
+
+    def at(self, input_index: int) -> "AttributionMap":
+        """The same map as that of the input with this index."""
+        return replace(self, input_index=input_index)
 
     def words(self) -> list[Word]:
         """Words in order, special tokens left out, scores summed over pieces."""

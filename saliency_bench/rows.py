@@ -7,7 +7,7 @@ from them. Tables are long: one number per row, with what it is about in the oth
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -136,6 +136,10 @@ class Setting:
     def id(self) -> str:
         """Hashed from everything that can change a number."""
         return digest({key: value for key, value in asdict(self).items() if key != "name"})
+
+    def at(self, target: str | int) -> "Setting":
+        """The same setting with another target."""
+        return replace(self, target=target)
 
     def to_dict(self) -> dict[str, Any]:
         """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.points import NoiseCloud
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.attribution.reduction import REDUCTIONS
+from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.errors import unknown
 from saliency_bench.registry import Registry
 from saliency_bench.rows import Setting
@@ -37,9 +37,9 @@ RULES = {
 def attribute(ctx: Context, setting: Setting) -> Attribution:
     """One setting, computed by Captum and reduced as ours is."""
     values, cost, difference = METHODS[setting.method](ctx, **setting.hyper)
-    values = values.detach().double()
-    scores = REDUCTIONS[setting.reduction](values, ctx.embeddings.double()) * ctx.batch.mask
-    total = None if difference is None else values.sum((1, 2))
+    values = values.detach()
+    scores = reduce_scores(setting.reduction, values, ctx.embeddings, ctx.batch.mask)
+    total = None if difference is None else values.double().sum((1, 2))
     return Attribution(scores, cost, total, difference)
 
 

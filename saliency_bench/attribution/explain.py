@@ -10,7 +10,7 @@ from torch import Tensor
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods import METHODS, GradientSum
-from saliency_bench.attribution.reduction import REDUCTIONS
+from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.rows import Setting
 from saliency_bench.types import Attribution
 
@@ -48,15 +48,6 @@ def distinct_gradients(ctx: Context, settings: Sequence[Setting]) -> int:
     return sum(map(len, nodes.values()))
 
 
-def reduce_scores(
-    setting: Setting, values: Float[Tensor, "B T D"], ctx: Context
-) -> Float[Tensor, "B T"]:
-    """One float64 number per token; padding gets 0."""
-    values = values.double()
-    scores = REDUCTIONS[setting.reduction](values, ctx.embeddings.double())
-    return scores * ctx.batch.mask
-
-
 def _compute(
     ctx: Context, family: Sequence[tuple[Setting, GradientSum]]
 ) -> dict[str, Attribution]:
@@ -85,7 +76,7 @@ def _finish(
 ) -> Attribution:
     if plan.multiplier is not None:
         values = values * plan.multiplier
-    scores = reduce_scores(setting, values, ctx)
+    scores = reduce_scores(setting.reduction, values, ctx.embeddings, ctx.batch.mask)
     paid = sum(weight != 0 for weight in plan.weights)
     total = None if plan.difference is None else values.double().sum((1, 2))
     return Attribution(scores, paid, total, plan.difference)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Reduction = Callable[[Float[Tensor, "B T D"], Float[Tensor, "B T D"]], Float[Tensor, "B T"]]
@@ -32,3 +32,13 @@ REDUCTIONS: dict[str, Reduction] = {"l2": l2, "l1": l1, "sum": total, "dot": dot
 
 #: Reductions whose scores are never negative.
 UNSIGNED = frozenset({"l2", "l1"})
+
+
+def reduce_scores(
+    name: str,
+    values: Float[Tensor, "B T D"],
+    inputs: Float[Tensor, "B T D"],
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B T"]:
+    """The named reduction in float64; padding gets 0."""
+    return REDUCTIONS[name](values.double(), inputs.double()) * mask

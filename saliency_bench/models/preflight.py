@@ -68,7 +68,7 @@ def _beside_another(
     model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
 ) -> Float[Tensor, "1 C"]:
     other = ids.clone()
-    other[:, 1:-1] = ids[:, 1:-1].flip(1)
+    other[:, 1:-1] = ids[:, 1:2]  # another bag of words, not only another order
     both = None if types is None else types.repeat(2, 1)
     return _output(model, torch.cat([ids, other]), both)[:1]
 

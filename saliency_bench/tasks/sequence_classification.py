@@ -35,14 +35,18 @@ def encode(model: Model, examples: Sequence[Example], *, too_long: str = "trunca
     return [_encode(model, example, too_long) for example in examples]
 
 
-def encoded_ids(model: Model, inputs: Mapping[str, Any], example_id: str) -> Encoded:
+def encoded_ids(
+    model: Model, inputs: Mapping[str, Any], example_id: str, label: int | str | None, where: str
+) -> Encoded:
     """An already tokenised input, its padding stripped: `input_ids` and, where given, the other model inputs."""
+    if "input_ids" not in inputs:
+        raise InputError(f"{where} has no input_ids; it has: {', '.join(map(str, inputs))}")
     ids = _flat(inputs["input_ids"])
     mask = _flat(inputs.get("attention_mask", [1] * len(ids)))
     types = _flat(inputs["token_type_ids"]) if "token_type_ids" in inputs else None
     kept = [position for position, real in enumerate(mask) if real]
     if not kept:
-        raise InputError(f"input {example_id}: no token is attended to")
+        raise InputError(f"{where}: no token is attended to")
     ids = [ids[position] for position in kept]
     tokenizer = model.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else [str(token) for token in ids]
@@ -59,7 +63,7 @@ def encoded_ids(model: Model, inputs: Mapping[str, Any], example_id: str) -> Enc
         words=tuple(-1 if is_special else position for position, is_special in enumerate(special)),
         text="",
         text_pair=None,
-        gold=None,
+        gold=None if label is None else resolve_label(label, model.labels, where),
     )
 
 

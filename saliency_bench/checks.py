@@ -1,0 +1,235 @@
+"""What a configuration asks for: checked against the parts that it names, and expanded into settings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING, Any
+
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.rows import Setting, expand_axes
+from saliency_bench.signatures import typed
+
+if TYPE_CHECKING:
+    from saliency_bench.config import Config, Runtime
+    from saliency_bench.registry import Registry
+
+TARGETS = ("predicted", "gold")
+CURVE_OUTPUTS = ("probability",)
+TOO_LONG = ("truncate", "error")
+BASELINE_SPECIAL_TOKENS = ("keep", "replace")
+
+#: No rule or average needs more gradients per text; beyond it, finding the nodes takes longer than using them.
+MOST_POINTS = 10_000
+
+NAME_CHARACTERS = frozenset(ascii_letters + digits + "-_")
+
+
+def validate(cfg: "Config") -> None:
+    """Checks everything that can be known before data and model are loaded; each message names the key.
+
+    Raises:
+        InputError: the first thing that is wrong.
+    """
+    _check_numbers(cfg)
+    _check_names(cfg)
+    _check_runtime(cfg.runtime)
+    _check_data(cfg)
+    _check_metrics(cfg)
+    _check_choose(cfg)
+    settings(cfg)
+    if cfg.statistics.reference not in (None, *cfg.method):
+        raise unknown("statistics.reference", cfg.statistics.reference, list(cfg.method))
+
+
+def settings(cfg: "Config") -> list[Setting]:
+    """Every method entry with one value per axis and backend: entries in order, the last hyperparameter fastest.
+
+    Raises:
+        InputError: an entry is wrong, or two of them compute the same numbers.
+    """
+    if not cfg.method:
+        raise InputError("method is empty. Give at least one: method=[vanilla]")
+    found: dict[str, Setting] = {}
+    for name, entry in cfg.method.items():
+        for setting in _expand(cfg, name, entry):
+            other = found.setdefault(setting.id, setting)
+            if other is not setting:
+                raise InputError(
+                    f"method.{other.name} and method.{name} both compute {setting.method} "
+                    f"({setting.backend}, {setting.reduction}, {dict(setting.hyper)}). Remove one of them."
+                )
+    return list(found.values())
+
+
+def as_list(value: Any) -> list[Any]:
+    """The values of an axis; what is no list is its only value."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _expand(cfg: "Config", name: str, entry: Mapping[str, Any]) -> Iterator[Setting]:
+    from saliency_bench.attribution.methods import KINDS, METHODS
+    from saliency_bench.attribution.settings import checked_setting
+
+    where = f"method.{name}"
+    method, hyper = _component(METHODS, "method", entry, where, others=("reduction", "backend"))
+    if KINDS.get(method) == "token":
+        if extra := [key for key in ("reduction", "backend") if key in entry]:
+            raise InputError(
+                f"{where}.{extra[0]}: {method} gives one number per token and has none. Remove it."
+            )
+        axes = {"_backend": ["native"], "_reduction": ["none"]}
+    elif "reduction" in entry:
+        backends = entry.get("backend", cfg.backend)
+        axes = {"_backend": as_list(backends), "_reduction": as_list(entry["reduction"])}
+    else:
+        raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
+    for key in METHODS.hyperparameters(method):
+        axes[key] = [_value(METHODS[method], key, one, where) for one in as_list(hyper[key])]
+    for key, values in axes.items():
+        _check_axis(f"{where}.{key.lstrip('_')}", values)
+    for axis in expand_axes(axes):
+        backend, reduction = axis.pop("_backend"), axis.pop("_reduction")
+        _check_captum(where, backend, axis)
+        yield checked_setting(
+            name, method, backend, reduction, cfg.target, cfg.output, cfg.seed, axis
+        )
+
+
+def _value(function: Any, key: str, value: Any, where: str) -> Any:
+    """A hyperparameter's value, of the type that the function declares and one of the known names."""
+    from saliency_bench.attribution.quadrature import RULES
+    from saliency_bench.evaluation.removal import OPERATORS
+    from saliency_bench.models.references import NAMES
+
+    known: dict[str, Sequence[str]] = {
+        "quadrature": list(RULES),
+        "baseline": NAMES,
+        "baseline_special_tokens": BASELINE_SPECIAL_TOKENS,
+        "removal": OPERATORS,
+    }
+    value = typed(function, key, value, f"{where}.{key}")
+    if key in known:
+        _one_of(f"{where}.{key}", value, known[key])
+    if key.startswith("n_"):
+        _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
+    return value
+
+
+def _component(
+    registry: "Registry[Any]",
+    kind: str,
+    entry: Mapping[str, Any],
+    where: str,
+    others: tuple[str, ...] = (),
+) -> tuple[str, dict[str, Any]]:
+    """The name under `kind` in an entry and its hyperparameters: none unknown, none missing."""
+    key = f"{where}.{kind}"
+    if kind not in entry:
+        raise InputError(f"{key} is missing: it names the function. Is {where} selected at all?")
+    name = entry[kind]
+    if name not in registry:
+        raise unknown(key, name, registry.names())
+    hyper = {one: value for one, value in entry.items() if one not in (kind, *others)}
+    registry.check(name, hyper, where)
+    return name, hyper
+
+
+def _check_axis(where: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise InputError(f"{where} is an empty list. Give at least one value.")
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{where} lists {value!r} twice. Remove one.")
+
+
+def _check_captum(where: str, backend: str, hyper: Mapping[str, Any]) -> None:
+    from saliency_bench.attribution.captum import RULES
+
+    rule = hyper.get("quadrature")
+    if backend == "captum" and rule is not None and rule not in RULES:
+        raise InputError(
+            f"{where}.quadrature={rule}: the captum backend has {', '.join(RULES)}. "
+            "Use one of them, or give the entry a `backend: [native]` of its own."
+        )
+
+
+def _check_numbers(cfg: "Config") -> None:
+    _at_least("n_examples", cfg.n_examples, 1)
+    _at_least("runtime.token_budget", cfg.runtime.token_budget, 1)
+    _at_least("timing.n_examples", cfg.timing.n_examples, 1)
+    _at_least("timing.n_repeats", cfg.timing.n_repeats, 1)
+    _at_least("timing.n_warmup", cfg.timing.n_warmup, 0)
+    _at_least("statistics.n_resamples", cfg.statistics.n_resamples, 100)
+    _at_least("report.n_examples", cfg.report.n_examples, 0)
+    if cfg.runtime.threads is not None:
+        _at_least("runtime.threads", cfg.runtime.threads, 1)
+    if not 0 < cfg.statistics.confidence < 1:
+        raise InputError(
+            f"statistics.confidence={cfg.statistics.confidence}: expected a number between 0 and 1"
+        )
+
+
+def _check_names(cfg: "Config") -> None:
+    from saliency_bench.attribution.settings import BACKENDS
+    from saliency_bench.evaluation.removal import OPERATORS
+    from saliency_bench.tasks.sequence_classification import OUTPUTS
+
+    if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
+        raise InputError(
+            f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
+        )
+    _one_of("target", cfg.target, TARGETS)
+    _one_of("output", cfg.output, list(OUTPUTS))
+    _one_of("too_long", cfg.too_long, TOO_LONG)
+    _one_of("evaluation.removal", cfg.evaluation.removal, OPERATORS)
+    _one_of("evaluation.output", cfg.evaluation.output, CURVE_OUTPUTS)
+    for backend in cfg.backend:
+        _one_of("backend", backend, list(BACKENDS))
+    _check_axis("backend", cfg.backend)
+
+
+def _check_runtime(runtime: "Runtime") -> None:
+    from saliency_bench.models.loading import ATTENTION, DTYPES, resolve_device
+
+    _one_of("runtime.dtype", runtime.dtype, list(DTYPES))
+    _one_of("runtime.attention", runtime.attention, ATTENTION)
+    resolve_device(runtime.device)
+
+
+def _check_data(cfg: "Config") -> None:
+    from saliency_bench.data import DATASETS
+
+    name, hyper = _component(DATASETS, "dataset", cfg.data, "data")
+    for key, value in hyper.items():
+        typed(DATASETS[name], key, value, f"data.{key}")
+
+
+def _check_metrics(cfg: "Config") -> None:
+    from saliency_bench.evaluation.metrics import METRICS
+
+    for name, entry in cfg.metric.items():
+        metric, hyper = _component(METRICS, "metric", entry, f"metric.{name}")
+        for key, value in hyper.items():
+            typed(METRICS[metric], key, value, f"metric.{name}.{key}")
+
+
+def _check_choose(cfg: "Config") -> None:
+    if cfg.choose is None:
+        return
+    _at_least("choose.n_examples", cfg.choose.n_examples, 1)
+    _one_of("choose.metric", cfg.choose.metric, list(cfg.metric))
+    if cfg.data.get("split") in (None, cfg.choose.split):
+        raise InputError(
+            f"choose.split={cfg.choose.split}, data.split={cfg.data.get('split')}: what is chosen and what is "
+            "reported must be two splits. Set choose=null to report every setting without choosing."
+        )
+
+
+def _at_least(key: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        between = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{key}={value}: expected a whole number, {between}")
+
+
+def _one_of(key: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise unknown(key, value, list(known))

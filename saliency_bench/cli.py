@@ -1,0 +1,277 @@
+"""The command line: a verb, then Hydra. Nothing heavy is imported before it is needed."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saliency_bench import __version__, conf_files
+from saliency_bench.errors import InputError, SaliencyBenchError, unknown
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = """\
+saliency-bench: how faithful are gradient saliency maps of a transformer, at what cost, and are they right?
+
+Usage:
+  saliency-bench [run] [OVERRIDE ...]     run a study: table, figures, report page
+  saliency-bench report DIR               make tables, figures and page of a run again
+  saliency-bench explain TEXT [OVERRIDE ...]
+                                          a coloured token map per method, in the terminal
+  saliency-bench list [methods|metrics|models|data|experiments]
+
+Examples:
+  saliency-bench                                            # quickstart: 30 sentences, minutes
+  saliency-bench experiment=method_comparison
+  saliency-bench method=[vanilla,smoothgrad] n_examples=100 method.smoothgrad.n_samples=50
+  saliency-bench 'method.smoothgrad.noise_std=[0.05,0.1,0.2]'   # a list is an axis
+  saliency-bench model=hub model.path=my-model data=file data.path=reviews.csv data.label=stars
+  saliency-bench explain "a gripping, funny film" method=[integrated_gradients]
+
+Overrides are Hydra's, and so are its options:
+  --cfg job              print the configuration and stop
+  -m, --multirun         one study per combination of values: -m seed=0,1,2
+  --config-dir DIR       a folder of your own experiments, methods and models (it is trusted like code)
+  -sc install=bash       shell completion (bash, zsh, fish)
+  --hydra-help           the rest
+  -h, --help; --version
+
+Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a check of the numbers failed, 4 storage,
+5 out of memory, 130 interrupted. SALIENCY_BENCH_TRACEBACK=1 shows where an unexpected failure came from.
+"""
+
+#: What `list` shows, and the folder of conf/ that it stands in.
+GROUPS = {
+    "methods": "method",
+    "metrics": "metric",
+    "models": "model",
+    "data": "data",
+    "experiments": "experiment",
+}
+
+#: What libraries must not say on a terminal that shows our progress.
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after the program's name; those of this process where None.
+
+    Returns:
+        The exit code; an error has been printed as one message on standard error.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    try:
+        return _dispatch(words)
+    except SystemExit as stop:  # Hydra's and argparse's way to end
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:  # an interrupt is an end like any other
+        return _fail(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    if "-h" in words or "--help" in words:
+        print(HELP, end="")
+        return 0
+    if words == ["--version"]:
+        print(f"saliency-bench {__version__}")
+        return 0
+    verb, rest = "run", words
+    if words and not words[0].startswith(("-", "~", "+")) and "=" not in words[0]:
+        verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        raise unknown("command", verb, list(VERBS))
+    return VERBS[verb](rest)
+
+
+def run(words: list[str]) -> int:
+    """Everything that Hydra understands; each composed configuration is one study."""
+    if any(word.startswith("--experimental-rerun") for word in words):
+        raise InputError(
+            "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
+        )
+    import hydra
+
+    from saliency_bench import config
+
+    config.register()
+    studies: list[Exception | None] = []
+
+    def study(node: "DictConfig") -> None:
+        # Hydra would announce a failure in its own words before handing it on.
+        try:
+            studies.append(None)
+            _study(node, words)
+        except Exception as error:
+            studies[-1] = error
+
+    decorate = hydra.main(str(conf_files.folder()), "config", version_base="1.3")
+    try:
+        with _as_program(words):
+            decorate(study)()
+    except Exception as error:
+        if studies:
+            raise
+        # Until a study is entered, all that Hydra does is to read what the user gave.
+        raise InputError(config.readable(error, config.Config)) from error
+    return max([_fail(error) for error in studies if error is not None], default=0)
+
+
+def _study(node: "DictConfig", words: Sequence[str]) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from saliency_bench import config
+
+    cfg = config.from_hydra(node)
+    config.validate(cfg)
+    hydra = HydraConfig.get()
+    given = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else words
+    from saliency_bench.progress import progress
+    from saliency_bench.runner import run as run_study
+
+    with progress() as show:
+        folder = run_study(cfg, config.settings(cfg), ["saliency-bench", *given], show)
+    _report(folder)
+
+
+def _report(folder: Path) -> None:
+    from saliency_bench.report.build import build_report
+    from saliency_bench.report.terminal import show
+    from saliency_bench.store.run import read_run
+
+    finished = read_run(folder)
+    build_report(finished)
+    show(finished)
+
+
+def report(words: list[str]) -> int:
+    """Tables, figures and page from the rows of a run folder; loads no model."""
+    if len(words) != 1:
+        raise InputError(
+            f"report takes one run folder, got {len(words)}: saliency-bench report DIR"
+        )
+    _report(Path(words[0]))
+    return 0
+
+
+def explain(words: list[str]) -> int:
+    """A coloured token map of one text per setting."""
+    if not words or not words[0].strip():
+        raise InputError('explain takes a text: saliency-bench explain "a gripping, funny film"')
+    from saliency_bench import config
+
+    text, *overrides = words
+    if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
+        overrides.append("~experiment")
+    cfg = config.load(overrides)
+    config.validate(cfg)
+    from saliency_bench.api import attribute
+    from saliency_bench.report.terminal import show_maps
+    from saliency_bench.runner import load_configured_model
+
+    model = load_configured_model(cfg)
+    maps = [
+        one
+        for s in config.settings(cfg)
+        for one in attribute(
+            model,
+            text,
+            s.method,
+            backend="native" if s.backend == "none" else s.backend,
+            target=s.target,
+            output=s.output,
+            reduction=s.reduction,
+            seed=s.seed,
+            token_budget=cfg.runtime.token_budget,
+            **s.hyper,
+        )
+    ]
+    show_maps(maps)
+    return 0
+
+
+def list_parts(words: list[str]) -> int:
+    """What can be selected, from conf/."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    kinds = words or list(GROUPS)
+    for kind in kinds:
+        if kind not in GROUPS:
+            raise unknown("list", kind, list(GROUPS))
+    console = Console()
+    for kind in kinds:
+        table = Table(
+            title=f"{kind} ({GROUPS[kind]}=...)", title_justify="left", show_header=False, box=None
+        )
+        for name in conf_files.names(GROUPS[kind]):
+            table.add_row(Text(name, style="bold"), Text(conf_files.summary(GROUPS[kind], name)))
+        console.print(table)
+        console.print()
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "report": report,
+    "explain": explain,
+    "list": list_parts,
+}
+
+
+@contextmanager
+def _as_program(words: Sequence[str]) -> Iterator[None]:
+    """Hydra reads `sys.argv`, and hands exceptions on only where it is told to show them in full."""
+    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["saliency-bench", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _fail(error: BaseException) -> int:
+    """Prints what went wrong and says how the process ends."""
+    if os.environ.get("SALIENCY_BENCH_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    code, message = _outcome(error)
+    print(f"saliency-bench: {message}", file=sys.stderr)
+    return code
+
+
+def _outcome(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, SaliencyBenchError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if _is_out_of_memory(error):
+        return 5, "out of memory. Lower runtime.token_budget, or use a smaller model."
+    text = " ".join(str(error).split())
+    return 1, f"unexpected {type(error).__name__}: {text} (SALIENCY_BENCH_TRACEBACK=1 shows where)"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; PyTorch says so by name on a GPU and in words on a CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )

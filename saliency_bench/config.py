@@ -1,0 +1,182 @@
+"""The configuration: its schema, its composition by Hydra, its checks, and the settings it asks for.
+
+Only this module and `cli` know Hydra. Nothing is instantiated from a configuration: names are looked up in the
+registries, and everything else is data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from saliency_bench import conf_files
+from saliency_bench.checks import as_list, settings, validate
+from saliency_bench.config_errors import readable
+from saliency_bench.errors import InputError
+
+__all__ = ["Config", "from_hydra", "load", "readable", "register", "settings", "validate"]
+
+
+@dataclass
+class ModelConfig:
+    """What is explained; `name` says how it is loaded."""
+
+    name: str
+
+
+@dataclass
+class DefaultModel(ModelConfig):
+    """The bundled model, as trained from one seed."""
+
+    training_seed: int
+
+
+@dataclass
+class HubModel(ModelConfig):
+    """A local folder or hub id, with an optional PEFT adapter."""
+
+    path: str
+    revision: str | None
+    adapter: str | None
+
+
+@dataclass
+class Evaluation:
+    """How the curves are made that faithfulness metrics read."""
+
+    removal: str
+    output: str
+
+
+@dataclass
+class Timing:
+    """What is timed, apart from the study itself."""
+
+    enabled: bool
+    n_examples: int
+    n_repeats: int
+    n_warmup: int
+
+
+@dataclass
+class Statistics:
+    """Intervals, and the method entry that the others are compared with."""
+
+    reference: str | None
+    confidence: float
+    n_resamples: int
+
+
+@dataclass
+class Choose:
+    """Where and by which metric entry a sweep chooses its best setting; nowhere without a split."""
+
+    split: str | None
+    n_examples: int
+    metric: str
+
+
+@dataclass
+class Report:
+    """What the page shows besides tables and figures."""
+
+    n_examples: int
+
+
+@dataclass
+class Runtime:
+    """How it is computed."""
+
+    device: str
+    dtype: str
+    threads: int | None
+    token_budget: int
+    attention: str
+
+
+@dataclass
+class Config:
+    """One study. Values and their meaning: conf/config.yaml.
+
+    `data`, `method` and `metric` are checked against the signatures of what they name, by `validate`.
+    """
+
+    name: str
+    model: ModelConfig
+    data: dict[str, Any]
+    n_examples: int
+    seed: int
+    target: str
+    output: str
+    backend: Any
+    too_long: str
+    evaluation: Evaluation
+    timing: Timing
+    statistics: Statistics
+    choose: Choose | None
+    report: Report
+    runtime: Runtime
+    out: str | None
+    method: dict[str, dict[str, Any]] = field(default_factory=dict)  # empty where none is selected
+    metric: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Makes the schema known to Hydra under the names that conf/ uses."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="model", name="default_schema", node=DefaultModel)
+    store.store(group="model", name="hub_schema", node=HubModel)
+
+
+def load(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that the command line would have with these overrides, not yet validated.
+
+    Raises:
+        InputError: an override is not understood, or a key or a type is wrong.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(conf_files.folder()), version_base="1.3"):
+            node = compose("config", list(overrides))
+    except Exception as error:  # Hydra lets builtin exceptions through; composing does nothing else
+        raise InputError(readable(error, Config)) from error
+    return from_hydra(node)
+
+
+def from_hydra(node: DictConfig) -> Config:
+    """A composed configuration as plain objects, interpolations resolved and what is implied written out."""
+    try:
+        _refuse_targets(OmegaConf.to_container(node, resolve=False))
+        if missing := sorted(OmegaConf.missing_keys(node)):
+            raise InputError(f"{missing[0]} is missing. Give it: {missing[0]}=VALUE")
+        cfg = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise InputError(readable(error, Config)) from error
+    except RecursionError as error:
+        raise InputError("a value refers to itself through ${...}. Break the circle.") from error
+    assert isinstance(cfg, Config)
+    cfg.backend = as_list(cfg.backend)
+    if cfg.choose is not None and cfg.choose.split is None:
+        cfg.choose = None
+    if cfg.statistics.reference is None:
+        cfg.statistics.reference = next(iter(cfg.method), None)
+    return cfg
+
+
+def _refuse_targets(value: Any, key: str = "") -> None:
+    """A configuration is data: what Hydra would instantiate has no place in it, at any depth."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "_target_":
+                raise InputError(
+                    f"{key}{name}: a configuration names parts, it does not call code. Remove it."
+                )
+            _refuse_targets(inner, f"{key}{name}.")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_targets(inner, f"{key}{index}.")

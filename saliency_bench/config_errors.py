@@ -1,0 +1,67 @@
+"""What Hydra and OmegaConf say of a configuration that does not compose, in one message a user can act on."""
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from saliency_bench import conf_files
+from saliency_bench.errors import unknown
+
+#: Lines that are about Hydra's inside, or advise what a schema forbids.
+NOISE = re.compile(
+    r"(full_key: .*|object_type=.*|reference_type=.*|Set the environment variable.*|To append .*"
+    r"|See https://.*|Config search path:.*|provider=.*|Available options in .*)?"
+)
+
+
+def readable(error: BaseException, schema: type) -> str:
+    """One message, with the nearest name where a key or a choice is unknown."""
+    causes = [error]
+    while isinstance(cause := causes[-1].__cause__, HydraException | OmegaConfBaseException):
+        causes.append(cause)
+    lines = [line.strip() for one in causes for line in str(one).splitlines()]
+    text = " ".join(dict.fromkeys(line for line in lines if not NOISE.fullmatch(line)))
+    text = re.sub(r" expecting \{.*\}", "", text)
+    if choice := re.search(r"Could not (?:load|find) '(\w+)/([^']+)'", text):
+        return str(unknown(choice[1], choice[2], conf_files.names(choice[1])))
+    key = _key(lines)
+    if re.search(r"Key '[^']*' (?:is )?not in", text) and key:
+        return _unknown_key(key, schema)
+    return text if key is None or key in text else f"{key}: {text}"
+
+
+def _key(lines: list[str]) -> str | None:
+    """The full name of the key that the lines are about."""
+    found = re.search(
+        r"^\s*full_key: (\S+)|Could not override '([^']+)'", "\n".join(lines), re.MULTILINE
+    )
+    return found and (found[1] or found[2])
+
+
+def _unknown_key(key: str, schema: type) -> str:
+    *section, name = key.split(".")
+    known = sorted(_siblings(section, schema))
+    if near := difflib.get_close_matches(name, known, n=1):
+        return f"unknown key {key!r}; did you mean {'.'.join([*section, near[0]])!r}?"
+    return f"unknown key {key!r}." + (f" Known here: {', '.join(known)}." if known else "")
+
+
+def _siblings(section: list[str], schema: type) -> set[str]:
+    """The keys that can stand in a section: of the schema, or of any file of the group."""
+    if not section:
+        return {one.name for one in fields(schema)}
+    kind = get_type_hints(schema).get(section[0])
+    if is_dataclass(kind) and not conf_files.names(section[0]):
+        return {one.name for one in fields(kind)}
+    contents = [conf_files.read(section[0], name) for name in conf_files.names(section[0])]
+    return {key for content in contents for key in _inside(content, section[1:])} - {"defaults"}
+
+
+def _inside(content: Any, path: list[str]) -> list[str]:
+    for part in path:
+        content = content.get(part) if isinstance(content, dict) else None
+    return list(content) if isinstance(content, dict) else []

@@ -1,0 +1,358 @@
+"""The only loop: a configured study to rows on disk, block by block; what is finished is not done again."""
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saliency_bench.attribution.settings import refuse_vanishing_sum
+from saliency_bench.bench.attribution import timing_rows
+from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.data import DATASETS
+from saliency_bench.data.example import Example
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
+from saliency_bench.judge import judge_block
+from saliency_bench.maps import AttributionMap
+from saliency_bench.models import loading, references
+from saliency_bench.models.model import Model
+from saliency_bench.models.preflight import Findings, inspect_model
+from saliency_bench.models.references import References
+from saliency_bench.rows import Setting, digest
+from saliency_bench.store.manifest import collect
+from saliency_bench.store.parts import PartStore
+from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
+from saliency_bench.tasks import sequence_classification as task
+
+RUNS = Path("results") / "runs"
+TIMING = "timing"  # the name of the part that holds the timings
+#: Keys of the configuration that change no number: where results go and how they are shown.
+SHOWN = ("out", "name", "report", "statistics", "choose")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a run needs, checked before anything is written."""
+
+    config: Any
+    settings: tuple[Setting, ...]
+    model: Model
+    findings: Findings
+    encoded: tuple[Encoded, ...]
+    warnings: tuple[dict[str, str], ...]
+    identity: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Hashed from everything that can change a number."""
+        return digest(self.identity)
+
+    @property
+    def cell_id(self) -> str:
+        """The (model, data, seed) of the study."""
+        return digest({key: self.identity[key] for key in ("model", "data", "seed")})
+
+
+def run(
+    config: Any,
+    settings: Sequence[Setting],
+    command: Sequence[str],
+    progress: Progress = lambda stage, done, total: None,
+) -> Path:
+    """Runs a study and returns its folder, complete.
+
+    Blocks that a run of the same identity has finished before are not computed again. Where the study chooses
+    settings on another split, that study runs first and stands in `choice/` of the folder.
+
+    Raises:
+        InputError: model, data or settings do not fit; nothing has been written.
+        StorageError: the folder cannot be written; what is finished stays.
+    """
+    started = datetime.now(UTC)
+    study = prepare(config, settings)
+    folder = _folder(study)
+    chosen = _choose(study, folder, command, progress)
+    store = PartStore(folder)
+    plan = plan_blocks(study.encoded)
+    names = [block.name for block in plan] + ([TIMING] if config.timing.enabled else [])
+    finished = store.finished()
+    _write_settings(study, folder)
+    refs = References(study.model)
+    with study.model.frozen():
+        for done, block in enumerate(plan):
+            progress("blocks", done, len(plan))
+            if block.name not in finished:
+                items = [study.encoded[index] for index in block.indices]
+                store.write(block.name, block_tables(study, refs, items))
+        progress("blocks", len(plan), len(plan))
+        if TIMING in names and TIMING not in finished:
+            progress("timing", 0, 1)
+            store.write(TIMING, {"timings": timings(study, refs)})
+    store.seal(names)
+    write_json(folder / MANIFEST, _manifest(study, command, started, chosen, len(finished)))
+    return folder
+
+
+def prepare(config: Any, settings: Sequence[Setting]) -> Study:
+    """Loads model and data and checks that they fit; writes nothing."""
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    examples = load_examples(config)
+    model = load_configured_model(config)
+    encoded = task.encode(model, examples, too_long=config.too_long)
+    findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+    fitted, warnings = fit_settings(model, settings)
+    for setting in fitted:
+        refuse_vanishing_sum(setting, findings.sum_vanishes)
+    removal = references.resolve(model, config.evaluation.removal, "evaluation.removal")
+    warnings += [
+        {"example_id": item.example_id, "source": item.example_id, "message": "the text is longer than the model allows and was cut"}
+        for item in encoded
+        if item.truncated
+    ]
+    config = replace(config, evaluation=replace(config.evaluation, removal=removal))
+    identity = _identity(config, fitted, model, encoded)
+    return Study(config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity)
+
+
+def load_examples(config: Any) -> list[Example]:
+    """The first `n_examples` of the configured data; all of a file that has fewer."""
+    values = dict(config.data)
+    name = values.pop("dataset")
+    examples: list[Example] = DATASETS[name](**values)
+    if not examples:
+        raise InputError(f"data={name} has no example")
+    return examples[: config.n_examples]
+
+
+def load_configured_model(config: Any) -> Model:
+    """The model that `model` and `runtime` name."""
+    runtime = {"dtype": config.runtime.dtype, "device": config.runtime.device, "attention": config.runtime.attention}
+    if config.model.name == "default":
+        return loading.load_default(training_seed=config.model.training_seed, **runtime)
+    return loading.load_model(
+        config.model.path, revision=config.model.revision, adapter=config.model.adapter, **runtime
+    )
+
+
+def fit_settings(
+    model: Model, settings: Sequence[Setting]
+) -> tuple[list[Setting], list[dict[str, str]]]:
+    """The settings with baselines and removals that the model lacks replaced by ones that it has, and a warning."""
+    fitted: dict[str, Setting] = {}
+    warnings = []
+    for setting in settings:
+        hyper = dict(setting.hyper)
+        for key in ("baseline", "removal"):
+            if key in hyper:
+                hyper[key] = references.resolve(model, hyper[key], f"method.{setting.name}.{key}")
+                if hyper[key] != setting.hyper[key]:
+                    message = f"{model.name} has no {setting.hyper[key]} token: {key} is {hyper[key]} instead"
+                    warnings.append({"example_id": "", "source": f"method.{setting.name}.{key}", "message": message})
+        one = replace(setting, hyper=hyper)
+        fitted.setdefault(one.id, one)
+    return list(fitted.values()), warnings
+
+
+def block_tables(
+    study: Study, refs: References, items: Sequence[Encoded]
+) -> dict[str, list[dict[str, Any]]]:
+    """All rows of one block."""
+    block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
+    maps = block.explain(study.settings)
+    flat = [one for of_setting in maps.values() for one in of_setting]
+    judged = judge_block(block, flat, study.config.metric, study.config.evaluation.removal)
+    own = {item.example_id for item in items}
+    tables = {
+        "examples": example_rows(block),
+        "maps": [map_row(one) for one in flat],
+        "rows": judged.rows,
+        "curves": judged.curves,
+        "agreement": judged.agreement,
+        "warnings": [warning for warning in study.warnings if warning["example_id"] in own],
+    }
+    return {
+        name: [{"cell_id": study.cell_id} | row for row in rows] for name, rows in tables.items()
+    }
+
+
+def timings(study: Study, refs: References) -> list[dict[str, Any]]:
+    """The time that each setting takes on the first examples of the study."""
+    timing = study.config.timing
+    rows = timing_rows(
+        refs,
+        study.encoded[: timing.n_examples],
+        study.settings,
+        n_repeats=timing.n_repeats,
+        n_warmup=timing.n_warmup,
+        token_budget=study.config.runtime.token_budget,
+    )
+    return [{"cell_id": study.cell_id} | row for row in rows]
+
+
+def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
+    """What the model makes of each text."""
+    probability = block.probability(block.predicted).tolist()
+    rows = []
+    for row, (item, predicted) in enumerate(zip(block.batch.encoded, block.predicted.tolist(), strict=True)):
+        rows.append(
+            {
+                "example_id": item.example_id,
+                "text": item.text,
+                "text_pair": item.text_pair,
+                "gold": item.gold,
+                "gold_label": None if item.gold is None else block.labels[item.gold],
+                "predicted": predicted,
+                "predicted_label": block.labels[predicted],
+                "probability": probability[row],
+                "correct": None if item.gold is None else item.gold == predicted,
+                "n_tokens": len(item),
+                "truncated": item.truncated,
+            }
+        )
+    return rows
+
+
+def map_row(one: AttributionMap) -> dict[str, Any]:
+    """A map as a row of the table."""
+    encoded = one.encoded
+    return {
+        "setting_id": one.setting["setting_id"],
+        "example_id": one.example_id,
+        "target": one.target,
+        "label": one.label,
+        "probability": one.probability,
+        "tokens": list(encoded.tokens),
+        "token_ids": list(encoded.input_ids),
+        "attributable": list(one.attributable),
+        "starts": [start for start, _ in encoded.offsets],
+        "ends": [end for _, end in encoded.offsets],
+        "segments": list(encoded.segments),
+        "words": list(encoded.words),
+        "scores": one.scores.tolist(),
+        "completeness_gap": one.completeness_gap,
+        "output_difference": one.output_difference,
+        "n_gradients": one.n_gradients,
+    }
+
+
+def _choose(
+    study: Study, folder: Path, command: Sequence[str], progress: Progress
+) -> dict[str, Any] | None:
+    """The setting of each method entry that is best on the split where the study chooses, if it does."""
+    from saliency_bench.stats import best_settings
+    from saliency_bench.store.run import read_run
+
+    choose = study.config.choose
+    if choose is None:
+        return None
+    config = replace(
+        study.config,
+        data=study.config.data | {"split": choose.split},
+        n_examples=choose.n_examples,
+        timing=replace(study.config.timing, enabled=False),
+        choose=None,
+        out=str(folder / "choice"),
+    )
+    chosen_in = run(config, study.settings, command, progress)
+    best = best_settings(read_run(chosen_in), choose.metric)
+    return {"split": choose.split, "n_examples": choose.n_examples, "metric": choose.metric, "best": best}
+
+
+def _identity(
+    config: Any, settings: Sequence[Setting], model: Model, encoded: Sequence[Encoded]
+) -> dict[str, Any]:
+    plain = asdict(config)
+    kept = {key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")}
+    inputs = [[item.example_id, item.input_ids, item.token_type_ids, item.gold] for item in encoded]
+    provenance = collect(_computation(config, model), command=[], started=datetime.now(UTC))
+    return {
+        "model": dict(model.facts) | {"name": model.name, "labels": list(model.labels)},
+        "data": plain["data"] | {"sha256": digest(inputs, 64)},
+        "seed": config.seed,
+        "settings": [setting.id for setting in settings],
+        "config": kept,
+        "environment": provenance["identity"],
+    }
+
+
+def _computation(config: Any, model: Model) -> dict[str, Any]:
+    device = model.device
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": config.runtime.attention,
+        "threads": torch.get_num_threads(),
+        "token_budget": config.runtime.token_budget,
+    }
+
+
+def _folder(study: Study) -> Path:
+    name = study.config.name
+    return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
+
+
+def _write_settings(study: Study, folder: Path) -> None:
+    """Claims the folder for this study, and refuses one that holds another."""
+    import json
+
+    path = folder / "identity.json"
+    identity = json.loads(json.dumps(study.identity))
+    if path.is_file():
+        held = json.loads(path.read_text("utf-8"))
+        if held != identity:
+            changed = ", ".join(_differences(held, identity))
+            raise InputError(
+                f"{folder} holds another run; it differs in {changed}. Give another folder with out=, or remove it."
+            )
+    write_json(path, identity)
+    write_json(folder / SETTINGS, [setting.to_dict() for setting in study.settings])
+
+
+def _differences(a: Any, b: Any, key: str = "") -> Iterable[str]:
+    """Dotted keys at which two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted({*a, *b}):
+            yield from _differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)
+    elif a != b:
+        yield key if isinstance(a, list | dict) else f"{key} ({a} → {b})"
+
+
+def _manifest(
+    study: Study,
+    command: Sequence[str],
+    started: datetime,
+    chosen: dict[str, Any] | None,
+    n_resumed: int,
+) -> dict[str, Any]:
+    config = study.config
+    provenance = collect(
+        _computation(config, study.model), command=command, started=started, ended=datetime.now(UTC)
+    )
+    reference = config.statistics.reference
+    ids = [setting.id for setting in study.settings if reference in (None, setting.name)]
+    return {
+        "id": study.id,
+        "cell_id": study.cell_id,
+        "name": config.name,
+        "command": shlex.join(command),
+        "config": asdict(config) | {"out": None},
+        "reference_setting": ids[0],
+        "split": config.data.get("split"),
+        "n_examples": len(study.encoded),
+        "model": study.identity["model"],
+        "data": study.identity["data"],
+        "preflight": study.findings.to_dict(),
+        "chosen": chosen,
+        "parts_resumed": n_resumed,
+        **provenance,
+    }
+
+

@@ -1,0 +1,85 @@
+"""Files that are there completely or not at all, also after a power cut."""
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.errors import StorageError
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space and resume the run",
+    errno.EDQUOT: "Free some of your quota and resume the run",
+    errno.EROFS: "Choose an output folder on a file system that can be written",
+    errno.EACCES: "Choose an output folder that you may read and write",
+    errno.EPERM: "Choose an output folder that you may read and write",
+    errno.EIO: "Check the disk, then resume the run",
+    errno.ENAMETOOLONG: "Choose an output folder with a shorter path",
+}
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns an `OSError` into a `StorageError` that names `path` and what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "Check the folder, then resume the run")
+        raise StorageError(f"{path}: {error.strerror or error}. {advice}.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, which a file's own fsync does not (see fsync(2))."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Writes a file that does not exist yet, through to the disk."""
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Puts `data` at `path` in one step: a reader sees the old file or the new one.
+
+    Raises:
+        StorageError: the operating system refused; the old file is as it was.
+    """
+    staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    with storing(path):
+        try:
+            write_new(staging, data)
+            os.replace(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def to_json(value: Any) -> bytes:
+    """Canonical JSON: equal values give equal bytes.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have.
+    """
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of `data`, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

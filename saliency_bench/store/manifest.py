@@ -1,0 +1,173 @@
+"""Provenance: what made the numbers of a run, apart from its configuration."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.store.durable import sha256
+
+PACKAGE = Path(__file__).parents[1]
+#: Libraries whose version can change a number, and those that only carry or draw it.
+COMPUTING = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "captum",
+    "peft",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+)
+CARRYING = ("hydra-core", "omegaconf", "matplotlib", "seaborn")
+_GIT_SECONDS = 10.0
+
+
+def collect(
+    computation: Mapping[str, Any],
+    *,
+    command: Sequence[str],
+    started: datetime,
+    ended: datetime | None = None,
+) -> dict[str, Any]:
+    """What can change a number (`identity`) and what cannot (`circumstances`), as JSON data.
+
+    `computation` holds what only the runner knows: threads, device name, dtype, attention
+    implementation, token budget, digest of the weights. `started` and `ended` are aware of their
+    time zone. What a machine does not tell is None; nothing here fails.
+    """
+    return {
+        "identity": {
+            "code": code(),
+            "python": platform.python_version(),
+            "versions": _versions(COMPUTING),
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "cpu": cpu_model(),
+            "computation": dict(computation),
+        },
+        "circumstances": {
+            "versions": _versions(CARRYING),
+            "os": platform.platform(),
+            "logical_cores": os.cpu_count(),
+            "memory_bytes": _memory_bytes(),
+            "command": [portable(word) for word in command],
+            "started": _utc(started),
+            "ended": ended and _utc(ended),
+        },
+    }
+
+
+def code(package: Path = PACKAGE) -> dict[str, Any]:
+    """Version of the package, and commit and local changes of the checkout it is imported from.
+
+    `dirty_sha256` covers names and contents of all files of the package and of `conf/` beside it
+    that differ from the commit. Outside a checkout all but `version` are None.
+    """
+    found: dict[str, Any] = {"version": _version("saliency-bench")}
+    # An installed package may lie inside somebody else's checkout, which then does not track it.
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = _git(package, "rev-parse", "HEAD") if tracked else None
+    top = _git(package, "rev-parse", "--show-toplevel") if tracked else None
+    places = [str(package), str(package.parent / "conf")]
+    options = ("--porcelain", "-z", "--no-renames", "--untracked-files=all")
+    changed = _git(package, "status", *options, "--", *places)
+    if commit is None or top is None or changed is None:
+        return found | {"commit": None, "dirty": None, "dirty_sha256": None}
+    names = sorted(entry[3:] for entry in changed.split("\0") if entry)
+    content = "".join(_name_and_content(Path(top.strip()), name) for name in names)
+    digest = sha256(os.fsencode(content))
+    return found | {
+        "commit": commit.strip(),
+        "dirty": bool(names),
+        "dirty_sha256": digest if names else None,
+    }
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of the processor, or at least its architecture."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for key in ("model name", "Model", "Hardware", "cpu"):
+        if match := re.search(rf"^{key}\s*:\s*(\S.*?)\s*$", text, re.MULTILINE):
+            return match.group(1)
+    if sys.platform == "darwin":
+        if named := _output(["sysctl", "-n", "machdep.cpu.brand_string"], PACKAGE):
+            return named.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def portable(text: str, cwd: Path | None = None, home: Path | None = None) -> str:
+    """`text` with the working folder as `.` and the user's home as `~`: it names no user."""
+    for folder, short in ((cwd or _folder(Path.cwd), "."), (home or _folder(Path.home), "~")):
+        if folder is not None and folder != Path(folder.anchor):
+            text = re.sub(rf"(?<![\w./~-]){re.escape(str(folder))}(?![\w.-])", short, text)
+    return text
+
+
+def _folder(find: Callable[[], Path]) -> Path | None:
+    try:
+        return find()
+    except (OSError, RuntimeError):  # deleted meanwhile, or a user without a home
+        return None
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str | None]:
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _name_and_content(top: Path, name: str) -> str:
+    try:
+        return f"{name}\0{sha256((top / name).read_bytes())}\n"
+    except OSError:
+        return f"{name}\0absent\n"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # A repository's own configuration may start programs (core.fsmonitor).
+    return _output(["git", "-c", "core.fsmonitor=false", *arguments], folder)
+
+
+def _output(command: Sequence[str], folder: Path) -> str | None:
+    """What a command prints; None if it is missing, fails, asks something or takes too long."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=kept | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return os.fsdecode(done.stdout)

@@ -1,0 +1,245 @@
+"""What a run has finished, block by block: a block is on disk completely or not at all."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.errors import InputError, StorageError
+from saliency_bench.rows import TABLES
+from saliency_bench.store.durable import (
+    replace_file,
+    sha256,
+    storing,
+    sync_folder,
+    to_json,
+    write_new,
+)
+from saliency_bench.store.tables import from_parquet, merge, to_parquet, to_table
+
+DIGESTS = "digests.json"
+_BLOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class _DamagedError(Exception):
+    """A part that is not what was written; the message says why."""
+
+
+class PartStore:
+    """The tables of a run: `parts/<block>/` while it runs, `<table>.parquet` once it is sealed.
+
+    `digests.json` ends every write: beside a part's files it says what they must be, and in the run
+    folder it says that the run is sealed, from which blocks, and what its tables must be. It holds
+    no times, so that equal results give equal files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        self._parts = self._folder / "parts"
+        self._set_aside = self._parts / ".set_aside"
+
+    def write(self, block: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Commits the rows of one block, by table.
+
+        Raises:
+            InputError: rows that the tables do not take; nothing is written.
+            StorageError: the disk refuses, or the block is there already.
+        """
+        if not _BLOCK.fullmatch(block):
+            raise InputError(
+                f"block {block!r}: expected a file name of letters, digits, '.', '_' and '-'"
+            )
+        if (self._parts / block).exists() or self._record() is not None:
+            raise StorageError(
+                f"{self._parts / block}: this block is finished already. Resume the run."
+            )
+        files = {
+            f"{name}.parquet": to_parquet(to_table(name, rows)) for name, rows in tables.items()
+        }
+        digests = {name: sha256(data) for name, data in files.items()}
+        record = to_json({"block": block, "files": digests})
+        with storing(self._parts / block):
+            self._commit(block, files | {DIGESTS: record})
+
+    def finished(self) -> set[str]:
+        """The blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
+
+        Raises:
+            StorageError: a table of a sealed run is damaged, or the folder cannot be read.
+        """
+        record = self._record()
+        if record is not None:
+            read_sealed(self._folder)
+            return set(record["blocks"])
+        with storing(self._parts):
+            return {block for block in self._committed() if self._is_whole(block)}
+
+    def seal(self, plan: Sequence[str]) -> None:
+        """Merges the parts, which must be those of the plan, into one file per table.
+
+        The parts are removed. Sealing again does nothing, and a kill on the way leaves a folder
+        that can be sealed.
+
+        Raises:
+            StorageError: blocks are missing or not in the plan, or the disk refuses.
+        """
+        blocks = self.finished()
+        self._check_plan(plan, blocks)
+        if self._record() is None:
+            digests = {}
+            for name in TABLES:
+                if parts := self._parts_of(name, sorted(blocks)):
+                    data = to_parquet(merge(name, parts))
+                    replace_file(self._folder / f"{name}.parquet", data)
+                    digests[f"{name}.parquet"] = sha256(data)
+            replace_file(
+                self._folder / DIGESTS, to_json({"blocks": sorted(blocks), "files": digests})
+            )
+        with storing(self._parts):
+            if self._parts.exists():
+                shutil.rmtree(self._parts)
+
+    def _record(self) -> dict[str, Any] | None:
+        return sealed_record(self._folder)
+
+    def _committed(self) -> list[str]:
+        if not self._parts.is_dir():
+            return []
+        return sorted(path.name for path in self._parts.iterdir() if not path.name.startswith("."))
+
+    def _commit(self, block: str, files: Mapping[str, bytes]) -> None:
+        if not self._parts.is_dir():
+            self._parts.mkdir(parents=True, exist_ok=True)
+            sync_folder(self._folder)
+        staging = self._parts / f".writing-{block}-{uuid.uuid4().hex[:8]}"
+        try:
+            staging.mkdir()
+            for name, data in files.items():
+                write_new(staging / name, data)
+            sync_folder(staging)
+            os.rename(staging, self._parts / block)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        sync_folder(self._parts)
+
+    def _is_whole(self, block: str) -> bool:
+        try:
+            _verify(self._parts / block)
+        except _DamagedError as damage:
+            self._put_aside(block, str(damage))
+            return False
+        return True
+
+    def _put_aside(self, block: str, reason: str) -> None:
+        place = self._set_aside / f"{block}-{uuid.uuid4().hex[:8]}"
+        place.mkdir(parents=True)
+        (place / "reason.txt").write_text(f"{reason}\n", encoding="utf-8")
+        os.rename(self._parts / block, place / block)
+        sync_folder(self._parts)
+
+    def _check_plan(self, plan: Sequence[str], blocks: set[str]) -> None:
+        missing, extra = sorted(set(plan) - blocks), sorted(blocks - set(plan))
+        if missing:
+            raise StorageError(
+                f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
+                f"({_some(missing)}). Run: saliency-bench resume {self._folder}"
+            )
+        if extra:
+            raise StorageError(
+                f"{self._folder}: {len(extra)} blocks are not in the plan ({_some(extra)}): "
+                "they belong to another study. Choose another output folder."
+            )
+
+    def _parts_of(self, name: str, blocks: Sequence[str]) -> list[Any]:
+        files = [self._parts / block / f"{name}.parquet" for block in blocks]
+        with storing(self._parts):
+            return [from_parquet(name, file.read_bytes(), file) for file in files if file.exists()]
+
+
+def sealed_record(folder: Path) -> dict[str, Any] | None:
+    """What `digests.json` of a run folder says (`blocks`, `files`); None if it is not sealed.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    path = folder / DIGESTS
+    with storing(path):
+        if not path.exists():
+            return None
+        try:
+            return _parse_record(path, "blocks", list)
+        except _DamagedError as damage:
+            raise StorageError(
+                f"{path}: {damage}. Restore the file, or run the study again."
+            ) from damage
+
+
+def read_sealed(folder: Path) -> dict[str, bytes]:
+    """The verified Parquet bytes of a sealed run, by table.
+
+    Raises:
+        StorageError: the run is not sealed, or a file is missing, truncated or altered.
+    """
+    record = sealed_record(folder)
+    if record is None:
+        raise StorageError(f"{folder} is unfinished. Run: saliency-bench resume {folder}")
+    with storing(folder):
+        try:
+            return {name: _verified(folder, record["files"], name) for name in _tables_in(record)}
+        except _DamagedError as damage:
+            raise StorageError(
+                f"{folder}: {damage}. Restore the file, or delete the folder and run again."
+            ) from damage
+
+
+def _verify(part: Path) -> None:
+    if not part.is_dir():
+        raise _DamagedError("not a folder")
+    record = _parse_record(part / DIGESTS, "block", str)
+    if record["block"] != part.name:
+        raise _DamagedError(f"the part of block {record['block']!r} under another name")
+    if stray := {path.name for path in part.iterdir()} - record["files"].keys() - {DIGESTS}:
+        raise _DamagedError(f"{min(stray)} is not among the files that were written")
+    for name in _tables_in(record):
+        _verified(part, record["files"], name)
+
+
+def _parse_record(path: Path, key: str, kind: type) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError) as error:
+        raise _DamagedError(f"{path.name} is missing or is not JSON") from error
+    if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+        raise _DamagedError(f"{path.name} lacks {key!r}")
+    if not isinstance(record.get("files"), dict):
+        raise _DamagedError(f"{path.name} lacks 'files'")
+    return record
+
+
+def _tables_in(record: Mapping[str, Any]) -> list[str]:
+    """The tables a record lists. Only known names become paths: a record cannot point elsewhere."""
+    if foreign := record["files"].keys() - {f"{name}.parquet" for name in TABLES}:
+        raise _DamagedError(f"{DIGESTS} lists {min(foreign)!r}, which is no table")
+    return [name for name in TABLES if f"{name}.parquet" in record["files"]]
+
+
+def _verified(folder: Path, digests: Mapping[str, str], name: str) -> bytes:
+    path = folder / f"{name}.parquet"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _DamagedError(f"{path.name} is missing") from error
+    if sha256(data) != digests[path.name]:
+        raise _DamagedError(
+            f"{path.name} was truncated or altered: its SHA-256 is not the one recorded"
+        )
+    return data
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,88 @@
+"""A finished run read back: its tables, settings and manifest. Imports no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saliency_bench.errors import InputError, StorageError
+from saliency_bench.rows import TABLES
+from saliency_bench.store.durable import replace_file, storing, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST = "manifest.json"
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished study.
+
+    `tables` has a frame for every name in `rows.TABLES`, empty where the study made no such rows.
+    Booleans are pandas' nullable `boolean`; an integer column with nulls is float64 with NaN, as
+    pandas has it.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    settings: list[dict[str, Any]]
+    tables: "dict[str, pd.DataFrame]"
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder and verifies every table against its recorded digest.
+
+    Raises:
+        InputError: the folder is no run folder.
+        StorageError: the run is unfinished, or a file is missing or damaged.
+    """
+    from saliency_bench.store.parts import read_sealed
+
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{folder} is no run folder: it has no {MANIFEST}. "
+            "Give a folder that saliency-bench wrote."
+        )
+    data = read_sealed(folder)
+    return Run(
+        folder=folder,
+        manifest=_read_json(folder / MANIFEST, dict),
+        settings=_read_json(folder / SETTINGS, list),
+        tables={name: _frame(name, data.get(name), folder) for name in TABLES},
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes canonical JSON (keys sorted, one space of indentation) in one step.
+
+    Raises:
+        ValueError: NaN or infinity in `value`; the file is as it was.
+        StorageError: the disk refuses.
+    """
+    replace_file(Path(path), to_json(value))
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    with storing(path):
+        try:
+            value = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise StorageError(f"{path} is not JSON ({error}). Restore the file.") from error
+    if not isinstance(value, kind):
+        raise StorageError(f"{path}: expected a {kind.__name__}, got a {type(value).__name__}.")
+    return value
+
+
+def _frame(name: str, data: bytes | None, folder: Path) -> "pd.DataFrame":
+    import pandas as pd
+    import pyarrow as pa
+
+    from saliency_bench.store.tables import from_parquet, schema_of
+
+    where = folder / f"{name}.parquet"
+    table = schema_of(name).empty_table() if data is None else from_parquet(name, data, where)
+    # With nulls pandas would make a column of Python objects, on which `~` is arithmetic.
+    return table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)

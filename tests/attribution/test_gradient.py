@@ -1,0 +1,146 @@
+"""The primitive against a slow loop, one point at a time."""
+
+import pytest
+import torch
+from saliency_bench.attribution.gradient import GradientEngine
+from saliency_bench.attribution.points import Input, NoiseCloud, StraightPath
+
+B, T, D = 3, 4, 5
+
+
+def smooth_score(points, rows):
+    scale = torch.tensor([1.0, 2.0, 3.0], dtype=points.dtype)[rows]
+    return scale * (points.sum((1, 2)).sin() + (points**3).sum((1, 2)))
+
+
+@pytest.fixture
+def embeddings():
+    return torch.randn(B, T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def path(embeddings):
+    return StraightPath(("path",), embeddings, torch.zeros_like(embeddings))
+
+
+def slow_sums(path, nodes, weights):
+    sums = torch.zeros(len(weights), B, T, D, dtype=torch.float64)
+    for example in range(B):
+        for s, node in enumerate(nodes):
+            x, reference = path.embeddings[example], path.reference[example]
+            point = (reference + node * (x - reference)).clone().requires_grad_()
+            score = smooth_score(point[None], torch.tensor([example])).sum()
+            (gradient,) = torch.autograd.grad(score, point)
+            for k in range(len(weights)):
+                sums[k, example] += weights[k, s] * gradient
+    return sums
+
+
+def sums_of(score, budget, path, nodes, weights, embeddings):
+    engine = GradientEngine(score, budget)
+    _, gradient = engine.at_input(embeddings)
+    return engine, engine.weighted_sums(path, nodes, weights, embeddings, gradient)
+
+
+@pytest.mark.parametrize("budget", [1, T, 2 * T, 3 * T + 1, 1000])
+def test_sums_are_those_of_a_loop_whatever_the_token_budget(budget, embeddings, path):
+    nodes = [0.0, 0.25, 0.5, 1.0]
+    weights = torch.rand(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    _, sums = sums_of(smooth_score, budget, path, nodes, weights, embeddings)
+    # Sums of 4 terms in another order: a few rounding errors of the largest.
+    torch.testing.assert_close(sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max()))
+
+
+def test_the_gradient_at_the_input_is_paid_for_once(embeddings, path):
+    engine, _ = sums_of(smooth_score, 1000, path, [0.0, 0.5, 1.0], torch.ones(1, 3), embeddings)
+    assert engine.spent.gradients == B * (1 + 2)  # the clean pass, and two nodes that are not the input
+
+
+def test_a_sweep_costs_its_largest_setting_where_points_nest(embeddings, path):
+    nodes = [index / 8 for index in range(8)]
+    engine, _ = sums_of(smooth_score, 1000, path, nodes, torch.ones(4, 8), embeddings)
+    assert engine.spent.gradients == B * (1 + 8)
+
+
+def test_no_pass_exceeds_the_token_budget(embeddings, path):
+    seen = []
+
+    def watched(points, rows):
+        seen.append(points.shape[0] * points.shape[1])
+        return smooth_score(points, rows)
+
+    sums_of(watched, 2 * T, path, [0.0, 0.5], torch.ones(1, 2), embeddings)
+    assert max(seen) <= 2 * T
+
+
+@pytest.mark.parametrize("failing_call", [2, 3, 4])
+def test_running_out_of_memory_halves_the_chunk_and_changes_nothing(failing_call, embeddings, path):
+    calls = 0
+
+    def scarce(points, rows):
+        nonlocal calls
+        calls += 1
+        if calls == failing_call and len(points) > 1:
+            raise torch.OutOfMemoryError("injected")
+        return smooth_score(points, rows)
+
+    nodes, weights = [0.0, 0.25, 0.5, 0.75], torch.ones(1, 4, dtype=torch.float64)
+    engine, sums = sums_of(scarce, 4 * T, path, nodes, weights, embeddings)
+    assert engine.spent.budget_halvings == 1
+    torch.testing.assert_close(sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max()))
+
+
+def test_a_single_row_that_does_not_fit_is_an_error(embeddings, path):
+    def never(points, rows):
+        raise torch.OutOfMemoryError("injected")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        GradientEngine(never, T).at_input(embeddings)
+
+
+def test_half_precision_gradients_are_added_in_float32(embeddings):
+    halves = embeddings.to(torch.bfloat16)
+    points = Input(halves)
+    engine = GradientEngine(smooth_score, 1000)
+    _, gradient = engine.at_input(halves)
+    sums = engine.weighted_sums(points, (1.0,), torch.ones(1, 1), halves, gradient)
+    assert sums.dtype == torch.float32
+
+
+def cloud(embeddings, seed=0, special=False, ids=None, noisy=None):
+    ids = ids or tuple(tuple(range(row, row + T)) for row in range(B))
+    noisy = torch.ones(B, T, dtype=torch.bool) if noisy is None else noisy
+    return NoiseCloud(embeddings, noisy, ids, seed, special)
+
+
+def test_noise_belongs_to_the_text_the_seed_and_the_sample(embeddings):
+    here = cloud(embeddings)
+    flipped = cloud(embeddings.flip(0), ids=here.token_ids[::-1])
+    assert torch.equal(here.noise(0, 3), flipped.noise(B - 1, 3))
+    assert not torch.equal(here.noise(0, 3), here.noise(1, 3))
+    assert not torch.equal(here.noise(0, 3), here.noise(0, 4))
+    assert not torch.equal(here.noise(0, 3), cloud(embeddings, seed=1).noise(0, 3))
+
+
+def test_noise_does_not_depend_on_padding(embeddings):
+    padded = torch.cat([embeddings, torch.zeros(B, 3, D, dtype=embeddings.dtype)], 1)
+    noisy = torch.arange(T + 3)[None].expand(B, -1) < T
+    here, wide = cloud(embeddings), cloud(padded, noisy=noisy)
+    assert torch.equal(here.noise(1, 0), wide.noise(1, 0)[:T])
+    assert wide.noise(1, 0)[T:].abs().sum() == 0
+
+
+def test_noise_is_standard_normal(embeddings):
+    here = cloud(embeddings)
+    draws = torch.stack([here.noise(0, sample) for sample in range(2000)])
+    n = draws.numel()
+    # Mean and variance of n draws: standard errors n^-1/2 and (2/n)^1/2; five of each.
+    assert abs(float(draws.mean())) < 5 * n**-0.5
+    assert abs(float(draws.var()) - 1) < 5 * (2 / n) ** 0.5
+
+
+def test_points_of_a_noise_cloud_are_input_plus_scaled_noise(embeddings):
+    here = cloud(embeddings)
+    points = here.at(torch.tensor([2, 0]), [(0.5, 1), (2.0, 7)])
+    assert torch.equal(points[0], embeddings[2] + 0.5 * here.noise(2, 1))
+    assert torch.equal(points[1], embeddings[0] + 2.0 * here.noise(0, 7))

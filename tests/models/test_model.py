@@ -1,0 +1,119 @@
+"""Finding the embedding layer, replacing its output, leaving the model as found."""
+
+import pytest
+import saliency_bench as sb
+import torch
+from saliency_bench.errors import InputError
+from tiny import VOCABULARY, tiny_bert
+from torch import nn
+
+IDS = torch.tensor([[5, 9, 7, 6], [8, 5, 11, 30]])
+
+
+def classifier(config):
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config).double().eval()
+
+
+def configurations():
+    import transformers as t
+
+    small = {"vocab_size": VOCABULARY, "num_labels": 2}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return {
+        "bert": t.BertConfig(**small, **sizes),
+        "roberta": t.RobertaConfig(**small, **sizes, pad_token_id=1),
+        "electra": t.ElectraConfig(**small, **sizes, embedding_size=8),
+        "distilbert": t.DistilBertConfig(**small, dim=16, n_layers=1, n_heads=2, hidden_dim=16),
+        "gpt2": t.GPT2Config(**small, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0),
+        "llama": t.LlamaConfig(**small, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=0),
+        "t5": t.T5Config(**small, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+    }
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "gpt2", "llama"])
+def test_embeddings_replaced_by_themselves_change_nothing(family):
+    model = sb.wrap_model(classifier(configurations()[family]))
+    assert isinstance(model.embedding, nn.Embedding)
+    assert model.embedding.num_embeddings == VOCABULARY
+    plain = model.output(IDS)
+    assert torch.equal(model.output(IDS, embeddings=model.embed(IDS)), plain)
+    assert not torch.equal(model.output(IDS, embeddings=model.embed(IDS) * 1.1), plain)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_without_a_pad_token_a_block_gives_what_each_text_gives_alone(family):
+    module = classifier(configurations()[family])
+    assert module.config.pad_token_id is None
+    model = sb.wrap_model(module)
+    together = model.output(IDS)
+    assert module.config.pad_token_id is None
+    for row, found in zip(IDS, together, strict=True):
+        # One matrix product per row or for both: a few float64 rounding errors of logits of size 1.
+        torch.testing.assert_close(model.output(row[None])[0], found, rtol=0, atol=1e-12)
+
+
+def test_a_layer_that_is_called_twice_is_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(VOCABULARY, 4)
+
+        def forward(self, input_ids):
+            return (self.embedding(input_ids) + self.embedding(input_ids)).sum(1)
+
+    with pytest.raises(InputError, match="embedding, embedding"):
+        sb.wrap_model(Twice())
+
+
+def test_a_module_without_embeddings_is_refused():
+    with pytest.raises(InputError, match="embeddings="):
+        sb.wrap_model(nn.Linear(3, 2))
+
+
+def test_the_embedding_can_be_named_by_path_or_given():
+    module = tiny_bert()
+    path = "bert.embeddings.word_embeddings"
+    by_path = sb.wrap_model(module, embeddings=path)
+    given = sb.wrap_model(module, embeddings=module.get_submodule(path))
+    assert by_path.embedding is given.embedding is sb.wrap_model(module).embedding
+    with pytest.raises(InputError, match=r"did you mean 'bert\.embeddings\.word_embeddings'"):
+        sb.wrap_model(module, embeddings="bert.embeddings.word_embedding")
+
+
+def test_a_named_layer_that_does_not_fire_is_refused_when_used():
+    module = tiny_bert()
+    model = sb.wrap_model(module, embeddings=nn.Embedding(VOCABULARY, 16).double())
+    with pytest.raises(InputError, match="called 0 times"):
+        model.output(IDS, embeddings=torch.zeros(2, 4, 16, dtype=torch.float64))
+
+
+def test_frozen_restores_modes_and_flags_also_after_an_error():
+    module = tiny_bert().train()
+    module.bert.pooler.eval()
+    module.classifier.bias.requires_grad_(False)
+    model = sb.wrap_model(module)
+    modes = [layer.training for layer in module.modules()]
+    flags = [weight.requires_grad for weight in module.parameters()]
+    with pytest.raises(ZeroDivisionError), model.frozen():
+        assert not any(layer.training for layer in module.modules())
+        assert not any(weight.requires_grad for weight in module.parameters())
+        raise ZeroDivisionError
+    assert [layer.training for layer in module.modules()] == modes
+    assert [weight.requires_grad for weight in module.parameters()] == flags
+
+
+def test_a_custom_forward_is_called_instead():
+    module = tiny_bert()
+    calls = []
+
+    def forward(module, inputs):
+        calls.append(sorted(inputs))
+        return module(**inputs).logits * 2
+
+    model = sb.wrap_model(module, forward=forward)
+    plain = sb.wrap_model(module).output(IDS)
+    assert torch.equal(model.output(IDS, torch.ones_like(IDS).bool()), plain * 2)
+    assert calls[-1] == ["attention_mask", "input_ids"]

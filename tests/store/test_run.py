@@ -1,0 +1,123 @@
+"""A run is read back as it was written, or not at all."""
+
+import json
+
+import pandas as pd
+import pytest
+from saliency_bench.errors import InputError, StorageError
+from saliency_bench.rows import TABLES
+from saliency_bench.store.parts import PartStore
+from saliency_bench.store.run import read_run, write_json
+
+EXAMPLE = {
+    "cell_id": "c",
+    "example_id": "e0",
+    "text": "Très bon – 愛",
+    "predicted": 1,
+    "predicted_label": "positive",
+    "probability": 0.75,
+    "n_tokens": 6,
+    "truncated": False,
+}
+WARNING = {"cell_id": "c", "example_id": None, "source": "model", "message": "no pad token"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_json(tmp_path / "manifest.json", {"seed": 0})
+    write_json(tmp_path / "settings.json", [{"method": "vanilla"}])
+    store = PartStore(tmp_path)
+    gold = EXAMPLE | {"example_id": "e1", "gold": 1, "gold_label": "positive", "correct": True}
+    store.write("b0", {"examples": [EXAMPLE, gold], "warnings": [WARNING]})
+    store.seal(["b0"])
+    return tmp_path
+
+
+def test_a_run_comes_back_as_it_was_written(folder):
+    run = read_run(folder)
+    assert (run.folder, run.manifest, run.settings) == (
+        folder,
+        {"seed": 0},
+        [{"method": "vanilla"}],
+    )
+    examples = run.tables["examples"]
+    assert list(examples["text"]) == ["Très bon – 愛"] * 2
+    assert list(examples["probability"]) == [0.75, 0.75]
+    assert list(examples["gold"].isna()) == [True, False]
+    assert pd.isna(run.tables["warnings"]["example_id"][0])
+
+
+def test_every_table_is_there_with_its_columns(folder):
+    run = read_run(folder)
+    assert {name: list(frame.columns) for name, frame in run.tables.items()} == {
+        name: list(columns) for name, columns in TABLES.items()
+    }
+    assert len(run.tables["rows"]) == 0
+    assert run.tables["rows"]["value"].dtype == "float64"
+
+
+def test_booleans_with_nulls_can_be_negated(folder):
+    correct = read_run(folder).tables["examples"]["correct"]
+    assert correct.dtype == "boolean"
+    assert list((~correct).fillna(True)) == [True, False]
+
+
+def test_reading_changes_no_file(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    read_run(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_what_is_no_run_folder_is_bad_input(tmp_path, name):
+    with pytest.raises(InputError, match=r"no run folder: it has no manifest\.json"):
+        read_run(tmp_path / name)
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path):
+    write_json(tmp_path / "manifest.json", {})
+    PartStore(tmp_path).write("b0", {"warnings": [WARNING]})
+    with pytest.raises(StorageError, match="unfinished. Run: saliency-bench resume"):
+        read_run(tmp_path)
+
+
+def test_a_table_that_was_altered_is_named(folder):
+    path = folder / "examples.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match=r"examples\.parquet was truncated or altered"):
+        read_run(folder)
+    with pytest.raises(StorageError, match=r"examples\.parquet was truncated or altered"):
+        PartStore(folder).finished()
+
+
+def test_a_table_that_is_gone_is_named(folder):
+    (folder / "warnings.parquet").unlink()
+    with pytest.raises(StorageError, match=r"warnings\.parquet is missing"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "settings.json", "digests.json"])
+@pytest.mark.parametrize("content", ["", "{", "7"])
+def test_damaged_json_is_a_storage_error_that_names_the_file(folder, name, content):
+    (folder / name).write_text(content)
+    with pytest.raises(StorageError, match=name):
+        read_run(folder)
+
+
+def test_json_does_not_depend_on_the_order_of_keys(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": ["é", None]})
+    write_json(tmp_path / "b.json", {"a": ["é", None], "b": 1})
+    expected = '{\n "a": [\n  "é",\n  null\n ],\n "b": 1\n}\n'
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == expected
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_without_finite_numbers_is_refused_and_the_old_file_stays(tmp_path, value):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": value})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
