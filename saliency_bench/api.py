@@ -70,7 +70,7 @@ def attribute(
         given["baseline"] = baseline
     encoded = _encode_all(model, inputs, labels)
     budget = token_budget or conf_files.runtime_defaults()["token_budget"]
-    targets = list(target) if isinstance(target, list | tuple) else [target]
+    targets: list[str | int] = [target] if isinstance(target, str | int) else list(target)
     found: dict[tuple[int, int, int], AttributionMap] = {}
     with model.frozen():
         refs = References(model)
@@ -122,7 +122,7 @@ def evaluate(
             entry["grid"] = grid
     budget = token_budget or conf_files.runtime_defaults()["token_budget"]
     with model.frozen():
-        rows = judge_maps(References(model), maps, entries, removal, output, budget)
+        rows = judge_maps(References(model), maps, entries, removal, budget)
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
 
 
@@ -132,9 +132,7 @@ EVALUATION_COLUMNS = [
 ]  # fmt: skip
 
 
-def _encode_all(
-    model: Model, inputs: Inputs, labels: Sequence[int | str] | None
-) -> list[Encoded]:
+def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None) -> list[Encoded]:
     """Every input tokenised, whatever its form."""
     items = [inputs] if isinstance(inputs, str | Mapping | Example) else list(inputs)
     if not items:
@@ -155,7 +153,9 @@ def _encode_one(model: Model, item: Any, index: int, label: int | str | None) ->
         return task.encode(model, [item])[0]
     if isinstance(item, str):
         text, pair = item, None
-    elif isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(t, str) for t in item):
+    elif (
+        isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(t, str) for t in item)
+    ):
         text, pair = item
     else:
         raise InputError(
@@ -179,11 +179,15 @@ def _settings(
     for key in given:
         if key not in known:
             near = get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f". It has: {', '.join(known) or 'none'}"
+            hint = (
+                f"; did you mean {near[0]!r}?"
+                if near
+                else f". It has: {', '.join(known) or 'none'}"
+            )
             raise TypeError(f"{method}() has no hyperparameter {key!r}{hint}")
     values = {key: given.get(key, entry.get(key)) for key in known}
     if "baseline" not in given and "baseline" in values:
-        values["baseline"] = references.resolve(model, values["baseline"])
+        values["baseline"] = references.resolve(model, str(values["baseline"]))
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
     return [_setting(method, output, axis) for axis in axes]

@@ -62,7 +62,9 @@ class OpenBlock:
         self.model = self.references.model
         with torch.no_grad():
             self.logits = self.model.output(
-                self.batch.input_ids, self.batch.mask if self.batch.padded else None, self.batch.token_type_ids
+                self.batch.input_ids,
+                self.batch.mask if self.batch.padded else None,
+                self.batch.token_type_ids,
             )
         self.targets = task.choose_target(self.target, self.logits, self.batch, self.model.labels)
         self.probabilities = self.logits.double().softmax(-1)
@@ -85,12 +87,16 @@ class OpenBlock:
     def probe(self, removal: str) -> ReplacingProbe:
         """The removal operator's probe of this block."""
         if removal not in self._probes:
-            self._probes[removal] = ReplacingProbe(self.references, self.batch, removal, self.token_budget)
+            self._probes[removal] = ReplacingProbe(
+                self.references, self.batch, removal, self.token_budget
+            )
         return self._probes[removal]
 
     def context(self, output: str, seed: int) -> Context:
         """What methods may use."""
-        return Context(self.references, self.batch, self.targets, output, seed, self.token_budget, self.probe)
+        return Context(
+            self.references, self.batch, self.targets, output, seed, self.token_budget, self.probe
+        )
 
     def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
         """Maps of every setting, by setting id, in the order of the batch."""
@@ -115,7 +121,9 @@ class OpenBlock:
                 n_gradients=attribution.n_gradients,
                 **_numbers(attribution, row, len(item)),
             )
-            for row, (item, target) in enumerate(zip(self.batch.encoded, self.targets.tolist(), strict=True))
+            for row, (item, target) in enumerate(
+                zip(self.batch.encoded, self.targets.tolist(), strict=True)
+            )
         ]
 
 

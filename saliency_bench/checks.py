@@ -204,24 +204,40 @@ def _check_data(cfg: "Config") -> None:
 
 
 def _check_metrics(cfg: "Config") -> None:
+    from saliency_bench.evaluation import axioms, faithfulness  # noqa: F401 - they register the metrics
     from saliency_bench.evaluation.metrics import METRICS
 
     for name, entry in cfg.metric.items():
         metric, hyper = _component(METRICS, "metric", entry, f"metric.{name}")
         for key, value in hyper.items():
             typed(METRICS[metric], key, value, f"metric.{name}.{key}")
+        for key in hyper.keys() & {"grid", "fraction"}:
+            _check_fractions(f"metric.{name}.{key}", hyper[key])
+
+
+def _check_fractions(where: str, grid: Any) -> None:
+    """A grid by name, or fractions of the units."""
+    from saliency_bench.evaluation.grid import FRACTIONS, FULL
+
+    if isinstance(grid, str):
+        _one_of(where, grid, [*FRACTIONS, FULL])
+        return
+    _check_axis(where, as_list(grid))
+    for one in as_list(grid):
+        if isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one <= 1:
+            raise InputError(f"{where}={one!r}: expected a fraction above 0 and up to 1")
 
 
 def _check_choose(cfg: "Config") -> None:
     if cfg.choose is None:
         return
     _at_least("choose.n_examples", cfg.choose.n_examples, 1)
-    _one_of("choose.metric", cfg.choose.metric, list(cfg.metric))
     if cfg.data.get("split") in (None, cfg.choose.split):
         raise InputError(
             f"choose.split={cfg.choose.split}, data.split={cfg.data.get('split')}: what is chosen and what is "
             "reported must be two splits. Set choose=null to report every setting without choosing."
         )
+    _one_of("choose.metric", cfg.choose.metric, list(cfg.metric))
 
 
 def _at_least(key: str, value: int, least: int, most: int | None = None) -> None:

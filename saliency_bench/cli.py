@@ -15,33 +15,36 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 HELP = """\
-saliency-bench: how faithful are gradient saliency maps of a transformer, at what cost, and are they right?
+saliency-bench: how faithful are the gradient saliency maps of a transformer,
+at what cost, and are they right?
 
 Usage:
-  saliency-bench [run] [OVERRIDE ...]     run a study: table, figures, report page
-  saliency-bench report DIR               make tables, figures and page of a run again
-  saliency-bench explain TEXT [OVERRIDE ...]
-                                          a coloured token map per method, in the terminal
+  saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
+  saliency-bench report DIR                     make them again from a run's rows
+  saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
   saliency-bench list [methods|metrics|models|data|experiments]
 
 Examples:
-  saliency-bench                                            # quickstart: 30 sentences, minutes
+  saliency-bench                                # quickstart: 30 sentences, minutes
   saliency-bench experiment=method_comparison
-  saliency-bench method=[vanilla,smoothgrad] n_examples=100 method.smoothgrad.n_samples=50
-  saliency-bench 'method.smoothgrad.noise_std=[0.05,0.1,0.2]'   # a list is an axis
-  saliency-bench model=hub model.path=my-model data=file data.path=reviews.csv data.label=stars
+  saliency-bench method=[vanilla,smoothgrad] method.smoothgrad.n_samples=50
+  saliency-bench method.smoothgrad.noise_std=[0.05,0.1,0.2]     # a list is an axis
+  saliency-bench model=hub model.path=FOLDER_OR_HUB_ID
+  saliency-bench data=file data.path=reviews.csv data.text=review data.label=stars
   saliency-bench explain "a gripping, funny film" method=[integrated_gradients]
 
 Overrides are Hydra's, and so are its options:
-  --cfg job              print the configuration and stop
-  -m, --multirun         one study per combination of values: -m seed=0,1,2
-  --config-dir DIR       a folder of your own experiments, methods and models (it is trusted like code)
-  -sc install=bash       shell completion (bash, zsh, fish)
-  --hydra-help           the rest
+  --cfg job            print the configuration and stop
+  -m, --multirun       one study per combination of values: -m seed=0,1,2
+  --config-dir DIR     a folder of your own experiments, methods and models;
+                       it is trusted like code
+  -sc install=bash     shell completion (bash, zsh, fish)
+  --hydra-help         the rest
   -h, --help; --version
 
-Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a check of the numbers failed, 4 storage,
-5 out of memory, 130 interrupted. SALIENCY_BENCH_TRACEBACK=1 shows where an unexpected failure came from.
+Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 a check of the numbers
+failed, 4 storage, 5 out of memory, 130 interrupted. SALIENCY_BENCH_TRACEBACK=1
+shows where an unexpected failure came from.
 """
 
 #: What `list` shows, and the folder of conf/ that it stands in.

@@ -25,10 +25,10 @@ class StorageError(SaliencyBenchError, OSError):
     exit_code = 4
 
 
-def unknown(kind: str, name: object, known: "list[str]") -> InputError:
+def unknown(kind: str, name: object, known: list[str]) -> InputError:
     """The error for a name that is not in a list, with the nearest one suggested."""
     from difflib import get_close_matches
 
     near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}.".replace("? Known", "? Known"))
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}.")

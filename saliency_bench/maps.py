@@ -81,14 +81,22 @@ class AttributionMap:
     def _word(self, positions: Sequence[int]) -> Word:
         start = self.encoded.offsets[positions[0]][0]
         end = self.encoded.offsets[positions[-1]][1]
-        source = self.encoded.text if self.encoded.segments[positions[0]] == 0 else self.encoded.text_pair
+        source = (
+            self.encoded.text
+            if self.encoded.segments[positions[0]] == 0
+            else self.encoded.text_pair
+        )
         known = start >= 0 and source is not None
         text = source[start:end] if known and source else "".join(self.tokens[p] for p in positions)
         return Word(text, float(self.scores[list(positions)].sum()), start, end)
 
     def save(self, path: str | Path) -> None:
         """Writes the map as JSON; floats survive exactly."""
-        value = asdict(self) | {"format": FORMAT, "scores": self.scores.tolist(), "setting": dict(self.setting)}
+        value = asdict(self) | {
+            "format": FORMAT,
+            "scores": self.scores.tolist(),
+            "setting": dict(self.setting),
+        }
         value["draws"] = None if self.draws is None else self.draws.tolist()
         Path(path).write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -108,7 +116,9 @@ class AttributionMap:
             value["draws"] = None if value["draws"] is None else np.asarray(value["draws"])
             return cls(encoded=Encoded(**encoded), **value)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no saved attribution map ({type(error).__name__}: {error})") from error
+            raise InputError(
+                f"{path} is no saved attribution map ({type(error).__name__}: {error})"
+            ) from error
 
     @classmethod
     def from_scores(
@@ -117,25 +127,39 @@ class AttributionMap:
         like: "AttributionMap",
         *,
         name: str = "scores",
-        completeness_gap: float | None = None,
+        draws: Float[np.ndarray, "N T"] | None = None,
     ) -> "AttributionMap":
         """Anybody's scores for the input of another map, to be judged like our own.
 
         Args:
             scores: one per token of `like`, special tokens included.
-            like: a map of the same input, which brings tokens and explained class.
+            like: a map of the same input (`attribute(model, texts, "random")` is cheap), which brings tokens
+                and explained class.
             name: how the scores are called in tables.
+            draws: further score vectors as good as `scores`, over which metrics are averaged.
 
         Raises:
             InputError: the number of scores is not the number of tokens, or one is not finite.
         """
         values = np.asarray(scores, dtype=np.float64)
         if values.shape != (len(like.tokens),):
-            raise InputError(f"expected {len(like.tokens)} scores, one per token, got shape {values.shape}")
+            raise InputError(
+                f"expected {len(like.tokens)} scores, one per token of {like.example_id}, "
+                f"got shape {values.shape}"
+            )
         if not np.isfinite(values).all():
-            raise InputError(f"score {int(np.argmin(np.isfinite(values)))} is not a finite number")
-        setting = {"name": name, "method": "file", "backend": "none", "reduction": "none", "setting_id": name}
-        return cls(like.encoded, setting, values, like.target, like.label, like.probability, like.input_index, completeness_gap)
+            where = int(np.argmin(np.isfinite(values)))
+            raise InputError(f"scores[{where}] is {values[where]}, expected a finite number")
+        setting = {"name": name, "method": "file", "backend": "none", "setting_id": name}
+        return replace(
+            like,
+            setting=setting,
+            scores=values,
+            draws=draws,
+            completeness_gap=None,
+            output_difference=None,
+            n_gradients=0,
+        )
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
         """Tokens and scores in order."""
@@ -144,7 +168,7 @@ class AttributionMap:
     def _repr_html_(self) -> str:
         from saliency_bench.report.heatmap import map_to_html
 
-        return map_to_html(self)
+        return str(map_to_html(self))
 
     def __rich__(self) -> Any:
         from saliency_bench.report.heatmap import map_to_rich

@@ -41,7 +41,9 @@ class Registry(Generic[T]):
     def hyperparameters(self, name: str) -> list[str]:
         """The keyword-only parameters of a component: what a configuration may and must say."""
         parameters = inspect.signature(self[name]).parameters.values()
-        return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        return [
+            parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+        ]
 
     def check(self, name: str, given: Mapping[str, Any], where: str) -> None:
         """Refuses hyperparameters that the component does not have, and names those that are missing."""

@@ -95,7 +95,12 @@ TABLES: dict[str, dict[str, str]] = {
         "peak_bytes": "int64",  # growth of resident (CPU) or allocated (CUDA) memory; null where unknown
         "device": "string",
     },
-    "warnings": {"cell_id": "string", "example_id": "string", "source": "string", "message": "string"},
+    "warnings": {
+        "cell_id": "string",
+        "example_id": "string",
+        "source": "string",
+        "message": "string",
+    },
 }
 
 SORT_KEYS: dict[str, list[str]] = {
@@ -111,7 +116,9 @@ SORT_KEYS: dict[str, list[str]] = {
 
 def digest(value: Any, length: int = 12) -> str:
     """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    canonical = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
@@ -144,7 +151,8 @@ class Setting:
     def to_dict(self) -> dict[str, Any]:
         """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""
         flat = asdict(self)
-        return flat.pop("hyper") | flat | {"setting_id": self.id}
+        hyper: dict[str, Any] = flat.pop("hyper")
+        return hyper | flat | {"setting_id": self.id}
 
 
 def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -112,7 +112,11 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     removal = references.resolve(model, config.evaluation.removal, "evaluation.removal")
     warnings += [
-        {"example_id": item.example_id, "source": item.example_id, "message": "the text is longer than the model allows and was cut"}
+        {
+            "example_id": item.example_id,
+            "source": item.example_id,
+            "message": "the text is longer than the model allows and was cut",
+        }
         for item in encoded
         if item.truncated
     ]
@@ -133,7 +137,11 @@ def load_examples(config: Any) -> list[Example]:
 
 def load_configured_model(config: Any) -> Model:
     """The model that `model` and `runtime` name."""
-    runtime = {"dtype": config.runtime.dtype, "device": config.runtime.device, "attention": config.runtime.attention}
+    runtime = {
+        "dtype": config.runtime.dtype,
+        "device": config.runtime.device,
+        "attention": config.runtime.attention,
+    }
     if config.model.name == "default":
         return loading.load_default(training_seed=config.model.training_seed, **runtime)
     return loading.load_model(
@@ -154,7 +162,13 @@ def fit_settings(
                 hyper[key] = references.resolve(model, hyper[key], f"method.{setting.name}.{key}")
                 if hyper[key] != setting.hyper[key]:
                     message = f"{model.name} has no {setting.hyper[key]} token: {key} is {hyper[key]} instead"
-                    warnings.append({"example_id": "", "source": f"method.{setting.name}.{key}", "message": message})
+                    warnings.append(
+                        {
+                            "example_id": "",
+                            "source": f"method.{setting.name}.{key}",
+                            "message": message,
+                        }
+                    )
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings
@@ -200,7 +214,9 @@ def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
     """What the model makes of each text."""
     probability = block.probability(block.predicted).tolist()
     rows = []
-    for row, (item, predicted) in enumerate(zip(block.batch.encoded, block.predicted.tolist(), strict=True)):
+    for row, (item, predicted) in enumerate(
+        zip(block.batch.encoded, block.predicted.tolist(), strict=True)
+    ):
         rows.append(
             {
                 "example_id": item.example_id,
@@ -246,12 +262,12 @@ def _choose(
     study: Study, folder: Path, command: Sequence[str], progress: Progress
 ) -> dict[str, Any] | None:
     """The setting of each method entry that is best on the split where the study chooses, if it does."""
-    from saliency_bench.stats import best_settings
-    from saliency_bench.store.run import read_run
-
     choose = study.config.choose
     if choose is None:
         return None
+    from saliency_bench.stats import best_settings
+    from saliency_bench.store.run import read_run
+
     config = replace(
         study.config,
         data=study.config.data | {"split": choose.split},
@@ -262,14 +278,21 @@ def _choose(
     )
     chosen_in = run(config, study.settings, command, progress)
     best = best_settings(read_run(chosen_in), choose.metric)
-    return {"split": choose.split, "n_examples": choose.n_examples, "metric": choose.metric, "best": best}
+    return {
+        "split": choose.split,
+        "n_examples": choose.n_examples,
+        "metric": choose.metric,
+        "best": best,
+    }
 
 
 def _identity(
     config: Any, settings: Sequence[Setting], model: Model, encoded: Sequence[Encoded]
 ) -> dict[str, Any]:
     plain = asdict(config)
-    kept = {key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")}
+    kept = {
+        key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")
+    }
     inputs = [[item.example_id, item.input_ids, item.token_type_ids, item.gold] for item in encoded]
     provenance = collect(_computation(config, model), command=[], started=datetime.now(UTC))
     return {
@@ -354,5 +377,3 @@ def _manifest(
         "parts_resumed": n_resumed,
         **provenance,
     }
-
-

@@ -5,7 +5,7 @@ K settings or fractions, C classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -75,6 +75,7 @@ class Curve:
     Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
     `deletion[i]` is the probability of the explained class with the top k[i] removed, `insertion[i]` with only
     the top k[i] kept; so deletion[0] is the full text and insertion[0] the empty one.
+    The log-odds log p - log(1 - p) are kept beside them, since they cannot be had from a p near 1.
     `flipped[i]`: without the top k[i] units the model predicts another class than on the full text.
     """
 
@@ -82,4 +83,6 @@ class Curve:
     k: Int[np.ndarray, " K"]
     deletion: Float[np.ndarray, " K"]
     insertion: Float[np.ndarray, " K"]
-    flipped: Bool[np.ndarray, " K"] = field(default_factory=lambda: np.zeros(0, bool))
+    deletion_log_odds: Float[np.ndarray, " K"]
+    insertion_log_odds: Float[np.ndarray, " K"]
+    flipped: Bool[np.ndarray, " K"]

@@ -1,4 +1,4 @@
-"""Builds the bundled dataset from the original tab-separated file: prepare_movie_reviews.py SNIPPETS.tsv"""
+"""Builds the bundled dataset from the original tab-separated file: prepare_movie_reviews.py SNIPPETS.tsv."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fine-tunes the adapters of the default model, one per training seed: train_default_model.py [SEED ...]"""
+"""Fine-tunes the adapters of the default model, one per training seed: train_default_model.py [SEED ...]."""
 
 import json
 import sys
@@ -14,19 +14,30 @@ from saliency_bench.models.training import Recipe, accuracy, fine_tune
 
 def main(seeds: list[int]) -> None:
     """Trains, writes the adapter in half precision with its measured accuracy beside it."""
-    splits = {name: movie_reviews.load(name) for name in movie_reviews.SPLITS}
+    splits = {name: movie_reviews.load(split=name) for name in movie_reviews.SPLITS}
     for seed in seeds:
         started = time.perf_counter()
         model, tokenizer = fine_tune(
-            encoder_folder(), splits["train"], labels=movie_reviews.LABELS, seed=seed, recipe=Recipe()
+            encoder_folder(),
+            splits["train"],
+            labels=movie_reviews.LABELS,
+            seed=seed,
+            recipe=Recipe(),
         )
         minutes = (time.perf_counter() - started) / 60
         model = model.to(torch.float16).to(torch.float32)  # measure what is shipped
         card = {"training_seed": seed, "minutes": round(minutes, 1), "torch": torch.__version__}
         for name in ("validation", "test"):
             right = accuracy(model, tokenizer, splits[name])
-            clear = [ok for ok, example in zip(right, splits[name]) if abs(example.extra["rating"]) >= 0.5]
-            card |= {f"{name}_accuracy": sum(right) / len(right), f"{name}_accuracy_clear": sum(clear) / len(clear)}
+            clear = [
+                ok
+                for ok, example in zip(right, splits[name], strict=True)
+                if abs(example.extra["rating"]) >= 0.5
+            ]
+            card |= {
+                f"{name}_accuracy": sum(right) / len(right),
+                f"{name}_accuracy_clear": sum(clear) / len(clear),
+            }
         folder = ADAPTERS / f"seed{seed}"
         model.to(torch.float16).save_pretrained(folder)
         tidy(folder)

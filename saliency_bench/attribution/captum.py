@@ -57,7 +57,9 @@ def input_x_gradient(ctx: Context) -> Result:
     return InputXGradient(ctx.score).attribute(**_inputs(ctx)), 1, None
 
 
-def smoothgrad(ctx: Context, *, n_samples: int, noise_std: float, noise_special_tokens: bool) -> Result:
+def smoothgrad(
+    ctx: Context, *, n_samples: int, noise_std: float, noise_special_tokens: bool
+) -> Result:
     """`NoiseTunnel(Saliency(abs=False))`, given our noise instead of its own draws."""
     from captum.attr import Saliency
 
@@ -112,7 +114,9 @@ def _tunnel(inner: Any, cloud: NoiseCloud) -> Any:
     class SharedNoiseTunnel(NoiseTunnel):  # type: ignore[misc]
         drawn = 0
 
-        def _add_noise_to_input(self, input: Tensor, stdev: float, nt_samples_partition: int) -> Tensor:
+        def _add_noise_to_input(
+            self, input: Tensor, stdev: float, nt_samples_partition: int
+        ) -> Tensor:
             samples = range(self.drawn, self.drawn + nt_samples_partition)
             self.drawn += nt_samples_partition
             rows = torch.arange(len(input), device=input.device).repeat_interleave(len(samples))

@@ -1,6 +1,6 @@
 """What a method may use: one batch, its clean pass, the gradient primitive, baselines and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,7 +38,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.engine = GradientEngine(self.score, self.token_budget)
-        self._reference_scores: dict[tuple[str, str], Float[Tensor, " B"]] = {}
+        self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "B T D"]:

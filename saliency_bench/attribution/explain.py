@@ -1,6 +1,7 @@
 """Settings to attributions: the settings of a batch that use the same points share their gradients."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,7 @@ def distinct_gradients(ctx: Context, settings: Sequence[Setting]) -> int:
     return sum(map(len, nodes.values()))
 
 
-def _compute(
-    ctx: Context, family: Sequence[tuple[Setting, GradientSum]]
-) -> dict[str, Attribution]:
+def _compute(ctx: Context, family: Sequence[tuple[Setting, GradientSum]]) -> dict[str, Attribution]:
     """All settings of one family of points, from one pass over the union of their nodes."""
     nodes = sorted({node for _, plan in family for node in plan.nodes}, key=_sample_first)
     column = {node: index for index, node in enumerate(nodes)}
@@ -62,11 +61,12 @@ def _compute(
         family[0][1].points, nodes, torch.from_numpy(weights), ctx.embeddings, ctx.clean_gradient
     )
     return {
-        setting.id: _finish(ctx, setting, plan, sums[row]) for row, (setting, plan) in enumerate(family)
+        setting.id: _finish(ctx, setting, plan, sums[row])
+        for row, (setting, plan) in enumerate(family)
     }
 
 
-def _sample_first(node: object) -> object:
+def _sample_first(node: Any) -> Any:
     # Noise levels of one sample stand side by side, so that its draw is used while it is warm.
     return (node[1], node[0]) if isinstance(node, tuple) else node
 

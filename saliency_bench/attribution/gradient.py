@@ -47,7 +47,9 @@ class GradientEngine:
             self._gradients(embeddings[chunk], rows[chunk])
             for chunk in self._chunks(len(rows), embeddings.shape[1])
         ]
-        return torch.cat([score for score, _ in parts]), torch.cat([gradient for _, gradient in parts])
+        return torch.cat([score for score, _ in parts]), torch.cat(
+            [gradient for _, gradient in parts]
+        )
 
     def weighted_sums(
         self,
@@ -71,8 +73,12 @@ class GradientEngine:
             index = torch.arange(chunk.start, chunk.stop, device=embeddings.device)
             row_example = index // len(asked)
             row_node = [asked[row % len(asked)] for row in range(chunk.start, chunk.stop)]
-            _, gradient = self._gradients(points.at(row_example, [nodes[s] for s in row_node]), row_example)
-            _accumulate(sums, weights[:, row_node], gradient.to(dtype), row_example, chunk, len(asked))
+            _, gradient = self._gradients(
+                points.at(row_example, [nodes[s] for s in row_node]), row_example
+            )
+            _accumulate(
+                sums, weights[:, row_node], gradient.to(dtype), row_example, chunk, len(asked)
+            )
         return sums
 
     def _chunks(self, n_rows: int, width: int) -> Iterator[slice]:

@@ -62,8 +62,10 @@ def vanilla(ctx: Context) -> GradientSum:
 
 @method("product")
 def input_x_gradient(ctx: Context) -> GradientSum:
-    """x ⊙ ∇F(x) (Shrikumar et al. 2016, section 2)."""
-    return GradientSum(Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,), multiplier=ctx.embeddings)
+    """X ⊙ ∇F(x) (Shrikumar et al. 2016, section 2)."""
+    return GradientSum(
+        Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,), multiplier=ctx.embeddings
+    )
 
 
 @method("gradient")
@@ -77,7 +79,9 @@ def smoothgrad(
     """
     std = noise_std * ctx.embedding_std
     nodes = [(std, sample) for sample in range(n_samples)]
-    return GradientSum(ctx.noise_cloud(noise_special_tokens), nodes, weights=[1 / n_samples] * n_samples)
+    return GradientSum(
+        ctx.noise_cloud(noise_special_tokens), nodes, weights=[1 / n_samples] * n_samples
+    )
 
 
 @method("product")
@@ -101,7 +105,9 @@ def random(ctx: Context, *, n_rankings: int) -> Attribution:
     for row, item in enumerate(ctx.batch.encoded):
         for draw in range(n_rankings):
             stream = generator_for("cpu", "random", ctx.seed, token_hash(item.input_ids), draw)
-            draws[draw, row, : len(item)] = torch.rand(len(item), generator=stream, dtype=torch.float64)
+            draws[draw, row, : len(item)] = torch.rand(
+                len(item), generator=stream, dtype=torch.float64
+            )
     draws *= ctx.batch.attributable.cpu()
     return Attribution(scores=draws[0], n_gradients=0, draws=draws)
 
@@ -112,11 +118,13 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     attributable = ctx.batch.attributable.cpu().numpy()
     asked = [(row, token) for row, token in np.argwhere(attributable)]
     examples = np.array([row for row, _ in asked], dtype=int)
-    keep = [np.arange(length) != token for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples])]
+    keep = [
+        np.arange(length) != token
+        for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples], strict=True)
+    ]
     logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
     without = task.OUTPUTS[ctx.output](logits, ctx.target.cpu()[examples])
     scores = torch.zeros(attributable.shape, dtype=torch.float64)
     for (row, token), score in zip(asked, without.tolist(), strict=True):
         scores[row, token] = float(ctx.clean_score[row]) - score
     return Attribution(scores=scores, n_gradients=0)
-

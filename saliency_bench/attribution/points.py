@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from saliency_bench.seeding import generator_for, token_hash
 
 
+@runtime_checkable  # the tests check annotations while they run
 class Points(Protocol):
     """A family of points in embedding space, one per example and node.
 
@@ -59,7 +60,9 @@ class StraightPath:
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[float]) -> Float[Tensor, "R T D"]:
         """Interpolated in the embeddings' type; α is exact in float64 before it is rounded to it."""
         alpha = torch.tensor(nodes, dtype=self.embeddings.dtype, device=self.embeddings.device)
-        return torch.lerp(self.reference[row_example], self.embeddings[row_example], alpha[:, None, None])
+        return torch.lerp(
+            self.reference[row_example], self.embeddings[row_example], alpha[:, None, None]
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ class NoiseCloud:
     ) -> Float[Tensor, "R T D"]:
         """The noisy embeddings of the rows."""
         points = self.embeddings[row_example]
-        for row, (example, (std, sample)) in enumerate(zip(row_example.tolist(), nodes, strict=True)):
+        for row, (example, (std, sample)) in enumerate(
+            zip(row_example.tolist(), nodes, strict=True)
+        ):
             points[row] += std * self.noise(example, sample)
         return points
 
@@ -102,6 +107,8 @@ class NoiseCloud:
         drawn = torch.randn(
             len(ids), depth, generator=stream, dtype=torch.float32, device=self.embeddings.device
         )
-        noise = torch.zeros(width, depth, dtype=self.embeddings.dtype, device=self.embeddings.device)
+        noise = torch.zeros(
+            width, depth, dtype=self.embeddings.dtype, device=self.embeddings.device
+        )
         noise[: len(ids)] = drawn
         return noise * self.noisy[example, :, None]

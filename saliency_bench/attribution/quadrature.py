@@ -32,7 +32,9 @@ def midpoint(n: int) -> Rule:
 def trapezoid(n: int) -> Rule:
     """Trapezoidal rule: nodes k/(n-1), weights 1/(n-1), halved at both ends; error O(1/n²)."""
     if n < 2:
-        raise InputError(f"n_steps={n}: the trapezoidal rule needs both ends of the path, so at least 2")
+        raise InputError(
+            f"n_steps={n}: the trapezoidal rule needs both ends of the path, so at least 2"
+        )
     weights = np.full(n, 1 / (n - 1))
     weights[[0, -1]] /= 2
     return np.linspace(0, 1, n), weights

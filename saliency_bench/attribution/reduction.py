@@ -10,7 +10,7 @@ Reduction = Callable[[Float[Tensor, "B T D"], Float[Tensor, "B T D"]], Float[Ten
 
 def l2(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
     """Euclidean norm: unsigned."""
-    return values.norm(dim=-1)
+    return values.square().sum(-1).sqrt()
 
 
 def l1(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:

@@ -53,7 +53,9 @@ def checked_setting(
     if method == "vanilla" and reduction == "dot":
         method, reduction = "input_x_gradient", "sum"
     if method not in BACKENDS[backend]:
-        raise InputError(f"{where}: the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}.")
+        raise InputError(
+            f"{where}: the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}."
+        )
     return Setting(name, method, backend, reduction, target, output, seed, dict(hyper))
 
 
@@ -63,7 +65,12 @@ def _check_numbers(where: str, hyper: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{where}.{key}={value}: expected a whole number of at least 1")
     std = hyper.get("noise_std", 0.0)
-    if isinstance(std, bool) or not isinstance(std, int | float) or not math.isfinite(std) or std < 0:
+    if (
+        isinstance(std, bool)
+        or not isinstance(std, int | float)
+        or not math.isfinite(std)
+        or std < 0
+    ):
         raise InputError(f"{where}.noise_std={std}: expected a finite number of at least 0")
     if "quadrature" in hyper:
         try:

@@ -27,9 +27,7 @@ def timing_rows(
     measuring it takes time. The model must be frozen.
     """
     device = refs.model.device
-    runs = {
-        setting.id: _explainer(refs, encoded, setting, token_budget) for setting in settings
-    }
+    runs = {setting.id: _explainer(refs, encoded, setting, token_budget) for setting in settings}
     synchronize = synchronizer(device)
     seconds = measure(runs, n_repeats=n_repeats, n_warmup=n_warmup, synchronize=synchronize)
     rows = []

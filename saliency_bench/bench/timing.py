@@ -87,7 +87,10 @@ def interleaved_ratio(
 
 
 def _seconds(
-    name: str, run: Callable[[], object], synchronize: Callable[[], None], clock: Callable[[], float]
+    name: str,
+    run: Callable[[], object],
+    synchronize: Callable[[], None],
+    clock: Callable[[], float],
 ) -> float:
     try:
         synchronize()

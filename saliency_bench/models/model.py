@@ -50,7 +50,8 @@ class Model:
     @torch.no_grad()
     def embed(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """The embedding layer's output for token ids, scaled as the model scales it."""
-        return self.embedding(input_ids).detach()
+        output: Tensor = self.embedding(input_ids)
+        return output.detach()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -91,7 +92,7 @@ class Model:
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
         # Classifiers without a pad token refuse batches, because they could not tell where a padded text ends.
         # In a block of equal lengths there is nothing to tell.
-        config = getattr(self.module, "config", None)
+        config: Any = getattr(self.module, "config", None)
         lift = unpadded and hasattr(config, "pad_token_id") and config.pad_token_id is None
         if not lift:
             yield

@@ -19,7 +19,9 @@ VANISHING_EPSILONS = 64
 class Findings:
     """What the probe saw; `sum_vanishes` decides whether raw gradients may be summed."""
 
-    hook_difference: float  # largest difference of logits with the embeddings replaced by themselves
+    hook_difference: (
+        float  # largest difference of logits with the embeddings replaced by themselves
+    )
     repeat_difference: float  # the same input twice
     batch_difference: float  # alone, and beside another row
     padding_difference: float | None  # alone, and padded on the right; None without a pad token
@@ -31,7 +33,9 @@ class Findings:
         return asdict(self)
 
 
-def inspect_model(model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None) -> Findings:
+def inspect_model(
+    model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None
+) -> Findings:
     """Probes a model on one tokenised text.
 
     Raises:
@@ -46,10 +50,22 @@ def inspect_model(model: Model, input_ids: tuple[int, ...], types: tuple[int, ..
         batch = _difference(logits, _beside_another(model, ids, token_types))
         padding = _padding_difference(model, ids, token_types, logits)
         gradient = _gradient(model, ids, token_types)
-    _require(repeat == 0, model, f"gives other outputs for the same input (by {repeat:.2g}): is it random?")
+    _require(
+        repeat == 0,
+        model,
+        f"gives other outputs for the same input (by {repeat:.2g}): is it random?",
+    )
     tolerance = 1e3 * torch.finfo(model.dtype).eps * max(1.0, float(logits.abs().max()))
-    _require(hook <= tolerance, model, f"changes by {hook:.2g} when its embeddings are replaced by themselves")
-    _require(batch <= tolerance, model, f"gives a text another output beside another text (by {batch:.2g})")
+    _require(
+        hook <= tolerance,
+        model,
+        f"changes by {hook:.2g} when its embeddings are replaced by themselves",
+    )
+    _require(
+        batch <= tolerance,
+        model,
+        f"gives a text another output beside another text (by {batch:.2g})",
+    )
     _require(bool(gradient.isfinite().all()), model, "has gradients that are not finite")
     _require(bool((gradient != 0).any()), model, "has a zero gradient at its embeddings")
     share = _sum_share(gradient)
@@ -99,7 +115,9 @@ def _gradient(
 def _sum_share(gradient: Float[Tensor, "T D"]) -> float:
     gradient = gradient.double()
     magnitude = gradient.abs().sum(-1)
-    return float((gradient.sum(-1).abs() / magnitude.clamp_min(torch.finfo(torch.float64).tiny)).max())
+    return float(
+        (gradient.sum(-1).abs() / magnitude.clamp_min(torch.finfo(torch.float64).tiny)).max()
+    )
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

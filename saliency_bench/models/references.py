@@ -54,13 +54,17 @@ class References:
     def _compute(self, name: str) -> Float[Tensor, " D"]:
         model = self.model
         if not available(model, name):
-            raise InputError(f"the tokenizer of {model.name} has no {name} token. Use mask, pad, zero or mean.")
+            raise InputError(
+                f"the tokenizer of {model.name} has no {name} token. Use mask, pad, zero or mean."
+            )
         if name in TOKENS:
             token = getattr(model.tokenizer, TOKENS[name])
             return model.embed(torch.tensor([[token]], device=model.device))[0, 0]
         if name == "mean":
             return self._matrix().mean(0)
-        return torch.zeros_like(model.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device))[0, 0])
+        return torch.zeros_like(
+            model.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device))[0, 0]
+        )
 
     def _matrix(self) -> Float[Tensor, "V D"]:
         layer = self.model.embedding
@@ -70,4 +74,6 @@ class References:
                 "could be taken: use another baseline, or a method without noise"
             )
         # Through the layer, not its weight: some layers scale their output.
-        return self.model.embed(torch.arange(layer.num_embeddings, device=self.model.device)[None])[0]
+        return self.model.embed(torch.arange(layer.num_embeddings, device=self.model.device)[None])[
+            0
+        ]

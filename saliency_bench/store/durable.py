@@ -13,12 +13,12 @@ from typing import Any
 from saliency_bench.errors import StorageError
 
 _ADVICE = {
-    errno.ENOSPC: "Free some space and resume the run",
-    errno.EDQUOT: "Free some of your quota and resume the run",
+    errno.ENOSPC: "Free some space and run again",
+    errno.EDQUOT: "Free some of your quota and run again",
     errno.EROFS: "Choose an output folder on a file system that can be written",
     errno.EACCES: "Choose an output folder that you may read and write",
     errno.EPERM: "Choose an output folder that you may read and write",
-    errno.EIO: "Check the disk, then resume the run",
+    errno.EIO: "Check the disk, then run again",
     errno.ENAMETOOLONG: "Choose an output folder with a shorter path",
 }
 
@@ -31,8 +31,9 @@ def storing(path: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "Check the folder, then resume the run")
-        raise StorageError(f"{path}: {error.strerror or error}. {advice}.") from error
+        advice = _ADVICE.get(error.errno or 0, "Check the folder, then run again")
+        message = f"{path}: {error.strerror or error}. {advice}; finished blocks are kept."
+        raise StorageError(message) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,14 +58,17 @@ def write_new(path: Path, data: bytes) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Puts `data` at `path` in one step: a reader sees the old file or the new one.
 
+    The folder is made if need be.
+
     Raises:
         StorageError: the operating system refused; the old file is as it was.
     """
     staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_new(staging, data)
-            os.replace(staging, path)
+            staging.replace(path)
         finally:
             staging.unlink(missing_ok=True)
         sync_folder(path.parent)

@@ -1,7 +1,6 @@
 """What a run has finished, block by block: a block is on disk completely or not at all."""
 
 import json
-import os
 import re
 import shutil
 import uuid
@@ -54,9 +53,7 @@ class PartStore:
                 f"block {block!r}: expected a file name of letters, digits, '.', '_' and '-'"
             )
         if (self._parts / block).exists() or self._record() is not None:
-            raise StorageError(
-                f"{self._parts / block}: this block is finished already. Resume the run."
-            )
+            raise StorageError(f"{self._parts / block}: this block is finished already.")
         files = {
             f"{name}.parquet": to_parquet(to_table(name, rows)) for name, rows in tables.items()
         }
@@ -121,7 +118,7 @@ class PartStore:
             for name, data in files.items():
                 write_new(staging / name, data)
             sync_folder(staging)
-            os.rename(staging, self._parts / block)
+            staging.rename(self._parts / block)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -139,7 +136,7 @@ class PartStore:
         place = self._set_aside / f"{block}-{uuid.uuid4().hex[:8]}"
         place.mkdir(parents=True)
         (place / "reason.txt").write_text(f"{reason}\n", encoding="utf-8")
-        os.rename(self._parts / block, place / block)
+        (self._parts / block).rename(place / block)
         sync_folder(self._parts)
 
     def _check_plan(self, plan: Sequence[str], blocks: set[str]) -> None:
@@ -147,7 +144,7 @@ class PartStore:
         if missing:
             raise StorageError(
                 f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
-                f"({_some(missing)}). Run: saliency-bench resume {self._folder}"
+                f"({_some(missing)}). Run the same command again: finished blocks are kept."
             )
         if extra:
             raise StorageError(
@@ -187,7 +184,9 @@ def read_sealed(folder: Path) -> dict[str, bytes]:
     """
     record = sealed_record(folder)
     if record is None:
-        raise StorageError(f"{folder} is unfinished. Run: saliency-bench resume {folder}")
+        raise StorageError(
+            f"{folder} is unfinished. Run the same command again: finished blocks are kept."
+        )
     with storing(folder):
         try:
             return {name: _verified(folder, record["files"], name) for name in _tables_in(record)}

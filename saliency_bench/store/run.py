@@ -41,11 +41,7 @@ def read_run(folder: Path) -> Run:
     from saliency_bench.store.parts import read_sealed
 
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        raise InputError(
-            f"{folder} is no run folder: it has no {MANIFEST}. "
-            "Give a folder that saliency-bench wrote."
-        )
+    _require_finished(folder)
     data = read_sealed(folder)
     return Run(
         folder=folder,
@@ -63,6 +59,19 @@ def write_json(path: Path, value: Any) -> None:
         StorageError: the disk refuses.
     """
     replace_file(Path(path), to_json(value))
+
+
+def _require_finished(folder: Path) -> None:
+    if (folder / MANIFEST).is_file():  # the last file that a run writes
+        return
+    if (folder / "parts").is_dir() or (folder / SETTINGS).is_file():
+        raise StorageError(
+            f"{folder} is unfinished: it has no {MANIFEST} yet. "
+            "Run the same command again: finished blocks are kept."
+        )
+    raise InputError(
+        f"{folder} is no run folder: it has no {MANIFEST}. Give a folder that saliency-bench wrote."
+    )
 
 
 def _read_json(path: Path, kind: type) -> Any:

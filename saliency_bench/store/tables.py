@@ -128,7 +128,7 @@ def _convert(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         raise
 
 
-def _refuse(name: str, table: pa.Table, wrong: pa.ChunkedArray, message: str) -> None:
+def _refuse(name: str, table: pa.Table, wrong: pa.Array | pa.ChunkedArray, message: str) -> None:
     """Raises for the first row where `wrong` is true."""
     index = pc.index(wrong, True).as_py()
     if index >= 0:

@@ -24,14 +24,18 @@ OUTPUTS: Mapping[str, Callable[[Float[Tensor, "R C"], Int[Tensor, " R"]], Float[
 }
 
 
-def encode(model: Model, examples: Sequence[Example], *, too_long: str = "truncate") -> list[Encoded]:
+def encode(
+    model: Model, examples: Sequence[Example], *, too_long: str = "truncate"
+) -> list[Encoded]:
     """The examples as tokens; texts longer than the model allows are cut, or refused with too_long="error".
 
     Raises:
         InputError: a text is empty, too long, or its label is none of the model's classes.
     """
     if model.tokenizer is None:
-        raise InputError("this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)")
+        raise InputError(
+            "this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)"
+        )
     return [_encode(model, example, too_long) for example in examples]
 
 
@@ -73,7 +77,9 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
     pad = getattr(model.tokenizer, "pad_token_id", None) or 0
 
     def table(rows: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
-        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=model.device)
+        return torch.tensor(
+            [[*row, *[fill] * (width - len(row))] for row in rows], device=model.device
+        )
 
     types = [item.token_type_ids for item in encoded if item.token_type_ids is not None]
     return Batch(
@@ -91,7 +97,9 @@ def score_fn(model: Model, batch: Batch, target: Int[Tensor, " B"], output: str)
         raise unknown("output", output, list(OUTPUTS))
     logits = logits_fn(model, batch)
 
-    def score(embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+    def score(
+        embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
+    ) -> Float[Tensor, " R"]:
         return OUTPUTS[output](logits(embeddings, row_example), target[row_example])
 
     return score
@@ -102,7 +110,9 @@ def logits_fn(
 ) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
     """All logits of each row, as a function of its input embeddings."""
 
-    def logits(embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]) -> Float[Tensor, "R C"]:
+    def logits(
+        embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R C"]:
         return model.output(
             batch.input_ids[row_example],
             batch.mask[row_example] if batch.padded else None,
@@ -128,7 +138,9 @@ def choose_target(
         return torch.full_like(logits.argmax(-1), index)
     missing = [item.example_id for item in batch.encoded if item.gold is None]
     if missing:
-        raise InputError(f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=...")
+        raise InputError(
+            f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=..."
+        )
     return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
 
 
@@ -151,10 +163,14 @@ def _encode(model: Model, example: Example, too_long: str) -> Encoded:
     truncated = len(encoding["input_ids"]) > model.max_length
     if truncated:
         _refuse_long(where, len(encoding["input_ids"]), model, too_long)
-        encoding = tokenizer(example.text, *pair, **options, truncation=True, max_length=model.max_length)
+        encoding = tokenizer(
+            example.text, *pair, **options, truncation=True, max_length=model.max_length
+        )
     special = tuple(map(bool, encoding["special_tokens_mask"]))
     if all(special):
-        raise InputError(f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}")
+        raise InputError(
+            f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
+        )
     return Encoded(
         example_id=example.id,
         input_ids=tuple(encoding["input_ids"]),
@@ -181,7 +197,9 @@ def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None
 
 def _offsets(encoding: Any, special: tuple[bool, ...]) -> tuple[tuple[int, int], ...]:
     offsets = encoding.get("offset_mapping") or [NO_OFFSET] * len(special)
-    return tuple(NO_OFFSET if skip else tuple(span) for span, skip in zip(offsets, special, strict=True))
+    return tuple(
+        NO_OFFSET if skip else tuple(span) for span, skip in zip(offsets, special, strict=True)
+    )
 
 
 def _segments(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
@@ -193,7 +211,10 @@ def _words(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
     """The word each token is a piece of, counted through both texts; -1 for special tokens."""
     words = encoding.word_ids() if encoding.is_fast else range(len(special))
     segments = _segments(encoding, special)
-    keys = [None if skip else (segment, word) for segment, word, skip in zip(segments, words, special, strict=True)]
+    keys = [
+        None if skip else (segment, word)
+        for segment, word, skip in zip(segments, words, special, strict=True)
+    ]
     order: dict[tuple[int, int | None], int] = {}
     return tuple(-1 if key is None else order.setdefault(key, len(order)) for key in keys)
 

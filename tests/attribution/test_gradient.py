@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.attribution.points import Input, NoiseCloud, StraightPath
 
@@ -48,12 +49,16 @@ def test_sums_are_those_of_a_loop_whatever_the_token_budget(budget, embeddings, 
     weights = torch.rand(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     _, sums = sums_of(smooth_score, budget, path, nodes, weights, embeddings)
     # Sums of 4 terms in another order: a few rounding errors of the largest.
-    torch.testing.assert_close(sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max()))
+    torch.testing.assert_close(
+        sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max())
+    )
 
 
 def test_the_gradient_at_the_input_is_paid_for_once(embeddings, path):
     engine, _ = sums_of(smooth_score, 1000, path, [0.0, 0.5, 1.0], torch.ones(1, 3), embeddings)
-    assert engine.spent.gradients == B * (1 + 2)  # the clean pass, and two nodes that are not the input
+    assert engine.spent.gradients == B * (
+        1 + 2
+    )  # the clean pass, and two nodes that are not the input
 
 
 def test_a_sweep_costs_its_largest_setting_where_points_nest(embeddings, path):
@@ -87,7 +92,9 @@ def test_running_out_of_memory_halves_the_chunk_and_changes_nothing(failing_call
     nodes, weights = [0.0, 0.25, 0.5, 0.75], torch.ones(1, 4, dtype=torch.float64)
     engine, sums = sums_of(scarce, 4 * T, path, nodes, weights, embeddings)
     assert engine.spent.budget_halvings == 1
-    torch.testing.assert_close(sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max()))
+    torch.testing.assert_close(
+        sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max())
+    )
 
 
 def test_a_single_row_that_does_not_fit_is_an_error(embeddings, path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from saliency_bench.attribution.quadrature import RULES, quadrature
 from saliency_bench.errors import InputError
 
@@ -22,19 +23,24 @@ def test_weights_sum_to_one(rule, n):
 
 @pytest.mark.parametrize("n", [2, 5, 20, 50])
 def test_captums_trapezoid_is_too_small_by_one_nth(n):
-    assert sum(quadrature("captum_riemann_trapezoid", n)[1]) == pytest.approx((n - 1) / n, abs=n * 2**-52)
+    assert sum(quadrature("captum_riemann_trapezoid", n)[1]) == pytest.approx(
+        (n - 1) / n, abs=n * 2**-52
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 16])
 def test_gauss_legendre_is_exact_to_degree_2n_minus_1(n):
     degree = 2 * n - 1
-    assert integral("gauss_legendre", n, lambda a: a**degree) == pytest.approx(1 / (degree + 1), rel=1e-13)
+    assert integral("gauss_legendre", n, lambda a: a**degree) == pytest.approx(
+        1 / (degree + 1), rel=1e-13
+    )
     off = abs(integral("gauss_legendre", n, lambda a: a ** (degree + 1)) - 1 / (degree + 2))
     assert n > 8 or off > 1e-12  # one degree more is not exact (too small to see at many nodes)
 
 
 @pytest.mark.parametrize(
-    ("rule", "order"), [("left", 1), ("right", 1), ("midpoint", 2), ("trapezoid", 2), ("captum_riemann_trapezoid", 1)]
+    ("rule", "order"),
+    [("left", 1), ("right", 1), ("midpoint", 2), ("trapezoid", 2), ("captum_riemann_trapezoid", 1)],
 )
 def test_error_shrinks_at_the_rules_order(rule, order):
     exact = np.e - 1

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from saliency_bench.bench.floor import forward_flops, gradient_flops, matmul_rate
 from torch.utils.flop_counter import FlopCounterMode
+
+from saliency_bench.bench.floor import forward_flops, gradient_flops, matmul_rate
 
 LAYERS, HIDDEN, FFN, HEADS = 2, 16, 40, 4
 
@@ -20,7 +21,7 @@ def encoder():
         intermediate_size=FFN,
         attn_implementation="eager",  # its products are plain bmm, which the counter counts
     )
-    # Without pooler and head nothing but the encoder multiplies matrices: the counts must agree exactly.
+    # Nothing but the encoder multiplies matrices then: the counts must agree exactly.
     return BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
 
 
@@ -29,8 +30,8 @@ def embedded(batch, length):
 
 
 def test_one_token_in_one_layer_by_hand():
-    # h = 2, f = 3, L = 1: Q, K, V, O are 4 products of 2 x 2, the FFN two of 2 x 3; 28 multiplications
-    # and as many additions. QK' and PV: 2 each, so 4 and 4.
+    # h = 2, f = 3, L = 1: Q, K, V, O have 2 x 2 weights each, the FFN twice 2 x 3: 28
+    # multiplications and as many additions. QK' and PV: 2 each, so 4 and 4.
     assert forward_flops(1, 2, 3, [1]) == 2 * 28 + 2 * 4
     # Backward: the weights once more, and twice as many products in attention.
     assert gradient_flops(1, 2, 3, [1], 1) == 2 * 28 + 2 * 4 + 2 * 28 + 4 * 4
@@ -64,8 +65,8 @@ def test_padding_costs_more_than_the_sequences():
 
 
 def test_the_rate_is_operations_over_the_shortest_time():
-    # Two warm-up runs, then three timed ones of 4, 2 and 8 s; a clock is read before and after each.
-    readings = iter([0, 1, 0, 1, 0, 4, 0, 2, 0, 8])
+    # Two warm-up runs, then three timed ones of 4, 2 and 8 s; the clock is read around each.
+    readings = iter([0.0, 1.0, 0.0, 1.0, 0.0, 4.0, 0.0, 2.0, 0.0, 8.0])
     rate = matmul_rate("cpu", torch.float32, (2, 3, 5), n_repeats=3, clock=lambda: next(readings))
     assert rate == 2 * 2 * 3 * 5 / 2
 

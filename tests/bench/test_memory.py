@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from saliency_bench.bench import memory
 from saliency_bench.bench.memory import peak_memory
 
 MB = 2**20
-# Above: page rounding, Python objects, code that runs for the first time. Below: Linux notes resident
-# pages core by core in batches of max(32, 2 x cores), and its mark may miss what is not yet added up.
-# Both are a few MB at most on ordinary machines; what is measured is 20 to 40 times as large.
+# Above: page rounding, Python objects, code that runs for the first time. Below: Linux notes
+# resident pages core by core in batches of max(32, 2 x cores), and its mark may miss the last
+# batches. Both are a few MB on ordinary machines; what is measured is 20 to 40 times as large.
 SLACK = 5 * MB
 
 
@@ -63,7 +64,7 @@ def test_memory_held_from_before_does_not_count():
 
 
 def test_small_pieces_freed_before_do_not_hide_what_comes():
-    # Pieces below the allocator's mmap threshold stay with it when they are freed, and would be used again.
+    # Pieces below the allocator's mmap threshold stay with it when freed, and would be used again.
     pieces = [bytearray(b"x" * 65_536) for _ in range(1600)]
     del pieces
     with peak_memory("cpu") as peak:

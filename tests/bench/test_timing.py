@@ -5,9 +5,9 @@ import itertools
 from collections import Counter
 from math import comb
 
-import numpy as np
 import pytest
 import torch
+
 from saliency_bench.bench.timing import interleaved_ratio, measure, running_order, synchronizer
 from saliency_bench.errors import InputError
 
@@ -74,7 +74,7 @@ def test_every_contestant_stands_twice_at_every_place(n):
         for repeat in range(2 * n)
         for place, name in enumerate(running_order(names, repeat))
     )
-    assert places == {pair: 2 for pair in itertools.product(range(n), names)}
+    assert places == dict.fromkeys(itertools.product(range(n), names), 2)
 
 
 def test_a_slow_drift_favours_nobody(lab):
@@ -86,8 +86,10 @@ def test_a_slow_drift_favours_nobody(lab):
     drifting.seconds = 1.0
     seconds = measure(
         {"a": drifting, "b": drifting},
-        **{"n_repeats": 4, "n_warmup": 0},
-        **{"synchronize": lambda: None, "clock": lab.clock},
+        n_repeats=4,
+        n_warmup=0,
+        synchronize=lambda: None,
+        clock=lab.clock,
     )
     assert sum(seconds["a"]) == sum(seconds["b"])
 
@@ -143,10 +145,9 @@ def test_the_same_times_have_ratio_one():
 
 @pytest.mark.parametrize("n", [5, 6, 8, 9, 20, 50])
 def test_the_interval_is_the_narrowest_between_order_statistics_that_covers_95_percent(n):
-    ratios = np.arange(1.0, n + 1)
-    _, low, high = interleaved_ratio(list(ratios), [1.0] * n)
+    _, low, high = interleaved_ratio([float(i) for i in range(1, n + 1)], [1.0] * n)
 
-    # P(the median lies below the j-th smallest or above the j-th largest) = 2 P(Binomial(n, 1/2) < j).
+    # P(the median lies outside the j-th smallest and largest) = 2 P(Binomial(n, 1/2) < j).
     def misses(j):
         return 2 * sum(comb(n, i) for i in range(j)) / 2**n
 

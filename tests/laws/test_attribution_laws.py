@@ -6,10 +6,11 @@ relative to the largest score: a few hundred times 2**-53 is below 1e-13.
 
 import numpy as np
 import pytest
-import saliency_bench as sb
 import torch
-from saliency_bench.errors import InputError
 from tiny import DIMENSIONS, scored_by, tiny_bert, token_inputs
+
+import saliency_bench as sb
+from saliency_bench.errors import InputError
 
 ROUNDING = 1e-13
 WEIGHTS = torch.linspace(-1, 1, DIMENSIONS, dtype=torch.float64)
@@ -40,8 +41,12 @@ def test_ig_of_a_linear_score_is_weight_times_displacement_by_any_rule(quadratur
 
 def test_captums_trapezoid_loses_one_nth_of_a_linear_score():
     model, (item,) = scored_by(linear), token_inputs(5)
-    (found,) = scores(model, [item], baseline="zero", n_steps=10, quadrature="captum_riemann_trapezoid")
-    np.testing.assert_allclose(found, 0.9 * (vectors(model, item) @ WEIGHTS), rtol=0, atol=ROUNDING * 10)
+    (found,) = scores(
+        model, [item], baseline="zero", n_steps=10, quadrature="captum_riemann_trapezoid"
+    )
+    np.testing.assert_allclose(
+        found, 0.9 * (vectors(model, item) @ WEIGHTS), rtol=0, atol=ROUNDING * 10
+    )
 
 
 def test_ig_of_a_quadratic_score_is_the_closed_form():
@@ -58,7 +63,9 @@ def test_ig_is_complete_against_a_baseline_that_is_not_zero(bert):
 
 
 def test_ig_shrinks_its_completeness_gap_at_the_rules_order(bert):
-    maps = sb.attribute(bert, token_inputs(6), baseline="mean", n_steps=[256, 512], quadrature="midpoint")
+    maps = sb.attribute(
+        bert, token_inputs(6), baseline="mean", n_steps=[256, 512], quadrature="midpoint"
+    )
     gaps = [abs(one.completeness_gap) for one in maps]
     assert np.log2(gaps[0] / gaps[1]) == pytest.approx(2, abs=0.1)
 
@@ -137,7 +144,9 @@ def test_order_company_and_token_budget_change_nothing(bert, method, options):
     for index, item in enumerate(inputs):
         (alone,) = scores(bert, [item], method, **options)
         for other in (turned[index], small[index], alone):
-            np.testing.assert_allclose(together[index], other, rtol=0, atol=1e-12 * np.abs(alone).max())
+            np.testing.assert_allclose(
+                together[index], other, rtol=0, atol=1e-12 * np.abs(alone).max()
+            )
 
 
 def test_in_float32_company_changes_nothing_beyond_2e_minus_5():
@@ -177,13 +186,17 @@ def test_seeds_give_other_noise_and_equal_seeds_equal_noise(bert):
 
 def test_a_sweep_gives_the_maps_of_its_settings(bert):
     inputs = token_inputs(5, 6)
-    swept = sb.attribute(bert, inputs, n_steps=[2, 4], quadrature=["left", "midpoint"], baseline="zero")
+    swept = sb.attribute(
+        bert, inputs, n_steps=[2, 4], quadrature=["left", "midpoint"], baseline="zero"
+    )
     order = [(one.input_index, one.setting["n_steps"], one.setting["quadrature"]) for one in swept]
     assert order == [(i, n, q) for i in (0, 1) for n in (2, 4) for q in ("left", "midpoint")]
     for one in swept:
         options = {key: one.setting[key] for key in ("n_steps", "quadrature", "baseline")}
         alone = sb.attribute(bert, inputs, **options)[one.input_index]
-        np.testing.assert_allclose(one.scores, alone.scores, rtol=0, atol=1e-12 * np.abs(alone.scores).max())
+        np.testing.assert_allclose(
+            one.scores, alone.scores, rtol=0, atol=1e-12 * np.abs(alone.scores).max()
+        )
 
 
 def test_summing_raw_gradients_under_layer_norm_is_refused(bert):

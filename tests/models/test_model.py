@@ -1,11 +1,12 @@
 """Finding the embedding layer, replacing its output, leaving the model as found."""
 
 import pytest
-import saliency_bench as sb
 import torch
-from saliency_bench.errors import InputError
 from tiny import VOCABULARY, tiny_bert
 from torch import nn
+
+import saliency_bench as sb
+from saliency_bench.errors import InputError
 
 IDS = torch.tensor([[5, 9, 7, 6], [8, 5, 11, 30]])
 
@@ -21,14 +22,23 @@ def configurations():
     import transformers as t
 
     small = {"vocab_size": VOCABULARY, "num_labels": 2}
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     return {
         "bert": t.BertConfig(**small, **sizes),
         "roberta": t.RobertaConfig(**small, **sizes, pad_token_id=1),
         "electra": t.ElectraConfig(**small, **sizes, embedding_size=8),
         "distilbert": t.DistilBertConfig(**small, dim=16, n_layers=1, n_heads=2, hidden_dim=16),
-        "gpt2": t.GPT2Config(**small, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0),
-        "llama": t.LlamaConfig(**small, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=0),
+        "gpt2": t.GPT2Config(
+            **small, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+        ),
+        "llama": t.LlamaConfig(
+            **small, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=0
+        ),
         "t5": t.T5Config(**small, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
     }
 

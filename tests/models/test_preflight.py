@@ -1,12 +1,13 @@
 """The probe refuses what cannot be explained, and records what it saw."""
 
 import pytest
-import saliency_bench as sb
 import torch
-from saliency_bench.errors import InputError
-from saliency_bench.models.preflight import inspect_model
 from tiny import VOCABULARY, scored_by, tiny_bert
 from torch import nn
+
+import saliency_bench as sb
+from saliency_bench.errors import InputError
+from saliency_bench.models.preflight import inspect_model
 
 IDS = (5, 9, 7, 6, 12)
 

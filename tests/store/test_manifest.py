@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+
 from saliency_bench.store import manifest
 from saliency_bench.store.manifest import code, collect, cpu_model, portable
 
@@ -78,7 +79,7 @@ def test_local_changes_are_told_apart_by_their_content(package):
         assert (found["commit"], found["dirty"]) == (clean, True)
         digests.add(found["dirty_sha256"])
     (package / "__init__.py").write_text("x = 1\n")
-    (package / "new file – é.py").write_text("")
+    (package / "new file é 愛.py").write_text("")
     digests.add(code(package)["dirty_sha256"])
     assert len(digests) == 3 and None not in digests
 
@@ -89,6 +90,13 @@ def test_the_digest_of_local_changes_is_that_of_names_and_contents(package):
     content = hashlib.sha256(b"x = 2\n").hexdigest()
     expected = hashlib.sha256(f"package/__init__.py\0{content}\n".encode()).hexdigest()
     assert code(package)["dirty_sha256"] == expected
+
+
+@needs_git
+def test_another_repository_in_the_environment_is_not_asked(package, monkeypatch, tmp_path):
+    expected = code(package)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other"))
+    assert code(package) == expected
 
 
 @needs_git

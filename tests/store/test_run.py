@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import TABLES
 from saliency_bench.store.parts import PartStore
@@ -12,7 +13,7 @@ from saliency_bench.store.run import read_run, write_json
 EXAMPLE = {
     "cell_id": "c",
     "example_id": "e0",
-    "text": "Très bon – 愛",
+    "text": "Très bon, 愛",
     "predicted": 1,
     "predicted_label": "positive",
     "probability": 0.75,
@@ -41,7 +42,7 @@ def test_a_run_comes_back_as_it_was_written(folder):
         [{"method": "vanilla"}],
     )
     examples = run.tables["examples"]
-    assert list(examples["text"]) == ["Très bon – 愛"] * 2
+    assert list(examples["text"]) == ["Très bon, 愛"] * 2
     assert list(examples["probability"]) == [0.75, 0.75]
     assert list(examples["gold"].isna()) == [True, False]
     assert pd.isna(run.tables["warnings"]["example_id"][0])
@@ -74,11 +75,18 @@ def test_what_is_no_run_folder_is_bad_input(tmp_path, name):
         read_run(tmp_path / name)
 
 
-def test_an_unfinished_run_says_how_to_go_on(tmp_path):
-    write_json(tmp_path / "manifest.json", {})
+@pytest.mark.parametrize("name", ["manifest.json", "settings.json"])
+def test_an_unfinished_run_says_how_to_go_on(tmp_path, name):
+    write_json(tmp_path / name, {})
     PartStore(tmp_path).write("b0", {"warnings": [WARNING]})
-    with pytest.raises(StorageError, match="unfinished. Run: saliency-bench resume"):
+    with pytest.raises(StorageError, match=r"unfinished.*Run the same command again"):
         read_run(tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_manifest_is_unfinished(folder):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(StorageError, match="unfinished"):
+        read_run(folder)
 
 
 def test_a_table_that_was_altered_is_named(folder):

@@ -1,0 +1,160 @@
+"""The formats of data files: bytes to rows, each with the number by which the user finds it."""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from saliency_bench.data.records import Columns, Record
+from saliency_bench.errors import InputError
+
+LINE_BREAK = re.compile(rb"\r\n?|\n")
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_csv(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
+    """Comma-separated values (RFC 4180) under a header; a row is named by its first line."""
+    return _read_delimited(data, path, columns, ",")
+
+
+def read_tsv(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
+    """Tab-separated values under a header, quoted like CSV; a row is named by its first line."""
+    return _read_delimited(data, path, columns, "\t")
+
+
+def read_jsonl(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
+    """One JSON object a line; a row has the number of its line. Blank lines are passed over."""
+    for number, line in enumerate(decode(data, path).split("\n"), start=1):
+        if line.strip(" \t\r"):
+            values = _parse_json(line, f"{path}:{number}")
+            columns.check(list(values), f"{path}:{number}")
+            yield number, values
+
+
+def read_parquet(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
+    """The rows of a Parquet file, the first of which is row 1."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        columns.check(file.schema_arrow.names, path)
+        table = file.read(columns=list(columns.wanted().values()))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path}: not a Parquet file, or a truncated or damaged one ({first_line(error)}). "
+            "Write it again."
+        ) from None
+    return table_records(table, path, columns)
+
+
+def table_records(table: Any, name: str, columns: Columns) -> Iterator[Record]:
+    """The rows of an Arrow table, the first of which is row 1."""
+    names = list(columns.wanted().values())
+    values = [_to_list(table[column], column, name) for column in names]
+    for number, row in enumerate(zip(*values, strict=True), start=1):
+        yield number, dict(zip(names, row, strict=True))
+
+
+def decode(data: bytes, path: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: the file is in another encoding or has NULs; says line and byte.
+    """
+    if data.startswith(UTF16_MARKS):
+        raise InputError(f"{path}:1: the file is in UTF-16, at byte 0. Save it as UTF-8.")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise InputError(f"{path}:{_line_of(data, nul)}: not text: a NUL byte at byte {nul}")
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return data[start:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = start + error.start
+        raise InputError(
+            f"{path}:{_line_of(data, offset)}: not UTF-8: 0x{data[offset]:02x} at byte {offset}. "
+            "Save the file as UTF-8."
+        ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _read_delimited(data: bytes, path: str, columns: Columns, delimiter: str) -> Iterator[Record]:
+    records = _parse_delimited(decode(data, path), path, delimiter)
+    if not records:
+        raise InputError(f"{path}: the file is empty. Expected a header and at least one row.")
+    (line, header), *rows = records
+    columns.check(header, f"{path}:{line}")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise InputError(
+                f"{path}:{number}: expected {len(header)} fields as in the header, got {len(row)}. "
+                "Quote fields that hold the separator, quotes or line breaks."
+            )
+        yield number, dict(zip(header, row, strict=True))
+
+
+def _parse_delimited(text: str, path: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Every record with the line it begins on; blank lines are passed over."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records, line = [], 1
+    limit = csv.field_size_limit(len(text))  # of the whole process: put back below
+    try:
+        for record in reader:
+            if record:
+                records.append((line, record))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}:{line}: wrong quotes in the row that begins here ({error}). "
+            'A field that begins with " ends with " and has its own quotes doubled.'
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+    return records
+
+
+def _parse_json(line: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not valid JSON ({error.msg}, column {error.colno}). "
+            "Expected one object on each line."
+        ) from None
+    except (ValueError, RecursionError) as error:  # thousands of digits in a number, or of brackets
+        raise InputError(f"{where}: JSON that cannot be read ({first_line(error)})") from None
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise InputError(f"{where}: expected a JSON object, the columns its keys, got {kind}")
+    return values
+
+
+def _to_list(column: Any, name: str, path: str) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        row, error = next(filter(None, map(_undecodable, range(len(column)), column)))
+        raise InputError(
+            f"{path}:{row}: column {name!r} is not UTF-8 at byte {error.start} of its text"
+        ) from None
+    return values
+
+
+def _undecodable(index: int, scalar: Any) -> tuple[int, UnicodeDecodeError] | None:
+    try:
+        scalar.as_py()
+    except UnicodeDecodeError as error:
+        return index + 1, error
+    return None
+
+
+def _line_of(data: bytes, offset: int) -> int:
+    return len(LINE_BREAK.findall(data, 0, offset)) + 1

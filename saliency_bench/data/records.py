@@ -1,0 +1,135 @@
+"""Rows of any format to examples: the checks on texts, labels and ids that every format shares."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+from saliency_bench.data.example import Example
+from saliency_bench.data.labels import as_label
+from saliency_bench.errors import InputError
+
+#: Where the user finds a row in the source, counted from 1, and its values by column.
+Record: TypeAlias = tuple[int, Mapping[str, Any]]
+
+ID_DIGITS = 12
+SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns to read; the names of the fields are the keys of the configuration."""
+
+    text: str
+    text_pair: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+    def wanted(self) -> dict[str, str]:
+        """Configuration key to column, of the columns that are asked for."""
+        return {f"data.{key}": name for key, name in vars(self).items() if name is not None}
+
+    def check(self, known: Sequence[str], where: str) -> None:
+        """Refuses columns that are not there, or there twice."""
+        for key, name in self.wanted().items():
+            if name not in known:
+                raise InputError(f"{where}: {_missing_column(key, name, known)}")
+            if known.count(name) > 1:
+                raise InputError(f"{where}: two columns are named {name!r} ({key}). Rename one.")
+
+
+def to_examples(records: Iterable[Record], columns: Columns, name: str) -> list[Example]:
+    """The rows as examples, in their order.
+
+    Without an id column, an example is named by the hash of its text; repeated texts get -2, -3,
+    ... in the order of their labels, so names do not depend on positions.
+
+    Args:
+        records: the rows.
+        columns: what to read from them.
+        name: the file or dataset, for messages.
+
+    Raises:
+        InputError: there are no rows, a text, label or id is unusable, or two rows have one id.
+    """
+    examples = [_example(f"{name}:{row}", values, columns) for row, values in records]
+    if not examples:
+        raise InputError(f"{name}: there are no rows. A dataset needs at least one text.")
+    if columns.id is None:
+        return _number_repeats(examples)
+    _refuse_repeats(examples)
+    return examples
+
+
+def content_id(text: str, text_pair: str | None = None) -> str:
+    """The first 12 hexadecimal digits of the text's SHA-256; a pair is joined by a NUL."""
+    content = text if text_pair is None else f"{text}\0{text_pair}"
+    return hashlib.sha256(content.encode()).hexdigest()[:ID_DIGITS]
+
+
+def _example(where: str, values: Mapping[str, Any], columns: Columns) -> Example:
+    text = _text(values[columns.text], columns.text, where)
+    pair = columns.text_pair and _text(values[columns.text_pair], columns.text_pair, where)
+    label = None if columns.label is None else as_label(values[columns.label], where)
+    name = columns.id and _id(values[columns.id], columns.id, where)
+    return Example(name or content_id(text, pair), text, pair, label, where)
+
+
+def _text(value: Any, column: str, where: str) -> str:
+    fault = _fault(value)
+    if fault:
+        raise InputError(f"{where}: expected a text in column {column!r}, got {fault}")
+    return str(value)
+
+
+def _fault(value: Any) -> str | None:
+    """What keeps a value from being a text to explain."""
+    if not isinstance(value, str):
+        return "nothing (null)" if value is None else f"a value of type {type(value).__name__}"
+    if not value.strip():
+        return "only whitespace" if value else "an empty one. Remove the row, or give it a text."
+    if "\0" in value:
+        return f"a NUL at character {value.index(chr(0)) + 1}. Remove it."
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(value[error.start]):04X} at character {error.start + 1}"
+        return f"half of a character, the lone surrogate {half}. Export the text again."
+    return None
+
+
+def _id(value: Any, column: str, where: str) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole else _text(value, column, where)
+
+
+def _number_repeats(examples: list[Example]) -> list[Example]:
+    numbered, seen = list(examples), Counter[str]()
+    order = sorted(enumerate(examples), key=lambda item: (item[1].id, str(item[1].label)))
+    for index, example in order:
+        seen[example.id] += 1
+        if seen[example.id] > 1:
+            numbered[index] = replace(example, id=f"{example.id}-{seen[example.id]}")
+    return numbered
+
+
+def _refuse_repeats(examples: Iterable[Example]) -> None:
+    first: dict[str, str] = {}
+    for example in examples:
+        if first.setdefault(example.id, example.source) != example.source:
+            raise InputError(
+                f"{example.source}: id {example.id!r} is also that of {first[example.id]}. "
+                "Make ids differ, or leave out data.id: then they are made from the texts."
+            )
+
+
+def _missing_column(key: str, name: str, known: Sequence[str]) -> str:
+    lower = {column.lower(): column for column in known}
+    near = get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+    used = [word for sign, word in SEPARATORS.items() if len(known) == 1 and sign in known[0]]
+    hint = f" Is it separated by {used[0]}?" if used else hint
+    columns = ", ".join(map(repr, known)) or "none"
+    return f"no column {name!r} ({key}).{hint} The columns are: {columns}"

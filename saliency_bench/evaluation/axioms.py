@@ -1,0 +1,45 @@
+"""Axioms that the scores of one example keep or break."""
+
+import numpy as np
+
+from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.maps import AttributionMap
+
+SOURCE = "Sundararajan, Taly & Yan 2017, proposition 1 (completeness)"
+
+
+@metric(
+    "completeness_gap",
+    unit="output",
+    higher_is_better=False,
+    bounds=(0.0, np.inf),
+    source=SOURCE,
+    reads="attribution",
+)
+def completeness_gap(one: AttributionMap) -> float:
+    """|Σ scores - (F(x) - F(x'))|, in units of the explained output."""
+    return abs(_gap(one))
+
+
+@metric(
+    "completeness_gap_relative",
+    unit="1",
+    higher_is_better=False,
+    bounds=(0.0, np.inf),
+    source=f"{SOURCE}, relative to F(x) - F(x')",
+    reads="attribution",
+)
+def completeness_gap_relative(one: AttributionMap, *, floor: float) -> float:
+    """|Σ scores - (F(x) - F(x'))| / |F(x) - F(x')|, where the denominator is above `floor`."""
+    gap, difference = _gap(one), one.output_difference
+    if difference is None:
+        raise NotApplicable("F(x) - F(x') is not known")
+    if abs(difference) <= floor:
+        raise NotApplicable(f"|F(x) - F(x')| is not above {floor}")
+    return abs(gap / difference)
+
+
+def _gap(one: AttributionMap) -> float:
+    if one.completeness_gap is None:
+        raise NotApplicable(f"{one.setting['method']} does not claim completeness")
+    return one.completeness_gap

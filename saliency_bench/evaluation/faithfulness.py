@@ -1,0 +1,185 @@
+"""Faithfulness of one ranking on one example: readings of its deletion and insertion curves.
+
+p is the probability of the explained class, U the number of tokens that are ranked, "the top k" the k most relevant.
+With one removal operator and the full grid several readings are one number in other clothes: deletion_auc is
+p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and insertion_auc is p(x) - sufficiency + (p(x) - p(empty)) / 2U.
+They order methods alike on every example and are no independent evidence.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from saliency_bench.evaluation.grid import FULL, Grid, counts
+from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.types import Curve
+
+ERASER = "DeYoung et al. 2020 (ERASER), section 4; the mean over the grid, k = 0 left out, as in its released scorer"
+RISE = "Petsiuk et al. 2018 (RISE)"
+
+
+@metric(
+    "comprehensiveness",
+    unit="probability",
+    higher_is_better=True,
+    bounds=(-1.0, 1.0),
+    source=ERASER,
+    reads="curve",
+)
+def comprehensiveness(curve: Curve, *, grid: Grid) -> float:
+    """AOPC: the mean over the grid of p(x) - p(x without the top k)."""
+    return _mean_drop(curve, curve.deletion, _counts(curve, grid))
+
+
+@metric(
+    "sufficiency",
+    unit="probability",
+    higher_is_better=False,
+    bounds=(-1.0, 1.0),
+    source=ERASER,
+    reads="curve",
+)
+def sufficiency(curve: Curve, *, grid: Grid) -> float:
+    """AOPC: the mean over the grid of p(x) - p(only the top k of x); negative where fewer tokens convince more.
+
+    On the full grid k counts what is removed, as in comprehensiveness: p(x) - p(x without the k least relevant),
+    k = 1 ... U (LeRF, Samek et al. 2017; Edin et al. 2025). If it counted what is kept, one of the two would see
+    the empty text and the other the full one, and their difference would favour any ranking, a random one too.
+    """
+    k = _counts(curve, grid)
+    kept = curve.n_units - k if grid == FULL else k
+    return _mean_drop(curve, curve.insertion, kept)
+
+
+@metric(
+    "srg",
+    unit="probability",
+    higher_is_better=True,
+    bounds=(-1.0, 1.0),
+    source="Blücher et al. 2024 (TMLR), the symmetric relevance gain",
+    reads="curve",
+)
+def srg(curve: Curve) -> float:
+    """Comprehensiveness minus sufficiency on the full grid, which is insertion minus deletion AUC.
+
+    0 in expectation for a random ranking; the reversed ranking has the opposite sign.
+    """
+    return comprehensiveness(curve, grid=FULL) - sufficiency(curve, grid=FULL)
+
+
+@metric(
+    "deletion_auc",
+    unit="probability",
+    higher_is_better=False,
+    bounds=(0.0, 1.0),
+    source=RISE,
+    reads="curve",
+)
+def deletion_auc(curve: Curve, *, grid: Grid) -> float:
+    """Trapezoidal area under p(x without the top k) over k/U, from the full to the empty text."""
+    return _area(curve, curve.deletion, grid)
+
+
+@metric(
+    "insertion_auc",
+    unit="probability",
+    higher_is_better=True,
+    bounds=(0.0, 1.0),
+    source=f"{RISE}, inserting into the text with every token removed",
+    reads="curve",
+)
+def insertion_auc(curve: Curve, *, grid: Grid) -> float:
+    """Trapezoidal area under p(only the top k of x) over k/U, from the empty to the full text."""
+    return _area(curve, curve.insertion, grid)
+
+
+@metric(
+    "deletion_auc_normalized",
+    unit="1",
+    higher_is_better=False,
+    bounds=(-np.inf, np.inf),
+    source=f"{RISE}, with 0 at the empty and 1 at the full text",
+    reads="curve",
+)
+def deletion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
+    """(deletion_auc - p(empty)) / (p(x) - p(empty)), where p(x) - p(empty) is above `floor`."""
+    return _normalized(curve, deletion_auc(curve, grid=grid), floor)
+
+
+@metric(
+    "insertion_auc_normalized",
+    unit="1",
+    higher_is_better=True,
+    bounds=(-np.inf, np.inf),
+    source=f"{RISE}, with 0 at the empty and 1 at the full text",
+    reads="curve",
+)
+def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
+    """(insertion_auc - p(empty)) / (p(x) - p(empty)), where p(x) - p(empty) is above `floor`."""
+    return _normalized(curve, insertion_auc(curve, grid=grid), floor)
+
+
+@metric(
+    "log_odds",
+    unit="nats",
+    higher_is_better=False,
+    bounds=(-np.inf, np.inf),
+    source="Shrikumar et al. 2017 (DeepLIFT), section 4.1; not the log-probability drop of the same name",
+    reads="curve",
+)
+def log_odds(curve: Curve, *, fraction: float) -> float:
+    """The change of log p/(1 - p) when the top fraction is removed: the more negative the better."""
+    without = _at(curve, curve.deletion_log_odds, _counts(curve, [fraction]))
+    return float(without[0] - curve.deletion_log_odds[0])
+
+
+@metric(
+    "decision_flip_fraction",
+    unit="share of tokens",
+    higher_is_better=False,
+    bounds=(0.0, 1.0),
+    source="Serrano & Smith 2019; Chrysostomou & Aletras 2021",
+    reads="curve",
+)
+def decision_flip_fraction(curve: Curve) -> float:
+    """The share of tokens removed, most relevant first and one by one, when the class changes; 1 if it never does.
+
+    A class that changes back later does not count. NaN where a probability is: no class can be read off.
+    """
+    _at(curve, curve.deletion, _counts(curve, FULL))
+    if np.isnan(curve.deletion).any():
+        return float("nan")
+    flips = curve.k[curve.flipped & (curve.k > 0)]
+    return float(flips[0] / curve.n_units) if len(flips) else 1.0
+
+
+def _counts(curve: Curve, grid: Grid) -> Int[np.ndarray, " K"]:
+    if curve.n_units == 0:
+        raise NotApplicable("the text has no token that could be ranked")
+    return counts(grid, curve.n_units)
+
+
+def _at(
+    curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    missing = np.setdiff1d(k, curve.k)
+    if len(missing):
+        raise ValueError(f"the curve was not evaluated at k = {missing.tolist()}")
+    return values[np.searchsorted(curve.k, k)]
+
+
+def _mean_drop(curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]) -> float:
+    return float(np.mean(curve.deletion[0] - _at(curve, values, k)))
+
+
+def _area(curve: Curve, values: Float[np.ndarray, " K"], grid: Grid) -> float:
+    """The trapezoidal area over k/U at the grid's k and at both ends."""
+    k = np.union1d(_counts(curve, grid), [0, curve.n_units])
+    return float(np.trapezoid(_at(curve, values, k), k / curve.n_units))
+
+
+def _normalized(curve: Curve, area: float, floor: float) -> float:
+    """Refused at a small difference, which has no scale, and at a negative one: it would reverse the direction."""
+    full, empty = curve.deletion[0], curve.insertion[0]
+    if full - empty <= floor:
+        raise NotApplicable(f"p(x) - p(empty) is not above {floor}")
+    return float((area - empty) / (full - empty))

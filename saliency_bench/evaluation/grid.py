@@ -1,0 +1,57 @@
+"""How many units are removed or kept: the fractions at which curves are read."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+from jaxtyping import Int
+
+from saliency_bench.errors import InputError, unknown
+
+#: The name of a grid, or its fractions.
+Grid = str | Sequence[float | int]
+
+#: The thresholds of the ERASER scorer (DeYoung et al. 2020, section 4), and tenths.
+FRACTIONS = {
+    "eraser": (0.01, 0.05, 0.1, 0.2, 0.5),
+    "deciles": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+}
+FULL = "full"
+
+#: A fraction is the nearest ratio of whole numbers up to this: 0.30000000000000004 means 3/10.
+LARGEST_DENOMINATOR = 10**6
+
+
+def counts(grid: Grid, n_units: int) -> Int[np.ndarray, " K"]:
+    """The number of units at each fraction of the grid; 1 ... n_units for "full".
+
+    A number that several fractions share is repeated, so that a mean over it is a mean over the fractions.
+    Removing nothing is not counted, and there is nothing to count where there are no units.
+
+    Raises:
+        InputError: no such grid, no fraction in it, or one outside (0, 1].
+    """
+    if grid == FULL:
+        return np.arange(1, n_units + 1)
+    found = [count(fraction, n_units) for fraction in fractions(grid)]
+    return np.array(found if n_units else [], dtype=int)
+
+
+def fractions(grid: Grid) -> Sequence[float | int]:
+    """The fractions of a grid that is not "full"."""
+    if isinstance(grid, str):
+        if grid not in FRACTIONS:
+            raise unknown("grid", grid, [*FRACTIONS, FULL])
+        return FRACTIONS[grid]
+    if len(grid) == 0:
+        raise InputError("grid: expected at least one fraction, got none")
+    return grid
+
+
+def count(fraction: float | int, n_units: int) -> int:
+    """max(1, ⌈fraction · n_units⌉), exactly: 0.07 · 100 is 7, where floats give 7.000000000000001 and so 8."""
+    if not 0 < fraction <= 1:
+        raise InputError(f"grid: expected fractions above 0 and up to 1, got {fraction}")
+    exact = Fraction(float(fraction)).limit_denominator(LARGEST_DENOMINATOR)
+    return max(1, ceil(exact * n_units))

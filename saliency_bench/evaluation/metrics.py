@@ -1,0 +1,49 @@
+"""Metrics by name, with what a table must know of them: direction, unit, bounds, source.
+
+Adding one is one function (or in an installed package, entry point group `saliency_bench.metrics`) and one yaml in
+conf/metric/. It takes one example's `Curve` or `AttributionMap`; its keyword-only parameters are what the yaml says.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from saliency_bench.registry import Registry
+
+
+class NotApplicable(Exception):
+    """An answer, not an error: the metric says nothing of this example, for the reason in the message."""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What is declared of a metric; `higher_is_better` is None where neither is, and `bounds` may be infinite."""
+
+    unit: str
+    higher_is_better: bool | None
+    bounds: tuple[float, float]
+    source: str
+    reads: Literal["curve", "attribution"]
+
+
+Metric = Callable[..., float]
+METRICS: Registry[Metric] = Registry("metric", "saliency_bench.metrics")
+INFO: dict[str, MetricInfo] = {}
+
+
+def metric(
+    name: str,
+    *,
+    unit: str,
+    higher_is_better: bool | None,
+    bounds: tuple[float, float],
+    source: str,
+    reads: Literal["curve", "attribution"],
+) -> Callable[[Metric], Metric]:
+    """Registers a function of one example's curve, or of its attribution, as a metric."""
+
+    def register(function: Metric) -> Metric:
+        INFO[name] = MetricInfo(unit, higher_is_better, bounds, source, reads)
+        return METRICS.add(name, function)
+
+    return register

@@ -1,0 +1,38 @@
+"""Scores to rankings, from the most to the least relevant token; special tokens are never ranked."""
+
+import hashlib
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from saliency_bench.errors import SaliencyBenchError
+
+
+def rank(
+    scores: Float[np.ndarray, " T"],
+    attributable: Bool[np.ndarray, " T"],
+    *,
+    signed: bool,
+    tie_seed: str,
+) -> Int[np.ndarray, " U"]:
+    """Positions of the attributable tokens, most relevant first.
+
+    Args:
+        scores: one per token.
+        attributable: the tokens that take part.
+        signed: by the score itself; otherwise by its magnitude.
+        tie_seed: equal scores are ordered by a permutation that this text decides, not by position, which
+            would favour the beginning of the text.
+
+    Raises:
+        SaliencyBenchError: a score that takes part is not finite: a sort would silently put it first or last.
+    """
+    positions = np.flatnonzero(attributable)
+    values = scores[positions] if signed else np.abs(scores[positions])
+    for position in positions[~np.isfinite(values)]:
+        raise SaliencyBenchError(
+            f"the score of token {position} is {scores[position]}: expected finite scores, which can be ranked"
+        )
+    seed = int.from_bytes(hashlib.sha256(tie_seed.encode()).digest()[:8], "big")
+    tie_break = np.random.default_rng(seed).permutation(len(positions))
+    return positions[np.lexsort((tie_break, -values))]

@@ -1,0 +1,189 @@
+"""What the tables and figures of a run share: labels, means, comparisons and costs, computed once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from saliency_bench.errors import InputError
+from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
+from saliency_bench.report.table import Estimate
+from saliency_bench.stats import Resampling, compare, summarize, summarize_by_correctness
+from saliency_bench.store.run import Run
+
+#: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the
+#: per-example scores of Edin et al. 2024); with fewer a run is a first look and makes no claim.
+N_EXAMPLES_FOR_CLAIMS = 100
+N_DRAWN = 10  # settings that can be told apart in one figure
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A run with what its report says of it.
+
+    `settings` are in the order in which they are shown; `shown` are those of the main table: all, or what the
+    study chose on another split. `drawn` are those in figures of methods. `costs` has a line per setting id:
+    n_gradients and seconds per example, examples_per_second, peak_bytes.
+    """
+
+    run: Run
+    resampling: Resampling
+    settings: tuple[Mapping[str, Any], ...]
+    shown: tuple[str, ...]
+    drawn: tuple[str, ...]
+    labels: Mapping[str, str]
+    reference: str
+    metrics: tuple[str, ...]
+    summary: pd.DataFrame
+    estimates: Mapping[tuple[str, str], Estimate]
+    comparison: pd.DataFrame
+    correctness: pd.DataFrame
+    costs: pd.DataFrame
+
+    @property
+    def n_examples(self) -> int:
+        """How many texts were explained."""
+        return len(self.run.tables["examples"])
+
+    @property
+    def claims(self) -> bool:
+        """Whether there are enough examples to compare methods."""
+        return self.n_examples >= N_EXAMPLES_FOR_CLAIMS
+
+    @property
+    def primary(self) -> str | None:
+        """The metric by which settings are sorted."""
+        return PRIMARY if PRIMARY in self.metrics else next(iter(self.metrics), None)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics of the main table."""
+        return self.metrics[:N_HEADLINE]
+
+    def setting(self, setting_id: str) -> Mapping[str, Any]:
+        """A setting by its id."""
+        return next(one for one in self.settings if one["setting_id"] == setting_id)
+
+    def estimate(self, setting_id: str, metric: str) -> Estimate | None:
+        """The mean of a metric for a setting; None if it was not computed or has no value."""
+        return self.estimates.get((setting_id, metric))
+
+
+def analyse(run: Run) -> Analysis:
+    """Reads all that a report needs out of a run.
+
+    Raises:
+        InputError: the run has no settings.
+    """
+    if not run.settings:
+        raise InputError(
+            f"{run.folder}/settings.json lists no setting: there is nothing to report."
+        )
+    resampling = Resampling.of(run.manifest)
+    rows = with_removal(run.tables["rows"])
+    summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
+    metrics = ordered_metrics(summary["metric"]) if len(summary) else []
+    settings = _sorted(run.settings, summary)
+    shown = _shown(run, settings)
+    of_shown = rows[rows["setting_id"].isin(shown)]
+    reference = _reference(run, shown)
+    return Analysis(
+        run=run,
+        resampling=resampling,
+        settings=tuple(settings),
+        shown=shown,
+        drawn=_drawn(settings, shown),
+        labels=setting_labels(run.settings),
+        reference=reference,
+        metrics=tuple(metrics),
+        summary=summary,
+        estimates=_estimates(summary),
+        comparison=compare(of_shown, reference, resampling) if len(rows) else pd.DataFrame(),
+        correctness=_by_correctness(run, of_shown, resampling),
+        costs=costs(run),
+    )
+
+
+def with_removal(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose metric also names the removal operator, if a metric was read with several."""
+    n_removals = rows.groupby("metric")["removal"].transform(lambda removal: removal.nunique())
+    several = n_removals > 1
+    if not several.any():
+        return rows
+    named = rows["metric"] + " (" + rows["removal"].fillna("none") + ")"
+    return rows.assign(metric=rows["metric"].where(~several, named))
+
+
+def costs(run: Run) -> pd.DataFrame:
+    """Per setting id: n_gradients and seconds per example, examples_per_second, peak_bytes; NaN where unknown.
+
+    Seconds are the median of the repeats.
+    """
+    found = pd.DataFrame(index=[setting["setting_id"] for setting in run.settings])
+    found["n_gradients"] = run.tables["maps"].groupby("setting_id")["n_gradients"].mean()
+    timings = run.tables["timings"]
+    timed = timings.assign(each=timings["seconds"] / timings["n_examples"]).groupby("setting_id")
+    found["seconds"] = timed["each"].median()
+    found["examples_per_second"] = 1 / found["seconds"]
+    found["peak_bytes"] = timed["peak_bytes"].max()
+    gradients = timings.assign(each=timings["n_gradients"] / timings["n_examples"])
+    timed_gradients = gradients.groupby("setting_id")["each"].mean().reindex(found.index)
+    found["n_gradients"] = found["n_gradients"].fillna(timed_gradients)
+    return found.astype(float)
+
+
+def _estimates(summary: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
+    if not len(summary):
+        return {}
+    return {
+        (row.setting_id, row.metric): Estimate(row.mean, row.low, row.high)
+        for row in summary[summary["n"] > 0].itertuples(index=False)
+    }
+
+
+def _sorted(
+    settings: Sequence[Mapping[str, Any]], summary: pd.DataFrame
+) -> list[Mapping[str, Any]]:
+    """Best SRG first; settings without one after them, in their own order."""
+    if not len(summary):
+        return list(settings)
+    means = summary[summary["metric"] == PRIMARY].set_index("setting_id")["mean"].dropna()
+    return sorted(settings, key=lambda one: -means.get(one["setting_id"], float("-inf")))
+
+
+def _shown(run: Run, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    chosen = (run.manifest.get("chosen") or {}).get("best", {})
+    best = {name: choice["setting_id"] for name, choice in chosen.items()}
+    return tuple(
+        one["setting_id"]
+        for one in settings
+        if best.get(one["name"], one["setting_id"]) == one["setting_id"]
+    )
+
+
+def _drawn(settings: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> tuple[str, ...]:
+    if len(shown) <= N_DRAWN:
+        return tuple(shown)
+    first: dict[tuple[str, str], str] = {}
+    for one in settings:
+        if one["setting_id"] in shown:
+            first.setdefault((one["name"], one["backend"]), one["setting_id"])
+    return tuple(first.values())[:N_DRAWN]
+
+
+def _reference(run: Run, shown: Sequence[str]) -> str:
+    """The setting that others are compared with: what the manifest names, or the chosen one of its entry."""
+    names = {setting["setting_id"]: setting["name"] for setting in run.settings}
+    wanted = run.manifest.get("reference_setting")
+    reference = str(wanted) if wanted in names else next(iter(names))
+    if reference in shown:
+        return reference
+    return next(one for one in shown if names[one] == names[reference])
+
+
+def _by_correctness(run: Run, rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
+    examples = run.tables["examples"]
+    if not len(rows) or not len(examples):
+        return pd.DataFrame()
+    return summarize_by_correctness(rows, examples, resampling)

@@ -1,0 +1,148 @@
+"""Tables as CSV, Markdown and LaTeX: the same table gives the same bytes, and no cell is ever code."""
+
+import csv
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from saliency_bench.report.table import Cell, Estimate, Printed, Table, printed
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
+_SCIENTIFIC = re.compile(r"e([+-])0*(\d+)")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "×": r"$\times$",
+    "→": r"$\to$",
+    "−": r"$-$",
+    "–": "--",
+    "✓": r"$\checkmark$",
+    "…": r"\ldots{}",
+    "τ": r"$\tau$",
+    "σ": r"$\sigma$",
+    "Σ": r"$\Sigma$",
+}
+
+
+def to_csv(table: Table) -> str:
+    """Plain numbers, an interval in two columns of its own; text that a spreadsheet would run gets an apostrophe."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    wide = [
+        any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))
+    ]
+    header: list[str] = []
+    for column, has_interval in zip(table.columns, wide, strict=True):
+        header += (
+            [column.key, f"{column.key}_low", f"{column.key}_high"]
+            if has_interval
+            else [column.key]
+        )
+    writer.writerow([_plain(name) for name in header])
+    for row in table.rows:
+        writer.writerow(
+            [text for cell, w in zip(row, wide, strict=True) for text in _plain_cells(cell, w)]
+        )
+    return stream.getvalue()
+
+
+def _plain_cells(cell: Cell, has_interval: bool) -> list[str]:
+    if isinstance(cell, Estimate):
+        return [_plain(number) for number in cell]
+    return [_plain(cell), "", ""] if has_interval else [_plain(cell)]
+
+
+def _plain(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return f"'{cell}" if cell.startswith(_FORMULA) else cell
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return ""
+    # Twelve digits: beyond them a mean depends on the order of a sum.
+    return f"{cell:.12g}" if isinstance(cell, float) else str(cell)
+
+
+def to_markdown(table: Table) -> str:
+    """A heading, a pipe table with the best values bold, and the caption."""
+    head = [_markdown(column.heading) for column in table.columns]
+    cells = printed(table)
+    rule = ["---:" if _numeric(cells, i) else "---" for i in range(len(head))]
+    lines = [head, rule, *([_markdown_cell(cell) for cell in row] for row in cells)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"## {_markdown(table.title)}\n\n{body}\n\n{_markdown(table.caption)}\n"
+
+
+def _markdown(text: str) -> str:
+    safe = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", safe)
+
+
+def _markdown_cell(cell: Printed) -> str:
+    text = f"**{cell.text}**" if cell.best else _markdown(cell.text)
+    return f"{text} {_markdown(cell.interval)}" if cell.interval else text
+
+
+def to_latex(table: Table) -> str:
+    """A `table` with booktabs rules, text escaped, the best values bold. Needs the package booktabs."""
+    cells = printed(table)
+    alignment = "".join("r" if _numeric(cells, i) else "l" for i in range(len(table.columns)))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(table.title)}. {_latex(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
+        r"\toprule",
+        _latex_row([_latex(column.heading) for column in table.columns]),
+        r"\midrule",
+        *(_latex_row([_latex_cell(cell) for cell in row]) for row in cells),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    # After a row end, "[" would start its optional argument.
+    return " & ".join(f"{{}}{cell}" if cell.startswith("[") else cell for cell in cells) + r" \\"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+
+
+def _latex_cell(cell: Printed) -> str:
+    if not cell.numeric or cell.text == "–":
+        return _latex(cell.text)
+    number, interval = _latex_number(cell.text), _latex_number(cell.interval)
+    text = rf"$\mathbf{{{number}}}$" if cell.best else f"${number}$"
+    return f"{text} ${interval}$" if interval else text
+
+
+def _latex_number(text: str) -> str:
+    return _SCIENTIFIC.sub(lambda e: rf"\times10^{{{e[1].replace('+', '')}{e[2]}}}", text)
+
+
+def _numeric(cells: Sequence[Sequence[Printed]], index: int) -> bool:
+    return bool(cells) and all(row[index].numeric for row in cells)
+
+
+def _one_line(text: str) -> str:
+    """The text without control characters: they end a cell, or hide what it says."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text)

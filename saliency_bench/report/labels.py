@@ -1,0 +1,114 @@
+"""What settings and metrics are called, and in which order they stand."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+#: Keys of a setting that are no hyperparameters of its method.
+SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "output", "seed")
+#: What varies within an entry is named in this order, before its hyperparameters.
+AXES = ("reduction", "target", "output", "seed")
+PRIMARY = "srg"  # fixed in advance; every other metric is exploratory
+N_HEADLINE = 6  # metrics that fit beside each other on a page
+
+_METHODS = {
+    "vanilla": "Vanilla gradient",
+    "input_x_gradient": "Gradient × input",
+    "smoothgrad": "SmoothGrad",
+    "integrated_gradients": "Integrated Gradients",
+    "random": "Random",
+    "leave_one_out": "Leave-one-out",
+}
+#: In the order of columns; a metric that is not here comes after them, by name.
+_METRICS = {
+    "srg": "SRG",
+    "comprehensiveness": "Comprehensiveness",
+    "sufficiency": "Sufficiency",
+    "deletion_auc": "Deletion AUC",
+    "insertion_auc": "Insertion AUC",
+    "decision_flip_fraction": "Decision-flip fraction",
+    "log_odds": "Log-odds change",
+    "aopc_comprehensiveness_full": "Comprehensiveness, full grid",
+    "aopc_sufficiency_full": "Sufficiency, full grid",
+    "deletion_auc_normalized": "Deletion AUC, normalized",
+    "insertion_auc_normalized": "Insertion AUC, normalized",
+    "completeness_gap": "Completeness gap",
+    "completeness_gap_relative": "Completeness gap, relative",
+}
+_BACKENDS = {"native": "native", "captum": "Captum", "none": ""}
+_UNITS = {"1": "", "": ""}
+
+Setting = Mapping[str, Any]
+
+
+def method_label(name: str) -> str:
+    """An entry's name as it is written in text."""
+    return _METHODS.get(name, name)
+
+
+def metric_label(metric: str) -> str:
+    """A metric's name as it is written in text."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def backend_label(backend: str) -> str:
+    """Whose code computes it; nothing for a ranking that takes no gradient."""
+    return _BACKENDS.get(backend, backend)
+
+
+def unit_label(unit: str) -> str:
+    """A unit as it is written in text; nothing for a pure number."""
+    return _UNITS.get(unit, unit)
+
+
+def arrow(higher_is_better: bool | None) -> str:
+    """Where better is: up, down or, if neither, nothing."""
+    return {True: "↑", False: "↓", None: ""}[higher_is_better]
+
+
+def ordered_metrics(metrics: Iterable[str]) -> list[str]:
+    """Metrics in the order of columns, each once."""
+    known = list(_METRICS)
+    return sorted(
+        set(metrics), key=lambda name: (known.index(name) if name in known else len(known), name)
+    )
+
+
+def hyperparameters(setting: Setting) -> dict[str, Any]:
+    """What a setting says of its method alone."""
+    return {key: value for key, value in setting.items() if key not in SHARED}
+
+
+def varying(settings: Sequence[Setting], name: str) -> list[str]:
+    """The axes and hyperparameters in which the settings of an entry differ, backend apart."""
+    own = [setting for setting in settings if setting["name"] == name]
+    keys = [*AXES, *dict.fromkeys(key for setting in own for key in hyperparameters(setting))]
+    return [key for key in keys if len({repr(setting.get(key)) for setting in own}) > 1]
+
+
+def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
+    """Setting id to label: the entry, in what its settings differ, and the backend where there are several."""
+    backends = {setting["backend"] for setting in settings} - {"none"}
+    found = {}
+    for setting in settings:
+        details = [
+            f"{key}={value_label(setting.get(key))}" for key in varying(settings, setting["name"])
+        ]
+        if len(backends) > 1 and (backend := backend_label(setting["backend"])):
+            details.append(backend)
+        label = method_label(setting["name"])
+        found[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
+    return found
+
+
+def value_label(value: Any) -> str:
+    """A hyperparameter's value as it is written in a configuration."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings_label(setting: Setting) -> str:
+    """All hyperparameters of a setting's method."""
+    return ", ".join(
+        f"{key}={value_label(value)}" for key, value in sorted(hyperparameters(setting).items())
+    )

@@ -1,0 +1,98 @@
+"""Native token scores against Captum's, setting by setting."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saliency_bench.report.labels import value_label
+from saliency_bench.store.run import Run
+
+_BIASED = "captum_riemann_trapezoid"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two settings' scores are apart, over all examples they share.
+
+    `absolute` is the largest difference of two token scores, `relative` the largest in units of the other
+    setting's largest score of the text. `expected` is the relative difference that the two rules have by definition.
+    """
+
+    setting_id: str
+    other_id: str
+    n_examples: int
+    absolute: float
+    relative: float
+    expected: float = 0.0
+    tolerance: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Agrees, differs, or differs as it must; nothing without a tolerance."""
+        if self.tolerance is None:
+            return "no tolerance given"
+        if abs(self.relative - self.expected) > self.tolerance:
+            return "differs"
+        return "agrees" if self.expected == 0 else "differs by the known bias"
+
+
+def parities(run: Run) -> list[Parity]:
+    """Every native setting with its Captum twin, then our trapezoid with what Captum calls by that name.
+
+    `manifest["parity"]["relative_tolerance"]` is a number, or one per native setting id.
+    """
+    tolerance = (run.manifest.get("parity") or {}).get("relative_tolerance")
+    scores = {
+        key: own.set_index("example_id")["scores"]
+        for key, own in run.tables["maps"].groupby("setting_id")
+    }
+    found = []
+    for native, captum, expected in [*_twins(run.settings), *_trapezoids(run.settings)]:
+        if native in scores and captum in scores:
+            own = tolerance.get(native) if isinstance(tolerance, Mapping) else tolerance
+            found.append(_compare(native, captum, scores, expected, own))
+    return found
+
+
+def _twins(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
+    captum = {_key(one): one["setting_id"] for one in settings if one["backend"] == "captum"}
+    for one in settings:
+        if one["backend"] == "native" and (other := captum.get(_key(one))):
+            yield one["setting_id"], other, 0.0
+
+
+def _trapezoids(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
+    """Captum's trapezoid weights sum to (n-1)/n: relative to its scores, ours are larger by 1/(n-1)."""
+    captum = [
+        one for one in settings if one["backend"] == "captum" and one.get("quadrature") == _BIASED
+    ]
+    biased = {_key(one, "name", "quadrature"): one["setting_id"] for one in captum}
+    for one in settings:
+        other = biased.get(_key(one, "name", "quadrature"))
+        if other and one["backend"] == "native" and one["quadrature"] == "trapezoid":
+            yield one["setting_id"], other, 1 / (one["n_steps"] - 1)
+
+
+def _key(setting: Mapping[str, Any], *ignored: str) -> tuple[tuple[str, str], ...]:
+    dropped = {"setting_id", "backend", *ignored}
+    return tuple((key, value_label(setting[key])) for key in sorted(setting.keys() - dropped))
+
+
+def _compare(
+    native: str,
+    captum: str,
+    scores: Mapping[Any, pd.Series],
+    expected: float,
+    tolerance: float | None,
+) -> Parity:
+    both = pd.concat({"a": scores[native], "b": scores[captum]}, axis=1, join="inner")
+    absolute, relative = [0.0], [0.0]
+    for a, b in zip(both["a"], both["b"], strict=True):
+        apart = float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
+        scale = float(np.max(np.abs(b), initial=0.0))
+        absolute.append(apart)
+        relative.append(apart / scale if scale else float(apart > 0))
+    return Parity(native, captum, len(both), max(absolute), max(relative), expected, tolerance)

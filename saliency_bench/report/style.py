@@ -1,0 +1,96 @@
+"""How figures look: a colour per method, a stroke per backend; and how they become bytes."""
+
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+#: Okabe & Ito's colours, which colour-blind readers can tell apart. A method has its colour in every figure.
+_COLORS = {
+    "vanilla": "#E69F00",
+    "input_x_gradient": "#009E73",
+    "smoothgrad": "#CC79A7",
+    "integrated_gradients": "#0072B2",
+    "leave_one_out": "#000000",
+    "random": "#8A8A8A",
+}
+_OTHERS = ("#D55E00", "#56B4E9", "#7A5195", "#8C6D31", "#B2DF8A")
+_MARKERS = {"native": "o", "captum": "s", "none": "D"}
+WIDTH = 7.0  # inches: two columns of a paper
+_DPI = 200
+_RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "axes.edgecolor": "#444444",
+    "axes.grid": False,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "hatch.linewidth": 0.6,
+    "axes.unicode_minus": True,
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made inside look the same whatever the user's own matplotlib settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def color(method: str) -> str:
+    """The colour of a method: fixed, and for a method we do not know, a function of its name alone."""
+    return _COLORS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
+
+
+def stroke(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting's line: solid for our code and rankings, dashed for Captum's."""
+    return {
+        "color": color(setting["method"]),
+        "linestyle": "--" if setting["backend"] == "captum" else "-",
+    }
+
+
+def marker(setting: Mapping[str, Any]) -> str:
+    """A setting's marker: a circle for our code, a square for Captum's, a diamond for rankings."""
+    return _MARKERS.get(setting["backend"], "^")
+
+
+def note(figure: Figure, text: str) -> None:
+    """A small caption at the foot of a figure."""
+    figure.supxlabel(text, fontsize=7, color="#555555", x=0.01, ha="left")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG of 200 dots per inch, without a date."""
+    return _saved(figure, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as a PDF with embedded fonts, without a date."""
+    metadata = {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
+    return _saved(figure, format="pdf", metadata=metadata)
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, **options)
+    return stream.getvalue()

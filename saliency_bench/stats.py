@@ -1,0 +1,264 @@
+"""Intervals, paired comparisons and effect sizes: reads rows, never runs a model.
+
+All settings see the same examples, so every comparison is paired by (cell, example).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import optimize, special
+from scipy import stats as distributions
+
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.rows import OK
+
+if TYPE_CHECKING:
+    from saliency_bench.store.run import Run
+
+UNIT = ["cell_id", "example_id"]  # what is resampled and paired
+_BATCH = 1000  # resamples held in memory at once
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How an interval is made: its coverage, the number of bootstrap resamples and their seed."""
+
+    confidence: float
+    n_resamples: int
+    seed: int
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> "Resampling":
+        """What the study's configuration says; 95 %, 9999 and 0 where a manifest says nothing."""
+        config = manifest.get("config") or {}
+        chosen = config.get("statistics") or {}
+        return cls(
+            chosen.get("confidence", 0.95),
+            chosen.get("n_resamples", 9999),
+            config.get("seed", 0),
+        )
+
+
+def wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """Values with status ok: one line per example, one column per (setting, metric), NaN elsewhere."""
+    ok = rows[rows["status"] == OK]
+    return ok.pivot(index=UNIT, columns=["setting_id", "metric"], values="value").astype(float)
+
+
+def intervals(
+    values: Float[np.ndarray, "N M"], resampling: Resampling
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Bias-corrected and accelerated bootstrap intervals of column means, NaN left out (Efron 1987).
+
+    Columns without NaN in the same places share their resamples. A column that is constant has an interval of
+    no width, one with fewer than two values none (NaN).
+    """
+    low, high = _ends_of_constant(values)
+    present = ~np.isnan(values)
+    varying = present.any(0) & (_spread(values) > 0)
+    patterns, group = np.unique(present[:, varying], axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        columns = np.flatnonzero(varying)[np.ravel(group) == number]
+        kept = values[np.ix_(patterns[:, number], columns)]
+        low[columns], high[columns] = _bca(kept, resampling)
+    return low, high
+
+
+def _ends_of_constant(
+    values: Float[np.ndarray, "N M"],
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Both ends of the interval of each column that repeats one value at least twice, else NaN."""
+    constant = ((~np.isnan(values)).sum(0) > 1) & (_spread(values) == 0)
+    ends = np.where(
+        constant, np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf), np.nan
+    )
+    return ends, ends.copy()
+
+
+def _spread(values: Float[np.ndarray, "N M"]) -> Float[np.ndarray, " M"]:
+    gap = np.isnan(values)
+    highest = np.where(gap, -np.inf, values).max(0, initial=-np.inf)
+    return np.asarray(highest - np.where(gap, np.inf, values).min(0, initial=np.inf))
+
+
+def _bca(
+    values: Float[np.ndarray, "N M"], resampling: Resampling
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    # A resample is how often it takes each example, so the means of all columns are one matrix product.
+    def means(indices: Float[np.ndarray, "... N"], axis: int) -> Float[np.ndarray, "M ..."]:
+        taken = np.atleast_2d(indices).astype(int)
+        offsets = taken + len(values) * np.arange(len(taken))[:, None]
+        counts = np.bincount(offsets.ravel(), minlength=len(taken) * len(values))
+        found = values.T @ counts.reshape(len(taken), -1).T / taken.shape[1]
+        return np.asarray(found if indices.ndim > 1 else found[:, 0])
+
+    found = distributions.bootstrap(
+        (np.arange(len(values)),),
+        means,
+        vectorized=True,
+        n_resamples=resampling.n_resamples,
+        batch=_BATCH,
+        confidence_level=resampling.confidence,
+        method="BCa",
+        rng=np.random.default_rng(resampling.seed),
+    ).confidence_interval
+    return found.low, found.high
+
+
+def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
+    """The mean of every (setting, metric) with its interval, and how many examples have no value.
+
+    Returns:
+        One line per pair: setting_id, metric, unit, higher_is_better, n, n_not_ok, mean, sd, low, high.
+    """
+    pairs = rows.groupby(["setting_id", "metric"], sort=True)
+    found = pairs.agg(unit=("unit", "first"), higher_is_better=("higher_is_better", "first"))
+    found["n"] = pairs["status"].agg(lambda status: int((status == OK).sum()))
+    found["n_not_ok"] = pairs.size() - found["n"]
+    table = wide(rows).reindex(columns=found.index)
+    found["mean"], found["sd"] = table.mean(), table.std(ddof=1)
+    found["low"], found["high"] = intervals(table.to_numpy(), resampling)
+    return found.reset_index()
+
+
+def summarize_by_correctness(
+    rows: pd.DataFrame, examples: pd.DataFrame, resampling: Resampling
+) -> pd.DataFrame:
+    """`summarize` for right and for wrong predictions, told apart by a column `prediction`.
+
+    Examples without a gold label are in neither group.
+    """
+    known = examples.dropna(subset=["correct"])
+    parts = []
+    for name, correct in (("right", True), ("wrong", False)):
+        own = known.loc[known["correct"].astype(bool) == correct, UNIT]
+        if len(chosen := rows.merge(own, on=UNIT)):
+            parts.append(summarize(chosen, resampling).assign(prediction=name))
+    return pd.concat(parts) if parts else pd.DataFrame()
+
+
+def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
+    """Every setting against a reference on the examples where both have a value.
+
+    `difference` is the mean of setting - reference with its interval; `p` is Wilcoxon's signed-rank test, zeros
+    ranked (Pratt 1959); `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
+    the matched-pairs rank-biserial correlation; `detectable` see `detectable_difference`.
+
+    Returns:
+        One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable.
+    """
+    table = wide(rows)
+    if reference not in table.columns.get_level_values("setting_id"):
+        return pd.DataFrame()
+    base = table[reference]
+    pairs = [pair for pair in table.columns if pair[0] != reference and pair[1] in base]
+    if not pairs:
+        return pd.DataFrame()
+    values = np.column_stack([table[pair] - base[pair[1]] for pair in pairs])
+    found = pd.DataFrame(pairs, columns=["setting_id", "metric"])
+    found["n"] = (~np.isnan(values)).sum(0)
+    found["difference"] = pd.DataFrame(values).mean()
+    found["low"], found["high"] = intervals(values, resampling)
+    columns = [column[~np.isnan(column)] for column in values.T]
+    found["p"] = [signed_rank_p(column) for column in columns]
+    found["p_holm"] = found.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    found["effect"] = [rank_biserial(column) for column in columns]
+    found["detectable"] = [
+        detectable_difference(column, alpha=1 - resampling.confidence) for column in columns
+    ]
+    return found
+
+
+def signed_rank_p(differences: Float[np.ndarray, " N"]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, zeros ranked but not counted (Pratt 1959).
+
+    1 where all differences are 0; NaN without differences. Exact where it can be (see `scipy.stats.wilcoxon`).
+    """
+    if len(differences) == 0:
+        return float("nan")
+    if not differences.any():
+        return 1.0
+    return float(distributions.wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def rank_biserial(differences: Float[np.ndarray, " N"]) -> float:
+    """(W+ - W-) / (W+ + W-): 1 if all differences are positive, -1 if all negative (Kerby 2014). 0 if all are 0."""
+    if len(differences) == 0:
+        return float("nan")
+    ranks = distributions.rankdata(np.abs(differences))
+    positive, negative = ranks[differences > 0].sum(), ranks[differences < 0].sum()
+    total = positive + negative
+    return float((positive - negative) / total) if total else 0.0
+
+
+def holm(p: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """Holm's step-down correction of K p-values for all K tests (Holm 1979); NaN is no test and stays."""
+    corrected = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    remaining = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * remaining), 1.0)
+    return corrected
+
+
+def detectable_difference(
+    differences: Float[np.ndarray, " N"], *, alpha: float, power: float = 0.8
+) -> float:
+    """The smallest true mean difference that a two-sided paired t-test would find with probability `power`.
+
+    From the standard deviation of these differences; exact for normal ones (noncentral t). NaN for fewer than 3.
+    """
+    n = len(differences)
+    if n < 3:
+        return float("nan")
+    return float(np.std(differences, ddof=1) * _noncentrality(n - 1, alpha, power) / np.sqrt(n))
+
+
+@lru_cache(maxsize=1024)
+def _noncentrality(degrees: int, alpha: float, power: float) -> float:
+    critical = float(special.stdtrit(degrees, 1 - alpha / 2))
+
+    def excess_power(noncentrality: float) -> float:
+        # Rejections on the wrong side are left out: below 1e-5 at any useful power.
+        return float(distributions.nct.sf(critical, degrees, noncentrality) - power)
+
+    return float(optimize.brentq(excess_power, 0.0, critical + 10.0))
+
+
+def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
+    """For each method entry the setting with the best mean of a metric; the first of equals.
+
+    Returns:
+        Entry name to setting_id, mean and n; entries without a value are left out.
+
+    Raises:
+        InputError: the run has no such metric, or it has no direction.
+    """
+    rows = run.tables["rows"]
+    own = rows[rows["metric"] == metric]
+    if own.empty:
+        raise unknown("choose.metric", metric, sorted(set(rows["metric"])))
+    better = own["higher_is_better"].iloc[0]
+    if pd.isna(better):
+        raise InputError(
+            f"choose.metric={metric}: neither more nor less of it is better. Choose another metric."
+        )
+    values = own[own["status"] == OK].groupby("setting_id")["value"].agg(["mean", "count"])
+    return _best_by_name(run, values, max if better else min)
+
+
+def _best_by_name(
+    run: "Run", values: pd.DataFrame, pick: Callable[..., dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    scored: dict[str, list[dict[str, Any]]] = {}
+    for setting in run.settings:
+        if (key := setting["setting_id"]) in values.index:
+            mean, n = values.loc[key, ["mean", "count"]]
+            one = {"setting_id": key, "mean": float(mean), "n": int(n)}
+            scored.setdefault(setting["name"], []).append(one)
+    return {name: pick(ones, key=lambda one: one["mean"]) for name, ones in scored.items()}

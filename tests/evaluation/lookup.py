@@ -1,0 +1,54 @@
+"""Models that are tables: what they say of each set of tokens that stays."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from saliency_bench.evaluation.curves import evaluate_curves
+from saliency_bench.types import Curve
+
+
+class LookupProbe:
+    """A probe that looks its logits up, and remembers every question put to it."""
+
+    def __init__(self, logits: Callable[[int, tuple[int, ...]], list[float]]) -> None:
+        self.logits = logits
+        self.questions: list[tuple[int, tuple[int, ...]]] = []
+
+    def __call__(self, examples, keep):
+        asked = [
+            (int(example), tuple(np.flatnonzero(stays).tolist()))
+            for example, stays in zip(examples, keep, strict=True)
+        ]
+        self.questions += asked
+        return np.array([self.logits(*question) for question in asked], dtype=float)
+
+
+def table(probabilities: Mapping[str, float]) -> LookupProbe:
+    """Two classes; the probability of class 0 by the positions that stay: {"": 0.1, "02": 0.7}."""
+
+    def logits(example, stays):
+        p = probabilities["".join(map(str, stays))]
+        return [np.log(p), np.log1p(-p)]
+
+    return LookupProbe(logits)
+
+
+def arbitrary(seed: int, n_classes: int = 3) -> LookupProbe:
+    """Logits that are unrelated from one set to the next: no property of a real model to lean on."""
+
+    def logits(example, stays):
+        name = hashlib.sha256(repr((seed, example, stays)).encode()).digest()
+        return np.random.default_rng(list(name)).normal(scale=2, size=n_classes).tolist()
+
+    return LookupProbe(logits)
+
+
+def curve_of(probe, ranking, grids, n_tokens=None, target=0, predicted=0) -> Curve:
+    """The curve of one ranking of one example, whose tokens that are not ranked are special."""
+    ranking = np.array(ranking, dtype=int)
+    attributable = np.zeros(len(ranking) if n_tokens is None else n_tokens, dtype=bool)
+    attributable[ranking] = True
+    rankings = {("one", 0): ranking}
+    return evaluate_curves(probe, rankings, [attributable], [target], [predicted], grids)["one", 0]

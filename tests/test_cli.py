@@ -1,0 +1,252 @@
+"""The command line: verbs, exit codes, one message per mistake, nothing left behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from saliency_bench import __version__, cli, conf_files, runner
+from saliency_bench.errors import InputError, StorageError
+from saliency_bench.progress import SECONDS_BETWEEN_LINES, Lines
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder as working directory, and the environment as it was afterwards."""
+    for key in cli.QUIET:
+        monkeypatch.setenv(key, cli.QUIET[key])
+    monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def studies(monkeypatch):
+    """What the runner was asked for; it runs nothing."""
+    asked = []
+
+    def run(cfg, settings, command, progress):
+        asked.append((cfg, settings, command))
+        return Path("nowhere")
+
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(cli, "_report", lambda folder: None)
+    return asked
+
+
+def mistake(capfd, *words: str, code: int = 2) -> str:
+    """The one line on standard error of a command that fails with the code."""
+    assert cli.main(words) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("saliency-bench: ")
+    return err
+
+
+def test_help_answers_quickly_with_examples():
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "saliency_bench", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # The promise is 1.5 s; it takes a tenth of one.
+    assert time.perf_counter() - started < 1.5
+    assert all(verb in done.stdout for verb in cli.VERBS)
+    assert done.stdout == cli.HELP
+    assert max(map(len, done.stdout.splitlines())) <= 84
+
+
+@pytest.mark.parametrize(
+    "words", [["-h"], ["run", "--help"], ["n_examples=3", "--help"], ["list", "-h"]]
+)
+def test_help_helps_anywhere(words, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == cli.HELP
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"saliency-bench {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runn"], ["'runn'", "'run'"]),
+        (["resume", "dir"], ["'resume'", "explain, list, report, run"]),
+        (["n_exmples=3"], ["'n_exmples'", "'n_examples'"]),
+        (["run", "n_examples=0"], ["n_examples=0"]),
+        (["method=[vanila]"], ["'vanilla'"]),
+        (["model=hub"], ["model.path"]),
+        (["=="], ["=="]),
+        (["--config-dir", "nowhere"], ["nowhere"]),
+        (["--cfg", "job", "n_exmples=3"], ["'n_examples'"]),
+        (["--experimental-rerun", "job.pickle"], ["pickles"]),
+        (["list", "method"], ["'method'", "'methods'"]),
+        (["report"], ["report DIR"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["explain"], ["explain"]),
+        (["explain", " "], ["explain"]),
+        (["explain", "a text", "method=[vanila]"], ["'vanilla'"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(words, said, capfd, elsewhere):
+    message = mistake(capfd, *words)
+    assert all(word in message for word in said), message
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_unknown_option_ends_with_exit_code_2(capfd, elsewhere):
+    assert cli.main(["--no-such-option"]) == 2
+    assert "--no-such-option" in capfd.readouterr().err
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("no such file"), 2, "no such file"),
+        (StorageError("the disk is full"), 4, "the disk is full"),
+        (MemoryError(), 5, "token_budget"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 5, "token_budget"),
+        (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_failure_of_the_study_decides_the_exit_code(error, code, said, monkeypatch, capfd):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(runner, "run", fail)
+    assert said in mistake(capfd, "method=[vanilla]", code=code)
+
+
+def test_a_traceback_is_shown_only_when_asked_for(monkeypatch, capfd):
+    def fail(*_):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(runner, "run", fail)
+    assert "Traceback" not in mistake(capfd, code=1)
+    monkeypatch.setenv("SALIENCY_BENCH_TRACEBACK", "1")
+    assert cli.main([]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_the_default_study_is_quickstart_and_hydra_leaves_nothing_behind(studies, elsewhere):
+    assert cli.main([]) == 0
+    ((cfg, settings, command),) = studies
+    assert (cfg.name, cfg.n_examples) == ("quickstart", 30)
+    # Four methods with two backends, and two rankings that have none.
+    assert len(settings) == 4 * 2 + 2
+    assert command == ["saliency-bench"]
+    assert not list(elsewhere.iterdir())
+
+
+def test_run_is_the_default_verb(studies):
+    assert cli.main(["n_examples=3"]) == 0
+    assert cli.main(["run", "n_examples=3"]) == 0
+    (first, _, said), (second, _, said_again) = studies
+    assert first == second
+    assert said == said_again == ["saliency-bench", "n_examples=3"]
+
+
+def test_the_program_is_left_as_found(studies, monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    before = list(sys.argv)
+    cli.main(["n_examples=3"])
+    cli.main(["n_exmples=3"])
+    assert sys.argv == before
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_multirun_is_one_study_per_combination(studies):
+    assert cli.main(["-m", "seed=0,1", "n_examples=3"]) == 0
+    assert [cfg.seed for cfg, _, _ in studies] == [0, 1]
+    assert [command[1:] for _, _, command in studies] == [
+        ["seed=0", "n_examples=3"],
+        ["seed=1", "n_examples=3"],
+    ]
+
+
+def test_multirun_goes_on_after_a_mistake_and_reports_it(studies, capfd):
+    assert cli.main(["-m", "n_examples=0,3"]) == 2
+    assert [cfg.n_examples for cfg, _, _ in studies] == [3]
+    assert capfd.readouterr().err == (
+        "saliency-bench: n_examples=0: expected a whole number, at least 1\n"
+    )
+
+
+def test_a_folder_of_ones_own_adds_experiments(studies, elsewhere):
+    (elsewhere / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nname: mine\nn_examples: 7\n"
+    (elsewhere / "mine" / "experiment" / "own.yaml").write_text(text, "utf-8")
+    assert cli.main(["--config-dir", "mine", "experiment=own"]) == 0
+    ((cfg, _, _),) = studies
+    assert (cfg.name, cfg.n_examples) == ("mine", 7)
+
+
+def test_the_configuration_is_printed_without_running(studies, capfd):
+    assert cli.main(["--cfg", "job", "n_examples=3"]) == 0
+    printed = capfd.readouterr().out
+    assert "n_examples: 3" in printed
+    assert "hydra" not in printed
+    assert not studies
+
+
+def test_shell_completion_is_installed_on_request(capfd):
+    assert cli.main(["-sc", "install=bash"]) == 0
+    assert "complete" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("kind", list(cli.GROUPS))
+def test_list_names_everything_of_a_kind(kind, capsys):
+    assert cli.main(["list", kind]) == 0
+    printed = capsys.readouterr().out
+    for name in conf_files.names(cli.GROUPS[kind]):
+        assert name in printed
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(capsys):
+    now = [0.0]
+    show = Lines(clock=lambda: now[0])
+    for done, seconds in [
+        (0, 0.0),
+        (1, 1.0),
+        (2, SECONDS_BETWEEN_LINES),
+        (3, SECONDS_BETWEEN_LINES + 1),
+        (4, 32.0),
+    ]:
+        now[0] = seconds
+        show("blocks", done, 4)
+    assert capsys.readouterr().err.splitlines() == [
+        "blocks: 0 of 4",
+        "blocks: 2 of 4",
+        "blocks: 4 of 4",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="scripts are for bash")
+def test_set_up_refuses_a_python_that_is_too_old(elsewhere):
+    scripts = Path(__file__).parents[1] / "scripts"
+    old = elsewhere / "bin" / "python3"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\nexit 1\n", "utf-8")
+    old.chmod(0o755)
+    for name in ("python3.11", "python3.12", "python3.13", "python3.14", "python"):
+        (old.parent / name).symlink_to(old)
+    done = subprocess.run(
+        ["bash", scripts / "setup"],
+        env={"PATH": f"{old.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Python 3.11" in done.stderr

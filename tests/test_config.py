@@ -1,0 +1,275 @@
+"""Configurations: what composes, what is refused and with which words, and which settings come out."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from saliency_bench import conf_files, config
+from saliency_bench.attribution.methods import KINDS, METHODS
+from saliency_bench.data import DATASETS
+from saliency_bench.errors import InputError
+from saliency_bench.signatures import typed
+
+EXPERIMENTS = conf_files.names("experiment")
+
+
+def refusal(*overrides: str) -> str:
+    """The one message that these overrides get."""
+    with pytest.raises(InputError) as caught:
+        config.validate(config.load(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def expand(*overrides: str):
+    return config.settings(config.load(["~experiment", *overrides]))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_is_valid(name):
+    cfg = config.load([f"experiment={name}"])
+    config.validate(cfg)
+    assert cfg.name == name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_headed_by_the_command_that_runs_it(name):
+    command = "saliency-bench" if name == "quickstart" else f"saliency-bench experiment={name}"
+    assert conf_files.summary("experiment", name).endswith(f": {command}")
+
+
+@pytest.mark.parametrize("group", ["method", "metric"])
+def test_every_file_of_a_group_holds_one_entry_of_its_own_name(group):
+    for name in conf_files.names(group):
+        content = conf_files.read(group, name)
+        assert list(content) == [name]
+        assert content[name][group]
+        assert conf_files.summary(group, name)
+
+
+def test_every_method_has_a_file_that_names_all_its_hyperparameters():
+    assert set(conf_files.names("method")) == set(METHODS.names())
+    for name in METHODS.names():
+        others = {"method"} if KINDS[name] == "token" else {"method", "reduction"}
+        assert set(conf_files.method_defaults(name)) == others | set(METHODS.hyperparameters(name))
+
+
+def test_plain_yaml_and_hydra_read_the_same_method():
+    cfg = config.load(["~experiment", "method=[smoothgrad]"])
+    assert cfg.method == {"smoothgrad": conf_files.method_defaults("smoothgrad")}
+
+
+def test_plain_yaml_and_hydra_read_the_same_runtime():
+    assert vars(config.load([]).runtime) == conf_files.runtime_defaults()
+
+
+def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'vanilla'"):
+        conf_files.method_defaults("vanila")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("n_exmples=3", ["'n_exmples'", "'n_examples'"]),
+        ("runtime.dtyp=float32", ["'runtime.dtyp'", "'runtime.dtype'"]),
+        ("method.smoothgrad.n_sample=3", ["'method.smoothgrad.n_samples'"]),
+        ("+method.smoothgrad.n_sample=3", ["method.smoothgrad", "'n_samples'"]),
+        ("model.pat=x", ["'model.pat'", "'model.path'"]),
+        ("+data.splt=test", ["data", "'split'"]),
+        ("method=[vanila]", ["'vanila'", "'vanilla'"]),
+        ("experiment=quickstrt", ["'quickstrt'", "'quickstart'"]),
+        ("n_examples=many", ["n_examples", "many"]),
+        ("timing.enabled=perhaps", ["timing.enabled", "perhaps"]),
+        ("method.vanilla=3", ["method.vanilla"]),
+        ("n_examples=0", ["n_examples=0", "at least 1"]),
+        ("runtime.threads=0", ["runtime.threads=0", "at least 1"]),
+        ("runtime.token_budget=0", ["runtime.token_budget=0"]),
+        ("statistics.confidence=1.5", ["statistics.confidence=1.5"]),
+        ("statistics.reference=vanila", ["statistics.reference", "'vanilla'"]),
+        ("name=../../etc", ["name='../../etc'"]),
+        ("target=prediction", ["target", "'predicted'"]),
+        ("output=logits", ["output", "'logit'"]),
+        ("backend=captun", ["backend", "'captum'"]),
+        ("backend=[]", ["backend", "empty"]),
+        ("backend=[native,native]", ["backend", "'native'", "twice"]),
+        ("too_long=cut", ["too_long", "'cut'"]),
+        ("evaluation.removal=masked", ["evaluation.removal", "'mask'"]),
+        ("runtime.dtype=float23", ["runtime.dtype", "'float32'"]),
+        ("runtime.device=gpu", ["runtime.device", "'gpu'"]),
+        ("runtime.attention=flash", ["runtime.attention", "'flash'"]),
+        ("method=[]", ["method is empty"]),
+        ("seed=${nothing}", ["seed", "nothing"]),
+        ("seed=${seed}", ["seed"]),
+        ("method=[vanilla", ["[vanilla"]),
+        ("method.smoothgrad.n_samples=0", ["method.smoothgrad.n_samples=0"]),
+        ("method.smoothgrad.n_samples=2.5", ["method.smoothgrad.n_samples=2.5", "whole number"]),
+        ("method.smoothgrad.n_samples=true", ["method.smoothgrad.n_samples=True"]),
+        ("method.smoothgrad.n_samples=[4,4]", ["method.smoothgrad.n_samples", "4", "twice"]),
+        ("method.smoothgrad.n_samples=[]", ["method.smoothgrad.n_samples", "empty"]),
+        ("method.smoothgrad.noise_std=-0.1", ["method.smoothgrad.noise_std=-0.1"]),
+        ("method.smoothgrad.noise_std=nan", ["method.smoothgrad.noise_std=nan"]),
+        ("method.smoothgrad.noise_std=inf", ["method.smoothgrad.noise_std=inf"]),
+        ("method.smoothgrad.reduction=l3", ["method.smoothgrad.reduction", "'l3'"]),
+        ("~method.smoothgrad.reduction", ["method.smoothgrad.reduction", "missing"]),
+        ("~method.smoothgrad.n_samples", ["method.smoothgrad", "n_samples"]),
+        ("~method.smoothgrad.method", ["method.smoothgrad.method is missing"]),
+        ("method.smoothgrad.method=smothgrad", ["method.smoothgrad.method", "'smoothgrad'"]),
+        ("method.integrated_gradients.n_steps=-3", ["method.integrated_gradients.n_steps=-3"]),
+        ("method.integrated_gradients.n_steps=1000000000", ["10000"]),
+        ("method.integrated_gradients.reduction=dot", ["integrated_gradients", "dot"]),
+        ("method.input_x_gradient.reduction=dot", ["input_x_gradient", "dot"]),
+        ("method.integrated_gradients.quadrature=simpson", ["quadrature", "'simpson'"]),
+        ("method.integrated_gradients.quadrature=trapezoid", ["captum", "backend: [native]"]),
+        ("method.integrated_gradients.baseline=masc", ["baseline", "'mask'"]),
+        ("method.integrated_gradients.baseline_special_tokens=drop", ["'drop'", "keep"]),
+        ("+method.random.reduction=l2", ["method.random.reduction", "Remove"]),
+        ("+method.leave_one_out.backend=[captum]", ["method.leave_one_out.backend"]),
+        ("method.leave_one_out.removal=gone", ["method.leave_one_out.removal", "'gone'"]),
+        ("data.dataset=movies", ["data.dataset", "'movie_reviews'"]),
+        ("data.split=3", ["data.split=3", "text"]),
+        ("model=hub", ["model.path is missing"]),
+        ("data=file", ["data.path is missing"]),
+        ("metric=[srgg]", ["metric", "'srg'"]),
+        ("metric.srg.metric=srgg", ["metric.srg.metric", "'srg'"]),
+        ("metric.sufficiency.grid=erasr", ["metric.sufficiency.grid", "'eraser'"]),
+        ("metric.sufficiency.grid=[0.1,1.5]", ["metric.sufficiency.grid=1.5"]),
+        ("metric.sufficiency.grid=[x]", ["metric.sufficiency.grid='x'"]),
+        ("metric.sufficiency.grid=[]", ["metric.sufficiency.grid", "empty"]),
+        ("metric.log_odds.fraction=0", ["metric.log_odds.fraction=0"]),
+        ("~metric.log_odds.fraction", ["metric.log_odds", "fraction"]),
+        ("choose.split=test", ["choose.split=test", "data.split=test"]),
+        ("choose={split: validation, metric: sgr}", ["choose.metric", "'srg'"]),
+    ],
+)
+def test_a_mistake_is_refused_by_the_key_that_it_is_in(override, words):
+    message = refusal(override)
+    assert all(word in message for word in words), message
+
+
+def test_a_gpu_is_an_error_only_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "runtime.device=cuda" in refusal("runtime.device=cuda")
+    config.validate(config.load(["runtime.device=auto"]))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["+_target_", "+data._target_", "+model._target_", "+method.vanilla._target_"],
+)
+def test_a_configuration_calls_no_code(place, tmp_path):
+    sentinel = tmp_path / "called"
+    message = refusal(f"{place}=pathlib.Path.touch", f"out={sentinel}")
+    assert "_target_" in message
+    assert not sentinel.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"n_exmples": 3}, ["'n_exmples'", "'n_examples'"]),
+        ({"runtime": {"dtyp": "float32"}}, ["'runtime.dtyp'", "'runtime.dtype'"]),
+        ({"n_examples": "many"}, ["n_examples", "many"]),
+        ({"method": {"smoothgrad": {"n_sample": 3}}}, ["method.smoothgrad", "'n_samples'"]),
+        ({"data": {"splt": "test"}}, ["data", "'split'"]),
+        ({"method": {"mine": {"_target_": "os.system"}}}, ["method.mine._target_"]),
+        ({"method": {"mine": {"reduction": "l2"}}}, ["method.mine.method is missing"]),
+    ],
+)
+def test_a_mistake_in_a_file_is_refused_too(content, words, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\n" + yaml.safe_dump(content)
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, "utf-8")
+    defaults = f"method=[{','.join(conf_files.names('method'))}]"
+    message = refusal(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", defaults)
+    assert all(word in message for word in words), message
+
+
+def test_a_list_is_an_axis_and_the_last_hyperparameter_is_fastest():
+    overrides = ["method.smoothgrad.n_samples=[4,8]", "method.smoothgrad.noise_std=[0.1,1]"]
+    found = expand("method=[smoothgrad]", *overrides)
+    assert [(s.hyper["n_samples"], s.hyper["noise_std"]) for s in found] == [
+        (4, 0.1), (4, 1.0), (8, 0.1), (8, 1.0),
+    ]  # fmt: skip
+
+
+def test_settings_stand_in_the_order_of_entries_then_backends():
+    found = expand("method=[vanilla,random,input_x_gradient]", "backend=[native,captum]")
+    assert [(s.name, s.backend) for s in found] == [
+        ("vanilla", "native"),
+        ("vanilla", "captum"),
+        ("random", "none"),
+        ("input_x_gradient", "native"),
+        ("input_x_gradient", "captum"),
+    ]
+
+
+def test_an_entry_may_have_a_backend_of_its_own():
+    found = expand(
+        "method=[vanilla,smoothgrad]", "backend=[native,captum]", "+method.vanilla.backend=[native]"
+    )
+    assert [s.backend for s in found] == ["native", "native", "captum"]
+
+
+def test_one_number_has_one_name():
+    (dotted,) = expand("method=[vanilla]", "method.vanilla.reduction=dot")
+    (product,) = expand("method=[input_x_gradient]")
+    assert dotted.id == product.id
+
+
+def test_a_whole_number_where_a_number_is_meant_is_the_same_setting():
+    (whole,) = expand("method=[smoothgrad]", "method.smoothgrad.noise_std=1")
+    (decimal,) = expand("method=[smoothgrad]", "method.smoothgrad.noise_std=1.0")
+    assert whole.id == decimal.id
+
+
+def test_two_entries_that_compute_the_same_are_refused_by_both_names():
+    message = refusal("~experiment", "method.vanilla.reduction=dot")
+    assert "method.vanilla" in message
+    assert "method.input_x_gradient" in message
+
+
+def test_a_sweep_chooses_on_a_split_that_it_does_not_report():
+    for name in ("noise_sweep", "step_sweep"):
+        cfg = config.load([f"experiment={name}"])
+        assert cfg.choose is not None
+        assert (cfg.choose.split, cfg.data["split"]) == ("validation", "test")
+    assert config.load([]).choose is None
+
+
+def test_the_reference_is_the_first_entry_unless_it_is_named():
+    assert config.load(["method=[smoothgrad,vanilla]"]).statistics.reference == "smoothgrad"
+    assert config.load(["statistics.reference=random"]).statistics.reference == "random"
+
+
+def test_the_sweeps_are_as_large_as_they_say():
+    # 5 noise levels x 5 sample counts, 6 step counts x 5 rules x 3 baselines; and the random ranking.
+    assert len(config.settings(config.load(["experiment=noise_sweep"]))) == 5 * 5 + 1
+    assert len(config.settings(config.load(["experiment=step_sweep"]))) == 6 * 5 * 3 + 1
+
+
+def test_every_metric_is_selected_by_default():
+    assert set(config.load([]).metric) == set(conf_files.names("metric"))
+
+
+def test_every_dataset_has_a_file_that_names_all_its_hyperparameters():
+    for name in DATASETS.names():
+        assert set(conf_files.read("data", name)) == {"dataset", *DATASETS.hyperparameters(name)}
+
+
+def test_no_configuration_file_uses_the_other_suffix():
+    assert not list(Path(conf_files.folder()).rglob("*.yml"))
+
+
+def test_types_are_those_that_the_function_declares():
+    def function(*, a: int, b: float, c: str | None, d: list[float], e: bool) -> None: ...
+
+    assert typed(function, "b", 1, "b") == 1.0
+    assert type(typed(function, "b", 1, "b")) is float
+    assert typed(function, "c", None, "c") is None
+    assert typed(function, "d", [0.5], "d") == [0.5]
+    for parameter, wrong in {"a": 1.0, "b": True, "c": 3, "d": "x", "e": 1}.items():
+        with pytest.raises(InputError, match=f"^{parameter}="):
+            typed(function, parameter, wrong, parameter)

