@@ -24,6 +24,11 @@ from saliency_bench.types import Curve
 Row = dict[str, Any]
 Entries = Mapping[str, Mapping[str, Any]]
 
+#: Metrics that have no grid to configure and read the curve at every number of tokens.
+READS_WHOLE_CURVE = frozenset({"srg", "decision_flip_fraction"})
+
+NOT_FINITE = "a token's score is not a finite number"
+
 
 @dataclass
 class Judged:
@@ -75,7 +80,9 @@ def _curves(
     """The curves of each map: one, or one per draw of a random ranking; none where no metric reads them."""
     if not any(INFO[entry["metric"]].reads == "curve" for entry in metrics.values()):
         return [[] for _ in maps]
-    grids = [entry.get("grid", FULL) for entry in metrics.values()]
+    whole = any(entry["metric"] in READS_WHOLE_CURVE for entry in metrics.values())
+    grids: list[Any] = [entry["grid"] for entry in metrics.values() if "grid" in entry]
+    grids += [FULL] if whole else []
     grids += [[entry["fraction"]] for entry in metrics.values() if "fraction" in entry]
     attributable = [~np.array(item.special) for item in block.batch.encoded]
     predicted = block.predicted.tolist()
@@ -98,7 +105,9 @@ def _curves(
 
 
 def _rankings(one: AttributionMap) -> list[Int[np.ndarray, " U"]]:
-    """By signed score; a text's ties are broken alike in all settings."""
+    """By signed score; a text's ties are broken alike in all settings. None where a score is not finite."""
+    if not one.finite:
+        return []
     attributable = np.array(one.attributable)
     draws = one.scores[None] if one.draws is None else one.draws
     seed = token_hash(one.token_ids)
@@ -119,12 +128,11 @@ def _row(
         "unit": info.unit,
         "higher_is_better": info.higher_is_better,
     }
+    if not one.finite:
+        return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
+    read = curves if reads_curve else [one]
     try:
-        values = (
-            [function(curve, **hyper) for curve in curves]
-            if reads_curve
-            else [function(one, **hyper)]
-        )
+        values = [function(item, **hyper) for item in read]
     except NotApplicable as reason:
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(reason)}
     value = float(np.mean(values))
@@ -169,6 +177,8 @@ def _pair(a: AttributionMap, b: AttributionMap) -> Row:
         "example_id": a.example_id,
         "metric": "kendall_tau",
     }
+    if not (a.finite and b.finite):
+        return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
     try:
         tau = kendall_tau(a.scores, b.scores, np.array(a.attributable))
         return row | {"value": tau, "status": OK, "reason": None}

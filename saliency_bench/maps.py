@@ -66,6 +66,11 @@ class AttributionMap:
         """Whether each token takes part in rankings: not so for special tokens."""
         return tuple(not special for special in self.encoded.special)
 
+    @property
+    def finite(self) -> bool:
+        """Whether every score is a number."""
+        return bool(np.isfinite(self.scores).all())
+
     def at(self, input_index: int) -> "AttributionMap":
         """The same map as that of the input with this index."""
         return replace(self, input_index=input_index)
@@ -123,7 +128,7 @@ class AttributionMap:
     @classmethod
     def from_scores(
         cls,
-        scores: Sequence[float],
+        scores: Sequence[float] | Float[np.ndarray, " T"],
         like: "AttributionMap",
         *,
         name: str = "scores",

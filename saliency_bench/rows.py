@@ -148,6 +148,10 @@ class Setting:
         """The same setting with another target."""
         return replace(self, target=target)
 
+    def twin(self, backend: str) -> "Setting":
+        """The same setting through another backend."""
+        return replace(self, backend=backend)
+
     def to_dict(self) -> dict[str, Any]:
         """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""
         flat = asdict(self)

@@ -1,5 +1,6 @@
 """The only loop: a configured study to rows on disk, block by block; what is finished is not done again."""
 
+import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.bench.attribution import timing_rows
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
@@ -23,7 +25,7 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, digest
-from saliency_bench.store.manifest import collect
+from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
 from saliency_bench.tasks import sequence_classification as task
@@ -94,8 +96,10 @@ def run(
         if TIMING in names and TIMING not in finished:
             progress("timing", 0, 1)
             store.write(TIMING, {"timings": timings(study, refs)})
+        parity = captum_tolerances(study, refs)
     store.seal(names)
-    write_json(folder / MANIFEST, _manifest(study, command, started, chosen, len(finished)))
+    manifest = _manifest(study, command, started, len(finished))
+    write_json(folder / MANIFEST, manifest | {"chosen": chosen, "parity": parity})
     return folder
 
 
@@ -106,6 +110,8 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     examples = load_examples(config)
     model = load_configured_model(config)
     encoded = task.encode(model, examples, too_long=config.too_long)
+    if config.target == "gold":
+        task.require_gold(encoded)
     findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
     fitted, warnings = fit_settings(model, settings)
     for setting in fitted:
@@ -185,7 +191,7 @@ def block_tables(
     own = {item.example_id for item in items}
     tables = {
         "examples": example_rows(block),
-        "maps": [map_row(one) for one in flat],
+        "maps": [map_row(one) for one in flat if one.finite],
         "rows": judged.rows,
         "curves": judged.curves,
         "agreement": judged.agreement,
@@ -208,6 +214,25 @@ def timings(study: Study, refs: References) -> list[dict[str, Any]]:
         token_budget=study.config.runtime.token_budget,
     )
     return [{"cell_id": study.cell_id} | row for row in rows]
+
+
+def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
+    """For each native setting with a Captum twin, the largest difference that rounding explains on any example."""
+    captum = {
+        setting.twin("native").id for setting in study.settings if setting.backend == "captum"
+    }
+    paired = [setting for setting in study.settings if setting.id in captum]
+    if not paired:
+        return None
+    found: dict[str, float] = {}
+    for block in plan_blocks(study.encoded):
+        items = [study.encoded[index] for index in block.indices]
+        opened = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
+        for setting in paired:
+            context = opened.context(setting.output, setting.seed)
+            largest = float(relative_tolerance(context, setting).max())
+            found[setting.id] = max(largest, found.get(setting.id, 0.0))
+    return {"relative_tolerance": found, "derived_in": "saliency_bench.attribution.parity"}
 
 
 def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
@@ -324,8 +349,6 @@ def _folder(study: Study) -> Path:
 
 def _write_settings(study: Study, folder: Path) -> None:
     """Claims the folder for this study, and refuses one that holds another."""
-    import json
-
     path = folder / "identity.json"
     identity = json.loads(json.dumps(study.identity))
     if path.is_file():
@@ -352,7 +375,6 @@ def _manifest(
     study: Study,
     command: Sequence[str],
     started: datetime,
-    chosen: dict[str, Any] | None,
     n_resumed: int,
 ) -> dict[str, Any]:
     config = study.config
@@ -366,14 +388,13 @@ def _manifest(
         "cell_id": study.cell_id,
         "name": config.name,
         "command": shlex.join(command),
-        "config": asdict(config) | {"out": None},
+        "config": json.loads(portable(json.dumps(asdict(config) | {"out": None}))),
         "reference_setting": ids[0],
         "split": config.data.get("split"),
         "n_examples": len(study.encoded),
         "model": study.identity["model"],
         "data": study.identity["data"],
         "preflight": study.findings.to_dict(),
-        "chosen": chosen,
         "parts_resumed": n_resumed,
         **provenance,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import optimize, special
 from scipy import stats as distributions
 
@@ -90,8 +90,8 @@ def _bca(
     values: Float[np.ndarray, "N M"], resampling: Resampling
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     # A resample is how often it takes each example, so the means of all columns are one matrix product.
-    def means(indices: Float[np.ndarray, "... N"], axis: int) -> Float[np.ndarray, "M ..."]:
-        taken = np.atleast_2d(indices).astype(int)
+    def means(indices: Int[np.ndarray, "... K"], axis: int) -> Float[np.ndarray, "M ..."]:
+        taken = np.atleast_2d(indices)
         offsets = taken + len(values) * np.arange(len(taken))[:, None]
         counts = np.bincount(offsets.ravel(), minlength=len(taken) * len(values))
         found = values.T @ counts.reshape(len(taken), -1).T / taken.shape[1]

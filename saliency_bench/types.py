@@ -4,7 +4,7 @@ Letters are fixed: B examples, T tokens, D embedding, R rows (example, point), S
 K settings or fractions, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +17,12 @@ from saliency_bench.encoded import Encoded
 #: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
 #: Row r of the result depends on row r alone. Model, task, target and real input ids are inside.
 ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, " R"]]
+
+#: `(example indices [N], what stays of each one's own tokens) -> logits [N C]` in float64; the removal operator is
+#: inside.
+Probe: TypeAlias = Callable[
+    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, "_ C"]
+]
 
 
 @dataclass(frozen=True)

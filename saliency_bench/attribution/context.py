@@ -4,9 +4,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.gradient import GradientEngine
@@ -14,10 +13,7 @@ from saliency_bench.attribution.points import NoiseCloud, StraightPath
 from saliency_bench.errors import unknown
 from saliency_bench.models.references import References
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Batch, ScoreFn
-
-#: `(example indices, what stays of each) -> logits`: the removal operator is inside.
-Probe = Callable[[Int[np.ndarray, " N"], list[Bool[np.ndarray, " T"]]], Float[np.ndarray, "N C"]]
+from saliency_bench.types import Batch, Probe, ScoreFn
 
 
 @dataclass

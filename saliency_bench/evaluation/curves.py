@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax, logsumexp
 
 from saliency_bench.evaluation.grid import Grid, counts
-from saliency_bench.evaluation.removal import Probe
-from saliency_bench.types import Curve
+from saliency_bench.types import Curve, Probe
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -66,9 +65,11 @@ def _curve(
     k: Int[np.ndarray, " K"], logits: Float[np.ndarray, "N C"], target: int, predicted: int
 ) -> Curve:
     """The curve of N = 2 K answers: without and with only the top k, in turn."""
-    probability = np.exp(log_softmax(logits, axis=-1)[:, target])
-    # log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1.
-    log_odds = logits[:, target] - logsumexp(np.delete(logits, target, axis=-1), axis=-1)
+    # A logit that is not finite makes its probability NaN; the row that reads it says so, a warning need not.
+    with np.errstate(invalid="ignore"):
+        probability = np.exp(log_softmax(logits, axis=-1)[:, target])
+        # log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1.
+        log_odds = logits[:, target] - logsumexp(np.delete(logits, target, axis=-1), axis=-1)
     return Curve(
         n_units=int(k[-1]),
         k=k,

@@ -43,7 +43,8 @@ def metric(
     """Registers a function of one example's curve, or of its attribution, as a metric."""
 
     def register(function: Metric) -> Metric:
+        METRICS.add(name, function)
         INFO[name] = MetricInfo(unit, higher_is_better, bounds, source, reads)
-        return METRICS.add(name, function)
+        return function
 
     return register

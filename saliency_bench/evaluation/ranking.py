@@ -29,9 +29,10 @@ def rank(
     """
     positions = np.flatnonzero(attributable)
     values = scores[positions] if signed else np.abs(scores[positions])
-    for position in positions[~np.isfinite(values)]:
+    refused = positions[~np.isfinite(values)]
+    if len(refused):
         raise SaliencyBenchError(
-            f"the score of token {position} is {scores[position]}: expected finite scores, which can be ranked"
+            f"the score of token {refused[0]} is {scores[refused[0]]}: expected a finite number, which can be ranked"
         )
     seed = int.from_bytes(hashlib.sha256(tie_seed.encode()).digest()[:8], "big")
     tie_break = np.random.default_rng(seed).permutation(len(positions))

@@ -4,7 +4,7 @@ The real token ids are passed all the while and the embeddings of removed tokens
 that positions and pooling stay as they are. Special tokens are never removed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch
 
 OPERATORS = ("mask", "pad", "unk", "zero", "mean")
-
-Probe = Callable[[Int[np.ndarray, " N"], list[Bool[np.ndarray, " T"]]], Float[np.ndarray, "N C"]]
 
 
 class ReplacingProbe:
@@ -47,16 +45,15 @@ class ReplacingProbe:
         return len(self.answers)
 
     def __call__(
-        self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " T"]]
+        self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
     ) -> Float[np.ndarray, "N C"]:
         """Logits in float64 of each example with only `keep` (over its own tokens) left."""
         self.n_posed += len(keep)
-        removed = [
-            self._removed(example, kept) for example, kept in zip(examples, keep, strict=True)
-        ]
+        places = examples.tolist()
+        removed = [self._removed(place, kept) for place, kept in zip(places, keep, strict=True)]
         keys = [
-            (int(example), np.packbits(gone).tobytes())
-            for example, gone in zip(examples, removed, strict=True)
+            (place, np.packbits(gone).tobytes())
+            for place, gone in zip(places, removed, strict=True)
         ]
         new = {
             key: gone for key, gone in zip(keys, removed, strict=True) if key not in self.answers

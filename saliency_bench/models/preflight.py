@@ -14,6 +14,9 @@ from saliency_bench.models.model import Model
 #: D^-1/2 of the sum of their magnitudes (0.05 for D = 384); exact cancellation leaves about one rounding error.
 VANISHING_EPSILONS = 64
 
+#: The text is cut to this before it is probed, so that there is room to pad it.
+PROBED_TOKENS = 64
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -41,8 +44,10 @@ def inspect_model(
     Raises:
         InputError: its outputs are random, replacing embeddings changes it, or gradients are zero or not finite.
     """
-    ids = torch.tensor([input_ids], device=model.device)
-    token_types = None if types is None else torch.tensor([types], device=model.device)
+    ids = torch.tensor([input_ids[:PROBED_TOKENS]], device=model.device)
+    token_types = (
+        None if types is None else torch.tensor([types[:PROBED_TOKENS]], device=model.device)
+    )
     with model.frozen():
         logits = _output(model, ids, token_types)
         repeat = _difference(logits, _output(model, ids, token_types))

@@ -27,12 +27,12 @@ _METRICS = {
     "insertion_auc": "Insertion AUC",
     "decision_flip_fraction": "Decision-flip fraction",
     "log_odds": "Log-odds change",
-    "aopc_comprehensiveness_full": "Comprehensiveness, full grid",
-    "aopc_sufficiency_full": "Sufficiency, full grid",
-    "deletion_auc_normalized": "Deletion AUC, normalized",
-    "insertion_auc_normalized": "Insertion AUC, normalized",
+    "aopc_comprehensiveness_full": "Comprehensiveness (full)",
+    "aopc_sufficiency_full": "Sufficiency (full)",
+    "deletion_auc_normalized": "Deletion AUC (norm.)",
+    "insertion_auc_normalized": "Insertion AUC (norm.)",
     "completeness_gap": "Completeness gap",
-    "completeness_gap_relative": "Completeness gap, relative",
+    "completeness_gap_relative": "Completeness gap (rel.)",
 }
 _BACKENDS = {"native": "native", "captum": "Captum", "none": ""}
 _UNITS = {"1": "", "": ""}

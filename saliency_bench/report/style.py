@@ -1,13 +1,18 @@
 """How figures look: a colour per method, a stroke per backend; and how they become bytes."""
 
 import io
+import textwrap
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from saliency_bench.report.heatmap import ink
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart. A method has its colour in every figure.
 _COLORS = {
@@ -22,7 +27,9 @@ _OTHERS = ("#D55E00", "#56B4E9", "#7A5195", "#8C6D31", "#B2DF8A")
 _MARKERS = {"native": "o", "captum": "s", "none": "D"}
 WIDTH = 7.0  # inches: two columns of a paper
 _DPI = 200
-_RC = {
+_LABEL_CHARACTERS = 30
+_NOTE_CHARACTERS_PER_INCH = 18
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "axes.labelsize": 8.5,
@@ -38,6 +45,7 @@ _RC = {
     "ytick.major.width": 0.7,
     "axes.edgecolor": "#444444",
     "axes.grid": False,
+    "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
@@ -74,9 +82,22 @@ def marker(setting: Mapping[str, Any]) -> str:
     return _MARKERS.get(setting["backend"], "^")
 
 
+def ink_on(image: AxesImage, value: float) -> str:
+    """Black or white, whichever is easier to read on the colour that an image gives a value."""
+    red, green, blue, _ = image.to_rgba(np.array([value]), bytes=True)[0]
+    return "black" if ink((int(red), int(green), int(blue))) == (0, 0, 0) else "white"
+
+
+def wrapped(labels: Iterable[str]) -> tuple[list[str], int]:
+    """Labels cut into lines that leave room for the data, and the largest number of lines."""
+    found = [textwrap.fill(label, _LABEL_CHARACTERS) for label in labels]
+    return found, max((label.count("\n") + 1 for label in found), default=1)
+
+
 def note(figure: Figure, text: str) -> None:
     """A small caption at the foot of a figure."""
-    figure.supxlabel(text, fontsize=7, color="#555555", x=0.01, ha="left")
+    fitting = textwrap.fill(text, int(figure.get_figwidth() * _NOTE_CHARACTERS_PER_INCH))
+    figure.supxlabel(fitting, fontsize=7, color="#555555", x=0.01, ha="left")
 
 
 def png(figure: Figure) -> bytes:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import PRIMARY, metric_label, value_label, varying
-from saliency_bench.report.style import WIDTH, note
+from saliency_bench.report.style import WIDTH, ink_on, note
 from saliency_bench.report.table import Estimate
 
 GAP = "completeness_gap_relative"
@@ -77,6 +78,7 @@ def _convergence_panel(axes: Axes, analysis: Analysis, swept: Settings) -> None:
     axes.set_yscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.08)
     axes.grid(axis="y")
 
 
@@ -84,14 +86,19 @@ def _convergence_line(axes: Axes, rule: str, points: np.ndarray) -> None:
     shade, sign = _RULES.get(rule, _OTHER_RULE)
     steps, means, lows, highs = points.T
     axes.vlines(steps, lows, highs, color=shade, lw=1.0)
-    axes.plot(steps, means, color=shade, marker=sign, ms=4, label=rule.replace("_", " "))
+    axes.plot(steps, means, color=shade, marker=sign, ms=4, label=rule_label(rule))
+
+
+def rule_label(rule: str) -> str:
+    """A quadrature rule as it is written in text."""
+    return {"gauss_legendre": "Gauss–Legendre"}.get(rule, rule.replace("_", " "))
 
 
 def noise_map(analysis: Analysis) -> Figure | None:
     """The primary metric by noise and number of samples, a panel per entry."""
     entries: dict[str, Settings] = {}
     for name in dict.fromkeys(setting["name"] for setting in analysis.settings):
-        own = [
+        own: Settings = [
             one for one in analysis.settings if one["name"] == name and one["backend"] == "native"
         ]
         if {"noise_std", "n_samples"} <= set(varying(own, name)):
@@ -121,16 +128,17 @@ def _noise_panel(axes: Axes, analysis: Analysis, own: Settings) -> Any:
         if estimate is not None:
             cells[place] = estimate
         if one["setting_id"] == _chosen(analysis, one["name"]):
-            axes.plot(place[1], place[0], "s", ms=30, mfc="none", mec="#D55E00", mew=1.6)
+            corner = (place[1] - 0.46, place[0] - 0.45)
+            axes.add_patch(Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="#D55E00", lw=1.8))
     values = np.full((len(samples), len(noises)), np.nan)
     for place, estimate in cells.items():
         values[place] = estimate.mean
     image = axes.imshow(values, cmap="cividis", origin="lower", aspect="auto")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), estimate in cells.items():
         text = f"{estimate.mean:.3f}\n±{(estimate.high - estimate.low) / 2:.3f}"
-        shade = "black" if estimate.mean > middle else "white"
-        axes.text(column, row, text, ha="center", va="center", size=7, color=shade)
+        axes.text(
+            column, row, text, ha="center", va="center", size=7, color=ink_on(image, estimate.mean)
+        )
     axes.set_xticks(range(len(noises)), [value_label(noise) for noise in noises])
     axes.set_yticks(range(len(samples)), [str(n) for n in samples])
     axes.set(xlabel="Noise (standard deviations of the embedding matrix)", ylabel="Samples")

@@ -21,6 +21,7 @@ from saliency_bench.report.parity import parities
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.rows import OK
 
+NAMES = ("headline", "summary", "comparison", "right_and_wrong", "parity", "sweep", "notes")
 _METHOD = Column("method", "Method")
 
 
@@ -313,7 +314,17 @@ def _caption(analysis: Analysis) -> str:
         if analysis.claims
         else ""
     )
-    return f"Means with {interval_words(analysis)}.{order}{best}"
+    return f"Means with {interval_words(analysis)}.{order}{best}{_choice_words(analysis)}"
+
+
+def _choice_words(analysis: Analysis) -> str:
+    manifest = analysis.run.manifest
+    if not (choice := manifest.get("chosen")):
+        return ""
+    return (
+        f" Hyperparameters were chosen by {metric_label(choice['metric'])} on {choice['n_examples']} examples of the "
+        f"{choice['split']} split; the numbers are of the {manifest.get('split')} split."
+    )
 
 
 def _metric_columns(analysis: Analysis, metrics: Sequence[str]) -> list[Column]:

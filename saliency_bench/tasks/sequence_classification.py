@@ -136,12 +136,17 @@ def choose_target(
     if target != "gold":
         index = resolve_label(target, class_names(labels, logits.shape[-1]), "target")
         return torch.full_like(logits.argmax(-1), index)
-    missing = [item.example_id for item in batch.encoded if item.gold is None]
+    require_gold(batch.encoded)
+    return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
+
+
+def require_gold(encoded: Sequence[Encoded]) -> None:
+    """Refuses target=gold where an example has no gold label."""
+    missing = [item.example_id for item in encoded if item.gold is None]
     if missing:
         raise InputError(
             f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=..."
         )
-    return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
 
 
 def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:

@@ -109,7 +109,9 @@ def test_with_many_classes_the_odds_are_those_against_all_others():
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_logit_that_is_not_finite_shows(value):
-    probe = LookupProbe(lambda example, stays: [0.0, 1.0] if len(stays) == 2 else [float(value), 1.0])
+    probe = LookupProbe(
+        lambda example, stays: [0.0, 1.0] if len(stays) == 2 else [float(value), 1.0]
+    )
     curve = curve_of(probe, [0, 1], [FULL])
     assert np.isfinite(curve.deletion).tolist() == [True, False, False]
 

@@ -1,5 +1,7 @@
 """Scores to rankings."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,7 +72,7 @@ def test_a_positive_factor_changes_nothing(scores, factor):
 def test_every_token_is_ranked_once_and_scores_never_rise(scores):
     order = ranked(scores)
     assert sorted(order) == list(range(len(scores)))
-    assert all(scores[a] >= scores[b] for a, b in zip(order, order[1:], strict=False))
+    assert all(scores[a] >= scores[b] for a, b in pairwise(order))
 
 
 @given(st.lists(st.integers(-5, 5), unique=True, max_size=8))

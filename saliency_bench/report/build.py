@@ -1,0 +1,72 @@
+"""A run's tables, figures and page, made from its rows alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from saliency_bench.report import formats, plots, style, sweep_plots
+from saliency_bench.report.analysis import Analysis, analyse
+from saliency_bench.report.html import page
+from saliency_bench.report.table import Table
+from saliency_bench.report.tables import NAMES, tables
+from saliency_bench.store.durable import replace_file, storing
+from saliency_bench.store.run import Run
+
+PAGE = "report.html"
+FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
+    "curves": plots.curves,
+    "metric_bars": plots.metric_bars,
+    "agreement": plots.agreement,
+    "cost": plots.cost,
+    "convergence": sweep_plots.convergence,
+    "noise_map": sweep_plots.noise_map,
+}
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "csv": formats.to_csv,
+    "md": formats.to_markdown,
+    "tex": formats.to_latex,
+}
+
+
+def build_report(run: Run) -> Path:
+    """Writes `tables/`, `figures/` and `report.html` into the run folder; the same rows give the same bytes.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: the run has nothing to report.
+        StorageError: the folder cannot be written; each file is as it was, or new.
+    """
+    analysis = analyse(run)
+    made = tables(analysis)
+    for name in NAMES:
+        for suffix, write in FORMATS.items():
+            path = run.folder / "tables" / f"{name}.{suffix}"
+            _put(path, write(made[name]).encode() if name in made else None)
+    pictures = draw(analysis, run.folder / "figures")
+    _put(run.folder / PAGE, page(analysis, made, pictures).encode())
+    return run.folder / PAGE
+
+
+def draw(analysis: Analysis, folder: Path) -> dict[str, bytes]:
+    """Writes every figure that the run has data for as PNG and PDF; returns the PNG by name."""
+    pictures = {}
+    with style.styled():
+        for name, plot in FIGURES.items():
+            figure = plot(analysis)
+            _put(folder / f"{name}.pdf", style.pdf(figure) if figure else None)
+            _put(folder / f"{name}.png", png := style.png(figure) if figure else None)
+            if png is not None:
+                pictures[name] = png
+    return pictures
+
+
+def _put(path: Path, data: bytes | None) -> None:
+    """Writes a file, or removes what an earlier report left under its name."""
+    if data is not None:
+        replace_file(path, data)
+    else:
+        with storing(path):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,204 @@
+"""The report page: one self-contained file without scripts."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.heatmap import map_of_row, number, spans_to_html, visible
+from saliency_bench.report.labels import PRIMARY
+from saliency_bench.report.table import Table, printed
+from saliency_bench.report.tables import comparison
+from saliency_bench.rows import OK
+
+N_SENTENCES = 8  # shown where the study does not say
+_FIGURES = {
+    "curves": (
+        "Deletion and insertion",
+        "The probability of the explained class as tokens are removed from the full text, and as they are put back "
+        "into the empty one, the highest scores first. Each text is read at common fractions of its tokens.",
+    ),
+    "metric_bars": (
+        "Metrics",
+        "Every method under the first metrics of the table. Arrows point to better.",
+    ),
+    "agreement": (
+        "Agreement of methods",
+        "How alike two methods order the tokens of a text: 1 for the same order, 0 for none, -1 for the reverse. "
+        "Agreement is not quality.",
+    ),
+    "cost": (
+        "Cost",
+        "Faithfulness against what a map costs. Gradients do not depend on the machine; seconds do.",
+    ),
+    "convergence": (
+        "Convergence of Integrated Gradients",
+        "How far the scores are from summing to F(x) - F(x'), relative to it, by the number of steps.",
+    ),
+    "noise_map": (
+        "SmoothGrad's noise",
+        "Faithfulness by the noise and the number of noisy copies.",
+    ),
+}
+
+
+def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, bytes]) -> str:
+    """The page of a run, from its tables and its figures as PNG."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["printed"] = printed
+    environment.filters["visible"] = lambda text: visible(str(text))
+    manifest = analysis.run.manifest
+    return environment.get_template("page.html.j2").render(
+        name=manifest.get("name", "run"),
+        sentence=what_was_run(analysis),
+        caution=caution(analysis),
+        command=manifest.get("command") or _command(manifest),
+        tables=tables,
+        primary_comparison=_primary_comparison(analysis),
+        figures=[(*_FIGURES[name], _data_uri(data)) for name, data in figures.items()],
+        left_out=len(analysis.shown) - len(analysis.drawn),
+        sentences=_sentences(analysis),
+        n_missing=_n_missing(analysis),
+        manifest=json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str),
+    )
+
+
+def what_was_run(analysis: Analysis) -> str:
+    """The study in one or two plain sentences."""
+    manifest, examples = analysis.run.manifest, analysis.run.tables["examples"]
+    methods = {setting["name"] for setting in analysis.settings}
+    data, model = manifest.get("data") or {}, manifest.get("model") or {}
+    source = data.get("dataset", "")
+    if source and (split := manifest.get("split")):
+        source = f"the {split} split of {source}"
+    config = manifest.get("config") or {}
+    n_settings = (
+        f" in {len(analysis.settings)} settings" if len(analysis.settings) > len(methods) else ""
+    )
+    text = (
+        f"{_counted(len(methods), 'method')}{n_settings} explained {_counted(analysis.n_examples, 'text')}"
+        f"{f' of {source}' if source else ''} as {model.get('name', 'the model')} classifies them"
+        f"{_target_words(config)}."
+    )
+    if len(known := examples["correct"].dropna()):
+        text += f" The model is right on {int(known.sum())} of {len(known)}."
+    if removal := (config.get("evaluation") or {}).get("removal"):
+        text += f" Removed tokens are replaced by {_removal_words(removal)}."
+    return text
+
+
+def _target_words(config: Mapping[str, Any]) -> str:
+    output = str(config.get("output", "")).replace("_", " ")
+    return (
+        f": the scores are those of the {config.get('target')} class, of its {output}"
+        if output
+        else ""
+    )
+
+
+def _removal_words(removal: str) -> str:
+    return {"zero": "a zero vector", "mean": "the mean embedding"}.get(
+        removal, f"the {removal} token"
+    )
+
+
+def caution(analysis: Analysis) -> str:
+    """What this number of examples can and cannot show."""
+    primary = analysis.primary
+    found = analysis.comparison
+    own = found[found["metric"] == primary] if len(found) else found
+    if not len(own) or own["detectable"].isna().all():
+        return ""
+    low, high = own["detectable"].min(), own["detectable"].max()
+    size = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}, by method"
+    name = "SRG" if primary == PRIMARY else primary
+    text = f"With n = {analysis.n_examples}, the smallest difference in {name} that could be detected is {size}"
+    claim = (
+        ""
+        if analysis.claims
+        else " This is a first look: it makes no claim about which method is better."
+    )
+    return f"{text} (paired, 80 % power).{claim}"
+
+
+def _primary_comparison(analysis: Analysis) -> Table | None:
+    table = comparison(analysis, [analysis.primary]) if analysis.primary else None
+    return table if table and table.rows else None
+
+
+def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
+    """Example texts with a map per method: as many wrong predictions as right ones, if there are."""
+    maps = analysis.run.tables["maps"].set_index(["example_id", "setting_id"])
+    shown = [key for key in analysis.drawn if analysis.setting(key)["backend"] != "captum"] or list(
+        analysis.drawn
+    )
+    sentences = []
+    for example in _chosen(analysis).to_dict("records"):
+        keys = [key for key in shown if (example["example_id"], key) in maps.index]
+        cards = [
+            _card(analysis, example, maps.loc[(example["example_id"], key)], key) for key in keys
+        ]
+        sentences.append(example | {"maps": cards, "verdict": _verdict(example["correct"])})
+    return sentences
+
+
+def _card(
+    analysis: Analysis, example: Mapping[str, Any], row: pd.Series, key: str
+) -> dict[str, Any]:
+    tokens = map_of_row(row, example, analysis.setting(key))
+    label = analysis.labels[key]
+    # Markup: every text inside was escaped where the spans were made.
+    return {
+        "label": label,
+        "html": Markup(spans_to_html(tokens)),
+        "scale": number(tokens, tokens.scale),
+        "signed": tokens.signed,
+    }
+
+
+def _chosen(analysis: Analysis) -> pd.DataFrame:
+    """Texts to show: by the hash of their ids, so that nobody picked them."""
+    config = analysis.run.manifest.get("config") or {}
+    n = (config.get("report") or {}).get("n_examples", N_SENTENCES)
+    examples = analysis.run.tables["examples"]
+    ids = examples["example_id"].map(lambda name: hashlib.sha256(str(name).encode()).hexdigest())
+    mixed = examples.assign(order=ids).sort_values("order").drop(columns="order")
+    wrong = mixed[mixed["correct"].eq(False).fillna(False)].head(n // 2)
+    rest = mixed[~mixed["example_id"].isin(wrong["example_id"])]
+    right = rest[rest["correct"].fillna(True)].head(n - len(wrong))
+    return pd.concat([right, wrong])
+
+
+def _verdict(correct: Any) -> str:
+    return "" if pd.isna(correct) else "right" if correct else "wrong"
+
+
+def _n_missing(analysis: Analysis) -> int:
+    tables = analysis.run.tables
+    return sum(int((tables[name]["status"] != OK).sum()) for name in ("rows", "agreement"))
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    words: Sequence[str] = (manifest.get("circumstances") or {}).get("command", [])
+    return " ".join(words)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

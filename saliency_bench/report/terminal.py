@@ -1,0 +1,118 @@
+"""The main table and token maps on a terminal; plain text where there is none."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from saliency_bench.report.analysis import Analysis, analyse
+from saliency_bench.report.build import PAGE
+from saliency_bench.report.heatmap import heading, map_of_attribution, spans_to_rich, visible
+from saliency_bench.report.html import caution
+from saliency_bench.report.table import Printed, Table, printed
+from saliency_bench.report.tables import headline
+from saliency_bench.store.run import Run
+
+if TYPE_CHECKING:
+    from saliency_bench.maps import AttributionMap
+
+_PLAIN_WIDTH = 160  # of a file or pipe, which has none
+_GAP = 3  # between columns
+
+
+def show(run: Run, console: Console | None = None) -> None:
+    """Prints the main table and where the report is. What does not fit beside the rest is left out."""
+    console = console or _console()
+    analysis = analyse(run)
+    table = fitting(headline(analysis), console.width)
+    console.print(_to_rich(table, console.is_terminal))
+    _say(console, _words(analysis, table, console.is_terminal))
+    _say(console, f"Report: {run.folder / PAGE}")
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+
+
+def fitting(table: Table, width: int) -> Table:
+    """The first columns of a table that fit a terminal of this width; at least the method and one more."""
+    widths = [width + _GAP for width in _widths(table)]
+    order = _by_importance(table)
+    kept: list[int] = []
+    for index in order:
+        if len(kept) < 2 or sum(widths[i] for i in kept) + widths[index] <= width:
+            kept.append(index)
+    kept.sort()
+    columns = tuple(table.columns[i] for i in kept)
+    return replace(
+        table, columns=columns, rows=tuple(tuple(row[i] for i in kept) for row in table.rows)
+    )
+
+
+def _by_importance(table: Table) -> list[int]:
+    """The method, then metrics in order, then what has no direction of better: the costs."""
+    metrics = [i for i, column in enumerate(table.columns) if column.higher_is_better is not None]
+    return [0, *metrics, *(i for i in range(1, len(table.columns)) if i not in metrics)]
+
+
+def _widths(table: Table) -> list[int]:
+    """What each column needs: headings wrap, cells do not."""
+    cells = printed(table)
+    return [
+        max([len(max(column.heading.split(), key=len)), *(_cell_width(row[i]) for row in cells)])
+        for i, column in enumerate(table.columns)
+    ]
+
+
+def _cell_width(cell: Printed) -> int:
+    return len(cell.text) + cell.best + (len(cell.interval) + 1 if cell.interval else 0)
+
+
+def _to_rich(table: Table, colored: bool) -> RichTable:
+    title = Text(visible(table.title), style="bold")
+    shown = RichTable(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
+    cells = printed(table)
+    for index, (column, width) in enumerate(zip(table.columns, _widths(table), strict=True)):
+        numeric = bool(cells) and cells[0][index].numeric
+        shown.add_column(
+            Text(visible(column.heading)),
+            justify="right" if numeric else "left",
+            width=width,
+        )
+    for row in cells:
+        shown.add_row(*(_cell(cell, colored) for cell in row))
+    return shown
+
+
+def _cell(cell: Printed, colored: bool) -> Text:
+    mark = "" if colored or not cell.best else "*"
+    text = Text(visible(cell.text) + mark, style="bold" if cell.best else "", no_wrap=cell.numeric)
+    return text.append(f" {cell.interval}", style="dim") if cell.interval else text
+
+
+def _words(analysis: Analysis, table: Table, colored: bool) -> str:
+    n_hidden = len(headline(analysis).columns) - len(table.columns)
+    caption = table.caption if colored else table.caption.replace("Bold:", "*:")
+    hidden = f" {n_hidden} columns did not fit: see the report." if n_hidden else ""
+    return " ".join(part for part in (caption + hidden, caution(analysis)) if part)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(visible(text)), soft_wrap=True)
+
+
+def show_maps(maps: Sequence["AttributionMap"], console: Console | None = None) -> None:
+    """Prints a coloured token map each; without colours the score follows every token."""
+    console = console or _console()
+    colored = console.is_terminal and console.color_system is not None
+    for one in maps:
+        console.print(Text(heading(one), style="bold"))
+        console.print(spans_to_rich(map_of_attribution(one), colored), soft_wrap=not colored)
+        console.print()

@@ -1,0 +1,58 @@
+"""What every metric declares, and the entries in conf/metric that name them."""
+
+import inspect
+
+import pytest
+
+from saliency_bench import conf_files
+from saliency_bench.evaluation import axioms, faithfulness
+from saliency_bench.evaluation.metrics import INFO, METRICS, metric
+
+MODULES = (axioms, faithfulness)
+ALL = pytest.mark.parametrize("name", sorted(INFO))
+
+#: Known from the papers: a larger number means a more faithful ranking.
+HIGHER = {"comprehensiveness", "srg", "insertion_auc", "insertion_auc_normalized"}
+
+
+@ALL
+def test_a_metric_declares_what_a_table_needs(name):
+    info = INFO[name]
+    assert info.unit and info.source and info.reads in ("curve", "attribution")
+    assert info.bounds[0] < info.bounds[1]
+    assert info.higher_is_better == (name in HIGHER)
+
+
+@ALL
+def test_a_metric_is_documented_and_has_no_default(name):
+    assert inspect.getdoc(METRICS[name])
+    first, *hyper = inspect.signature(METRICS[name]).parameters.values()
+    assert first.kind is first.POSITIONAL_OR_KEYWORD
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in hyper)
+
+
+def test_every_function_with_a_metrics_name_is_registered():
+    assert set(METRICS.names()) == set(INFO)
+    for name in INFO:
+        assert any(getattr(module, name, None) is METRICS[name] for module in MODULES)
+
+
+@pytest.mark.parametrize("name", conf_files.names("metric"))
+def test_an_entry_gives_exactly_the_hyperparameters_of_its_metric(name):
+    entry = conf_files.metric_defaults(name)
+    METRICS.check(entry.pop("metric"), entry, f"metric.{name}")
+    assert conf_files.summary("metric", name)
+
+
+def test_every_metric_has_an_entry():
+    named = {conf_files.metric_defaults(name)["metric"] for name in conf_files.names("metric")}
+    assert named == set(INFO)
+
+
+def test_a_name_belongs_to_one_metric():
+    with pytest.raises(ValueError, match="registered twice"):
+        register = metric(
+            "srg", unit="1", higher_is_better=None, bounds=(0.0, 1.0), source="", reads="curve"
+        )
+        register(lambda curve: 0.0)
+    assert INFO["srg"].higher_is_better

@@ -1,0 +1,121 @@
+"""Judging maps: what fails is a row, and nothing is asked twice."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import VOCABULARY, token_inputs
+from torch import nn
+
+import saliency_bench as sb
+from saliency_bench import conf_files
+
+
+class Counting(nn.Module):
+    """A classifier of two classes that counts the rows it was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 4)
+        nn.init.normal_(self.embedding.weight, generator=torch.Generator().manual_seed(0))
+        self.rows = 0
+
+    def forward(self, input_ids, **_):
+        self.rows += len(input_ids)
+        pooled = self.embedding(input_ids).tanh().sum(1)
+        return torch.stack([pooled[:, 0], pooled[:, 1:].prod(1)], -1)
+
+
+@pytest.fixture
+def module():
+    return Counting()
+
+
+@pytest.fixture
+def maps(module):
+    return sb.attribute(sb.wrap_model(module), token_inputs(4, 6), n_steps=2, baseline="zero")
+
+
+def asked(module, maps, metrics):
+    before = module.rows
+    sb.evaluate(sb.wrap_model(module, embeddings=module.embedding), maps, metrics, removal="zero")
+    return module.rows - before
+
+
+def test_a_metric_that_reads_the_same_curve_adds_no_question(module, maps):
+    one = asked(module, maps, ["srg"])
+    assert asked(module, maps, ["srg", "deletion_auc", "comprehensiveness", "log_odds"]) == one
+    # Per text of U tokens: the full and the empty text, U-1 deletions, U-1 insertions; and one clean pass.
+    assert one == sum(2 + 2 * (u - 1) + 1 for u in (4, 6))
+
+
+def test_the_same_map_twice_costs_nothing_more(module, maps):
+    assert asked(module, [*maps, *maps], ["srg"]) == asked(module, maps, ["srg"])
+
+
+def test_metrics_without_curves_ask_nothing_but_the_clean_pass(module, maps):
+    assert asked(module, maps, ["completeness_gap"]) == len(maps)
+
+
+def test_rows_come_in_the_order_of_maps_and_metrics(module, maps):
+    table = sb.evaluate(sb.wrap_model(module), maps[::-1], ["log_odds", "srg"], removal="zero")
+    assert table.input_index.tolist() == [1, 1, 0, 0]
+    assert table.metric.tolist() == ["log_odds", "srg"] * 2
+    assert list(table.columns) == [
+        "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "value",
+        "unit", "higher_is_better", "status", "reason",
+    ]  # fmt: skip
+
+
+def test_scores_that_are_not_finite_are_failed_rows_and_spoil_no_other(module, maps):
+    from dataclasses import replace
+
+    good, other = maps
+    bad = replace(other, scores=np.full_like(other.scores, np.nan))
+    table = sb.evaluate(sb.wrap_model(module), [good, bad], ["srg"], removal="zero")
+    alone = sb.evaluate(sb.wrap_model(module), [good], ["srg"], removal="zero")
+    assert table.status.tolist() == ["ok", "failed"]
+    assert table.value[0] == alone.value[0]
+    assert "finite" in table.reason[1]
+
+
+def test_anybodys_scores_are_judged_like_ours(module, maps):
+    theirs = [sb.AttributionMap.from_scores(one.scores, one, name="theirs") for one in maps]
+    ours = sb.evaluate(sb.wrap_model(module), maps, ["srg", "completeness_gap"], removal="zero")
+    table = sb.evaluate(sb.wrap_model(module), theirs, ["srg", "completeness_gap"], removal="zero")
+    srg = table.metric == "srg"
+    np.testing.assert_array_equal(table.value[srg], ours.value[srg])
+    assert set(table.status[~srg]) == {"not_applicable"}
+    assert set(table.method) == {"file"}
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, 2.0, np.nan, 0.0]])
+def test_scores_that_do_not_fit_the_tokens_are_refused(maps, scores):
+    with pytest.raises(sb.InputError, match="score"):
+        sb.AttributionMap.from_scores(scores, maps[0])
+
+
+def test_maps_of_several_targets_are_judged_by_their_own_class(module):
+    model = sb.wrap_model(module)
+    both = sb.attribute(model, token_inputs(5), n_steps=2, baseline="zero", target=[0, 1])
+    together = sb.evaluate(model, both, ["srg"], removal="zero")
+    apart = [sb.evaluate(model, [one], ["srg"], removal="zero").value[0] for one in both]
+    assert together.value.tolist() == apart
+    assert apart[0] != apart[1]
+
+
+def test_a_saved_map_comes_back_as_it_was(maps, tmp_path):
+    maps[0].save(tmp_path / "map.json")
+    again = sb.AttributionMap.load(tmp_path / "map.json")
+    assert again.encoded == maps[0].encoded
+    assert again.setting == maps[0].setting
+    np.testing.assert_array_equal(again.scores, maps[0].scores)
+    (tmp_path / "map.json").write_text("{}")
+    with pytest.raises(sb.InputError, match="no saved attribution map"):
+        sb.AttributionMap.load(tmp_path / "map.json")
+
+
+def test_every_metric_in_conf_is_read_by_evaluate(module, maps):
+    names = conf_files.names("metric")
+    table = sb.evaluate(sb.wrap_model(module), maps, names, removal="zero")
+    assert set(table.metric) == set(names)
+    assert not (table.status == "failed").any()

@@ -1,0 +1,299 @@
+"""Statistics against definitions, enumeration and scipy."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from saliency_bench.errors import InputError
+from saliency_bench.stats import (
+    Resampling,
+    best_settings,
+    compare,
+    detectable_difference,
+    holm,
+    intervals,
+    rank_biserial,
+    signed_rank_p,
+    summarize,
+    summarize_by_correctness,
+)
+from saliency_bench.store.run import Run
+
+QUICK = Resampling(confidence=0.95, n_resamples=999, seed=0)
+
+
+def rows_of(values, metric="srg", higher=True):
+    """Rows from {setting: [value or None per example]}."""
+    return pd.DataFrame(
+        [
+            {
+                "cell_id": "c",
+                "setting_id": setting,
+                "example_id": f"e{i}",
+                "metric": metric,
+                "removal": "mask",
+                "value": value,
+                "unit": "probability",
+                "higher_is_better": higher,
+                "status": "not_applicable" if value is None else "ok",
+                "reason": "why" if value is None else None,
+            }
+            for setting, of_setting in values.items()
+            for i, value in enumerate(of_setting)
+        ]
+    )
+
+
+# --- intervals
+
+
+def test_an_interval_is_the_one_that_scipy_gives_a_single_column():
+    values = np.random.default_rng(1).gamma(2.0, size=(40, 3))
+    low, high = intervals(values, QUICK)
+    for column in range(3):
+        expected = scipy_stats.bootstrap(
+            (values[:, column],), np.mean, n_resamples=999, rng=np.random.default_rng(0)
+        ).confidence_interval
+        # The same resamples; only the order of the sums differs, so a few units in the last place.
+        assert low[column] == pytest.approx(expected.low, rel=1e-12)
+        assert high[column] == pytest.approx(expected.high, rel=1e-12)
+
+
+def test_an_interval_does_not_depend_on_the_columns_beside_it():
+    values = np.random.default_rng(2).normal(size=(30, 4))
+    values[::5, 1] = np.nan
+    low, high = intervals(values, QUICK)
+    for column in range(4):
+        alone = intervals(values[:, [column]], QUICK)
+        assert (low[column], high[column]) == pytest.approx((alone[0][0], alone[1][0]), rel=1e-12)
+
+
+def test_missing_values_are_left_out():
+    values = np.random.default_rng(3).normal(size=(30, 1))
+    with_gaps = np.vstack([values[:10], [[np.nan]] * 4, values[10:]])
+    expected = np.array(intervals(values, QUICK))
+    np.testing.assert_allclose(intervals(with_gaps, QUICK), expected, rtol=1e-12)
+
+
+def test_the_interval_of_a_constant_has_no_width():
+    values = np.array([[0.1, 0.1], [0.1, np.nan], [0.1, 0.1]])
+    low, high = intervals(values, QUICK)
+    assert low.tolist() == high.tolist() == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_values_have_no_interval(n):
+    low, high = intervals(np.full((n, 2), 0.5), QUICK)
+    assert np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_one_seed_gives_one_interval_and_two_seeds_two():
+    values = np.random.default_rng(4).normal(size=(20, 1))
+    again = Resampling(0.95, 999, 0)
+    assert intervals(values, QUICK)[0] == intervals(values, again)[0]
+    assert intervals(values, QUICK)[0] != intervals(values, Resampling(0.95, 999, 1))[0]
+
+
+def test_more_confidence_is_a_wider_interval():
+    values = np.random.default_rng(5).normal(size=(30, 1))
+    low, high = intervals(values, QUICK)
+    wider_low, wider_high = intervals(values, Resampling(0.99, 999, 0))
+    assert wider_low < low < high < wider_high
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says():
+    # 400 samples of 40 from a skewed distribution with mean 2, as columns: they share no example.
+    samples = np.random.default_rng(6).gamma(2.0, size=(40, 400))
+    low, high = intervals(samples, QUICK)
+    covered = np.mean((low <= 2.0) & (high >= 2.0))
+    # BCa covers 93 to 95 % here; four binomial standard errors of 400 trials are 0.05.
+    assert 0.94 - 0.05 <= covered <= 0.94 + 0.05
+
+
+# --- tests
+
+
+def exact_pratt(differences):
+    """P of a rank sum at least as far from its middle, over all 2^n signs; zeros keep their ranks but no sign."""
+    ranks = scipy_stats.rankdata(np.abs(differences))[differences != 0]
+    signs = np.array(list(product([0, 1], repeat=len(ranks))))
+    sums = signs @ ranks
+    observed = ranks[differences[differences != 0] > 0].sum()
+    middle = ranks.sum() / 2
+    return np.mean(np.abs(sums - middle) >= abs(observed - middle) - 1e-12)
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [0.3, -0.1, 0.4, 0.2, 0.7, -0.6, 0.5],
+        [0.0, 0.1, 0.1, -0.2, 0.3, 0.0, 0.5, 0.5],
+        [1.0, 1.0, 1.0, 1.0, 1.0],
+    ],
+)
+def test_the_signed_rank_test_of_few_examples_is_the_enumeration_of_all_signs(differences):
+    differences = np.array(differences)
+    assert signed_rank_p(differences) == pytest.approx(exact_pratt(differences), abs=1e-12)
+
+
+def test_the_signed_rank_test_does_not_ask_which_side_is_which():
+    differences = np.random.default_rng(7).normal(0.2, size=60)
+    assert signed_rank_p(differences) == pytest.approx(signed_rank_p(-differences), rel=1e-9)
+
+
+def test_no_difference_at_all_is_no_evidence():
+    assert signed_rank_p(np.zeros(9)) == 1.0
+    assert rank_biserial(np.zeros(9)) == 0.0
+    assert np.isnan(signed_rank_p(np.array([])))
+
+
+def holm_by_steps(p):
+    """Holm 1979: reject the smallest while p <= alpha / remaining; the corrected p is the least alpha that does."""
+    order, corrected, worst = sorted(range(len(p)), key=lambda i: p[i]), [0.0] * len(p), 0.0
+    for step, index in enumerate(order):
+        worst = max(worst, p[index] * (len(p) - step))
+        corrected[index] = min(worst, 1.0)
+    return corrected
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_holm_is_the_step_down_procedure():
+    p = np.random.default_rng(8).uniform(size=12) ** 3
+    assert holm(p).tolist() == pytest.approx(holm_by_steps(p.tolist()))
+
+
+def test_holm_counts_only_tests_that_were_made():
+    assert holm(np.array([0.01, np.nan, 0.04]))[[0, 2]].tolist() == pytest.approx([0.02, 0.04])
+    assert np.isnan(holm(np.array([0.01, np.nan, 0.04]))[1])
+
+
+def test_rank_biserial_by_hand():
+    # Ranks of |d|: 1, 2, 3, 4; the second is negative: (1 + 3 + 4 - 2) / 10.
+    assert rank_biserial(np.array([0.1, -0.2, 0.3, 0.4])) == pytest.approx(0.6)
+
+
+def test_rank_biserial_is_one_where_all_agree_and_turns_with_the_sign():
+    assert rank_biserial(np.array([0.1, 0.5, 2.0])) == 1.0
+    differences = np.random.default_rng(9).normal(size=30)
+    assert rank_biserial(-differences) == pytest.approx(-rank_biserial(differences))
+
+
+# --- power
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_a_detectable_difference_is_found_four_times_in_five(n):
+    sample = np.random.default_rng(10).normal(size=n)
+    sample = (sample - sample.mean()) / sample.std(ddof=1)  # a standard deviation of exactly 1
+    size = detectable_difference(sample, alpha=0.05)
+    drawn = np.random.default_rng(11).normal(size, 1.0, size=(4000, n))
+    found = scipy_stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05
+    # Four standard errors of a share of 0.8 in 4000 trials.
+    assert found.mean() == pytest.approx(0.8, abs=4 * (0.8 * 0.2 / 4000) ** 0.5)
+
+
+def test_a_detectable_difference_tends_to_the_normal_formula():
+    sample = np.random.default_rng(12).normal(size=5000)
+    normal = (scipy_stats.norm.ppf(0.975) + scipy_stats.norm.ppf(0.8)) * sample.std(ddof=1)
+    # t differs from normal by O(1/n) = 2e-4 at 5000.
+    assert detectable_difference(sample, alpha=0.05) == pytest.approx(normal / 5000**0.5, rel=1e-3)
+
+
+def test_two_examples_detect_nothing():
+    assert np.isnan(detectable_difference(np.array([0.1, 0.2]), alpha=0.05))
+
+
+# --- rows
+
+
+def test_a_summary_counts_what_has_no_value_and_leaves_it_out_of_the_mean():
+    found = summarize(rows_of({"a": [1.0, 2.0, None, 6.0]}), QUICK).iloc[0]
+    assert (found["n"], found["n_not_ok"], found["mean"]) == (3, 1, 3.0)
+    assert found["sd"] == pytest.approx(7**0.5)
+    assert found["low"] <= found["mean"] <= found["high"]
+
+
+def test_a_metric_without_any_value_keeps_its_line():
+    found = summarize(rows_of({"a": [None, None], "b": [1.0, 2.0]}), QUICK).set_index("setting_id")
+    assert (found.loc["a", "n"], found.loc["a", "n_not_ok"]) == (0, 2)
+    assert np.isnan(found.loc["a", "mean"]) and np.isnan(found.loc["a", "low"])
+
+
+def test_a_comparison_is_paired_over_the_examples_that_both_have():
+    rows = rows_of({"a": [1.0, 2.0, 3.0, None], "b": [1.5, 2.5, None, 9.0]})
+    found = compare(rows, "a", QUICK).iloc[0]
+    assert (found["setting_id"], found["n"]) == ("b", 2)
+    assert found["difference"] == found["low"] == found["high"] == 0.5
+
+
+def test_a_setting_that_only_adds_noise_common_to_both_has_a_narrow_difference():
+    common = np.random.default_rng(13).normal(size=50)
+    own = 0.01 * np.random.default_rng(14).normal(size=50)
+    rows = rows_of({"a": common.tolist(), "b": (common + 0.1 + own).tolist()})
+    found = compare(rows, "a", QUICK).iloc[0]
+    summary = summarize(rows, QUICK).iloc[0]
+    assert found["high"] - found["low"] < 0.1 * (summary["high"] - summary["low"])
+    assert found["p_holm"] < 1e-6 and found["effect"] == 1.0
+
+
+def test_the_family_of_holm_is_the_settings_of_one_metric():
+    draw = np.random.default_rng(15)
+    values = {name: draw.normal(i / 5, size=30).tolist() for i, name in enumerate("abcd")}
+    rows = pd.concat([rows_of(values), rows_of(values, metric="other")])
+    found = compare(rows, "a", QUICK)
+    for _, own in found.groupby("metric"):
+        assert own["p_holm"].tolist() == pytest.approx(holm_by_steps(own["p"].tolist()))
+        assert len(own) == 3
+
+
+def test_a_reference_without_rows_compares_nothing():
+    assert compare(rows_of({"a": [1.0, 2.0]}), "z", QUICK).empty
+    assert compare(rows_of({"a": [1.0, 2.0]}), "a", QUICK).empty
+
+
+def test_right_and_wrong_predictions_are_apart_and_unlabelled_ones_in_neither():
+    examples = pd.DataFrame(
+        {
+            "cell_id": "c",
+            "example_id": [f"e{i}" for i in range(5)],
+            "correct": pd.array([True, False, True, None, False], dtype="boolean"),
+        }
+    )
+    rows = rows_of({"a": [1.0, 10.0, 3.0, 100.0, 30.0]})
+    found = summarize_by_correctness(rows, examples, QUICK).set_index("prediction")
+    assert found["mean"].to_dict() == {"right": 2.0, "wrong": 20.0}
+    unlabelled = examples.assign(correct=pd.array([None] * 5, dtype="boolean"))
+    assert summarize_by_correctness(rows, unlabelled, QUICK).empty
+
+
+def run_of(rows, tmp_path):
+    settings = [
+        {"setting_id": key, "name": "sg" if key != "r" else "random"} for key in ("a", "b", "r")
+    ]
+    return Run(tmp_path, {}, settings, {"rows": rows})
+
+
+def test_the_best_setting_of_an_entry_follows_the_direction_of_the_metric(tmp_path):
+    values = {"a": [1.0, 3.0], "b": [2.0, 4.0], "r": [9.0, 9.0]}
+    for higher, expected in ((True, "b"), (False, "a")):
+        best = best_settings(run_of(rows_of(values, higher=higher), tmp_path), "srg")
+        assert best["sg"]["setting_id"] == expected
+        assert best["random"] == {"setting_id": "r", "mean": 9.0, "n": 2}
+
+
+def test_the_first_of_equal_settings_is_best_and_one_without_values_is_none(tmp_path):
+    best = best_settings(run_of(rows_of({"a": [1.0], "b": [1.0], "r": [None]}), tmp_path), "srg")
+    assert best == {"sg": {"setting_id": "a", "mean": 1.0, "n": 1}}
+
+
+def test_a_metric_to_choose_by_must_be_there_and_have_a_direction(tmp_path):
+    with pytest.raises(InputError, match=r"choose\.metric 'sgr'; did you mean 'srg'"):
+        best_settings(run_of(rows_of({"a": [1.0]}), tmp_path), "sgr")
+    with pytest.raises(InputError, match="neither more nor less"):
+        best_settings(run_of(rows_of({"a": [1.0]}, higher=None), tmp_path), "srg")
