@@ -95,6 +95,8 @@ def _curves(
             if one.target == target
             for draw, ranking in enumerate(_rankings(one))
         }
+        if not rankings:
+            continue
         targets = [target] * len(predicted)
         probe = block.probe(removal)
         found |= evaluate_curves(probe, rankings, attributable, targets, predicted, grids)

@@ -70,7 +70,9 @@ def _plain_cells(cell: Cell, has_interval: bool) -> list[str]:
 
 def _plain(cell: Cell) -> str:
     if isinstance(cell, str):
-        return f"'{cell}" if cell.startswith(_FORMULA) else cell
+        # The writer quotes "\n" but leaves "\r" bare, which would end the line.
+        text = cell.replace("\r\n", "\n").replace("\r", "\n")
+        return f"'{text}" if cell.startswith(_FORMULA) else text
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return ""
     # Twelve digits: beyond them a mean depends on the order of a sum.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from saliency_bench.report.labels import backend_label, method_label
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 #: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and white for 0.
 POSITIVE, NEGATIVE, WHITE = (178, 24, 43), (33, 102, 172), (255, 255, 255)
 UNSIGNED = ("l1", "l2")  # reductions whose scores cannot be negative
+_PER_TOKEN = ("tokens", "starts", "ends", "segments", "words", "scores")
 #: They would reorder or hide the text around them.
 _INVISIBLE = {
     *"\u061c\u200b\u200e\u200f\ufeff",
@@ -142,7 +145,7 @@ def map_of_row(
     return token_map(
         texts=(example["text"], pair if isinstance(pair, str) else None),
         signed=setting["reduction"] not in UNSIGNED,
-        **{key: row[key] for key in ("tokens", "starts", "ends", "segments", "words", "scores")},
+        **{key: np.asarray(row[key]).tolist() for key in _PER_TOKEN},
         **options,
     )
 

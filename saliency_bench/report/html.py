@@ -117,9 +117,14 @@ def _removal_words(removal: str) -> str:
 
 def caution(analysis: Analysis) -> str:
     """What this number of examples can and cannot show."""
-    primary = analysis.primary
-    found = analysis.comparison
-    own = found[found["metric"] == primary] if len(found) else found
+    primary, found = analysis.primary, analysis.comparison
+    # A Captum twin differs from ours by rounding alone: what it could detect says nothing.
+    others = [one["setting_id"] for one in analysis.settings if one["backend"] != "captum"]
+    own = (
+        found[(found["metric"] == primary) & found["setting_id"].isin(others)]
+        if len(found)
+        else found
+    )
     if not len(own) or own["detectable"].isna().all():
         return ""
     low, high = own["detectable"].min(), own["detectable"].max()
@@ -141,22 +146,23 @@ def _primary_comparison(analysis: Analysis) -> Table | None:
 
 def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
     """Example texts with a map per method: as many wrong predictions as right ones, if there are."""
-    maps = analysis.run.tables["maps"].set_index(["example_id", "setting_id"])
+    rows = analysis.run.tables["maps"]
     shown = [key for key in analysis.drawn if analysis.setting(key)["backend"] != "captum"] or list(
         analysis.drawn
     )
     sentences = []
     for example in _chosen(analysis).to_dict("records"):
-        keys = [key for key in shown if (example["example_id"], key) in maps.index]
+        own = rows[rows["example_id"] == example["example_id"]].to_dict("records")
+        by_setting = {row["setting_id"]: row for row in own}
         cards = [
-            _card(analysis, example, maps.loc[(example["example_id"], key)], key) for key in keys
+            _card(analysis, example, by_setting[key], key) for key in shown if key in by_setting
         ]
         sentences.append(example | {"maps": cards, "verdict": _verdict(example["correct"])})
     return sentences
 
 
 def _card(
-    analysis: Analysis, example: Mapping[str, Any], row: pd.Series, key: str
+    analysis: Analysis, example: Mapping[str, Any], row: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
     tokens = map_of_row(row, example, analysis.setting(key))
     label = analysis.labels[key]

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import arrow, metric_label, unit_label
-from saliency_bench.report.style import WIDTH, color, ink_on, marker, note, stroke, wrapped
+from saliency_bench.report.style import WIDTH, color, ink_on, literal, marker, note, stroke, wrapped
 from saliency_bench.report.table import Estimate
 from saliency_bench.rows import OK
 from saliency_bench.stats import intervals
@@ -56,7 +56,11 @@ def _curve(axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "
         axes.fill_between(_FRACTIONS, low, high, color=shade, alpha=strength, lw=0)
     order = 2 if is_random else 3
     axes.plot(
-        _FRACTIONS, values.mean(0), label=analysis.labels[key], zorder=order, **stroke(setting)
+        _FRACTIONS,
+        values.mean(0),
+        label=literal(analysis.labels[key]),
+        zorder=order,
+        **stroke(setting),
     )
 
 
@@ -156,7 +160,7 @@ def _mean_tau(means: dict[tuple[str, str], float], a: str, b: str) -> float:
     return 1.0 if a == b else means.get((a, b), means.get((b, a), np.nan))
 
 
-def _cell_text(axes: Axes, x: float, y: float, value: float, shade: str) -> None:
+def _cell_text(axes: Axes, x: int, y: int, value: float, shade: str) -> None:
     text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
     axes.text(x, y, text, ha="center", va="center", size=7.5, color=shade)
 
@@ -208,7 +212,7 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
         if by == "n_gradients" and x == 0:
             shade = color(analysis.setting(key)["method"])
             axes.axhspan(one.low, one.high, color=shade, alpha=0.12, lw=0)
-            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", label=analysis.labels[key])
+            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", label=literal(analysis.labels[key]))
             continue
         together = [other for other in drawn if costs[other] == x]
         aside = together.index(key) - (len(together) - 1) / 2
@@ -221,7 +225,7 @@ def _cost_point(axes: Axes, analysis: Analysis, key: str, x: float, one: Estimat
     shade = color(setting["method"])
     face = "white" if setting["backend"] == "captum" else shade
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
-    label = analysis.labels[key]
+    label = literal(analysis.labels[key])
     axes.plot(x, one.mean, marker(setting), ms=5, color=shade, mfc=face, mew=1.2, label=label)
 
 

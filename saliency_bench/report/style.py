@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,7 +59,9 @@ _RC: Any = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures made inside look the same whatever the user's own matplotlib settings are."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the tables have it in full.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_RC)
         yield
@@ -88,15 +91,21 @@ def ink_on(image: AxesImage, value: float) -> str:
     return "black" if ink((int(red), int(green), int(blue))) == (0, 0, 0) else "white"
 
 
+def literal(text: str) -> str:
+    """A label that matplotlib shows as it is: no mathematics, and not left out of the legend."""
+    shown = "".join(character if character.isprintable() else "�" for character in text)
+    return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
 def wrapped(labels: Iterable[str]) -> tuple[list[str], int]:
     """Labels cut into lines that leave room for the data, and the largest number of lines."""
-    found = [textwrap.fill(label, _LABEL_CHARACTERS) for label in labels]
+    found = [textwrap.fill(literal(label), _LABEL_CHARACTERS) for label in labels]
     return found, max((label.count("\n") + 1 for label in found), default=1)
 
 
 def note(figure: Figure, text: str) -> None:
     """A small caption at the foot of a figure."""
-    fitting = textwrap.fill(text, int(figure.get_figwidth() * _NOTE_CHARACTERS_PER_INCH))
+    fitting = textwrap.fill(literal(text), int(figure.get_figwidth() * _NOTE_CHARACTERS_PER_INCH))
     figure.supxlabel(fitting, fontsize=7, color="#555555", x=0.01, ha="left")
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import PRIMARY, metric_label, value_label, varying
-from saliency_bench.report.style import WIDTH, ink_on, note
+from saliency_bench.report.style import WIDTH, ink_on, literal, note
 from saliency_bench.report.table import Estimate
 
 GAP = "completeness_gap_relative"
@@ -45,7 +45,7 @@ def convergence(analysis: Analysis) -> Figure | None:
     for axes, baseline in zip(panels, baselines, strict=True):
         own = [setting for setting in swept if setting.get("baseline") == baseline]
         _convergence_panel(axes, analysis, own)
-        axes.set_title(f"Baseline: {value_label(baseline)}", loc="left")
+        axes.set_title(literal(f"Baseline: {value_label(baseline)}"), loc="left")
         axes.set_xlabel("Steps")
     panels[0].set_ylabel("Relative completeness gap ↓")
     lines = {
@@ -86,7 +86,7 @@ def _convergence_line(axes: Axes, rule: str, points: np.ndarray) -> None:
     shade, sign = _RULES.get(rule, _OTHER_RULE)
     steps, means, lows, highs = points.T
     axes.vlines(steps, lows, highs, color=shade, lw=1.0)
-    axes.plot(steps, means, color=shade, marker=sign, ms=4, label=rule_label(rule))
+    axes.plot(steps, means, color=shade, marker=sign, ms=4, label=literal(rule_label(rule)))
 
 
 def rule_label(rule: str) -> str:
@@ -110,7 +110,7 @@ def noise_map(analysis: Analysis) -> Figure | None:
     panels = figure.subplots(1, len(entries), squeeze=False)[0]
     for axes, (name, own) in zip(panels, entries.items(), strict=True):
         image = _noise_panel(axes, analysis, own)
-        axes.set_title(name if len(entries) > 1 else "")
+        axes.set_title(literal(name) if len(entries) > 1 else "")
         figure.colorbar(image, ax=axes, label=f"{metric_label(PRIMARY)} ↑", shrink=0.9, aspect=25)
     note(
         figure,

@@ -328,7 +328,20 @@ def make_run(tmp_path) -> Callable[..., Run]:
     return lambda *args, **kwargs: build_run(tmp_path / "run", *args, **kwargs)
 
 
+SIX = ("vanilla", "integrated_gradients", "random", "leave_one_out")
+
+
 @pytest.fixture
 def run(make_run) -> Run:
     """Six settings on twenty examples: two methods by both backends, and both rankings."""
-    return make_run(settings_of("vanilla", "integrated_gradients", "random", "leave_one_out"))
+    return make_run(settings_of(*SIX))
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory) -> Run:
+    """The same run with its report written; not to be changed."""
+    from saliency_bench.report.build import build_report
+
+    run = build_run(tmp_path_factory.mktemp("reported"), settings_of(*SIX))
+    build_report(run)
+    return run

@@ -1,0 +1,155 @@
+"""The report of a run: which files, which bytes, and a page that is safe and complete."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from saliency_bench.report.analysis import analyse
+from saliency_bench.report.build import build_report
+from saliency_bench.report.html import caution, what_was_run
+from saliency_bench.store.run import Run
+
+NASTY = "<script>alert('x')</script>\x1b[31m \u202e{{ 7*7 }}$\\frac$"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text, of a page."""
+
+    VOID = ("meta", "img", "link", "br", "hr", "input")
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(reported):
+    return Page((reported.folder / "report.html").read_text("utf-8"))
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_report_has_its_tables_its_figures_and_its_page(reported):
+    names = ["comparison", "headline", "notes", "parity", "right_and_wrong", "summary"]
+    figures = ["agreement", "cost", "curves", "metric_bars"]
+    assert sorted(files(reported.folder)) == sorted(
+        [
+            *(f"tables/{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")),
+            *(f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "pdf")),
+            "report.html",
+        ]
+    )
+
+
+def test_the_same_rows_give_the_same_bytes(reported, run):
+    assert build_report(run) == run.folder / "report.html"
+    assert files(run.folder) == files(reported.folder)
+
+
+def test_what_an_earlier_report_left_is_gone(run):
+    (run.folder / "figures").mkdir(parents=True)
+    (run.folder / "tables").mkdir()
+    (run.folder / "figures" / "curves.png").write_bytes(b"old")
+    (run.folder / "tables" / "sweep.csv").write_bytes(b"old")
+    (run.folder / "tables" / "mine.csv").write_text("kept")
+    empty = run.tables | {"curves": run.tables["curves"].iloc[:0]}
+    build_report(Run(run.folder, run.manifest, run.settings, empty))
+    left = files(run.folder)
+    assert left.keys().isdisjoint({"figures/curves.png", "tables/sweep.csv"})
+    assert "tables/mine.csv" in left
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(page):
+    assert not page.open
+    names = {tag for tag, _ in page.tags}
+    assert names.isdisjoint({"script", "link", "iframe", "object", "form"})
+    attributes = [(key, value) for _, attrs in page.tags for key, value in attrs.items()]
+    assert not [key for key, _ in attributes if key.startswith("on")]
+    sources = [value for key, value in attributes if key in ("src", "href")]
+    assert len(sources) == 4 and all(s.startswith("data:image/png;base64,") for s in sources)
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    csp = {"http-equiv": "Content-Security-Policy", "content": policy}
+    assert ("meta", csp) in page.tags
+
+
+def test_the_page_shows_text_from_a_run_and_obeys_none_of_it(run):
+    examples = run.tables["examples"].assign(text=NASTY, gold_label=NASTY, predicted_label=NASTY)
+    warnings = run.tables["warnings"].assign(message=NASTY, source=NASTY)
+    settings = [one | {"name": NASTY} for one in run.settings]
+    manifest = run.manifest | {"name": NASTY, "command": NASTY, "split": NASTY}
+    tables = run.tables | {"examples": examples, "warnings": warnings}
+    page = Page(build_report(Run(run.folder, manifest, settings, tables)).read_text("utf-8"))
+    assert not page.open and "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count("<script>alert('x')</script>␛[31m �{{ 7*7 }}") >= 5
+    assert "\x1b" not in page.text and "\u202e" not in page.text
+
+
+def test_the_page_has_every_mean_of_the_main_table(reported, page):
+    table = (reported.folder / "tables" / "headline.md").read_text("utf-8")
+    for number in re.findall(r"\d\.\d{3}", table):
+        assert number in page.text
+
+
+def test_sentences_are_as_many_wrong_as_right_and_say_so(page):
+    # Four sentences in the fixture's configuration.
+    assert page.text.count("labelled ") == 4
+    tags = re.findall(r"\b(right|wrong)\b(?=\s*(?:Leave|Integrated|Vanilla|Random))", page.text)
+    assert sorted(tags) == ["right", "right", "wrong", "wrong"]
+
+
+def test_a_run_without_gold_labels_has_no_right_and_wrong(run):
+    examples = run.tables["examples"].assign(gold=None, gold_label=None, correct=None)
+    examples["correct"] = examples["correct"].astype("boolean")
+    unlabelled = Run(run.folder, run.manifest, run.settings, run.tables | {"examples": examples})
+    page = Page(build_report(unlabelled).read_text("utf-8"))
+    assert "Right and wrong" not in page.text and "labelled" not in page.text
+    assert page.text.count("p = 0.") + page.text.count("p = 1.") == 4
+
+
+def test_a_run_of_nothing_but_timings_has_a_page(make_run, run):
+    empty = {name: table.iloc[:0] for name, table in run.tables.items()}
+    timed = Run(run.folder, run.manifest, run.settings, empty | {"timings": run.tables["timings"]})
+    page = Page(build_report(timed).read_text("utf-8"))
+    assert "Examples per second" in page.text and "Figures" not in page.text
+
+
+def test_the_manifest_stands_on_the_page(reported, page):
+    start = page.text.index("{\n")
+    assert json.loads(page.text[start : page.text.rindex("}") + 1]) == reported.manifest
+
+
+def test_what_was_run_in_plain_words(run):
+    assert what_was_run(analyse(run)) == (
+        "4 methods in 6 settings explained 20 texts of the test split of movie_reviews as tiny-bert "
+        "classifies them: the scores are those of the predicted class, of its logit. The model is right "
+        f"on {run.tables['examples']['correct'].sum()} of 20. Removed tokens are replaced by the mask token."
+    )
+
+
+def test_a_small_run_says_what_it_can_detect_and_claims_nothing(run):
+    words = caution(analyse(run))
+    assert re.match(
+        r"With n = 20, the smallest difference in SRG that could be detected is 0\.\d", words
+    )
+    assert words.endswith("This is a first look: it makes no claim about which method is better.")

@@ -1,0 +1,188 @@
+"""Figures: what they show, when they are drawn, and that the same numbers are the same bytes."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+from saliency_bench.report import plots, style, sweep_plots
+from saliency_bench.report.analysis import analyse
+from saliency_bench.rows import Setting
+
+FIGURES = [plots.curves, plots.metric_bars, plots.agreement, plots.cost]
+SWEEPS = [sweep_plots.convergence, sweep_plots.noise_map]
+
+
+def settings(method, backend="native", **axes):
+    names, values = list(axes), list(axes.values())
+    combinations = np.array(np.meshgrid(*values, indexing="ij"), dtype=object).reshape(
+        len(names), -1
+    )
+    return [
+        Setting(
+            method,
+            method,
+            backend,
+            "sum",
+            "predicted",
+            "logit",
+            0,
+            dict(zip(names, one, strict=True)),
+        )
+        for one in combinations.T.tolist()
+    ]
+
+
+def steps(**axes):
+    return settings(
+        "integrated_gradients",
+        **{"baseline": ["mask", "zero"], "n_steps": [4, 8, 16], "quadrature": ["left", "midpoint"]}
+        | axes,
+    )
+
+
+def noises():
+    return settings("smoothgrad", n_samples=[4, 16], noise_std=[0.1, 0.5])
+
+
+def drawn(plot, run):
+    with style.styled():
+        return plot(analyse(run))
+
+
+@pytest.mark.parametrize("plot", FIGURES, ids=lambda plot: plot.__name__)
+def test_the_same_numbers_are_the_same_bytes(plot, run):
+    analysis = analyse(run)
+    with style.styled():
+        first, second = (plot(analysis) for _ in range(2))
+        assert style.png(first) == style.png(second)
+        page = style.pdf(first)
+        assert page == style.pdf(second)
+    assert b"CreationDate" not in page and b"Producer" not in page
+
+
+@pytest.mark.parametrize("plot", FIGURES, ids=lambda plot: plot.__name__)
+def test_a_figure_without_data_is_not_drawn(plot, make_run):
+    run = make_run(noises()[:1], n_examples=3, metrics=())
+    run.tables["curves"] = run.tables["curves"].iloc[:0]
+    assert drawn(plot, run) is None
+
+
+@pytest.mark.parametrize("plot", SWEEPS, ids=lambda plot: plot.__name__)
+def test_a_study_without_a_sweep_has_no_figure_of_one(plot, run):
+    assert drawn(plot, run) is None
+
+
+def test_a_users_matplotlib_settings_change_nothing_and_are_kept(run):
+    expected = style_of_curves(run)
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
+        assert style_of_curves(run) == expected
+        assert matplotlib.rcParams["font.size"] == 20
+
+
+def style_of_curves(run):
+    analysis = analyse(run)
+    with style.styled():
+        return style.png(plots.curves(analysis))
+
+
+def test_a_curve_is_the_mean_of_the_examples_at_common_fractions(run):
+    figure = drawn(plots.curves, run)
+    left = figure.axes[0]
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert len(lines) == 6
+    table = run.tables["curves"]
+    own = table[table["setting_id"] == run.settings[-1]["setting_id"]]
+    half = [
+        np.interp(0.5, one["k"] / one["n_units"], one["deletion"])
+        for _, one in own.groupby("example_id")
+    ]
+    x, y = lines["Leave-one-out"].get_data()
+    assert y[list(x).index(0.5)] == pytest.approx(np.mean(half), rel=1e-12)
+
+
+def test_bars_and_whiskers_are_the_means_and_intervals_of_the_table(run):
+    analysis = analyse(run)
+    axes = drawn(plots.metric_bars, run).axes[0]
+    assert axes.get_title(loc="left") == "SRG ↑"
+    for bar, line, key in zip(axes.patches, axes.get_lines(), analysis.drawn, strict=False):
+        one = analysis.estimate(key, "srg")
+        assert bar.get_width() == pytest.approx(one.mean)
+        assert line.get_xdata() == pytest.approx([one.low, one.high])
+
+
+def test_a_method_has_one_colour_whatever_else_is_drawn(make_run):
+    colours = set()
+    for names in (["vanilla", "random"], ["smoothgrad", "vanilla"]):
+        run = make_run([s for name in names for s in settings(name, n=[1])], n_examples=3)
+        figure = drawn(plots.curves, run)
+        lines = {line.get_label(): line.get_color() for line in figure.axes[0].get_lines()}
+        colours.add(lines["Vanilla gradient"])
+    assert len(colours) == 1
+
+
+def test_an_unknown_method_has_a_colour_that_its_name_decides():
+    assert style.color("my_method") == style.color("my_method")
+    assert style.color("my_method") not in style._COLORS.values()
+
+
+def test_captum_is_dashed_and_our_code_is_not():
+    (ours,), (theirs,) = settings("vanilla", n=[1]), settings("vanilla", "captum", n=[1])
+    assert style.stroke(ours.to_dict())["linestyle"] == "-"
+    assert style.stroke(theirs.to_dict())["linestyle"] == "--"
+
+
+def test_agreement_is_the_mean_of_the_pair_and_one_with_itself(run):
+    analysis = analyse(run)
+    values = drawn(plots.agreement, run).axes[0].images[0].get_array()
+    assert np.diag(values).tolist() == [1.0] * 6
+    assert np.array_equal(values, values.T)
+    a, b = analysis.drawn[:2]
+    table = run.tables["agreement"]
+    pair = table[table["setting_a"].isin([a, b]) & table["setting_b"].isin([a, b])]
+    assert values[0, 1] == pytest.approx(pair["value"].mean(), rel=1e-12)
+
+
+def test_convergence_has_a_panel_per_baseline_and_a_line_per_rule(make_run):
+    figure = drawn(sweep_plots.convergence, make_run(steps(), n_examples=4))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "Baseline: mask",
+        "Baseline: zero",
+    ]
+    for axes in figure.axes:
+        assert [line.get_label() for line in axes.get_lines()] == ["left", "midpoint"]
+        assert axes.get_yscale() == axes.get_xscale() == "log"
+        steps_of_left, gaps = axes.get_lines()[0].get_data()
+        assert steps_of_left.tolist() == [4, 8, 16]
+        # The fixture's gap is proportional to 1/n for the left rule.
+        assert gaps[0] / gaps[1] == pytest.approx(2.0) and gaps[1] / gaps[2] == pytest.approx(2.0)
+
+
+def test_the_noise_map_has_samples_up_and_noise_across(make_run):
+    run = make_run(noises(), n_examples=4)
+    analysis = analyse(run)
+    axes = drawn(sweep_plots.noise_map, run).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.1", "0.5"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["4", "16"]
+    values = axes.images[0].get_array()
+    for setting in noises():
+        row, column = (
+            [4, 16].index(setting.hyper["n_samples"]),
+            [0.1, 0.5].index(setting.hyper["noise_std"]),
+        )
+        assert values[row, column] == analysis.estimate(setting.id, "srg").mean
+
+
+def test_figures_of_methods_show_at_most_as_many_as_can_be_told_apart(make_run):
+    run = make_run(steps(), n_examples=3)
+    assert len(analyse(run).shown) == 12
+    assert len(drawn(plots.curves, run).axes[0].get_lines()) == 1
+
+
+def test_long_names_leave_room_for_the_data(make_run):
+    long = Setting("a_name_" * 12, "vanilla", "native", "l2", "predicted", "logit", 0, {})
+    run = make_run([long, *settings("smoothgrad", n=[1]), *settings("random", n=[1])], n_examples=3)
+    # A layout without room for the axes is a warning, which is an error here.
+    for plot in FIGURES:
+        with style.styled():
+            figure = plot(analyse(run))
+            assert figure is None or style.png(figure)

@@ -1,0 +1,247 @@
+"""The tables of a run with invented numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from saliency_bench.errors import InputError
+from saliency_bench.report.analysis import analyse, with_removal
+from saliency_bench.report.labels import ordered_metrics
+from saliency_bench.report.tables import tables
+from saliency_bench.rows import Setting
+from saliency_bench.store.run import Run
+
+
+def by_label(table, *keys):
+    """{(cells of the named columns): row as a dictionary}."""
+    names = [column.key for column in table.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    return {tuple(row[key] for key in keys): row for row in rows}
+
+
+def sweep_settings(name="smoothgrad", backend="native"):
+    return [
+        Setting(
+            name,
+            "smoothgrad",
+            backend,
+            "l2",
+            "predicted",
+            "logit",
+            0,
+            {"n_samples": n, "noise_std": s},
+        )
+        for n in (4, 16)
+        for s in (0.1, 0.5)
+    ]
+
+
+def test_the_summary_is_sorted_by_srg_and_keeps_both_rankings(run):
+    found = tables(analyse(run))["summary"]
+    column = [c.key for c in found.columns].index("srg")
+    means = [row[column].mean for row in found.rows]
+    assert means == sorted(means, reverse=True)
+    labels = {row[0] for row in found.rows}
+    assert {"Random", "Leave-one-out"} <= labels and len(labels) == 6
+
+
+def test_a_mean_is_that_of_the_rows(run):
+    found = by_label(tables(analyse(run))["summary"], "method")
+    rows = run.tables["rows"]
+    for setting in run.settings:
+        label = analyse(run).labels[setting["setting_id"]]
+        own = rows[(rows["setting_id"] == setting["setting_id"]) & (rows["metric"] == "srg")]
+        assert found[(label,)]["srg"].mean == pytest.approx(np.mean(own["value"]), rel=1e-12)
+
+
+def test_labels_say_only_what_differs(run, make_run):
+    assert set(analyse(run).labels.values()) == {
+        "Vanilla gradient (native)",
+        "Vanilla gradient (Captum)",
+        "Integrated Gradients (native)",
+        "Integrated Gradients (Captum)",
+        "Random",
+        "Leave-one-out",
+    }
+    swept = analyse(make_run(sweep_settings(), n_examples=3))
+    assert set(swept.labels.values()) == {
+        f"SmoothGrad (n_samples={n}, noise_std={s})" for n in (4, 16) for s in (0.1, 0.5)
+    }
+    alone = analyse(make_run(sweep_settings()[:1], n_examples=3))
+    assert set(alone.labels.values()) == {"SmoothGrad"}
+
+
+def test_metrics_stand_in_one_order_and_unknown_ones_last():
+    assert ordered_metrics(["zeta", "sufficiency", "alpha", "srg"]) == [
+        "srg",
+        "sufficiency",
+        "alpha",
+        "zeta",
+    ]
+
+
+def test_a_metric_read_with_two_removals_is_two_metrics():
+    rows = pd.DataFrame({"metric": ["srg", "srg", "gap"], "removal": ["mask", "zero", None]})
+    assert with_removal(rows)["metric"].tolist() == ["srg (mask)", "srg (zero)", "gap"]
+    assert with_removal(rows.iloc[[0, 2]])["metric"].tolist() == ["srg", "gap"]
+
+
+def test_costs_are_per_example_and_the_median_of_the_repeats(run):
+    found = by_label(tables(analyse(run))["headline"], "method")
+    row = found[("Integrated Gradients (native)",)]
+    # The fixture: 0.32 s x 51 for 32 examples, and 0.01 s more for the middle repeat.
+    assert row["n_gradients"] == 50
+    assert row["seconds"] == pytest.approx((0.32 * 51 + 0.01) / 32, rel=1e-12)
+    assert row["examples_per_second"] == pytest.approx(1 / row["seconds"])
+
+
+def test_a_run_without_timings_has_no_such_columns(make_run):
+    found = tables(analyse(make_run(sweep_settings()[:1], n_examples=3, timed=False)))["headline"]
+    assert "seconds" not in [column.key for column in found.columns]
+
+
+def test_a_comparison_has_every_setting_but_the_reference(run):
+    found = tables(analyse(run))["comparison"]
+    srg = [row for row in found.rows if row[1] == "SRG"]
+    assert len(srg) == 5
+    assert found.title == "Differences from Vanilla gradient (native)"
+
+
+def test_few_examples_make_no_claim(run, make_run):
+    few = tables(analyse(run))
+    assert not any("p" in column.key.split("_") for column in few["comparison"].columns)
+    assert not few["headline"].marks_best
+    many = tables(analyse(make_run(sweep_settings(), n_examples=100, metrics=("srg",))))
+    assert {"p", "p_holm"} <= {column.key for column in many["comparison"].columns}
+    assert many["headline"].marks_best
+
+
+def test_right_and_wrong_predictions_add_up(run):
+    found = by_label(tables(analyse(run))["right_and_wrong"], "method", "prediction")
+    assert found["Random", "right"]["n"] + found["Random", "wrong"]["n"] == 20
+    assert found["Random", "wrong"]["n"] == (~run.tables["examples"]["correct"]).sum()
+
+
+def test_every_value_without_a_number_is_counted_with_its_reason(run):
+    found = tables(analyse(run))["notes"]
+    counted = sum(row[3] for row in found.rows if row[0] == "not applicable")
+    rows = run.tables["rows"]
+    assert counted == (rows["status"] != "ok").sum() > 0
+    reasons = {row[2] for row in found.rows}
+    assert "vanilla does not claim completeness" in reasons
+    assert (
+        "warning",
+        "e001",
+        "the text is longer than the model allows and was cut",
+        1,
+    ) in found.rows
+
+
+def test_a_failed_row_is_in_the_notes_and_not_in_the_mean(run):
+    rows = run.tables["rows"].copy()
+    broken = rows.index[
+        (rows["metric"] == "srg") & (rows["setting_id"] == run.settings[0]["setting_id"])
+    ][:3]
+    rows.loc[broken, "value"] = np.nan
+    rows.loc[broken, ["status", "reason"]] = ["failed", "the score is NaN"]
+    analysis = analyse(Run(run.folder, run.manifest, run.settings, run.tables | {"rows": rows}))
+    summary = analysis.summary.set_index(["setting_id", "metric"])
+    assert summary.loc[(run.settings[0]["setting_id"], "srg"), ["n", "n_not_ok"]].tolist() == [
+        17,
+        3,
+    ]
+    assert ("failed", "SRG", "the score is NaN", 3) in tables(analysis)["notes"].rows
+
+
+def test_twins_are_paired_and_judged_by_the_tolerance(make_run):
+    settings = [*sweep_settings()[:1], *sweep_settings(backend="captum")[:1]]
+    verdicts = {}
+    for tolerance in (None, 1e-6, 1e-9, {settings[0].id: 1e-6}, {"other": 1e-6}):
+        run = make_run(settings, n_examples=4, parity={"relative_tolerance": tolerance})
+        (row,) = tables(analyse(run))["parity"].rows
+        verdicts[str(tolerance)] = row[-1]
+    # The fixture's Captum scores are larger by 1e-7.
+    assert list(verdicts.values()) == [
+        "no tolerance given",
+        "agrees",
+        "differs",
+        "agrees",
+        "no tolerance given",
+    ]
+    assert row[4] == pytest.approx(1e-7, rel=1e-5)
+
+
+def test_settings_that_differ_in_a_hyperparameter_are_no_twins(make_run):
+    run = make_run([sweep_settings()[0], sweep_settings(backend="captum")[1]], n_examples=3)
+    assert "parity" not in tables(analyse(run))
+
+
+def test_captums_trapezoid_differs_from_ours_by_its_bias(make_run):
+    hyper = {"baseline": "mask", "n_steps": 50}
+    ours = Setting(
+        "trapezoid",
+        "integrated_gradients",
+        "native",
+        "sum",
+        "predicted",
+        "logit",
+        0,
+        hyper | {"quadrature": "trapezoid"},
+    )
+    captum = Setting(
+        "integrated_gradients",
+        "integrated_gradients",
+        "captum",
+        "sum",
+        "predicted",
+        "logit",
+        0,
+        hyper | {"quadrature": "captum_riemann_trapezoid"},
+    )
+    run = make_run([ours, captum], n_examples=4, metrics=(), parity={"relative_tolerance": 1e-6})
+    maps = run.tables["maps"].set_index(["setting_id", "example_id"])["scores"]
+    biased = [np.asarray(scores) * 49 / 50 for scores in maps[ours.id]]
+    table = run.tables["maps"]
+    table.loc[table["setting_id"] == captum.id, "scores"] = pd.Series(
+        biased, index=table.index[table["setting_id"] == captum.id]
+    )
+    (row,) = tables(analyse(run))["parity"].rows
+    assert row[4:6] == (pytest.approx(1 / 49), pytest.approx(1 / 49))
+    assert row[-1] == "differs by the known bias"
+
+
+def test_a_sweep_lists_every_setting_and_marks_what_was_chosen(make_run):
+    settings = sweep_settings()
+    best = {"smoothgrad": {"setting_id": settings[2].id, "mean": 0.1, "n": 3}}
+    chosen = {"split": "validation", "n_examples": 60, "metric": "srg", "best": best}
+    analysis = analyse(make_run(settings, n_examples=5, chosen=chosen))
+    found = by_label(tables(analysis)["sweep"], "n_samples", "noise_std")
+    assert {key: row["chosen"] for key, row in found.items()} == {
+        (4, "0.1"): "",
+        (4, "0.5"): "",
+        (16, "0.1"): "✓",
+        (16, "0.5"): "",
+    }
+    # The main table has what was chosen on the other split alone, and compares with it.
+    assert analysis.shown == (settings[2].id,)
+    assert analysis.reference == settings[2].id
+    assert (
+        "chosen by SRG on 60 examples of the validation split"
+        in tables(analysis)["headline"].caption
+    )
+
+
+def test_a_run_without_metrics_still_has_its_costs(make_run):
+    found = tables(analyse(make_run(sweep_settings(), n_examples=3, metrics=())))
+    assert [column.key for column in found["headline"].columns] == [
+        "method",
+        "n_gradients",
+        "seconds",
+        "examples_per_second",
+    ]
+    assert "comparison" not in found
+
+
+def test_a_run_without_settings_has_nothing_to_report(run):
+    with pytest.raises(InputError, match=r"settings\.json lists no setting"):
+        analyse(Run(run.folder, {}, [], run.tables))

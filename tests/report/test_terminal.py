@@ -1,0 +1,55 @@
+"""The table and maps on a terminal, and in a pipe."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from saliency_bench.report.analysis import analyse
+from saliency_bench.report.table import printed
+from saliency_bench.report.tables import headline
+from saliency_bench.report.terminal import fitting, show
+
+
+def shown(run, **options):
+    stream = io.StringIO()
+    show(run, Console(file=stream, **options))
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_plain_text_with_the_table_and_the_place_of_the_report(run):
+    text = shown(run, width=160)
+    assert "\x1b" not in text
+    assert "Leave-one-out" in text and "SRG ↑" in text
+    assert text.endswith(f"Report: {run.folder / 'report.html'}\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200, 400])
+def test_no_number_is_cut_on_a_terminal_of_any_width(run, width):
+    table = fitting(headline(analyse(run)), width)
+    text = shown(run, width=width)
+    for row in printed(table):
+        (line,) = [line for line in text.splitlines() if line.strip().startswith(row[0].text)]
+        for cell in row[1:]:
+            assert f"{cell.text} {cell.interval}".strip() in line
+
+
+def test_a_narrow_terminal_keeps_the_method_and_the_first_metrics(run):
+    table = headline(analyse(run))
+    assert [column.key for column in fitting(table, 60).columns] == ["method", "srg"]
+    assert fitting(table, 1000) == table
+    assert "columns did not fit" in shown(run, width=70)
+    assert "columns did not fit" not in shown(run, width=1000)
+
+
+def test_colours_are_for_terminals_that_have_them(make_run, run):
+    text = shown(run, force_terminal=True, color_system="truecolor", width=120)
+    assert "\x1b[" in text
+    assert "Leave-one-out" in re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_names_cannot_send_codes_to_the_terminal(run):
+    manifest = run.manifest | {"name": "\x1b]0;owned\x07"}
+    text = shown(type(run)(run.folder, manifest, run.settings, run.tables), width=160)
+    assert "\x1b" not in text and "\x07" not in text and "␛]0;owned␇" in text
