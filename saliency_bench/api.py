@@ -10,14 +10,14 @@ from saliency_bench.attribution.settings import checked_setting, refuse_vanishin
 from saliency_bench.blocks import Block, open_block, plan_blocks
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, unknown
 from saliency_bench.judge import judge_maps
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting, expand_axes
+from saliency_bench.rows import CURVE_OUTPUTS, Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def evaluate(
         model: the model that the maps explain.
         maps: from `attribute`, or `AttributionMap.from_scores`.
         metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
-        removal: what stands in for removed tokens: mask, pad, unk, zero or mean.
+        removal: what stands in for removed tokens: mask, pad, unk, zero or mean. A token that the tokenizer lacks
+            is replaced by the first of mask, pad and zero that it has, as the table's column says.
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
         output: what the curves show of the explained class: "probability".
@@ -120,6 +121,9 @@ def evaluate(
     for entry in entries.values():
         if grid is not None and "grid" in entry:
             entry["grid"] = grid
+    if output not in CURVE_OUTPUTS:
+        raise unknown("output", output, list(CURVE_OUTPUTS))
+    removal = references.resolve(model, removal, "removal")
     budget = token_budget or conf_files.runtime_defaults()["token_budget"]
     with model.frozen():
         rows = judge_maps(References(model), maps, entries, removal, budget)
@@ -186,8 +190,9 @@ def _settings(
             )
             raise TypeError(f"{method}() has no hyperparameter {key!r}{hint}")
     values = {key: given.get(key, entry.get(key)) for key in known}
-    if "baseline" not in given and "baseline" in values:
-        values["baseline"] = references.resolve(model, str(values["baseline"]))
+    for key in ("baseline", "removal"):
+        if key in values and key not in given:
+            values[key] = references.resolve(model, str(values[key]), key)
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
     return [_setting(method, output, axis) for axis in axes]

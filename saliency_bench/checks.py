@@ -5,7 +5,7 @@ from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
 from saliency_bench.errors import InputError, unknown
-from saliency_bench.rows import Setting, expand_axes
+from saliency_bench.rows import CURVE_OUTPUTS, Setting, expand_axes
 from saliency_bench.signatures import typed
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from saliency_bench.registry import Registry
 
 TARGETS = ("predicted", "gold")
-CURVE_OUTPUTS = ("probability",)
 TOO_LONG = ("truncate", "error")
 BASELINE_SPECIAL_TOKENS = ("keep", "replace")
 

@@ -16,6 +16,9 @@ NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says wh
 FAILED = "failed"  # it should have worked: NaN, infinity, an exception
 STATUSES = (OK, NOT_APPLICABLE, FAILED)
 
+#: What deletion and insertion curves can show of the explained class.
+CURVE_OUTPUTS = ("probability",)
+
 #: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
 TABLES: dict[str, dict[str, str]] = {
     "examples": {

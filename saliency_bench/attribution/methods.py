@@ -123,7 +123,8 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
         for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples], strict=True)
     ]
     logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
-    without = task.OUTPUTS[ctx.output](logits, ctx.target.cpu()[examples])
+    read = task.output_of(ctx.references.model, ctx.output)
+    without = read(logits, ctx.target.cpu()[examples])
     scores = torch.zeros(attributable.shape, dtype=torch.float64)
     for (row, token), score in zip(asked, without.tolist(), strict=True):
         scores[row, token] = float(ctx.clean_score[row]) - score

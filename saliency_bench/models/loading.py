@@ -14,7 +14,7 @@ from torch import nn
 
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.encoder import SHA256, adapter_folder, encoder_folder, sha256_of
-from saliency_bench.models.model import Forward, Model, find_embedding
+from saliency_bench.models.model import Criterion, Forward, Model, find_embedding
 
 DTYPES = {
     "float64": torch.float64,
@@ -100,6 +100,7 @@ def wrap_model(
     task: str = "sequence-classification",
     embeddings: str | nn.Module | None = None,
     forward: Forward | None = None,
+    criterion: Criterion | None = None,
     labels: Sequence[str] | None = None,
 ) -> Model:
     """Any module that maps token ids to class logits.
@@ -111,6 +112,8 @@ def wrap_model(
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
             watching a forward pass where None.
         forward: `forward(module, inputs) -> logits`, for a module that is called in another way.
+        criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or
+            probability, so that what speaks for the class is positive.
         labels: names of the classes; `LABEL_0`, ... where neither they nor the module's config say.
 
     Raises:
@@ -134,6 +137,7 @@ def wrap_model(
         embedding=layer,
         max_length=_max_length(module, tokenizer),
         forward=call,
+        criterion=criterion,
         facts={
             "source": "module",
             "class": type(module).__name__,

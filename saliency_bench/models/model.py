@@ -14,6 +14,9 @@ from saliency_bench.errors import InputError
 #: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
 
+#: A loss of logits [R C] and classes [R]: one number per row, or their mean.
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
 
@@ -24,6 +27,7 @@ class Model:
 
     `embedding` is the module whose output [B T D] is replaced to ask for gradients and removed tokens, while the
     real ids are passed: position ids, pooling by token and scaled embeddings stay right.
+    `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
     `facts` goes into the manifest: where the model is from, and digests of its weights.
     """
 
@@ -35,6 +39,7 @@ class Model:
     embedding: nn.Module
     max_length: int
     forward: Forward
+    criterion: Criterion | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -17,7 +17,8 @@ from saliency_bench.types import Batch, ScoreFn
 NO_OFFSET = (-1, -1)
 
 #: How the score of a class is read off the logits [R C]; results [R].
-OUTPUTS: Mapping[str, Callable[[Float[Tensor, "R C"], Int[Tensor, " R"]], Float[Tensor, " R"]]] = {
+Output = Callable[[Float[Tensor, "R C"], Int[Tensor, " R"]], Float[Tensor, " R"]]
+OUTPUTS: Mapping[str, Output] = {
     "logit": lambda logits, target: _pick(logits, target),
     "probability": lambda logits, target: _pick(logits.softmax(-1), target),
     "log_probability": lambda logits, target: _pick(logits.log_softmax(-1), target),
@@ -100,9 +101,27 @@ def score_fn(model: Model, batch: Batch, target: Int[Tensor, " B"], output: str)
     def score(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
     ) -> Float[Tensor, " R"]:
-        return OUTPUTS[output](logits(embeddings, row_example), target[row_example])
+        return output_of(model, output)(logits(embeddings, row_example), target[row_example])
 
     return score
+
+
+def output_of(model: Model, output: str) -> Output:
+    """How a row's score is read off its logits: the named output, or the negative of the model's own criterion."""
+    criterion = model.criterion
+    if criterion is None:
+        return OUTPUTS[output]
+
+    def negative_loss(
+        logits: Float[Tensor, "R C"], target: Int[Tensor, " R"]
+    ) -> Float[Tensor, " R"]:
+        loss = criterion(logits, target)
+        if loss.ndim == 0:  # a mean over the rows: ask for one row at a time
+            pairs = zip(logits, target, strict=True)
+            loss = torch.stack([criterion(row[None], label[None]) for row, label in pairs])
+        return -loss
+
+    return negative_loss
 
 
 def logits_fn(

@@ -231,3 +231,50 @@ def test_the_model_is_left_as_found_also_after_an_error():
         sb.attribute(model, token_inputs(5), baseline="mask", n_steps=2)
     assert state() == found
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_criterion_is_explained_by_its_negative(reduction):
+    module = tiny_bert()
+    loss = torch.nn.CrossEntropyLoss(reduction=reduction)
+    inputs = token_inputs(5, 5, 7)
+    own = sb.attribute(
+        sb.wrap_model(module, criterion=loss), inputs, baseline="mean", n_steps=4
+    )
+    # Cross-entropy is minus the log-probability of the class.
+    plain = sb.attribute(
+        sb.wrap_model(module), inputs, baseline="mean", n_steps=4, output="log_probability"
+    )
+    for one, other in zip(own, plain, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-12)
+
+
+def test_a_target_can_be_gold_a_name_or_several():
+    model = sb.wrap_model(tiny_bert(), labels=("a", "b", "c"))
+    inputs = token_inputs(5, 6)
+    both = sb.attribute(model, inputs, "vanilla", target=["c", 0])
+    assert [(one.input_index, one.target, one.label) for one in both] == [
+        (0, 2, "c"), (0, 0, "a"), (1, 2, "c"), (1, 0, "a"),
+    ]  # fmt: skip
+    gold = sb.attribute(model, inputs, "vanilla", target="gold", labels=["b", 2])
+    assert [one.target for one in gold] == [1, 2]
+    with pytest.raises(InputError, match="gold"):
+        sb.attribute(model, inputs, "vanilla", target="gold")
+
+
+@pytest.mark.parametrize("nonsense", [[], [3], [("a", "b", "c")], [{"ids": [1]}], [""]])
+def test_inputs_that_are_none_are_refused(bert, nonsense):
+    with pytest.raises(InputError, match="input"):
+        sb.attribute(bert, nonsense)
+
+
+def test_leave_one_out_is_the_change_of_the_score(bert):
+    (item,) = token_inputs(5)
+    (found,) = sb.attribute(bert, [item], "leave_one_out", removal="zero", target=1)
+    ids = torch.tensor([item["input_ids"]])
+    full = bert.output(ids)[0, 1].item()
+    for token in range(5):
+        embeddings = bert.embed(ids).clone()
+        embeddings[0, token] = 0
+        without = bert.output(ids, embeddings=embeddings)[0, 1].item()
+        assert found.scores[token] == pytest.approx(full - without, abs=1e-12)
