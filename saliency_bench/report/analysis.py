@@ -13,7 +13,7 @@ from saliency_bench.stats import Resampling, compare, summarize, summarize_by_co
 from saliency_bench.store.run import Run
 
 #: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the
-#: per-example scores of Edin et al. 2024); with fewer a run is a first look and makes no claim.
+#: per-example scores of Edin et al. 2025); with fewer a run is a first look and makes no claim.
 N_EXAMPLES_FOR_CLAIMS = 100
 N_DRAWN = 10  # settings that can be told apart in one figure
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.heatmap import map_of_row, number, spans_to_html, visible
-from saliency_bench.report.labels import PRIMARY
+from saliency_bench.report.labels import PRIMARY, method_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
 from saliency_bench.rows import OK
@@ -136,7 +136,26 @@ def caution(analysis: Analysis) -> str:
         if analysis.claims
         else " This is a first look: it makes no claim about which method is better."
     )
-    return f"{text} (paired, 80 % power).{claim}"
+    return f"{text} (paired, 80 % power).{claim}{_circularity(analysis)}"
+
+
+def _circularity(analysis: Analysis) -> str:
+    """A method that asks what changes against a vector is favoured by metrics that remove with that vector."""
+    removal = (analysis.run.manifest.get("config") or {}).get("evaluation", {}).get("removal")
+    same = [
+        one["setting_id"]
+        for one in analysis.settings
+        if removal in (one.get("baseline"), one.get("removal"))
+    ]
+    if not removal or not same or not analysis.metrics:
+        return ""
+    names = sorted(
+        {method_label(one["method"]) for one in analysis.settings if one["setting_id"] in same}
+    )
+    return (
+        f" {' and '.join(names)} compare with {_removal_words(removal)}, which is also what replaces removed "
+        "tokens: removal metrics favour them for it."
+    )
 
 
 def _primary_comparison(analysis: Analysis) -> Table | None:

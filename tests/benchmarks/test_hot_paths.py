@@ -19,7 +19,9 @@ BUDGET = 2048
 def context(default_model):
     encoded = task.encode(default_model, movie_reviews.load(split="test")[:1])
     with default_model.frozen():
-        yield open_block(References(default_model), encoded, "predicted", BUDGET).context("logit", 0)
+        yield open_block(References(default_model), encoded, "predicted", BUDGET).context(
+            "logit", 0
+        )
 
 
 def engine(context):

@@ -238,9 +238,7 @@ def test_a_criterion_is_explained_by_its_negative(reduction):
     module = tiny_bert()
     loss = torch.nn.CrossEntropyLoss(reduction=reduction)
     inputs = token_inputs(5, 5, 7)
-    own = sb.attribute(
-        sb.wrap_model(module, criterion=loss), inputs, baseline="mean", n_steps=4
-    )
+    own = sb.attribute(sb.wrap_model(module, criterion=loss), inputs, baseline="mean", n_steps=4)
     # Cross-entropy is minus the log-probability of the class.
     plain = sb.attribute(
         sb.wrap_model(module), inputs, baseline="mean", n_steps=4, output="log_probability"
