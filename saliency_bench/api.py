@@ -138,7 +138,7 @@ EVALUATION_COLUMNS = [
 
 def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None) -> list[Encoded]:
     """Every input tokenised, whatever its form."""
-    items = [inputs] if isinstance(inputs, str | Mapping | Example) else list(inputs)
+    items = _items(inputs)
     if not items:
         raise InputError("inputs is empty: expected at least one text")
     if labels is not None and len(labels) != len(items):
@@ -147,6 +147,21 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
         _encode_one(model, item, index, None if labels is None else labels[index])
         for index, item in enumerate(items)
     ]
+
+
+def _items(inputs: Inputs) -> list[Any]:
+    """The inputs one by one; what a tokenizer returns for several texts is taken apart."""
+    if isinstance(inputs, str | Example):
+        return [inputs]
+    if not isinstance(inputs, Mapping):
+        return list(inputs)
+    columns = {
+        key: value.tolist() if hasattr(value, "tolist") else value for key, value in inputs.items()
+    }
+    ids = columns.get("input_ids")
+    if not ids or not isinstance(ids[0], list):
+        return [inputs]
+    return [{key: value[row] for key, value in columns.items()} for row in range(len(ids))]
 
 
 def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:

@@ -16,6 +16,9 @@ from saliency_bench.types import Batch, ScoreFn
 
 NO_OFFSET = (-1, -1)
 
+#: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
+FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
+
 #: How the score of a class is read off the logits [R C]; results [R].
 Output = Callable[[Float[Tensor, "R C"], Int[Tensor, " R"]], Float[Tensor, " R"]]
 OUTPUTS: Mapping[str, Output] = {
@@ -55,7 +58,7 @@ def encoded_ids(
     ids = [ids[position] for position in kept]
     tokenizer = model.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else [str(token) for token in ids]
-    special_ids = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} if tokenizer else set()
+    special_ids = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME_TOKENS}
     special = tuple(token in special_ids for token in ids)
     return Encoded(
         example_id=example_id,
@@ -68,7 +71,7 @@ def encoded_ids(
         words=tuple(-1 if is_special else position for position, is_special in enumerate(special)),
         text="",
         text_pair=None,
-        gold=None if label is None else resolve_label(label, model.labels, where),
+        gold=_gold(model, label, where),
     )
 
 
@@ -156,6 +159,11 @@ def choose_target(
         index = resolve_label(target, class_names(labels, logits.shape[-1]), "target")
         return torch.full_like(logits.argmax(-1), index)
     require_gold(batch.encoded)
+    for item in batch.encoded:
+        if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
+            raise InputError(
+                f"{item.example_id}: label {item.gold}, but the model has {logits.shape[-1]} classes"
+            )
     return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
 
 
@@ -179,7 +187,7 @@ def _encode(model: Model, example: Example, too_long: str) -> Encoded:
     where = example.source or example.id
     if not example.text.strip():
         raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
-    gold = None if example.label is None else resolve_label(example.label, model.labels, where)
+    gold = _gold(model, example.label, where)
     tokenizer = model.tokenizer
     pair = () if example.text_pair is None else (example.text_pair,)
     options = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
@@ -209,6 +217,13 @@ def _encode(model: Model, example: Example, too_long: str) -> Encoded:
         gold=gold,
         truncated=truncated,
     )
+
+
+def _gold(model: Model, label: int | str | None, where: str) -> int | None:
+    """The label's class index; a module without class names takes indices, which its logits bound later."""
+    if label is None or (not model.labels and isinstance(label, int)):
+        return label
+    return resolve_label(label, model.labels, where)
 
 
 def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None:

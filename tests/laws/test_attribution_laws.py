@@ -276,3 +276,22 @@ def test_leave_one_out_is_the_change_of_the_score(bert):
         embeddings[0, token] = 0
         without = bert.output(ids, embeddings=embeddings)[0, 1].item()
         assert found.scores[token] == pytest.approx(full - without, abs=1e-12)
+
+
+def test_what_a_tokenizer_returns_for_several_texts_is_taken_apart(bert):
+    batch = {
+        "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]),
+    }
+    together = scores(bert, batch, baseline="zero", n_steps=2)
+    alone = scores(
+        bert, [{"input_ids": [5, 6, 7]}, {"input_ids": [8, 9, 10, 11]}], baseline="zero", n_steps=2
+    )
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * np.abs(other).max())
+
+
+def test_a_label_that_the_model_does_not_have_is_refused():
+    model = sb.wrap_model(scored_by(linear).module, labels=())
+    with pytest.raises(InputError, match="2 classes"):
+        sb.attribute(model, token_inputs(4), "vanilla", target="gold", labels=[2])
