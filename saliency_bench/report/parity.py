@@ -50,9 +50,12 @@ def parities(run: Run) -> list[Parity]:
         for key, own in run.tables["maps"].groupby("setting_id")
     }
     found = []
+    # Captum rounds the same weights whichever of our rules stands beside it.
+    twins = {captum: native for native, captum, _ in _twins(run.settings)}
     for native, captum, expected in [*_twins(run.settings), *_trapezoids(run.settings)]:
         if native in scores and captum in scores:
-            own = tolerance.get(native) if isinstance(tolerance, Mapping) else tolerance
+            key = twins.get(captum, native)
+            own = tolerance.get(key) if isinstance(tolerance, Mapping) else tolerance
             found.append(_compare(native, captum, scores, expected, own))
     return found
 
@@ -62,6 +65,11 @@ def _twins(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
     for one in settings:
         if one["backend"] == "native" and (other := captum.get(_key(one))):
             yield one["setting_id"], other, 0.0
+
+
+def twin_of(settings: list[dict[str, Any]], native: str) -> str | None:
+    """The Captum setting of the same name and hyperparameters, if the run has one."""
+    return {own: other for own, other, _ in _twins(settings)}.get(native)
 
 
 def _trapezoids(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:

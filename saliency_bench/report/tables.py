@@ -19,9 +19,19 @@ from saliency_bench.report.labels import (
 )
 from saliency_bench.report.parity import parities
 from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.report.timing import timing
 from saliency_bench.rows import OK
 
-NAMES = ("headline", "summary", "comparison", "right_and_wrong", "parity", "sweep", "notes")
+NAMES = (
+    "headline",
+    "summary",
+    "comparison",
+    "right_and_wrong",
+    "parity",
+    "sweep",
+    "timing",
+    "notes",
+)
 _METHOD = Column("method", "Method")
 
 
@@ -34,6 +44,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
         right_and_wrong(analysis),
         parity(analysis),
         sweep(analysis),
+        timing(analysis),
         notes(analysis),
     ]
     return {table.name: table for table in made if table.rows}
