@@ -1,6 +1,8 @@
 """The Python interface: attribute texts, and judge attributions."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +93,7 @@ def attribute(
 def evaluate(
     model: Model,
     maps: Sequence[AttributionMap],
-    metrics: Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
+    metrics: str | Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
     *,
     removal: str = "mask",
     grid: str | Sequence[float] | None = None,
@@ -117,7 +119,8 @@ def evaluate(
     """
     import pandas as pd
 
-    entries = {name: conf_files.metric_defaults(name) for name in metrics}
+    names = [metrics] if isinstance(metrics, str) else metrics
+    entries = {name: conf_files.metric_defaults(name) for name in names}
     for entry in entries.values():
         if grid is not None and "grid" in entry:
             entry["grid"] = grid
@@ -143,10 +146,16 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
         raise InputError("inputs is empty: expected at least one text")
     if labels is not None and len(labels) != len(items):
         raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
-    return [
+    encoded = [
         _encode_one(model, item, index, None if labels is None else labels[index])
         for index, item in enumerate(items)
     ]
+    if cut := [index for index, item in enumerate(encoded) if item.truncated]:
+        warnings.warn(
+            f"inputs[{cut[0]}] is longer than {model.max_length} tokens and was cut ({len(cut)} in all)",
+            stacklevel=3,
+        )
+    return encoded
 
 
 def _items(inputs: Inputs) -> list[Any]:
@@ -169,7 +178,7 @@ def _encode_one(model: Model, item: Any, index: int, label: int | str | None) ->
     if isinstance(item, Mapping):
         return task.encoded_ids(model, item, str(index), label, where)
     if isinstance(item, Example):
-        return task.encode(model, [item])[0]
+        return task.encode(model, [item if label is None else replace(item, label=label)])[0]
     if isinstance(item, str):
         text, pair = item, None
     elif (
@@ -193,7 +202,8 @@ def _settings(
     given: dict[str, Any],
 ) -> list[Setting]:
     """One setting per combination of axes, with what was not given taken from conf/method/."""
-    entry = conf_files.method_defaults(method) if method in METHODS else {}
+    shipped = method in conf_files.names("method")
+    entry = conf_files.method_defaults(method) if shipped else {}
     known = METHODS.hyperparameters(method)
     for key in given:
         if key not in known:
@@ -204,10 +214,13 @@ def _settings(
                 else f". It has: {', '.join(known) or 'none'}"
             )
             raise TypeError(f"{method}() has no hyperparameter {key!r}{hint}")
-    values = {key: given.get(key, entry.get(key)) for key in known}
+    if missing := [key for key in known if key not in given and key not in entry]:
+        raise TypeError(f"{method}() needs {', '.join(missing)}")
+    values: dict[str, Any] = {key: given.get(key, entry.get(key)) for key in known}
     for key in ("baseline", "removal"):
-        if key in values and key not in given:
-            values[key] = references.resolve(model, str(values[key]), key)
+        if key in values:
+            names = [values[key]] if isinstance(values[key], str) else values[key]
+            values[key] = [references.resolve(model, name, key) for name in names]
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
     return [_setting(method, output, axis) for axis in axes]

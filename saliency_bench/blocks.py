@@ -33,14 +33,14 @@ class Block:
 
 def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
     """Blocks of equal length, shortest first: no padding and no mask. A pure function of the inputs."""
-    by_length: dict[int, list[int]] = {}
+    alike: dict[tuple[int, bool], list[int]] = {}
     for index, item in enumerate(encoded):
-        by_length.setdefault(len(item), []).append(index)
+        alike.setdefault((len(item), item.token_type_ids is None), []).append(index)
     blocks = []
-    for length, indices in sorted(by_length.items()):
+    for (length, untyped), indices in sorted(alike.items()):
         size = max(1, BLOCK_TOKENS // length)
         for start in range(0, len(indices), size):
-            name = f"{length:05d}-{start // size:04d}"
+            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}"
             blocks.append(Block(name, tuple(indices[start : start + size])))
     return blocks
 

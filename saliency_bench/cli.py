@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_bench import __version__, conf_files
-from saliency_bench.errors import InputError, SaliencyBenchError, unknown
+from saliency_bench.errors import InputError, SaliencyBenchError, ValidationError, unknown
+from saliency_bench.rows import FAILED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from saliency_bench.store.run import Run
 
 HELP = """\
 saliency-bench: how faithful are the gradient saliency maps of a transformer,
@@ -30,7 +33,7 @@ Examples:
   saliency-bench method=[vanilla,smoothgrad] method.smoothgrad.n_samples=50
   saliency-bench method.smoothgrad.noise_std=[0.05,0.1,0.2]     # a list is an axis
   saliency-bench model=hub model.path=FOLDER_OR_HUB_ID
-  saliency-bench data=file data.path=reviews.csv data.text=review data.label=stars
+  saliency-bench data=file data.path=reviews.csv data.text=review data.label=sentiment
   saliency-bench explain "a gripping, funny film" method=[integrated_gradients]
 
 Overrides are Hydra's, and so are its options:
@@ -158,6 +161,22 @@ def _report(folder: Path) -> None:
     finished = read_run(folder)
     build_report(finished)
     show(finished)
+    _refuse_wrong_numbers(finished)
+
+
+def _refuse_wrong_numbers(finished: "Run") -> None:
+    """An exit code for what the report says: numbers that disagree with Captum, or could not be had."""
+    from saliency_bench.report.parity import parities
+
+    for one in parities(finished):
+        if one.verdict == "differs":
+            raise ValidationError(
+                f"setting {one.setting_id} differs from Captum's {one.other_id} by {one.relative:.2g} of the "
+                f"largest score, expected at most {one.tolerance:.2g}. See the report's parity table."
+            )
+    failed = int((finished.tables["rows"]["status"] == FAILED).sum())
+    if failed:
+        raise SaliencyBenchError(f"{failed} values could not be computed. See the report's notes.")
 
 
 def report(words: list[str]) -> int:

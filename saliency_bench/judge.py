@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation import axioms, faithfulness  # noqa: F401 - they register the metrics
 from saliency_bench.evaluation.agreement import kendall_tau
 from saliency_bench.evaluation.curves import evaluate_curves
@@ -23,9 +24,6 @@ from saliency_bench.types import Curve
 
 Row = dict[str, Any]
 Entries = Mapping[str, Mapping[str, Any]]
-
-#: Metrics that have no grid to configure and read the curve at every number of tokens.
-READS_WHOLE_CURVE = frozenset({"srg", "decision_flip_fraction"})
 
 NOT_FINITE = "a token's score is not a finite number"
 
@@ -60,12 +58,14 @@ def judge_maps(
 ) -> list[Row]:
     """Metric rows of maps of any inputs, in the order of the maps; the model must be frozen."""
     found: dict[int, list[Row]] = {}
-    inputs = {one.encoded: None for one in maps}
-    encoded = list(inputs)
+    places: dict[Encoded, list[int]] = {}
+    for place, one in enumerate(maps):
+        places.setdefault(one.encoded, []).append(place)
+    encoded = list(places)
     for block in plan_blocks(encoded):
         items = [encoded[index] for index in block.indices]
         opened = open_block(refs, items, "predicted", token_budget)
-        own = [(place, one) for place, one in enumerate(maps) if one.encoded in set(items)]
+        own = [(place, maps[place]) for item in items for place in places[item]]
         rows = judge_block(opened, [one for _, one in own], metrics, removal).rows
         for number, (place, one) in enumerate(own):
             mine = rows[number * len(metrics) : (number + 1) * len(metrics)]
@@ -80,7 +80,7 @@ def _curves(
     """The curves of each map: one, or one per draw of a random ranking; none where no metric reads them."""
     if not any(INFO[entry["metric"]].reads == "curve" for entry in metrics.values()):
         return [[] for _ in maps]
-    whole = any(entry["metric"] in READS_WHOLE_CURVE for entry in metrics.values())
+    whole = any(_reads_whole_curve(entry) for entry in metrics.values())
     grids: list[Any] = [entry["grid"] for entry in metrics.values() if "grid" in entry]
     grids += [FULL] if whole else []
     grids += [[entry["fraction"]] for entry in metrics.values() if "fraction" in entry]
@@ -104,6 +104,12 @@ def _curves(
     for ((number, _), _), curve in sorted(found.items(), key=lambda item: item[0]):
         curves[number].append(curve)
     return curves
+
+
+def _reads_whole_curve(entry: Mapping[str, Any]) -> bool:
+    """A metric of curves that names no fractions of its own may look anywhere."""
+    reads_curve = INFO[entry["metric"]].reads == "curve"
+    return reads_curve and not {"grid", "fraction"} & entry.keys()
 
 
 def _rankings(one: AttributionMap) -> list[Int[np.ndarray, " U"]]:

@@ -24,7 +24,7 @@ class Word(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttributionMap:
     """The scores of one input under one setting.
 
@@ -141,7 +141,7 @@ class AttributionMap:
             like: a map of the same input (`attribute(model, texts, "random")` is cheap), which brings tokens
                 and explained class.
             name: how the scores are called in tables.
-            draws: further score vectors as good as `scores`, over which metrics are averaged.
+            draws: score vectors, `scores` among them, over which metrics are averaged.
 
         Raises:
             InputError: the number of scores is not the number of tokens, or one is not finite.

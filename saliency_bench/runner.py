@@ -1,5 +1,6 @@
 """The only loop: a configured study to rows on disk, block by block; what is finished is not done again."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,9 +32,10 @@ from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
 from saliency_bench.tasks import sequence_classification as task
 
 RUNS = Path("results") / "runs"
+IDENTITY = "identity.json"
 TIMING = "timing"  # the name of the part that holds the timings
 #: Keys of the configuration that change no number: where results go and how they are shown.
-SHOWN = ("out", "name", "report", "statistics", "choose")
+SHOWN = ("out", "name", "report", "statistics")
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,6 +56,11 @@ class Study:
     def id(self) -> str:
         """Hashed from everything that can change a number."""
         return digest(self.identity)
+
+    def warnings_of(self, example_id: str) -> list[dict[str, str]]:
+        """The warning rows of one text; of the study as a whole for ""."""
+        cell = {"cell_id": self.cell_id}
+        return [cell | one for one in self.warnings if one["example_id"] == example_id]
 
     @property
     def cell_id(self) -> str:
@@ -79,6 +86,7 @@ def run(
     started = datetime.now(UTC)
     study = prepare(config, settings)
     folder = _folder(study)
+    _refuse_another(study, folder)
     chosen = _choose(study, folder, command, progress)
     store = PartStore(folder)
     plan = plan_blocks(study.encoded)
@@ -91,7 +99,10 @@ def run(
             progress("blocks", done, len(plan))
             if block.name not in finished:
                 items = [study.encoded[index] for index in block.indices]
-                store.write(block.name, block_tables(study, refs, items))
+                tables = block_tables(study, refs, items)
+                if done == 0:  # what concerns no text stands with the first
+                    tables["warnings"] += study.warnings_of("")
+                store.write(block.name, tables)
         progress("blocks", len(plan), len(plan))
         if TIMING in names and TIMING not in finished:
             progress("timing", 0, 1)
@@ -117,10 +128,13 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     removal = references.resolve(model, config.evaluation.removal, "evaluation.removal")
+    if removal != config.evaluation.removal:
+        warnings.append(_lacks(model, "evaluation.removal", config.evaluation.removal, removal))
+    sources = {example.id: example.source for example in examples}
     warnings += [
         {
             "example_id": item.example_id,
-            "source": item.example_id,
+            "source": sources[item.example_id],
             "message": "the text is longer than the model allows and was cut",
         }
         for item in encoded
@@ -138,7 +152,14 @@ def load_examples(config: Any) -> list[Example]:
     examples: list[Example] = DATASETS[name](**values)
     if not examples:
         raise InputError(f"data={name} has no example")
-    return examples[: config.n_examples]
+    if len(examples) <= config.n_examples:
+        return examples
+    # By the hash of the text, so that a file that is sorted by label is not cut to one class.
+    return sorted(examples, key=_text_hash)[: config.n_examples]
+
+
+def _text_hash(example: Example) -> str:
+    return hashlib.sha256(example.text.encode()).hexdigest()
 
 
 def load_configured_model(config: Any) -> Model:
@@ -167,17 +188,16 @@ def fit_settings(
             if key in hyper:
                 hyper[key] = references.resolve(model, hyper[key], f"method.{setting.name}.{key}")
                 if hyper[key] != setting.hyper[key]:
-                    message = f"{model.name} has no {setting.hyper[key]} token: {key} is {hyper[key]} instead"
-                    warnings.append(
-                        {
-                            "example_id": "",
-                            "source": f"method.{setting.name}.{key}",
-                            "message": message,
-                        }
-                    )
+                    where = f"method.{setting.name}.{key}"
+                    warnings.append(_lacks(model, where, setting.hyper[key], hyper[key]))
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings
+
+
+def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
+    message = f"{model.name} has no {asked} token: {used} is used instead"
+    return {"example_id": "", "source": key, "message": message}
 
 
 def block_tables(
@@ -188,18 +208,17 @@ def block_tables(
     maps = block.explain(study.settings)
     flat = [one for of_setting in maps.values() for one in of_setting]
     judged = judge_block(block, flat, study.config.metric, study.config.evaluation.removal)
-    own = {item.example_id for item in items}
     tables = {
         "examples": example_rows(block),
         "maps": [map_row(one) for one in flat if one.finite],
         "rows": judged.rows,
         "curves": judged.curves,
         "agreement": judged.agreement,
-        "warnings": [warning for warning in study.warnings if warning["example_id"] in own],
     }
-    return {
-        name: [{"cell_id": study.cell_id} | row for row in rows] for name, rows in tables.items()
-    }
+    cell = {"cell_id": study.cell_id}
+    found = {name: [cell | row for row in rows] for name, rows in tables.items()}
+    warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
+    return found | {"warnings": warned}
 
 
 def timings(study: Study, refs: References) -> list[dict[str, Any]]:
@@ -347,9 +366,9 @@ def _folder(study: Study) -> Path:
     return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
 
 
-def _write_settings(study: Study, folder: Path) -> None:
-    """Claims the folder for this study, and refuses one that holds another."""
-    path = folder / "identity.json"
+def _refuse_another(study: Study, folder: Path) -> None:
+    """Refuses a folder that holds another study, naming what differs."""
+    path = folder / IDENTITY
     identity = json.loads(json.dumps(study.identity))
     if path.is_file():
         held = json.loads(path.read_text("utf-8"))
@@ -358,7 +377,11 @@ def _write_settings(study: Study, folder: Path) -> None:
             raise InputError(
                 f"{folder} holds another run; it differs in {changed}. Give another folder with out=, or remove it."
             )
-    write_json(path, identity)
+
+
+def _write_settings(study: Study, folder: Path) -> None:
+    """Claims the folder for this study."""
+    write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
     write_json(folder / SETTINGS, [setting.to_dict() for setting in study.settings])
 
 
@@ -383,6 +406,9 @@ def _manifest(
     )
     reference = config.statistics.reference
     ids = [setting.id for setting in study.settings if reference in (None, setting.name)]
+    ids += [
+        setting.id for setting in study.settings
+    ]  # the named entry may have become another's twin
     return {
         "id": study.id,
         "cell_id": study.cell_id,

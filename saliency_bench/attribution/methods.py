@@ -116,6 +116,9 @@ def random(ctx: Context, *, n_rankings: int) -> Attribution:
 def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     """F(x) - F(x without the token), for every token that is not special (Li, Monroe & Jurafsky 2016, eq. 4)."""
     attributable = ctx.batch.attributable.cpu().numpy()
+    scores = torch.zeros(attributable.shape, dtype=torch.float64)
+    if not attributable.any():
+        return Attribution(scores=scores, n_gradients=0)
     asked = [(row, token) for row, token in np.argwhere(attributable)]
     examples = np.array([row for row, _ in asked], dtype=int)
     keep = [
@@ -125,7 +128,6 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
     read = task.output_of(ctx.references.model, ctx.output)
     without = read(logits, ctx.target.cpu()[examples])
-    scores = torch.zeros(attributable.shape, dtype=torch.float64)
     for (row, token), score in zip(asked, without.tolist(), strict=True):
         scores[row, token] = float(ctx.clean_score[row]) - score
     return Attribution(scores=scores, n_gradients=0)

@@ -37,12 +37,16 @@ def relative_tolerance(ctx: Context, setting: Setting) -> Float[np.ndarray, " B"
         return tolerance
     products = _gradients(ctx, plan) * plan.multiplier  # [S B T D]
     contributions = products.sum(-1) if setting.reduction == "sum" else products.abs().sum(-1)
-    size = np.asarray(contributions.abs().cpu()) + 2 * _slope(plan, np.asarray(contributions.cpu()))
+    bound = np.asarray(contributions.abs().cpu()) + 2 * _slope(
+        plan, np.asarray(contributions.cpu())
+    )
     weights = torch.tensor(plan.weights, dtype=torch.float64, device=products.device)
     total = torch.einsum("s,sbtd->btd", weights, products)
     scores = reduce_scores(setting.reduction, total, ctx.embeddings, ctx.batch.mask).abs().amax(-1)
-    moved = np.einsum("s,sbt->bt", np.abs(plan.weights), size).max(-1)
-    tolerance += UNIT_ROUNDOFF * moved / np.asarray(scores.cpu())
+    moved = np.einsum("s,sbt->bt", np.abs(plan.weights), bound).max(-1)
+    size = np.asarray(scores.cpu())
+    # A text that is its own baseline has no scores, and nothing that could move.
+    tolerance += UNIT_ROUNDOFF * np.divide(moved, size, out=np.zeros_like(moved), where=size > 0)
     return tolerance
 
 

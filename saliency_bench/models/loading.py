@@ -1,6 +1,7 @@
 """Models by name, folder or hub id; safetensors only, explicit dtype, never remote code."""
 
 import hashlib
+import inspect
 import json
 import re
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from saliency_bench.errors import InputError, unknown
@@ -80,9 +82,11 @@ def load_model(
     if local.exists() or path.startswith((".", "/", "~")):
         _check_folder(local)
         path = str(local)
-    module = _from_pretrained(path, dtype, attention, revision=revision)
-    if adapter is not None:
-        module = _merge_adapter(module, adapter)
+    folder = None if adapter is None else _adapter_folder(adapter)
+    n_labels = None if folder is None else _n_labels_of(folder)
+    module = _from_pretrained(path, dtype, attention, revision=revision, n_labels=n_labels)
+    if folder is not None:
+        module = _merge_adapter(module, folder)
     facts = {
         "source": "folder" if local.exists() else "hub",
         "path": local.name if local.exists() else path,
@@ -122,8 +126,9 @@ def wrap_model(
     if task not in TASKS:
         raise unknown("task", task, list(TASKS))
     call = forward or _call
+    wants_mask = forward is not None or _needs_mask(module)
     if embeddings is None:
-        layer = _watch(module, call)
+        layer = _watch(module, call, wants_mask)
     elif isinstance(embeddings, str):
         layer = _layer_at(module, embeddings)
     else:
@@ -138,6 +143,7 @@ def wrap_model(
         max_length=_max_length(module, tokenizer),
         forward=call,
         criterion=criterion,
+        wants_mask=wants_mask,
         facts={
             "source": "module",
             "class": type(module).__name__,
@@ -167,7 +173,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -200,7 +206,7 @@ def _from_pretrained(
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(_why_not(str(path), error)) from error
     missing = sorted(report["missing_keys"])
     if missing and n_labels is None:
@@ -229,7 +235,7 @@ def _quiet() -> Iterator[None]:
 
 def _why_not(path: str, error: Exception) -> str:
     text = " ".join(str(error).split())
-    if "safetensors" in text and Path(path).is_dir():
+    if "safetensors" in text and "truncated" not in text.lower():
         return (
             f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
             "AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
@@ -237,7 +243,7 @@ def _why_not(path: str, error: Exception) -> str:
     if not Path(path).exists():
         return (
             f"model.path={path} is neither a folder here nor a model that could be had from the hub "
-            "(no network, or no such id). Give a local folder, or download it first."
+            f"(no network, or no such id). Give a local folder, or download it first. It said: {text[:160]}"
         )
     return f"model.path={path} could not be loaded as a sequence classifier: {text[:300]}"
 
@@ -261,11 +267,40 @@ def _check_folder(folder: Path) -> None:
             )
 
 
-def _merge_adapter(module: nn.Module, adapter: str | Path) -> nn.Module:
+def _adapter_folder(adapter: str) -> Path:
+    """The adapter's files: a folder here, or fetched from the hub without anything that is pickled."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(adapter).expanduser()
+    if not folder.is_dir():
+        try:
+            wanted = ["adapter_config.json", "adapter_model.safetensors"]
+            folder = Path(snapshot_download(adapter, allow_patterns=wanted))
+        except Exception as error:  # the hub's errors are of many kinds, and all say the same
+            raise InputError(
+                f"model.adapter={adapter} is neither a folder here nor an adapter that could be had from the hub."
+            ) from error
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"model.adapter={adapter} has no adapter_model.safetensors.")
+    return folder
+
+
+def _n_labels_of(adapter: Path) -> int | None:
+    """The number of classes of the head that an adapter brings; None where it brings none."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
+        heads = [
+            key
+            for key in weights.keys()  # noqa: SIM118 - no mapping
+            if re.search(r"(classifier|out_proj|score)\.weight$", key)
+        ]
+        return int(weights.get_slice(heads[-1]).get_shape()[0]) if heads else None
+
+
+def _merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
     from peft import PeftModel
 
-    if Path(adapter).exists() and not (Path(adapter) / "adapter_model.safetensors").is_file():
-        raise InputError(f"model.adapter={adapter} has no adapter_model.safetensors.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -283,7 +318,7 @@ def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise InputError(
             f"model.path={path} has no tokenizer that can be loaded: {str(error)[:200]}"
         ) from error
@@ -310,15 +345,24 @@ def _call(module: nn.Module, inputs: Any) -> Any:
     return module(**inputs)
 
 
-def _watch(module: nn.Module, call: Forward) -> nn.Module:
+def _needs_mask(module: nn.Module) -> bool:
+    """Whether `forward` has an attention mask that must be given."""
+    mask = inspect.signature(module.forward).parameters.get("attention_mask")
+    return mask is not None and mask.default is mask.empty
+
+
+def _watch(module: nn.Module, call: Forward, wants_mask: bool = False) -> nn.Module:
     config = getattr(module, "config", None)
     vocabulary = getattr(config, "vocab_size", None)
     tables = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
     if not tables:
         raise InputError("the module has no nn.Embedding layer: give embeddings= in wrap_model()")
-    return find_embedding(
-        module, lambda ids: call(module, {"input_ids": ids}), vocabulary or max(tables)
-    )
+
+    def run(ids: torch.Tensor) -> Any:
+        mask = {"attention_mask": torch.ones_like(ids)} if wants_mask else {}
+        return call(module, {"input_ids": ids} | mask)
+
+    return find_embedding(module, run, vocabulary or max(tables))
 
 
 def _layer_at(module: nn.Module, path: str) -> nn.Module:

@@ -28,6 +28,7 @@ class Model:
     `embedding` is the module whose output [B T D] is replaced to ask for gradients and removed tokens, while the
     real ids are passed: position ids, pooling by token and scaled embeddings stay right.
     `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
+    `wants_mask`: the module must be given an attention mask, also where nothing is padded.
     `facts` goes into the manifest: where the model is from, and digests of its weights.
     """
 
@@ -40,6 +41,7 @@ class Model:
     max_length: int
     forward: Forward
     criterion: Criterion | None = None
+    wants_mask: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -61,18 +63,8 @@ class Model:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
-        training = {module: module.training for module in self.module.modules()}
-        wanted = {weight: weight.requires_grad for weight in self.module.parameters()}
-        try:
-            self.module.eval()
-            for weight in wanted:
-                weight.requires_grad_(False)
+        with frozen(self.module):
             yield
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-            for weight, flag in wanted.items():
-                weight.requires_grad_(flag)
 
     def output(
         self,
@@ -88,6 +80,8 @@ class Model:
         inputs = {"input_ids": input_ids}
         if mask is not None:
             inputs["attention_mask"] = mask.long()
+        elif self.wants_mask:
+            inputs["attention_mask"] = torch.ones_like(input_ids)
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         with _replaced(self.embedding, embeddings), self._batches_allowed(mask is None):
@@ -109,6 +103,23 @@ class Model:
             config.pad_token_id = None
 
 
+@contextmanager
+def frozen(root: nn.Module) -> Iterator[None]:
+    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
+    training = {module: module.training for module in root.modules()}
+    wanted = {weight: weight.requires_grad for weight in root.parameters()}
+    try:
+        root.eval()
+        for weight in wanted:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for weight, flag in wanted.items():
+            weight.requires_grad_(flag)
+
+
 def find_embedding(
     module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], vocabulary: int
 ) -> nn.Module:
@@ -122,14 +133,22 @@ def find_embedding(
     device = next(module.parameters()).device
     # Ids that are neither positions nor constant, so that no other table can receive the same numbers.
     ids = torch.tensor([[(7 * position + 3) % vocabulary for position in range(5)]], device=device)
+    end = getattr(getattr(module, "config", None), "eos_token_id", None)
+    if isinstance(end, int):
+        ids[0, -1] = end  # BART pools there, and refuses a text without it
     seen: list[tuple[str, nn.Module]] = []
     handles = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Embedding):
             handles.append(layer.register_forward_pre_hook(_watcher(name, ids, seen)))
     try:
-        with torch.no_grad():
+        with frozen(module), torch.no_grad():
             run(ids)
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the module could not be called on token ids alone ({type(error).__name__}: {error}). "
+            "Say how: forward=lambda module, inputs: ... in wrap_model()"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

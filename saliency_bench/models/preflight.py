@@ -14,6 +14,9 @@ from saliency_bench.models.model import Model
 #: D^-1/2 of the sum of their magnitudes (0.05 for D = 384); exact cancellation leaves about one rounding error.
 VANISHING_EPSILONS = 64
 
+#: In half precision the rounding of the sum is as large as a sum that does not vanish; beyond this none is refused.
+LARGEST_VANISHING = 1e-2
+
 #: The text is cut to this before it is probed, so that there is room to pad it.
 PROBED_TOKENS = 64
 
@@ -44,12 +47,11 @@ def inspect_model(
     Raises:
         InputError: its outputs are random, replacing embeddings changes it, or gradients are zero or not finite.
     """
-    ids = torch.tensor([input_ids[:PROBED_TOKENS]], device=model.device)
-    token_types = (
-        None if types is None else torch.tensor([types[:PROBED_TOKENS]], device=model.device)
-    )
+    ids = torch.tensor([_cut(input_ids)], device=model.device)
+    token_types = None if types is None else torch.tensor([_cut(types)], device=model.device)
     with model.frozen():
         logits = _output(model, ids, token_types)
+        _require_classes(model, logits)
         repeat = _difference(logits, _output(model, ids, token_types))
         hook = _difference(logits, _output(model, ids, token_types, model.embed(ids)))
         batch = _difference(logits, _beside_another(model, ids, token_types))
@@ -60,7 +62,8 @@ def inspect_model(
         model,
         f"gives other outputs for the same input (by {repeat:.2g}): is it random?",
     )
-    tolerance = 1e3 * torch.finfo(model.dtype).eps * max(1.0, float(logits.abs().max()))
+    # In half precision a thousand rounding errors would let anything pass.
+    tolerance = min(1e3 * torch.finfo(model.dtype).eps, 0.1) * max(1.0, float(logits.abs().max()))
     _require(
         hook <= tolerance,
         model,
@@ -74,8 +77,23 @@ def inspect_model(
     _require(bool(gradient.isfinite().all()), model, "has gradients that are not finite")
     _require(bool((gradient != 0).any()), model, "has a zero gradient at its embeddings")
     share = _sum_share(gradient)
-    vanishes = share < VANISHING_EPSILONS * torch.finfo(model.dtype).eps
+    vanishes = share < min(VANISHING_EPSILONS * torch.finfo(model.dtype).eps, LARGEST_VANISHING)
     return Findings(hook, repeat, batch, padding, share, vanishes)
+
+
+def _cut(values: tuple[int, ...]) -> tuple[int, ...]:
+    """At most the probed tokens, the last one kept: some models look for the end of the text."""
+    return values if len(values) <= PROBED_TOKENS else (*values[: PROBED_TOKENS - 1], values[-1])
+
+
+def _require_classes(model: Model, logits: Tensor) -> None:
+    shape = tuple(logits.shape)
+    two = len(shape) == 2 and shape[1] >= 2
+    _require(
+        two, model, f"gives outputs of shape {shape}, expected logits of at least two classes [B C]"
+    )
+    finite = bool(logits.isfinite().all())
+    _require(finite, model, "gives outputs that are not finite; try runtime.dtype=float32")
 
 
 @torch.no_grad()

@@ -55,7 +55,8 @@ class References:
         model = self.model
         if not available(model, name):
             raise InputError(
-                f"the tokenizer of {model.name} has no {name} token. Use mask, pad, zero or mean."
+                f"the tokenizer of {model.name} has no {name} token. Use "
+                f"{' or '.join(one for one in NAMES if available(model, one))}."
             )
         if name in TOKENS:
             token = getattr(model.tokenizer, TOKENS[name])

@@ -52,6 +52,7 @@ def encoded_ids(
     ids = _flat(inputs["input_ids"])
     mask = _flat(inputs.get("attention_mask", [1] * len(ids)))
     types = _flat(inputs["token_type_ids"]) if "token_type_ids" in inputs else None
+    _check_ids(model, ids, mask, types, where)
     kept = [position for position, real in enumerate(mask) if real]
     if not kept:
         raise InputError(f"{where}: no token is attended to")
@@ -73,6 +74,18 @@ def encoded_ids(
         text_pair=None,
         gold=_gold(model, label, where),
     )
+
+
+def _check_ids(
+    model: Model, ids: list[int], mask: list[int], types: list[int] | None, where: str
+) -> None:
+    if {len(mask), len(ids if types is None else types)} != {len(ids)}:
+        raise InputError(f"{where}: input_ids, attention_mask and token_type_ids differ in length")
+    if len(ids) > model.max_length:
+        raise InputError(f"{where}: {len(ids)} tokens, but {model.name} takes {model.max_length}")
+    size = getattr(model.embedding, "num_embeddings", None)
+    if size is not None and not all(0 <= token < size for token in ids):
+        raise InputError(f"{where}: token ids must lie in 0 ... {size - 1}")
 
 
 def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = None) -> Batch:

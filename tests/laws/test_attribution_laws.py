@@ -228,7 +228,7 @@ def test_the_model_is_left_as_found_also_after_an_error():
     found = state()
     sb.attribute(model, token_inputs(5), n_steps=2, baseline="zero")
     with pytest.raises(InputError):
-        sb.attribute(model, token_inputs(5), baseline="mask", n_steps=2)
+        sb.attribute(model, token_inputs(5), "smoothgrad", reduction="sum", n_samples=2)
     assert state() == found
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 

@@ -161,3 +161,82 @@ def test_a_training_seed_that_is_not_shipped_is_refused():
     )
     with pytest.raises(InputError, match=r"\[0, 1, 2\]"):
         load_default(training_seed=7)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks it
+def test_an_adapter_can_bring_the_head_of_a_bare_encoder(folder, tmp_path):
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForSequenceClassification, BertModel
+
+    BertModel(tiny_bert().config).save_pretrained(folder)
+    base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=5)
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"])
+    adapted = get_peft_model(base, config).eval()
+    ids = torch.tensor([[2, 5, 6, 7, 3]])
+    expected = adapted(input_ids=ids).logits
+    adapted.save_pretrained(tmp_path / "adapter")
+    model = sb.load_model(str(folder), adapter=str(tmp_path / "adapter"))
+    torch.testing.assert_close(model.output(ids), expected, rtol=1e-4, atol=1e-5)
+    assert model.output(ids).shape == (1, 5)
+
+
+def test_an_adapter_without_safetensors_is_refused(folder, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.bin").write_bytes(b"pickled")
+    with pytest.raises(InputError, match=r"no adapter_model\.safetensors"):
+        sb.load_model(str(folder), adapter=str(tmp_path / "adapter"))
+
+
+def test_a_tokenizer_without_mask_and_pad_falls_back_to_zero(folder):
+    from dataclasses import replace
+
+    model = sb.load_model(str(folder))
+
+    class Bare:
+        """A tokenizer that has neither token."""
+
+        mask_token_id = pad_token_id = None
+
+        def __getattr__(self, name):
+            return getattr(model.tokenizer, name)
+
+        def __call__(self, *args, **kwargs):
+            return model.tokenizer(*args, **kwargs)
+
+    bare = replace(model, tokenizer=Bare())
+    given, own = (
+        sb.attribute(bare, "good film", n_steps=2, **options)
+        for options in ({"baseline": "mask"}, {})
+    )
+    assert given[0].setting["baseline"] == own[0].setting["baseline"] == "zero"
+    table = sb.evaluate(bare, own, "srg")
+    assert table.removal.tolist() == ["zero"]
+    assert sb.attribute(bare, "good film", "leave_one_out")[0].setting["removal"] == "zero"
+
+
+def test_a_text_that_is_cut_is_said(folder):
+    model = sb.load_model(str(folder))
+    with pytest.warns(UserWarning, match=r"inputs\[1\] is longer than 64 tokens"):
+        maps = sb.attribute(model, ["good", "good " * 100], "vanilla")
+    assert len(maps[1].tokens) == 64
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"input_ids": [5, 6], "attention_mask": [1]}, "length"),
+        ({"input_ids": [5, 60]}, "0 ... 49"),
+        ({"input_ids": [5] * 65}, "65 tokens"),
+    ],
+)
+def test_token_ids_that_do_not_fit_are_refused(folder, inputs, said):
+    with pytest.raises(InputError, match=said):
+        sb.attribute(sb.load_model(str(folder)), [inputs], "vanilla")
+
+
+def test_a_pair_gets_its_map_whatever_stands_beside_it(folder):
+    model = sb.load_model(str(folder))
+    pair, untyped = ("good film", "bad film"), {"input_ids": [2, 5, 7, 3, 6, 7, 3]}
+    alone = sb.attribute(model, [pair], "vanilla")[0].scores
+    beside = sb.attribute(model, [untyped, pair], "vanilla")[1].scores
+    assert beside == pytest.approx(alone, rel=2e-5)

@@ -39,6 +39,20 @@ def configurations():
         "llama": t.LlamaConfig(
             **small, **sizes, num_key_value_heads=2, bos_token_id=0, eos_token_id=0
         ),
+        "bart": t.BartConfig(
+            **small,
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+        ),
         "t5": t.T5Config(**small, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
     }
 
@@ -127,3 +141,49 @@ def test_a_custom_forward_is_called_instead():
     plain = sb.wrap_model(module).output(IDS)
     assert torch.equal(model.output(IDS, torch.ones_like(IDS).bool()), plain * 2)
     assert calls[-1] == ["attention_mask", "input_ids"]
+
+
+def test_a_model_that_pools_at_the_end_of_the_text_is_watched_with_one():
+    model = sb.wrap_model(classifier(configurations()["bart"]))
+    ids = torch.tensor([[5, 9, 7, 2]])
+    assert torch.equal(model.output(ids, embeddings=model.embed(ids)), model.output(ids))
+
+
+def test_watching_leaves_a_training_module_as_it_was():
+    class Normalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(VOCABULARY, 4)
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, input_ids):
+            return self.norm(self.embedding(input_ids).mean(1))
+
+    module = Normalized().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    random_state = torch.get_rng_state()
+    sb.wrap_model(module)  # its digest takes 0-dimensional buffers too
+    assert module.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_module_that_must_have_a_mask_gets_one():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(VOCABULARY, 2)
+
+        def forward(self, input_ids, attention_mask):
+            return (self.embedding(input_ids) * attention_mask[:, :, None]).tanh().sum(1)
+
+    plain = sb.wrap_model(Masked())
+    custom = sb.wrap_model(
+        plain.module,
+        forward=lambda module, inputs: module(inputs["input_ids"], inputs["attention_mask"]),
+    )
+    inputs = [{"input_ids": [5, 6, 7]}]
+    (one,), (other,) = (
+        sb.attribute(model, inputs, baseline="zero", n_steps=2) for model in (plain, custom)
+    )
+    assert one.scores.tolist() == other.scores.tolist()

@@ -41,6 +41,22 @@ class Odd(nn.Module):
         return self.wrong(pooled)
 
 
+def test_one_output_is_no_classifier():
+    with pytest.raises(InputError, match="two classes"):
+        inspect_model(sb.wrap_model(Odd(lambda x: x[:, :1])), IDS, None)
+
+
+def test_half_precision_does_not_make_every_sum_vanish():
+    module = Odd(lambda x: x.tanh()).to(torch.bfloat16)
+    assert not inspect_model(sb.wrap_model(module), IDS, None).sum_vanishes
+
+
+@pytest.mark.parametrize("large", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused(large):
+    with pytest.raises(InputError, match="not finite"):
+        inspect_model(sb.wrap_model(Odd(lambda x: x * large)), IDS, None)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
