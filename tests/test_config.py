@@ -273,3 +273,10 @@ def test_types_are_those_that_the_function_declares():
     for parameter, wrong in {"a": 1.0, "b": True, "c": 3, "d": "x", "e": 1}.items():
         with pytest.raises(InputError, match=f"^{parameter}="):
             typed(function, parameter, wrong, parameter)
+
+
+@pytest.mark.parametrize("methods", ["vanilla", "smoothgrad,random", "integrated_gradients"])
+def test_the_default_experiment_takes_any_choice_of_methods(methods):
+    cfg = config.load([f"method=[{methods}]"])
+    config.validate(cfg)
+    assert {one.method for one in config.settings(cfg)} == set(methods.split(","))
