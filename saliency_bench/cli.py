@@ -33,7 +33,7 @@ Examples:
   saliency-bench method=[vanilla,smoothgrad] method.smoothgrad.n_samples=50
   saliency-bench method.smoothgrad.noise_std=[0.05,0.1,0.2]     # a list is an axis
   saliency-bench model=hub model.path=FOLDER_OR_HUB_ID
-  saliency-bench data=file data.path=reviews.csv data.text=review data.label=sentiment
+  saliency-bench data=file data.path=films.csv data.text=review data.label=liked
   saliency-bench explain "a gripping, funny film" method=[integrated_gradients]
 
 Overrides are Hydra's, and so are its options:

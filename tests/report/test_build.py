@@ -51,7 +51,15 @@ def files(folder):
 
 
 def test_a_report_has_its_tables_its_figures_and_its_page(reported):
-    names = ["comparison", "headline", "notes", "parity", "right_and_wrong", "summary"]
+    names = [
+        "comparison",
+        "headline",
+        "notes",
+        "parity",
+        "right_and_wrong",
+        "summary",
+        "timing",
+    ]
     figures = ["agreement", "cost", "curves", "metric_bars"]
     assert sorted(files(reported.folder)) == sorted(
         [
@@ -152,4 +160,11 @@ def test_a_small_run_says_what_it_can_detect_and_claims_nothing(run):
     assert re.match(
         r"With n = 20, the smallest difference in SRG that could be detected is 0\.\d", words
     )
-    assert words.endswith("This is a first look: it makes no claim about which method is better.")
+    assert "This is a first look: it makes no claim about which method is better." in words
+
+
+def test_a_baseline_that_also_replaces_removed_tokens_is_said(run):
+    assert "Integrated Gradients" in caution(analyse(run))
+    assert "compare with the mask token" in caution(analyse(run))
+    run.manifest["config"]["evaluation"]["removal"] = "zero"
+    assert "compare with" not in caution(analyse(run))
