@@ -30,19 +30,18 @@ NOT_FINITE = "a token's score is not a finite number"
 
 @dataclass
 class Judged:
-    """Rows of three tables, without their cell."""
+    """Rows of two tables, without their cell."""
 
     rows: list[Row] = field(default_factory=list)
     curves: list[Row] = field(default_factory=list)
-    agreement: list[Row] = field(default_factory=list)
 
 
 def judge_block(
     block: OpenBlock, maps: Sequence[AttributionMap], metrics: Entries, removal: str
 ) -> Judged:
-    """All metrics of all maps of a block, their curves, and how far the maps agree."""
+    """All metrics of all maps of a block, and their curves."""
     curves = _curves(block, maps, metrics, removal)
-    judged = Judged(agreement=_agreement(maps))
+    judged = Judged()
     for one, own in zip(maps, curves, strict=True):
         judged.rows += [_row(one, own, name, entry, removal) for name, entry in metrics.items()]
         judged.curves += _curve_rows(one, own, removal)
@@ -170,7 +169,7 @@ def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> l
     ]
 
 
-def _agreement(maps: Sequence[AttributionMap]) -> list[Row]:
+def agreement_rows(maps: Sequence[AttributionMap]) -> list[Row]:
     """Kendall's τ-b of every two settings on every example."""
     by_example: dict[str, list[AttributionMap]] = {}
     for one in maps:

@@ -19,7 +19,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
-from saliency_bench.judge import judge_block
+from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading, references
 from saliency_bench.models.model import Model
@@ -213,7 +213,7 @@ def block_tables(
         "maps": [map_row(one) for one in flat if one.finite],
         "rows": judged.rows,
         "curves": judged.curves,
-        "agreement": judged.agreement,
+        "agreement": agreement_rows(flat),
     }
     cell = {"cell_id": study.cell_id}
     found = {name: [cell | row for row in rows] for name, rows in tables.items()}

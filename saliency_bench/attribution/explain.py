@@ -38,17 +38,6 @@ def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attributi
     return {setting.id: found[setting.id] for setting in settings}
 
 
-def distinct_gradients(ctx: Context, settings: Sequence[Setting]) -> int:
-    """Gradients per example that the native settings cost together, the clean one not counted."""
-    nodes: dict[object, set[object]] = {}
-    for setting in settings:
-        made = METHODS[setting.method](ctx, **setting.hyper)
-        if isinstance(made, GradientSum):
-            paid = {node for node in made.nodes if not made.points.is_input(node)}
-            nodes.setdefault(made.points.key, set()).update(paid)
-    return sum(map(len, nodes.values()))
-
-
 def _compute(ctx: Context, family: Sequence[tuple[Setting, GradientSum]]) -> dict[str, Attribution]:
     """All settings of one family of points, from one pass over the union of their nodes."""
     nodes = sorted({node for _, plan in family for node in plan.nodes}, key=_sample_first)

@@ -30,9 +30,6 @@ def dot(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float
 
 REDUCTIONS: dict[str, Reduction] = {"l2": l2, "l1": l1, "sum": total, "dot": dot}
 
-#: Reductions whose scores are never negative.
-UNSIGNED = frozenset({"l2", "l1"})
-
 
 def reduce_scores(
     name: str,
