@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_bench import conf_files
 from saliency_bench.attribution.methods import METHODS
+from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
 from saliency_bench.blocks import Block, open_block, plan_blocks
 from saliency_bench.data.example import Example
@@ -216,6 +217,10 @@ def _settings(
             raise TypeError(f"{method}() has no hyperparameter {key!r}{hint}")
     if missing := [key for key in known if key not in given and key not in entry]:
         raise TypeError(f"{method}() needs {', '.join(missing)}")
+    if any(
+        f"noise_{unit}" in given for unit in UNITS
+    ):  # σ in another unit than the shipped entry's
+        entry = entry | {f"noise_{unit}": None for unit in UNITS}
     values: dict[str, Any] = {key: given.get(key, entry.get(key)) for key in known}
     for key in ("baseline", "removal"):
         if key in values:

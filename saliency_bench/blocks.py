@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +17,7 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Attribution, Batch
+from saliency_bench.types import Attribution, Batch, Convergence
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
 #: rounding; it is fixed so that equal plans give equal bytes.
@@ -118,7 +119,6 @@ class OpenBlock:
                 target=target,
                 label=self.labels[target],
                 probability=probability[row],
-                n_gradients=attribution.n_gradients,
                 **_numbers(attribution, row, len(item)),
             )
             for row, (item, target) in enumerate(
@@ -135,10 +135,11 @@ def open_block(
 
 
 def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:
-    """One example's scores at its own length, and its completeness."""
+    """One example's scores at its own length, their cost, completeness and convergence."""
+    cost = attribution.n_gradients
     numbers: dict[str, Any] = {
         "scores": attribution.scores[row, :length].double().cpu().numpy(),
-        "draws": None,
+        "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
     }
     if attribution.draws is not None:
         numbers["draws"] = attribution.draws[:, row, :length].numpy()
@@ -146,4 +147,22 @@ def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:
         difference = float(attribution.difference[row])
         numbers["output_difference"] = difference
         numbers["completeness_gap"] = float(attribution.total[row]) - difference
-    return numbers
+    return numbers | _sureness(attribution.convergence, row, length)
+
+
+def _sureness(known: Convergence | None, row: int, length: int) -> dict[str, Any]:
+    """What is known of how sure one example's scores are."""
+    if known is None:
+        return {}
+    found: dict[str, Any] = {}
+    if known.standard_errors is not None:
+        found["standard_errors"] = known.standard_errors[row, :length]
+    if known.split_half_tau is not None and np.isfinite(known.split_half_tau[row]):
+        found["split_half_tau"] = float(known.split_half_tau[row])
+    if known.error is not None and np.isfinite(known.error[row]):
+        found["error"] = float(known.error[row])
+    if known.converged is not None:
+        found["converged"] = bool(known.converged[row])
+    if known.reasons is not None:
+        found["reason"] = known.reasons[row]
+    return found

@@ -65,32 +65,48 @@ def as_list(value: Any) -> list[Any]:
 
 
 def _expand(cfg: "Config", name: str, entry: Mapping[str, Any]) -> Iterator[Setting]:
-    from saliency_bench.attribution.methods import KINDS, METHODS
-    from saliency_bench.attribution.settings import checked_setting
+    from saliency_bench.attribution.methods import METHODS
+    from saliency_bench.attribution.settings import checked_setting, lacks
 
     where = f"method.{name}"
     method, hyper = _component(METHODS, "method", entry, where, others=("reduction", "backend"))
-    if KINDS.get(method) == "token":
-        if extra := [key for key in ("reduction", "backend") if key in entry]:
-            raise InputError(
-                f"{where}.{extra[0]}: {method} gives one number per token and has none. Remove it."
-            )
-        axes = {"_backend": ["native"], "_reduction": ["none"]}
-    elif "reduction" in entry:
-        backends = entry.get("backend", cfg.backend)
-        axes = {"_backend": as_list(backends), "_reduction": as_list(entry["reduction"])}
-    else:
-        raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
+    axes = {"_backend": _backends(cfg, entry, method, where)}
+    axes["_reduction"] = _reductions(entry, method, where)
     for key in METHODS.hyperparameters(method):
         axes[key] = [_value(METHODS[method], key, one, where) for one in as_list(hyper[key])]
     for key, values in axes.items():
         _check_axis(f"{where}.{key.lstrip('_')}", values)
     for axis in expand_axes(axes):
         backend, reduction = axis.pop("_backend"), axis.pop("_reduction")
-        _check_captum(where, backend, axis)
+        if "backend" not in entry and len(axes["_backend"]) > 1 and lacks(backend, method, axis):
+            continue  # asked of all entries, and another backend has it
         yield checked_setting(
             name, method, backend, reduction, cfg.target, cfg.output, cfg.seed, axis
         )
+
+
+def _backends(cfg: "Config", entry: Mapping[str, Any], method: str, where: str) -> list[str]:
+    from saliency_bench.attribution.methods import KINDS, ONLY
+
+    if method not in ONLY and KINDS[method] != "token":
+        return as_list(entry.get("backend", cfg.backend))
+    if "backend" in entry:
+        raise InputError(f"{where}.backend: {method} has no choice of backends. Remove it.")
+    return [ONLY.get(method, "native")]
+
+
+def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
+    from saliency_bench.attribution.methods import KINDS
+
+    if KINDS[method] == "token":
+        if "reduction" in entry:
+            raise InputError(
+                f"{where}.reduction: {method} gives one number per token and has none. Remove it."
+            )
+        return ["none"]
+    if "reduction" not in entry:
+        raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
+    return as_list(entry["reduction"])
 
 
 def _value(function: Any, key: str, value: Any, where: str) -> Any:
@@ -108,7 +124,7 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
     value = typed(function, key, value, f"{where}.{key}")
     if key in known:
         _one_of(f"{where}.{key}", value, known[key])
-    if key.startswith("n_"):
+    if key.startswith("n_") and isinstance(value, int):
         _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
     return value
 
@@ -138,17 +154,6 @@ def _check_axis(where: str, values: Sequence[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise InputError(f"{where} lists {value!r} twice. Remove one.")
-
-
-def _check_captum(where: str, backend: str, hyper: Mapping[str, Any]) -> None:
-    from saliency_bench.attribution.captum import RULES
-
-    rule = hyper.get("quadrature")
-    if backend == "captum" and rule is not None and rule not in RULES:
-        raise InputError(
-            f"{where}.quadrature={rule}: the captum backend has {', '.join(RULES)}. "
-            "Use one of them, or give the entry a `backend: [native]` of its own."
-        )
 
 
 def _check_numbers(cfg: "Config") -> None:

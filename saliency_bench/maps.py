@@ -12,7 +12,7 @@ from jaxtyping import Float
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 
-FORMAT = "saliency_bench.map/1"
+FORMAT = "saliency_bench.map/2"
 
 
 class Word(NamedTuple):
@@ -32,6 +32,9 @@ class AttributionMap:
     `label` and `target` are the explained class, `probability` is its probability on the unperturbed text.
     `completeness_gap` is Σ scores - (F(x) - F(x')), None where the method does not claim that they agree.
     `n_gradients` is what this map alone costs. `setting` holds every hyperparameter.
+    Of approximate methods, None elsewhere: `standard_errors` of the scores and `split_half_tau`, the rank correlation
+    of the scores from two halves of the random draws; `error` estimates the relative error, `converged` says whether
+    it came down to the tolerance that was asked for, and `reason` why not (see `types.Convergence`).
     """
 
     encoded: Encoded
@@ -45,6 +48,11 @@ class AttributionMap:
     output_difference: float | None = None
     n_gradients: int = 0
     draws: Float[np.ndarray, "N T"] | None = field(default=None, repr=False)
+    standard_errors: Float[np.ndarray, " T"] | None = field(default=None, repr=False)
+    split_half_tau: float | None = None
+    error: float | None = None
+    converged: bool | None = None
+    reason: str | None = None
 
     @property
     def example_id(self) -> str:
@@ -102,7 +110,9 @@ class AttributionMap:
             "scores": self.scores.tolist(),
             "setting": dict(self.setting),
         }
-        value["draws"] = None if self.draws is None else self.draws.tolist()
+        for name in ("draws", "standard_errors"):
+            array = getattr(self, name)
+            value[name] = None if array is None else array.tolist()
         Path(path).write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -118,7 +128,8 @@ class AttributionMap:
                 raise KeyError("format")
             encoded = {key: _tuples(item) for key, item in value.pop("encoded").items()}
             value["scores"] = np.asarray(value["scores"], dtype=np.float64)
-            value["draws"] = None if value["draws"] is None else np.asarray(value["draws"])
+            for name in ("draws", "standard_errors"):
+                value[name] = None if value[name] is None else np.asarray(value[name])
             return cls(encoded=Encoded(**encoded), **value)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
@@ -164,6 +175,11 @@ class AttributionMap:
             completeness_gap=None,
             output_difference=None,
             n_gradients=0,
+            standard_errors=None,
+            split_half_tau=None,
+            error=None,
+            converged=None,
+            reason=None,
         )
 
     def __iter__(self) -> Iterator[tuple[str, float]]:

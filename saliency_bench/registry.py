@@ -1,10 +1,10 @@
 """Named components: ours by decorator, third parties' by entry point."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
+from saliency_bench import signatures
 from saliency_bench.errors import InputError, unknown
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -39,11 +39,12 @@ class Registry(Generic[T]):
         return self._known[name]
 
     def hyperparameters(self, name: str) -> list[str]:
-        """The keyword-only parameters of a component: what a configuration may and must say."""
-        parameters = inspect.signature(self[name]).parameters.values()
-        return [
-            parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
-        ]
+        """What a configuration may and must say of a component: its keyword-only parameters."""
+        return list(signatures.parameters(self[name]))
+
+    def call(self, name: str, subject: Any, given: Mapping[str, Any]) -> Any:
+        """The component on a subject, with hyperparameters as a configuration gives them."""
+        return signatures.call(self[name], subject, given=given)
 
     def check(self, name: str, given: Mapping[str, Any], where: str) -> None:
         """Refuses hyperparameters that the component does not have, and names those that are missing."""

@@ -76,6 +76,10 @@ TABLES: dict[str, dict[str, str]] = {
         "completeness_gap": "float64",  # sum of scores - (F(x) - F(x')); null where completeness is not claimed
         "output_difference": "float64",  # F(x) - F(x'); null likewise
         "n_gradients": "int64",
+        "standard_errors": "list<float64>",  # of the scores; null where nothing is drawn at random
+        "split_half_tau": "float64",  # rank correlation of two halves of the draws; null likewise
+        "error": "float64",  # estimate of the scores' relative error; null where there is none
+        "converged": "bool",  # whether the error came down to what was asked for; null where nothing was
     },
     "agreement": {
         "cell_id": "string",

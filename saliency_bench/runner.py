@@ -299,6 +299,10 @@ def map_row(one: AttributionMap) -> dict[str, Any]:
         "completeness_gap": one.completeness_gap,
         "output_difference": one.output_difference,
         "n_gradients": one.n_gradients,
+        "standard_errors": None if one.standard_errors is None else one.standard_errors.tolist(),
+        "split_half_tau": one.split_half_tau,
+        "error": one.error,
+        "converged": one.converged,
     }
 
 

@@ -1,9 +1,14 @@
-"""Values from a configuration against the types that a function declares for its parameters."""
+"""What a function's keyword-only parameters are called and may be, as a configuration sees them.
+
+A parameter whose type is a dataclass stands for its fields: `draws: Draws` is `n_samples`, `sampler`, ... in a
+configuration, one level deep, and the function gets them as one value that has checked itself.
+"""
 
 import inspect
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from saliency_bench.errors import InputError
@@ -17,6 +22,43 @@ NAMES: dict[Any, str] = {
 }
 
 
+def parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's keyword-only parameters by name, those of dataclasses by field."""
+    found: dict[str, Any] = {}
+    for one in _keyword_only(function):
+        if is_dataclass(one.annotation):
+            found |= {field.name: field.type for field in fields(one.annotation)}
+        else:
+            found[one.name] = one.annotation
+    return found
+
+
+def call(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
+    """Calls a function with the parameters that `parameters` lists."""
+    return function(*args, **grouped(function, given))
+
+
+def grouped(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `parameters` as the function takes them: fields of a dataclass as one value.
+
+    Raises:
+        InputError: a dataclass refuses what it is given.
+    """
+    made: dict[str, Any] = {}
+    for one in _keyword_only(function):
+        if is_dataclass(one.annotation):
+            own = {field.name: given[field.name] for field in fields(one.annotation)}
+            made[one.name] = one.annotation(**own)  # type: ignore[operator]
+        else:
+            made[one.name] = given[one.name]
+    return made
+
+
+def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    known = inspect.signature(function).parameters.values()
+    return [one for one in known if one.kind is one.KEYWORD_ONLY]
+
+
 def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) -> Any:
     """`value` in the type that `function` declares for `parameter`; a whole number becomes a float where one is meant.
 
@@ -25,7 +67,7 @@ def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) 
     Raises:
         InputError: the value is of another type; `where` names its key.
     """
-    options = _options(inspect.signature(function).parameters[parameter].annotation)
+    options = _options(_annotation(function, parameter))
     plain = [option for option in options if option in NAMES]
     if type(value) in plain and not (isinstance(value, float) and not math.isfinite(value)):
         return value
@@ -35,6 +77,15 @@ def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) 
         return value
     expected = " or ".join(map(_name, options))
     raise InputError(f"{where}={value!r}: expected {expected}")
+
+
+def _annotation(function: Callable[..., Any], parameter: str) -> Any:
+    known = parameters(function)
+    return (
+        known[parameter]
+        if parameter in known
+        else (inspect.signature(function).parameters[parameter].annotation)
+    )
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

@@ -58,20 +58,40 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Convergence:
+    """How sure approximate scores are, example by example; None where it is not known.
+
+    `standard_errors` are those of the scores, from independent groups of random draws. `split_half_tau` is the rank
+    correlation (Kendall's τ-b) of the scores from one half of the draws with those from the other.
+    `error` estimates the relative error of the scores: for random draws the norm of the standard errors over that
+    of the scores, for quadrature the largest error of a token over the largest score.
+    `converged` says whether `error` came down to the tolerance that was asked for, and `reasons` why not.
+    """
+
+    standard_errors: Float[np.ndarray, "B T"] | None = None
+    split_half_tau: Float[np.ndarray, " B"] | None = None
+    error: Float[np.ndarray, " B"] | None = None
+    converged: Bool[np.ndarray, " B"] | None = None
+    reasons: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Attribution:
     """Scores of one setting for the examples of a batch.
 
     `scores` are per token after the reduction; padding is 0. `total` is the signed sum before the reduction
     and `difference` is F(x) - F(x'), where the method claims that they agree (completeness), else None.
-    `n_gradients` is the cost of each example's map alone: gradients at distinct points.
-    `draws` are equally valid scores of a random ranking, over which metrics are averaged; `scores` is the first.
+    `n_gradients` is the cost of each example's map alone: gradients at distinct points; one number where it is the
+    same for all. `draws` are equally valid scores of a random ranking, over which metrics are averaged; `scores` is
+    the first.
     """
 
     scores: Float[Tensor, "B T"]
-    n_gradients: int
+    n_gradients: int | Int[np.ndarray, " B"]
     total: Float[Tensor, " B"] | None = None
     difference: Float[Tensor, " B"] | None = None
     draws: Float[Tensor, "N B T"] | None = None
+    convergence: Convergence | None = None
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,11 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("method.integrated_gradients.reduction=dot", ["integrated_gradients", "dot"]),
         ("method.input_x_gradient.reduction=dot", ["input_x_gradient", "dot"]),
         ("method.integrated_gradients.quadrature=simpson", ["quadrature", "'simpson'"]),
-        ("method.integrated_gradients.quadrature=trapezoid", ["captum", "backend: [native]"]),
+        ("method.smoothgrad.n_samples=few", ["method.smoothgrad.n_samples", "'few'", "auto"]),
+        ("method.smoothgrad.noise_range=0.1", ["noise_std and noise_range", "null"]),
+        ("method.smoothgrad.noise_std=null", ["method.smoothgrad", "noise_range"]),
+        ("method.smoothgrad.sampler=sobol", ["method.smoothgrad", "'sobol'", "antithetic"]),
+        ("method.smoothgrad.sampler=antithetic", ["method.smoothgrad", "25", "even"]),
         ("method.integrated_gradients.baseline=masc", ["baseline", "'mask'"]),
         ("method.integrated_gradients.baseline_special_tokens=drop", ["'drop'", "keep"]),
         ("+method.random.reduction=l2", ["method.random.reduction", "Remove"]),
@@ -280,3 +284,15 @@ def test_the_default_experiment_takes_any_choice_of_methods(methods):
     cfg = config.load([f"method=[{methods}]"])
     config.validate(cfg)
     assert {one.method for one in config.settings(cfg)} == set(methods.split(","))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["method.integrated_gradients.quadrature=trapezoid", "method.smoothgrad.n_samples=auto"],
+)
+def test_captum_is_left_out_where_it_has_no_twin_unless_the_entry_asks_for_it(override):
+    name = override.split(".")[1]
+    found = expand(f"method=[{name}]", "backend=[native,captum]", override)
+    assert [s.backend for s in found] == ["native"]
+    message = refusal(f"method=[{name}]", f"+method.{name}.backend=[captum]", override)
+    assert "backend: [native]" in message

@@ -26,7 +26,8 @@ HEAVY = {
 #: From left to right. Parts of one tuple do not import each other.
 LAYERS = [
     ("errors",),
-    ("rows", "registry", "encoded", "signatures"),
+    ("rows", "encoded", "signatures"),
+    ("registry",),
     ("seeding", "types", "conf_files"),
     ("store",),
     ("stats",),

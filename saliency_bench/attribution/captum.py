@@ -4,25 +4,24 @@ Captum differentiates the same score function at the same embeddings, so that a 
 backends is a difference between the two implementations. Captum is imported only when it is used.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.methods.base import Values
+from saliency_bench.attribution.methods.paths import STATISTICS
+from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import NoiseCloud
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.errors import unknown
 from saliency_bench.registry import Registry
-from saliency_bench.rows import Setting
-from saliency_bench.types import Attribution
-
-#: Values before the reduction, what they cost, and F(x) - F(x') where they should sum to it.
-Result = tuple[Float[Tensor, "B T D"], int, Float[Tensor, " B"] | None]
 
 METHODS: Registry[Any] = Registry("Captum method", "saliency_bench.captum_methods")
+
+BACKENDS: Mapping[str, Registry[Any]] = {"captum": METHODS}
 
 #: Our names of the rules that Captum has, and Captum's. Its trapezoid is not ours: see `quadrature`.
 RULES = {
@@ -33,71 +32,146 @@ RULES = {
     "gauss_legendre": "gausslegendre",
 }
 
-
-def attribute(ctx: Context, setting: Setting) -> Attribution:
-    """One setting, computed by Captum and reduced as ours is."""
-    values, cost, difference = METHODS[setting.method](ctx, **setting.hyper)
-    values = values.detach()
-    scores = reduce_scores(setting.reduction, values, ctx.embeddings, ctx.batch.mask)
-    total = None if difference is None else values.double().sum((1, 2))
-    return Attribution(scores, cost, total, difference)
+#: Our names of what a noise tunnel takes of its samples, and Captum's.
+TUNNELS = {"mean": "smoothgrad", "square": "smoothgrad_sq", "variance": "vargrad"}
 
 
-def vanilla(ctx: Context) -> Result:
+def vanilla(ctx: Context) -> Values:
     """`Saliency(abs=False)`: its default takes absolute values per dimension, which is another method."""
     from captum.attr import Saliency
 
-    return Saliency(ctx.score).attribute(**_inputs(ctx), abs=False), 1, None
+    return Values(Saliency(ctx.score).attribute(**_inputs(ctx), abs=False), 1)
 
 
-def input_x_gradient(ctx: Context) -> Result:
+def input_x_gradient(ctx: Context) -> Values:
     """`InputXGradient`."""
     from captum.attr import InputXGradient
 
-    return InputXGradient(ctx.score).attribute(**_inputs(ctx)), 1, None
+    return Values(InputXGradient(ctx.score).attribute(**_inputs(ctx)), 1)
 
 
-def smoothgrad(
-    ctx: Context, *, n_samples: int, noise_std: float, noise_special_tokens: bool
-) -> Result:
-    """`NoiseTunnel(Saliency(abs=False))`, given our noise instead of its own draws."""
-    from captum.attr import Saliency
+def input_baseline_x_gradient(
+    ctx: Context, *, baseline: str, baseline_special_tokens: str
+) -> Values:
+    """`IntegratedGradients` with one step of the right rule, whose one node is the input."""
+    from captum.attr import IntegratedGradients
 
-    rows_at_once = max(1, ctx.token_budget // ctx.embeddings.shape[1])
-    tunnel = _tunnel(Saliency(ctx.score), ctx.noise_cloud(noise_special_tokens))
-    values = tunnel.attribute(
-        **_inputs(ctx),
-        nt_type="smoothgrad",
-        nt_samples=n_samples,
-        nt_samples_batch_size=max(1, min(n_samples, rows_at_once // len(ctx.batch))),
-        stdevs=noise_std * ctx.embedding_std,
-        abs=False,
+    path = ctx.path(baseline, baseline_special_tokens)
+    values = IntegratedGradients(ctx.score).attribute(
+        **_inputs(ctx), baselines=path.reference, n_steps=1, method="riemann_right"
     )
-    return values, n_samples, None
+    return Values(values, 1)
+
+
+def smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Values:
+    """`NoiseTunnel(Saliency(abs=False), "smoothgrad")`, given our noise instead of its own draws."""
+    return _noisy_saliency(ctx, draws, noise, "mean")
+
+
+def smoothgrad_squared(ctx: Context, *, draws: Draws, noise: Noise) -> Values:
+    """`NoiseTunnel(Saliency, "smoothgrad_sq")`."""
+    return _noisy_saliency(ctx, draws, noise, "square")
+
+
+def vargrad(ctx: Context, *, draws: Draws, noise: Noise) -> Values:
+    """`NoiseTunnel(Saliency(abs=False), "vargrad")`: E g² - (E g)², which cancels."""
+    return _noisy_saliency(ctx, draws, noise, "variance")
+
+
+def smoothgrad_x_input(ctx: Context, *, draws: Draws, noise: Noise) -> Values:
+    """`smoothgrad` times the input; Captum's tunnel around `InputXGradient` would multiply noisy inputs in."""
+    values = _noisy_saliency(ctx, draws, noise, "mean").values
+    return Values(values * ctx.embeddings, draws.n)
 
 
 def integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
-) -> Result:
+) -> Values:
     """`IntegratedGradients` with the named rule."""
     from captum.attr import IntegratedGradients
 
-    if quadrature not in RULES:
-        raise unknown("quadrature of the captum backend", quadrature, list(RULES))
     path = ctx.path(baseline, baseline_special_tokens)
     values = IntegratedGradients(ctx.score).attribute(
         **_inputs(ctx),
         baselines=path.reference,
         n_steps=n_steps,
-        method=RULES[quadrature],
-        internal_batch_size=max(len(ctx.batch), ctx.token_budget // path.reference.shape[1]),
+        method=_rule(quadrature),
+        internal_batch_size=_rows_at_once(ctx),
     )
-    paid = sum(weight != 0 for weight in rule(quadrature, n_steps)[1])
-    return values, paid, ctx.path_difference(path)
+    return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
 
 
-for _method in (vanilla, input_x_gradient, smoothgrad, integrated_gradients):
+def smooth_integrated_gradients(
+    ctx: Context,
+    *,
+    baseline: str,
+    baseline_special_tokens: str,
+    n_steps: int,
+    quadrature: str,
+    draws: Draws,
+    noise: Noise,
+    statistic: str,
+) -> Values:
+    """`NoiseTunnel(IntegratedGradients)`; it expands all steps of a sample at once."""
+    from captum.attr import IntegratedGradients
+
+    if statistic not in STATISTICS:
+        raise unknown("statistic", statistic, list(STATISTICS))
+    path = ctx.path(baseline, baseline_special_tokens)
+    tunnel = _tunnel(IntegratedGradients(ctx.score), ctx, draws, noise)
+    values = tunnel.attribute(
+        **_inputs(ctx),
+        nt_type=TUNNELS[statistic],
+        nt_samples=draws.n,
+        nt_samples_batch_size=1,
+        baselines=path.reference,
+        n_steps=n_steps,
+        method=_rule(quadrature),
+        internal_batch_size=_rows_at_once(ctx),
+    )
+    return Values(values, draws.n * _paid(quadrature, n_steps))
+
+
+for _method in (
+    vanilla,
+    input_x_gradient,
+    input_baseline_x_gradient,
+    smoothgrad,
+    smoothgrad_squared,
+    vargrad,
+    smoothgrad_x_input,
+    integrated_gradients,
+    smooth_integrated_gradients,
+):
     METHODS.add(_method.__name__, _method)
+
+
+def _rule(quadrature: str) -> str:
+    if quadrature not in RULES:
+        raise unknown("quadrature of the captum backend", quadrature, list(RULES))
+    return RULES[quadrature]
+
+
+def _paid(quadrature: str, n_steps: int) -> int:
+    return sum(weight != 0 for weight in rule(quadrature, n_steps)[1])
+
+
+def _rows_at_once(ctx: Context) -> int:
+    """What our token budget comes to in Captum's unit; it never takes less than one row per example."""
+    return max(len(ctx.batch), ctx.token_budget // ctx.embeddings.shape[1])
+
+
+def _noisy_saliency(ctx: Context, draws: Draws, noise: Noise, statistic: str) -> Values:
+    from captum.attr import Saliency
+
+    values = _tunnel(Saliency(ctx.score), ctx, draws, noise).attribute(
+        **_inputs(ctx),
+        nt_type=TUNNELS[statistic],
+        nt_samples=draws.n,
+        nt_samples_batch_size=max(1, min(draws.n, _rows_at_once(ctx) // len(ctx.batch))),
+        abs=False,
+    )
+    return Values(values, draws.n)
 
 
 def _inputs(ctx: Context) -> dict[str, Tensor]:
@@ -107,9 +181,11 @@ def _inputs(ctx: Context) -> dict[str, Tensor]:
     return {"inputs": embeddings, "additional_forward_args": rows}
 
 
-def _tunnel(inner: Any, cloud: NoiseCloud) -> Any:
-    """Captum's NoiseTunnel, adding the samples of `cloud` in order in place of draws from the global generator."""
+def _tunnel(inner: Any, ctx: Context, draws: Draws, noise: Noise) -> Any:
+    """Captum's NoiseTunnel, adding our samples in order in place of draws from the global generator."""
     from captum.attr import NoiseTunnel
+
+    cloud: NoiseCloud = ctx.noise_cloud(noise.noise_special_tokens)
 
     class SharedNoiseTunnel(NoiseTunnel):  # type: ignore[misc]
         drawn = 0
@@ -120,6 +196,7 @@ def _tunnel(inner: Any, cloud: NoiseCloud) -> Any:
             samples = range(self.drawn, self.drawn + nt_samples_partition)
             self.drawn += nt_samples_partition
             rows = torch.arange(len(input), device=input.device).repeat_interleave(len(samples))
-            return cloud.at(rows, [(stdev, sample) for sample in samples] * len(input)).detach()
+            nodes = [draw(draws, noise, sample) for sample in samples] * len(input)
+            return cloud.at(rows, nodes).detach()
 
     return SharedNoiseTunnel(inner)

@@ -3,17 +3,22 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.attribution.gradient import GradientEngine
-from saliency_bench.attribution.points import NoiseCloud, StraightPath
+from saliency_bench.attribution import baselines
+from saliency_bench.attribution.gradient import Clean, GradientEngine
+from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.errors import unknown
 from saliency_bench.models.references import References
+from saliency_bench.seeding import token_hash
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch, Probe, ScoreFn
+
+SPECIAL_TOKENS = ("keep", "replace")
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Context:
     def __post_init__(self) -> None:
         self.engine = GradientEngine(self.score, self.token_budget)
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
+        self._paths: dict[Hashable, StraightPath] = {}
+        self._units: dict[str, Float[Tensor, " B"]] = {}
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "B T D"]:
@@ -47,49 +54,84 @@ class Context:
         return task.score_fn(self.references.model, self.batch, self.target, self.output)
 
     @cached_property
-    def _clean(self) -> tuple[Float[Tensor, " B"], Float[Tensor, "B T D"]]:
-        return self.engine.at_input(self.embeddings)
+    def clean(self) -> Clean:
+        """F(x) and ∇F(x), computed once."""
+        return self.engine.clean(self.embeddings)
 
     @property
     def clean_score(self) -> Float[Tensor, " B"]:
         """F(x)."""
-        return self._clean[0]
+        return self.clean.scores
 
     @property
     def clean_gradient(self) -> Float[Tensor, "B T D"]:
         """∇F(x)."""
-        return self._clean[1]
+        return self.clean.gradients
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """A name for each text's tokens, to which its random draws belong."""
+        return tuple(token_hash(item.input_ids) for item in self.batch.encoded)
 
     def path(self, baseline: str, special_tokens: str) -> StraightPath:
         """The straight path from a baseline to the input.
 
         Args:
-            baseline: mask, pad, unk, zero or mean.
+            baseline: see `baselines`.
             special_tokens: "keep" leaves special tokens as they are, so that they get exactly 0; "replace"
                 moves them too. Padding never moves.
         """
-        if special_tokens not in ("keep", "replace"):
-            raise unknown("baseline_special_tokens", special_tokens, ["keep", "replace"])
-        moved = self.batch.attributable if special_tokens == "keep" else self.batch.mask
-        vector = self.references.vector(baseline)
-        reference = torch.where(moved[:, :, None], vector, self.embeddings)
-        return StraightPath(("path", baseline, special_tokens), self.embeddings, reference)
+        key = "path", baseline, special_tokens
+        if key not in self._paths:
+            if special_tokens not in SPECIAL_TOKENS:
+                raise unknown("baseline_special_tokens", special_tokens, list(SPECIAL_TOKENS))
+            moved = self.batch.attributable if special_tokens == "keep" else self.batch.mask
+            away = baselines.embeddings(self, baseline)
+            reference = torch.where(moved[:, :, None], away, self.embeddings)
+            self._paths[key] = StraightPath(key, self.embeddings, reference)
+        return self._paths[key]
 
     @torch.no_grad()
+    def scores_at(self, points: Points, node: Any) -> Float[Tensor, " B"]:
+        """F at one node of every example, forward only."""
+        rows = torch.arange(len(self.batch), device=self.embeddings.device)
+        return self.score(points.at(rows, [node] * len(self.batch)), rows)
+
     def path_difference(self, path: StraightPath) -> Float[Tensor, " B"]:
         """F(x) - F(x'), with F(x') computed once per path."""
+        return self.clean_score - self.reference_score(path)
+
+    def reference_score(self, path: StraightPath) -> Float[Tensor, " B"]:
+        """F(x'), computed once per path."""
         if path.key not in self._reference_scores:
-            rows = torch.arange(len(self.batch), device=self.embeddings.device)
-            self._reference_scores[path.key] = self.score(path.reference, rows)
-        return self.clean_score - self._reference_scores[path.key]
+            self._reference_scores[path.key] = self.scores_at(path, 0.0)
+        return self._reference_scores[path.key]
 
     def noise_cloud(self, noise_special_tokens: bool) -> NoiseCloud:
         """The noise of this batch's texts under the context's seed; never on padding."""
-        noisy = self.batch.mask if noise_special_tokens else self.batch.attributable
-        ids = tuple(item.input_ids for item in self.batch.encoded)
-        return NoiseCloud(self.embeddings, noisy, ids, self.seed, noise_special_tokens)
+        return NoiseCloud(
+            embeddings=self.embeddings,
+            noisy=self.batch.mask if noise_special_tokens else self.batch.attributable,
+            lengths=self.batch.lengths,
+            hashes=self.hashes,
+            units=self.noise_unit,
+            seed=self.seed,
+            noise_special_tokens=noise_special_tokens,
+        )
 
-    @property
-    def embedding_std(self) -> float:
-        """The unit of `noise_std`: the standard deviation of the embedding matrix."""
-        return self.references.embedding_std
+    def noise_unit(self, unit: str) -> Float[Tensor, " B"]:
+        """How large one unit of σ is for each example: std, range or absolute (see `noise.Noise`)."""
+        if unit not in self._units:
+            self._units[unit] = self._unit(unit)
+        return self._units[unit]
+
+    def _unit(self, unit: str) -> Float[Tensor, " B"]:
+        one = torch.ones(len(self.batch), dtype=torch.float64, device=self.embeddings.device)
+        if unit == "absolute":
+            return one
+        if unit == "std":
+            return one * self.references.embedding_std
+        real = self.batch.mask[:, :, None]
+        infinity = torch.tensor(torch.inf, dtype=self.embeddings.dtype, device=one.device)
+        largest = torch.where(real, self.embeddings, -infinity).amax((1, 2))
+        return one * (largest - torch.where(real, self.embeddings, infinity).amin((1, 2)))

@@ -1,71 +1,181 @@
 """Settings to attributions: the settings of a batch that use the same points share their gradients."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.methods import METHODS, GradientSum
+from saliency_bench.attribution.estimate import Estimate, Sums
+from saliency_bench.attribution.methods import METHODS, ONLY
+from saliency_bench.attribution.methods.base import Expectation, GradientSum, Plan, Values
+from saliency_bench.attribution.moments import Moment, Term
+from saliency_bench.attribution.points import Points
 from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.rows import Setting
-from saliency_bench.types import Attribution
+from saliency_bench.types import Attribution, Convergence
+
+
+@dataclass(frozen=True)
+class Request:
+    """Weighted sums that a plan needs: a row of `weights` for each group of draws, or one where nothing is drawn."""
+
+    points: Points
+    nodes: Sequence[Any]
+    weights: Float[np.ndarray, "K S"]
+    moment: Moment
+
+
+#: What is known of the convergence of each example, as arrays.
+ARRAYS = ("standard_errors", "split_half_tau", "error", "converged")
 
 
 def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attribution]:
     """The attribution of every setting, by setting id.
 
-    Native gradient sums are planned first and then computed one family of points at a time, over the union of
-    the nodes that their settings ask for.
+    Native plans are made first and then computed one family of points at a time, over the union of the nodes that
+    their settings ask for. Where the number of draws is to be found for each text, a plan is computed by itself.
     """
     found: dict[str, Attribution] = {}
-    planned: dict[object, list[tuple[Setting, GradientSum]]] = {}
+    families: dict[object, list[tuple[Setting, Plan]]] = {}
     for setting in settings:
-        if setting.backend == "captum":
-            found[setting.id] = captum.attribute(ctx, setting)
-            continue
-        made = METHODS[setting.method](ctx, **setting.hyper)
+        made = _made(ctx, setting)
         if isinstance(made, Attribution):
             found[setting.id] = made
+        elif isinstance(made, Values):
+            found[setting.id] = _reduced(ctx, setting, made)
+        elif isinstance(made, Expectation) and made.draws.auto:
+            found[setting.id] = _until_sure(ctx, setting, made)
         else:
-            planned.setdefault(made.points.key, []).append((setting, made))
-    for family in planned.values():
-        found |= _compute(ctx, family)
+            families.setdefault(made.points.key, []).append((setting, made))
+    for family in families.values():
+        sums = _gather(ctx, [_request(plan) for _, plan in family])
+        for (setting, plan), own in zip(family, sums, strict=True):
+            found[setting.id] = _finish(ctx, setting, plan, own)
     return {setting.id: found[setting.id] for setting in settings}
 
 
-def _compute(ctx: Context, family: Sequence[tuple[Setting, GradientSum]]) -> dict[str, Attribution]:
-    """All settings of one family of points, from one pass over the union of their nodes."""
-    nodes = sorted({node for _, plan in family for node in plan.nodes}, key=_sample_first)
-    column = {node: index for index, node in enumerate(nodes)}
-    weights = np.zeros((len(family), len(nodes)))
-    for row, (_, plan) in enumerate(family):
-        for node, weight in zip(plan.nodes, plan.weights, strict=True):
-            weights[row, column[node]] += weight
-    sums = ctx.engine.weighted_sums(
-        family[0][1].points, nodes, torch.from_numpy(weights), ctx.embeddings, ctx.clean_gradient
+def _made(ctx: Context, setting: Setting) -> Plan | Values | Attribution:
+    registry = METHODS
+    if setting.backend in captum.BACKENDS and setting.method not in ONLY:
+        registry = captum.BACKENDS[setting.backend]
+    made: Plan | Values | Attribution = registry.call(setting.method, ctx, setting.hyper)
+    return made
+
+
+def _request(plan: Plan) -> Request:
+    if isinstance(plan, Expectation):
+        return _request_of(plan, range(plan.draws.n))
+    return Request(plan.points, plan.nodes, np.array([plan.weights]), plan.moment)
+
+
+def _request_of(plan: Expectation, samples: range) -> Request:
+    """The sums over groups of draws, or over each draw where a moment across draws is asked for."""
+    groups = (
+        plan.draws.groups(samples) if plan.across is None else [range(i, i + 1) for i in samples]
     )
-    return {
-        setting.id: _finish(ctx, setting, plan, sums[row])
-        for row, (setting, plan) in enumerate(family)
+    drawn = [(g, *pair) for g, group in enumerate(groups) for i in group for pair in plan.sample(i)]
+    weights = np.zeros((len(groups), len(drawn)))
+    for column, (group, _, weight) in enumerate(drawn):
+        weights[group, column] = weight
+    return Request(plan.points, [node for _, node, _ in drawn], weights, plan.moment)
+
+
+def _gather(
+    ctx: Context, requests: Sequence[Request], examples: Sequence[int] | None = None
+) -> list[Sums]:
+    """The sums of requests on one family of points, from one pass over the union of their nodes."""
+    nodes = sorted({node for request in requests for node in request.nodes})
+    column = {node: index for index, node in enumerate(nodes)}
+    stacked: dict[Term, list[Float[np.ndarray, "K S"]]] = {}
+    for request in requests:
+        spread = np.zeros((len(request.weights), len(nodes)))
+        np.add.at(spread.T, [column[node] for node in request.nodes], request.weights.T)
+        for term in request.moment.terms:
+            stacked.setdefault(term, []).append(spread)
+    weights = {term: torch.from_numpy(np.concatenate(own)) for term, own in stacked.items()}
+    points = requests[0].points
+    sums = ctx.engine.weighted_sums(points, nodes, weights, ctx.clean, examples)
+    parts = {
+        term: iter(torch.split(sums[term], [len(one) for one in own]))
+        for term, own in stacked.items()
     }
+    return [[next(parts[term]) for term in request.moment.terms] for request in requests]
 
 
-def _sample_first(node: Any) -> Any:
-    # Noise levels of one sample stand side by side, so that its draw is used while it is warm.
-    return (node[1], node[0]) if isinstance(node, tuple) else node
-
-
-def _finish(
-    ctx: Context, setting: Setting, plan: GradientSum, values: Float[Tensor, "B T D"]
-) -> Attribution:
+def _finish(ctx: Context, setting: Setting, plan: Plan, sums: Sums) -> Attribution:
+    """A plan's scores from its sums."""
+    if isinstance(plan, Expectation):
+        estimate = Estimate(ctx, setting, plan)
+        estimate.add(range(plan.draws.n), sums)
+        return estimate.attribution()
+    values = plan.moment.finish(*(one[0] for one in sums))
     if plan.multiplier is not None:
         values = values * plan.multiplier
+    return _reduced(ctx, setting, Values(values, _cost(ctx, plan), plan.difference))
+
+
+def _cost(ctx: Context, plan: GradientSum) -> int | Int[np.ndarray, " B"]:
+    """Distinct points that each example's map needs."""
+    paid = {node for node, weight in zip(plan.nodes, plan.weights, strict=True) if weight != 0}
+    counts = [
+        sum(plan.points.applies(example, node) for node in paid)
+        for example in range(len(ctx.batch))
+    ]
+    return counts[0] if len(set(counts)) == 1 else np.array(counts)
+
+
+def _reduced(ctx: Context, setting: Setting, made: Values) -> Attribution:
+    values = made.values.detach()
     scores = reduce_scores(setting.reduction, values, ctx.embeddings, ctx.batch.mask)
-    paid = sum(weight != 0 for weight in plan.weights)
-    total = None if plan.difference is None else values.double().sum((1, 2))
-    return Attribution(scores, paid, total, plan.difference)
+    total = None if made.difference is None else values.double().sum((1, 2))
+    return Attribution(
+        scores, made.n_gradients, total, made.difference, convergence=made.convergence
+    )
+
+
+def _until_sure(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
+    """Draws in rounds until each example's standard error is small enough, or until there are no more."""
+    estimate = Estimate(ctx, setting, plan)
+    waiting = list(range(len(ctx.batch)))
+    settled: list[tuple[list[int], Attribution]] = []
+    rounds = list(plan.draws.rounds())
+    for number, samples in enumerate(rounds):
+        (sums,) = _gather(ctx, [_request_of(plan, samples)], waiting)
+        estimate.add(samples, sums)
+        now = estimate.attribution()
+        assert now.convergence is not None
+        assert now.convergence.error is not None
+        last = number == len(rounds) - 1
+        sure = now.convergence.error <= plan.draws.relative_error
+        done = [example for example in waiting if last or sure[example]]
+        settled.append((done, now))
+        waiting = [example for example in waiting if example not in done]
+        if not waiting:
+            break
+    return _scattered(settled, len(ctx.batch))
+
+
+def _scattered(settled: Sequence[tuple[list[int], Attribution]], n: int) -> Attribution:
+    """Each example's scores as they were when it was settled."""
+    place = {example: now for done, now in settled for example in done}
+    of = [place[example] for example in range(n)]
+    sure = [one.convergence for one in of if one.convergence is not None]
+    return Attribution(
+        scores=torch.stack([one.scores[row] for row, one in enumerate(of)]),
+        n_gradients=np.array([one.n_gradients for one in of]),
+        convergence=Convergence(
+            **{name: _picked(sure, name) for name in ARRAYS},
+            reasons=tuple(
+                one.reasons[row] if one.reasons else None for row, one in enumerate(sure)
+            ),
+        ),
+    )
+
+
+def _picked(of: Sequence[Any], name: str) -> np.ndarray:
+    return np.stack([getattr(one, name)[row] for row, one in enumerate(of)])

@@ -1,11 +1,11 @@
-"""The one primitive: weighted sums of gradients at points.
+"""The one primitive: gradients at points, a chunk at a time, and weighted sums of them.
 
 Every gradient method is Σ_s w_s ∇F(p_s), and a sweep over K settings that share their points is a matrix of
 weights [K S]. Rows (example, point) are cut to a token budget in both directions, gradients are added up as they
 come, and memory grows neither with S nor with K beyond the K sums themselves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saliency_bench.attribution.moments import Row, Term, product
 from saliency_bench.attribution.points import Points
 from saliency_bench.types import ScoreFn
 
@@ -27,6 +28,34 @@ class Spent:
     budget_halvings: int = 0
 
 
+@dataclass(frozen=True)
+class Clean:
+    """The unperturbed inputs of a batch: their embeddings, scores F(x) and gradients ∇F(x)."""
+
+    embeddings: Float[Tensor, "B T D"]
+    scores: Float[Tensor, " B"]
+    gradients: Float[Tensor, "B T D"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A chunk of (example, node) pairs with the score and the gradient at each.
+
+    Pairs come sorted by example and, within one, in the order of the nodes; `examples` and `nodes` are their
+    indices, on the host.
+    """
+
+    examples: Sequence[int]
+    nodes: Sequence[int]
+    scores: Float[Tensor, " R"]
+    gradients: Float[Tensor, "R T D"]
+
+    @property
+    def row_example(self) -> Int[Tensor, " R"]:
+        """The rows' examples on the gradients' device."""
+        return torch.tensor(self.examples, device=self.gradients.device)
+
+
 @dataclass
 class GradientEngine:
     """Gradients of a score with respect to embeddings, at most `token_budget` tokens at a time.
@@ -38,47 +67,68 @@ class GradientEngine:
     token_budget: int
     spent: Spent = field(default_factory=Spent)
 
-    def at_input(
-        self, embeddings: Float[Tensor, "B T D"]
-    ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B T D"]]:
-        """Scores and their gradients at the embeddings themselves."""
+    def clean(self, embeddings: Float[Tensor, "B T D"]) -> Clean:
+        """Scores and gradients at the embeddings themselves."""
         rows = torch.arange(len(embeddings), device=embeddings.device)
         parts = [
             self._gradients(embeddings[chunk], rows[chunk])
             for chunk in self._chunks(len(rows), embeddings.shape[1])
         ]
-        return torch.cat([score for score, _ in parts]), torch.cat(
-            [gradient for _, gradient in parts]
-        )
+        scores = torch.cat([score for score, _ in parts])
+        return Clean(embeddings, scores, torch.cat([gradient for _, gradient in parts]))
+
+    def rows(
+        self,
+        points: Points,
+        nodes: Sequence[Any],
+        clean: Clean,
+        examples: Sequence[int] | None = None,
+    ) -> Iterator[Rows]:
+        """Every pair of an example (all where None) and a node, once; nodes at the input cost nothing.
+
+        What the clean pass knows comes in a chunk of its own for each example, in its place.
+        """
+        wanted = range(len(clean.embeddings)) if examples is None else examples
+        free = [points.is_input(node) for node in nodes]
+        asked: list[tuple[int, int]] = []
+        for example in wanted:
+            own = [s for s, node in enumerate(nodes) if points.applies(example, node)]
+            if known := [s for s in own if free[s]]:
+                yield _known(clean, example, known)
+            asked += [(example, s) for s in own if not free[s]]
+        for chunk in self._chunks(len(asked), clean.embeddings.shape[1]):
+            pairs = asked[chunk]
+            row_example = torch.tensor(
+                [example for example, _ in pairs], device=clean.scores.device
+            )
+            at = points.at(row_example, [nodes[s] for _, s in pairs])
+            scores, gradients = self._gradients(at, row_example)
+            yield Rows([e for e, _ in pairs], [s for _, s in pairs], scores, gradients)
 
     def weighted_sums(
         self,
         points: Points,
         nodes: Sequence[Any],
-        weights: Float[Tensor, "K S"],
-        embeddings: Float[Tensor, "B T D"],
-        input_gradient: Float[Tensor, "B T D"],
-    ) -> Float[Tensor, "K B T D"]:
-        """Σ_s weights[k, s] ∇F(points at node s), for every k and example, in at least float32.
-
-        `input_gradient` is the gradient at the unperturbed input, which is used and not computed again.
-        """
-        dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        weights = weights.to(embeddings.device, dtype)
-        known = [index for index, node in enumerate(nodes) if points.is_input(node)]
-        asked = [index for index in range(len(nodes)) if index not in set(known)]
-        sums = weights[:, known].sum(1)[:, None, None, None] * input_gradient.to(dtype)
-        n_examples, width = embeddings.shape[:2]
-        for chunk in self._chunks(n_examples * len(asked), width):
-            index = torch.arange(chunk.start, chunk.stop, device=embeddings.device)
-            row_example = index // len(asked)
-            row_node = [asked[row % len(asked)] for row in range(chunk.start, chunk.stop)]
-            _, gradient = self._gradients(
-                points.at(row_example, [nodes[s] for s in row_node]), row_example
-            )
-            _accumulate(
-                sums, weights[:, row_node], gradient.to(dtype), row_example, chunk, len(asked)
-            )
+        weights: Mapping[Term, Float[Tensor, "K S"]],
+        clean: Clean,
+        examples: Sequence[int] | None = None,
+    ) -> dict[Term, Float[Tensor, "K B T D"]]:
+        """Σ_s weights[k, s] term(∇F(points at node s)) for every term, k and example, in at least float32."""
+        dtype = torch.promote_types(clean.embeddings.dtype, torch.float32)
+        device = clean.embeddings.device
+        matrices = {term: matrix.to(device, dtype) for term, matrix in weights.items()}
+        sums = {
+            term: torch.zeros(len(matrix), *clean.embeddings.shape, dtype=dtype, device=device)
+            for term, matrix in matrices.items()
+        }
+        for rows in self.rows(points, nodes, clean, examples):
+            row_example = rows.row_example
+            moved = None
+            if product in matrices:
+                moved = points.displacement(row_example, [nodes[s] for s in rows.nodes]).to(dtype)
+            row = Row(rows.gradients.to(dtype), clean.gradients[row_example].to(dtype), moved)
+            for term, matrix in matrices.items():
+                _accumulate(sums[term], matrix[:, rows.nodes], term(row), rows.examples)
         return sums
 
     def _chunks(self, n_rows: int, width: int) -> Iterator[slice]:
@@ -119,18 +169,22 @@ class GradientEngine:
         return scores.detach(), gradient
 
 
+def _known(clean: Clean, example: int, nodes: Sequence[int]) -> Rows:
+    """Rows that the clean pass has paid for."""
+    again = [example] * len(nodes)
+    return Rows(again, nodes, clean.scores[again], clean.gradients[again])
+
+
 def _accumulate(
     sums: Float[Tensor, "K B T D"],
     weights: Float[Tensor, "K R"],
-    gradient: Float[Tensor, "R T D"],
-    row_example: Int[Tensor, " R"],
-    chunk: slice,
-    n_points: int,
+    values: Float[Tensor, "R T D"],
+    examples: Sequence[int],
 ) -> None:
-    """Adds each row's weighted gradient to its example's sums: one matrix product per chunk."""
-    first, last = chunk.start // n_points, (chunk.stop - 1) // n_points
-    examples = torch.arange(first, last + 1, device=row_example.device)
-    own = (row_example[None, :] == examples[:, None]).to(weights.dtype)  # [b R]
-    spread = (weights[:, None, :] * own[None]).flatten(0, 1)  # [K·b R]
-    added = spread @ gradient.flatten(1)
-    sums[:, first : last + 1] += added.view(len(weights), len(examples), *gradient.shape[1:])
+    """Adds each row's weighted values to its example's sums: one matrix product per chunk."""
+    first, last = examples[0], examples[-1]
+    place = torch.tensor(examples, device=values.device) - first
+    spread = torch.arange(last + 1 - first, device=values.device)[:, None] == place  # [b R]
+    spread_weights = (weights[:, None, :] * spread).flatten(0, 1)  # [K·b R]
+    added = spread_weights @ values.flatten(1)
+    sums[:, first : last + 1] += added.view(len(weights), last + 1 - first, *values.shape[1:])

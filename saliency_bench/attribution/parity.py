@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.methods import METHODS, GradientSum
+from saliency_bench.attribution.methods import METHODS
+from saliency_bench.attribution.methods.base import GradientSum
+from saliency_bench.attribution.moments import gradient
 from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.rows import Setting
 
@@ -32,7 +34,7 @@ def relative_tolerance(ctx: Context, setting: Setting) -> Float[np.ndarray, " B"
     tolerance = np.full(len(ctx.batch), floor)
     if ctx.embeddings.dtype != torch.float64:
         return tolerance  # the rounding of the weights drowns in that of the model
-    plan = METHODS[setting.method](ctx, **setting.hyper)
+    plan = METHODS.call(setting.method, ctx, setting.hyper)
     if not isinstance(plan, GradientSum) or plan.multiplier is None or len(plan.nodes) == 1:
         return tolerance
     products = _gradients(ctx, plan) * plan.multiplier  # [S B T D]
@@ -52,9 +54,8 @@ def relative_tolerance(ctx: Context, setting: Setting) -> Float[np.ndarray, " B"
 
 def _gradients(ctx: Context, plan: GradientSum) -> Float[Tensor, "S B T D"]:
     one_each = torch.eye(len(plan.nodes), dtype=torch.float64)
-    return ctx.engine.weighted_sums(
-        plan.points, plan.nodes, one_each, ctx.embeddings, ctx.clean_gradient
-    )
+    sums = ctx.engine.weighted_sums(plan.points, plan.nodes, {gradient: one_each}, ctx.clean)
+    return sums[gradient]
 
 
 def _slope(

@@ -1,36 +1,47 @@
-"""Where gradients are taken: the input itself, a straight path to it, a cloud of noise around it."""
+"""Where gradients are taken: the input itself, paths to it, clouds of noise around it.
 
-from collections.abc import Hashable, Sequence
+A family of points has one point per example and node. Two families with equal `key` have the same points at equal
+nodes, and settings that use them share gradients.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.seeding import generator_for, token_hash
+from saliency_bench.seeding import generator_for
 
 
-@runtime_checkable  # the tests check annotations while they run
-class Points(Protocol):
-    """A family of points in embedding space, one per example and node.
+class Points(ABC):
+    """A family of points in embedding space."""
 
-    Two families with equal `key` are the same points at equal nodes: settings that use them share gradients.
-    """
+    key: Hashable  # names the family within a batch
 
-    @property
-    def key(self) -> Hashable:
-        """Names the family within a batch."""
+    @abstractmethod
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
+        """The points of rows (example, node); `nodes` has one entry per row."""
 
     def is_input(self, node: Any) -> bool:
         """Whether this node is the unperturbed input, whose gradient the clean pass has already paid for."""
+        return False
 
-    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
-        """The points of rows (example, node); nodes has one entry per row."""
+    def applies(self, example: int, node: Any) -> bool:
+        """Whether the example has this node at all."""
+        return True
+
+    def displacement(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]
+    ) -> Float[Tensor, "R T D"]:
+        """From the start to the end of the path that each row's point lies on."""
+        raise NotImplementedError(f"{type(self).__name__} has no paths")
 
 
 @dataclass(frozen=True)
-class Input:
+class Input(Points):
     """The input alone; any node is the input."""
 
     embeddings: Float[Tensor, "B T D"]
@@ -46,7 +57,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class StraightPath:
+class StraightPath(Points):
     """x' + α (x - x'): nodes are positions α in [0, 1] (Sundararajan et al. 2017, section 3)."""
 
     key: Hashable
@@ -59,56 +70,210 @@ class StraightPath:
 
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[float]) -> Float[Tensor, "R T D"]:
         """Interpolated in the embeddings' type; α is exact in float64 before it is rounded to it."""
-        alpha = torch.tensor(nodes, dtype=self.embeddings.dtype, device=self.embeddings.device)
         return torch.lerp(
-            self.reference[row_example], self.embeddings[row_example], alpha[:, None, None]
+            self.reference[row_example],
+            self.embeddings[row_example],
+            _column(nodes, self.reference),
         )
 
 
 @dataclass(frozen=True)
-class NoiseCloud:
-    """x + σ ε, ε ~ N(0, I): nodes are (σ, sample) with σ absolute, in units of the embeddings.
+class SingleTokenPaths(Points):
+    """One straight path per token, on which only that token moves: nodes are (token, α) (Enguehard 2023, eq. 3)."""
 
-    One stream per (seed, token ids, sample), drawn at the example's own length: ε does not depend on batch,
-    padding, order, σ, or how many samples follow. Values do depend on the kind of device.
+    path: StraightPath
+    moves: Bool[Tensor, "B T"]  # the tokens that have a path; on the host
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the path of which it takes one token at a time."""
+        return "single", self.path.key
+
+    def is_input(self, node: tuple[int, float]) -> bool:
+        """Whether α is 1."""
+        return node[1] == 1.0
+
+    def applies(self, example: int, node: tuple[int, float]) -> bool:
+        """Whether the token moves."""
+        return bool(self.moves[example, node[0]])
+
+    def at(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[int, float]]
+    ) -> Float[Tensor, "R T D"]:
+        """The input with one token somewhere on its way from the baseline."""
+        return torch.where(
+            self._moving(nodes),
+            self.path.at(row_example, [alpha for _, alpha in nodes]),
+            self.path.embeddings[row_example],
+        )
+
+    def displacement(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[int, float]]
+    ) -> Float[Tensor, "R T D"]:
+        """Of the moving token x - x', of the others 0."""
+        return self._moving(nodes) * (self.path.embeddings - self.path.reference)[row_example]
+
+    def _moving(self, nodes: Sequence[tuple[int, float]]) -> Bool[Tensor, "R T 1"]:
+        tokens = torch.tensor([token for token, _ in nodes], device=self.path.embeddings.device)
+        places = torch.arange(self.path.embeddings.shape[1], device=tokens.device)
+        return (places[None, :] == tokens[:, None])[:, :, None]
+
+
+class Draw(NamedTuple):
+    """One noisy copy: σ is `level` in `unit`s, ε is draw `number` times `sign`."""
+
+    number: int
+    sign: int
+    unit: str
+    level: float
+
+
+@dataclass(frozen=True)
+class NoiseCloud(Points):
+    """x + σ ε, ε ~ N(0, I): nodes are `Draw`s.
+
+    One stream per (seed, token ids, number), drawn at the example's own length: ε does not depend on batch,
+    padding, order, σ, or how many draws follow. Values do depend on the kind of device.
     """
 
     embeddings: Float[Tensor, "B T D"]
     noisy: Bool[Tensor, "B T"]  # the tokens that get noise
-    token_ids: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+    hashes: tuple[str, ...]  # of the token ids
+    units: Callable[[str], Float[Tensor, " B"]]  # how large one unit of σ is for each example
     seed: int
     noise_special_tokens: bool
 
     @property
-    def key(self) -> Hashable:
+    def key(self) -> Hashable:  # type: ignore[override]
         """Clouds of one seed are the same whatever σ and the number of samples."""
         return "noise", self.seed, self.noise_special_tokens
 
-    def is_input(self, node: tuple[float, int]) -> bool:
+    def is_input(self, node: Draw) -> bool:
         """Whether σ is 0."""
-        return node[0] == 0.0
+        return node.level == 0.0
+
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, "R T D"]:
+        """The noisy embeddings of the rows."""
+        return self.embeddings[row_example] + self.shift(row_example, nodes)
+
+    def shift(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
+    ) -> Float[Tensor, "R T D"]:
+        """Of each row, σ ε."""
+        drawn: dict[tuple[int, int], Tensor] = {}
+        shifts = torch.zeros(
+            len(nodes),
+            *self.embeddings.shape[1:],
+            dtype=self.embeddings.dtype,
+            device=self.embeddings.device,
+        )
+        for row, (example, node) in enumerate(zip(row_example.tolist(), nodes, strict=True)):
+            key = example, node.number
+            if key not in drawn:  # rows of one draw stand together
+                drawn = {key: self.noise(example, node.number)}
+            sigma = node.sign * node.level * self.units(node.unit)[example]
+            shifts[row] = sigma.to(shifts.dtype) * drawn[key]
+        return shifts
+
+    def noise(self, example: int, number: int) -> Float[Tensor, "T D"]:
+        """ε of one example and draw; 0 on padding, and on special tokens unless they get noise too."""
+        width, depth = self.embeddings.shape[1:]
+        device = self.embeddings.device
+        length = self.lengths[example]
+        stream = generator_for(device, "noise", self.seed, self.hashes[example], number)
+        drawn = torch.randn(length, depth, generator=stream, dtype=torch.float32, device=device)
+        noise = torch.zeros(width, depth, dtype=self.embeddings.dtype, device=device)
+        noise[:length] = drawn
+        return noise * self.noisy[example, :, None]
+
+
+@dataclass(frozen=True)
+class NoisyPaths(Points):
+    """Straight paths from a baseline to noisy copies of the input: nodes are (draw, α)."""
+
+    path: StraightPath
+    cloud: NoiseCloud
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the path and of the noise."""
+        return "noisy", self.path.key, self.cloud.key
+
+    def is_input(self, node: tuple[Draw, float]) -> bool:
+        """Whether there is neither noise nor way to go."""
+        return self.cloud.is_input(node[0]) and self.path.is_input(node[1])
 
     def at(
-        self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[float, int]]
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[Draw, float]]
     ) -> Float[Tensor, "R T D"]:
-        """The noisy embeddings of the rows."""
-        points = self.embeddings[row_example]
-        for row, (example, (std, sample)) in enumerate(
-            zip(row_example.tolist(), nodes, strict=True)
-        ):
-            points[row] += std * self.noise(example, sample)
-        return points
+        """Points x' + α (x + σ ε - x')."""
+        noisy = self.cloud.at(row_example, [draw for draw, _ in nodes])
+        alpha = _column([alpha for _, alpha in nodes], noisy)
+        return torch.lerp(self.path.reference[row_example], noisy, alpha)
 
-    def noise(self, example: int, sample: int) -> Float[Tensor, "T D"]:
-        """ε of one example and sample; 0 on padding, and on special tokens unless they get noise too."""
-        ids = self.token_ids[example]
-        width, depth = self.embeddings.shape[1:]
-        stream = generator_for(self.embeddings.device, "noise", self.seed, token_hash(ids), sample)
-        drawn = torch.randn(
-            len(ids), depth, generator=stream, dtype=torch.float32, device=self.embeddings.device
+    def displacement(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[Draw, float]]
+    ) -> Float[Tensor, "R T D"]:
+        """From x' to x + σ ε."""
+        noisy = self.cloud.at(row_example, [draw for draw, _ in nodes])
+        return noisy - self.path.reference[row_example]
+
+
+@dataclass(frozen=True)
+class RandomPaths(Points):
+    """Random places on paths from random references to (noisy copies of) the input: nodes are `Draw`s.
+
+    A draw has its own reference, position α ~ U(0, 1) and noise; its antithetic partner has the same reference,
+    1 - α and the opposite noise (Erion et al. 2021, eq. 2; Lundberg & Lee 2017 with noise).
+    """
+
+    cloud: NoiseCloud
+    references: str
+    reference: Callable[[int, int], Float[Tensor, "T D"]]  # of an example and a draw's number
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the references and of the noise."""
+        return "random", self.references, self.cloud.key
+
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, "R T D"]:
+        """Points x' + α (x + σ ε - x')."""
+        starts = self._starts(row_example, nodes)
+        alpha = _column(self.positions(row_example, nodes), starts)
+        return torch.lerp(starts, self.cloud.at(row_example, nodes), alpha)
+
+    def displacement(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
+    ) -> Float[Tensor, "R T D"]:
+        """From x' to x + σ ε."""
+        return self.cloud.at(row_example, nodes) - self._starts(row_example, nodes)
+
+    def positions(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> list[float]:
+        """Of each row, α."""
+        return [
+            self._position(example, node)
+            for example, node in zip(row_example.tolist(), nodes, strict=True)
+        ]
+
+    def _position(self, example: int, node: Draw) -> float:
+        stream = generator_for(
+            "cpu", "position", self.cloud.seed, self.cloud.hashes[example], node.number
         )
-        noise = torch.zeros(
-            width, depth, dtype=self.embeddings.dtype, device=self.embeddings.device
+        alpha = float(torch.rand((), generator=stream, dtype=torch.float64))
+        return alpha if node.sign > 0 else 1 - alpha
+
+    def _starts(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
+    ) -> Float[Tensor, "R T D"]:
+        return torch.stack(
+            [
+                self.reference(example, node.number)
+                for example, node in zip(row_example.tolist(), nodes, strict=True)
+            ]
         )
-        noise[: len(ids)] = drawn
-        return noise * self.noisy[example, :, None]
+
+
+def _column(values: Sequence[float], like: Tensor) -> Float[Tensor, "R 1 1"]:
+    """One number per row, to be broadcast over tokens and dimensions."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]

@@ -46,6 +46,30 @@ def gauss_legendre(n: int) -> Rule:
     return (1 + nodes) / 2, weights / 2
 
 
+def clenshaw_curtis(n: int) -> Rule:
+    """Clenshaw-Curtis: nodes (1 - cos(π k/(n-1)))/2, both ends among them, and exact to degree n-1.
+
+    The nodes of n are every other node of 2n-1, so that a sweep over n = 2^k + 1 costs its largest.
+    Weights: Trefethen 2008, "Is Gauss quadrature better than Clenshaw-Curtis?", section 2, as a cosine sum.
+    """
+    if n < 2:
+        raise InputError(f"n_steps={n}: Clenshaw-Curtis needs both ends of the path, so at least 2")
+    last = n - 1
+    # By half angles, so that equal nodes of nested rules are equal to the last bit, and so are both ends.
+    k = np.arange(n)
+    nodes = np.where(
+        2 * k <= last,
+        np.sin(np.pi / 2 * (k / last)) ** 2,
+        1 - np.sin(np.pi / 2 * ((last - k) / last)) ** 2,
+    )
+    j = np.arange(1, last // 2 + 1)
+    factor = np.where(2 * j == last, 1.0, 2.0) / (4 * j**2 - 1)
+    cosines = np.cos(2 * np.pi * np.outer(k, j) / last)
+    weights = (1 - cosines @ factor) / last
+    weights[[0, -1]] /= 2
+    return nodes, weights
+
+
 def captum_riemann_trapezoid(n: int) -> Rule:
     """Captum's `riemann_trapezoid`, for parity only: trapezoid nodes, but weights that sum to (n-1)/n.
 
@@ -57,7 +81,15 @@ def captum_riemann_trapezoid(n: int) -> Rule:
 
 RULES: dict[str, Callable[[int], Rule]] = {
     rule.__name__: rule
-    for rule in (left, right, midpoint, trapezoid, gauss_legendre, captum_riemann_trapezoid)
+    for rule in (
+        left,
+        right,
+        midpoint,
+        trapezoid,
+        gauss_legendre,
+        clenshaw_curtis,
+        captum_riemann_trapezoid,
+    )
 }
 
 

@@ -1,18 +1,23 @@
 """Which combinations of method, backend, reduction and hyperparameters make sense; one name per number."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from saliency_bench import signatures
 from saliency_bench.attribution import captum
-from saliency_bench.attribution.methods import KINDS, METHODS
+from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
+from saliency_bench.attribution.noise import AUTO
 from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.errors import InputError, unknown
+from saliency_bench.registry import Registry
 from saliency_bench.rows import Setting
 from saliency_bench.tasks.sequence_classification import OUTPUTS
 
-BACKENDS: Mapping[str, Any] = {"native": METHODS, "captum": captum.METHODS}
+BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
+
+#: Averaging gradients and taking the dot product with the input is another method's name with a plain sum.
+DOT_TWINS = {"vanilla": "input_x_gradient", "smoothgrad": "smoothgrad_x_input"}
 
 
 def checked_setting(
@@ -27,8 +32,8 @@ def checked_setting(
 ) -> Setting:
     """The setting of one method entry with one value per axis, in its canonical form.
 
-    `vanilla` with `dot` is `input_x_gradient` with `sum`, and is called so. Methods that give one number per
-    token have no backend and no reduction.
+    `vanilla` with `dot` is `input_x_gradient` with `sum`, and is called so; `smoothgrad` likewise. Methods that
+    give one number per token have no reduction, and no backend unless they are another's.
 
     Raises:
         InputError: a name is unknown, or the combination has no meaning.
@@ -37,46 +42,72 @@ def checked_setting(
     if method not in METHODS:
         raise unknown(f"{where}.method", method, METHODS.names())
     METHODS.check(method, hyper, where)
-    _check_numbers(where, hyper)
+    _check_numbers(where, method, hyper)
     if output not in OUTPUTS:
         raise unknown("output", output, list(OUTPUTS))
     if backend not in BACKENDS:
         raise unknown("backend", backend, list(BACKENDS))
+    hyper = _only_what_counts(hyper)
     if KINDS[method] == "token":
-        return Setting(name, method, "none", "none", target, output, seed, dict(hyper))
+        return Setting(name, method, ONLY.get(method, "none"), "none", target, output, seed, hyper)
     if reduction not in REDUCTIONS:
         raise unknown(f"{where}.reduction", reduction, list(REDUCTIONS))
     if reduction == "dot" and KINDS[method] == "product":
         raise InputError(
             f"{where}.reduction=dot would multiply the input in twice: {method} has it in already. Use sum, l2 or l1."
         )
-    if method == "vanilla" and reduction == "dot":
-        method, reduction = "input_x_gradient", "sum"
-    if method not in BACKENDS[backend]:
+    if reduction == "dot" and KINDS[method] == "square":
         raise InputError(
-            f"{where}: the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}."
+            f"{where}.reduction=dot: {method} gives squares, which have no sign. Use sum."
         )
-    return Setting(name, method, backend, reduction, target, output, seed, dict(hyper))
+    if reduction == "dot":
+        method, reduction = DOT_TWINS.get(method, method), "sum" if method in DOT_TWINS else "dot"
+    if method in ONLY:
+        return Setting(name, method, ONLY[method], reduction, target, output, seed, hyper)
+    if (reason := lacks(backend, method, hyper)) is not None:
+        raise InputError(f"{where}: {reason}")
+    return Setting(name, method, backend, reduction, target, output, seed, hyper)
 
 
-def _check_numbers(where: str, hyper: Mapping[str, Any]) -> None:
+def lacks(backend: str, method: str, hyper: Mapping[str, Any]) -> str | None:
+    """Why a backend cannot compute a setting, and what to do; None where it can."""
+    if method not in BACKENDS[backend]:
+        return f"the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}."
+    if backend == "native":
+        return None
+    rule = hyper.get("quadrature")
+    if rule is not None and rule not in captum.RULES:
+        return (
+            f"quadrature={rule}: the {backend} backend has {', '.join(captum.RULES)}. Use one of them, "
+            "or give the entry a `backend: [native]` of its own."
+        )
+    if hyper.get("n_samples") == AUTO:
+        return f"n_samples=auto: the {backend} backend takes a number, or `backend: [native]`."
+    return None
+
+
+def _only_what_counts(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters without a say under the others' values as null, so that they make no second setting."""
+    kept = dict(hyper)
+    if "relative_error" in kept and kept["n_samples"] != AUTO:
+        kept |= {"relative_error": None, "max_samples": None}
+    return kept
+
+
+def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
     for key in ("n_steps", "n_samples", "n_rankings"):
         value = hyper.get(key, 1)
+        if isinstance(value, str) and key == "n_samples":
+            continue  # auto, or refused below
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{where}.{key}={value}: expected a whole number of at least 1")
-    std = hyper.get("noise_std", 0.0)
-    if (
-        isinstance(std, bool)
-        or not isinstance(std, int | float)
-        or not math.isfinite(std)
-        or std < 0
-    ):
-        raise InputError(f"{where}.noise_std={std}: expected a finite number of at least 0")
-    if "quadrature" in hyper:
-        try:
+    try:
+        if "quadrature" in hyper:
             quadrature(hyper["quadrature"], hyper["n_steps"])
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+        signatures.grouped(METHODS[method], hyper)
+    except InputError as error:
+        about_a_key = str(error).split("=")[0] in hyper
+        raise InputError(f"{where}{'.' if about_a_key else ': '}{error}") from error
 
 
 def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:

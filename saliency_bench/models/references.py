@@ -3,7 +3,7 @@
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, unknown
@@ -50,6 +50,13 @@ class References:
     def embedding_std(self) -> float:
         """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`."""
         return float(self._matrix().double().std(correction=0))
+
+    @cached_property
+    def ordinary_tokens(self) -> Int[Tensor, " V"]:
+        """The ids of the vocabulary that are no special tokens, on the host."""
+        special = set(getattr(self.model.tokenizer, "all_special_ids", ()))
+        ids = [token for token in range(len(self._matrix())) if token not in special]
+        return torch.tensor(ids)
 
     def _compute(self, name: str) -> Float[Tensor, " D"]:
         model = self.model

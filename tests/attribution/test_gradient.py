@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from saliency_bench.attribution.gradient import GradientEngine
-from saliency_bench.attribution.points import Input, NoiseCloud, StraightPath
+from saliency_bench.attribution.moments import gradient
+from saliency_bench.attribution.points import (
+    Draw,
+    Input,
+    NoiseCloud,
+    SingleTokenPaths,
+    StraightPath,
+)
 
 B, T, D = 3, 4, 5
 
@@ -31,16 +38,16 @@ def slow_sums(path, nodes, weights):
             x, reference = path.embeddings[example], path.reference[example]
             point = (reference + node * (x - reference)).clone().requires_grad_()
             score = smooth_score(point[None], torch.tensor([example])).sum()
-            (gradient,) = torch.autograd.grad(score, point)
+            (found,) = torch.autograd.grad(score, point)
             for k in range(len(weights)):
-                sums[k, example] += weights[k, s] * gradient
+                sums[k, example] += weights[k, s] * found
     return sums
 
 
 def sums_of(score, budget, path, nodes, weights, embeddings):
     engine = GradientEngine(score, budget)
-    _, gradient = engine.at_input(embeddings)
-    return engine, engine.weighted_sums(path, nodes, weights, embeddings, gradient)
+    sums = engine.weighted_sums(path, nodes, {gradient: weights}, engine.clean(embeddings))
+    return engine, sums[gradient]
 
 
 @pytest.mark.parametrize("budget", [1, T, 2 * T, 3 * T + 1, 1000])
@@ -102,27 +109,26 @@ def test_a_single_row_that_does_not_fit_is_an_error(embeddings, path):
         raise torch.OutOfMemoryError("injected")
 
     with pytest.raises(torch.OutOfMemoryError):
-        GradientEngine(never, T).at_input(embeddings)
+        GradientEngine(never, T).clean(embeddings)
 
 
 def test_half_precision_gradients_are_added_in_float32(embeddings):
     halves = embeddings.to(torch.bfloat16)
     points = Input(halves)
     engine = GradientEngine(smooth_score, 1000)
-    _, gradient = engine.at_input(halves)
-    sums = engine.weighted_sums(points, (1.0,), torch.ones(1, 1), halves, gradient)
-    assert sums.dtype == torch.float32
+    sums = engine.weighted_sums(points, (1.0,), {gradient: torch.ones(1, 1)}, engine.clean(halves))
+    assert sums[gradient].dtype == torch.float32
 
 
-def cloud(embeddings, seed=0, special=False, ids=None, noisy=None):
-    ids = ids or tuple(tuple(range(row, row + T)) for row in range(B))
-    noisy = torch.ones(B, T, dtype=torch.bool) if noisy is None else noisy
-    return NoiseCloud(embeddings, noisy, ids, seed, special)
+def cloud(embeddings, seed=0, hashes=("a", "b", "c"), noisy=None, unit=None):
+    noisy = torch.ones(embeddings.shape[:2], dtype=torch.bool) if noisy is None else noisy
+    unit = torch.ones(B, dtype=torch.float64) if unit is None else unit
+    return NoiseCloud(embeddings, noisy, (T,) * B, hashes, lambda name: unit, seed, False)
 
 
 def test_noise_belongs_to_the_text_the_seed_and_the_sample(embeddings):
     here = cloud(embeddings)
-    flipped = cloud(embeddings.flip(0), ids=here.token_ids[::-1])
+    flipped = cloud(embeddings.flip(0), hashes=here.hashes[::-1])
     assert torch.equal(here.noise(0, 3), flipped.noise(B - 1, 3))
     assert not torch.equal(here.noise(0, 3), here.noise(1, 3))
     assert not torch.equal(here.noise(0, 3), here.noise(0, 4))
@@ -146,8 +152,29 @@ def test_noise_is_standard_normal(embeddings):
     assert abs(float(draws.var()) - 1) < 5 * (2 / n) ** 0.5
 
 
-def test_points_of_a_noise_cloud_are_input_plus_scaled_noise(embeddings):
-    here = cloud(embeddings)
-    points = here.at(torch.tensor([2, 0]), [(0.5, 1), (2.0, 7)])
-    assert torch.equal(points[0], embeddings[2] + 0.5 * here.noise(2, 1))
-    assert torch.equal(points[1], embeddings[0] + 2.0 * here.noise(0, 7))
+def test_points_of_a_noise_cloud_are_input_plus_noise_in_the_units_of_each_text(embeddings):
+    here = cloud(embeddings, unit=torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64))
+    points = here.at(torch.tensor([2, 0]), [Draw(1, 1, "range", 0.5), Draw(7, -1, "range", 2.0)])
+    assert torch.equal(points[0], embeddings[2] + 2.0 * here.noise(2, 1))
+    assert torch.equal(points[1], embeddings[0] - 2.0 * here.noise(0, 7))
+
+
+def test_rows_are_every_pair_once_sorted_by_example(embeddings, path):
+    engine = GradientEngine(smooth_score, 3 * T)
+    clean = engine.clean(embeddings)
+    nodes = [0.0, 0.5, 1.0]
+    pairs = [
+        pair
+        for rows in engine.rows(path, nodes, clean, examples=[0, 2])
+        for pair in zip(rows.examples, rows.nodes, strict=True)
+        if pair[1] != 2
+    ]
+    assert pairs == [(0, 0), (0, 1), (2, 0), (2, 1)]
+
+
+def test_an_example_has_only_the_nodes_that_apply_to_it(embeddings, path):
+    moves = torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])
+    engine = GradientEngine(smooth_score, 1000)
+    nodes = [(token, 0.5) for token in range(T)]
+    found = engine.rows(SingleTokenPaths(path, moves), nodes, engine.clean(embeddings))
+    assert [e for rows in found for e in rows.examples] == [0, 0, 2, 2, 2, 2]

@@ -14,9 +14,25 @@ from saliency_bench.rows import Setting
 from saliency_bench.tasks import sequence_classification as task
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 9}
+NOISE = {
+    "noise_std": 0.3,
+    "noise_range": None,
+    "noise_absolute": None,
+    "noise_special_tokens": False,
+}
+DRAWS = {"n_samples": 6, "sampler": "iid", "relative_error": None, "max_samples": None}
+NOISY = [DRAWS | NOISE, DRAWS | NOISE | {"sampler": "antithetic"}]
 HYPER = {
-    "smoothgrad": [{"n_samples": 6, "noise_std": 0.3, "noise_special_tokens": False}],
+    "input_baseline_x_gradient": [{key: PATH[key] for key in list(PATH)[:2]}],
+    "smoothgrad": NOISY,
+    "smoothgrad_squared": NOISY,
+    "vargrad": NOISY,
+    "smoothgrad_x_input": NOISY,
     "integrated_gradients": [PATH | {"quadrature": rule} for rule in sorted(captum.RULES)],
+    "smooth_integrated_gradients": [
+        PATH | DRAWS | NOISE | {"quadrature": "midpoint", "statistic": statistic}
+        for statistic in captum.TUNNELS
+    ],
 }
 CASES = [
     (name, reduction, hyper)

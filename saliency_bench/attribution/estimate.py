@@ -1,0 +1,108 @@
+"""A mean over random draws as it grows: its scores, and how sure they are."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.methods.base import Expectation
+from saliency_bench.attribution.moments import Moment, Row
+from saliency_bench.attribution.noise import jackknife, split_half
+from saliency_bench.attribution.reduction import reduce_scores
+from saliency_bench.rows import Setting
+from saliency_bench.types import Attribution, Convergence
+
+#: Sums over groups of draws, one [K B T D] for each term of a moment.
+Sums = list[Float[Tensor, "K B T D"]]
+
+
+class Estimate:
+    """The scores of one setting from the draws so far, kept in independent groups."""
+
+    def __init__(self, ctx: Context, setting: Setting, plan: Expectation) -> None:
+        self.ctx, self.setting, self.plan = ctx, setting, plan
+        self.sizes: list[int] = []
+        self.sums: Sums = []
+        self._shift: Tensor | None = None
+
+    @property
+    def moment(self) -> Moment:
+        """What is averaged: of points, or of whole draws."""
+        return self.plan.across or self.plan.moment
+
+    def add(self, samples: range, sums: Sums) -> None:
+        """Takes a round's sums: a row per group of draws, or per draw for a moment across draws."""
+        groups = self.plan.draws.groups(samples)
+        if self.plan.across is not None:
+            sums = self._across(sums[0], groups, samples.start)
+        self.sizes += [len(group) for group in groups]
+        before = self.sums or [term[:0] for term in sums]
+        self.sums = [torch.cat(pair) for pair in zip(before, sums, strict=True)]
+
+    def values(self, kept: Float[np.ndarray, " G"]) -> Float[Tensor, "B T D"]:
+        """What the groups that a 0/1 vector keeps come to."""
+        n = float(np.dot(kept, self.sizes))
+        weights = torch.from_numpy(kept / n).to(self.sums[0])
+        values = self.moment.finish(*(torch.tensordot(weights, term, dims=1) for term in self.sums))
+        return values if self.plan.multiplier is None else values * self.plan.multiplier
+
+    def scores(self, kept: Float[np.ndarray, " G"]) -> Float[np.ndarray, "B T"]:
+        """The reduced scores of those groups."""
+        found = reduce_scores(
+            self.setting.reduction, self.values(kept), self.ctx.embeddings, self.ctx.batch.mask
+        )
+        return np.asarray(found.cpu())
+
+    def attribution(self) -> Attribution:
+        """The scores of all draws, and how sure they are."""
+        everything = np.ones(len(self.sizes))
+        difference = self.plan.difference
+        total = None if difference is None else self.values(everything).double().sum((1, 2))
+        return Attribution(
+            scores=torch.from_numpy(self.scores(everything)),
+            n_gradients=sum(self.sizes) * len(self.plan.sample(0)),
+            total=total,
+            difference=difference,
+            convergence=self._convergence(),
+        )
+
+    def _convergence(self) -> Convergence | None:
+        if len(self.sizes) < 2:
+            return None
+        errors = jackknife(self.scores, self.sizes)
+        own = [np.asarray(row) for row in self.ctx.batch.attributable.cpu()]
+        scores = self.scores(np.ones(len(self.sizes)))
+        size = np.linalg.norm(scores, axis=1)
+        unsure = np.linalg.norm(errors, axis=1)
+        relative = np.divide(unsure, size, out=np.zeros_like(size), where=size > 0)
+        converged = reasons = None
+        if self.plan.draws.auto:
+            limit = self.plan.draws.relative_error
+            converged = relative <= limit
+            reasons = tuple(
+                None
+                if sure
+                else f"after {sum(self.sizes)} samples the standard error is {error:.3g} of the scores, not {limit:g}"
+                for sure, error in zip(converged, relative, strict=True)
+            )
+        return Convergence(
+            standard_errors=errors,
+            split_half_tau=split_half(self.scores, len(self.sizes), own),
+            error=relative,
+            converged=converged,
+            reasons=reasons,
+        )
+
+    def _across(self, draws: Float[Tensor, "N B T D"], groups: list[range], first: int) -> Sums:
+        """The terms of the moment across draws, summed over each group of draws."""
+        assert self.plan.across is not None
+        if self._shift is None:
+            self._shift = draws[0]
+        found = []
+        for term in self.plan.across.terms:
+            of_draw = torch.stack([term(Row(draw, self._shift, None)) for draw in draws])
+            found.append(
+                torch.stack([of_draw[[i - first for i in group]].sum(0) for group in groups])
+            )
+        return found

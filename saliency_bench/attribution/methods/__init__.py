@@ -1,0 +1,14 @@
+"""The methods, ours: each says which gradients it adds up and how, and nothing else.
+
+Adding one is one function in a file here (or in an installed package, entry point group `saliency_bench.methods`)
+and one yaml in conf/method/.
+"""
+
+from saliency_bench.attribution.methods import (
+    gradients,
+    paths,
+    rankings,
+)  # they register themselves
+from saliency_bench.attribution.methods.base import KINDS, METHODS, ONLY, method
+
+__all__ = ["KINDS", "METHODS", "ONLY", "gradients", "method", "paths", "rankings"]

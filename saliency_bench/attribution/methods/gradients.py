@@ -1,0 +1,64 @@
+"""Methods that need no path: the gradient, its average under noise, and both times the input."""
+
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.methods.base import Expectation, GradientSum, method
+from saliency_bench.attribution.moments import MEAN, SQUARE, VARIANCE, Moment
+from saliency_bench.attribution.noise import Draws, Noise, draw
+from saliency_bench.attribution.points import Input
+
+
+@method("gradient")
+def vanilla(ctx: Context) -> GradientSum:
+    """∇F(x) (Simonyan, Vedaldi & Zisserman 2014, section 3)."""
+    return GradientSum(Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,))
+
+
+@method("product")
+def input_x_gradient(ctx: Context) -> GradientSum:
+    """X ⊙ ∇F(x) (Shrikumar et al. 2016, section 2)."""
+    return GradientSum(
+        Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,), multiplier=ctx.embeddings
+    )
+
+
+@method("product")
+def input_baseline_x_gradient(
+    ctx: Context, *, baseline: str, baseline_special_tokens: str
+) -> GradientSum:
+    """(x - x') ⊙ ∇F(x): F(x) - F(x') to first order, token by token.
+
+    The cheap twin of Integrated Gradients and leave-one-out with the same baseline; it does not claim completeness.
+    """
+    path = ctx.path(baseline, baseline_special_tokens)
+    moved = path.embeddings - path.reference
+    return GradientSum(Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,), multiplier=moved)
+
+
+@method("gradient")
+def smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
+    """E ∇F(x + ε), ε ~ N(0, σ² I) (Smilkov et al. 2017, section 3). The gradient, not its magnitude, is averaged."""
+    return _noisy(ctx, draws, noise, MEAN)
+
+
+@method("square")
+def smoothgrad_squared(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
+    """E (∇F(x + ε))², element by element, before any reduction (Hooker et al. 2019, section 3)."""
+    return _noisy(ctx, draws, noise, SQUARE)
+
+
+@method("square")
+def vargrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
+    """Var ∇F(x + ε), element by element, divided by n (Adebayo et al. 2018, section 2)."""
+    return _noisy(ctx, draws, noise, VARIANCE)
+
+
+@method("product")
+def smoothgrad_x_input(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
+    """X ⊙ E ∇F(x + ε): SmoothGrad, then times the input as it is, without noise."""
+    plan = _noisy(ctx, draws, noise, MEAN)
+    return Expectation(plan.points, plan.draws, plan.sample, multiplier=ctx.embeddings)
+
+
+def _noisy(ctx: Context, draws: Draws, noise: Noise, moment: Moment) -> Expectation:
+    cloud = ctx.noise_cloud(noise.noise_special_tokens)
+    return Expectation(cloud, draws, lambda i: [(draw(draws, noise, i), 1.0)], moment)

@@ -1,0 +1,153 @@
+"""Methods that integrate the gradient along a path from a baseline to the input."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saliency_bench.attribution import baselines
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.methods.base import Expectation, GradientSum, Values, method
+from saliency_bench.attribution.moments import MEAN, PRODUCT, SQUARE, VARIANCE
+from saliency_bench.attribution.noise import Draws, Noise, draw
+from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTokenPaths
+from saliency_bench.attribution.quadrature import quadrature as rule
+from saliency_bench.errors import unknown
+
+#: What the noise tunnel takes of the noisy copies' integrated gradients; None is their mean.
+STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
+
+
+@method("product")
+def integrated_gradients(
+    ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
+) -> GradientSum:
+    """(x - x') ⊙ ∫ ∇F(x' + α (x - x')) dα (Sundararajan, Taly & Yan 2017, eq. 1)."""
+    path = ctx.path(baseline, baseline_special_tokens)
+    nodes, weights = rule(quadrature, n_steps)
+    moved = path.embeddings - path.reference
+    return GradientSum(path, nodes, weights, MEAN, moved, ctx.path_difference(path))
+
+
+@method("product")
+def smooth_integrated_gradients(
+    ctx: Context,
+    *,
+    baseline: str,
+    baseline_special_tokens: str,
+    n_steps: int,
+    quadrature: str,
+    draws: Draws,
+    noise: Noise,
+    statistic: str,
+) -> Expectation:
+    """Integrated Gradients of noisy copies x + ε from one baseline: their mean, mean square or variance.
+
+    Smilkov et al. 2017 (section 4.3) on Sundararajan et al. 2017; Captum's NoiseTunnel(IntegratedGradients). Each
+    copy has a path and a displacement of its own. The mean claims Σ = E F(x + ε) - F(x').
+    """
+    if statistic not in STATISTICS:
+        raise unknown("statistic", statistic, list(STATISTICS))
+    points = NoisyPaths(
+        ctx.path(baseline, baseline_special_tokens), ctx.noise_cloud(noise.noise_special_tokens)
+    )
+    nodes, weights = rule(quadrature, n_steps)
+    complete = statistic == "mean" and not draws.auto
+    return Expectation(
+        points,
+        draws,
+        lambda i: [
+            ((draw(draws, noise, i), node), weight)
+            for node, weight in zip(nodes, weights, strict=True)
+        ],
+        PRODUCT,
+        across=STATISTICS[statistic],
+        difference=_noisy_difference(ctx, points, draws, noise) if complete else None,
+    )
+
+
+def _noisy_difference(
+    ctx: Context, points: NoisyPaths, draws: Draws, noise: Noise
+) -> Float[Tensor, " B"]:
+    """The mean of F at the noisy copies, minus F(x')."""
+    ends = [ctx.scores_at(points.cloud, draw(draws, noise, i)) for i in range(draws.n)]
+    return torch.stack(ends).mean(0) - ctx.reference_score(points.path)
+
+
+@method("product")
+def sequential_integrated_gradients(
+    ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
+) -> GradientSum:
+    """Integrated Gradients of one token at a time, the others left as they are (Enguehard 2023, eq. 3).
+
+    A token's score is F(x) - F(x with the token at its baseline), up to quadrature: leave-one-out, for n gradients
+    instead of one forward pass. It is here to show that, and since it is quoted. The paper divides a text's scores
+    by their norm; here they are left as they are.
+    """
+    path = ctx.path(baseline, baseline_special_tokens)
+    moves = (path.embeddings != path.reference).any(-1).cpu()
+    points = SingleTokenPaths(path, moves)
+    nodes, weights = rule(quadrature, n_steps)
+    pairs = [
+        ((token, node), weight)
+        for token in range(moves.shape[1])
+        for node, weight in zip(nodes, weights, strict=True)
+    ]
+    return GradientSum(points, [node for node, _ in pairs], [w for _, w in pairs], PRODUCT)
+
+
+@method("product")
+def expected_gradients(
+    ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws
+) -> Expectation:
+    """E (x - x') ⊙ ∇F(x' + α (x - x')) over random x' and α ~ U(0, 1) (Erion et al. 2021, eq. 2).
+
+    Its sum is F(x) - E F(x') in expectation only, and with finitely many draws it claims nothing.
+    """
+    return _random_paths(ctx, references, baseline_special_tokens, draws, None)
+
+
+@method("product")
+def gradient_shap(
+    ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws, noise: Noise
+) -> Expectation:
+    """Expected Gradients of noisy copies of the input: what Captum calls GradientShap (Lundberg & Lee 2017)."""
+    return _random_paths(ctx, references, baseline_special_tokens, draws, noise)
+
+
+def _random_paths(
+    ctx: Context, references: str, special_tokens: str, draws: Draws, noise: Noise | None
+) -> Expectation:
+    cloud = ctx.noise_cloud(noise is not None and noise.noise_special_tokens)
+    points = RandomPaths(
+        cloud,
+        f"{references}/{special_tokens}",
+        baselines.random_reference(ctx, references, special_tokens),
+    )
+    return Expectation(points, draws, lambda i: [(draw(draws, noise, i), 1.0)], PRODUCT)
+
+
+@method("product")
+def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int) -> Values:
+    """Σ_k (F_{k+1} - F_k) g_k² / |g_k|², F_k and g_k at k/n on the path (Yang, Wang & Bilgic 2023, algorithm 1).
+
+    Its sum is F(x) - F(x') at any number of steps, because the steps telescope. Only tokens that move take part:
+    F is a function of these alone. A step whose gradient vanishes has no direction and gives nothing.
+    """
+    path = ctx.path(baseline, baseline_special_tokens)
+    nodes = [k / n_steps for k in range(n_steps)]
+    dtype = torch.promote_types(ctx.embeddings.dtype, torch.float32)
+    values = torch.zeros(ctx.embeddings.shape, dtype=dtype, device=ctx.embeddings.device)
+    moves = (path.embeddings != path.reference).any(-1, keepdim=True)
+    waiting: dict[int, tuple[Tensor, Tensor]] = {}  # example -> share and score of its last step
+    for rows in ctx.engine.rows(path, nodes, ctx.clean):
+        energy = (rows.gradients.to(dtype) * moves[rows.row_example]).square()
+        size = energy.sum((1, 2), keepdim=True)
+        shares = torch.where(size > 0, energy / size.clamp_min(torch.finfo(dtype).tiny), 0.0)
+        for row, example in enumerate(rows.examples):
+            if example in waiting:
+                share, score = waiting[example]
+                values[example] += share * (rows.scores[row] - score)
+            waiting[example] = shares[row], rows.scores[row]
+    for example, (share, score) in waiting.items():
+        values[example] += share * (ctx.clean_score[example] - score)
+    return Values(values, n_steps, ctx.path_difference(path))

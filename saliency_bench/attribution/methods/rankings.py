@@ -1,0 +1,53 @@
+"""Rankings that take no gradient: chance, and the change when one token is removed."""
+
+import numpy as np
+import torch
+
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.methods.base import method
+from saliency_bench.seeding import generator_for
+from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.types import Attribution
+
+
+@method("token")
+def random(ctx: Context, *, n_rankings: int) -> Attribution:
+    """Uniform scores, as many draws as asked for: what any ranking must beat.
+
+    Draws belong to the text and the seed, so all settings of a study meet the same random rankings.
+    """
+    draws = torch.zeros(n_rankings, *ctx.batch.mask.shape, dtype=torch.float64)
+    for row, (name, length) in enumerate(zip(ctx.hashes, ctx.batch.lengths, strict=True)):
+        for draw in range(n_rankings):
+            stream = generator_for("cpu", "random", ctx.seed, name, draw)
+            draws[draw, row, :length] = torch.rand(length, generator=stream, dtype=torch.float64)
+    draws *= ctx.batch.attributable.cpu()
+    return Attribution(scores=draws[0], n_gradients=0, draws=draws)
+
+
+@method("token")
+def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
+    """F(x) - F(x without the token), for every token that is not special (Li, Monroe & Jurafsky 2016, eq. 4).
+
+    Forward passes only: F(x) is the answer to the question in which every token stays.
+    """
+    attributable = ctx.batch.attributable.cpu().numpy()
+    scores = torch.zeros(attributable.shape, dtype=torch.float64)
+    if not attributable.any():
+        return Attribution(scores=scores, n_gradients=0)
+    everything = [
+        (row, -1) for row in range(len(attributable))
+    ]  # no token has this place: all stay
+    asked = everything + [(row, token) for row, token in np.argwhere(attributable)]
+    examples = np.array([row for row, _ in asked], dtype=int)
+    keep = [
+        np.arange(length) != token
+        for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples], strict=True)
+    ]
+    logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
+    read = task.output_of(ctx.references.model, ctx.output)
+    answers = read(logits, ctx.target.cpu()[examples]).tolist()
+    full, without = answers[: len(everything)], answers[len(everything) :]
+    for (row, token), score in zip(asked[len(everything) :], without, strict=True):
+        scores[row, token] = full[row] - score
+    return Attribution(scores=scores, n_gradients=0)
