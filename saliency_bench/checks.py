@@ -113,17 +113,19 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
     """A hyperparameter's value, of the type that the function declares and one of the known names."""
     from saliency_bench.attribution.quadrature import RULES
     from saliency_bench.evaluation.removal import OPERATORS
-    from saliency_bench.models.references import NAMES
+    from saliency_bench.models.references import check_baseline, check_references
 
     known: dict[str, Sequence[str]] = {
         "quadrature": list(RULES),
-        "baseline": NAMES,
         "baseline_special_tokens": BASELINE_SPECIAL_TOKENS,
         "removal": OPERATORS,
     }
     value = typed(function, key, value, f"{where}.{key}")
     if key in known:
         _one_of(f"{where}.{key}", value, known[key])
+    own = {"baseline": check_baseline, "references": check_references}
+    if key in own:
+        own[key](value, f"{where}.{key}")
     if key.startswith("n_") and isinstance(value, int):
         _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
     return value
@@ -159,6 +161,10 @@ def _check_axis(where: str, values: Sequence[Any]) -> None:
 def _check_numbers(cfg: "Config") -> None:
     _at_least("n_examples", cfg.n_examples, 1)
     _at_least("runtime.token_budget", cfg.runtime.token_budget, 1)
+    _at_least("convergence.n_examples", cfg.convergence.n_examples, 0)
+    for key in ("reference_steps", "reference_samples"):
+        if (value := getattr(cfg.convergence, key)) is not None:
+            _at_least(f"convergence.{key}", value, 2, MOST_POINTS)
     _at_least("timing.n_examples", cfg.timing.n_examples, 1)
     _at_least("timing.n_repeats", cfg.timing.n_repeats, 1)
     _at_least("timing.n_warmup", cfg.timing.n_warmup, 0)

@@ -53,6 +53,17 @@ class Evaluation:
 
 
 @dataclass
+class Convergence:
+    """How approximate settings are checked against converged ones, and what they are held to."""
+
+    n_examples: int
+    largest_gap: float
+    smallest_tau: float
+    reference_steps: int | None
+    reference_samples: int | None
+
+
+@dataclass
 class Timing:
     """What is timed, apart from the study itself."""
 
@@ -115,6 +126,7 @@ class Config:
     backend: Any
     too_long: str
     evaluation: Evaluation
+    convergence: Convergence
     timing: Timing
     statistics: Statistics
     choose: Choose | None

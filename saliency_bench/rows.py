@@ -91,6 +91,14 @@ TABLES: dict[str, dict[str, str]] = {
         "status": "string",
         "reason": "string",
     },
+    "convergence": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "against": "string",  # "doubled": the same with twice the steps; "reference": a dense one
+        "tau": "float64",  # rank correlation (Kendall's tau-b) of the two maps; null where there is no order
+        "error": "float64",  # largest difference of a token's scores, over the largest score of the other map
+    },
     "timings": {
         "cell_id": "string",
         "setting_id": "string",
@@ -116,6 +124,7 @@ SORT_KEYS: dict[str, list[str]] = {
     "curves": ["cell_id", "setting_id", "example_id", "removal", "k"],
     "maps": ["cell_id", "setting_id", "example_id"],
     "agreement": ["cell_id", "setting_a", "setting_b", "example_id", "metric"],
+    "convergence": ["cell_id", "setting_id", "example_id", "against"],
     "timings": ["cell_id", "setting_id", "repeat"],
     "warnings": ["cell_id", "example_id", "source", "message"],
 }

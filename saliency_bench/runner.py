@@ -3,9 +3,10 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.bench.attribution import timing_rows
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.convergence import Dense, convergence_rows
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
@@ -94,12 +96,13 @@ def run(
     finished = store.finished()
     _write_settings(study, folder)
     refs = References(study.model)
+    probe = {item.example_id for item in study.encoded[: config.convergence.n_examples]}
     with study.model.frozen():
         for done, block in enumerate(plan):
             progress("blocks", done, len(plan))
             if block.name not in finished:
                 items = [study.encoded[index] for index in block.indices]
-                tables = block_tables(study, refs, items)
+                tables = block_tables(study, refs, items, probe)
                 if done == 0:  # what concerns no text stands with the first
                     tables["warnings"] += study.warnings_of("")
                 store.write(block.name, tables)
@@ -124,7 +127,7 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     if config.target == "gold":
         task.require_gold(encoded)
     findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
-    fitted, warnings = fit_settings(model, settings)
+    fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     removal = references.resolve(model, config.evaluation.removal, "evaluation.removal")
@@ -177,33 +180,38 @@ def load_configured_model(config: Any) -> Model:
 
 
 def fit_settings(
-    model: Model, settings: Sequence[Setting]
+    model: Model, settings: Sequence[Setting], longest: int = 1
 ) -> tuple[list[Setting], list[dict[str, str]]]:
-    """The settings with baselines and removals that the model lacks replaced by ones that it has, and a warning."""
+    """The settings with the user's own files named by their content, and what the model lacks replaced, with a warning.
+
+    `longest` is the number of tokens of the longest text, which references must have too.
+    """
     fitted: dict[str, Setting] = {}
     warnings = []
+    longer = partial(references.resolve_references, longest=longest)
     for setting in settings:
         hyper = dict(setting.hyper)
-        for key in ("baseline", "removal"):
+        for key, resolve in (references.RESOLVE | {"references": longer}).items():
             if key in hyper:
-                hyper[key] = references.resolve(model, hyper[key], f"method.{setting.name}.{key}")
-                if hyper[key] != setting.hyper[key]:
-                    where = f"method.{setting.name}.{key}"
-                    warnings.append(_lacks(model, where, setting.hyper[key], hyper[key]))
+                where, asked = f"method.{setting.name}.{key}", hyper[key]
+                hyper[key] = resolve(model, asked, where)
+                if not hyper[key].startswith(asked):  # a digest at its end is no other choice
+                    warnings.append(_lacks(model, where, asked, hyper[key]))
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings
 
 
 def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
-    message = f"{model.name} has no {asked} token: {used} is used instead"
+    needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
+    message = f"{model.name} has no {needed}: {used} is used instead"
     return {"example_id": "", "source": key, "message": message}
 
 
 def block_tables(
-    study: Study, refs: References, items: Sequence[Encoded]
+    study: Study, refs: References, items: Sequence[Encoded], probe: Collection[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """All rows of one block."""
+    """All rows of one block; the examples whose ids are in `probe` are explained again with more points."""
     block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
     maps = block.explain(study.settings)
     flat = [one for of_setting in maps.values() for one in of_setting]
@@ -214,11 +222,28 @@ def block_tables(
         "rows": judged.rows,
         "curves": judged.curves,
         "agreement": agreement_rows(flat),
+        "convergence": _convergence(study, refs, items, maps, probe),
     }
     cell = {"cell_id": study.cell_id}
     found = {name: [cell | row for row in rows] for name, rows in tables.items()}
     warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
     return found | {"warnings": warned}
+
+
+def _convergence(
+    study: Study,
+    refs: References,
+    items: Sequence[Encoded],
+    maps: Mapping[str, Sequence[AttributionMap]],
+    probe: Collection[str],
+) -> list[dict[str, Any]]:
+    checked = [item for item in items if item.example_id in probe]
+    if not checked:
+        return []
+    config = study.config
+    block = open_block(refs, checked, config.target, config.runtime.token_budget)
+    dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
+    return convergence_rows(block, maps, study.settings, dense)
 
 
 def timings(study: Study, refs: References) -> list[dict[str, Any]]:
@@ -321,6 +346,7 @@ def _choose(
         data=study.config.data | {"split": choose.split},
         n_examples=choose.n_examples,
         timing=replace(study.config.timing, enabled=False),
+        convergence=replace(study.config.convergence, n_examples=0),
         choose=None,
         out=str(folder / "choice"),
     )

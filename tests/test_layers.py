@@ -38,7 +38,7 @@ LAYERS = [
     ("tasks",),
     ("attribution", "evaluation"),
     ("blocks",),
-    ("judge", "bench"),
+    ("judge", "convergence", "bench"),
     ("api", "runner"),
     ("checks", "config_errors", "progress"),
     ("config",),

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from saliency_bench.errors import InputError
+from saliency_bench.report.convergence import gates, marked
 from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.report.table import Estimate
 from saliency_bench.stats import Resampling, compare, summarize, summarize_by_correctness
@@ -24,7 +25,7 @@ class Analysis:
 
     `settings` are in the order in which they are shown; `shown` are those of the main table: all, or what the
     study chose on another split. `drawn` are those in figures of methods. `costs` has a line per setting id:
-    n_gradients and seconds per example, examples_per_second, peak_bytes.
+    n_gradients and seconds per example, examples_per_second, peak_bytes; `gates` what is known of its convergence.
     """
 
     run: Run
@@ -40,6 +41,7 @@ class Analysis:
     comparison: pd.DataFrame
     correctness: pd.DataFrame
     costs: pd.DataFrame
+    gates: pd.DataFrame
 
     @property
     def n_examples(self) -> int:
@@ -88,13 +90,14 @@ def analyse(run: Run) -> Analysis:
     shown = _shown(run, settings)
     of_shown = rows[rows["setting_id"].isin(shown)]
     reference = _reference(run, shown)
+    found = gates(run)
     return Analysis(
         run=run,
         resampling=resampling,
         settings=tuple(settings),
         shown=shown,
         drawn=_drawn(settings, shown),
-        labels=setting_labels(run.settings),
+        labels=marked(setting_labels(run.settings), found),
         reference=reference,
         metrics=tuple(metrics),
         summary=summary,
@@ -102,6 +105,7 @@ def analyse(run: Run) -> Analysis:
         comparison=compare(of_shown, reference, resampling) if len(rows) else pd.DataFrame(),
         correctness=_by_correctness(run, of_shown, resampling),
         costs=costs(run),
+        gates=found,
     )
 
 

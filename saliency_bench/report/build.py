@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from saliency_bench.report import formats, plots, style, sweep_plots
+from saliency_bench.report import accuracy_plots, formats, plots, style, sweep_plots
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.html import page
 from saliency_bench.report.table import Table
@@ -20,6 +20,7 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "agreement": plots.agreement,
     "cost": plots.cost,
     "convergence": sweep_plots.convergence,
+    "accuracy": accuracy_plots.accuracy,
     "noise_map": sweep_plots.noise_map,
 }
 FORMATS: dict[str, Callable[[Table], str]] = {

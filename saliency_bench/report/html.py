@@ -42,6 +42,10 @@ _FIGURES = {
         "Convergence of Integrated Gradients",
         "How far the scores are from summing to F(x) - F(x'), relative to it, by the number of steps.",
     ),
+    "accuracy": (
+        "Cost and error",
+        "What a map costs, and how far it is from one with so many points that its own error does not show.",
+    ),
     "noise_map": (
         "SmoothGrad's noise",
         "Faithfulness by the noise and the number of noisy copies.",

@@ -13,8 +13,27 @@ N_HEADLINE = 6  # metrics that fit beside each other on a page
 _METHODS = {
     "vanilla": "Vanilla gradient",
     "input_x_gradient": "Gradient × input",
+    "input_baseline_x_gradient": "Gradient × (input − baseline)",
     "smoothgrad": "SmoothGrad",
+    "smoothgrad_squared": "SmoothGrad-Squared",
+    "vargrad": "VarGrad",
+    "smoothgrad_x_input": "SmoothGrad × input",
     "integrated_gradients": "Integrated Gradients",
+    "integrated_gradients_adaptive": "Integrated Gradients (adaptive)",
+    "smooth_integrated_gradients": "SmoothGrad of Integrated Gradients",
+    "sequential_integrated_gradients": "Sequential Integrated Gradients",
+    "expected_gradients": "Expected Gradients",
+    "gradient_shap": "GradientSHAP",
+    "idgi": "IDGI",
+    "raw_attention": "Attention",
+    "attention_rollout": "Attention rollout",
+    "gradient_attention": "Gradient-weighted attention",
+    "deep_lift": "DeepLift",
+    "feature_ablation": "Feature ablation",
+    "occlusion": "Occlusion",
+    "shapley_value_sampling": "Shapley value sampling",
+    "kernel_shap": "KernelSHAP",
+    "lime": "LIME",
     "random": "Random",
     "leave_one_out": "Leave-one-out",
 }
@@ -34,7 +53,7 @@ _METRICS = {
     "completeness_gap": "Completeness gap",
     "completeness_gap_relative": "Completeness gap (rel.)",
 }
-_BACKENDS = {"native": "native", "captum": "Captum", "none": ""}
+_BACKENDS = {"native": "native", "captum": "Captum", "captum_layer": "Captum (layer)", "none": ""}
 _UNITS = {"1": "", "": ""}
 
 Setting = Mapping[str, Any]

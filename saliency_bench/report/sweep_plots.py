@@ -23,8 +23,10 @@ _RULES = {
     "trapezoid": ("#56B4E9", "s"),
     "captum_riemann_trapezoid": ("#8A8A8A", "X"),
     "gauss_legendre": ("#0072B2", "D"),
+    "clenshaw_curtis": ("#7A5195", "P"),
+    "calibrated": ("#000000", "*"),
 }
-_OTHER_RULE = ("#CC79A7", "v")
+_OTHERS = (("#CC79A7", "v"), ("#8C6D31", "^"), ("#D55E00", "h"), ("#009E73", "p"), ("#0072B2", "d"))
 Settings = Sequence[Mapping[str, Any]]
 
 
@@ -83,15 +85,21 @@ def _convergence_panel(axes: Axes, analysis: Analysis, swept: Settings) -> None:
 
 
 def _convergence_line(axes: Axes, rule: str, points: np.ndarray) -> None:
-    shade, sign = _RULES.get(rule, _OTHER_RULE)
+    shade, sign = rule_stroke(rule)
     steps, means, lows, highs = points.T
     axes.vlines(steps, lows, highs, color=shade, lw=1.0)
     axes.plot(steps, means, color=shade, marker=sign, ms=4, label=literal(rule_label(rule)))
 
 
+def rule_stroke(rule: Any, place: int = 0) -> tuple[str, str]:
+    """The colour and the marker of a rule, or of the line at a place where no rule names it."""
+    return _RULES.get(rule, _OTHERS[place % len(_OTHERS)])
+
+
 def rule_label(rule: str) -> str:
     """A quadrature rule as it is written in text."""
-    return {"gauss_legendre": "Gauss–Legendre"}.get(rule, rule.replace("_", " "))
+    known = {"gauss_legendre": "Gauss–Legendre", "clenshaw_curtis": "Clenshaw–Curtis"}
+    return known.get(rule, rule.replace("_", " "))
 
 
 def noise_map(analysis: Analysis) -> Figure | None:

@@ -1,10 +1,12 @@
 """The tables of a report."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from saliency_bench.report import convergence
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import (
     PRIMARY,
@@ -27,6 +29,7 @@ NAMES = (
     "summary",
     "comparison",
     "right_and_wrong",
+    "convergence",
     "parity",
     "sweep",
     "timing",
@@ -42,6 +45,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
         summary(analysis),
         comparison(analysis),
         right_and_wrong(analysis),
+        how_sure(analysis),
         parity(analysis),
         sweep(analysis),
         timing(analysis),
@@ -60,7 +64,13 @@ def interval_words(analysis: Analysis) -> str:
 
 
 def headline(analysis: Analysis) -> Table:
-    """The main table: what is shown, with the first metrics and the cost."""
+    """The main table: what is shown, with the first metrics and the cost.
+
+    Without metrics and times, how sure the scores are.
+    """
+    timed = analysis.costs["seconds"].notna().any()
+    if not analysis.metrics and not timed and (sure := how_sure(analysis)).rows:
+        return replace(sure, name="headline", title=_title(analysis))
     columns = [_METHOD, *_cost_columns(analysis), *_metric_columns(analysis, analysis.headline)]
     rows = [
         (
@@ -78,6 +88,12 @@ def headline(analysis: Analysis) -> Table:
         tuple(rows),
         analysis.claims,
     )
+
+
+def how_sure(analysis: Analysis) -> Table:
+    """What is known of the convergence of every setting that approximates something."""
+    order = [one["setting_id"] for one in analysis.settings]
+    return convergence.table(analysis.run, analysis.gates, analysis.labels, analysis.costs, order)
 
 
 def summary(analysis: Analysis) -> Table:
@@ -325,7 +341,8 @@ def _caption(analysis: Analysis) -> str:
         if analysis.claims
         else ""
     )
-    return f"Means with {interval_words(analysis)}.{order}{best}{_choice_words(analysis)}"
+    gate = convergence.gate_words(analysis.run) if analysis.gates["converged"].notna().any() else ""
+    return f"Means with {interval_words(analysis)}.{order}{best}{gate}{_choice_words(analysis)}"
 
 
 def _choice_words(analysis: Analysis) -> str:
@@ -355,6 +372,8 @@ def _estimates(analysis: Analysis, key: str, metrics: Sequence[str]) -> list[Cel
 def _cost_columns(analysis: Analysis) -> list[Column]:
     timed = analysis.costs["seconds"].notna().any()
     columns = [Column("n_gradients", "Gradients per example")]
+    if analysis.gates["converged"].notna().any():
+        columns.append(Column("converged", "Converged"))
     if timed:
         columns += [
             Column("seconds", "Time per example", "s"),
@@ -367,6 +386,8 @@ def _costs(analysis: Analysis, key: str) -> list[Cell]:
     own = analysis.costs.loc[key]
     n_gradients = float(own["n_gradients"])
     cells: list[Cell] = [int(n_gradients) if n_gradients.is_integer() else n_gradients]
+    if analysis.gates["converged"].notna().any():
+        cells.append(convergence.share_cell(float(analysis.gates.loc[key, "converged"])))
     if analysis.costs["seconds"].notna().any():
         cells += [float(own["seconds"]), float(own["examples_per_second"])]
     return cells

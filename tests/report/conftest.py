@@ -220,7 +220,41 @@ def map_row(setting: Setting, example: dict[str, Any]) -> dict[str, Any]:
         "completeness_gap": None,
         "output_difference": None,
         "n_gradients": n_gradients(setting),
+        **sureness(setting, example, len(scores)),
     }
+
+
+def sureness(setting: Setting, example: dict[str, Any], n: int) -> dict[str, Any]:
+    """What is known of the convergence of an invented map: means over draws have standard errors."""
+    if "n_samples" not in setting.hyper:
+        return dict.fromkeys(("standard_errors", "split_half_tau", "error", "converged"))
+    error = 0.5 / np.sqrt(setting.hyper["n_samples"])
+    return {
+        "standard_errors": [0.0, *[float(error)] * n, 0.0],
+        "split_half_tau": float(1 - error * generator(example["example_id"], "half").random()),
+        "error": float(error),
+        "converged": None,
+    }
+
+
+def convergence_rows(
+    settings: Sequence[Setting], examples: Sequence[str], n_unsure: int
+) -> list[dict[str, Any]]:
+    """Integrated Gradients at twice the steps and against a reference; the first texts have not converged."""
+    return [
+        {
+            "cell_id": CELL,
+            "setting_id": setting.id,
+            "example_id": example,
+            "against": against,
+            "tau": 0.5 if place < n_unsure else 0.99,
+            "error": (1 + place) * float(setting.hyper["n_steps"]) ** -2,
+        }
+        for setting in settings
+        if "n_steps" in setting.hyper
+        for place, example in enumerate(examples)
+        for against in ("doubled", "reference")
+    ]
 
 
 def agreement_rows(settings: Sequence[Setting], examples: list[dict[str, Any]]) -> list[Any]:
@@ -276,6 +310,7 @@ def build_run(
     n_examples: int = 20,
     metrics: Sequence[str] = tuple(METRICS),
     timed: bool = True,
+    n_unsure: int = 0,
     **manifest: Any,
 ) -> Run:
     """A run with invented numbers."""
@@ -287,6 +322,7 @@ def build_run(
         "curves": [row for s in settings for e in examples for row in curve_rows(s, e)],
         "maps": [map_row(s, e) for s in settings for e in examples],
         "agreement": agreement_rows(settings, examples),
+        "convergence": convergence_rows(settings, ids, n_unsure),
         "timings": timing_rows(settings) if timed else [],
         "warnings": [
             {
@@ -312,6 +348,7 @@ def build_run(
                 "output": "logit",
                 "target": "predicted",
                 "evaluation": {"removal": "mask", "output": "probability"},
+                "convergence": {"largest_gap": 0.05, "smallest_tau": 0.95},
                 "statistics": {"reference": None, "confidence": 0.95, "n_resamples": 999},
                 "report": {"n_examples": 4},
             },
@@ -345,3 +382,9 @@ def reported(tmp_path_factory) -> Run:
     run = build_run(tmp_path_factory.mktemp("reported"), settings_of(*SIX))
     build_report(run)
     return run
+
+
+@pytest.fixture
+def make_settings() -> Callable[..., list[Setting]]:
+    """`settings_of`, for tests that need other settings."""
+    return settings_of

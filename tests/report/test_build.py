@@ -53,6 +53,7 @@ def files(folder):
 def test_a_report_has_its_tables_its_figures_and_its_page(reported):
     names = [
         "comparison",
+        "convergence",
         "headline",
         "notes",
         "parity",

@@ -6,6 +6,7 @@ import pytest
 
 from saliency_bench.errors import InputError
 from saliency_bench.report.analysis import analyse, with_removal
+from saliency_bench.report.convergence import gates
 from saliency_bench.report.labels import ordered_metrics
 from saliency_bench.report.tables import tables
 from saliency_bench.rows import Setting
@@ -245,3 +246,42 @@ def test_a_run_without_metrics_still_has_its_costs(make_run):
 def test_a_run_without_settings_has_nothing_to_report(run):
     with pytest.raises(InputError, match=r"settings\.json lists no setting"):
         analyse(Run(run.folder, {}, [], run.tables))
+
+
+def test_a_row_whose_texts_did_not_converge_is_marked_wherever_its_name_stands(
+    make_run, make_settings
+):
+    settings = make_settings("integrated_gradients", "vanilla")
+    doubtful = analyse(make_run(settings, n_examples=20, n_unsure=2))
+    sure = analyse(make_run(settings, n_examples=20, n_unsure=1))
+    # 18 of 20 are fewer than 95 %; 19 of 20 are not.
+    for name in ("headline", "summary", "convergence"):
+        cells = [row[0] for row in tables(doubtful)[name].rows]
+        assert sum("✗" in cell for cell in cells) == 2  # ours and Captum's
+        assert not any("✗" in row[0] for row in tables(sure)[name].rows)
+
+
+def test_the_gate_counts_texts_whose_gap_or_order_does_not_hold(make_run, make_settings):
+    run = make_run(
+        make_settings("integrated_gradients", backends=("native",)), n_examples=10, n_unsure=3
+    )
+    maps = run.tables["maps"]
+    maps["output_difference"] = 1.0
+    maps["completeness_gap"] = [0.06 if key == "e009" else 0.04 for key in maps["example_id"]]
+    (row,) = gates(run).to_dict("records")
+    assert (row["checked"], row["converged"]) == (10, 0.6)
+    assert row["gap"] == 0.04
+
+
+def test_a_method_that_stops_by_itself_says_whether_it_converged(make_run, make_settings):
+    run = make_run(make_settings("smoothgrad", backends=("native",)), n_examples=4)
+    run.tables["maps"]["converged"] = pd.array([True, True, False, True], dtype="boolean")
+    (row,) = gates(run).to_dict("records")
+    assert row["converged"] == 0.75
+
+
+def test_convergence_without_metrics_and_times_is_the_main_table(make_run):
+    run = make_run(sweep_settings(), n_examples=3, metrics=(), timed=False)
+    found = tables(analyse(run))
+    assert [column.key for column in found["headline"].columns][:2] == ["method", "n_gradients"]
+    assert "noise" in {column.key for column in found["headline"].columns}

@@ -1,0 +1,92 @@
+"""The figure of cost against error: what an approximate setting is off by, and what it costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.convergence import SMALL
+from saliency_bench.report.labels import method_label, value_label
+from saliency_bench.report.style import WIDTH, literal, note
+from saliency_bench.report.sweep_plots import rule_label, rule_stroke
+
+Settings = Sequence[Mapping[str, Any]]
+
+
+def accuracy(analysis: Analysis) -> Figure | None:
+    """Error against gradients: a panel per baseline or noise, a line per rule or sampler."""
+    known = analysis.gates["error"].dropna().index
+    settings = [
+        one
+        for one in analysis.settings
+        if one["setting_id"] in known and one["backend"] == "native"
+    ]
+    if len(settings) < 2:
+        return None
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for one in settings:
+        panels.setdefault(_panel(one), []).append(one)
+    figure = Figure(figsize=(min(WIDTH, 1.6 + 2.7 * len(panels)), 3.6), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, own) in zip(grid, sorted(panels.items()), strict=True):
+        _draw(axes, analysis, own)
+        axes.set_title(literal(title), loc="left")
+        axes.set_xlabel("Gradients per example")
+    grid[0].set_ylabel("Error to the reference ↓")
+    lines = {
+        label: line
+        for axes in grid
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside upper center", ncols=min(len(lines), 4)
+    )
+    note(
+        figure,
+        "Largest error of a token over the text's largest score: medians over texts, whiskers to the 95th "
+        f"percentile. Dotted: {100 * SMALL:g} %.",
+    )
+    return figure
+
+
+def _panel(setting: Mapping[str, Any]) -> str:
+    if "baseline" in setting:
+        return f"Baseline: {value_label(setting['baseline'])}"
+    units = ("noise_std", "noise_range", "noise_absolute")
+    unit = next((one for one in units if setting.get(one) is not None), None)
+    return "" if unit is None else f"σ = {value_label(setting[unit])} {unit.removeprefix('noise_')}"
+
+
+def _line(setting: Mapping[str, Any]) -> str:
+    """Which line a setting is a point of: its rule, its sampler, or its method alone."""
+    if "quadrature" in setting:
+        return rule_label(setting["quadrature"])
+    name = method_label(setting["method"])
+    return f"{name}, {setting['sampler']}" if "sampler" in setting else name
+
+
+def _draw(axes: Axes, analysis: Analysis, settings: Settings) -> None:
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for one in settings:
+        lines.setdefault(_line(one), []).append(one)
+    for place, (label, own) in enumerate(sorted(lines.items())):
+        keys = [one["setting_id"] for one in own]
+        costs = analysis.costs.loc[keys, "n_gradients"].to_numpy()
+        errors = analysis.gates.loc[keys, ["error", "error_95"]].to_numpy()
+        order = np.argsort(costs)
+        shade, sign = rule_stroke(own[0].get("quadrature"), place)
+        x = costs[order]
+        median, worst = errors[order].T
+        axes.vlines(x, median, worst, color=shade, lw=0.9, alpha=0.6)
+        axes.plot(x, median, color=shade, marker=sign, ms=4, label=literal(label))
+    axes.axhline(SMALL, color="#444444", lw=0.8, ls=":")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y")
