@@ -111,12 +111,12 @@ def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
 
 def _value(function: Any, key: str, value: Any, where: str) -> Any:
     """A hyperparameter's value, of the type that the function declares and one of the known names."""
-    from saliency_bench.attribution.quadrature import RULES
+    from saliency_bench.attribution.quadrature import NAMES as RULES
     from saliency_bench.evaluation.removal import OPERATORS
     from saliency_bench.models.references import check_baseline, check_references
 
     known: dict[str, Sequence[str]] = {
-        "quadrature": list(RULES),
+        "quadrature": RULES,
         "baseline_special_tokens": BASELINE_SPECIAL_TOKENS,
         "removal": OPERATORS,
     }

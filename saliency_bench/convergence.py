@@ -1,8 +1,8 @@
 """How far approximate maps are from converged ones: the same settings again, with more points.
 
-A path method is compared with itself at twice the steps, and, where asked for, with a dense rule; a mean over
-random draws with the mean of many other draws. What is compared is native: a reference that a backend computes by
-itself would share its faults.
+A path method is compared with itself at twice the steps, or, where a reference is asked for, with a dense rule; a
+mean over random draws with the mean of many other draws. The companion is native: a reference that a backend computes
+by itself would share its faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,8 @@ def reference(setting: Setting, dense: Dense) -> Setting | None:
         kept = {key: value for key, value in setting.hyper.items() if key in hyper}
         rule = kept | {"n_steps": dense.n_steps, "quadrature": "clenshaw_curtis"}
         if setting.method in ("integrated_gradients", "integrated_gradients_adaptive"):
-            return replace(setting, method="integrated_gradients", backend="native", hyper=rule)
+            whole = replace(setting, method="integrated_gradients", backend="native", hyper=rule)
+            return replace(whole, reduction="sum") if setting.reduction == "none" else whole
     if drawn and dense.n_samples is not None and "n_steps" not in setting.hyper:
         more = {"n_samples": dense.n_samples, "sampler": "antithetic"}
         found = _native(setting, more | {"relative_error": None, "max_samples": None})
@@ -71,16 +72,16 @@ def convergence_rows(
     settings: Sequence[Setting],
     dense: Dense,
 ) -> list[dict[str, Any]]:
-    """For each example of the block and each setting, how far its map is from that of its companions.
+    """For each example of the block and each setting, how far its map is from that of its companion.
 
     `maps` are those of `settings` on at least the block's examples, by setting id.
     """
-    pairs = [
-        (setting, against, other)
-        for setting in settings
-        for against, other in ((DOUBLED, doubled(setting)), (REFERENCE, reference(setting, dense)))
-        if other is not None
-    ]
+    pairs = []
+    for setting in settings:
+        if (other := reference(setting, dense)) is not None:
+            pairs.append((setting, REFERENCE, other))
+        elif (other := doubled(setting)) is not None:
+            pairs.append((setting, DOUBLED, other))
     others = block.explain(list({other.id: other for _, _, other in pairs}.values()))
     rows = []
     for setting, against, other in pairs:

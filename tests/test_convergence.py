@@ -76,17 +76,23 @@ def test_draws_of_a_reference_are_none_of_those_under_test():
     assert (found.seed, found.hyper["n_samples"]) == (OTHER_SEED, 64)
 
 
-def test_rows_say_how_far_each_map_is_from_its_companion(bert):
-    rows = rows_of(bert, [ig()], Dense(33, None))
+@pytest.mark.parametrize(
+    ("dense", "against", "options"),
+    [
+        (NOTHING, "doubled", {"n_steps": 12, "quadrature": "left"}),
+        (Dense(33, None), "reference", {"n_steps": 33, "quadrature": "clenshaw_curtis"}),
+    ],
+)
+def test_rows_say_how_far_each_map_is_from_its_companion(bert, dense, against, options):
+    rows = rows_of(bert, [ig()], dense)
     items = token_inputs(6, 6, 6)
     own = sb.attribute(bert, items, baseline="mean", n_steps=6, quadrature="left")
-    twice = sb.attribute(bert, items, baseline="mean", n_steps=12, quadrature="left")
-    dense = sb.attribute(bert, items, baseline="mean", n_steps=33, quadrature="clenshaw_curtis")
-    for index, (one, two, three) in enumerate(zip(own, twice, dense, strict=True)):
-        found = {row["against"]: row for row in rows if row["example_id"] == str(index)}
-        assert found["doubled"]["tau"] == pytest.approx(kendalltau(one.scores, two.scores)[0])
-        expected = np.abs(one.scores - three.scores).max() / np.abs(three.scores).max()
-        assert found["reference"]["error"] == pytest.approx(expected, rel=1e-9)
+    others = sb.attribute(bert, items, baseline="mean", **options)
+    assert [row["against"] for row in rows] == [against] * 3
+    for row, one, other in zip(rows, own, others, strict=True):
+        assert row["tau"] == pytest.approx(kendalltau(one.scores, other.scores)[0])
+        expected = np.abs(one.scores - other.scores).max() / np.abs(other.scores).max()
+        assert row["error"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_errors_of_noise_fall_with_the_draws(bert):

@@ -96,14 +96,19 @@ class GradientEngine:
             if known := [s for s in own if free[s]]:
                 yield _known(clean, example, known)
             asked += [(example, s) for s in own if not free[s]]
+        yield from self.pairs(points, nodes, asked, clean)
+
+    def pairs(
+        self, points: Points, nodes: Sequence[Any], asked: Sequence[tuple[int, int]], clean: Clean
+    ) -> Iterator[Rows]:
+        """The named pairs of an example and a node's index, in the order given, which is sorted by example."""
+        device = clean.embeddings.device
         for chunk in self._chunks(len(asked), clean.embeddings.shape[1]):
-            pairs = asked[chunk]
-            row_example = torch.tensor(
-                [example for example, _ in pairs], device=clean.scores.device
-            )
-            at = points.at(row_example, [nodes[s] for _, s in pairs])
+            own = asked[chunk]
+            row_example = torch.tensor([example for example, _ in own], device=device)
+            at = points.at(row_example, [nodes[s] for _, s in own])
             scores, gradients = self._gradients(at, row_example)
-            yield Rows([e for e, _ in pairs], [s for _, s in pairs], scores, gradients)
+            yield Rows([e for e, _ in own], [s for _, s in own], scores, gradients)
 
     def weighted_sums(
         self,

@@ -93,6 +93,29 @@ RULES: dict[str, Callable[[int], Rule]] = {
 }
 
 
+#: Nodes by a density that is learnt for a model and a baseline, so that they cannot be listed here: `density`.
+CALIBRATED = "calibrated"
+FEWEST_CALIBRATED = 3
+
+NAMES = (*RULES, CALIBRATED)
+
+
+def check(rule: str, n_steps: int) -> None:
+    """Refuses what is no rule, and too few steps for one.
+
+    Raises:
+        InputError: no such rule, or too few steps for it.
+    """
+    if rule not in NAMES:
+        raise unknown("quadrature", rule, list(NAMES))
+    if rule != CALIBRATED:
+        quadrature(rule, n_steps)
+    elif n_steps < FEWEST_CALIBRATED:
+        raise InputError(
+            f"n_steps={n_steps}: expected at least {FEWEST_CALIBRATED} calibrated steps"
+        )
+
+
 @cache
 def quadrature(rule: str, n_steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes and weights of a rule with `n_steps` gradients.

@@ -7,7 +7,8 @@ from saliency_bench import signatures
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import AUTO
-from saliency_bench.attribution.quadrature import quadrature
+from saliency_bench.attribution.quadrature import CALIBRATED
+from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.registry import Registry
@@ -95,7 +96,7 @@ def _only_what_counts(hyper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
-    for key in ("n_steps", "n_samples", "n_rankings"):
+    for key in ("n_steps", "n_samples", "n_rankings", "max_steps"):
         value = hyper.get(key, 1)
         if isinstance(value, str) and key == "n_samples":
             continue  # auto, or refused below
@@ -103,11 +104,17 @@ def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
             raise InputError(f"{where}.{key}={value}: expected a whole number of at least 1")
     try:
         if "quadrature" in hyper:
-            quadrature(hyper["quadrature"], hyper["n_steps"])
+            check_rule(hyper["quadrature"], hyper["n_steps"])
+            _check_calibrated(method, hyper["quadrature"])
         signatures.grouped(METHODS[method], hyper)
     except InputError as error:
         about_a_key = str(error).split("=")[0] in hyper
         raise InputError(f"{where}{'.' if about_a_key else ': '}{error}") from error
+
+
+def _check_calibrated(method: str, rule: str) -> None:
+    if rule == CALIBRATED and method != "integrated_gradients":
+        raise InputError(f"quadrature={rule}: its nodes are those of integrated_gradients alone")
 
 
 def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:

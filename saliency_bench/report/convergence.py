@@ -9,7 +9,7 @@ import pandas as pd
 from saliency_bench.report.table import Cell, Column, Table
 from saliency_bench.store.run import Run
 
-DOUBLED, REFERENCE = "doubled", "reference"
+REFERENCE = "reference"
 KEY = ["cell_id", "setting_id", "example_id"]
 
 #: Where at least this share of the checked texts converged, a row stands without a mark.
@@ -26,15 +26,15 @@ _COLUMNS = (
     Column("n_gradients", "Gradients per example"),
     Column("checked", "Texts checked"),
     Column("converged", "Converged"),
-    Column("gap", "Completeness gap (rel.), median"),
-    Column("gap_95", "95th percentile"),
-    Column("tau", "τ-b to twice the steps, median"),
-    Column("error", "Error to the reference, median"),
-    Column("error_90", "90th percentile"),
-    Column("error_95", "95th percentile"),
-    Column("within", f"Within {100 * SMALL:g} %"),
-    Column("noise", "Standard error of draws (rel.)"),
-    Column("split_half", "Split-half τ-b"),
+    Column("gap", "Completeness gap, median"),
+    Column("gap_95", "Completeness gap, 95th percentile"),
+    Column("tau", "τ-b, median"),
+    Column("error", "Error, median", higher_is_better=False),
+    Column("error_90", "Error, 90th percentile"),
+    Column("error_95", "Error, 95th percentile", higher_is_better=False),
+    Column("within", f"Error within {100 * SMALL:g} %", higher_is_better=True),
+    Column("noise", "Standard error of draws (rel.)", higher_is_better=False),
+    Column("split_half", "Split-half τ-b", higher_is_better=True),
 )
 
 
@@ -48,20 +48,20 @@ def gates(run: Run) -> pd.DataFrame:
     """Per setting id: the numbers of `_COLUMNS` as fractions, NaN where the run does not know them.
 
     A text has converged where its relative completeness gap and its rank correlation with the map at twice the
-    steps keep the limits; where a method stops by itself, where it says so. What cannot be said of a text (no
+    steps, or with the reference, keep the limits; where a method stops by itself, where it says so. What cannot be said of a text (no
     completeness claimed, a single token) is no reason to doubt it.
     """
     maps = run.tables["maps"].set_index(KEY)
     gap = (maps["completeness_gap"] / maps["output_difference"].replace(0.0, np.nan)).abs()
     found = run.tables["convergence"]
-    twice = found[found["against"] == DOUBLED].set_index(KEY)["tau"]
+    order = found.set_index(KEY)["tau"]
     dense = found[found["against"] == REFERENCE].set_index(KEY)["error"]
     bound = limits(run)
-    checked = maps.loc[
-        maps.index.intersection(found[found["against"] == DOUBLED].set_index(KEY).index)
-    ]
+    steps = {one["setting_id"] for one in run.settings if "n_steps" in one}
+    checked = maps.loc[maps.index.intersection(order.index)]
+    checked = checked[checked.index.get_level_values("setting_id").isin(steps)]
     passed = (gap.reindex(checked.index).fillna(0) <= bound["largest_gap"]) & (
-        twice.reindex(checked.index).fillna(1) >= bound["smallest_tau"]
+        order.reindex(checked.index).fillna(1) >= bound["smallest_tau"]
     )
     own = maps["converged"].dropna().astype(bool)
     passed = pd.concat([passed[~passed.index.isin(own.index)], own])
@@ -71,7 +71,7 @@ def gates(run: Run) -> pd.DataFrame:
     table["converged"] = passed.groupby(by).mean()
     table["gap"] = gap.groupby(by).median()
     table["gap_95"] = gap.groupby(by).quantile(0.95)
-    table["tau"] = twice.groupby(by).median()
+    table["tau"] = order.groupby(by).median()
     for name, q in (("error", 0.5), ("error_90", 0.9), ("error_95", 0.95)):
         table[name] = dense.groupby(by).quantile(q)
     table["within"] = (dense <= SMALL).groupby(by).mean()
@@ -118,7 +118,7 @@ def table(
         if index < 2 or any(row[index] is not None for row in rows)
     ]
     caption = (
-        "Error to the reference: the largest difference of a token's scores over the text's largest score. Standard errors are "
+        "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to twice the steps, or to the reference. Completeness gap: relative to F(x) - F(x'). Standard errors are "
         "those of the mean over random draws, as norms over a text's tokens; split-half: the rank correlation of "
         "the scores from two halves of the draws."
         + (gate_words(run) if found["converged"].notna().any() else "")

@@ -5,10 +5,22 @@ and one yaml in conf/method/.
 """
 
 from saliency_bench.attribution.methods import (
+    attention,
     gradients,
     paths,
+    perturbation,
     rankings,
 )  # they register themselves
 from saliency_bench.attribution.methods.base import KINDS, METHODS, ONLY, method
 
-__all__ = ["KINDS", "METHODS", "ONLY", "gradients", "method", "paths", "rankings"]
+__all__ = [
+    "KINDS",
+    "METHODS",
+    "ONLY",
+    "attention",
+    "gradients",
+    "method",
+    "paths",
+    "perturbation",
+    "rankings",
+]

@@ -1,17 +1,24 @@
 """Methods that integrate the gradient along a path from a baseline to the input."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.attribution import baselines
+from saliency_bench.attribution.adaptive import FIRST_ROUND, integrate
+from saliency_bench.attribution.calibration import density_of
 from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.density import calibrated_rule
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Values, method
 from saliency_bench.attribution.moments import MEAN, PRODUCT, SQUARE, VARIANCE
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTokenPaths
+from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.errors import unknown
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.types import Attribution
 
 #: What the noise tunnel takes of the noisy copies' integrated gradients; None is their mean.
 STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
@@ -23,9 +30,36 @@ def integrated_gradients(
 ) -> GradientSum:
     """(x - x') ⊙ ∫ ∇F(x' + α (x - x')) dα (Sundararajan, Taly & Yan 2017, eq. 1)."""
     path = ctx.path(baseline, baseline_special_tokens)
-    nodes, weights = rule(quadrature, n_steps)
+    nodes, weights = _rule(ctx, baseline, baseline_special_tokens, quadrature, n_steps)
     moved = path.embeddings - path.reference
     return GradientSum(path, nodes, weights, MEAN, moved, ctx.path_difference(path))
+
+
+def _rule(
+    ctx: Context, baseline: str, special_tokens: str, quadrature: str, n_steps: int
+) -> tuple[Sequence[float], Sequence[float]]:
+    if quadrature != CALIBRATED:
+        return rule(quadrature, n_steps)
+    nodes, weights = calibrated_rule(density_of(ctx, baseline, special_tokens), n_steps)
+    return nodes.tolist(), weights.tolist()
+
+
+@method("token", only="native")
+def integrated_gradients_adaptive(
+    ctx: Context, *, baseline: str, baseline_special_tokens: str, tolerance: float, max_steps: int
+) -> Attribution:
+    """Integrated Gradients, summed per token, to a stated accuracy: as many points as each example needs.
+
+    `tolerance` bounds the estimate of the largest token error and the completeness gap, both in units of the text's
+    largest score. An example that does not get there within `max_steps` points says so. See `adaptive`.
+    """
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance={tolerance}: expected a number between 0 and 1")
+    if max_steps < FIRST_ROUND:
+        raise InputError(f"max_steps={max_steps}: expected at least {FIRST_ROUND}")
+    path = ctx.path(baseline, baseline_special_tokens)
+    density = density_of(ctx, baseline, baseline_special_tokens)
+    return integrate(ctx, path, density, tolerance, max_steps)
 
 
 @method("product")

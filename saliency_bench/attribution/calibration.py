@@ -1,0 +1,155 @@
+"""A model's density of nodes for one baseline: learnt once, off the texts that are explained, and kept.
+
+It is learnt from bundled sentences (the training split of the movie reviews), or from random tokens where a model has
+no tokenizer. Other texts than one's own make a rule less efficient, never wrong.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable
+from dataclasses import replace
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from saliency_bench.attribution.adaptive import token_integrand
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.density import Density, learn
+from saliency_bench.data import movie_reviews
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import StorageError
+from saliency_bench.rows import digest
+from saliency_bench.seeding import generator_for
+from saliency_bench.store.durable import replace_file, to_json
+from saliency_bench.tasks import sequence_classification as task
+
+#: Texts, and equally spaced nodes on the path of each.
+N_TEXTS = 24
+N_NODES = 65
+
+#: Lengths of random texts, for models without a tokenizer.
+RANDOM_LENGTHS = (8, 16, 24)
+
+#: Of the files in the cache: raised when how a density is learnt changes.
+VERSION = 1
+
+_KNOWN: "WeakKeyDictionary[nn.Module, dict[Hashable, Density]]" = WeakKeyDictionary()
+
+
+def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
+    """The density for paths from this baseline, as `ctx.path` has them, and for the context's output.
+
+    Costs N_TEXTS × N_NODES gradients the first time. A model that was loaded is recognised by the digests of its
+    weights, and its density is then kept in the user's cache folder too; one that was wrapped is known for as long
+    as it lives and its weights are not changed.
+    """
+    module = ctx.references.model.module
+    facts = (
+        baseline,
+        special_tokens,
+        ctx.output,
+        str(ctx.embeddings.dtype),
+        str(ctx.embeddings.device),
+    )
+    versions = sum(parameter._version for parameter in module.parameters())
+    known = _KNOWN.setdefault(module, {})
+    if (facts, versions) not in known:
+        path = _cache_path(ctx, facts)
+        found = _read(path)
+        if found is None:
+            found = learn(_integrands(ctx, baseline, special_tokens))
+            _write(path, found)
+        known[facts, versions] = found
+    return known[facts, versions]
+
+
+def _integrands(ctx: Context, baseline: str, special_tokens: str) -> list[Float[np.ndarray, "S _"]]:
+    """Σ_d (x - x')_d ∂_d F at equally spaced nodes, for every token of every calibration text."""
+    alike: dict[int, list[Encoded]] = {}
+    for one in _texts(ctx):
+        alike.setdefault(len(one), []).append(one)
+    return [
+        found for items in alike.values() for found in _on(ctx, items, baseline, special_tokens)
+    ]
+
+
+def _on(
+    ctx: Context, items: list[Encoded], baseline: str, special_tokens: str
+) -> Float[np.ndarray, "B S T"]:
+    model = ctx.references.model
+    batch = task.collate(model, items)
+    with torch.no_grad():
+        logits = model.output(batch.input_ids, None, batch.token_type_ids)
+    other = Context(
+        ctx.references, batch, logits.argmax(-1), ctx.output, 0, ctx.token_budget, ctx.probe
+    )
+    path = other.path(baseline, special_tokens)
+    nodes = np.linspace(0, 1, N_NODES).tolist()
+    found = np.zeros((len(items), N_NODES, batch.input_ids.shape[1]))
+    for rows in other.engine.rows(path, nodes, other.clean):
+        found[rows.examples, rows.nodes] = token_integrand(path, rows)
+    return found
+
+
+def _texts(ctx: Context) -> list[Encoded]:
+    model = ctx.references.model
+    if model.tokenizer is not None:
+        examples = sorted(movie_reviews.load(split="train"), key=lambda one: _hash(one.text))
+        plain = [replace(one, label=None) for one in examples[:N_TEXTS]]
+        return task.encode(model, plain)
+    return [_random_text(ctx, index) for index in range(N_TEXTS)]
+
+
+def _random_text(ctx: Context, index: int) -> Encoded:
+    tokens = ctx.references.ordinary_tokens
+    length = min(RANDOM_LENGTHS[index % len(RANDOM_LENGTHS)], ctx.references.model.max_length)
+    stream = generator_for("cpu", "calibration", index)
+    ids = tokens[torch.randint(len(tokens), (length,), generator=stream)]
+    return task.encoded_ids(
+        ctx.references.model, {"input_ids": ids}, str(index), None, "a calibration text"
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cache_path(ctx: Context, facts: tuple[str, ...]) -> Path | None:
+    """Where a loaded model's density is kept between processes; nowhere for a module that was wrapped."""
+    about = ctx.references.model.facts
+    if about.get("source") not in ("default", "folder", "hub"):
+        return None
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = digest([dict(about), facts, N_TEXTS, N_NODES, VERSION], 32)
+    return folder / "saliency_bench" / "densities" / f"{name}.json"
+
+
+def _read(path: Path | None) -> Density | None:
+    """What an earlier process has kept; anything else than a density is as good as nothing."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        found = Density(np.array(kept["alphas"], float), np.array(kept["values"], float))
+        ends = found.alphas[[0, -1]].tolist() == [0.0, 1.0]
+        rising = bool((np.diff(found.alphas) > 0).all())
+        return found if ends and rising and bool((found.values > 0).all()) else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _write(path: Path | None, density: Density) -> None:
+    """Keeps a density; a cache that cannot be written is no error, the density is learnt again."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"alphas": density.alphas.tolist(), "values": density.values.tolist()}
+        replace_file(path, to_json(kept))
+    except (OSError, StorageError):
+        return

@@ -1,0 +1,129 @@
+"""Where a path needs its nodes: a density learnt from a few paths, and quadrature in the variable it defines.
+
+Along the path from a baseline to a text the integrand is large and changes fast in the same places for most texts of
+a model. With nodes spread by a density ρ, equally spaced in u = ∫ρ, each costs as much error as the next; any ρ > 0
+gives a consistent rule, and a well-chosen one needs fewer nodes. The idea is that of equidistributing meshes
+(de Boor 1973) and, for Integrated Gradients on images, of Bhat & Raychowdhury 2023 and Swain & Singhi 2024.
+Between the nodes the integrand is taken to be the natural cubic spline in u, beyond the outer ones its tangent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+#: ρ = profile^POWER, but at least FLOOR of its mean. For the midpoint rule on a function whose curvature goes with
+#: its size the best power is 2/3: error n^-2 ∫ f'' ρ^-2, at ∫ρ = 1. The floor keeps nodes where the profile is 0.
+POWER = 2 / 3
+FLOOR = 0.1
+
+_RESOLUTION = 2049  # points at which a density is tabulated
+
+
+@dataclass(frozen=True)
+class Density:
+    """A positive density on [0, 1], tabulated at `alphas`; its integral is 1."""
+
+    alphas: Float[np.ndarray, " M"]
+    values: Float[np.ndarray, " M"]
+
+    @cached_property
+    def cumulative(self) -> Float[np.ndarray, " M"]:
+        """The integral of ρ up to each place, by the trapezoidal rule, and exactly 1 at the end."""
+        steps = np.diff(self.alphas) * (self.values[1:] + self.values[:-1]) / 2
+        summed = np.concatenate([[0.0], np.cumsum(steps)])
+        return np.asarray(summed / summed[-1])
+
+    def alpha(self, u: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
+        """The places at which the integral of ρ is u."""
+        return np.asarray(np.interp(u, self.cumulative, self.alphas))
+
+    def stretch(self, alpha: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
+        """The derivative dα/du = 1/ρ at those places."""
+        return np.asarray(1 / np.interp(alpha, self.alphas, self.values))
+
+
+def uniform() -> Density:
+    """The density that knows nothing."""
+    return Density(np.array([0.0, 1.0]), np.array([1.0, 1.0]))
+
+
+def learn(integrands: Sequence[Float[np.ndarray, "S _"]]) -> Density:
+    """A density from token integrands Σ_d (x - x')_d ∂_d F at equally spaced nodes on [0, 1], both ends among them.
+
+    The profile is the mean over texts of the mean |integrand| of a text's tokens, each text in units of its largest
+    token score, so that all count alike. Texts without scores say nothing; without any, the density is uniform.
+    """
+    profiles = []
+    for one in integrands:
+        size = np.abs(np.trapezoid(one, dx=1 / (len(one) - 1), axis=0)).max(initial=0.0)
+        if size > 0 and np.isfinite(one).all():
+            profiles.append(np.abs(one).mean(1) / size)
+    if not profiles:
+        return uniform()
+    profile = np.mean(profiles, axis=0)
+    alphas = np.linspace(0, 1, _RESOLUTION)
+    shape = np.interp(alphas, np.linspace(0, 1, len(profile)), profile**POWER)
+    values = shape + FLOOR * shape.mean()
+    return Density(alphas, np.asarray(values / np.trapezoid(values, alphas)))
+
+
+def cells(u: Float[np.ndarray, " S"]) -> Float[np.ndarray, "C S"]:
+    """Weights of the integrals over [0, u_1], [u_1, u_2] ... [u_S, 1], for values at S ≥ 3 increasing nodes u.
+
+    Inside by the natural cubic spline (second derivatives 0 at both ends), outside by its tangents.
+    """
+    n, gaps, unit = len(u), np.diff(u), np.eye(len(u))
+    system, right = np.eye(n), np.zeros((n, n))
+    inner = np.arange(1, n - 1)
+    system[inner, inner - 1] = gaps[:-1] / 6
+    system[inner, inner] = (gaps[:-1] + gaps[1:]) / 3
+    system[inner, inner + 1] = gaps[1:] / 6
+    right[inner, inner - 1] = 1 / gaps[:-1]
+    right[inner, inner] = -1 / gaps[:-1] - 1 / gaps[1:]
+    right[inner, inner + 1] = 1 / gaps[1:]
+    curvature = np.linalg.solve(system, right)
+    width = gaps[:, None]
+    between = width * (unit[:-1] + unit[1:]) / 2 - width**3 * (curvature[:-1] + curvature[1:]) / 24
+    slope = (unit[1] - unit[0]) / gaps[0] - gaps[0] * curvature[1] / 6
+    before = u[0] * unit[0] - u[0] ** 2 / 2 * slope
+    slope = (unit[-1] - unit[-2]) / gaps[-1] + gaps[-1] * curvature[-2] / 6
+    after = (1 - u[-1]) * unit[-1] + (1 - u[-1]) ** 2 / 2 * slope
+    return np.vstack([before, between, after])
+
+
+def middles(n: int) -> Float[np.ndarray, " S"]:
+    """The middles of n equal cells of [0, 1]."""
+    return (np.arange(n) + 0.5) / n
+
+
+def calibrated_rule(
+    density: Density, n: int
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+    """Nodes and weights of a fixed rule with n ≥ 3 nodes: middles in u, the spline's weights, which sum to 1.
+
+    Error O(1/n²) on smooth integrands, whatever the density.
+    """
+    alphas = density.alpha(middles(n))
+    weights = cells(middles(n)).sum(0) * density.stretch(alphas)
+    return alphas, weights / weights.sum()
+
+
+def refined(
+    u: Float[np.ndarray, " S"], residuals: Float[np.ndarray, " C"], n_more: int
+) -> Float[np.ndarray, " N"]:
+    """Places of n_more further nodes: again and again into the cell whose residual is largest.
+
+    A cell cut into p parts counts as its residual / p³, since the spline's error in a cell of width h falls with h³
+    at least. Its parts are equal.
+    """
+    ends = np.concatenate([[0.0], u, [1.0]])
+    parts: Int[np.ndarray, " C"] = np.ones(len(residuals), dtype=int)
+    wide = np.diff(ends) > 0
+    for _ in range(n_more):
+        parts[np.argmax(np.where(wide, residuals / parts**3.0, -1.0))] += 1
+    return np.concatenate(
+        [np.linspace(a, b, p + 1)[1:-1] for a, b, p in zip(ends[:-1], ends[1:], parts, strict=True)]
+    )

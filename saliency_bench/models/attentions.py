@@ -1,0 +1,126 @@
+"""What a transformer attends to: the attention weights of a forward pass, from a model left as it was found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saliency_bench.errors import InputError
+from saliency_bench.models.model import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Attentions:
+    """What the forward passes of one model gave; `take` hands out that of the last one."""
+
+    name: str
+    outputs: list[Any] = field(default_factory=list)
+
+    def take(self) -> tuple[Float[Tensor, "R H T T"], ...]:
+        """The attention weights of the pass since the last call, a tensor for each layer, first layer first.
+
+        Raises:
+            InputError: there was not one pass, or it gave no square attention weights.
+        """
+        outputs, self.outputs = self.outputs, []
+        if len(outputs) != 1:
+            raise InputError(
+                f"model {self.name}: expected one call of its transformer per forward pass, but there were "
+                f"{len(outputs)}, so it cannot be told which attention is meant. Use another method."
+            )
+        layers = getattr(outputs[0], "attentions", None)
+        if not layers:
+            raise InputError(
+                f"model {self.name}: expected attention weights of all layers, but its transformer gives none "
+                f"(it returned {type(outputs[0]).__name__}; encoder-decoders have no one chain of layers). "
+                "Use another method."
+            )
+        for layer in layers:
+            if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2]:
+                raise InputError(
+                    f"model {self.name}: expected attention weights [B heads T T], but its transformer gives "
+                    f"{tuple(layer.shape)}. Use another method."
+                )
+        return tuple(layers)
+
+
+@contextmanager
+def recorded_attentions(model: Model) -> Iterator[Attentions]:
+    """While open, forward passes leave their attention weights, with whatever `forward` the model is called.
+
+    Only the eager implementation forms the weights, so it is used for the time, and logits may change in the last
+    digits. What asking for attentions leaves behind (transformers 5 never removes its hooks) is taken away again.
+
+    Raises:
+        InputError: there is not one transformers model in the module.
+    """
+    transformer = _transformer(model)
+    attentions = Attentions(model.name)
+
+    def record(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        attentions.outputs.append(output)
+
+    with _as_found(model.module), _eager(transformer):
+        handle = transformer.register_forward_hook(record)
+        try:
+            yield attentions
+        finally:
+            handle.remove()
+
+
+def _transformer(model: Model) -> "PreTrainedModel":
+    """The one transformers model that the module is, or that it has inside."""
+    from transformers import PreTrainedModel
+
+    def outermost(module: nn.Module) -> list[PreTrainedModel]:
+        if isinstance(module, PreTrainedModel):
+            return [module]
+        return [one for child in module.children() for one in outermost(child)]
+
+    found = outermost(model.module)
+    if len(found) != 1:
+        raise InputError(
+            f"model {model.name} gives no attention weights: expected one transformers model in the module, "
+            f"found {len(found)}. Use a method that needs none, such as integrated_gradients."
+        )
+    return found[0]
+
+
+@contextmanager
+def _as_found(root: nn.Module) -> Iterator[None]:
+    """Afterwards no module has forward hooks or attributes that it did not have before."""
+    before = {module: (set(module._forward_hooks), set(vars(module))) for module in root.modules()}
+    try:
+        yield
+    finally:
+        for module, (hooks, names) in before.items():
+            for key in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[key]
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+
+
+@contextmanager
+def _eager(transformer: "PreTrainedModel") -> Iterator[None]:
+    """Attention weights are formed and returned; every part has its configuration back afterwards."""
+    parts = [getattr(module, "config", None) for module in transformer.modules()]
+    configs: list[Any] = list(
+        {id(one): one for one in parts if hasattr(one, "output_attentions")}.values()
+    )
+    before = [(one._attn_implementation, one.output_attentions) for one in configs]
+    try:
+        for config in configs:
+            # Not through its setter, which would write into configurations of parts that are not here as well.
+            config._attn_implementation_internal = "eager"
+            config.output_attentions = True
+        yield
+    finally:
+        for config, (implementation, asked) in zip(configs, before, strict=True):
+            config.output_attentions = asked  # while eager: it refuses to be true under any other
+            config._attn_implementation_internal = implementation

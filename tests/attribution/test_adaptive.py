@@ -1,0 +1,286 @@
+"""Nodes by density, and Integrated Gradients to a stated accuracy."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.interpolate import CubicSpline
+from tiny import tiny_bert, token_inputs
+
+import saliency_bench as sb
+from saliency_bench.attribution import calibration
+from saliency_bench.attribution.adaptive import Refinement, schedule
+from saliency_bench.attribution.density import (
+    Density,
+    calibrated_rule,
+    cells,
+    learn,
+    middles,
+    refined,
+    uniform,
+)
+from saliency_bench.errors import InputError
+
+PATH = {"baseline": "mean", "baseline_special_tokens": "keep"}
+
+
+def peak(alpha, at=0.1, width=0.05):
+    return 1 / (1 + ((alpha - at) / width) ** 2)
+
+
+def slow_cells(u, values):
+    """The same integrals by scipy: the natural spline between the nodes, its tangents outside."""
+    spline = CubicSpline(u, values, bc_type="natural")
+    first, last = spline(u[0], 1), spline(u[-1], 1)
+    before = u[0] * values[0] - u[0] ** 2 / 2 * first
+    after = (1 - u[-1]) * values[-1] + (1 - u[-1]) ** 2 / 2 * last
+    return [before, *(spline.integrate(a, b) for a, b in pairwise(u)), after]
+
+
+@pytest.mark.parametrize("n", [3, 4, 9])
+def test_cells_are_the_integrals_of_the_natural_spline(n):
+    rng = np.random.default_rng(n)
+    u, values = np.sort(rng.random(n)), rng.normal(size=n)
+    expected = slow_cells(u, values)
+    # A tridiagonal system of n equations with a condition number below 1e3.
+    np.testing.assert_allclose(cells(u) @ values, expected, rtol=0, atol=1e-11)
+
+
+def test_cells_integrate_straight_lines_exactly():
+    u = np.array([0.0, 0.2, 0.5, 1.0])
+    assert cells(u).sum(0) @ (2 * u + 1) == pytest.approx(2.0, abs=1e-14)
+
+
+@pytest.mark.parametrize("density", [uniform(), learn([peak(np.linspace(0, 1, 65))[:, None]])])
+def test_calibrated_weights_sum_to_one_and_nodes_are_inside(density):
+    for n in (3, 8, 50):
+        alphas, weights = calibrated_rule(density, n)
+        assert weights.sum() == pytest.approx(1, abs=1e-14)
+        assert ((alphas > 0) & (alphas < 1)).all()
+        assert (np.diff(alphas) > 0).all()
+
+
+@pytest.mark.parametrize("density", [uniform(), learn([peak(np.linspace(0, 1, 65), 0.8)[:, None]])])
+def test_a_density_fit_or_unfit_gives_a_rule_that_converges(density):
+    exact = 0.05 * (np.arctan(18) + np.arctan(2))
+    errors = []
+    for n in (32, 64, 128):
+        alphas, weights = calibrated_rule(density, n)
+        errors.append(abs(weights @ peak(alphas) - exact))
+    # At least second order; a table of 2049 points bounds how smooth the change of variable is.
+    assert errors[1] < errors[0] / 3 or errors[1] < 1e-6
+    assert errors[2] < errors[1] / 3 or errors[2] < 1e-6
+
+
+def test_nodes_stand_where_the_integrand_is_large():
+    density = learn([peak(np.linspace(0, 1, 65))[:, None]])
+    alphas, weights = calibrated_rule(density, 16)
+    equal = (np.arange(16) + 0.5) / 16
+    exact = 0.05 * (np.arctan(18) + np.arctan(2))
+    assert abs(weights @ peak(alphas) - exact) < abs(peak(equal).mean() - exact) / 5
+
+
+def test_texts_count_alike_whatever_the_size_of_their_scores():
+    grid = np.linspace(0, 1, 65)
+    one, other = peak(grid)[:, None], peak(grid, 0.9)[:, None]
+    a, b = learn([one, other]), learn([1000 * one, other])
+    np.testing.assert_allclose(a.values, b.values, rtol=1e-12)
+
+
+def test_texts_without_scores_teach_nothing():
+    assert learn([np.zeros((65, 3))]).values.tolist() == uniform().values.tolist()
+
+
+def test_cumulative_and_alpha_are_inverse():
+    density = learn([peak(np.linspace(0, 1, 65))[:, None]])
+    u = np.linspace(0, 1, 17)
+    back = np.interp(density.alpha(u), density.alphas, density.cumulative)
+    np.testing.assert_allclose(back, u, atol=1e-12)
+
+
+def test_further_nodes_go_where_the_residual_is():
+    u = np.array([0.25, 0.5, 0.75])
+    assert refined(u, np.array([0.0, 0.0, 1.0, 0.0]), 2).tolist() == pytest.approx([7 / 12, 8 / 12])
+    # A half counts as an eighth: the second cell comes before the first is halved again.
+    assert refined(u, np.array([1.0, 0.2, 0.0, 0.0]), 2).tolist() == pytest.approx([0.125, 0.375])
+
+
+def test_no_node_goes_into_a_cell_without_width():
+    u = np.array([0.5, 1.0])
+    assert (refined(np.array([0.25, 0.5, 1.0]), np.array([0.0, 0.0, 0.0, 5.0]), 1) < 1).all()
+    assert len(refined(u, np.zeros(3), 3)) == 3
+
+
+def test_residuals_are_what_the_score_knows_and_the_spline_does_not():
+    work = Refinement.at_input(uniform(), 0.0, 1.0, np.array([2.0]))
+    u = middles(4)
+    step = work.add(u, 2 * u[:, None], u**2)  # F = α²: the integrand is a straight line
+    assert step.error < 1e-12
+    assert step.scores == pytest.approx([1.0])
+    wrong = Refinement.at_input(uniform(), 0.0, 1.0, np.array([2.0]))
+    assert wrong.add(u, 2 * u[:, None] + 0.1, u**2).error > 0.01
+
+
+@pytest.mark.parametrize("tolerance", [0.05, 0.01, 0.001])
+@pytest.mark.parametrize("most", [13, 20, 128])
+def test_rounds_never_exceed_the_most_steps(tolerance, most):
+    assert sum(schedule(tolerance, most)) == most - 1
+
+
+def errors_of(model, items, **options):
+    dense = sb.attribute(model, items, n_steps=400, **PATH)
+    found = sb.attribute(model, items, "integrated_gradients_adaptive", **PATH, **options)
+    apart = [
+        float(np.abs(one.scores - two.scores).max() / np.abs(two.scores).max())
+        for one, two in zip(found, dense, strict=True)
+    ]
+    return found, np.array(apart)
+
+
+def test_errors_stay_below_their_estimates_for_most_texts():
+    # A random network with weights this large is harsher than a trained one; its errors still keep to what they say.
+    model = sb.wrap_model(tiny_bert())
+    found, apart = errors_of(model, token_inputs(*[7] * 30), tolerance=0.01)
+    stated = np.array([one.error for one in found])
+    assert (apart <= stated).mean() >= 0.8
+    assert np.quantile(apart, 0.9) < 0.02
+
+
+def test_a_smaller_tolerance_costs_more_and_errs_less(bert):
+    items = token_inputs(*[7] * 8)
+    rough, far = errors_of(bert, items, tolerance=0.05)
+    fine, near = errors_of(bert, items, tolerance=0.001)
+    assert sum(one.n_gradients for one in rough) < sum(one.n_gradients for one in fine)
+    assert near.max() < far.max()
+
+
+def test_what_did_not_converge_says_so_and_why(bert):
+    found, _ = errors_of(bert, token_inputs(*[7] * 8), tolerance=1e-5, max_steps=14)
+    assert not any(one.converged for one in found)
+    assert all("14 gradients" in one.reason for one in found)
+    assert {one.n_gradients for one in found} == {14}
+
+
+def test_texts_that_converged_have_no_reason_not_to(bert):
+    found, _ = errors_of(bert, token_inputs(*[7] * 4), tolerance=0.05)
+    assert all(one.converged and one.reason is None for one in found)
+
+
+def test_adaptive_scores_do_not_depend_on_company_order_or_budget(bert):
+    items = token_inputs(5, 9, 5, 7)
+    options = {"tolerance": 0.01, **PATH}
+    together = sb.attribute(bert, items, "integrated_gradients_adaptive", **options)
+    turned = sb.attribute(bert, items[::-1], "integrated_gradients_adaptive", **options)[::-1]
+    small = sb.attribute(bert, items, "integrated_gradients_adaptive", token_budget=1, **options)
+    for a, b, c in zip(together, turned, small, strict=True):
+        assert a.n_gradients == b.n_gradients == c.n_gradients
+        for other in (b, c):
+            np.testing.assert_allclose(
+                a.scores, other.scores, rtol=0, atol=1e-12 * np.abs(a.scores).max()
+            )
+
+
+def test_the_gradient_at_the_input_is_used_and_not_paid_for_again():
+    model = sb.wrap_model(tiny_bert())
+    options = {"tolerance": 0.9, "max_steps": 13, **PATH}
+    sb.attribute(model, token_inputs(6), "integrated_gradients_adaptive", **options)  # learns
+    calls = []
+    handle = model.module.register_forward_pre_hook(
+        lambda *_: calls.append(torch.is_grad_enabled())
+    )
+    (one,) = sb.attribute(
+        model, token_inputs(6), "integrated_gradients_adaptive", token_budget=6, **options
+    )
+    handle.remove()
+    with_gradient = sum(calls) - 1  # the preflight probe takes one
+    assert with_gradient == one.n_gradients
+
+
+def test_a_text_that_is_its_own_baseline_has_no_scores_and_has_converged():
+    model = sb.wrap_model(tiny_bert())
+    token = 7
+    vector = model.embed(torch.tensor([[token]]))[0, 0]
+    model.module.get_input_embeddings().weight.data[:] = vector  # mean = every token
+    (one,) = sb.attribute(
+        model, [{"input_ids": [token] * 5}], "integrated_gradients_adaptive", **PATH
+    )
+    assert np.abs(one.scores).max() < 1e-12
+    assert one.converged
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"tolerance": 0.0}, "tolerance=0.0"), ({"max_steps": 5}, "max_steps=5")],
+)
+def test_a_tolerance_or_a_budget_that_makes_no_sense_is_refused(bert, options, words):
+    with pytest.raises(InputError, match=words):
+        sb.attribute(bert, token_inputs(5), "integrated_gradients_adaptive", **PATH, **options)
+
+
+def test_calibrated_nodes_belong_to_integrated_gradients_alone(bert):
+    with pytest.raises(InputError, match="calibrated"):
+        sb.attribute(
+            bert, token_inputs(5), "sequential_integrated_gradients", quadrature="calibrated"
+        )
+
+
+@pytest.fixture
+def loaded(monkeypatch, tmp_path):
+    """A model that counts as loaded from disk, with a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = sb.wrap_model(tiny_bert())
+    object.__setattr__(model, "facts", {"source": "folder", "weights_sha256": "0" * 64})
+    return model
+
+
+def learnt(model, monkeypatch):
+    """Scores with calibrated nodes, and how often a density was learnt for them."""
+    times = []
+    learn_it = calibration.learn
+    monkeypatch.setattr(calibration, "learn", lambda found: times.append(1) or learn_it(found))
+    monkeypatch.setattr(calibration, "_KNOWN", calibration.WeakKeyDictionary())
+    (one,) = sb.attribute(model, token_inputs(6), quadrature="calibrated", n_steps=5, **PATH)
+    monkeypatch.setattr(calibration, "learn", learn_it)
+    return one.scores, len(times)
+
+
+def test_a_density_is_learnt_once_and_kept_for_later_processes(loaded, monkeypatch):
+    first, times = learnt(loaded, monkeypatch)
+    again, times_again = learnt(loaded, monkeypatch)
+    assert (times, times_again) == (1, 0)
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"alphas": [0, 1], "values": [1, -1]}', "[]", "7"])
+def test_a_damaged_cache_is_as_good_as_none(loaded, monkeypatch, tmp_path, damage):
+    first, _ = learnt(loaded, monkeypatch)
+    (file,) = tmp_path.rglob("*.json")
+    assert json.loads(file.read_text("utf-8")).keys() == {"alphas", "values"}
+    file.write_text(damage, "utf-8")
+    again, times = learnt(loaded, monkeypatch)
+    assert times == 1
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_wrapped_model_leaves_no_file_and_is_learnt_anew_when_its_weights_change(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = sb.wrap_model(tiny_bert())
+    options = {"quadrature": "calibrated", "n_steps": 5, **PATH}
+    (before,) = sb.attribute(model, token_inputs(6), **options)
+    with torch.no_grad():
+        model.module.classifier.weight.mul_(2)
+    known = calibration._KNOWN[model.module]
+    (after,) = sb.attribute(model, token_inputs(6), **options)
+    assert len(known) == 2
+    assert not list(tmp_path.rglob("*.json"))
+    assert np.abs(before.scores - after.scores).max() > 0
+
+
+def test_a_density_holds_at_its_ends():
+    density = Density(np.array([0.0, 0.5, 1.0]), np.array([2.0, 0.5, 1.0]))
+    assert density.alpha(np.array([0.0, 1.0])).tolist() == [0.0, 1.0]
+    assert density.stretch(np.array([0.0, 1.0])).tolist() == [0.5, 1.0]
