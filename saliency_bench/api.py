@@ -6,6 +6,9 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
 from saliency_bench import conf_files
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.noise import UNITS
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 Targets = str | int | Sequence[str | int]
 Inputs = str | Iterable[Any]
+Baseline = str | np.ndarray | Tensor
 
 
 def attribute(
@@ -39,7 +43,7 @@ def attribute(
     target: Targets = "predicted",
     labels: Sequence[int | str] | None = None,
     output: str = "logit",
-    baseline: str | Sequence[str] | None = None,
+    baseline: Baseline | Sequence[Baseline] | None = None,
     reduction: str | Sequence[str] | None = None,
     seed: int | Sequence[int] = 0,
     token_budget: int | None = None,
@@ -56,7 +60,8 @@ def attribute(
         target: "predicted", "gold" (with `labels`), a class by index or name, or a list of these.
         labels: gold classes, one per input.
         output: the score that is explained: "logit", "probability" or "log_probability" of the target.
-        baseline: where paths start: mask, pad, unk, zero or mean.
+        baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
+            vector:FILE.npy, or the vector itself, one number per dimension of the embedding.
         reduction: from one vector per token to one number: l2, l1, sum or dot.
         seed: of the noise.
         token_budget: tokens per pass; bounds memory, changes no number beyond rounding.
@@ -222,10 +227,10 @@ def _settings(
     ):  # σ in another unit than the shipped entry's
         entry = entry | {f"noise_{unit}": None for unit in UNITS}
     values: dict[str, Any] = {key: given.get(key, entry.get(key)) for key in known}
-    for key in ("baseline", "removal"):
+    for key, resolve in references.RESOLVE.items():
         if key in values:
-            names = [values[key]] if isinstance(values[key], str) else values[key]
-            values[key] = [references.resolve(model, name, key) for name in names]
+            choices = values[key] if isinstance(values[key], list | tuple) else [values[key]]
+            values[key] = [resolve(model, choice, key) for choice in choices]
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
     return [_setting(method, output, axis) for axis in axes]

@@ -1,27 +1,41 @@
-"""The same methods through Captum, with the same hyperparameters and the same noise: the reference.
+"""The same methods through Captum, with the same hyperparameters and the same random draws: the reference.
 
 Captum differentiates the same score function at the same embeddings, so that a difference between the two
-backends is a difference between the two implementations. Captum is imported only when it is used.
+backends is a difference between the two implementations. `captum` gives Captum the embeddings as its inputs;
+`captum_layer` gives it token ids and names the embedding layer. Captum is imported only when it is used.
+
+Captum draws noise, references and positions from the global generators of torch and numpy. Here it is handed ours in
+their place, so that nothing global is read or moved.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.methods.base import Values
+from saliency_bench.attribution.methods import paths
+from saliency_bench.attribution.methods.base import Expectation, Values
 from saliency_bench.attribution.methods.paths import STATISTICS
 from saliency_bench.attribution.noise import Draws, Noise, draw
-from saliency_bench.attribution.points import NoiseCloud
+from saliency_bench.attribution.points import Draw, NoiseCloud, RandomPaths
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.errors import unknown
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.references import TOKENS
 from saliency_bench.registry import Registry
+from saliency_bench.tasks import sequence_classification as task
 
 METHODS: Registry[Any] = Registry("Captum method", "saliency_bench.captum_methods")
+LAYER_METHODS: Registry[Any] = Registry(
+    "Captum layer method", "saliency_bench.captum_layer_methods"
+)
 
-BACKENDS: Mapping[str, Registry[Any]] = {"captum": METHODS}
+BACKENDS: Mapping[str, Registry[Any]] = {"captum": METHODS, "captum_layer": LAYER_METHODS}
 
 #: Our names of the rules that Captum has, and Captum's. Its trapezoid is not ours: see `quadrature`.
 RULES = {
@@ -53,13 +67,17 @@ def input_x_gradient(ctx: Context) -> Values:
 def input_baseline_x_gradient(
     ctx: Context, *, baseline: str, baseline_special_tokens: str
 ) -> Values:
-    """`IntegratedGradients` with one step of the right rule, whose one node is the input."""
-    from captum.attr import IntegratedGradients
+    """`InputBaselineXGradient`, which `GradientShap` averages, at the end of the path in place of a random position.
+
+    Captum's Riemann rules refuse the one step that would be the same.
+    """
+    from captum.attr._core import gradient_shap as module
 
     path = ctx.path(baseline, baseline_special_tokens)
-    values = IntegratedGradients(ctx.score).attribute(
-        **_inputs(ctx), baselines=path.reference, n_steps=1, method="riemann_right"
-    )
+    with standing_in(module, np=_numpy_that_draws([1.0] * len(ctx.batch))):
+        values = module.InputBaselineXGradient(ctx.score).attribute(
+            **_inputs(ctx), baselines=path.reference
+        )
     return Values(values, 1)
 
 
@@ -92,11 +110,29 @@ def integrated_gradients(
 
     path = ctx.path(baseline, baseline_special_tokens)
     values = IntegratedGradients(ctx.score).attribute(
-        **_inputs(ctx),
-        baselines=path.reference,
-        n_steps=n_steps,
-        method=_rule(quadrature),
-        internal_batch_size=_rows_at_once(ctx),
+        **_inputs(ctx), baselines=path.reference, **_steps(ctx, quadrature, n_steps)
+    )
+    return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
+
+
+def layer_integrated_gradients(
+    ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
+) -> Values:
+    """`LayerIntegratedGradients` of the embedding layer, from the ids of a text to those of its baseline.
+
+    Captum runs the baseline's ids through the model once to see what the layer makes of them. On the path between
+    the two outputs the real ids stay in place, and with them position ids and pooling.
+    """
+    from captum.attr import LayerIntegratedGradients
+
+    model, batch = ctx.references.model, ctx.batch
+    path = ctx.path(baseline, baseline_special_tokens)
+    inputs = _inputs(ctx)
+    values = LayerIntegratedGradients(_score_of_ids(ctx), model.embedding).attribute(
+        inputs=batch.input_ids,
+        baselines=_baseline_ids(ctx, baseline, baseline_special_tokens),
+        additional_forward_args=inputs["additional_forward_args"],
+        **_steps(ctx, quadrature, n_steps),
     )
     return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
 
@@ -125,11 +161,33 @@ def smooth_integrated_gradients(
         nt_samples=draws.n,
         nt_samples_batch_size=1,
         baselines=path.reference,
-        n_steps=n_steps,
-        method=_rule(quadrature),
-        internal_batch_size=_rows_at_once(ctx),
+        **_steps(ctx, quadrature, n_steps),
     )
     return Values(values, draws.n * _paid(quadrature, n_steps))
+
+
+def expected_gradients(
+    ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws
+) -> Values:
+    """`GradientShap` without noise, given our references and positions."""
+    plan = paths.expected_gradients(
+        ctx, references=references, baseline_special_tokens=baseline_special_tokens, draws=draws
+    )
+    return _gradient_shap(ctx, plan)
+
+
+def gradient_shap(
+    ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws, noise: Noise
+) -> Values:
+    """`GradientShap`, given our references, positions and noise."""
+    plan = paths.gradient_shap(
+        ctx,
+        references=references,
+        baseline_special_tokens=baseline_special_tokens,
+        draws=draws,
+        noise=noise,
+    )
+    return _gradient_shap(ctx, plan)
 
 
 for _method in (
@@ -142,14 +200,77 @@ for _method in (
     smoothgrad_x_input,
     integrated_gradients,
     smooth_integrated_gradients,
+    expected_gradients,
+    gradient_shap,
 ):
     METHODS.add(_method.__name__, _method)
+LAYER_METHODS.add("integrated_gradients", layer_integrated_gradients)
 
 
-def _rule(quadrature: str) -> str:
-    if quadrature not in RULES:
-        raise unknown("quadrature of the captum backend", quadrature, list(RULES))
-    return RULES[quadrature]
+def lacks(backend: str, hyper: Mapping[str, Any]) -> str | None:
+    """Why a backend cannot compute hyperparameters that ours can, and what to do; None where it can."""
+    quadrature, baseline = hyper.get("quadrature"), hyper.get("baseline")
+    if quadrature is not None and quadrature not in RULES:
+        return (
+            f"quadrature={quadrature}: the {backend} backend has {', '.join(RULES)}. Use one of them, "
+            "or give the entry a `backend: [native]` of its own."
+        )
+    if quadrature not in (None, "gauss_legendre") and hyper["n_steps"] == 1:
+        return (
+            f"n_steps=1: the {backend} backend takes at least 2 steps of quadrature={quadrature}. "
+            "Use more, or gauss_legendre, or `backend: [native]`."
+        )
+    if backend == "captum_layer" and baseline is not None and baseline not in TOKENS:
+        return (
+            f"baseline={baseline}: the captum_layer backend starts from token ids, so {', '.join(TOKENS)}, "
+            "and from one that the tokenizer has. Use one of them, or `backend: [captum]`."
+        )
+    return None
+
+
+def _baseline_ids(ctx: Context, baseline: str, special_tokens: str) -> Int[Tensor, "B T"]:
+    """The ids that a path from a token baseline starts at: the real ones wherever nothing moves."""
+    _refuse(lacks("captum_layer", {"baseline": baseline}))
+    model, batch = ctx.references.model, ctx.batch
+    moved = batch.attributable if special_tokens == "keep" else batch.mask
+    token = getattr(model.tokenizer, TOKENS[baseline])
+    return batch.input_ids.masked_fill(moved, token)
+
+
+def rounded_rule(quadrature: str, n_steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Nodes and weights of a rule as Captum uses them: Riemann nodes and all weights rounded to float32."""
+    from captum.attr._utils.approximation_methods import approximation_parameters
+
+    weights, nodes = approximation_parameters(RULES[quadrature])
+    return tuple(nodes(n_steps)), tuple(torch.tensor(weights(n_steps)).float().tolist())
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise InputError(reason)
+
+
+def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
+    """F as a function of token ids [R T] and of each row's example, for an embedding layer that Captum hooks."""
+    model, batch = ctx.references.model, ctx.batch
+
+    def score(ids: Int[Tensor, "R T"], rows: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        mask = batch.mask[rows] if batch.padded else None
+        types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
+        logits = model.output(ids, mask, types)
+        return task.output_of(model, ctx.output)(logits, ctx.target[rows])
+
+    return score
+
+
+def _steps(ctx: Context, quadrature: str, n_steps: int) -> dict[str, Any]:
+    """Captum's words for a rule, its steps, and how many rows it may take at once."""
+    _refuse(lacks("captum", {"quadrature": quadrature, "n_steps": n_steps}))
+    return {
+        "n_steps": n_steps,
+        "method": RULES[quadrature],
+        "internal_batch_size": _rows_at_once(ctx),
+    }
 
 
 def _paid(quadrature: str, n_steps: int) -> int:
@@ -183,9 +304,16 @@ def _inputs(ctx: Context) -> dict[str, Tensor]:
 
 def _tunnel(inner: Any, ctx: Context, draws: Draws, noise: Noise) -> Any:
     """Captum's NoiseTunnel, adding our samples in order in place of draws from the global generator."""
-    from captum.attr import NoiseTunnel
+    cloud = ctx.noise_cloud(noise.noise_special_tokens)
+    return _shared_tunnel(cloud, [draw(draws, noise, sample) for sample in range(draws.n)])(inner)
 
-    cloud: NoiseCloud = ctx.noise_cloud(noise.noise_special_tokens)
+
+def _shared_tunnel(cloud: NoiseCloud, nodes: Sequence[Draw]) -> type[Any]:
+    """A NoiseTunnel that takes its noisy inputs from a cloud, node by node, and baselines as they come.
+
+    Captum's rows are example by example, and within one sample by sample.
+    """
+    from captum.attr import NoiseTunnel
 
     class SharedNoiseTunnel(NoiseTunnel):  # type: ignore[misc]
         drawn = 0
@@ -193,10 +321,76 @@ def _tunnel(inner: Any, ctx: Context, draws: Draws, noise: Noise) -> Any:
         def _add_noise_to_input(
             self, input: Tensor, stdev: float, nt_samples_partition: int
         ) -> Tensor:
-            samples = range(self.drawn, self.drawn + nt_samples_partition)
+            own = nodes[self.drawn : self.drawn + nt_samples_partition]
             self.drawn += nt_samples_partition
-            rows = torch.arange(len(input), device=input.device).repeat_interleave(len(samples))
-            nodes = [draw(draws, noise, sample) for sample in samples] * len(input)
-            return cloud.at(rows, nodes).detach()
+            return cloud.at(*_rows(len(input), own)).detach()
 
-    return SharedNoiseTunnel(inner)
+        @staticmethod
+        def _expand_partial(
+            nt_samples_partition: int, kwargs_partial: dict[str, Any], inputs: Any, drawn: bool
+        ) -> None:
+            # Where Captum would draw a baseline for each row, each row has one already.
+            given = {"baselines": kwargs_partial.pop("baselines")} if drawn else {}
+            NoiseTunnel._expand_partial(nt_samples_partition, kwargs_partial, inputs, drawn)
+            kwargs_partial |= given
+
+    return SharedNoiseTunnel
+
+
+def _gradient_shap(ctx: Context, plan: object) -> Values:
+    """`GradientShap` at the random points of a plan of ours, a few samples at a time."""
+    assert isinstance(plan, Expectation)
+    points = plan.points
+    assert isinstance(points, RandomPaths)
+    nodes = [node for sample in range(plan.draws.n) for node, _ in plan.sample(sample)]
+    at_once = max(1, _rows_at_once(ctx) // len(ctx.batch))
+    total = torch.zeros_like(ctx.embeddings)
+    for start in range(0, len(nodes), at_once):
+        own = nodes[start : start + at_once]
+        total += len(own) * _gradient_shap_of(ctx, points, own)
+    return Values(total / len(nodes), len(nodes))
+
+
+def _gradient_shap_of(
+    ctx: Context, points: RandomPaths, nodes: Sequence[Draw]
+) -> Float[Tensor, "B T D"]:
+    """The mean over these samples. Captum looks its tunnel and numpy up by name: for the time, they are ours."""
+    from captum.attr._core import gradient_shap as module
+
+    rows, own = _rows(len(ctx.batch), nodes)
+    pairs = zip(rows.tolist(), own, strict=True)
+    starts = torch.stack([points.reference(example, node.number) for example, node in pairs])
+    tunnel = _shared_tunnel(points.cloud, nodes)
+    positions = _numpy_that_draws(points.positions(rows, own))
+    with standing_in(module, NoiseTunnel=tunnel, np=positions):
+        values: Tensor = module.GradientShap(ctx.score).attribute(
+            **_inputs(ctx), baselines=starts, n_samples=len(nodes)
+        )
+    return values
+
+
+def _rows(n_examples: int, nodes: Sequence[Draw]) -> tuple[Int[Tensor, " R"], list[Draw]]:
+    """Every pair of an example and a node in Captum's order: the examples slowest."""
+    return torch.arange(n_examples).repeat_interleave(len(nodes)), [*nodes] * n_examples
+
+
+def _numpy_that_draws(values: Sequence[float]) -> SimpleNamespace:
+    """What Captum uses of numpy in GradientShap: uniform random numbers, here given."""
+
+    def uniform(low: float, high: float, size: int) -> Float[np.ndarray, " R"]:
+        return np.array(values).reshape(size)
+
+    return SimpleNamespace(random=SimpleNamespace(uniform=uniform))
+
+
+@contextmanager
+def standing_in(module: ModuleType, **names: Any) -> Iterator[None]:
+    """While open, what the module finds under these names."""
+    before = {name: getattr(module, name) for name in names}
+    try:
+        for name, value in names.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)

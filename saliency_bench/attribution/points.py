@@ -221,6 +221,17 @@ class NoisyPaths(Points):
 
 
 @dataclass(frozen=True)
+class RandomStarts:
+    """Random references: of an example and a draw's number, or of many of these in one call."""
+
+    rows: Callable[[Sequence[int], Sequence[int]], Float[Tensor, "R T D"]]
+
+    def __call__(self, example: int, number: int) -> Float[Tensor, "T D"]:
+        """One reference."""
+        return self.rows([example], [number])[0]
+
+
+@dataclass(frozen=True)
 class RandomPaths(Points):
     """Random places on paths from random references to (noisy copies of) the input: nodes are `Draw`s.
 
@@ -266,12 +277,10 @@ class RandomPaths(Points):
     def _starts(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
-        return torch.stack(
-            [
-                self.reference(example, node.number)
-                for example, node in zip(row_example.tolist(), nodes, strict=True)
-            ]
-        )
+        examples, numbers = row_example.tolist(), [node.number for node in nodes]
+        if isinstance(self.reference, RandomStarts):
+            return self.reference.rows(examples, numbers)
+        return torch.stack([self.reference(*pair) for pair in zip(examples, numbers, strict=True)])
 
 
 def _column(values: Sequence[float], like: Tensor) -> Float[Tensor, "R 1 1"]:

@@ -1,20 +1,61 @@
-"""Embedding vectors that stand for "nothing here": baselines of attribution and replacements of removal."""
+"""What stands for "nothing here": baselines of attribution, replacements of removal, and random references.
 
+A baseline is a name in `BASELINES`, or the user's own: `text:SOME WORDS`, or `vector:FILE.npy` with one number per
+dimension. References are drawn from what `REFERENCES` names, or from a text file: `file:PATH`. A setting holds the
+name only. What stands in a file is therefore named with the digest of its content as soon as the model is known
+(`vector:FILE.npy@0123456789ab`), so that another content is another setting, and it is read again and compared
+before it is used.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saliency_bench.data import movie_reviews
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
 
 TOKENS = {"mask": "mask_token_id", "pad": "pad_token_id", "unk": "unk_token_id"}
 VECTORS = ("zero", "mean")
+
+#: One vector for all places: what removal can put there, and a baseline can be.
 NAMES = (*TOKENS, *VECTORS)
+
+#: Baselines that differ from text to text, from place to place or from seed to seed (see `attribution.baselines`).
+COMPUTED = ("uniform", "max_entropy")
+BASELINES = (*NAMES, *COMPUTED)
+TEXT, VECTOR = "text:", "vector:"
+
+#: What random references are drawn from: single tokens, numbers, or windows of a text.
+REFERENCES = ("vocabulary", "uniform", "movie_reviews")
+FILE = "file:"
 
 #: What is tried where the tokenizer lacks the token that was asked for.
 FALLBACK = ("mask", "pad", "zero")
+
+_DIGEST = re.compile(r"@([0-9a-f]{12})$")
+
+
+@dataclass
+class _Kept:
+    """What belongs to a module but not to its settings."""
+
+    vectors: dict[str, Float[np.ndarray, " D"]]  # that were given as arrays, by name
+    reviews: tuple[Any, Int[Tensor, " N"]] | None = None  # the tokenizer, and what it made of them
+
+
+#: For as long as the module lives.
+_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
 def available(model: Model, name: str, key: str = "baseline") -> bool:
@@ -29,37 +70,160 @@ def resolve(model: Model, name: str, key: str = "baseline") -> str:
     return next(choice for choice in (name, *FALLBACK) if available(model, choice, key))
 
 
+def check_baseline(name: str, key: str) -> None:
+    """Refuses what cannot be a baseline of any model: an unknown name, an empty text, a file that is none."""
+    if name.startswith(VECTOR):
+        _read_vector(name, key)
+    elif name.startswith(TEXT):
+        if not name.removeprefix(TEXT).strip():
+            raise InputError(f"{key}={name!r}: expected words, as in text:the film")
+    elif name not in BASELINES:
+        raise unknown(key, name, [*BASELINES, f"{TEXT}WORDS", f"{VECTOR}FILE.npy"])
+
+
+def check_references(name: str, key: str) -> None:
+    """Refuses what references of no model can be drawn from: an unknown name, or a file that is no text."""
+    if name.startswith(FILE):
+        _read_texts(name, key)
+    elif name not in REFERENCES:
+        raise unknown(key, name, [*REFERENCES, f"{FILE}PATH"])
+
+
+def resolve_baseline(model: Model, baseline: Any, key: str = "baseline") -> str:
+    """The name that a setting holds: one that the model has, and with a digest where a file holds the numbers.
+
+    Args:
+        model: to which it has to fit.
+        baseline: a name, or the vector itself (a numpy array or a tensor [D]), called `vector:DIGEST` from then on.
+        key: names the configuration key in errors.
+
+    Raises:
+        InputError: there is no such baseline, or it does not fit the model.
+    """
+    if isinstance(baseline, np.ndarray | Tensor):
+        return _remember(model, baseline, key)
+    if not isinstance(baseline, str):
+        raise InputError(
+            f"{key}={baseline!r}: expected the name of a baseline, or a vector as a numpy array or a tensor"
+        )
+    if _remembered(model, baseline) is not None:
+        return baseline
+    check_baseline(baseline, key)
+    if baseline.startswith(VECTOR):
+        path, _ = _parted(baseline)
+        numbers = _fitting(model, _read_vector(baseline, key), f"{key}={baseline}")
+        return f"{path}@{_digest_of(numbers)}"
+    if baseline.startswith(TEXT):
+        _words(model, baseline, key)
+    return resolve(model, baseline, key) if baseline in NAMES else baseline
+
+
+def resolve_references(model: Model, name: str, key: str = "references", longest: int = 1) -> str:
+    """The name that a setting holds: vocabulary where movie_reviews lacks a tokenizer, a file's with its digest.
+
+    `longest` is the number of tokens of the longest text, where it is known.
+
+    Raises:
+        InputError: there are no such references, or the file has too little text.
+    """
+    check_references(name, key)
+    if name == "movie_reviews" and not callable(model.tokenizer):
+        return "vocabulary"
+    if not name.startswith(FILE):
+        return name
+    path, _ = _parted(name)
+    texts = _read_texts(name, key)
+    require_length(len(_stream(model, texts, f"{key}={name}")), longest, f"{key}={name}")
+    return f"{path}@{_digest_of(texts)}"
+
+
+#: By hyperparameter, how the name in a setting is found.
+RESOLVE: dict[str, Callable[[Model, Any, str], str]] = {
+    "baseline": resolve_baseline,
+    "references": resolve_references,
+    "removal": resolve,
+}
+
+
 class References:
-    """The reference vectors of one model, each computed once for as long as this object lives."""
+    """The references of one model, each computed once for as long as this object lives.
+
+    `found` is for what takes a search, by what was searched for; `told`, whether the user knows that one failed.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.found: dict[Any, Any] = {}
+        self.told = False
         self._vectors: dict[str, Float[Tensor, " D"]] = {}
+        self._tokens: dict[str, Int[Tensor, " N"]] = {}
 
     def vector(self, name: str) -> Float[Tensor, " D"]:
-        """The embedding layer's output for the named token, or zeros, or the mean over the vocabulary.
+        """The embedding layer's output for the named token, zeros, the vocabulary's mean, or the user's own vector.
 
         Raises:
-            InputError: the tokenizer has no such token.
+            InputError: the tokenizer has no such token, or the vector is no longer the one that was asked for.
         """
         if name not in self._vectors:
             self._vectors[name] = self._compute(name)
         return self._vectors[name]
 
+    def words(self, baseline: str) -> Int[Tensor, " N"]:
+        """The tokens of a `text:` baseline, on the host; no special tokens are added."""
+        if baseline not in self._tokens:
+            self._tokens[baseline] = _words(self.model, baseline, "baseline")
+        return self._tokens[baseline]
+
+    def corpus(self, references: str) -> Int[Tensor, " N"]:
+        """The tokens that references are drawn from, on the host: ordinary ones, or a text from end to end.
+
+        Raises:
+            InputError: the file is no longer the one that was asked for.
+        """
+        if references == "vocabulary":
+            return self.ordinary_tokens
+        if references not in self._tokens:
+            self._tokens[references] = self._read(references)
+        return self._tokens[references]
+
     @cached_property
     def embedding_std(self) -> float:
         """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`."""
-        return float(self._matrix().double().std(correction=0))
+        return float(self.matrix().double().std(correction=0))
+
+    @cached_property
+    def spread(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+        """The mean and the standard deviation of each dimension of the embedding matrix, in float64."""
+        std, mean = torch.std_mean(self.matrix().double(), 0, correction=0)
+        return mean, std
 
     @cached_property
     def ordinary_tokens(self) -> Int[Tensor, " V"]:
         """The ids of the vocabulary that are no special tokens, on the host."""
         special = set(getattr(self.model.tokenizer, "all_special_ids", ()))
-        ids = [token for token in range(len(self._matrix())) if token not in special]
+        ids = [token for token in range(len(self.matrix())) if token not in special]
         return torch.tensor(ids)
+
+    def matrix(self) -> Float[Tensor, "V D"]:
+        """The embedding layer's output for every token of the vocabulary; not kept, since it may be large."""
+        layer = self.model.embedding
+        if not isinstance(layer, nn.Embedding):
+            raise InputError(
+                "the embedding layer is no nn.Embedding, so it has no matrix to take a mean, a standard deviation or "
+                "tokens from: use the baseline zero or one of your own, or a method without noise"
+            )
+        # Through the layer, not its weight: some layers scale their output.
+        return self.model.embed(torch.arange(layer.num_embeddings, device=self.model.device)[None])[
+            0
+        ]
 
     def _compute(self, name: str) -> Float[Tensor, " D"]:
         model = self.model
+        if name.startswith(VECTOR):
+            numbers = _remembered(model, name)
+            if numbers is None:
+                numbers = _read_vector(name, "baseline")
+            return torch.from_numpy(_fitting(model, numbers, name)).to(model.device, model.dtype)
         if not available(model, name):
             raise InputError(
                 f"the tokenizer of {model.name} has no {name} token. Use "
@@ -69,19 +233,193 @@ class References:
             token = getattr(model.tokenizer, TOKENS[name])
             return model.embed(torch.tensor([[token]], device=model.device))[0, 0]
         if name == "mean":
-            return self._matrix().mean(0)
-        return torch.zeros_like(
-            model.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device))[0, 0]
+            return self.matrix().mean(0)
+        return torch.zeros_like(_any_vector(model))
+
+    def _read(self, references: str) -> Int[Tensor, " N"]:
+        if references == "movie_reviews":
+            return _reviews(self.model)
+        return _stream(self.model, _read_texts(references, "references"), references)
+
+
+def identity(name: str) -> str:
+    """What a name stands for whatever its file is called: the digest of the content, where there is one."""
+    return _parted(name)[1] or name
+
+
+def tokens(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:
+    """`length` tokens of a corpus, each as likely as any other."""
+    return corpus[torch.randint(len(corpus), (length,), generator=stream)]
+
+
+def window(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:
+    """`length` consecutive tokens of a corpus, each place where they fit as likely as any other."""
+    start = int(torch.randint(len(corpus) - length + 1, (), generator=stream))
+    return corpus[start : start + length]
+
+
+def require_length(n_tokens: int, longest: int, where: str) -> None:
+    """Refuses a corpus that is shorter than the longest text."""
+    if n_tokens < longest:
+        raise InputError(
+            f"{where}: expected at least {longest} tokens, as many as the longest text has; got {n_tokens}. "
+            "Give a longer file: references are windows of it."
         )
 
-    def _matrix(self) -> Float[Tensor, "V D"]:
-        layer = self.model.embedding
-        if not isinstance(layer, nn.Embedding):
-            raise InputError(
-                "the embedding layer is no nn.Embedding, so it has no matrix whose mean and standard deviation "
-                "could be taken: use another baseline, or a method without noise"
-            )
-        # Through the layer, not its weight: some layers scale their output.
-        return self.model.embed(torch.arange(layer.num_embeddings, device=self.model.device)[None])[
-            0
-        ]
+
+def _parted(name: str) -> tuple[str, str | None]:
+    """A name without its digest, and the digest."""
+    found = _DIGEST.search(name)
+    return (name, None) if found is None else (name[: found.start()], found[1])
+
+
+def _path_of(name: str, prefix: str, key: str) -> Path:
+    path, _ = _parted(name)
+    if not path.removeprefix(prefix).strip():
+        raise InputError(f"{key}={name!r}: expected {prefix} and the path of a file")
+    return Path(path.removeprefix(prefix)).expanduser()
+
+
+def _read_vector(name: str, key: str) -> Float[np.ndarray, " D"]:
+    """The numbers of `vector:FILE.npy`; never unpickled, and not loaded before their shape is known."""
+    path = _path_of(name, VECTOR, key)
+    if not path.is_file():
+        raise InputError(f"{key}={name}: there is no file {path}")
+    try:
+        held = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{key}={name}: {path} is no .npy file of numbers ({error}). Write one: numpy.save(FILE, vector)"
+        ) from error
+    if not isinstance(held, np.ndarray):
+        held.close()
+        raise InputError(
+            f"{key}={name}: {path} holds several arrays (.npz). Save the vector alone: numpy.save"
+        )
+    numbers = _numbers(held, f"{key}={name}")
+    _require_unchanged(name, numbers)
+    return numbers
+
+
+def _numbers(values: np.ndarray, where: str) -> Float[np.ndarray, " D"]:
+    """A vector in float64."""
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"{where}: expected a vector of real numbers, one per dimension of the embedding; got shape "
+            f"{tuple(values.shape)} of {values.dtype}"
+        )
+    return np.array(values, dtype=np.float64)
+
+
+def _fitting(model: Model, numbers: Float[np.ndarray, " _"], where: str) -> Float[np.ndarray, " D"]:
+    """The same numbers, if the model's embeddings can be these."""
+    like = _any_vector(model)
+    if numbers.shape != tuple(like.shape):
+        raise InputError(
+            f"{where}: expected {len(like)} numbers, one per dimension of the embedding of {model.name}; "
+            f"got {len(numbers)}"
+        )
+    if not (finite := torch.from_numpy(numbers).to(like.dtype).isfinite()).all():
+        place = int(finite.int().argmin())
+        raise InputError(
+            f"{where}: the number of dimension {place} is {numbers[place]}; expected one that is finite in {like.dtype}"
+        )
+    return numbers
+
+
+def _any_vector(model: Model) -> Float[Tensor, " D"]:
+    return model.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device))[0, 0]
+
+
+def _remember(model: Model, values: np.ndarray | Tensor, key: str) -> str:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()
+    numbers = _fitting(model, _numbers(values, key), key)
+    name = f"{VECTOR}{_digest_of(numbers)}"
+    _KEPT.setdefault(model.module, _Kept({})).vectors[name] = numbers
+    return name
+
+
+def _remembered(model: Model, name: str) -> Float[np.ndarray, " D"] | None:
+    kept = _KEPT.get(model.module)
+    return None if kept is None else kept.vectors.get(name)
+
+
+def _words(model: Model, baseline: str, key: str) -> Int[Tensor, " N"]:
+    text = baseline.removeprefix(TEXT)
+    if not callable(model.tokenizer):
+        raise InputError(
+            f"{key}={baseline!r} needs a tokenizer, which this model has not: give it one, or the vector itself "
+            f"({VECTOR}FILE.npy)"
+        )
+    tokens = _tokenized(model, [text])
+    if not len(tokens):
+        raise InputError(f"{key}={baseline!r}: the tokenizer makes no token of this text")
+    return tokens
+
+
+def _read_texts(name: str, key: str) -> list[str]:
+    """The lines of `file:PATH` that hold anything."""
+    path = _path_of(name, FILE, key)
+    where = f"{key}={name}"
+    if not path.is_file():
+        raise InputError(f"{where}: there is no file {path}")
+    try:
+        data = path.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{where}: {path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}:{row} is not UTF-8. Expected plain text, one text per line: save it as UTF-8."
+        ) from error
+    texts = [line for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"{where}: {path} has no text. Give a file with one text per line.")
+    _require_unchanged(name, texts)
+    return texts
+
+
+def _stream(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
+    """The tokens of texts from end to end, without special tokens between them."""
+    if not callable(model.tokenizer):
+        raise InputError(
+            f"{where} needs a tokenizer, which this model has not. Use vocabulary or uniform."
+        )
+    return _tokenized(model, texts)
+
+
+def _tokenized(model: Model, texts: list[str]) -> Int[Tensor, " N"]:
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    rows = model.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
+    return torch.tensor([token for row in rows for token in row], dtype=torch.long)
+
+
+def _reviews(model: Model) -> Int[Tensor, " N"]:
+    """The bundled training split from end to end; tokenized once per module, which takes half a second."""
+    kept = _KEPT.setdefault(model.module, _Kept({}))
+    if kept.reviews is None or kept.reviews[0] is not model.tokenizer:
+        texts = [example.text for example in movie_reviews.load(split="train")]
+        kept.reviews = model.tokenizer, _stream(model, texts, "references=movie_reviews")
+    return kept.reviews[1]
+
+
+def _require_unchanged(name: str, content: Float[np.ndarray, " D"] | list[str]) -> None:
+    """Refuses a file that no longer holds what its name says, where the name says so."""
+    path, digest = _parted(name)
+    if digest is not None and digest != (now := _digest_of(content)):
+        raise InputError(
+            f"{path} has changed: expected the content {digest}, got {now}. Put it back, or start again without "
+            "@ and the digest."
+        )
+
+
+def _digest_of(content: Float[np.ndarray, " D"] | Iterable[str]) -> str:
+    """Of the numbers in float64, or of the lines: not of how a file writes them down."""
+    if isinstance(content, np.ndarray):
+        data = np.ascontiguousarray(content, dtype="<f8").tobytes()
+    else:
+        data = "\n".join(content).encode()
+    return hashlib.sha256(data).hexdigest()[:12]
