@@ -118,6 +118,11 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 
+#: Columns that runs of earlier versions do not have; they read as null.
+ADDED: dict[str, tuple[str, ...]] = {
+    "maps": ("standard_errors", "split_half_tau", "error", "converged"),
+}
+
 SORT_KEYS: dict[str, list[str]] = {
     "examples": ["cell_id", "example_id"],
     "rows": ["cell_id", "setting_id", "example_id", "metric", "removal"],

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saliency_bench.errors import InputError, StorageError, unknown
-from saliency_bench.rows import OK, SORT_KEYS, STATUSES, TABLES
+from saliency_bench.rows import ADDED, OK, SORT_KEYS, STATUSES, TABLES
 
 _NOT_CONVERTIBLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
@@ -72,7 +72,7 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
-    """Reads a table back.
+    """Reads a table back; columns that an earlier version did not have are null.
 
     Raises:
         StorageError: not Parquet, or not this table's columns.
@@ -80,6 +80,10 @@ def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
     schema = schema_of(name)
     try:
         table = pq.ParquetFile(BytesIO(data)).read()
+        for column in ADDED.get(name, ()):
+            if column not in table.column_names:
+                nothing = pa.nulls(len(table), schema.field(column).type)
+                table = table.append_column(schema.field(column), nothing)
         if table.column_names != schema.names:
             raise pa.ArrowInvalid(f"columns {table.column_names}, expected {schema.names}")
         return table.cast(schema)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from saliency_bench.errors import InputError, StorageError
-from saliency_bench.rows import SORT_KEYS, TABLES
+from saliency_bench.rows import ADDED, SORT_KEYS, TABLES
 from saliency_bench.store.tables import from_parquet, merge, schema_of, to_parquet, to_table
 
 VALUES = {
@@ -171,3 +171,15 @@ def test_another_table_under_this_name_is_a_storage_error():
     data = to_parquet(to_table("maps", [row_of("maps")]))
     with pytest.raises(StorageError, match="columns"):
         from_parquet("rows", data, "rows.parquet")
+
+
+def test_a_table_of_an_earlier_version_reads_with_nulls_where_it_had_no_column():
+    row = {"cell_id": "c", "setting_id": "s", "example_id": "e", "scores": [1.0], "error": 0.5}
+    table = to_table("maps", [row])
+    old = to_parquet(table.drop_columns(list(ADDED["maps"])))
+    read = from_parquet("maps", old, "maps.parquet")
+    assert read.column_names == table.column_names
+    assert read.to_pylist()[0]["scores"] == [1.0]
+    assert read.to_pylist()[0]["error"] is None
+    with pytest.raises(StorageError, match="columns"):
+        from_parquet("maps", to_parquet(table.drop_columns(["scores"])), "maps.parquet")
