@@ -157,12 +157,12 @@ def load_examples(config: Any) -> list[Example]:
         raise InputError(f"data={name} has no example")
     if len(examples) <= config.n_examples:
         return examples
-    # By the hash of the text, so that a file that is sorted by label is not cut to one class.
-    return sorted(examples, key=_text_hash)[: config.n_examples]
+    return by_text_hash(examples)[: config.n_examples]
 
 
-def _text_hash(example: Example) -> str:
-    return hashlib.sha256(example.text.encode()).hexdigest()
+def by_text_hash(examples: Sequence[Example]) -> list[Example]:
+    """Ordered by the hash of their texts, so that a file sorted by label is not cut to one class."""
+    return sorted(examples, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
 
 
 def load_configured_model(config: Any) -> Model:

@@ -126,7 +126,6 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("method.smoothgrad.noise_range=0.1", ["noise_std and noise_range", "null"]),
         ("method.smoothgrad.noise_std=null", ["method.smoothgrad", "noise_range"]),
         ("method.smoothgrad.sampler=sobol", ["method.smoothgrad", "'sobol'", "antithetic"]),
-        ("method.smoothgrad.sampler=antithetic", ["method.smoothgrad", "25", "even"]),
         ("method.integrated_gradients.baseline=masc", ["baseline", "'mask'"]),
         ("method.integrated_gradients.baseline_special_tokens=drop", ["'drop'", "keep"]),
         ("+method.random.reduction=l2", ["method.random.reduction", "Remove"]),

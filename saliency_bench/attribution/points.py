@@ -120,12 +120,16 @@ class SingleTokenPaths(Points):
 
 
 class Draw(NamedTuple):
-    """One noisy copy: σ is `level` in `unit`s, ε is draw `number` times `sign`."""
+    """One noisy copy: σ is `level` in `unit`s, ε is draw `number` times `sign`.
+
+    With a `block` G above 1, ε is centred: sqrt(G/(G-1)) (η - mean η over the block of G draws that it is one of).
+    """
 
     number: int
     sign: int
     unit: str
     level: float
+    block: int = 1
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class NoiseCloud(Points):
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
         """Of each row, σ ε."""
-        drawn: dict[tuple[int, int], Tensor] = {}
+        drawn: dict[tuple[int, int, int], Tensor] = {}
         shifts = torch.zeros(
             len(nodes),
             *self.embeddings.shape[1:],
@@ -169,12 +173,17 @@ class NoiseCloud(Points):
             device=self.embeddings.device,
         )
         for row, (example, node) in enumerate(zip(row_example.tolist(), nodes, strict=True)):
-            key = example, node.number
-            if key not in drawn:  # rows of one draw stand together
-                drawn = {key: self.noise(example, node.number)}
+            key = example, node.number // node.block, node.block
+            if key not in drawn:  # rows of one block stand together
+                drawn = {key: self.block(*key)}
             sigma = node.sign * node.level * self.units(node.unit)[example]
-            shifts[row] = sigma.to(shifts.dtype) * drawn[key]
+            shifts[row] = sigma.to(shifts.dtype) * drawn[key][node.number % node.block]
         return shifts
+
+    def block(self, example: int, index: int, size: int) -> Float[Tensor, "G T D"]:
+        """The ε of a block of draws: each is N(0, I), and where there are several they sum to 0."""
+        noise = torch.stack([self.noise(example, index * size + place) for place in range(size)])
+        return noise if size == 1 else (noise - noise.mean(0)) * (size / (size - 1)) ** 0.5
 
     def noise(self, example: int, number: int) -> Float[Tensor, "T D"]:
         """ε of one example and draw; 0 on padding, and on special tokens unless they get noise too."""
@@ -235,8 +244,8 @@ class RandomStarts:
 class RandomPaths(Points):
     """Random places on paths from random references to (noisy copies of) the input: nodes are `Draw`s.
 
-    A draw has its own reference, position α ~ U(0, 1) and noise; its antithetic partner has the same reference,
-    1 - α and the opposite noise (Erion et al. 2021, eq. 2; Lundberg & Lee 2017 with noise).
+    A draw has its own reference, position α ~ U(0, 1) and noise. Its antithetic partner has the same reference,
+    1 - α and the opposite noise; the draws of a centred block have positions spaced 1/G apart, round a circle (Erion et al. 2021, eq. 2; Lundberg & Lee 2017 with noise).
     """
 
     cloud: NoiseCloud
@@ -268,10 +277,12 @@ class RandomPaths(Points):
         ]
 
     def _position(self, example: int, node: Draw) -> float:
+        first = node.number - node.number % node.block
         stream = generator_for(
-            "cpu", "position", self.cloud.seed, self.cloud.hashes[example], node.number
+            "cpu", "position", self.cloud.seed, self.cloud.hashes[example], first
         )
         alpha = float(torch.rand((), generator=stream, dtype=torch.float64))
+        alpha = (alpha + (node.number - first) / node.block) % 1.0
         return alpha if node.sign > 0 else 1 - alpha
 
     def _starts(

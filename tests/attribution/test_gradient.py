@@ -5,6 +5,7 @@ import torch
 
 from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.attribution.moments import gradient
+from saliency_bench.attribution.noise import Draws
 from saliency_bench.attribution.points import (
     Draw,
     Input,
@@ -178,3 +179,43 @@ def test_an_example_has_only_the_nodes_that_apply_to_it(embeddings, path):
     nodes = [(token, 0.5) for token in range(T)]
     found = engine.rows(SingleTokenPaths(path, moves), nodes, engine.clean(embeddings))
     assert [e for rows in found for e in rows.examples] == [0, 0, 2, 2, 2, 2]
+
+
+def test_noises_of_a_centred_block_sum_to_nothing_and_are_standard_normal_each(embeddings):
+    here = cloud(embeddings)
+    blocks = torch.stack([here.block(0, index, 4) for index in range(500)])
+    assert blocks.sum(1).abs().max() < 1e-12
+    for place in range(4):
+        draws = blocks[:, place]
+        n = draws.numel()
+        # Mean and variance of n draws: standard errors n^-1/2 and (2/n)^1/2; five of each.
+        assert abs(float(draws.mean())) < 5 * n**-0.5
+        assert abs(float(draws.var()) - 1) < 5 * (2 / n) ** 0.5
+
+
+def test_a_block_of_two_is_an_antithetic_pair(embeddings):
+    pair = cloud(embeddings).block(1, 3, 2)
+    assert torch.allclose(pair[0], -pair[1], rtol=0, atol=1e-15)
+
+
+def test_rows_of_a_centred_block_do_not_depend_on_which_are_asked_for(embeddings):
+    here = cloud(embeddings)
+    alone = here.at(torch.tensor([0]), [Draw(6, 1, "absolute", 0.5, 4)])
+    others = [Draw(number, 1, "absolute", 0.5, 4) for number in (4, 6, 7)]
+    together = here.at(torch.tensor([0, 0, 0]), others)
+    assert torch.equal(alone[0], together[1])
+
+
+@pytest.mark.parametrize("sampler", ["iid", "antithetic", "centred"])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 24, 25])
+def test_groups_are_every_sample_once_and_split_nothing_that_depends_on_itself(sampler, n):
+    draws = Draws(n, sampler, None, None)
+    groups = draws.groups(range(n))
+    assert [sample for group in groups for sample in group] == list(range(n))
+    assert all(group.start % draws.per_unit == 0 for group in groups)
+    assert all(len(group) > 0 for group in groups)
+
+
+def test_samples_that_fill_no_block_are_independent():
+    draws = Draws(10, "centred", None, None)
+    assert [draws.block(sample) for sample in range(10)] == [4] * 8 + [1] * 2

@@ -1,0 +1,266 @@
+"""The measurements behind docs/attribution.md: what reduction, absolute values, baseline and target do to a map.
+
+    python docs/effects.py [N_EXAMPLES] [FOLDER]
+
+Writes one row per text, effect and variant (effects.csv), the figures and a manifest. It goes past the check that
+refuses to sum raw gradients, to show what would come out.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+from saliency_bench import conf_files
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.methods.base import Expectation, method
+from saliency_bench.attribution.methods.gradients import smoothgrad
+from saliency_bench.attribution.moments import Moment
+from saliency_bench.attribution.noise import Draws, Noise
+from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.data import movie_reviews
+from saliency_bench.judge import judge_block
+from saliency_bench.maps import AttributionMap
+from saliency_bench.models.loading import load_default
+from saliency_bench.models.references import References
+from saliency_bench.report import style
+from saliency_bench.rows import Setting
+from saliency_bench.runner import by_text_hash
+from saliency_bench.stats import Resampling, intervals
+from saliency_bench.store.manifest import collect
+from saliency_bench.store.run import write_json
+from saliency_bench.tasks import sequence_classification as task
+
+ABSOLUTE = Moment("absolute", (lambda row: row.gradient.abs(),), lambda mean: mean)
+SRG = {"srg": conf_files.metric_defaults("srg")}
+BASELINES = ("mask", "pad", "unk", "zero", "mean", "uniform", "max_entropy")
+
+
+@method("square")  # never negative, so that a sum is its l1
+def absolute_smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
+    """E |∇F(x + ε)|, element by element: what averaging magnitudes gives, which is another method."""
+    return replace(smoothgrad(ctx, draws=draws, noise=noise), moment=ABSOLUTE)
+
+
+def setting(
+    name: str, reduction: str, output: str = "logit", seed: int = 0, **hyper: object
+) -> Setting:
+    """A setting with what conf/method/ says of the method, past the checks."""
+    shipped = "smoothgrad" if name == "absolute_smoothgrad" else name
+    entry = conf_files.method_defaults(shipped) | hyper
+    kept = {key: value for key, value in entry.items() if key not in ("method", "reduction")}
+    return Setting(name, name, "native", reduction, "predicted", output, seed, kept)
+
+
+def tau(one: AttributionMap, other: AttributionMap) -> float:
+    """Rank correlation over the tokens that are ranked."""
+    ranked = list(one.attributable)
+    return float(kendalltau(one.scores[ranked], other.scores[ranked]).statistic)
+
+
+def rows_of(block: OpenBlock) -> Iterator[dict[str, object]]:
+    """Every effect on every text of a block."""
+    yield from reduction(block)
+    yield from absolute(block)
+    yield from baseline(block)
+    yield from output(block)
+
+
+def reduction(block: OpenBlock) -> Iterator[dict[str, object]]:
+    """SmoothGrad's order of tokens under one seed against another's: a reduction that measures noise has none."""
+    kinds = ("sum", "l1", "l2")
+    settings = {
+        (kind, seed): setting("smoothgrad", kind, seed=seed) for kind in kinds for seed in (0, 1)
+    }
+    maps = block.explain(list(settings.values()))
+    for kind in kinds:
+        pair = (maps[settings[kind, seed].id] for seed in (0, 1))
+        for one, other in zip(*pair, strict=True):
+            yield row("reduction", kind, one, "tau between seeds", tau(one, other))
+
+
+def absolute(block: OpenBlock) -> Iterator[dict[str, object]]:
+    """The mean gradient's magnitude against the mean magnitude, as the noise grows."""
+    for std in (0.1, 0.5, 1.0, 2.0):
+        pair = [
+            setting("smoothgrad", "l1", noise_std=std),
+            setting("absolute_smoothgrad", "sum", noise_std=std),
+        ]
+        found = block.explain(pair)
+        signed, magnitude = (found[one.id] for one in pair)
+        for one, other in zip(signed, magnitude, strict=True):
+            ratio = float(other.scores.sum() / one.scores.sum())
+            yield row("absolute", f"{std:g}", one, "sum of magnitudes / magnitude of sum", ratio)
+            yield row("absolute", f"{std:g}", one, "tau", tau(one, other))
+        for name, maps in (
+            ("SRG, gradients averaged", signed),
+            ("SRG, magnitudes averaged", magnitude),
+        ):
+            yield from faithfulness(block, "absolute", f"{std:g}", maps, name)
+
+
+def baseline(block: OpenBlock) -> Iterator[dict[str, object]]:
+    """Integrated Gradients from each baseline, judged by two removals, and beside that from the mask."""
+    settings = {name: setting("integrated_gradients", "sum", baseline=name) for name in BASELINES}
+    found = block.explain(list(settings.values()))
+    for name in BASELINES:
+        maps = found[settings[name].id]
+        for one, other in zip(maps, found[settings["mask"].id], strict=True):
+            yield row("baseline", name, one, "tau to mask", tau(one, other))
+        for removal in ("mask", "zero"):
+            yield from faithfulness(
+                block, "baseline", name, maps, f"SRG, {removal} removed", removal
+            )
+
+
+def output(block: OpenBlock) -> Iterator[dict[str, object]]:
+    """What is differentiated: the logit, the log-probability or the probability, of one class or the other."""
+    kinds = ("logit", "log_probability", "probability")
+    settings = {kind: setting("integrated_gradients", "sum", kind) for kind in kinds}
+    found = block.explain(list(settings.values()))
+    logit = found[settings["logit"].id]
+    for kind in kinds:
+        maps = found[settings[kind].id]
+        for one, other in zip(maps, logit, strict=True):
+            yield row("target", kind, one, "tau to logit", tau(one, other))
+        yield from faithfulness(block, "target", kind, maps, "SRG, mask removed")
+    for label in (0, 1):
+        other_class = replace(block, target=label).explain([settings["logit"].at(label)])
+        for one, other in zip(next(iter(other_class.values())), logit, strict=True):
+            if one.target != other.target:
+                yield row(
+                    "target", "logit of the other class", one, "tau to logit", tau(one, other)
+                )
+
+
+def faithfulness(
+    block: OpenBlock,
+    effect: str,
+    variant: str,
+    maps: Sequence[AttributionMap],
+    measure: str,
+    removal: str = "mask",
+) -> Iterator[dict[str, object]]:
+    """SRG of every map."""
+    for one, judged in zip(maps, judge_block(block, maps, SRG, removal).rows, strict=True):
+        yield row(effect, variant, one, measure, judged["value"])
+
+
+def row(
+    effect: str, variant: str, one: AttributionMap, measure: str, value: object
+) -> dict[str, object]:
+    """One number."""
+    return {
+        "effect": effect,
+        "variant": variant,
+        "example_id": one.example_id,
+        "measure": measure,
+        "value": value,
+    }
+
+
+def summarised(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean of every measure with its 95 % BCa bootstrap interval over texts."""
+    lines = []
+    for keys, own in found.groupby(["effect", "variant", "measure"], sort=False):
+        values = own["value"].dropna().to_numpy(float)
+        (low,), (high,) = intervals(values[:, None], Resampling(0.95, 9999, 0))
+        lines.append((*keys, len(values), values.mean(), low, high))
+    return pd.DataFrame(lines, columns=["effect", "variant", "measure", "n", "mean", "low", "high"])
+
+
+PANELS = (
+    ("reduction", "SmoothGrad: order under two seeds", ("tau between seeds",), "Kendall τ-b"),
+    (
+        "absolute",
+        "Noise: gradients or magnitudes averaged",
+        ("SRG, gradients averaged", "SRG, magnitudes averaged"),
+        "SRG ↑",
+    ),
+    (
+        "baseline",
+        "Baselines of Integrated Gradients",
+        ("SRG, mask removed", "SRG, zero removed"),
+        "SRG ↑",
+    ),
+    ("target", "What is differentiated", ("tau to logit", "SRG, mask removed"), "τ-b, or SRG"),
+)
+
+
+def draw(summary: pd.DataFrame) -> Figure:
+    """A panel for each effect: means with intervals, a colour per measure."""
+    figure = Figure(figsize=(style.WIDTH, 5.6), layout="constrained")
+    for axes, (effect, title, measures, label) in zip(
+        figure.subplots(2, 2).flat, PANELS, strict=True
+    ):
+        own = summary[summary["effect"] == effect]
+        variants = list(dict.fromkeys(own["variant"]))
+        for aside, (measure, shade) in enumerate(
+            zip(measures, ("#0072B2", "#E69F00"), strict=False)
+        ):
+            shown = own[own["measure"] == measure]
+            place = [variants.index(one) + 0.16 * aside for one in shown["variant"]]
+            axes.vlines(place, shown["low"], shown["high"], color=shade)
+            axes.plot(place, shown["mean"], "o", color=shade, ms=4, label=measure)
+        names = [one.replace("_", " ").replace("logit of the", "logit of\nthe") for one in variants]
+        axes.set_xticks(range(len(variants)), names, rotation=25 if len(variants) > 4 else 0)
+        axes.set(title=title, ylabel=label)
+        axes.axhline(0, color="#444444", lw=0.7)
+        axes.grid(axis="y")
+        if len(measures) > 1:
+            axes.legend(fontsize=6.5)
+    figure.axes[1].set_xlabel("Noise (standard deviations of the embedding matrix)")
+    style.note(figure, "Means over texts with 95 % BCa bootstrap intervals.")
+    return figure
+
+
+def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
+    """Measures, and writes rows, a summary and the manifest."""
+    started = datetime.now(UTC)
+    model = load_default(training_seed=0)
+    encoded = task.encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
+    budget = conf_files.runtime_defaults()["token_budget"]
+    rows: list[dict[str, object]] = []
+    refs = References(model)
+    with model.frozen():
+        for place, block in enumerate(plan := plan_blocks(encoded)):
+            print(f"block {place + 1} of {len(plan)}", flush=True)
+            items = [encoded[index] for index in block.indices]
+            rows += rows_of(open_block(refs, items, "predicted", budget))
+    folder.mkdir(parents=True, exist_ok=True)
+    found = pd.DataFrame(rows)
+    found.to_csv(folder / "effects.csv", index=False, float_format="%.6g")
+    summary = summarised(found)
+    summary.to_csv(folder / "summary.csv", index=False, float_format="%.4g")
+    with style.styled():
+        figure = draw(summary)
+        (folder / "effects.png").write_bytes(style.png(figure))
+    computation = {
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        "token_budget": budget,
+    }
+    about = {
+        "name": "effects",
+        "n_examples": n_examples,
+        "model": dict(model.facts),
+        "split": "test",
+    }
+    provenance = collect(
+        computation,
+        command=["python", "docs/effects.py", str(n_examples)],
+        started=started,
+        ended=datetime.now(UTC),
+    )
+    write_json(folder / "manifest.json", about | provenance)
+
+
+if __name__ == "__main__":
+    main(*(kind(word) for kind, word in zip((int, Path), sys.argv[1:], strict=False)))
