@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from saliency_bench.attribution import baselines
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.bench.attribution import timing_rows
@@ -227,7 +228,26 @@ def block_tables(
     cell = {"cell_id": study.cell_id}
     found = {name: [cell | row for row in rows] for name, rows in tables.items()}
     warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
-    return found | {"warnings": warned}
+    return found | {"warnings": warned + [cell | one for one in _uncertain_baselines(study, block)]}
+
+
+def _uncertain_baselines(study: Study, block: OpenBlock) -> Iterable[dict[str, Any]]:
+    """A warning for each text whose maximum-entropy baseline leaves the model sure of something."""
+    asked = {
+        (setting.output, setting.hyper.get("baseline_special_tokens", "keep")): setting
+        for setting in study.settings
+        if setting.hyper.get("baseline") == "max_entropy"
+    }
+    for (output, special_tokens), setting in asked.items():
+        context = block.context(output, setting.seed)
+        shares = baselines.diagnostics(context, "max_entropy", special_tokens)
+        for example_id, share in zip(block.batch.example_ids, shares, strict=True):
+            if share < baselines.LITTLE:
+                message = (
+                    f"max_entropy reaches less than {baselines.LITTLE:g} of the largest entropy"
+                )
+                source = f"method.{setting.name}.baseline"
+                yield {"example_id": example_id, "source": source, "message": message}
 
 
 def _convergence(

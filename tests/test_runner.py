@@ -148,7 +148,7 @@ def test_every_experiment_runs(experiment, tmp_path):
     for entry in cfg.method.values():
         for key in ("n_steps", "n_samples"):
             if key in entry:
-                entry[key] = [2, 4] if isinstance(entry[key], list) else 2
+                entry[key] = [3, 4] if isinstance(entry[key], list) else 5
     config.validate(cfg)
     folder = run(replace(cfg, out=str(tmp_path)), config.settings(cfg), ["saliency-bench", *small])
     done = read_run(folder)
@@ -191,3 +191,16 @@ def test_a_text_that_is_cut_is_a_warning_row(tmp_path):
     done = read_run(run(replace(cfg, out=str(tmp_path / "out")), config.settings(cfg), ["x"]))
     assert done.tables["examples"].truncated.tolist() == [True]
     assert "cut" in done.tables["warnings"].message.iloc[0]
+
+
+def test_a_maximum_entropy_baseline_that_falls_short_is_a_warning_row(tmp_path, monkeypatch):
+    from saliency_bench.attribution import baselines
+
+    monkeypatch.setattr(baselines, "LITTLE", 1.1)  # more than there can be
+    overrides = ["n_examples=1", "method=[input_baseline_x_gradient]", "metric=[]", "~experiment"]
+    cfg = config.load([*overrides, "method.input_baseline_x_gradient.baseline=max_entropy"])
+    with pytest.warns(UserWarning, match="entropy"):
+        folder = run(replace(cfg, out=str(tmp_path)), config.settings(cfg), ["saliency-bench"])
+    (row,) = read_run(folder).tables["warnings"].to_dict("records")
+    assert row["source"] == "method.input_baseline_x_gradient.baseline"
+    assert "less than 1.1" in row["message"]

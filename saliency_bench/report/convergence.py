@@ -108,7 +108,7 @@ def table(
 ) -> Table:
     """Everything known of convergence, for settings that approximate something."""
     rows = tuple(
-        (labels[key], float(costs.loc[key, "n_gradients"]), *_cells(found.loc[key]))
+        (labels[key], _whole(float(costs.loc[key, "n_gradients"])), *_cells(found.loc[key]))
         for key in order
         if found.loc[key].notna().any()
     )
@@ -149,6 +149,10 @@ def _cells(own: pd.Series) -> list[Cell]:
         else:
             cells.append(percent(value))
     return cells
+
+
+def _whole(value: float) -> Cell:
+    return int(value) if value.is_integer() else value
 
 
 def percent(value: float) -> str:

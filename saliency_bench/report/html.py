@@ -99,7 +99,8 @@ def what_was_run(analysis: Analysis) -> str:
     )
     if len(known := examples["correct"].dropna()):
         text += f" The model is right on {int(known.sum())} of {len(known)}."
-    if removal := (config.get("evaluation") or {}).get("removal"):
+    removal = (config.get("evaluation") or {}).get("removal")
+    if removal and analysis.metrics:
         text += f" Removed tokens are replaced by {_removal_words(removal)}."
     return text
 

@@ -21,8 +21,23 @@ _COLORS = {
     "input_x_gradient": "#009E73",
     "smoothgrad": "#CC79A7",
     "integrated_gradients": "#0072B2",
+    "integrated_gradients_adaptive": "#56B4E9",
     "leave_one_out": "#000000",
     "random": "#8A8A8A",
+    # Kin of the above, in other shades; more than eight cannot be told apart by hue alone, so labels name them.
+    "smoothgrad_squared": "#8E3B6C",
+    "vargrad": "#E3B4D0",
+    "smoothgrad_x_input": "#5A1E44",
+    "input_baseline_x_gradient": "#66C2A5",
+    "smooth_integrated_gradients": "#6BAED6",
+    "sequential_integrated_gradients": "#444444",
+    "expected_gradients": "#08306B",
+    "gradient_shap": "#4292C6",
+    "idgi": "#7A5195",
+    "raw_attention": "#D55E00",
+    "attention_rollout": "#A63C00",
+    "gradient_attention": "#F4A582",
+    "deep_lift": "#8C6D31",
 }
 _OTHERS = ("#D55E00", "#56B4E9", "#7A5195", "#8C6D31", "#B2DF8A")
 _MARKERS = {"native": "o", "captum": "s", "none": "D"}
