@@ -26,6 +26,8 @@ Usage:
   saliency-bench report DIR                     make them again from a run's rows
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
   saliency-bench list [methods|metrics|models|data|experiments]
+  saliency-bench validate [model=PATH] [n_examples=N] [out=DIR]
+                                                every method against Captum
 
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
@@ -247,11 +249,24 @@ def list_parts(words: list[str]) -> int:
     return 0
 
 
+def validate(words: list[str]) -> int:
+    """Every method that Captum has too, on several models and in two types, against Captum."""
+    from saliency_bench import validation
+    from saliency_bench.progress import progress
+
+    chosen = validation.options(words)
+    with progress() as show:
+        outcome = validation.validate(chosen, show)
+    validation.conclude(chosen, outcome, ["saliency-bench", "validate", *words])
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "report": report,
     "explain": explain,
     "list": list_parts,
+    "validate": validate,
 }
 
 

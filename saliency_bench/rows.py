@@ -16,6 +16,9 @@ NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says wh
 FAILED = "failed"  # it should have worked: NaN, infinity, an exception
 STATUSES = (OK, NOT_APPLICABLE, FAILED)
 
+#: The backends that ours is compared with.
+REFERENCE_BACKENDS = ("captum", "captum_layer")
+
 #: What deletion and insertion curves can show of the explained class.
 CURVE_OUTPUTS = ("probability",)
 

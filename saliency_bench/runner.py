@@ -28,7 +28,7 @@ from saliency_bench.models import loading, references
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting, digest
+from saliency_bench.rows import REFERENCE_BACKENDS, Setting, digest
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
@@ -283,7 +283,9 @@ def timings(study: Study, refs: References) -> list[dict[str, Any]]:
 def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
     """For each native setting with a Captum twin, the largest difference that rounding explains on any example."""
     captum = {
-        setting.twin("native").id for setting in study.settings if setting.backend == "captum"
+        setting.twin("native").id
+        for setting in study.settings
+        if setting.backend in REFERENCE_BACKENDS
     }
     paired = [setting for setting in study.settings if setting.id in captum]
     if not paired:

@@ -39,7 +39,7 @@ LAYERS = [
     ("attribution", "evaluation"),
     ("blocks",),
     ("judge", "convergence", "bench"),
-    ("api", "runner"),
+    ("api", "runner", "validation"),
     ("checks", "config_errors", "progress"),
     ("config",),
     ("cli",),

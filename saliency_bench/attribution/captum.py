@@ -125,13 +125,13 @@ def layer_integrated_gradients(
     """
     from captum.attr import LayerIntegratedGradients
 
-    model, batch = ctx.references.model, ctx.batch
+    _refuse(lacks("captum_layer", {"baseline": baseline}))
     path = ctx.path(baseline, baseline_special_tokens)
-    inputs = _inputs(ctx)
-    values = LayerIntegratedGradients(_score_of_ids(ctx), model.embedding).attribute(
-        inputs=batch.input_ids,
+    layer = LayerIntegratedGradients(_score_of_ids(ctx), ctx.references.model.embedding)
+    values = layer.attribute(
+        inputs=ctx.batch.input_ids,
         baselines=_baseline_ids(ctx, baseline, baseline_special_tokens),
-        additional_forward_args=inputs["additional_forward_args"],
+        additional_forward_args=_inputs(ctx)["additional_forward_args"],
         **_steps(ctx, quadrature, n_steps),
     )
     return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
@@ -230,7 +230,6 @@ def lacks(backend: str, hyper: Mapping[str, Any]) -> str | None:
 
 def _baseline_ids(ctx: Context, baseline: str, special_tokens: str) -> Int[Tensor, "B T"]:
     """The ids that a path from a token baseline starts at: the real ones wherever nothing moves."""
-    _refuse(lacks("captum_layer", {"baseline": baseline}))
     model, batch = ctx.references.model, ctx.batch
     moved = batch.attributable if special_tokens == "keep" else batch.mask
     token = getattr(model.tokenizer, TOKENS[baseline])
@@ -385,7 +384,7 @@ def _numpy_that_draws(values: Sequence[float]) -> SimpleNamespace:
 
 @contextmanager
 def standing_in(module: ModuleType, **names: Any) -> Iterator[None]:
-    """While open, what the module finds under these names."""
+    """While open, what the module finds under these names; other threads find the same."""
     before = {name: getattr(module, name) for name in names}
     try:
         for name, value in names.items():

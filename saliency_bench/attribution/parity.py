@@ -170,7 +170,7 @@ def _gradients(
     ctx: Context, points: Points, nodes: Sequence[Any], example: int
 ) -> Float[Tensor, "S T D"]:
     """The gradients at one example's nodes, on the host in float64."""
-    found = torch.empty(len(nodes), *ctx.embeddings.shape[1:], dtype=torch.float64)
+    found = torch.zeros(len(nodes), *ctx.embeddings.shape[1:], dtype=torch.float64)
     for rows in ctx.engine.rows(points, nodes, ctx.clean, [example]):
         found[list(rows.nodes)] = rows.gradients.cpu().double()
     return found

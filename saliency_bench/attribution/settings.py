@@ -76,15 +76,9 @@ def lacks(backend: str, method: str, hyper: Mapping[str, Any]) -> str | None:
         return f"the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}."
     if backend == "native":
         return None
-    rule = hyper.get("quadrature")
-    if rule is not None and rule not in captum.RULES:
-        return (
-            f"quadrature={rule}: the {backend} backend has {', '.join(captum.RULES)}. Use one of them, "
-            "or give the entry a `backend: [native]` of its own."
-        )
     if hyper.get("n_samples") == AUTO:
         return f"n_samples=auto: the {backend} backend takes a number, or `backend: [native]`."
-    return None
+    return captum.lacks(backend, hyper)
 
 
 def _only_what_counts(hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from saliency_bench.report.labels import value_label
+from saliency_bench.rows import REFERENCE_BACKENDS
 from saliency_bench.store.run import Run
 
 _BIASED = "captum_riemann_trapezoid"
@@ -61,15 +62,15 @@ def parities(run: Run) -> list[Parity]:
 
 
 def _twins(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
-    captum = {_key(one): one["setting_id"] for one in settings if one["backend"] == "captum"}
+    native = {_key(one): one["setting_id"] for one in settings if one["backend"] == "native"}
     for one in settings:
-        if one["backend"] == "native" and (other := captum.get(_key(one))):
-            yield one["setting_id"], other, 0.0
+        if one["backend"] in REFERENCE_BACKENDS and (own := native.get(_key(one))):
+            yield own, one["setting_id"], 0.0
 
 
 def twin_of(settings: list[dict[str, Any]], native: str) -> str | None:
     """The Captum setting of the same name and hyperparameters, if the run has one."""
-    return {own: other for own, other, _ in _twins(settings)}.get(native)
+    return next((other for own, other, _ in _twins(settings) if own == native), None)
 
 
 def _trapezoids(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:

@@ -1,0 +1,663 @@
+"""Our numbers against Captum's: every shared method, on several models, in float32 and float64, as one matrix."""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from saliency_bench import conf_files
+from saliency_bench.attribution.captum import BACKENDS
+from saliency_bench.attribution.explain import explain
+from saliency_bench.attribution.methods import METHODS
+from saliency_bench.attribution.parity import (
+    has_rounded_weights,
+    in_captums_rounding,
+    relative_tolerance,
+)
+from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.data import DATASETS
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError, ValidationError, unknown
+from saliency_bench.models import loading, references
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.report.formats import to_csv, to_markdown
+from saliency_bench.report.table import Cell, Column, Table
+from saliency_bench.rows import Setting, expand_axes
+from saliency_bench.store.durable import replace_file
+from saliency_bench.store.manifest import collect, portable
+from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
+from saliency_bench.tasks import sequence_classification as task
+
+OUT = Path("results") / "validate"
+NO_MODEL = "none"
+OPTIONS = ("out", "model", "n_examples", "seed")
+
+AGREES, DIFFERS, BIASED = "agrees", "differs", "differs by the known bias"
+#: Told apart by shape, not by colour.
+MARKS = {AGREES: "✓", DIFFERS: "✗", BIASED: "≠"}
+
+#: What Captum calls a trapezoidal rule has weights that sum to (n-1)/n.
+BIASED_RULE = "captum_riemann_trapezoid"
+
+#: Hyperparameters by which the rows of the matrix differ.
+VARIANTS = ("quadrature", "statistic", "sampler")
+
+_PLAIN_WIDTH = 160  # of a file or pipe, which has none
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives; `config` is conf/validate.yaml with it."""
+
+    out: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in one type, and what it reads."""
+
+    name: str
+    dtype: str
+    model: Model
+    encoded: Sequence[Encoded]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A setting of ours and its Captum twin; `bias`: ours is larger by this share of Captum's, by definition."""
+
+    native: Setting
+    captum: Setting
+    bias: float = 0.0
+
+    @property
+    def method(self) -> str:
+        """The method, and Captum's other way to it."""
+        layer = self.captum.backend == "captum_layer"
+        return f"{self.native.method} (layer)" if layer else self.native.method
+
+    @property
+    def variant(self) -> str:
+        """What tells the rows of one method apart."""
+        values = [
+            str(self.native.hyper[key])
+            for key in VARIANTS
+            if self.native.hyper.get(key) is not None
+        ]
+        return ", ".join(values) + (f" against {BIASED_RULE}" if self.bias else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The text on which two settings are furthest apart, in units of what its tolerance allows.
+
+    Differences and tolerances are relative to Captum's largest score of that text. `copied` is what is left of them
+    where our engine is given Captum's own nodes and weights; None where Captum rounds none.
+    """
+
+    pair: Pair
+    model: str
+    dtype: str
+    n_texts: int
+    difference: float
+    tolerance: float
+    copied: "tuple[float, float] | None" = None
+
+    @property
+    def verdict(self) -> str:
+        """Agrees, differs, or differs as it must. What is not a number differs."""
+        off = [pair for pair in (self.as_shipped, self.copied) if pair and not pair[0] <= pair[1]]
+        if off:
+            return DIFFERS
+        return BIASED if self.pair.bias else AGREES
+
+    @property
+    def as_shipped(self) -> tuple[float, float]:
+        """The difference to Captum as it is, and its tolerance."""
+        return self.difference, self.tolerance
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that was compared, and what is known of each model."""
+
+    comparisons: Sequence[Comparison]
+    models: Mapping[str, Mapping[str, Any]]
+    started: datetime
+    seconds: float
+
+
+def options(words: Sequence[str]) -> Options:
+    """The words of a command line, each `key=value`.
+
+    Raises:
+        InputError: a word is none of these, or its value is not usable.
+    """
+    config = conf_files.read("", "validate")
+    out = OUT
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not value:
+            raise InputError(f"validate: {word!r}: expected key=value, with {', '.join(OPTIONS)}")
+        if key not in OPTIONS:
+            raise unknown("option of validate", key, list(OPTIONS))
+        if key == "out":
+            out = Path(value)
+        else:
+            config[key] = value if key == "model" else _whole(key, value)
+    _refuse_a_run(out)
+    return Options(out, config)
+
+
+def validate(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
+    """Compares every pair on every model.
+
+    Raises:
+        InputError: the model does not load.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    models: dict[str, dict[str, Any]] = {}
+    found: list[Comparison] = []
+    for subject in _subjects(chosen.config):
+        models.setdefault(subject.name, dict(subject.model.facts) | {"dtypes": []})
+        models[subject.name]["dtypes"].append(subject.dtype)
+        found += compared(subject, chosen.config, progress)
+    return Outcome(found, models, started, time.monotonic() - clock)
+
+
+def conclude(
+    chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
+) -> None:
+    """Prints the matrix and writes it to the folder.
+
+    Raises:
+        ValidationError: a pair is further apart than its tolerance; everything has been printed and written.
+    """
+    show(outcome.comparisons, outcome.seconds, chosen.out, console)
+    _write(chosen, outcome, command)
+    if wrong := [one for one in outcome.comparisons if one.verdict == DIFFERS]:
+        raise ValidationError(_complaint(wrong))
+
+
+def compared(subject: Subject, config: Mapping[str, Any], progress: Progress) -> list[Comparison]:
+    """Every pair on one subject."""
+    model = subject.model
+    own = pairs(model, config)
+    blocks = plan_blocks(subject.encoded)
+    stage = f"{subject.name} {subject.dtype}"
+    ratios: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    budget = conf_files.runtime_defaults()["token_budget"]
+    refs = References(model)
+    with model.frozen():
+        for done, block in enumerate(blocks):
+            items = [subject.encoded[index] for index in block.indices]
+            check = BlockCheck(open_block(refs, items, "predicted", budget), own)
+            for number, pair in enumerate(own):
+                progress(stage, done * len(own) + number, len(blocks) * len(own))
+                ratios.setdefault(number, []).append(check.differences(pair))
+    progress(stage, len(blocks) * len(own), len(blocks) * len(own))
+    return [
+        _comparison(subject, pair, *map(np.concatenate, zip(*ratios[number], strict=True)))
+        for number, pair in enumerate(own)
+    ]
+
+
+class BlockCheck:
+    """One block with everything that several pairs share: our scores, tolerances, and scores in Captum's rounding."""
+
+    def __init__(self, block: OpenBlock, own: Sequence[Pair]) -> None:
+        self.block = block
+        native = {pair.native.id: pair.native for pair in own}
+        self.context = block.context("logit", own[0].native.seed)
+        self.native = self._scores(list(native.values()))
+        self._tolerances: dict[tuple[str, bool], Float[np.ndarray, " B"]] = {}
+        self._copied: dict[str, Float[np.ndarray, "B T"]] = {}
+
+    def differences(self, pair: Pair) -> tuple[Float[np.ndarray, "B 2"], Float[np.ndarray, "B 2"]]:
+        """Differences and tolerances of each text: as shipped, and with weights copied (NaN where none are)."""
+        captum = self._scores([pair.captum])[pair.captum.id]
+        twin = pair.captum.twin("native")
+        shipped = _relative(self.native[pair.native.id] / (1 + pair.bias), captum)
+        nothing = np.full_like(shipped, np.nan)
+        exact, allowed = nothing, nothing
+        if not pair.bias and self._double and has_rounded_weights(twin):
+            exact = _relative(self._in_captums_rounding(twin), captum)
+            allowed = self._tolerance(twin, copied=True)
+        return np.stack([shipped, exact], 1), np.stack([self._tolerance(twin), allowed], 1)
+
+    @property
+    def _double(self) -> bool:
+        return self.block.model.dtype == torch.float64
+
+    def _scores(self, settings: Sequence[Setting]) -> dict[str, Float[np.ndarray, "B T"]]:
+        made = explain(self.context, settings)
+        return {key: np.asarray(one.scores.cpu()) for key, one in made.items()}
+
+    def _tolerance(self, setting: Setting, copied: bool = False) -> Float[np.ndarray, " B"]:
+        key = setting.id, copied
+        if key not in self._tolerances:
+            self._tolerances[key] = relative_tolerance(self.context, setting, copied=copied)
+        return self._tolerances[key]
+
+    def _in_captums_rounding(self, setting: Setting) -> Float[np.ndarray, "B T"]:
+        if setting.id not in self._copied:
+            made = in_captums_rounding(self.context, setting)
+            self._copied[setting.id] = np.asarray(made.scores.cpu())
+        return self._copied[setting.id]
+
+
+def pairs(model: Model, config: Mapping[str, Any]) -> list[Pair]:
+    """Every method that a Captum backend has, with the configured values, as far as the model can be asked for it."""
+    found: list[Pair] = []
+    for backend, registry in BACKENDS.items():
+        for method in registry.names():
+            for hyper in _hyper(method, config):
+                found += _pairs(model, backend, method, hyper, config["seed"])
+    return found
+
+
+def _pairs(
+    model: Model, backend: str, method: str, hyper: Mapping[str, Any], seed: int
+) -> Iterator[Pair]:
+    fitted = _fitted(model, backend, hyper)
+    if fitted is None:
+        return
+    reduction = _entry(method).get("reduction", "sum")
+    make = partial(
+        checked_setting,
+        method,
+        method,
+        reduction=reduction,
+        target="predicted",
+        output="logit",
+        seed=seed,
+    )
+    captum, native = (make(backend=name, hyper=fitted) for name in (backend, "native"))
+    yield Pair(native, captum)
+    if backend == "captum" and hyper.get("quadrature") == BIASED_RULE:
+        trapezoid = make(backend="native", hyper=fitted | {"quadrature": "trapezoid"})
+        yield Pair(trapezoid, captum, bias=1 / (hyper["n_steps"] - 1))
+
+
+def _entry(method: str) -> dict[str, Any]:
+    return conf_files.method_defaults(method) if method in conf_files.names("method") else {}
+
+
+def _hyper(method: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of a method's hyperparameters: validate.yaml's, else those of conf/method/."""
+    given = _entry(method) | config["hyper"] | config["method"].get(method, {})
+    return expand_axes({key: given[key] for key in METHODS.hyperparameters(method) if key in given})
+
+
+def _fitted(model: Model, backend: str, hyper: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The hyperparameters with a baseline that the model has; None where the backend can start from none of its."""
+    if "baseline" not in hyper:
+        return dict(hyper)
+    known = [hyper["baseline"], *references.FALLBACK]
+    if backend == "captum_layer":
+        known = [name for name in (*known, *references.TOKENS) if name in references.TOKENS]
+    baseline = next((name for name in known if references.available(model, name)), None)
+    return None if baseline is None else dict(hyper) | {"baseline": baseline}
+
+
+def _relative(
+    ours: Float[np.ndarray, "B T"], captum: Float[np.ndarray, "B T"]
+) -> Float[np.ndarray, " B"]:
+    """Of each text, the largest difference over Captum's largest score; two maps of zeros do not differ."""
+    apart, size = np.abs(ours - captum).max(1), np.abs(captum).max(1)
+    return np.where(size > 0, apart / np.where(size > 0, size, 1), np.where(apart == 0, 0, np.inf))
+
+
+def _comparison(
+    subject: Subject,
+    pair: Pair,
+    differences: Float[np.ndarray, "N 2"],
+    tolerances: Float[np.ndarray, "N 2"],
+) -> Comparison:
+    """The worst text of each kind; a difference that is not a number is worse than any."""
+    worst = np.nan_to_num(differences / tolerances, nan=np.inf).argmax(0)
+    both = [
+        (float(differences[row, kind]), float(tolerances[row, kind]))
+        for kind, row in enumerate(worst)
+    ]
+    copied = None if np.isnan(tolerances[:, 1]).all() else both[1]
+    return Comparison(pair, subject.name, subject.dtype, len(differences), *both[0], copied)
+
+
+# --- what is compared on
+
+
+def _subjects(config: Mapping[str, Any]) -> Iterator[Subject]:
+    n, seed = config["n_examples"], config["seed"]
+    if config["model"] != NO_MODEL:
+        examples = DATASETS["movie_reviews"](split="test")[:n]
+        for dtype in config["dtypes"]:
+            model = loading.load_model(config["model"], dtype=dtype, device="cpu")
+            yield Subject(model.name, dtype, model, task.encode(model, examples))
+    for architecture in config["random_models"]:
+        for dtype in config["dtypes"]:
+            model = random_model(architecture, dtype, seed)
+            texts = random_texts(model, n, config["n_tokens"], seed)
+            yield Subject(f"random {architecture}", dtype, model, texts)
+
+
+#: Random classifiers by architecture: absolute positions, positions counted from the ids, and a decoder that reads
+#: its answer off the last token and has no pad token. Sharp enough that no two tokens are alike.
+VOCABULARY = 50
+_SIZES = {"vocab_size": VOCABULARY, "num_labels": 3, "initializer_range": 0.2}
+_BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+}
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "pad_token_id": 1},
+    "gpt2": {
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    },
+}
+
+
+@dataclass(frozen=True)
+class IdTokenizer:
+    """What is asked of a tokenizer where texts are token ids already."""
+
+    pad_token_id: int | None
+    mask_token_id: int | None
+    cls_token_id: int = 0
+    sep_token_id: int = 2
+    unk_token_id: int = 3
+    all_special_ids: tuple[int, ...] = (0, 1, 2, 3, 4)
+    model_max_length: int = 64
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """A name for each id."""
+        return [f"#{token}" for token in ids]
+
+
+def random_model(architecture: str, dtype: str, seed: int = 0) -> Model:
+    """A small classifier with random weights. Neither its weights nor the global generator depend on each other."""
+    if architecture not in ARCHITECTURES:
+        raise unknown("random_models", architecture, list(ARCHITECTURES))
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.for_model(architecture, **_SIZES, **ARCHITECTURES[architecture])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    decoder = architecture == "gpt2"
+    tokenizer = IdTokenizer(None if decoder else 1, None if decoder else 4)
+    return loading.wrap_model(module.to(loading.DTYPES[dtype]).eval(), tokenizer)
+
+
+def random_texts(model: Model, n: int, n_tokens: int, seed: int = 0) -> list[Encoded]:
+    """Texts of ordinary ids between a first and a last special token."""
+    stream = torch.Generator().manual_seed(seed)
+    tokenizer = model.tokenizer
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    ordinary = len(tokenizer.all_special_ids)
+    rows = torch.randint(ordinary, VOCABULARY, (n, n_tokens), generator=stream).tolist()
+    inputs = [{"input_ids": [first, *row, last]} for row in rows]
+    return [
+        task.encoded_ids(model, one, f"random-{index}", None, f"text {index}")
+        for index, one in enumerate(inputs)
+    ]
+
+
+# --- what is printed and written
+
+
+def show(
+    found: Sequence[Comparison], seconds: float, out: Path, console: Console | None = None
+) -> None:
+    """Prints the matrix, a table for each type; models that do not fit beside each other come below."""
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=_PLAIN_WIDTH)
+    for table in matrices(found):
+        for part in _fitting(table, console.width):
+            console.print(_to_rich(part))
+    for line in (*notes(found), f"{len(found)} pairs in {seconds:.0f} s. Written to {out}."):
+        console.print(Text(line), soft_wrap=True)
+
+
+def matrices(found: Sequence[Comparison]) -> list[Table]:
+    """Rows are methods, columns models: a table for each type, and one for weights copied from Captum."""
+    dtypes = list(dict.fromkeys(one.dtype for one in found))
+    tables = [
+        _matrix(
+            f"parity_{dtype}",
+            f"{dtype}: ours against Captum",
+            "Tolerances are derived in saliency_bench.attribution.parity.",
+            [one for one in found if one.dtype == dtype],
+            lambda one: _cell(one, one.as_shipped),
+        )
+        for dtype in dtypes
+    ]
+    if copied := [one for one in found if one.copied]:
+        tables.append(
+            _matrix(
+                "parity_copied",
+                "float64, Captum's own float32 nodes and weights in our engine",
+                "What is left is the order of sums.",
+                copied,
+                lambda one: _cell(one, one.copied),
+            )
+        )
+    return tables
+
+
+def _matrix(
+    name: str,
+    title: str,
+    caption: str,
+    found: Sequence[Comparison],
+    cell: Callable[[Comparison], str],
+) -> Table:
+    models = list(dict.fromkeys(one.model for one in found))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for one in found:
+        rows.setdefault((one.pair.method, one.pair.variant), {})[one.model] = cell(one)
+    columns = [Column("method", "Method"), Column("variant", "Rule, statistic, sampler")]
+    return Table(
+        name=name,
+        title=title,
+        caption=caption,
+        columns=(*columns, *(Column(model, model) for model in models)),
+        rows=tuple((*key, *(own.get(model) for model in models)) for key, own in rows.items()),
+        marks_best=False,
+    )
+
+
+def _cell(one: Comparison, numbers: tuple[float, float] | None) -> str:
+    assert numbers is not None
+    difference, tolerance = numbers
+    verdict = BIASED if one.pair.bias else AGREES
+    mark = MARKS[verdict if difference <= tolerance else DIFFERS]
+    return f"{mark} {f'{difference:.0e}' if difference else 'equal'} / {tolerance:.0e}"
+
+
+def notes(found: Sequence[Comparison]) -> list[str]:
+    """What the marks mean, the known bias, and how many pairs agree."""
+    marks = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+    lines = [
+        "Each cell: the largest difference of a token score, over Captum's largest score of the text / its tolerance. "
+        f"{marks}."
+    ]
+    biased = [one for one in found if one.pair.bias]
+    for bias in sorted({one.pair.bias for one in biased}):
+        own = [one for one in biased if one.pair.bias == bias]
+        rest = max(one.difference for one in own)
+        lines.append(
+            f"The trapezoidal rule differs by the known bias 1/(n-1) = {bias:.4g} at n = {round(1 / bias) + 1} steps: "
+            "the weights of Captum's riemann_trapezoid sum to (n-1)/n. Without it the largest difference is "
+            f"{rest:.0e}."
+        )
+    wrong = [one for one in found if one.verdict == DIFFERS]
+    agree = len(found) - len(wrong)
+    lines.append(f"{agree} of {len(found)} pairs agree." if wrong else f"All {agree} pairs agree.")
+    return lines
+
+
+def _fitting(table: Table, width: int) -> Iterator[Table]:
+    """The table cut into parts of this width: the first two columns in each, and at least one model."""
+    widths = [
+        max(len(column.label), *(len(str(row[i])) for row in table.rows)) + 3
+        for i, column in enumerate(table.columns)
+    ]
+    part: list[int] = []
+    for index in range(2, len(widths)):
+        if part and sum(widths[:2]) + sum(widths[i] for i in (*part, index)) > width:
+            yield _columns(table, part)
+            part = []
+        part.append(index)
+    yield _columns(table, part)
+
+
+def _columns(table: Table, kept: Sequence[int]) -> Table:
+    order = (0, 1, *kept)
+    return replace(
+        table,
+        columns=tuple(table.columns[i] for i in order),
+        rows=tuple(tuple(row[i] for i in order) for row in table.rows),
+    )
+
+
+def _to_rich(table: Table) -> RichTable:
+    title = Text(table.title, style="bold")
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        shown.add_column(Text(column.label), no_wrap=True)
+    before: Cell = None
+    for row in table.rows:
+        cells = [Text("–" if cell is None else str(cell)) for cell in row]
+        for cell in cells:
+            if cell.plain.startswith(MARKS[DIFFERS]):
+                cell.stylize("bold reverse")
+        if row[0] == before:  # a method is named once
+            cells[0] = Text("")
+        before = row[0]
+        shown.add_row(*cells)
+    return shown
+
+
+def long_table(found: Sequence[Comparison]) -> Table:
+    """A row for every comparison, for other programs."""
+    keys = ("method", "backend", "reduction")
+    hyper = sorted({key for one in found for key in one.pair.captum.hyper})
+    names = (*keys, "native_quadrature", *hyper, "model", "dtype", "n_texts", "known_bias")
+    numbers = ("difference", "tolerance", "difference_copied", "tolerance_copied", "verdict")
+    return Table(
+        name="parity",
+        title="Ours against Captum",
+        caption="",
+        columns=tuple(Column(name, name) for name in (*names, *numbers)),
+        rows=tuple(_long_row(one, keys, hyper) for one in found),
+        marks_best=False,
+    )
+
+
+def _long_row(one: Comparison, keys: Sequence[str], hyper: Sequence[str]) -> tuple[Cell, ...]:
+    captum, native = one.pair.captum, one.pair.native
+    values = [captum.hyper.get(key) for key in hyper]
+    return (
+        *(getattr(captum, key) for key in keys),
+        native.hyper.get("quadrature"),
+        *(str(value).lower() if isinstance(value, bool) else value for value in values),
+        one.model,
+        one.dtype,
+        one.n_texts,
+        one.pair.bias,
+        *one.as_shipped,
+        *(one.copied or (None, None)),
+        one.verdict,
+    )
+
+
+def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
+    """The matrix for people, every comparison for programs, and what made them."""
+    found = outcome.comparisons
+    parts = ["# saliency-bench validate\n", *map(to_markdown, matrices(found))]
+    text = "\n".join([*parts, *(f"{line}\n" for line in notes(found))])
+    replace_file(chosen.out / "parity.md", text.encode())
+    replace_file(chosen.out / "parity.csv", to_csv(long_table(found)).encode())
+    computation = {
+        "device": "cpu",
+        "dtypes": list(chosen.config["dtypes"]),
+        "threads": torch.get_num_threads(),
+        "token_budget": conf_files.runtime_defaults()["token_budget"],
+    }
+    provenance = collect(
+        computation, command=command, started=outcome.started, ended=datetime.now(UTC)
+    )
+    manifest = {
+        "name": "validate",
+        "command": portable(shlex.join(command)),
+        "config": dict(chosen.config) | {"model": _name_of(chosen.config["model"])},
+        "models": dict(outcome.models),
+        "n_pairs": len(found),
+        "n_differ": sum(one.verdict == DIFFERS for one in found),
+        "derived_in": "saliency_bench.attribution.parity",
+    }
+    write_json(chosen.out / MANIFEST, manifest | provenance)
+
+
+def _name_of(model: str) -> str:
+    """A folder by its last part, anything else as it is."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
+def _complaint(wrong: Sequence[Comparison]) -> str:
+    """The first of the pairs that differ, and which others do."""
+    one = wrong[0]
+    kind, (difference, tolerance) = "", one.as_shipped
+    if difference <= tolerance and one.copied:
+        kind, (difference, tolerance) = " with Captum's own weights", one.copied
+    others = sorted({other.pair.method for other in wrong} - {one.pair.method})
+    return (
+        f"{' '.join(filter(None, (one.pair.method, one.pair.variant)))} on {one.model} in {one.dtype} differs from "
+        f"Captum's{kind} by {difference:.2g} of the largest score, expected at most {tolerance:.2g}"
+        f" ({len(wrong)} pairs differ{', also of ' + ', '.join(others) if others else ''}). See the matrix."
+    )
+
+
+def _whole(key: str, value: str) -> int:
+    least = 1 if key == "n_examples" else 0
+    if not value.isdecimal() or int(value) < least:
+        raise InputError(f"{key}={value}: expected a whole number of at least {least}")
+    return int(value)
+
+
+def _refuse_a_run(out: Path) -> None:
+    """Refuses a folder that holds a study, whose manifest would be lost."""
+    if (out / SETTINGS).exists() or (out / "parts").exists():
+        raise InputError(f"out={out} holds the results of a run. Give another folder.")
