@@ -1,6 +1,7 @@
 """Small models and inputs that need no download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,19 @@ DIMENSIONS = 6
 class EmbeddingScore(nn.Module):
     """A module whose two logits are a function of its embeddings [B T D], and its negative."""
 
-    def __init__(self, score: Callable[[Tensor], Tensor], seed: int = 0) -> None:
+    def __init__(
+        self,
+        score: Callable[[Tensor], Tensor],
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        dimensions: int = DIMENSIONS,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, DIMENSIONS, dtype=torch.float64)
+        self.embedding = nn.Embedding(VOCABULARY, dimensions, dtype=dtype)
         generator = torch.Generator().manual_seed(seed)
         self.embedding.weight.data = torch.randn(
-            VOCABULARY, DIMENSIONS, generator=generator, dtype=torch.float64
-        )
+            VOCABULARY, dimensions, generator=generator, dtype=torch.float64
+        ).to(dtype)
         self.score = score
 
     def forward(self, input_ids: Tensor, **_: Tensor) -> Tensor:
@@ -30,9 +37,45 @@ class EmbeddingScore(nn.Module):
         return torch.stack([score, -score], -1)
 
 
-def scored_by(score: Callable[[Tensor], Tensor]) -> Model:
-    """A model in float64 whose first logit is `score(embeddings)`."""
-    return wrap_model(EmbeddingScore(score), labels=("yes", "no"))
+def scored_by(
+    score: Callable[[Tensor], Tensor],
+    dtype: torch.dtype = torch.float64,
+    dimensions: int = DIMENSIONS,
+    tokenizer: Any = None,
+) -> Model:
+    """A model whose first logit is `score(embeddings)`; the score may want texts of one length."""
+    module = EmbeddingScore(score, dtype=dtype, dimensions=dimensions)
+    return wrap_model(module, tokenizer, embeddings="embedding", labels=("yes", "no"))
+
+
+class FrameTokenizer:
+    """A tokenizer with a word for every id, which frames a text by [CLS] and [SEP] and reads others by their length."""
+
+    pad_token_id, cls_token_id, sep_token_id, mask_token_id = range(4)
+    all_special_ids = tuple(range(4))
+    is_fast = False
+
+    def __call__(self, text: str | list[str], **options: Any) -> Any:
+        """Ids of words by their number of letters, as a tokenizer of transformers returns them."""
+        from transformers import BatchEncoding
+
+        if isinstance(text, list):
+            return BatchEncoding({"input_ids": [self(one, **options)["input_ids"] for one in text]})
+        words = [5 + 7 * len(word) % (VOCABULARY - 5) for word in text.split()]
+        frame = options.get("add_special_tokens", True)
+        ids = [self.cls_token_id, *words, self.sep_token_id] if frame else words
+        special = [int(token in self.all_special_ids) for token in ids]
+        return BatchEncoding({"input_ids": ids, "special_tokens_mask": special})
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """A name for each id."""
+        return [f"t{token}" for token in ids]
+
+
+def framed(*inputs: dict[str, list[int]]) -> list[dict[str, list[int]]]:
+    """The inputs between [CLS] and [SEP] of `FrameTokenizer`."""
+    first, last = FrameTokenizer.cls_token_id, FrameTokenizer.sep_token_id
+    return [{"input_ids": [first, *one["input_ids"], last]} for one in inputs]
 
 
 def tiny_bert(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
