@@ -39,7 +39,8 @@ _COLORS = {
     "gradient_attention": "#F4A582",
     "deep_lift": "#8C6D31",
 }
-_OTHERS = ("#D55E00", "#56B4E9", "#7A5195", "#8C6D31", "#B2DF8A")
+#: For methods that we do not know; none of them is the colour of one that we do.
+_OTHERS = ("#B2DF8A", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
 _MARKERS = {"native": "o", "captum": "s", "none": "D"}
 WIDTH = 7.0  # inches: two columns of a paper
 _DPI = 200

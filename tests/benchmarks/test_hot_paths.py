@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saliency_bench.attribution.moments import gradient
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.bench.timing import interleaved_ratio, measure
@@ -27,12 +28,10 @@ def context(default_model):
 def engine(context):
     nodes, weights = quadrature("midpoint", N_STEPS)
     path = context.path("mask", "keep")
-    sums = torch.tensor([weights])
+    sums = {gradient: torch.tensor([weights])}
 
     def run():
-        return context.engine.weighted_sums(
-            path, nodes, sums, context.embeddings, context.clean_gradient
-        )
+        return context.engine.weighted_sums(path, nodes, sums, context.clean)
 
     return run
 

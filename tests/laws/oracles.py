@@ -20,9 +20,11 @@ from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.quadrature import RULES
 from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.blocks import open_block
+from saliency_bench.encoded import Encoded
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
+from saliency_bench.tasks import sequence_classification as task
 
 #: Tokens of the texts whose scores have a weight for each place.
 T = 5
@@ -67,6 +69,11 @@ def scores(model: Model, inputs: Any, method: str, **options: Any) -> list[np.nd
     return [one.scores for one in maps(model, inputs, method, **options)]
 
 
+def encoded(model: Model, inputs: Iterable[Any]) -> list[Encoded]:
+    """Tokenised inputs as blocks hold them."""
+    return [task.encoded_ids(model, one, str(place), None, "") for place, one in enumerate(inputs)]
+
+
 def each(
     model: Model, inputs: list[Any], methods: Iterable[str], **changes: Any
 ) -> dict[str, list[AttributionMap]]:
@@ -74,7 +81,6 @@ def each(
 
     Each method takes those of the changed hyperparameters that it has.
     """
-    encoded = [one.encoded for one in maps(model, inputs, "random", n_rankings=1)]
     settings = {}
     for method in methods:
         options = cheap(method)
@@ -82,7 +88,7 @@ def each(
         how = options.pop("reduction", "none")
         settings[method] = checked_setting(method, method, "native", how, 0, "logit", 0, options)
     with model.frozen():
-        block = open_block(References(model), encoded, 0, 1024)
+        block = open_block(References(model), encoded(model, inputs), 0, 1024)
         found = block.explain(list(settings.values()))
     return {method: found[setting.id] for method, setting in settings.items()}
 
@@ -178,9 +184,9 @@ class Net:
         return torch.einsum("k,ktd,td->td", self.out * mean, self.weights, x - baseline)
 
 
-def net(activation: str, width: int, seed: int = 0, bias: float = 1.0) -> Net:
-    """A random net whose hidden values are a few units apart along a path."""
-    weights = 0.3 * constants(width, T, DIMENSIONS, seed=seed)
+def net(activation: str, width: int, seed: int = 0, bias: float = 1.0, scale: float = 0.3) -> Net:
+    """A random net, whose hidden values move by about five times the scale along a path."""
+    weights = scale * constants(width, T, DIMENSIONS, seed=seed)
     return Net(
         activation,
         _exact(weights),

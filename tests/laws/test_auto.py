@@ -77,7 +77,7 @@ def test_auto_says_so_where_the_largest_number_of_draws_was_not_enough(dtype):
 def test_auto_does_not_depend_on_batch_mates(dtype):
     model = scored_by(net("tanh", 3), dtype)
     differ = False
-    for method in METHODS:
+    for method in ("smoothgrad", "vargrad"):
         together = maps(model, TEXTS, method, **until_sure(method))
         differ |= len({one.n_gradients for one in together}) > 1
         for item, one in zip(TEXTS, together, strict=True):

@@ -43,7 +43,7 @@ def state(module):
         # Not the generator of `random`: the type checks of the tests draw from it.
         "numpy": [str(part) for part in np.random.get_state()],  # noqa: NPY002 - the global one
         "switches": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
-        "inputs": [dict(item) for item in INPUTS],
+        "inputs": [list(item["input_ids"]) for item in INPUTS],
     }
 
 

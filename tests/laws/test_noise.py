@@ -37,8 +37,7 @@ def test_without_noise_smoothing_changes_nothing(dtype):
             still = {method: found[place].scores for method, found in plain.items()}
             expected = {
                 "smoothgrad": still["vanilla"],
-                "smoothgrad_squared": still["vanilla"]
-                ** 2,  # sums of squares are squares of lengths
+                "smoothgrad_squared": still["vanilla"] ** 2,  # a sum of squares, a squared length
                 "vargrad": np.zeros(T),
                 "smoothgrad_x_input": still["input_x_gradient"],
                 "smooth_integrated_gradients": still["integrated_gradients"],
@@ -140,7 +139,7 @@ def test_the_variance_of_little_noise_does_not_cancel(dtype):
     unit = torch.finfo(dtype).eps / 2
     score = Recorder(net("tanh", 6))
     model, item = scored_by(score, dtype), text()
-    options = {"noise_std": None, "noise_absolute": unit**0.5, "n_samples": 8}
+    options = {"noise_std": None, "noise_absolute": unit**0.5, "n_samples": 8, "sampler": "iid"}
     (found,) = scores(model, [item], "vargrad", **options)
     drawn = torch.stack([gradient_at(score.score, point) for point in score.points()])
     variance = (drawn - drawn.mean(0)).square().mean(0)
@@ -249,8 +248,8 @@ def test_noise_is_independent_normal_with_the_standard_deviation_that_was_asked_
         options = {"noise_std": None, "noise_absolute": 0.3, "n_samples": n, "sampler": sampler}
         maps(model, [item], "smoothgrad", **options)
         noise = (torch.stack(score.points()) - vectors(model, item)).flatten(1).numpy() / 0.3
-        # Standard errors of the mean, the variance and the fourth moment of independent numbers: the roots of 1, 2 and
-        # 96 over their number, and of a covariance 1/√n; five of each, with half as many numbers in pairs.
+        # Standard errors of the mean, the variance and the fourth moment are the roots of 1, 2 and 96 over the number
+        # of independent ones, half of them in pairs, and of a covariance 1 over that of draws; five of each.
         count = noise.size / 2
         assert abs(noise.mean()) < 5 / count**0.5, sampler
         assert abs((noise**2).mean() - 1) < 5 * (2 / count) ** 0.5, sampler

@@ -65,15 +65,14 @@ def test_nodes_lie_on_the_path_in_order_and_weights_sum_to_one(dtype):
 )
 def test_a_rule_is_exact_to_its_degree_and_no_further(dtype):
     for n in (2, 3, 4, 5):
+        # By symmetry an odd number of Clenshaw-Curtis nodes has one degree more.
         degrees = {
             "left": 0,
             "right": 0,
             "midpoint": 1,
             "trapezoid": 1,
             "gauss_legendre": 2 * n - 1,
-            "clenshaw_curtis": n
-            - 1
-            + n % 2,  # an odd number of nodes has one degree more by symmetry
+            "clenshaw_curtis": n - 1 + n % 2,
         }
         for name, degree in degrees.items():
             for power in range(degree + 1):
@@ -93,7 +92,7 @@ def test_a_rule_is_exact_to_its_degree_and_no_further(dtype):
 def test_spectral_rules_gain_digits_with_every_node_as_the_nearest_pole_says(dtype):
     # Of 1/(1 + s²(a - c)²), whose poles are at c ± i/s: with ρ the sum of the semi-axes of the ellipse through them
     # (foci 0 and 1) the error falls as ρ^-2n for Gauss-Legendre and at least as ρ^-n for Clenshaw-Curtis
-    # (Trefethen 2008, theorems 4.5 and 5.1). The phase of the pole makes it wobble: slopes are fitted.
+    # (Trefethen 2008, section 4). The phase of the pole makes it wobble: slopes are fitted.
     for s, c in ((3.0, 0.4), (5.0, 0.6)):
         pole = 2 * complex(c, 1 / s) - 1
         rho = max(abs(pole + (pole**2 - 1) ** 0.5), abs(pole - (pole**2 - 1) ** 0.5))
