@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.interpolate import CubicSpline
 from tiny import tiny_bert, token_inputs
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 import saliency_bench as sb
 from saliency_bench.attribution import calibration
@@ -161,6 +162,25 @@ def test_what_did_not_converge_says_so_and_why(bert):
     assert not any(one.converged for one in found)
     assert all("14 gradients" in one.reason for one in found)
     assert {one.n_gradients for one in found} == {14}
+
+
+def test_a_zero_baseline_of_a_model_that_sees_no_scale_is_not_passed_off_as_converged():
+    # RMSNorm first and no positions: on the way to zero nothing changes until the very end, where all of it does.
+    torch.manual_seed(0)
+    shape = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "pad_token_id": 0}
+    config = LlamaConfig(**shape, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.2)
+    model = sb.wrap_model(LlamaForSequenceClassification(config).double())
+    gaps = {}
+    for baseline in ("zero", "mean"):
+        options = {"baseline": baseline, "n_steps": 64, "quadrature": "gauss_legendre"}
+        fixed = sb.attribute(model, token_inputs(9, 9), **options)
+        gaps[baseline] = [abs(one.completeness_gap / one.output_difference) for one in fixed]
+    assert max(gaps["mean"]) < 1e-3 < 0.1 < min(gaps["zero"])
+    options = {"method": "integrated_gradients_adaptive", "baseline": "zero", "tolerance": 0.01}
+    for one in sb.attribute(model, token_inputs(9, 9), **options, max_steps=128):
+        assert abs(one.completeness_gap) > 0.01 * np.abs(one.scores).max()
+        assert not one.converged
+        assert "128 gradients" in one.reason
 
 
 def test_texts_that_converged_have_no_reason_not_to(bert):
