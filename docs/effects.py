@@ -23,6 +23,7 @@ from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.methods.gradients import smoothgrad
 from saliency_bench.attribution.moments import Moment
 from saliency_bench.attribution.noise import Draws, Noise
+from saliency_bench.bench.budget import ON_CPU
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.data import movie_reviews
 from saliency_bench.judge import judge_block
@@ -225,14 +226,13 @@ def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
     started = datetime.now(UTC)
     model = load_default(training_seed=0)
     encoded = task.encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
-    budget = conf_files.runtime_defaults()["token_budget"]
     rows: list[dict[str, object]] = []
     refs = References(model)
     with model.frozen():
         for place, block in enumerate(plan := plan_blocks(encoded)):
             print(f"block {place + 1} of {len(plan)}", flush=True)
             items = [encoded[index] for index in block.indices]
-            rows += rows_of(open_block(refs, items, "predicted", budget))
+            rows += rows_of(open_block(refs, items, "predicted", ON_CPU))
     folder.mkdir(parents=True, exist_ok=True)
     found = pd.DataFrame(rows)
     found.to_csv(folder / "effects.csv", index=False, float_format="%.6g")
@@ -245,7 +245,7 @@ def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
         "device": "cpu",
         "dtype": "float32",
         "threads": torch.get_num_threads(),
-        "token_budget": budget,
+        "token_budget": ON_CPU,
     }
     about = {
         "name": "effects",

@@ -13,6 +13,7 @@ from saliency_bench import conf_files
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
+from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.blocks import Block, open_block, plan_blocks
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
@@ -46,7 +47,7 @@ def attribute(
     baseline: Baseline | Sequence[Baseline] | None = None,
     reduction: str | Sequence[str] | None = None,
     seed: int | Sequence[int] = 0,
-    token_budget: int | None = None,
+    token_budget: int | str | None = None,
     progress: bool = False,
     **hyperparameters: Any,
 ) -> list[AttributionMap]:
@@ -64,7 +65,8 @@ def attribute(
             vector:FILE.npy, or the vector itself, one number per dimension of the embedding.
         reduction: from one vector per token to one number: l2, l1, sum or dot.
         seed: of the noise.
-        token_budget: tokens per pass; bounds memory, changes no number beyond rounding.
+        token_budget: tokens per pass; bounds memory, changes no number beyond rounding. "auto" is measured once
+            on a GPU, "calibrate" on a CPU too.
         progress: show a progress bar.
         **hyperparameters: the method's own. What is not given has the value in conf/method/. A list is an axis:
             one map per value, from one pass where the points are shared.
@@ -77,7 +79,7 @@ def attribute(
     if baseline is not None:
         given["baseline"] = baseline
     encoded = _encode_all(model, inputs, labels)
-    budget = token_budget or conf_files.runtime_defaults()["token_budget"]
+    budget = _tokens_per_pass(token_budget, model, encoded)
     targets: list[str | int] = [target] if isinstance(target, str | int) else list(target)
     found: dict[tuple[int, int, int], AttributionMap] = {}
     with model.frozen():
@@ -104,7 +106,7 @@ def evaluate(
     removal: str = "mask",
     grid: str | Sequence[float] | None = None,
     output: str = "probability",
-    token_budget: int | None = None,
+    token_budget: int | str | None = None,
 ) -> "pd.DataFrame":
     """Judges maps by faithfulness metrics; every distinct question is asked of the model once.
 
@@ -133,10 +135,15 @@ def evaluate(
     if output not in CURVE_OUTPUTS:
         raise unknown("output", output, list(CURVE_OUTPUTS))
     removal = references.resolve(model, removal, "removal")
-    budget = token_budget or conf_files.runtime_defaults()["token_budget"]
+    budget = _tokens_per_pass(token_budget, model, [one.encoded for one in maps])
     with model.frozen():
         rows = judge_maps(References(model), maps, entries, removal, budget)
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+
+
+def _tokens_per_pass(asked: int | str | None, model: Model, encoded: Sequence[Encoded]) -> int:
+    default = conf_files.runtime_defaults()["token_budget"]
+    return resolve_budget(default if asked is None else asked, model, [*map(len, encoded)])
 
 
 EVALUATION_COLUMNS = [

@@ -160,7 +160,6 @@ def _check_axis(where: str, values: Sequence[Any]) -> None:
 
 def _check_numbers(cfg: "Config") -> None:
     _at_least("n_examples", cfg.n_examples, 1)
-    _at_least("runtime.token_budget", cfg.runtime.token_budget, 1)
     _at_least("convergence.n_examples", cfg.convergence.n_examples, 0)
     for key in ("reference_steps", "reference_samples"):
         if (value := getattr(cfg.convergence, key)) is not None:
@@ -198,11 +197,13 @@ def _check_names(cfg: "Config") -> None:
 
 
 def _check_runtime(runtime: "Runtime") -> None:
+    from saliency_bench.bench.budget import check_budget
     from saliency_bench.models.loading import ATTENTION, DTYPES, resolve_device
 
     _one_of("runtime.dtype", runtime.dtype, list(DTYPES))
     _one_of("runtime.attention", runtime.attention, ATTENTION)
     resolve_device(runtime.device)
+    check_budget(runtime.token_budget, "runtime.token_budget")
 
 
 def _check_data(cfg: "Config") -> None:

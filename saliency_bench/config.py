@@ -105,7 +105,7 @@ class Runtime:
     device: str
     dtype: str
     threads: int | None
-    token_budget: int
+    token_budget: Any
     attention: str
 
 

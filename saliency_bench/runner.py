@@ -16,6 +16,7 @@ from saliency_bench.attribution import baselines
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.bench.attribution import timing_rows
+from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.convergence import Dense, convergence_rows
 from saliency_bench.data import DATASETS
@@ -134,6 +135,8 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     removal = references.resolve(model, config.evaluation.removal, "evaluation.removal")
     if removal != config.evaluation.removal:
         warnings.append(_lacks(model, "evaluation.removal", config.evaluation.removal, removal))
+    budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
+    config = replace(config, runtime=replace(config.runtime, token_budget=budget))
     sources = {example.id: example.source for example in examples}
     warnings += [
         {

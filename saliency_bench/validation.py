@@ -27,6 +27,7 @@ from saliency_bench.attribution.parity import (
     relative_tolerance,
 )
 from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.bench.budget import ON_CPU
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.data import DATASETS
 from saliency_bench.encoded import Encoded
@@ -203,12 +204,11 @@ def compared(subject: Subject, config: Mapping[str, Any], progress: Progress) ->
     blocks = plan_blocks(subject.encoded)
     stage = f"{subject.name} {subject.dtype}"
     ratios: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-    budget = conf_files.runtime_defaults()["token_budget"]
     refs = References(model)
     with model.frozen():
         for done, block in enumerate(blocks):
             items = [subject.encoded[index] for index in block.indices]
-            check = BlockCheck(open_block(refs, items, "predicted", budget), own)
+            check = BlockCheck(open_block(refs, items, "predicted", ON_CPU), own)
             for number, pair in enumerate(own):
                 progress(stage, done * len(own) + number, len(blocks) * len(own))
                 ratios.setdefault(number, []).append(check.differences(pair))
@@ -613,7 +613,7 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
         "device": "cpu",
         "dtypes": list(chosen.config["dtypes"]),
         "threads": torch.get_num_threads(),
-        "token_budget": conf_files.runtime_defaults()["token_budget"],
+        "token_budget": ON_CPU,
     }
     provenance = collect(
         computation, command=command, started=outcome.started, ended=datetime.now(UTC)

@@ -5,11 +5,8 @@ no tokenizer. Other texts than one's own make a rule less efficient, never wrong
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Hashable
 from dataclasses import replace
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,10 +19,9 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import Density, learn
 from saliency_bench.data import movie_reviews
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import StorageError
 from saliency_bench.rows import digest
 from saliency_bench.seeding import generator_for
-from saliency_bench.store.durable import replace_file, to_json
+from saliency_bench.store import cache
 from saliency_bench.tasks import sequence_classification as task
 
 #: Texts, and equally spaced nodes on the path of each.
@@ -37,6 +33,7 @@ RANDOM_LENGTHS = (8, 16, 24)
 
 #: Of the files in the cache: raised when how a density is learnt changes.
 VERSION = 1
+KIND = "densities"
 
 _KNOWN: "WeakKeyDictionary[nn.Module, dict[Hashable, Density]]" = WeakKeyDictionary()
 
@@ -59,11 +56,11 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
     versions = sum(parameter._version for parameter in module.parameters())
     known = _KNOWN.setdefault(module, {})
     if (facts, versions) not in known:
-        path = _cache_path(ctx, facts)
-        found = _read(path)
+        name = _cache_name(ctx, facts)
+        found = _read(name)
         if found is None:
             found = learn(_integrands(ctx, baseline, special_tokens))
-            _write(path, found)
+            _write(name, found)
         known[facts, versions] = found
     return known[facts, versions]
 
@@ -119,37 +116,29 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _cache_path(ctx: Context, facts: tuple[str, ...]) -> Path | None:
-    """Where a loaded model's density is kept between processes; nowhere for a module that was wrapped."""
+def _cache_name(ctx: Context, facts: tuple[str, ...]) -> str | None:
+    """Under what a loaded model's density is kept between processes; nothing for a module that was wrapped."""
     about = ctx.references.model.facts
     if about.get("source") not in ("default", "folder", "hub"):
         return None
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = digest([dict(about), facts, N_TEXTS, N_NODES, VERSION], 32)
-    return folder / "saliency_bench" / "densities" / f"{name}.json"
+    return digest([dict(about), facts, N_TEXTS, N_NODES, VERSION], 32)
 
 
-def _read(path: Path | None) -> Density | None:
+def _read(name: str | None) -> Density | None:
     """What an earlier process has kept; anything else than a density is as good as nothing."""
-    if path is None or not path.is_file():
+    if name is None:
         return None
     try:
-        kept = json.loads(path.read_text("utf-8"))
+        kept = cache.read(KIND, name)
         found = Density(np.array(kept["alphas"], float), np.array(kept["values"], float))
         ends = found.alphas[[0, -1]].tolist() == [0.0, 1.0]
         rising = bool((np.diff(found.alphas) > 0).all())
         return found if ends and rising and bool((found.values > 0).all()) else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError):
         return None
 
 
-def _write(path: Path | None, density: Density) -> None:
-    """Keeps a density; a cache that cannot be written is no error, the density is learnt again."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _write(name: str | None, density: Density) -> None:
+    if name is not None:
         kept = {"alphas": density.alphas.tolist(), "values": density.values.tolist()}
-        replace_file(path, to_json(kept))
-    except (OSError, StorageError):
-        return
+        cache.write(KIND, name, kept)

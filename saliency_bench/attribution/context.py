@@ -38,7 +38,9 @@ class Context:
     probe: Callable[[str], Probe]
 
     def __post_init__(self) -> None:
-        self.engine = GradientEngine(self.score, self.token_budget)
+        model = self.references.model
+        short = task.score_fn(model, self.batch, self.target, self.output, short=True)
+        self.engine = GradientEngine(short, self.token_budget)
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
         self._paths: dict[Hashable, StraightPath] = {}
         self._units: dict[str, Float[Tensor, " B"]] = {}
@@ -50,7 +52,7 @@ class Context:
 
     @cached_property
     def score(self) -> ScoreFn:
-        """The score of each example's target class."""
+        """The score of each example's target class, by the whole model: what other libraries are given."""
         return task.score_fn(self.references.model, self.batch, self.target, self.output)
 
     @cached_property
@@ -95,7 +97,7 @@ class Context:
     def scores_at(self, points: Points, node: Any) -> Float[Tensor, " B"]:
         """F at one node of every example, forward only."""
         rows = torch.arange(len(self.batch), device=self.embeddings.device)
-        return self.score(points.at(rows, [node] * len(self.batch)), rows)
+        return self.engine.score(points.at(rows, [node] * len(self.batch)), rows)
 
     def path_difference(self, path: StraightPath) -> Float[Tensor, " B"]:
         """F(x) - F(x'), with F(x') computed once per path."""

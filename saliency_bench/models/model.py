@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError
+from saliency_bench.models.pooled_row import find_layer, first_row_only
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
@@ -29,6 +31,8 @@ class Model:
     real ids are passed: position ids, pooling by token and scaled embeddings stay right.
     `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
+    `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
+    proved to be the same (see `pooled_row`).
     `facts` goes into the manifest: where the model is from, and digests of its weights.
     """
 
@@ -42,6 +46,7 @@ class Model:
     forward: Forward
     criterion: Criterion | None = None
     wants_mask: bool = False
+    short_last_layer: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,16 +71,39 @@ class Model:
         with frozen(self.module):
             yield
 
+    @cached_property
+    def pooled_layer(self) -> nn.Module | None:
+        """The layer that needs its first row alone; None where that is not proved, or not wanted."""
+        if not self.short_last_layer:
+            return None
+        # Tokens in no order, since a proof on equal rows would prove little.
+        ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
+
+        def logits(
+            ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
+        ) -> Float[Tensor, "R C"]:
+            return self.output(ids, None, None, embeddings)
+
+        with frozen(self.module):
+            return find_layer(self.module, logits, ids, self.embed(ids))
+
     def output(
         self,
         input_ids: Int[Tensor, "R T"],
         mask: Bool[Tensor, "R T"] | None = None,
         token_type_ids: Int[Tensor, "R T"] | None = None,
         embeddings: Float[Tensor, "R T D"] | None = None,
+        *,
+        short: bool = False,
     ) -> Float[Tensor, "R C"]:
         """The model's logits, with `embeddings` in place of the embedding layer's output where given.
 
-        `mask` is None where nothing is padded.
+        Args:
+            input_ids: the real ones, also where embeddings are given.
+            mask: which tokens are real; None where nothing is padded.
+            token_type_ids: for models that take them.
+            embeddings: what is to stand for the ids.
+            short: leave out what no logit reads, where that is proved; equal within rounding.
         """
         inputs = {"input_ids": input_ids}
         if mask is not None:
@@ -84,7 +112,12 @@ class Model:
             inputs["attention_mask"] = torch.ones_like(input_ids)
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
-        with _replaced(self.embedding, embeddings), self._batches_allowed(mask is None):
+        layer = self.pooled_layer if short else None
+        with (
+            _replaced(self.embedding, embeddings),
+            self._batches_allowed(mask is None),
+            first_row_only(layer),
+        ):
             return _logits(self.forward(self.module, inputs))
 
     @contextmanager

@@ -33,6 +33,7 @@ class Findings:
     padding_difference: float | None  # alone, and padded on the right; None without a pad token
     gradient_sum_share: float  # largest |Σ_d g_td| / Σ_d |g_td| of a token
     sum_vanishes: bool
+    short_last_layer: bool  # its end is computed for the pooled row alone (see `pooled_row`)
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -78,7 +79,7 @@ def inspect_model(
     _require(bool((gradient != 0).any()), model, "has a zero gradient at its embeddings")
     share = _sum_share(gradient)
     vanishes = share < min(VANISHING_EPSILONS * torch.finfo(model.dtype).eps, LARGEST_VANISHING)
-    return Findings(hook, repeat, batch, padding, share, vanishes)
+    return Findings(hook, repeat, batch, padding, share, vanishes, model.pooled_layer is not None)
 
 
 def _cut(values: tuple[int, ...]) -> tuple[int, ...]:

@@ -108,11 +108,13 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
     )
 
 
-def score_fn(model: Model, batch: Batch, target: Int[Tensor, " B"], output: str) -> ScoreFn:
+def score_fn(
+    model: Model, batch: Batch, target: Int[Tensor, " B"], output: str, *, short: bool = False
+) -> ScoreFn:
     """The score of each row's fixed target class, as a function of its input embeddings."""
     if output not in OUTPUTS:
         raise unknown("output", output, list(OUTPUTS))
-    logits = logits_fn(model, batch)
+    logits = logits_fn(model, batch, short=short)
 
     def score(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
@@ -141,9 +143,9 @@ def output_of(model: Model, output: str) -> Output:
 
 
 def logits_fn(
-    model: Model, batch: Batch
+    model: Model, batch: Batch, *, short: bool = False
 ) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
-    """All logits of each row, as a function of its input embeddings."""
+    """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`."""
 
     def logits(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
@@ -153,6 +155,7 @@ def logits_fn(
             batch.mask[row_example] if batch.padded else None,
             None if batch.token_type_ids is None else batch.token_type_ids[row_example],
             embeddings,
+            short=short,
         )
 
     return logits

@@ -91,8 +91,7 @@ def test_a_name_that_random_paths_do_not_know_is_refused(bert, option):
         sb.attribute(bert, token_inputs(6), "expected_gradients", n_samples=4, **option)
 
 
-@pytest.mark.xfail(strict=True, reason="0 counts as not given, and -1 as one row")
-@pytest.mark.parametrize("budget", [0, -1])
+@pytest.mark.parametrize("budget", [0, -1, True, "large"])
 def test_a_token_budget_that_is_no_number_of_tokens_is_refused(bert, budget):
     with pytest.raises(InputError, match="token_budget"):
         sb.attribute(bert, token_inputs(6), "vanilla", token_budget=budget)
