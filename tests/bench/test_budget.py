@@ -42,7 +42,7 @@ def test_numbers_stay_and_auto_measures_nothing_on_a_cpu(monkeypatch):
 
 @pytest.mark.parametrize("asked", [0, -1, 2.5, True, "large", None, [2048]])
 def test_what_is_no_number_of_tokens_is_refused(asked):
-    with pytest.raises(InputError, match="runtime.token_budget"):
+    with pytest.raises(InputError, match=r"runtime\.token_budget"):
         check_budget(asked, "runtime.token_budget")
 
 
