@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,6 +24,33 @@ ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float
 Probe: TypeAlias = Callable[
     [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, "_ C"]
 ]
+
+
+def on_device(
+    values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Numbers of the host on a device; the host does not wait until a GPU has them."""
+    held = torch.tensor(values, dtype=dtype)
+    if device.type != "cuda":
+        return held.to(device)
+    return held.pin_memory().to(device, non_blocking=True)
+
+
+@dataclass
+class TokenBudget:
+    """How many tokens a pass may have: fewer from then on where memory ran out."""
+
+    tokens: int
+    halvings: int = 0
+
+    def rows(self, width: int) -> int:
+        """How many rows of this many tokens a pass takes; at least one."""
+        return max(1, self.tokens // width)
+
+    def fit(self, tokens: int) -> None:
+        """Memory was too small: not more than this many tokens from now on."""
+        self.tokens = max(1, tokens)
+        self.halvings += 1
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import Density, cells, middles, refined
@@ -110,10 +111,10 @@ def schedule(tolerance: float, max_steps: int) -> Iterator[int]:
         more *= 2
 
 
-def token_integrand(path: StraightPath, rows: Rows) -> Float[np.ndarray, "R T"]:
+def token_integrand(path: StraightPath, rows: Rows) -> Float[Tensor, "R T"]:
     """Σ_d (x - x')_d ∂_d F of every row: what Integrated Gradients integrates, token by token."""
     moved = (path.embeddings - path.reference)[rows.row_example]
-    return np.asarray((rows.gradients.double() * moved.double()).sum(-1).cpu())
+    return (rows.gradients.double() * moved.double()).sum(-1)
 
 
 def integrate(
@@ -123,7 +124,7 @@ def integrate(
     n, width = ctx.embeddings.shape[:2]
     start, end = ctx.reference_score(path).double().cpu().numpy(), ctx.clean_score
     at_input = Rows(range(n), [0] * n, end, ctx.clean_gradient)
-    integrand = token_integrand(path, at_input)
+    integrand = token_integrand(path, at_input).cpu().numpy()
     working = [
         Refinement.at_input(density, start[row], float(end[row]), integrand[row])
         for row in range(n)
@@ -151,14 +152,16 @@ def _visit(
 ) -> dict[int, tuple[Float[np.ndarray, "N T"], Float[np.ndarray, " N"]]]:
     """Token integrands and F at each example's own nodes."""
     nodes = [float(alpha) for u in asked.values() for alpha in density.alpha(u)]
+    if not nodes:
+        return {row: (np.zeros((0, ctx.embeddings.shape[1])), np.zeros(0)) for row in asked}
     pairs = [row for row, u in asked.items() for _ in u]
-    integrands = np.zeros((len(nodes), ctx.embeddings.shape[1]))
-    values = np.zeros(len(nodes))
-    for rows in ctx.engine.pairs(
+    visited = ctx.engine.pairs(
         path, nodes, list(zip(pairs, range(len(pairs)), strict=True)), ctx.clean
-    ):
-        integrands[rows.nodes] = token_integrand(path, rows)
-        values[rows.nodes] = rows.scores.double().cpu().numpy()
+    )
+    found = [(token_integrand(path, rows), rows.scores.double()) for rows in visited]
+    # Brought to the host when all have been asked for: until then a GPU is not waited for.
+    integrands = torch.cat([integrand for integrand, _ in found]).cpu().numpy()
+    values = torch.cat([scores for _, scores in found]).cpu().numpy()
     places = np.array(pairs)
     return {row: (integrands[places == row], values[places == row]) for row in asked}
 

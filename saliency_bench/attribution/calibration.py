@@ -89,7 +89,7 @@ def _on(
     nodes = np.linspace(0, 1, N_NODES).tolist()
     found = np.zeros((len(items), N_NODES, batch.input_ids.shape[1]))
     for rows in other.engine.rows(path, nodes, other.clean):
-        found[rows.examples, rows.nodes] = token_integrand(path, rows)
+        found[rows.examples, rows.nodes] = token_integrand(path, rows).cpu().numpy()
     return found
 
 

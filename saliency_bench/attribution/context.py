@@ -40,7 +40,7 @@ class Context:
     def __post_init__(self) -> None:
         model = self.references.model
         short = task.score_fn(model, self.batch, self.target, self.output, short=True)
-        self.engine = GradientEngine(short, self.token_budget)
+        self.engine = GradientEngine(short, self.references.budget(self.token_budget))
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
         self._paths: dict[Hashable, StraightPath] = {}
         self._units: dict[str, Float[Tensor, " B"]] = {}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saliency_bench.attribution.moments import Row, Term, product
 from saliency_bench.attribution.points import Points
-from saliency_bench.types import ScoreFn
+from saliency_bench.types import ScoreFn, TokenBudget, on_device
 
 
 @dataclass
@@ -25,7 +25,6 @@ class Spent:
     gradients: int = 0  # (example, point) pairs
     tokens: int = 0  # of those, padding included
     calls: int = 0  # forward and backward passes
-    budget_halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,19 @@ class Rows:
     @property
     def row_example(self) -> Int[Tensor, " R"]:
         """The rows' examples on the gradients' device."""
-        return torch.tensor(self.examples, device=self.gradients.device)
+        return on_device(self.examples, self.gradients.device, torch.long)
 
 
 @dataclass
 class GradientEngine:
-    """Gradients of a score with respect to embeddings, at most `token_budget` tokens at a time.
+    """Gradients of a score with respect to embeddings, at most a budget of tokens at a time.
 
-    Where memory runs out, the chunk is cut in half and goes on; later chunks keep the smaller size.
+    Where memory runs out, the chunk is cut in half and goes on; whoever shares the budget keeps the smaller size.
+    On a GPU the host runs ahead: nothing here waits for a result.
     """
 
     score: ScoreFn
-    token_budget: int
+    budget: TokenBudget
     spent: Spent = field(default_factory=Spent)
 
     def clean(self, embeddings: Float[Tensor, "B T D"]) -> Clean:
@@ -105,7 +105,7 @@ class GradientEngine:
         device = clean.embeddings.device
         for chunk in self._chunks(len(asked), clean.embeddings.shape[1]):
             own = asked[chunk]
-            row_example = torch.tensor([example for example, _ in own], device=device)
+            row_example = on_device([example for example, _ in own], device, torch.long)
             at = points.at(row_example, [nodes[s] for _, s in own])
             scores, gradients = self._gradients(at, row_example)
             yield Rows([e for e, _ in own], [s for _, s in own], scores, gradients)
@@ -133,13 +133,14 @@ class GradientEngine:
                 moved = points.displacement(row_example, [nodes[s] for s in rows.nodes]).to(dtype)
             row = Row(rows.gradients.to(dtype), clean.gradients[row_example].to(dtype), moved)
             for term, matrix in matrices.items():
-                _accumulate(sums[term], matrix[:, rows.nodes], term(row), rows.examples)
+                own = matrix[:, on_device(rows.nodes, device, torch.long)]
+                _accumulate(sums[term], own, term(row), rows.examples)
         return sums
 
     def _chunks(self, n_rows: int, width: int) -> Iterator[slice]:
         start = 0
         while start < n_rows:
-            stop = min(n_rows, start + max(1, self.token_budget // width))
+            stop = min(n_rows, start + self.budget.rows(width))
             yield slice(start, stop)
             start = stop
 
@@ -154,8 +155,7 @@ class GradientEngine:
         # Outside the handler: the exception would keep the failed pass's tensors alive.
         torch.cuda.empty_cache()
         half = len(points) // 2
-        self.token_budget = max(1, half * points.shape[1])
-        self.spent.budget_halvings += 1
+        self.budget.fit(half * points.shape[1])
         first = self._gradients(points[:half], row_example[:half])
         second = self._gradients(points[half:], row_example[half:])
         return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
@@ -176,8 +176,9 @@ class GradientEngine:
 
 def _known(clean: Clean, example: int, nodes: Sequence[int]) -> Rows:
     """Rows that the clean pass has paid for."""
-    again = [example] * len(nodes)
-    return Rows(again, nodes, clean.scores[again], clean.gradients[again])
+    n = len(nodes)
+    scores = clean.scores[example].expand(n)
+    return Rows([example] * n, nodes, scores, clean.gradients[example].expand(n, -1, -1))
 
 
 def _accumulate(
@@ -188,7 +189,7 @@ def _accumulate(
 ) -> None:
     """Adds each row's weighted values to its example's sums: one matrix product per chunk."""
     first, last = examples[0], examples[-1]
-    place = torch.tensor(examples, device=values.device) - first
+    place = on_device(examples, values.device, torch.long) - first
     spread = torch.arange(last + 1 - first, device=values.device)[:, None] == place  # [b R]
     spread_weights = (weights[:, None, :] * spread).flatten(0, 1)  # [K·b R]
     added = spread_weights @ values.flatten(1)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.seeding import generator_for
+from saliency_bench.types import on_device
 
 
 class Points(ABC):
@@ -114,7 +115,7 @@ class SingleTokenPaths(Points):
         return self._moving(nodes) * (self.path.embeddings - self.path.reference)[row_example]
 
     def _moving(self, nodes: Sequence[tuple[int, float]]) -> Bool[Tensor, "R T 1"]:
-        tokens = torch.tensor([token for token, _ in nodes], device=self.path.embeddings.device)
+        tokens = on_device([token for token, _ in nodes], self.path.embeddings.device)
         places = torch.arange(self.path.embeddings.shape[1], device=tokens.device)
         return (places[None, :] == tokens[:, None])[:, :, None]
 
@@ -296,4 +297,4 @@ class RandomPaths(Points):
 
 def _column(values: Sequence[float], like: Tensor) -> Float[Tensor, "R 1 1"]:
     """One number per row, to be broadcast over tokens and dimensions."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    return on_device(values, like.device, like.dtype)[:, None, None]

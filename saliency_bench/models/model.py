@@ -78,6 +78,7 @@ class Model:
             return None
         # Tokens in no order, since a proof on equal rows would prove little.
         ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
+        ids %= getattr(self.embedding, "num_embeddings", 5)
 
         def logits(
             ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
@@ -85,7 +86,7 @@ class Model:
             return self.output(ids, None, None, embeddings)
 
         with frozen(self.module):
-            return find_layer(self.module, logits, ids, self.embed(ids))
+            return find_layer(self.module, logits, self.embed, ids)
 
     def output(
         self,

@@ -22,6 +22,7 @@ LARGEST_DIFFERENCE = 0.05
 
 #: Logits [R C] of token ids, with the embeddings given in place of the embedding layer's output.
 Logits = Callable[[Int[Tensor, "R T"], Float[Tensor, "R T D"]], Float[Tensor, "R C"]]
+Embed = Callable[[Int[Tensor, "R T"]], Float[Tensor, "R T D"]]
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def first_row_only(layer: nn.Module | None) -> Iterator[None]:
 
 
 def find_layer(
-    module: nn.Module, logits: Logits, ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
+    module: nn.Module, logits: Logits, embed: Embed, ids: Int[Tensor, "R T"]
 ) -> nn.Module | None:
     """The layer that may be given its first row alone; None where there is none, or no proof.
 
@@ -50,10 +51,11 @@ def find_layer(
     Args:
         module: in evaluation mode, its weights frozen.
         logits: calls it.
+        embed: the embedding layer's output.
         ids: at least two texts of at least two tokens.
-        embeddings: of these ids.
     """
     try:
+        embeddings = embed(ids)
         layer = _first_that_reads_row_0(module, logits, ids, embeddings)
         if layer is None:
             return None

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from saliency_bench.data import movie_reviews
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
+from saliency_bench.types import TokenBudget
 
 TOKENS = {"mask": "mask_token_id", "pad": "pad_token_id", "unk": "unk_token_id"}
 VECTORS = ("zero", "mean")
@@ -157,6 +158,7 @@ class References:
         self.told = False
         self._vectors: dict[str, Float[Tensor, " D"]] = {}
         self._tokens: dict[str, Int[Tensor, " N"]] = {}
+        self._budgets: dict[int, TokenBudget] = {}
 
     def vector(self, name: str) -> Float[Tensor, " D"]:
         """The embedding layer's output for the named token, zeros, the vocabulary's mean, or the user's own vector.
@@ -167,6 +169,15 @@ class References:
         if name not in self._vectors:
             self._vectors[name] = self._compute(name)
         return self._vectors[name]
+
+    def budget(self, tokens: int) -> TokenBudget:
+        """The tokens per pass that began as this many: once memory has run out they are fewer for all that follows."""
+        return self._budgets.setdefault(tokens, TokenBudget(tokens))
+
+    @property
+    def halvings(self) -> int:
+        """How often memory ran out."""
+        return sum(budget.halvings for budget in self._budgets.values())
 
     def words(self, baseline: str) -> Int[Tensor, " N"]:
         """The tokens of a `text:` baseline, on the host; no special tokens are added."""

@@ -13,6 +13,7 @@ from saliency_bench.attribution.points import (
     SingleTokenPaths,
     StraightPath,
 )
+from saliency_bench.types import TokenBudget
 
 B, T, D = 3, 4, 5
 
@@ -46,7 +47,7 @@ def slow_sums(path, nodes, weights):
 
 
 def sums_of(score, budget, path, nodes, weights, embeddings):
-    engine = GradientEngine(score, budget)
+    engine = GradientEngine(score, TokenBudget(budget))
     sums = engine.weighted_sums(path, nodes, {gradient: weights}, engine.clean(embeddings))
     return engine, sums[gradient]
 
@@ -99,7 +100,7 @@ def test_running_out_of_memory_halves_the_chunk_and_changes_nothing(failing_call
 
     nodes, weights = [0.0, 0.25, 0.5, 0.75], torch.ones(1, 4, dtype=torch.float64)
     engine, sums = sums_of(scarce, 4 * T, path, nodes, weights, embeddings)
-    assert engine.spent.budget_halvings == 1
+    assert engine.budget.halvings == 1
     torch.testing.assert_close(
         sums, slow_sums(path, nodes, weights), rtol=0, atol=1e-13 * float(sums.abs().max())
     )
@@ -110,13 +111,13 @@ def test_a_single_row_that_does_not_fit_is_an_error(embeddings, path):
         raise torch.OutOfMemoryError("injected")
 
     with pytest.raises(torch.OutOfMemoryError):
-        GradientEngine(never, T).clean(embeddings)
+        GradientEngine(never, TokenBudget(T)).clean(embeddings)
 
 
 def test_half_precision_gradients_are_added_in_float32(embeddings):
     halves = embeddings.to(torch.bfloat16)
     points = Input(halves)
-    engine = GradientEngine(smooth_score, 1000)
+    engine = GradientEngine(smooth_score, TokenBudget(1000))
     sums = engine.weighted_sums(points, (1.0,), {gradient: torch.ones(1, 1)}, engine.clean(halves))
     assert sums[gradient].dtype == torch.float32
 
@@ -161,7 +162,7 @@ def test_points_of_a_noise_cloud_are_input_plus_noise_in_the_units_of_each_text(
 
 
 def test_rows_are_every_pair_once_sorted_by_example(embeddings, path):
-    engine = GradientEngine(smooth_score, 3 * T)
+    engine = GradientEngine(smooth_score, TokenBudget(3 * T))
     clean = engine.clean(embeddings)
     nodes = [0.0, 0.5, 1.0]
     pairs = [
@@ -175,7 +176,7 @@ def test_rows_are_every_pair_once_sorted_by_example(embeddings, path):
 
 def test_an_example_has_only_the_nodes_that_apply_to_it(embeddings, path):
     moves = torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])
-    engine = GradientEngine(smooth_score, 1000)
+    engine = GradientEngine(smooth_score, TokenBudget(1000))
     nodes = [(token, 0.5) for token in range(T)]
     found = engine.rows(SingleTokenPaths(path, moves), nodes, engine.clean(embeddings))
     assert [e for rows in found for e in rows.examples] == [0, 0, 2, 2, 2, 2]
@@ -219,3 +220,18 @@ def test_groups_are_every_sample_once_and_split_nothing_that_depends_on_itself(s
 def test_samples_that_fill_no_block_are_independent():
     draws = Draws(10, "centred", None, None)
     assert [draws.block(sample) for sample in range(10)] == [4] * 8 + [1] * 2
+
+
+def test_where_memory_ran_out_once_all_who_share_the_budget_ask_for_less(embeddings, path):
+    def scarce(points, rows):
+        if points.shape[0] * points.shape[1] > 2 * T:
+            raise torch.OutOfMemoryError("injected")
+        return smooth_score(points, rows)
+
+    budget, weights = TokenBudget(8 * T), {gradient: torch.ones(1, 4)}
+    for _ in range(3):  # blocks, each with an engine of its own
+        engine = GradientEngine(scarce, budget)
+        engine.weighted_sums(path, [0.0, 0.25, 0.5, 0.75], weights, engine.clean(embeddings))
+    assert budget.tokens <= 2 * T
+    # 8, 4 and 2 rows: halved until it fitted, and never tried again. The clean pass has only three rows.
+    assert budget.halvings <= 3
