@@ -409,7 +409,7 @@ def _computation(config: Any, model: Model) -> dict[str, Any]:
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": config.runtime.dtype,
         "attention": config.runtime.attention,
         "threads": torch.get_num_threads(),
         "token_budget": config.runtime.token_budget,

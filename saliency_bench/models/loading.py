@@ -18,9 +18,12 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.encoder import SHA256, adapter_folder, encoder_folder, sha256_of
 from saliency_bench.models.model import Criterion, Forward, Model, find_embedding
 
+#: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
+TF32 = "tf32"
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
+    TF32: torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
@@ -47,7 +50,8 @@ def load_default(
         "encoder_sha256": SHA256,
         "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
     }
-    return _finish(module, _tokenizer(encoder), f"default-seed{training_seed}", device, facts)
+    name = f"default-seed{training_seed}"
+    return _finish(module, _tokenizer(encoder), name, device, dtype, facts)
 
 
 def load_model(
@@ -65,7 +69,7 @@ def load_model(
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer, or a hub id.
         task: "sequence-classification".
-        dtype: float64, float32, bfloat16 or float16; never the checkpoint's own choice.
+        dtype: float64, float32, tf32 (on NVIDIA GPUs), bfloat16 or float16; never the checkpoint's own choice.
         device: auto, cpu, cuda, or cuda:N.
         revision: the commit, tag or branch of a hub id.
         adapter: the folder or hub id of a PEFT adapter, merged into the weights.
@@ -94,7 +98,7 @@ def load_model(
         "adapter": adapter and Path(adapter).name,
         "weights_sha256": weights_digest(module),
     }
-    return _finish(module, _tokenizer(path, revision), local.name, device, facts)
+    return _finish(module, _tokenizer(path, revision), local.name, device, dtype, facts)
 
 
 def wrap_model(
@@ -325,9 +329,14 @@ def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def _finish(
-    module: nn.Module, tokenizer: Any, name: str, device: str, facts: dict[str, Any]
+    module: nn.Module, tokenizer: Any, name: str, device: str, dtype: str, facts: dict[str, Any]
 ) -> Model:
-    module = module.to(resolve_device(device)).eval()
+    where = resolve_device(device)
+    if dtype == TF32 and where.type != "cuda":
+        raise InputError(
+            f"runtime.dtype={TF32} needs an NVIDIA GPU, and the device is {where.type}: use float32"
+        )
+    module = module.to(where).eval()
     return Model(
         module=module,
         tokenizer=tokenizer,
@@ -337,6 +346,7 @@ def _finish(
         embedding=_watch(module, _call),
         max_length=_max_length(module, tokenizer),
         forward=_call,
+        tf32=dtype == TF32,
         facts=facts,
     )
 

@@ -33,6 +33,7 @@ class Model:
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
+    `tf32`: products of float32 matrices may be rounded to TensorFloat-32.
     `facts` goes into the manifest: where the model is from, and digests of its weights.
     """
 
@@ -47,6 +48,7 @@ class Model:
     criterion: Criterion | None = None
     wants_mask: bool = False
     short_last_layer: bool = True
+    tf32: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,7 +70,7 @@ class Model:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
-        with frozen(self.module):
+        with frozen(self.module), _products(self.tf32):
             yield
 
     @cached_property
@@ -152,6 +154,17 @@ def frozen(root: nn.Module) -> Iterator[None]:
             module.training = mode
         for weight, flag in wanted.items():
             weight.requires_grad_(flag)
+
+
+@contextmanager
+def _products(tf32: bool) -> Iterator[None]:
+    """How float32 matrices are multiplied: rounded to TensorFloat-32, or not, whatever the process has set."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def find_embedding(

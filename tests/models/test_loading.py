@@ -25,6 +25,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_tf32_is_refused_where_there_is_no_gpu_for_it(folder):
+    with pytest.raises(InputError, match="tf32 needs an NVIDIA GPU"):
+        sb.load_model(str(folder), dtype="tf32", device="cpu")
+
+
 def test_a_folder_is_loaded_in_the_dtype_asked_for(folder):
     for name in ("float64", "float32", "bfloat16"):
         assert sb.load_model(str(folder), dtype=name, device="cpu").dtype == getattr(torch, name)
