@@ -114,7 +114,8 @@ def evaluate(
         model: the model that the maps explain.
         maps: from `attribute`, or `AttributionMap.from_scores`.
         metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
-        removal: what stands in for removed tokens: mask, pad, unk, zero or mean. A token that the tokenizer lacks
+        removal: what stands in for removed tokens: mask, pad, unk, zero or mean; or attention (they are not
+            attended to), or delete (the text closes up). A token that the tokenizer lacks
             is replaced by the first of mask, pad and zero that it has, as the table's column says.
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
@@ -134,7 +135,7 @@ def evaluate(
             entry["grid"] = grid
     if output not in CURVE_OUTPUTS:
         raise unknown("output", output, list(CURVE_OUTPUTS))
-    removal = references.resolve(model, removal, "removal")
+    removal = references.resolve_removal(model, removal)
     budget = _tokens_per_pass(token_budget, model, [one.encoded for one in maps])
     with model.frozen():
         rows = judge_maps(References(model), maps, entries, removal, budget)

@@ -12,7 +12,7 @@ from torch import Tensor
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.explain import explain
 from saliency_bench.encoded import Encoded
-from saliency_bench.evaluation.removal import ReplacingProbe
+from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
@@ -69,7 +69,7 @@ class OpenBlock:
             )
         self.targets = task.choose_target(self.target, self.logits, self.batch, self.model.labels)
         self.probabilities = self.logits.double().softmax(-1)
-        self._probes: dict[str, ReplacingProbe] = {}
+        self._probes: dict[str, CachingProbe] = {}
 
     @property
     def predicted(self) -> Int[Tensor, " B"]:
@@ -85,10 +85,10 @@ class OpenBlock:
         """Each example's probability of the given class on the full text."""
         return self.probabilities.gather(1, classes[:, None])[:, 0]
 
-    def probe(self, removal: str) -> ReplacingProbe:
+    def probe(self, removal: str) -> CachingProbe:
         """The removal operator's probe of this block."""
         if removal not in self._probes:
-            self._probes[removal] = ReplacingProbe(
+            self._probes[removal] = removal_probe(
                 self.references, self.batch, removal, self.token_budget
             )
         return self._probes[removal]

@@ -132,7 +132,7 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
-    removal = references.resolve(model, config.evaluation.removal, "evaluation.removal")
+    removal = references.resolve_removal(model, config.evaluation.removal, "evaluation.removal")
     if removal != config.evaluation.removal:
         warnings.append(_lacks(model, "evaluation.removal", config.evaluation.removal, removal))
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])

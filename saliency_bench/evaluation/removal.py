@@ -1,43 +1,61 @@
-"""What the model says when only some tokens stay: removal operators that replace embeddings.
+"""What the model says when only some tokens stay: what is asked, and how each removal operator asks it.
 
-The real token ids are passed all the while and the embeddings of removed tokens are replaced under the hook, so
-that positions and pooling stay as they are. Special tokens are never removed.
+`mask`, `pad`, `unk`, `zero` and `mean` put a vector in a removed token's place, under the hook that replaces
+embeddings: the real token ids are passed all the while, so that positions and pooling stay as they are. `attention`
+lets no token attend to a removed one, and the others keep their positions. `delete` takes it out of the text, and the
+others close up. Special tokens are never removed.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
-from saliency_bench.errors import unknown
-from saliency_bench.models.references import References
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.dropping import dropped_output, how_to_drop, masked_output
+from saliency_bench.models.references import ATTENTION, DELETE, NAMES, References
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch
 
-OPERATORS = ("mask", "pad", "unk", "zero", "mean")
+OPERATORS = (*NAMES, ATTENTION, DELETE)
 
 
-class ReplacingProbe:
-    """Logits of a batch's examples when the tokens that do not stay get the operator's vector instead.
+def removal_probe(
+    references: References, batch: Batch, removal: str, token_budget: int
+) -> "CachingProbe":
+    """The probe of an operator.
+
+    Raises:
+        InputError: there is no such operator, or it would leave nothing of a text.
+    """
+    if removal in NAMES:
+        return ReplacingProbe(references, batch, removal, token_budget)
+    if removal == ATTENTION:
+        return AttentionProbe(references, batch, token_budget)
+    if removal == DELETE:
+        return DeletingProbe(references, batch, token_budget)
+    raise unknown("removal operator", removal, list(OPERATORS))
+
+
+class CachingProbe(ABC):
+    """Logits of a batch's examples when only some of their tokens stay.
 
     Each distinct question (example, what stays) is asked of the model once, whoever asks it: `n_posed` questions
-    have cost `n_asked` forward rows.
+    have cost `n_asked` forward rows of `n_tokens` tokens in all. Where memory runs out, fewer rows are asked at once.
     """
 
-    def __init__(
-        self, references: References, batch: Batch, removal: str, token_budget: int
-    ) -> None:
-        if removal not in OPERATORS:
-            raise unknown("removal operator", removal, list(OPERATORS))
-        model = references.model
-        self.replacement = references.vector(removal)
-        self.embeddings = model.embed(batch.input_ids)
-        self.logits = task.logits_fn(model, batch)
+    def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
+        self.references = references
+        self.batch = batch
+        self.budget = references.budget(token_budget)
         self.attributable = batch.attributable.cpu().numpy()
-        self.rows_at_once = max(1, token_budget // batch.input_ids.shape[1])
+        self.real = batch.mask.cpu().numpy()
         self.answers: dict[tuple[int, bytes], Float[np.ndarray, " C"]] = {}
         self.n_posed = 0
+        self.n_tokens = 0
 
     @property
     def n_asked(self) -> int:
@@ -49,31 +67,150 @@ class ReplacingProbe:
     ) -> Float[np.ndarray, "N C"]:
         """Logits in float64 of each example with only `keep` (over its own tokens) left."""
         self.n_posed += len(keep)
-        places = examples.tolist()
-        removed = [self._removed(place, kept) for place, kept in zip(places, keep, strict=True)]
+        stays = self._stays(examples, keep)
+        packed = np.packbits(stays, axis=1)
         keys = [
-            (place, np.packbits(gone).tobytes())
-            for place, gone in zip(places, removed, strict=True)
+            (example, row.tobytes()) for example, row in zip(examples.tolist(), packed, strict=True)
         ]
-        new = {
-            key: gone for key, gone in zip(keys, removed, strict=True) if key not in self.answers
-        }
-        items = list(new.items())
-        for start in range(0, len(items), self.rows_at_once):
-            self._ask(items[start : start + self.rows_at_once])
+        new = {key: place for place, key in enumerate(keys) if key not in self.answers}
+        if new:
+            rows = np.fromiter(new.values(), dtype=int)
+            answers = self._ask(examples[rows], stays[rows])
+            self.answers.update(zip(new, answers, strict=True))
         return np.stack([self.answers[key] for key in keys])
 
-    def _removed(self, example: int, kept: Bool[np.ndarray, " T"]) -> Bool[np.ndarray, " W"]:
-        """The tokens to replace, at the batch's width."""
-        removed: Bool[np.ndarray, " W"] = self.attributable[example].copy()
-        removed[: len(kept)] &= ~kept
-        return removed
+    def _stays(
+        self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
+    ) -> Bool[np.ndarray, "N W"]:
+        """What is left of each text at the batch's width: special tokens always, padding never."""
+        stays = np.zeros((len(keep), self.real.shape[1]), dtype=bool)
+        for row, kept in enumerate(keep):
+            stays[row, : len(kept)] = kept
+        stays |= ~self.attributable[examples]
+        stays &= self.real[examples]
+        return stays
 
     @torch.inference_mode()
-    def _ask(self, items: list[tuple[tuple[int, bytes], Bool[np.ndarray, " W"]]]) -> None:
+    def _ask(
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
+    ) -> Float[np.ndarray, "N C"]:
+        order: list[Int[np.ndarray, " _"]] = []
+        answers: list[Tensor] = []
+        for rows, width in self._groups(stays):
+            start = 0
+            while start < len(rows):
+                own = rows[start : start + self.budget.rows(width)]
+                found = self._fitting(examples[own], stays[own], width)
+                if found is None:
+                    continue
+                order.append(own)
+                answers.append(found)
+                start += len(own)
+                self.n_tokens += len(own) * width
+        # One way to the host for all: until here a GPU is not waited for.
+        together = torch.cat(answers).double().cpu().numpy()
+        sorted_back = np.empty_like(together)
+        sorted_back[np.concatenate(order)] = together
+        return sorted_back
+
+    def _fitting(
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"], width: int
+    ) -> Float[Tensor, "N C"] | None:
+        """The answers; None where they did not fit in memory and fewer are to be asked for."""
+        try:
+            return self._logits(torch.from_numpy(examples), torch.from_numpy(stays))
+        except torch.OutOfMemoryError:
+            if len(examples) == 1:
+                raise
+        # Outside the handler: the exception would keep the failed pass's tensors alive.
+        torch.cuda.empty_cache()
+        self.budget.fit(len(examples) // 2 * width)
+        return None
+
+    def _groups(
+        self, stays: Bool[np.ndarray, "N W"]
+    ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
+        """The rows that can be asked together, and how many tokens each of them costs."""
+        yield np.arange(len(stays)), stays.shape[1]
+
+    @abstractmethod
+    def _logits(
+        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+    ) -> Float[Tensor, "N C"]:
+        """Asks the model; all tensors given are on the host."""
+
+
+class ReplacingProbe(CachingProbe):
+    """Removed tokens get the operator's vector in place of their embedding."""
+
+    def __init__(
+        self, references: References, batch: Batch, removal: str, token_budget: int
+    ) -> None:
+        super().__init__(references, batch, token_budget)
+        self.replacement = references.vector(removal)
+        self.embeddings = references.model.embed(batch.input_ids)
+        self.whole = task.logits_fn(references.model, batch, short=True)
+
+    def _logits(
+        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+    ) -> Float[Tensor, "N C"]:
         device = self.embeddings.device
-        rows = torch.tensor([example for (example, _), _ in items], device=device)
-        removed = torch.from_numpy(np.stack([gone for _, gone in items])).to(device)
+        rows = examples.to(device)
+        real = torch.from_numpy(self.real)[examples]
+        removed = (real & ~stays).to(device)
         embeddings = torch.where(removed[:, :, None], self.replacement, self.embeddings[rows])
-        answers = self.logits(embeddings, rows).double().cpu().numpy()
-        self.answers.update(zip([key for key, _ in items], answers, strict=True))
+        return self.whole(embeddings, rows)
+
+
+class _ShorteningProbe(CachingProbe):
+    """Asks about the tokens that stay alone, texts of equal length together: no padding and no mask."""
+
+    def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
+        super().__init__(references, batch, token_budget)
+        for row, example_id in enumerate(batch.example_ids):
+            if not (self.real[row] & ~self.attributable[row]).any():
+                raise InputError(
+                    f"{example_id} has no special token, so that nothing would be left of it: use removal mask or zero"
+                )
+
+    def _groups(
+        self, stays: Bool[np.ndarray, "N W"]
+    ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
+        lengths = stays.sum(1)
+        for length in np.unique(lengths).tolist():
+            yield np.flatnonzero(lengths == length), length
+
+    def _logits(
+        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+    ) -> Float[Tensor, "N C"]:
+        return dropped_output(self.references.model, self.batch, examples, stays, None)
+
+
+class DeletingProbe(_ShorteningProbe):
+    """The text without the removed tokens, its positions counted anew."""
+
+
+class AttentionProbe(_ShorteningProbe):
+    """Nothing attends to removed tokens, and the others keep their positions.
+
+    Where it is proved to be the same for texts like these, removed tokens are left out altogether.
+    """
+
+    def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
+        super().__init__(references, batch, token_budget)
+        self.how = how_to_drop(references, batch)
+
+    def _groups(
+        self, stays: Bool[np.ndarray, "N W"]
+    ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
+        if self.how is None:
+            yield np.arange(len(stays)), stays.shape[1]
+        else:
+            yield from super()._groups(stays)
+
+    def _logits(
+        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+    ) -> Float[Tensor, "N C"]:
+        if self.how is None:
+            return masked_output(self.references.model, self.batch, examples, stays)
+        return dropped_output(self.references.model, self.batch, examples, stays, self.how)

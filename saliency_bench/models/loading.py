@@ -148,6 +148,7 @@ def wrap_model(
         forward=call,
         criterion=criterion,
         wants_mask=wants_mask,
+        takes_positions=forward is None and _takes_positions(module),
         facts={
             "source": "module",
             "class": type(module).__name__,
@@ -346,6 +347,7 @@ def _finish(
         embedding=_watch(module, _call),
         max_length=_max_length(module, tokenizer),
         forward=_call,
+        takes_positions=_takes_positions(module),
         tf32=dtype == TF32,
         facts=facts,
     )
@@ -359,6 +361,10 @@ def _needs_mask(module: nn.Module) -> bool:
     """Whether `forward` has an attention mask that must be given."""
     mask = inspect.signature(module.forward).parameters.get("attention_mask")
     return mask is not None and mask.default is mask.empty
+
+
+def _takes_positions(module: nn.Module) -> bool:
+    return "position_ids" in inspect.signature(module.forward).parameters
 
 
 def _watch(module: nn.Module, call: Forward, wants_mask: bool = False) -> nn.Module:

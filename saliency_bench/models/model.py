@@ -31,6 +31,7 @@ class Model:
     real ids are passed: position ids, pooling by token and scaled embeddings stay right.
     `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
+    `takes_positions`: the module can be told `position_ids`.
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
     `tf32`: products of float32 matrices may be rounded to TensorFloat-32.
@@ -47,6 +48,7 @@ class Model:
     forward: Forward
     criterion: Criterion | None = None
     wants_mask: bool = False
+    takes_positions: bool = False
     short_last_layer: bool = True
     tf32: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +76,37 @@ class Model:
             yield
 
     @cached_property
+    def first_position(self) -> int | None:
+        """The position id that the model gives a text's first token; None where it cannot be told positions.
+
+        Some count from 0, RoBERTa and its kin from the pad id + 1. It is what the table of positions is asked for;
+        a model without such a table computes with the positions themselves, from 0.
+        """
+        if not self.takes_positions:
+            return None
+        ids = torch.tensor([[3, 1, 4, 2, 4]], device=self.device)
+        asked: list[Tensor] = []
+        tables = [one for one in self.module.modules() if isinstance(one, nn.Embedding)]
+        handles = [
+            one.register_forward_pre_hook(lambda _, args: asked.append(args[0])) for one in tables
+        ]
+        try:
+            with frozen(self.module), torch.no_grad():
+                self.output(ids)
+        except (RuntimeError, ValueError, IndexError):  # it wants other tokens than these
+            return None
+        finally:
+            for handle in handles:
+                handle.remove()
+        steps = torch.arange(ids.shape[1], device=self.device)
+        for one in asked:
+            if one.shape[-1] == len(steps) and torch.equal(
+                one.flatten()[: len(steps)] - one.flatten()[0], steps
+            ):
+                return int(one.flatten()[0])
+        return 0
+
+    @cached_property
     def pooled_layer(self) -> nn.Module | None:
         """The layer that needs its first row alone; None where that is not proved, or not wanted."""
         if not self.short_last_layer:
@@ -97,6 +130,7 @@ class Model:
         token_type_ids: Int[Tensor, "R T"] | None = None,
         embeddings: Float[Tensor, "R T D"] | None = None,
         *,
+        position_ids: Int[Tensor, "R T"] | None = None,
         short: bool = False,
     ) -> Float[Tensor, "R C"]:
         """The model's logits, with `embeddings` in place of the embedding layer's output where given.
@@ -106,6 +140,7 @@ class Model:
             mask: which tokens are real; None where nothing is padded.
             token_type_ids: for models that take them.
             embeddings: what is to stand for the ids.
+            position_ids: where the tokens stand; only for a model that has a `first_position`.
             short: leave out what no logit reads, where that is proved; equal within rounding.
         """
         inputs = {"input_ids": input_ids}
@@ -115,6 +150,8 @@ class Model:
             inputs["attention_mask"] = torch.ones_like(input_ids)
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
+        if position_ids is not None:
+            inputs["position_ids"] = position_ids
         layer = self.pooled_layer if short else None
         with (
             _replaced(self.embedding, embeddings),

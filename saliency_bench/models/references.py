@@ -32,6 +32,9 @@ VECTORS = ("zero", "mean")
 #: One vector for all places: what removal can put there, and a baseline can be.
 NAMES = (*TOKENS, *VECTORS)
 
+#: Removals that put nothing in a token's place: it is not attended to, or taken out of the text.
+ATTENTION, DELETE = "attention", "delete"
+
 #: Baselines that differ from text to text, from place to place or from seed to seed (see `attribution.baselines`).
 COMPUTED = ("uniform", "max_entropy")
 BASELINES = (*NAMES, *COMPUTED)
@@ -90,6 +93,15 @@ def check_references(name: str, key: str) -> None:
         raise unknown(key, name, [*REFERENCES, f"{FILE}PATH"])
 
 
+def resolve_removal(model: Model, name: str, key: str = "removal") -> str:
+    """The same of a removal, which need not be a vector."""
+    if name in (ATTENTION, DELETE):
+        return name
+    if name not in NAMES:
+        raise unknown(key, name, [*NAMES, ATTENTION, DELETE])
+    return resolve(model, name, key)
+
+
 def resolve_baseline(model: Model, baseline: Any, key: str = "baseline") -> str:
     """The name that a setting holds: one that the model has, and with a digest where a file holds the numbers.
 
@@ -142,7 +154,7 @@ def resolve_references(model: Model, name: str, key: str = "references", longest
 RESOLVE: dict[str, Callable[[Model, Any, str], str]] = {
     "baseline": resolve_baseline,
     "references": resolve_references,
-    "removal": resolve,
+    "removal": resolve_removal,
 }
 
 

@@ -22,6 +22,7 @@ from saliency_bench.attribution.points import (
     SingleTokenPaths,
     StraightPath,
 )
+from saliency_bench.evaluation import removal
 from saliency_bench.tasks import sequence_classification as task
 
 # -- paths --------------------------------------------------------------------------------------------------------
@@ -135,9 +136,9 @@ def the_baseline_is_the_mean(patch):
 
 def removed_tokens_stay(patch):
     """Leave-one-out that leaves out nothing."""
-    probe = blocks.ReplacingProbe._removed
+    stays = removal.CachingProbe._stays
     patch.setattr(
-        blocks.ReplacingProbe, "_removed", lambda self, e, kept: probe(self, e, kept) & False
+        removal.CachingProbe, "_stays", lambda self, e, kept: stays(self, e, kept) | self.real[e]
     )
 
 

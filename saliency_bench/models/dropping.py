@@ -1,0 +1,116 @@
+"""Removed tokens left out of the computation, where that is proved to be the same as not attending to them.
+
+A token that nothing attends to changes nothing but its own row. Without it the others are the same, if the model is
+told their original positions and if positions reach it in no other way. Relative positions counted from place to
+place, windows of local attention and pooling at the last place break this, silently. So it is tried on each kind of
+text before it is relied on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.types import Batch
+
+#: Both ways are the same arithmetic in another order.
+EPSILONS = 1024
+#: In half precision so many rounding errors would let anything pass.
+LARGEST_DIFFERENCE = 0.05
+
+#: Texts of a batch on which it is tried.
+N_TRIED = 2
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """How the tokens that stay are passed."""
+
+    first_position: int  # the position id of a text's first token
+    mask_of_ones: (
+        bool  # given although nothing is padded: some models take gaps in positions for new texts
+    )
+    difference: float  # largest difference of a logit that was seen, over the largest logit
+
+
+def how_to_drop(references: References, batch: Batch) -> Dropping | None:
+    """How removed tokens may be left out of texts like these; None where they may not.
+
+    Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
+    but one, every other one, and the two ends, which are as far apart as can be.
+    """
+    frames = tuple(tuple(item.special) for item in batch.encoded[:N_TRIED])
+    key = "dropping", batch.input_ids.shape[1], frames
+    if key not in references.found:
+        references.found[key] = _tried(references.model, batch)
+    found: Dropping | None = references.found[key]
+    return found
+
+
+@torch.inference_mode()
+def _tried(model: Model, batch: Batch) -> Dropping | None:
+    first = model.first_position
+    if first is None:
+        return None
+    examples, stays = _questions(batch)
+    masked = masked_output(model, batch, examples, stays)
+    share = min(EPSILONS * torch.finfo(masked.dtype).eps, LARGEST_DIFFERENCE)
+    size = float(masked.abs().max())
+    for ones in (False, True):
+        how = Dropping(first, ones, 0.0)
+        rows = [slice(place, place + 1) for place in range(len(stays))]
+        dropped = torch.cat(
+            [dropped_output(model, batch, examples[row], stays[row], how) for row in rows]
+        )
+        difference = float((dropped - masked).abs().max()) / size
+        if difference <= share:
+            return Dropping(first, ones, difference)
+    return None
+
+
+def _questions(batch: Batch) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
+    examples, stays = [], []
+    for row in range(min(N_TRIED, len(batch))):
+        free = batch.attributable[row].cpu()
+        always = batch.mask[row].cpu() & ~free
+        places = free.nonzero()[:, 0]
+        for kept in (places[:0], places[1:], places[::2], places[1::2], places[[0, -1]]):
+            own = always.clone()
+            own[kept] = True
+            examples.append(row)
+            stays.append(own)
+    return torch.tensor(examples), torch.stack(stays)
+
+
+def masked_output(
+    model: Model, batch: Batch, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+) -> Float[Tensor, "N C"]:
+    """Logits of whole texts in which no token attends to one that does not stay."""
+    rows = examples.to(model.device)
+    types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
+    return model.output(batch.input_ids[rows], stays.to(model.device), types)
+
+
+def dropped_output(
+    model: Model,
+    batch: Batch,
+    examples: Int[Tensor, " N"],
+    stays: Bool[Tensor, "N W"],
+    how: Dropping | None,
+) -> Float[Tensor, "N C"]:
+    """Logits of texts without what does not stay, of which each has as much; positions as before, or anew if None."""
+    places = stays.nonzero()[:, 1].view(len(stays), -1).to(model.device)
+    rows = examples.to(model.device)
+
+    def kept(table: Int[Tensor, "B W"]) -> Int[Tensor, "N L"]:
+        return table[rows].gather(1, places)
+
+    types = None if batch.token_type_ids is None else kept(batch.token_type_ids)
+    mask = (
+        torch.ones_like(places, dtype=torch.bool) if how is not None and how.mask_of_ones else None
+    )
+    positions = None if how is None else places + how.first_position
+    return model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
