@@ -45,7 +45,8 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     frames = tuple(tuple(item.special) for item in batch.encoded[:N_TRIED])
     key = "dropping", batch.input_ids.shape[1], frames
     if key not in references.found:
-        references.found[key] = _tried(references.model, batch)
+        may = references.may_drop
+        references.found[key] = _tried(references.model, batch) if may else None
     found: Dropping | None = references.found[key]
     return found
 

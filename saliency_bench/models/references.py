@@ -161,11 +161,13 @@ RESOLVE: dict[str, Callable[[Model, Any, str], str]] = {
 class References:
     """The references of one model, each computed once for as long as this object lives.
 
+    `may_drop`: removed tokens may be left out of the computation where that is proved to change nothing.
     `found` is for what takes a search, by what was searched for; `told`, whether the user knows that one failed.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, may_drop: bool = True) -> None:
         self.model = model
+        self.may_drop = may_drop
         self.found: dict[Any, Any] = {}
         self.told = False
         self._vectors: dict[str, Float[Tensor, " D"]] = {}
