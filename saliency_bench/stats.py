@@ -239,7 +239,7 @@ def interleaved_ratio(
     whatever the distribution (Conover 1999, section 3.2); below 6 repeats, where none does, it is
     the whole range.
     """
-    if len(seconds_a) != len(seconds_b) or len(seconds_a) == 0:
+    if len(seconds_a) != len(seconds_b) or not seconds_a:
         raise InputError(
             f"a ratio needs repeats in pairs, got {len(seconds_a)} and {len(seconds_b)}"
         )

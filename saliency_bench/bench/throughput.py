@@ -231,7 +231,7 @@ def _step_sweep(bench: Bench) -> Iterator[Row]:
     runs = [captum_in_order("", "", one, use).run for one in plain]
     yield from _sweep(
         bench,
-        Case("sweep", f"steps {_listed(counts)}", problem),
+        Case("sweep", f"{_listed(counts)} steps", problem),
         settings,
         (len(nodes), settings[-1].hyper["n_steps"], sum(counts)),
         lambda: [scores for run in runs for scores in run() or []],
@@ -250,7 +250,7 @@ def _sample_sweep(bench: Bench) -> Iterator[Row]:
     twins = [one.twin("captum") for one in settings]
     yield from _sweep(
         bench,
-        Case("sweep", f"samples {_listed(counts)}", problem),
+        Case("sweep", f"{_listed(counts)} samples", problem),
         settings,
         (counts[-1], counts[-1], sum(counts)),
         lambda: _one_by_one(problem, twins),

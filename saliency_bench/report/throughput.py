@@ -13,17 +13,17 @@ from saliency_bench.stats import interleaved_ratio
 
 #: What contestants are called; others go by their own names.
 LABELS = {
-    "ours": "ours",
+    "ours": "Ours",
     "captum_sorted": "Captum, sorted and tuned",
     "captum_random": "Captum, random batches (typical use)",
     "captum_single": "Captum, one text at a time",
-    "bare_loop": "bare loop (100 %)",
-    MATMUL: "matrix product",
-    "ours_sweep": "ours, all settings at once",
-    "ours_largest": "ours, the largest setting alone",
+    "bare_loop": "Bare loop (100 %)",
+    MATMUL: "Matrix product",
+    "ours_sweep": "Ours, all settings at once",
+    "ours_largest": "Ours, the largest setting alone",
     "captum_sweep": "Captum, setting by setting",
-    "ours_adaptive": "ours, adaptive",
-    "ours_calibrated": "ours, calibrated nodes",
+    "ours_adaptive": "Ours, adaptive",
+    "ours_calibrated": "Ours, calibrated nodes",
     "captum_default": "Captum, default steps",
 }
 
@@ -164,7 +164,11 @@ def memory(rows: pd.DataFrame) -> Table:
         )
         for name in peaks.index
     )
-    caption = "Growth of memory over one run, beyond what was in use; the last column is most steps over fewest."
+    caption = (
+        "Growth of memory over one run, beyond what was in use; the last column is most steps over fewest. On a CPU "
+        "what the allocator keeps of freed tensors is in it, and differs by some per cent from run to run; with "
+        "MALLOC_MMAP_THRESHOLD_=65536 in the environment of glibc it is not."
+    )
     heads = (Column("contestant", "Contestant"), *columns, Column("ratio", "Ratio"))
     return Table("memory", "Peak memory", caption, heads, found, marks_best=False)
 
@@ -247,8 +251,8 @@ def of(case: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def ratio(case: pd.DataFrame, name: str, other: str) -> Estimate | None:
     """A contestant's time over another's, from repeats side by side; None where one of them was not timed."""
-    mine, theirs = (of(case, one)["seconds"].to_numpy(float) for one in (name, other))
-    return Estimate(*interleaved_ratio(mine, theirs)) if len(mine) and len(theirs) else None
+    mine, theirs = (of(case, one)["seconds"].tolist() for one in (name, other))
+    return Estimate(*interleaved_ratio(mine, theirs)) if mine and theirs else None
 
 
 def ratio_of_rates(case: pd.DataFrame, name: str, other: str) -> Estimate | None:
@@ -256,10 +260,7 @@ def ratio_of_rates(case: pd.DataFrame, name: str, other: str) -> Estimate | None
     mine, theirs = of(case, name), of(case, other)
     if not len(mine) or not len(theirs) or mine["useful_flop"].isna().any():
         return None
-    costs = [
-        (one["seconds"] / one["useful_flop"].astype(float)).to_numpy(float)
-        for one in (theirs, mine)
-    ]
+    costs = [(one["seconds"] / one["useful_flop"].astype(float)).tolist() for one in (theirs, mine)]
     return Estimate(*interleaved_ratio(*costs))
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from saliency_bench.report.style import WIDTH, contestant_stroke, literal, note, wrapped
 from saliency_bench.report.table import Estimate
@@ -20,6 +21,7 @@ _AXES = {
     "length": ("length", "Length of every text (tokens)"),
     "steps": ("n_steps", "Steps"),
 }
+_HALO = [withStroke(linewidth=2.6, foreground="white")]  # a whisker is seen on a black bar too
 _SWEEP = ("ours_sweep", "ours_largest", "captum_sweep")
 
 
@@ -115,9 +117,14 @@ def _bar_figure(
 ) -> Figure:
     n_bars = max(len(bars) for _, bars in panels)
     figure = Figure(figsize=(WIDTH, 1.0 + 0.36 * n_bars), layout="constrained")
-    grid: Sequence[Any] = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    grid: Sequence[Any] = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[
+        0
+    ]
+    largest = max(
+        (one.high for _, bars in panels for _, one in bars if one is not None), default=1.0
+    )
     for axes, (title, bars) in zip(grid, panels, strict=True):
-        _bars(axes, bars)
+        _bars(axes, bars, largest)
         axes.set_title(literal(title), loc="left")
         axes.set_xlabel(label)
     grid[0].invert_yaxis()
@@ -125,20 +132,20 @@ def _bar_figure(
     return figure
 
 
-def _bars(axes: Axes, bars: Sequence[tuple[str, Estimate | None]]) -> None:
-    largest = max((one.high for _, one in bars if one is not None), default=1.0)
+def _bars(axes: Axes, bars: Sequence[tuple[str, Estimate | None]], largest: float) -> None:
     for place, (name, one) in enumerate(bars):
         if one is None:
             axes.text(0.02 * largest, place, "not timed", va="center", size=7, color="#777777")
             continue
         shade, _ = contestant_stroke(name)
         axes.barh(place, one.mean, color=shade, height=0.66)
-        axes.hlines(place, one.low, one.high, color="#444444", lw=1.1)
+        axes.hlines(place, one.low, one.high, color="black", lw=1.1, path_effects=_HALO)
         axes.text(one.high + 0.02 * largest, place, f"{one.mean:.2f}", va="center", size=7.5)
     axes.axvline(1.0, color="#444444", lw=0.8, ls=":")
     labels, _ = wrapped(LABELS.get(name, name) for name, _ in bars)
     axes.set_yticks(range(len(bars)), labels)
-    axes.set_xlim(0, 1.16 * largest)
+    axes.set_xlim(0, 1.2 * largest)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
 
