@@ -29,7 +29,7 @@ Usage:
   saliency-bench validate [model=PATH] [n_examples=N] [out=DIR]
                                                 every method against Captum
   saliency-bench throughput [profile=full] [KEY=VALUE ...]
-                                                how fast, against Captum and the machine
+                                                how fast, beside Captum
 
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
