@@ -28,6 +28,8 @@ Usage:
   saliency-bench list [methods|metrics|models|data|experiments]
   saliency-bench validate [model=PATH] [n_examples=N] [out=DIR]
                                                 every method against Captum
+  saliency-bench throughput [profile=full] [KEY=VALUE ...]
+                                                how fast, beside Captum
 
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
@@ -261,12 +263,25 @@ def validate(words: list[str]) -> int:
     return 0
 
 
+def throughput(words: list[str]) -> int:
+    """Ours, Captum and a bare loop timed side by side, after they were found to agree."""
+    from saliency_bench import throughput as verb
+    from saliency_bench.progress import progress
+
+    chosen = verb.options(words)
+    with progress() as show:
+        outcome = verb.benchmark(chosen, show)
+    verb.conclude(chosen, outcome, ["saliency-bench", "throughput", *words])
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "report": report,
     "explain": explain,
     "list": list_parts,
     "validate": validate,
+    "throughput": throughput,
 }
 
 

@@ -16,6 +16,11 @@ NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says wh
 FAILED = "failed"  # it should have worked: NaN, infinity, an exception
 STATUSES = (OK, NOT_APPLICABLE, FAILED)
 
+DISAGREES = "disagrees"  # of the throughput benchmark: other numbers than ours, so it was not timed
+
+#: Names the matrix products that run among the contestants of the throughput benchmark.
+MATMUL = "matmul"
+
 #: The backends that ours is compared with.
 REFERENCE_BACKENDS = ("captum", "captum_layer")
 
@@ -136,6 +141,39 @@ SORT_KEYS: dict[str, list[str]] = {
     "timings": ["cell_id", "setting_id", "repeat"],
     "warnings": ["cell_id", "example_id", "source", "message"],
 }
+
+
+#: Columns of the throughput benchmark's table, in order: a row per section, case, contestant and repeat. Null where a
+#: contestant was not timed, or a number is not known.
+THROUGHPUT = (
+    "section",
+    "case",
+    "contestant",
+    "length",  # tokens of every text; null where they differ
+    "n_steps",
+    "token_budget",
+    "dtype",
+    "baseline",
+    "quadrature",
+    "repeat",
+    "seconds",  # of explaining all examples, from token ids to scores on the host
+    "n_examples",
+    "n_tokens",  # of all examples, no padding
+    "n_gradients",  # of all examples
+    "padded_tokens",  # that pass through the model for one gradient of each example; null where unknown
+    "useful_flop",  # of all gradients, no padding; of the products for "matmul"
+    "peak_bytes",
+    "first_seconds",  # of the first run, in which anything is compiled
+    "n_warmups",
+    "stable",  # whether the last two warm-ups took about as long
+    "error",  # of the worst text: largest difference over the largest score, to ours or to a dense or float64 reference
+    "error_median",  # of the middle text
+    "device",
+    "threads",
+    "describe",
+    "status",  # ok, disagrees, failed, not_applicable
+    "reason",
+)
 
 
 def digest(value: Any, length: int = 12) -> str:

@@ -163,7 +163,7 @@ def options(words: Sequence[str]) -> Options:
             out = Path(value)
         else:
             config[key] = value if key == "model" else _whole(key, value)
-    _refuse_a_run(out)
+    refuse_a_run(out)
     return Options(out, config)
 
 
@@ -621,7 +621,7 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
     manifest = {
         "name": "validate",
         "command": portable(shlex.join(command)),
-        "config": dict(chosen.config) | {"model": _name_of(chosen.config["model"])},
+        "config": dict(chosen.config) | {"model": name_of(chosen.config["model"])},
         "models": dict(outcome.models),
         "n_pairs": len(found),
         "n_differ": sum(one.verdict == DIFFERS for one in found),
@@ -630,7 +630,7 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
     write_json(chosen.out / MANIFEST, manifest | provenance)
 
 
-def _name_of(model: str) -> str:
+def name_of(model: str) -> str:
     """A folder by its last part, anything else as it is."""
     path = Path(model).expanduser()
     return path.resolve().name if path.exists() else model
@@ -657,7 +657,7 @@ def _whole(key: str, value: str) -> int:
     return int(value)
 
 
-def _refuse_a_run(out: Path) -> None:
+def refuse_a_run(out: Path) -> None:
     """Refuses a folder that holds a study, whose manifest would be lost."""
     if (out / SETTINGS).exists() or (out / "parts").exists():
         raise InputError(f"out={out} holds the results of a run. Give another folder.")

@@ -40,7 +40,7 @@ LAYERS = [
     ("blocks",),
     ("judge", "convergence", "bench"),
     ("api", "runner", "validation"),
-    ("checks", "config_errors", "progress"),
+    ("checks", "config_errors", "progress", "throughput"),
     ("config",),
     ("cli",),
     ("__main__",),

@@ -95,7 +95,7 @@ def _on(
 
 def _texts(ctx: Context) -> list[Encoded]:
     model = ctx.references.model
-    if model.tokenizer is not None:
+    if callable(model.tokenizer):
         examples = sorted(movie_reviews.load(split="train"), key=lambda one: _hash(one.text))
         plain = [replace(one, label=None) for one in examples[:N_TEXTS]]
         return task.encode(model, plain)

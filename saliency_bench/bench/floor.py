@@ -14,10 +14,30 @@ pooler and head work on one token and are left out.
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from saliency_bench.bench.timing import measure, synchronizer
+
+
+class Encoder(NamedTuple):
+    """The sizes that the count needs."""
+
+    n_layers: int
+    hidden: int
+    ffn: int
+
+
+def encoder_of(module: nn.Module) -> Encoder | None:
+    """The sizes of a transformer as its configuration names them; None where it does not."""
+    config = getattr(module, "config", None)
+    hidden, n_layers = (getattr(config, key, None) for key in ("hidden_size", "num_hidden_layers"))
+    ffn = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
+    if isinstance(hidden, int) and isinstance(n_layers, int) and isinstance(ffn, int):
+        return Encoder(n_layers, hidden, ffn)
+    return None
 
 
 def forward_flops(n_layers: int, hidden: int, ffn: int, lengths: Sequence[int]) -> int:
@@ -63,6 +83,29 @@ def matmul_rate(
         clock=clock,
     )
     return 2 * m * k * n / min(seconds["matmul"])
+
+
+def layer_products(
+    encoder: Encoder, n_tokens: int, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Callable[[], None], int]:
+    """The matrix products of one layer's weights with `n_tokens` rows, and how many operations they are.
+
+    Random numbers: a product of ones or zeros costs a processor less power, and it may clock higher.
+    """
+    hidden, ffn = encoder.hidden, encoder.ffn
+    stream = torch.Generator(device).manual_seed(0)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=stream, device=device).to(dtype)
+
+    shapes = [(hidden, hidden)] * 4 + [(hidden, ffn), (ffn, hidden)]
+    products = [(matrix(n_tokens, k), matrix(k, n), matrix(n_tokens, n)) for k, n in shapes]
+
+    def multiply() -> None:
+        for left, right, out in products:
+            torch.mm(left, right, out=out)
+
+    return multiply, 2 * n_tokens * _weights(1, hidden, ffn)
 
 
 def _weights(n_layers: int, hidden: int, ffn: int) -> int:

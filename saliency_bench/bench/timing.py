@@ -5,10 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import torch
 
 from saliency_bench.errors import InputError
+from saliency_bench.stats import interleaved_ratio as interleaved_ratio
+
+K = TypeVar("K")
 
 
 def measure(
@@ -45,6 +49,43 @@ def measure(
     return seconds
 
 
+def warm_up(
+    run: Callable[[], object],
+    *,
+    at_most: int,
+    within: float,
+    synchronize: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Seconds of runs until two in a row differ by less than `within` of the shorter, or there were `at_most`."""
+    seconds: list[float] = []
+    while len(seconds) < at_most and not is_stable(seconds, within):
+        seconds.append(_seconds("warm-up", run, synchronize, clock))
+    return seconds
+
+
+def is_stable(seconds: Sequence[float], within: float) -> bool:
+    """Whether the last two runs took about as long."""
+    if len(seconds) < 2:
+        return False
+    shorter, longer = sorted(seconds[-2:])
+    return longer - shorter < within * shorter
+
+
+def fastest(
+    contestants: Mapping[K, Callable[[], object]],
+    *,
+    n_repeats: int,
+    synchronize: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> K:
+    """The key of the contestant with the shortest single run of `n_repeats` interleaved ones."""
+    keys = list(contestants)
+    runs = {str(place): contestants[key] for place, key in enumerate(keys)}
+    seconds = measure(runs, n_repeats=n_repeats, n_warmup=0, synchronize=synchronize, clock=clock)
+    return keys[min(range(len(keys)), key=lambda place: min(seconds[str(place)]))]
+
+
 def running_order(names: Sequence[str], repeat: int) -> list[str]:
     """Rotated by one every second repeat and reversed in between: A B C, C B A, B C A, A C B, ...
 
@@ -63,27 +104,6 @@ def synchronizer(device: torch.device | str) -> Callable[[], None]:
     if device.type == "mps":
         return torch.mps.synchronize
     return _nothing_to_wait_for
-
-
-def interleaved_ratio(
-    seconds_a: Sequence[float], seconds_b: Sequence[float]
-) -> tuple[float, float, float]:
-    """Median of the ratios a/b of repeats that ran side by side, and an interval for it.
-
-    The interval lies between two order statistics and covers the true median with at least 95 %
-    whatever the distribution (Conover 1999, section 3.2); below 6 repeats, where none does, it is
-    the whole range.
-    """
-    import numpy as np
-    from scipy.stats import binom
-
-    if len(seconds_a) != len(seconds_b) or not seconds_a:
-        raise InputError(
-            f"a ratio needs repeats in pairs, got {len(seconds_a)} and {len(seconds_b)}"
-        )
-    ratios = np.sort(np.asarray(seconds_a) / np.asarray(seconds_b))
-    outside = max(int(binom.ppf(0.025, len(ratios), 0.5)) - 1, 0)
-    return float(np.median(ratios)), float(ratios[outside]), float(ratios[-1 - outside])
 
 
 def _seconds(

@@ -41,6 +41,18 @@ _COLORS = {
 }
 #: For methods that we do not know; none of them is the colour of one that we do.
 _OTHERS = ("#B2DF8A", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
+#: Of the throughput benchmark's contestants, with a marker each: ours, Captum's uses, the floor and the ceiling.
+_CONTESTANTS = {
+    "ours": ("#0072B2", "o"),
+    "captum_sorted": ("#D55E00", "s"),
+    "captum_random": ("#E69F00", "^"),
+    "captum_single": ("#CC79A7", "v"),
+    "bare_loop": ("#000000", "D"),
+    "matmul": ("#8A8A8A", ""),
+    "ours_sweep": ("#0072B2", "o"),
+    "ours_largest": ("#56B4E9", "P"),
+    "captum_sweep": ("#D55E00", "s"),
+}
 _MARKERS = {"native": "o", "captum": "s", "none": "D"}
 WIDTH = 7.0  # inches: two columns of a paper
 _DPI = 200
@@ -94,6 +106,11 @@ def stroke(setting: Mapping[str, Any]) -> dict[str, Any]:
         "color": color(setting["method"]),
         "linestyle": "--" if setting["backend"] == "captum" else "-",
     }
+
+
+def contestant_stroke(name: str) -> tuple[str, str]:
+    """The colour and the marker of a contestant of the throughput benchmark."""
+    return _CONTESTANTS.get(name) or (_OTHERS[zlib.crc32(name.encode()) % len(_OTHERS)], "X")
 
 
 def marker(setting: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def show(run: Run, console: Console | None = None) -> None:
     console = console or _console()
     analysis = analyse(run)
     table = fitting(headline(analysis), console.width)
-    console.print(_to_rich(table, console.is_terminal))
+    console.print(to_rich(table, console.is_terminal))
     _say(console, _words(analysis, table, console.is_terminal))
     _say(console, f"Report: {run.folder / PAGE}")
 
@@ -73,7 +73,8 @@ def _cell_width(cell: Printed) -> int:
     return len(cell.text) + cell.best + (len(cell.interval) + 1 if cell.interval else 0)
 
 
-def _to_rich(table: Table, colored: bool) -> RichTable:
+def to_rich(table: Table, colored: bool) -> RichTable:
+    """A table for a terminal; the best cells are bold there, and have a star where there are no colours."""
     title = Text(visible(table.title), style="bold")
     shown = RichTable(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)

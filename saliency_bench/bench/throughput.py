@@ -1,0 +1,691 @@
+"""The throughput benchmark: contestants that agree, side by side, over what their speed depends on.
+
+A section is a function in `SECTIONS` from a `Bench` to rows (`rows.THROUGHPUT`). In each of its cases every contestant
+is first compared with ours, then warmed up, then timed in interleaved repeats with the matrix products of one layer of
+the model among them. One that disagrees, fails or does not apply is not timed, and its row says why.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from saliency_bench import conf_files
+from saliency_bench.attribution.parity import REORDERING, relative_tolerance
+from saliency_bench.attribution.quadrature import quadrature as rule
+from saliency_bench.bench.contestants import (
+    CONTESTANTS,
+    Contestant,
+    Problem,
+    Scores,
+    Trials,
+    captum_in_order,
+    explained,
+    integrated_gradients,
+    setting_of,
+    tuned,
+)
+from saliency_bench.bench.floor import encoder_of, gradient_flops, layer_products
+from saliency_bench.bench.memory import peak_memory
+from saliency_bench.bench.timing import is_stable, measure, synchronizer, warm_up
+from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References, resolve
+from saliency_bench.rows import (
+    DISAGREES,
+    FAILED,
+    MATMUL,
+    NOT_APPLICABLE,
+    OK,
+    Setting,
+)
+from saliency_bench.tasks import sequence_classification as task
+
+Row: TypeAlias = dict[str, Any]
+Clock: TypeAlias = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a case is timed. `tolerance` is what scores may differ by, relative to a text's largest one."""
+
+    n_repeats: int
+    max_warmups: int
+    stable_within: float
+    product_seconds: float
+    tolerance: float
+    clock: Clock = time.perf_counter
+
+
+@dataclass(frozen=True)
+class Case:
+    """Some texts under some values of the axes."""
+
+    section: str
+    name: str
+    problem: Problem
+    length: int | None = None  # of every text; None where they differ
+
+    def facts(self) -> Row:
+        """What all rows of the case have in common."""
+        problem, model = self.problem, self.problem.model
+        return {
+            "section": self.section,
+            "case": self.name,
+            "length": self.length,
+            "n_steps": problem.n_steps,
+            "token_budget": problem.token_budget,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "baseline": problem.baseline,
+            "quadrature": problem.quadrature,
+            "n_examples": len(problem.encoded),
+            "n_tokens": problem.n_tokens,
+            "device": model.device.type,
+            "threads": torch.get_num_threads(),
+        }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What scores must be, and by how much each may differ from it where the contestant rounds its weights."""
+
+    scores: Scores
+    rounding: Float[np.ndarray, " N"] | None = None
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the comparison with ours gave. Only `status` ok is timed; `seconds` is the first run, checks included."""
+
+    status: str
+    reason: str | None = None
+    seconds: float | None = None
+    error: float | None = None
+    error_median: float | None = None
+    scores: Scores | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, texts and a configuration as conf/throughput.yaml has it."""
+
+    config: Mapping[str, Any]
+    model: Model
+    encoded: Sequence[Encoded]
+    load: Callable[[str], Model]  # the same model in another type
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    clock: Clock = time.perf_counter
+    references: References = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "references", References(self.model))
+
+    def problem(self, **changes: Any) -> Problem:
+        """The configured problem with some of its values changed."""
+        config = self.config
+        plain = Problem(
+            self.references,
+            tuple(self.encoded),
+            resolve(self.model, config["baseline"]),
+            config["quadrature"],
+            config["n_steps"],
+            config["runtime"]["token_budget"],
+        )
+        return replace(plain, **changes)
+
+    def protocol(self) -> Protocol:
+        """How the configuration wants it timed."""
+        config = self.config
+        keys = ("n_repeats", "max_warmups", "stable_within", "product_seconds")
+        tolerance = config["tolerance"][str(self.model.dtype).removeprefix("torch.")]
+        return Protocol(**{key: config[key] for key in keys}, tolerance=tolerance, clock=self.clock)
+
+
+def throughput(bench: Bench) -> list[Row]:
+    """The rows of every configured section.
+
+    Raises:
+        InputError: a section or contestant is unknown, or cannot be had from this model.
+    """
+    rows: list[Row] = []
+    with bench.model.frozen():
+        for name in bench.config["sections"]:
+            rows += SECTIONS[name](bench)
+    return rows
+
+
+# --- sections
+
+
+def contestants(bench: Bench) -> Iterator[Row]:
+    """Everybody on texts of mixed lengths: the main comparison."""
+    yield from _cases(bench, "contestants", {"mixed lengths": bench.problem()}, bench.config)
+
+
+def budget(bench: Bench) -> Iterator[Row]:
+    """Over token budgets, which are Captum's internal_batch_size too."""
+    own = bench.config["budget"]
+    for n in own["token_budgets"]:
+        cases = {f"{n} tokens": _small(bench, own, token_budget=n)}
+        yield from _cases(bench, "budget", cases, own, {"captum_sorted": {"tokens_at_once": [n]}})
+
+
+def length(bench: Bench) -> Iterator[Row]:
+    """Over texts of one length each, where nothing is won by padding less."""
+    own = bench.config["length"]
+    cases = {
+        f"length {n}": _small(
+            bench, own, encoded=texts_of_length(bench.model, bench.encoded, n, own["n_examples"])
+        )
+        for n in own["lengths"]
+    }
+    yield from _cases(bench, "length", cases, own)
+
+
+def steps(bench: Bench) -> Iterator[Row]:
+    """Over numbers of steps."""
+    own = bench.config["steps"]
+    cases = {f"{n} steps": _small(bench, own | {"n_steps": n}) for n in own["n_steps"]}
+    yield from _cases(bench, "steps", cases, own)
+
+
+def precision(bench: Bench) -> Iterator[Row]:
+    """Over types of the model; errors are those to float64."""
+    own = bench.config["precision"]
+    double = replace(bench, model=bench.load("float64"))
+    with double.model.frozen():
+        problem = _small(double, own)
+        (truth,) = explained(problem, [problem.setting])
+    for dtype in own["dtypes"]:
+        other = replace(bench, model=bench.load(dtype))
+        with other.model.frozen():
+            yield from _cases(other, "precision", {dtype: _small(other, own)}, own, truth=truth)
+
+
+def sweep(bench: Bench) -> Iterator[Row]:
+    """All settings of a sweep: together, the largest alone, and by Captum one after the other."""
+    yield from _step_sweep(bench)
+    yield from _sample_sweep(bench)
+
+
+def _step_sweep(bench: Bench) -> Iterator[Row]:
+    own = bench.config["sweep"]
+    counts = sorted(own["n_steps"])
+    problem = _small(bench, own | {"n_steps": counts[-1]})
+    # Nesting rules have both ends of the path among their nodes: one more gradient than Captum's n.
+    settings = [
+        integrated_gradients(
+            baseline=problem.baseline, quadrature=own["quadrature"], n_steps=n + own["extra_steps"]
+        )
+        for n in counts
+    ]
+    nodes = {node for one in settings for node in rule(own["quadrature"], one.hyper["n_steps"])[0]}
+    plain = [replace(problem, n_steps=n) for n in counts]
+    use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
+    runs = [captum_in_order("", "", one, use).run for one in plain]
+    yield from _sweep(
+        bench,
+        Case("sweep", f"{_listed(counts)} steps", problem),
+        settings,
+        (len(nodes), settings[-1].hyper["n_steps"], sum(counts)),
+        lambda: [scores for run in runs for scores in run() or []],
+        expected_of(problem, [one.setting for one in plain]),
+        f"Captum, setting by setting: {use}",
+    )
+
+
+def _sample_sweep(bench: Bench) -> Iterator[Row]:
+    own = bench.config["sweep"]
+    counts = sorted(own["n_samples"])
+    problem = _small(bench, own | {"n_steps": counts[-1]})
+    hyper = conf_files.method_defaults("smoothgrad")
+    name, reduction = hyper.pop("method"), hyper.pop("reduction")
+    settings = [setting_of(name, reduction, hyper | {"n_samples": n}) for n in counts]
+    twins = [one.twin("captum") for one in settings]
+    yield from _sweep(
+        bench,
+        Case("sweep", f"{_listed(counts)} samples", problem),
+        settings,
+        (counts[-1], counts[-1], sum(counts)),
+        lambda: _one_by_one(problem, twins),
+        expected_of(problem, settings),
+        "Captum's NoiseTunnel, setting by setting: our blocks, our noise, our token budget",
+    )
+
+
+def _sweep(
+    bench: Bench,
+    case: Case,
+    settings: Sequence[Setting],
+    n_gradients: tuple[int, int, int],
+    captum: Callable[[], Scores],
+    captum_expected: Expected,
+    describe: str,
+) -> Iterator[Row]:
+    """Three contestants; `n_gradients` is what each text takes of each of them."""
+    bench.progress(case.section, 0, 1)
+    problem, n = case.problem, len(case.problem.encoded)
+    # Every setting by itself: that sharing changes no number is checked too.
+    alone = [explained(problem, [one])[0] for one in settings]
+    entrants = [
+        Contestant(
+            "ours_sweep",
+            "ours: all settings from one pass over the union of their points",
+            lambda: [scores for own in explained(problem, settings) for scores in own],
+        ),
+        Contestant(
+            "ours_largest",
+            "ours: the largest setting alone",
+            lambda: explained(problem, settings[-1:])[0],
+        ),
+        Contestant("captum_sweep", describe, captum, rounds=True),
+    ]
+    exact = [Expected([one for own in alone for one in own]), Expected(alone[-1]), captum_expected]
+    paid = [replace(one, n_gradients=[k] * n) for one, k in zip(entrants, n_gradients, strict=True)]
+    yield from measured(case, list(zip(paid, exact, strict=True)), bench.protocol())
+    bench.progress(case.section, 1, 1)
+
+
+def _one_by_one(problem: Problem, settings: Sequence[Setting]) -> Scores:
+    """The scores of settings that share nothing but the choice of the class."""
+    n = len(problem.encoded)
+    found: Scores = [np.empty(0)] * (n * len(settings))
+    for indices, block in _opened(problem):
+        for number, setting in enumerate(settings):
+            (maps,) = block.explain([setting]).values()
+            for index, one in zip(indices, maps, strict=True):
+                found[number * n + index] = one.scores
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """Peak memory at few steps and at many, on texts of one length that fill the token budget at few already.
+
+    One run each, scores compared between contestants. At half the steps a first run loads what a first run loads.
+    """
+    own = bench.config["memory"]
+    encoded = texts_of_length(bench.model, bench.encoded, own["length"], own["n_examples"])
+    fixed = {"encoded": encoded, "token_budget": own["token_budget"]}
+    first, *_ = counts = sorted(own["n_steps"])
+    warm = bench.problem(**fixed, n_steps=max(2, first // 2))
+    for one in entered(warm, own["contestants"], bench.config["options"])[0]:
+        one.run()
+    for done, n in enumerate(counts):
+        bench.progress("memory", done, len(counts))
+        problem = bench.problem(**fixed, n_steps=n)
+        case = Case("memory", f"{n} steps", problem, own["length"])
+        entrants, absent = entered(problem, own["contestants"], bench.config["options"])
+        yield from _absent_rows(case, absent)
+        yield from _peaks(case, entrants, bench.protocol())
+    bench.progress("memory", len(counts), len(counts))
+
+
+def _peaks(case: Case, entrants: Sequence[Contestant], protocol: Protocol) -> Iterator[Row]:
+    expected: Expected | None = None
+    for one in entrants:
+        with peak_memory(case.problem.model.device) as peak:
+            found = _admission(one, expected, protocol)
+        # The first is what the others are compared with: no run is there for the comparison alone.
+        if expected is None and found.scores is not None:
+            expected = Expected(found.scores, _rounding(case.problem, [case.problem.setting]))
+        if found.status == OK:
+            yield _row(case, one, found) | {
+                "repeat": 0,
+                "seconds": found.seconds,
+                "peak_bytes": peak.peak_bytes,
+            }
+        else:
+            yield _row(case, one, found)
+
+
+def accuracy(bench: Bench) -> Iterator[Row]:
+    """What Integrated Gradients with a small error cost, ours and Captum's default; errors are those to a dense rule."""
+    own = bench.config["accuracy"]
+    bench.progress("accuracy", 0, 1)
+    problem = _small(bench, own | {"n_steps": own["captum_steps"]})
+    dense = integrated_gradients(
+        baseline=problem.baseline, quadrature="clenshaw_curtis", n_steps=own["reference_steps"]
+    )
+    (truth,) = explained(problem, [dense])
+    adaptive = conf_files.method_defaults("integrated_gradients_adaptive")
+    name = adaptive.pop("method")
+    settings = {
+        "ours_adaptive": setting_of(
+            name, "none", adaptive | {"baseline": problem.baseline, "tolerance": own["tolerance"]}
+        ),
+        "ours_calibrated": integrated_gradients(
+            baseline=problem.baseline, quadrature="calibrated", n_steps=own["calibrated_steps"]
+        ),
+    }
+    entrants = [_by_setting(key, problem, one) for key, one in settings.items()]
+    use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
+    describe = f"Captum, {problem.n_steps} Gauss-Legendre steps, sorted: {use}"
+    entrants.append(captum_in_order("captum_default", describe, problem, use))
+    # They need not be equal, only near: what is further away computes something else.
+    protocol = replace(bench.protocol(), tolerance=own["refused_above"])
+    case = Case("accuracy", f"to {100 * own['tolerance']:g} %", problem)
+    yield from measured(case, [(one, Expected(truth)) for one in entrants], protocol)
+    bench.progress("accuracy", 1, 1)
+
+
+def _by_setting(name: str, problem: Problem, setting: Setting) -> Contestant:
+    """A contestant of ours, run once to see how many gradients each text takes."""
+    costs = _costs(problem, setting)
+    describe = f"ours: {setting.method}, {np.mean(costs):.3g} gradients per text"
+    return Contestant(name, describe, lambda: explained(problem, [setting])[0], n_gradients=costs)
+
+
+def _costs(problem: Problem, setting: Setting) -> list[int]:
+    costs = [0] * len(problem.encoded)
+    for indices, block in _opened(problem):
+        (maps,) = block.explain([setting]).values()
+        for index, one in zip(indices, maps, strict=True):
+            costs[index] = one.n_gradients
+    return costs
+
+
+#: In the order in which they make sense. `own` keys of conf/throughput.yaml bear the same names.
+SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
+    "contestants": contestants,
+    "length": length,
+    "budget": budget,
+    "steps": steps,
+    "precision": precision,
+    "sweep": sweep,
+    "memory": memory,
+    "accuracy": accuracy,
+}
+
+
+def texts_of_length(
+    model: Model, encoded: Sequence[Encoded], length: int, n: int
+) -> tuple[Encoded, ...]:
+    """`n` texts of so many tokens: the ordinary tokens of these end to end, each framed as the first of them is.
+
+    Raises:
+        InputError: the model takes no texts of this length, or there is no room beside the special tokens.
+    """
+    first = encoded[0]
+    inner = [place for place, special in enumerate(first.special) if not special]
+    before, after = first.input_ids[: inner[0]], first.input_ids[inner[-1] + 1 :]
+    room = length - len(before) - len(after)
+    if room < 1:
+        raise InputError(
+            f"length={length}: expected more than the {len(before) + len(after)} special tokens of a text"
+        )
+    stream = [
+        token
+        for item in encoded
+        for token, special in zip(item.input_ids, item.special, strict=True)
+        if not special
+    ]
+    found = []
+    for number in range(n):
+        own = [stream[(number * room + place) % len(stream)] for place in range(room)]
+        inputs: dict[str, Any] = {"input_ids": [*before, *own, *after]}
+        if first.token_type_ids is not None:
+            inputs["token_type_ids"] = [first.token_type_ids[0]] * length
+        name = f"length-{length}-{number}"
+        found.append(task.encoded_ids(model, inputs, name, None, f"length={length}"))
+    return tuple(found)
+
+
+def _small(bench: Bench, own: Mapping[str, Any], **changes: Any) -> Problem:
+    """The configured problem with a section's own number of texts and steps."""
+    plain = {"encoded": tuple(bench.encoded[: own["n_examples"]]), "n_steps": own["n_steps"]}
+    return bench.problem(**(plain | changes))
+
+
+def _cases(
+    bench: Bench,
+    section: str,
+    cases: Mapping[str, Problem],
+    own: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    truth: Scores | None = None,
+) -> Iterator[Row]:
+    """The rows of cases with the contestants that the section names; `options` replace some of theirs."""
+    given = dict(bench.config["options"])
+    for name, changed in (options or {}).items():
+        given[name] = given[name] | changed
+    for done, (name, problem) in enumerate(cases.items()):
+        bench.progress(section, done, len(cases))
+        lengths = set(map(len, problem.encoded))
+        case = Case(section, name, problem, lengths.pop() if len(lengths) == 1 else None)
+        expected = expected_of(problem, [problem.setting])
+        entrants, absent = entered(problem, own["contestants"], given)
+        yield from _absent_rows(case, absent)
+        yield from measured(case, [(one, expected) for one in entrants], bench.protocol(), truth)
+    bench.progress(section, len(cases), len(cases))
+
+
+# --- who may be timed
+
+
+def entered(
+    problem: Problem, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Contestant], dict[str, str]]:
+    """The named contestants, and of those that refuse the problem the reasons."""
+    found: list[Contestant] = []
+    absent: dict[str, str] = {}
+    for name in names:
+        try:
+            made = CONTESTANTS.call(name, problem, options.get(name, {}))
+        except InputError as error:
+            absent[name] = str(error)
+        else:
+            found += made if isinstance(made, list) else [made]
+    return found, absent
+
+
+def expected_of(problem: Problem, settings: Sequence[Setting]) -> Expected:
+    """Our scores under these settings, one after the other."""
+    scores = [one for own in explained(problem, settings) for one in own]
+    return Expected(scores, _rounding(problem, settings))
+
+
+def _rounding(problem: Problem, settings: Sequence[Setting]) -> Float[np.ndarray, " N"] | None:
+    """What Captum's float32 quadrature may move each text's scores by; in float32 nothing that is seen."""
+    if problem.model.dtype != torch.float64:
+        return None
+    found = np.zeros((len(settings), len(problem.encoded)))
+    for indices, block in _opened(problem):
+        context = block.context("logit", settings[0].seed)
+        for row, setting in enumerate(settings):
+            found[row, indices] = relative_tolerance(context, setting) - REORDERING[torch.float64]
+    return found.ravel()
+
+
+def _opened(problem: Problem) -> Iterator[tuple[list[int], OpenBlock]]:
+    for block in plan_blocks(problem.encoded):
+        items = [problem.encoded[index] for index in block.indices]
+        opened = open_block(problem.references, items, "predicted", problem.token_budget)
+        yield list(block.indices), opened
+
+
+def differences(scores: Scores, expected: Scores) -> Float[np.ndarray, " N"]:
+    """Of each text the largest difference over the largest expected score; infinite where they cannot be compared."""
+    if len(scores) != len(expected):
+        return np.full(len(expected), np.inf)
+    return np.array([_difference(*pair) for pair in zip(scores, expected, strict=True)])
+
+
+def _difference(found: Float[np.ndarray, " _"], expected: Float[np.ndarray, " _"]) -> float:
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return np.inf
+    apart = float(np.abs(found - expected).max(initial=0.0))
+    size = float(np.abs(expected).max(initial=0.0))
+    return apart / size if size else (np.inf if apart else 0.0)
+
+
+def _admission(one: Contestant, expected: Expected | None, protocol: Protocol) -> Admission:
+    """The first run of a contestant, and whether its scores are what they must be."""
+    start = protocol.clock()
+    try:
+        scores = one.scores()
+    except Exception as error:  # somebody else's code may raise anything, and the others go on
+        text = " ".join(str(error).split())
+        return Admission(FAILED, f"{type(error).__name__}: {text}")
+    seconds = protocol.clock() - start
+    if not one.same_quantity or expected is None:
+        return Admission(OK, seconds=seconds, scores=scores)
+    if scores is None:
+        return Admission(FAILED, "it returns no scores to compare with ours", seconds)
+    apart = differences(scores, expected.scores)
+    allowed = np.full(len(apart), protocol.tolerance)
+    if one.rounds and expected.rounding is not None:
+        allowed += expected.rounding
+    errors = _errors(apart)
+    if (apart <= allowed).all():
+        return Admission(OK, None, seconds, *errors, scores)
+    worst = int((apart / allowed).argmax())
+    return Admission(
+        DISAGREES,
+        f"text {worst % len(apart)} differs from ours by {apart[worst]:.2g} of its largest score, expected at most "
+        f"{allowed[worst]:.2g}: other ids, target, baseline, nodes or type",
+        seconds,
+        *errors,
+    )
+
+
+# --- how they are timed
+
+
+def measured(
+    case: Case,
+    entrants: Sequence[tuple[Contestant, Expected]],
+    protocol: Protocol,
+    truth: Scores | None = None,
+) -> Iterator[Row]:
+    """Rows of all contestants: a row per repeat of those that agree, one with the reason of each of the others.
+
+    Errors are those to what is expected, or to `truth` where it is given.
+    """
+    synchronize = synchronizer(case.problem.model.device)
+    admitted: dict[str, tuple[Contestant, Admission]] = {}
+    for one, expected in entrants:
+        found = _admission(one, expected, protocol)
+        if found.status == OK:
+            admitted[one.name] = one, found if truth is None else _against(found, truth)
+        else:
+            yield _row(case, one, found)
+    facts: dict[str, Row] = {}
+    for name, (one, _) in admitted.items():
+        with peak_memory(case.problem.model.device) as peak:
+            one.run()
+            synchronize()
+        warm = warm_up(
+            one.run,
+            at_most=protocol.max_warmups,
+            within=protocol.stable_within,
+            synchronize=synchronize,
+            clock=protocol.clock,
+        )
+        facts[name] = {
+            "peak_bytes": peak.peak_bytes,
+            "n_warmups": len(warm),
+            "stable": is_stable(warm, protocol.stable_within),
+        }
+    if not admitted:
+        return
+    runs: dict[str, Callable[[], object]] = {name: one.run for name, (one, _) in admitted.items()}
+    multiply, n_operations = _products(case, protocol)
+    if multiply is not None:
+        runs[MATMUL] = multiply
+    seconds = measure(
+        runs,
+        n_repeats=protocol.n_repeats,
+        n_warmup=0,
+        synchronize=synchronize,
+        clock=protocol.clock,
+    )
+    for name, (one, found) in admitted.items():
+        for repeat, duration in enumerate(seconds[name]):
+            own = {"repeat": repeat, "seconds": duration}
+            yield _row(case, one, found) | facts[name] | own
+    for repeat, duration in enumerate(seconds.get(MATMUL, ())):
+        yield case.facts() | {
+            "contestant": MATMUL,
+            "repeat": repeat,
+            "seconds": duration,
+            "useful_flop": n_operations,
+            "status": OK,
+        }
+
+
+def _against(found: Admission, truth: Scores) -> Admission:
+    if found.scores is None:
+        return found
+    error, median = _errors(differences(found.scores, truth))
+    return replace(found, error=error, error_median=median)
+
+
+def _errors(apart: Float[np.ndarray, " N"]) -> tuple[float | None, float | None]:
+    """The largest and the middle difference; None for what is not finite."""
+    largest, middle = float(apart.max()), float(np.median(apart))
+    return (largest if np.isfinite(largest) else None), (middle if np.isfinite(middle) else None)
+
+
+def _products(case: Case, protocol: Protocol) -> tuple[Callable[[], None] | None, int]:
+    """One layer's matrix products, as often as they take about `product_seconds`; None for a model of unknown sizes."""
+    model = case.problem.model
+    encoder = encoder_of(model.module)
+    if encoder is None:
+        return None, 0
+    once, n_operations = layer_products(
+        encoder, case.problem.token_budget, model.device, model.dtype
+    )
+    taken = min(
+        warm_up(
+            once,
+            at_most=2,
+            within=0.0,
+            synchronize=synchronizer(model.device),
+            clock=protocol.clock,
+        )
+    )
+    n_times = max(1, round(protocol.product_seconds / taken)) if taken > 0 else 1
+
+    def multiply() -> None:
+        for _ in range(n_times):
+            once()
+
+    return multiply, n_times * n_operations
+
+
+def _row(case: Case, one: Contestant, found: Admission) -> Row:
+    """What is known of a contestant in a case, its times apart."""
+    problem = case.problem
+    costs = one.n_gradients or [problem.n_steps] * len(problem.encoded)
+    encoder = encoder_of(problem.model.module)
+    useful = encoder and sum(
+        gradient_flops(*encoder, [len(item)], n)
+        for item, n in zip(problem.encoded, costs, strict=True)
+    )
+    return case.facts() | {
+        "contestant": one.name,
+        "describe": one.describe,
+        "n_gradients": sum(costs),
+        "padded_tokens": one.padded_tokens,
+        "useful_flop": useful,
+        "first_seconds": found.seconds,
+        "error": found.error,
+        "error_median": found.error_median,
+        "status": found.status,
+        "reason": found.reason,
+    }
+
+
+def _absent_rows(case: Case, absent: Mapping[str, str]) -> Iterator[Row]:
+    for name, reason in absent.items():
+        yield case.facts() | {"contestant": name, "status": NOT_APPLICABLE, "reason": reason}

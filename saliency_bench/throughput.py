@@ -1,0 +1,336 @@
+"""`saliency-bench throughput`: how fast ours is beside Captum and beside what the machine can do; conf/throughput.yaml."""
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from saliency_bench import conf_files
+from saliency_bench.attribution.quadrature import check as check_rule
+from saliency_bench.bench.contestants import CONTESTANTS
+from saliency_bench.bench.throughput import SECTIONS, Bench, throughput
+from saliency_bench.data import DATASETS
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError, SaliencyBenchError, ValidationError, unknown
+from saliency_bench.models import loading
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import NAMES
+from saliency_bench.report.build import FORMATS
+from saliency_bench.report.formats import to_markdown
+from saliency_bench.report.style import pdf, png, styled
+from saliency_bench.report.table import Table
+from saliency_bench.report.terminal import to_rich
+from saliency_bench.report.throughput import frame, notes, tables, to_file
+from saliency_bench.report.throughput_plots import FIGURES
+from saliency_bench.rows import DISAGREES, FAILED
+from saliency_bench.store.durable import replace_file, storing
+from saliency_bench.store.manifest import collect, portable
+from saliency_bench.store.run import MANIFEST, write_json
+from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.validation import name_of, refuse_a_run
+
+OUT = Path("results") / "throughput"
+CONFIG = "throughput"
+
+#: Columns that a terminal shows; the files have all.
+SHOWN = (
+    "case",
+    "contestant",
+    "gradients_per_second",
+    "useful_gflop_per_second",
+    "share_of_matmul",
+    "share_of_bare_loop",
+    "times_ours",
+    "padding",
+    "peak_mebibytes",
+    "error",
+)
+_PLAIN_WIDTH = 190  # of a file or pipe, which has none
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives; `config` is conf/throughput.yaml with its profile and the overrides."""
+
+    out: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rows, and what they were measured on."""
+
+    rows: pd.DataFrame
+    model: Model
+    encoded: Sequence[Encoded]
+    started: datetime
+
+
+def options(words: Sequence[str]) -> Options:
+    """The words of a command line, each `key=value`, a key within another as `sweep.n_examples`, values in YAML.
+
+    Raises:
+        InputError: a word is none of these, or its value is not usable.
+    """
+    given = dict(_pair(word) for word in words)
+    out = Path(given.pop("out", OUT))
+    config = conf_files.read("", CONFIG)
+    profiles = config.pop("profiles")
+    profile = given.get("profile", config["profile"])
+    if profile not in profiles:
+        raise unknown("profile", profile, list(profiles))
+    config = _merged(config, profiles[profile])
+    config["runtime"] = conf_files.runtime_defaults() | config["runtime"]
+    for key, value in given.items():
+        _set(config, key, value)
+    _check(config)
+    refuse_a_run(out)
+    return Options(out, config)
+
+
+def benchmark(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
+    """Loads the model and times every configured section.
+
+    Raises:
+        InputError: the model does not load, or cannot do what a section asks for.
+    """
+    started, config = datetime.now(UTC), chosen.config
+    runtime = config["runtime"]
+    if runtime["threads"]:
+        torch.set_num_threads(runtime["threads"])
+
+    def load(dtype: str) -> Model:
+        return loading.load_model(
+            config["model"],
+            dtype=dtype,
+            device=runtime["device"],
+            attention=runtime["attention"],
+        )
+
+    model = load(runtime["dtype"])
+    # The labels are the bundled data's, not those of any model.
+    examples = [
+        replace(one, label=None)
+        for one in DATASETS["movie_reviews"](split="test")[: config["n_examples"]]
+    ]
+    encoded = task.encode(model, examples)
+    rows = frame(throughput(Bench(config, model, encoded, load, progress)))
+    return Outcome(rows, model, encoded, started)
+
+
+def conclude(
+    chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
+) -> None:
+    """Writes rows, tables, figures and the manifest, and prints what was found.
+
+    Raises:
+        ValidationError: a contestant that should agree with ours does not; everything has been written and printed.
+        SaliencyBenchError: a contestant failed.
+    """
+    made = tables(outcome.rows)
+    _write(chosen, outcome, made, command)
+    show(made, _notes(outcome), chosen.out, console)
+    _refuse(outcome.rows)
+
+
+def show(
+    made: Sequence[Table], said: Sequence[str], out: Path, console: Console | None = None
+) -> None:
+    """Prints the tables and what the numbers depend on."""
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=_PLAIN_WIDTH)
+    for table in made:
+        console.print(to_rich(_shown(table), console.is_terminal))
+    for line in (*said, f"Written to {out}."):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _shown(table: Table) -> Table:
+    """The columns for a terminal."""
+    if table.name != "throughput":
+        return table
+    kept = [place for place, column in enumerate(table.columns) if column.key in SHOWN]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
+    )
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    lengths = sorted(map(len, outcome.encoded))
+    listed = ", ".join(f"{length}" for length in lengths)
+    return [f"{len(lengths)} texts of {listed} tokens.", *notes(outcome.rows)]
+
+
+def _write(
+    chosen: Options, outcome: Outcome, made: Sequence[Table], command: Sequence[str]
+) -> None:
+    said = _notes(outcome)
+    replace_file(chosen.out / "rows.csv", to_file(outcome.rows).encode())
+    parts = [
+        "# saliency-bench throughput\n",
+        *map(to_markdown, made),
+        *(f"{one}\n" for one in said),
+    ]
+    replace_file(chosen.out / "throughput.md", "\n".join(parts).encode())
+    for table in made:
+        for suffix, write in FORMATS.items():
+            replace_file(chosen.out / "tables" / f"{table.name}.{suffix}", write(table).encode())
+    draw(outcome.rows, chosen.out / "figures")
+    write_json(chosen.out / MANIFEST, _manifest(chosen, outcome, command))
+
+
+def draw(rows: pd.DataFrame, folder: Path) -> None:
+    """Every figure that the rows have data for, as PNG and PDF; what an earlier run left of others goes."""
+    with styled():
+        for name, plot in FIGURES.items():
+            figure = plot(rows)
+            for suffix, write in (("png", png), ("pdf", pdf)):
+                path = folder / f"{name}.{suffix}"
+                if figure is not None:
+                    replace_file(path, write(figure))
+                else:
+                    with storing(path):
+                        path.unlink(missing_ok=True)
+
+
+def _manifest(chosen: Options, outcome: Outcome, command: Sequence[str]) -> dict[str, Any]:
+    model, runtime = outcome.model, chosen.config["runtime"]
+    device = model.device
+    computation = {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": runtime["attention"],
+        "threads": torch.get_num_threads(),
+        "token_budget": runtime["token_budget"],
+    }
+    provenance = collect(
+        computation, command=command, started=outcome.started, ended=datetime.now(UTC)
+    )
+    return {
+        "name": CONFIG,
+        "command": portable(shlex.join(command)),
+        "config": dict(chosen.config) | {"model": name_of(chosen.config["model"])},
+        "model": dict(model.facts),
+        "lengths": list(map(len, outcome.encoded)),
+        "contestants": dict(
+            outcome.rows[["contestant", "describe"]].dropna().itertuples(index=False)
+        ),
+    } | provenance
+
+
+def _refuse(rows: pd.DataFrame) -> None:
+    """An exit code for contestants that should have been timed and were not."""
+    for status, error in ((DISAGREES, ValidationError), (FAILED, SaliencyBenchError)):
+        wrong = rows[rows["status"] == status]
+        if len(wrong):
+            first = wrong.iloc[0]
+            raise error(
+                f"{first['contestant']} was not timed ({first['section']}, {first['case']}; {len(wrong)} such rows): "
+                f"{first['reason']}"
+            )
+
+
+# --- the command line
+
+
+def _pair(word: str) -> tuple[str, Any]:
+    key, equals, value = word.partition("=")
+    if not equals or not value:
+        raise InputError(f"throughput: {word!r}: expected key=value, as n_examples=24 or out=DIR")
+    try:
+        return key, value if key in ("out", "model") else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"{key}={value}: expected YAML, as 5, mask or [ours,bare_loop]") from error
+
+
+def _merged(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with some values changed, in mappings within it too."""
+    found = {
+        key: _merged(value, {}) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+    }
+    for key, value in changed.items():
+        found[key] = _merged(found[key], value) if isinstance(value, Mapping) else value
+    return found
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    """Puts a value at its place.
+
+    Raises:
+        InputError: there is no such key, or the value is of another kind than the one that is there.
+    """
+    known = dict(_leaves(config))
+    if key not in known:
+        raise unknown("option of throughput", key, ["out", *known])
+    before = known[key]
+    if isinstance(before, list):
+        value = value if isinstance(value, list) else [value]
+        expected, wrong = before[0], [one for one in value if not _alike(one, before[0])]
+    else:
+        expected, wrong = before, [] if _alike(value, before) else [value]
+    if wrong or value == []:
+        raise InputError(f"{key}={value}: expected {_kind(expected)}, as {before}")
+    *path, last = key.split(".")
+    for name in path:
+        config = config[name]
+    config[last] = float(value) if isinstance(before, float) else value
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _alike(value: Any, before: Any) -> bool:
+    """Whether a value can stand where another stood; null has no kind."""
+    if before is None:
+        return value is None or isinstance(value, int)
+    if isinstance(before, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(before)
+
+
+def _kind(value: Any) -> str:
+    kinds = {int: "a whole number", float: "a number", str: "a name"}
+    return kinds.get(type(value), "a whole number or null")
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Refuses names that nothing has and numbers that make no sense."""
+    for key, value in _leaves(config):
+        last = key.rpartition(".")[2]
+        for one in value if isinstance(value, list) else [value]:
+            least = 0 if last in ("seed", "extra_steps") else 1
+            if isinstance(one, int) and not isinstance(one, bool) and one < least:
+                raise InputError(f"{key}={one}: expected at least {least}")
+            if isinstance(one, float) and not one > 0:
+                raise InputError(f"{key}={one}: expected a number above 0")
+            if last == "sections" and one not in SECTIONS:
+                raise unknown("section", one, list(SECTIONS))
+            if last == "contestants" and one not in CONTESTANTS:
+                raise unknown("contestant", one, CONTESTANTS.names())
+            if last in ("dtypes", "dtype") and one not in loading.DTYPES:
+                raise unknown(key, one, list(loading.DTYPES))
+            if last == "baseline" and one not in NAMES:
+                raise unknown(key, one, list(NAMES))
+    for own in (config, config["sweep"]):
+        check_rule(own["quadrature"], 2)
