@@ -14,6 +14,7 @@ from saliency_bench.attribution.explain import explain
 from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
+from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
 from saliency_bench.tasks import sequence_classification as task
@@ -61,7 +62,7 @@ class OpenBlock:
 
     def __post_init__(self) -> None:
         self.model = self.references.model
-        with torch.no_grad():
+        with self.model.ledger.under(part=TEXTS), torch.no_grad():
             self.logits = self.model.output(
                 self.batch.input_ids,
                 self.batch.mask if self.batch.padded else None,

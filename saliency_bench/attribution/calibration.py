@@ -19,6 +19,7 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import Density, learn
 from saliency_bench.data import movie_reviews
 from saliency_bench.encoded import Encoded
+from saliency_bench.models.ledger import DENSITY
 from saliency_bench.rows import digest
 from saliency_bench.seeding import generator_for
 from saliency_bench.store import cache
@@ -59,7 +60,8 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
         name = _cache_name(ctx, facts)
         found = _read(name)
         if found is None:
-            found = learn(_integrands(ctx, baseline, special_tokens))
+            with ctx.references.model.ledger.under(part=DENSITY):
+                found = learn(_integrands(ctx, baseline, special_tokens))
             _write(name, found)
         known[facts, versions] = found
     return known[facts, versions]

@@ -13,6 +13,7 @@ from saliency_bench.attribution import baselines
 from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.errors import unknown
+from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.references import References
 from saliency_bench.seeding import token_hash
 from saliency_bench.tasks import sequence_classification as task
@@ -58,7 +59,8 @@ class Context:
     @cached_property
     def clean(self) -> Clean:
         """F(x) and ∇F(x), computed once."""
-        return self.engine.clean(self.embeddings)
+        with self.references.model.ledger.under(part=TEXTS):
+            return self.engine.clean(self.embeddings)
 
     @property
     def clean_score(self) -> Float[Tensor, " B"]:
@@ -106,7 +108,8 @@ class Context:
     def reference_score(self, path: StraightPath) -> Float[Tensor, " B"]:
         """F(x'), computed once per path."""
         if path.key not in self._reference_scores:
-            self._reference_scores[path.key] = self.scores_at(path, 0.0)
+            with self.references.model.ledger.under(part=TEXTS):
+                self._reference_scores[path.key] = self.scores_at(path, 0.0)
         return self._reference_scores[path.key]
 
     def noise_cloud(self, noise_special_tokens: bool) -> NoiseCloud:

@@ -1,6 +1,7 @@
 """Settings to attributions: the settings of a batch that use the same points share their gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,29 +35,112 @@ class Request:
 ARRAYS = ("standard_errors", "split_half_tau", "error", "converged")
 
 
+@dataclass(frozen=True)
+class Family:
+    """Settings whose points are of one family: together they cost the union of their nodes."""
+
+    members: tuple[tuple[Setting, Plan], ...]
+    requests: tuple[Request, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[tuple[Setting, Plan]]) -> "Family":
+        """The family of settings and their plans, with the sums that they need."""
+        return cls(tuple(members), tuple(_request(plan) for _, plan in members))
+
+    @property
+    def points(self) -> Points:
+        """What they share."""
+        return self.requests[0].points
+
+    @property
+    def name(self) -> str:
+        """The entries of the configuration, and the words of the points' key."""
+        entries = ", ".join(dict.fromkeys(setting.name for setting, _ in self.members))
+        return f"{entries}: {' '.join(_words(self.points.key))}"
+
+    @property
+    def union(self) -> int:
+        """How many gradients an example costs, at most; the input's own is part of the clean pass."""
+        return len(self._paid(self.requests))
+
+    @property
+    def largest(self) -> int:
+        """How many the setting would cost alone that costs most."""
+        return max(len(self._paid([request])) for request in self.requests)
+
+    @property
+    def n_sums(self) -> int:
+        """Tensors [B T D] that are held while gradients are added up."""
+        return sum(len(one.weights) * len(one.moment.terms) for one in self.requests)
+
+    def _paid(self, requests: Sequence[Request]) -> set[Any]:
+        nodes = {node for request in requests for node in request.nodes}
+        return {node for node in nodes if not self.points.is_input(node)}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What settings ask for, before any gradient of a family is taken.
+
+    `found` are those of methods that compute by themselves, and have by now; `until_sure` find out for each text how
+    many draws they need.
+    """
+
+    families: tuple[Family, ...]
+    until_sure: tuple[tuple[Setting, Expectation], ...]
+    found: Mapping[str, Attribution]
+
+
+def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
+    """Sorts settings by the points that they share."""
+    found: dict[str, Attribution] = {}
+    until_sure = []
+    families: dict[object, list[tuple[Setting, Plan]]] = {}
+    for setting in settings:
+        with _under(ctx, setting.name):
+            made = _made(ctx, setting)
+            if isinstance(made, Attribution):
+                found[setting.id] = made
+            elif isinstance(made, Values):
+                found[setting.id] = _reduced(ctx, setting, made)
+            elif isinstance(made, Expectation) and made.draws.auto:
+                until_sure.append((setting, made))
+            else:
+                families.setdefault(made.points.key, []).append((setting, made))
+    return Planned(tuple(Family.of(one) for one in families.values()), tuple(until_sure), found)
+
+
 def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attribution]:
     """The attribution of every setting, by setting id.
 
     Native plans are made first and then computed one family of points at a time, over the union of the nodes that
     their settings ask for. Where the number of draws is to be found for each text, a plan is computed by itself.
     """
-    found: dict[str, Attribution] = {}
-    families: dict[object, list[tuple[Setting, Plan]]] = {}
-    for setting in settings:
-        made = _made(ctx, setting)
-        if isinstance(made, Attribution):
-            found[setting.id] = made
-        elif isinstance(made, Values):
-            found[setting.id] = _reduced(ctx, setting, made)
-        elif isinstance(made, Expectation) and made.draws.auto:
-            found[setting.id] = _until_sure(ctx, setting, made)
-        else:
-            families.setdefault(made.points.key, []).append((setting, made))
-    for family in families.values():
-        sums = _gather(ctx, [_request(plan) for _, plan in family])
-        for (setting, plan), own in zip(family, sums, strict=True):
-            found[setting.id] = _finish(ctx, setting, plan, own)
+    planned = plan(ctx, settings)
+    found = dict(planned.found)
+    for setting, drawn in planned.until_sure:
+        with _under(ctx, setting.name):
+            found[setting.id] = _until_sure(ctx, setting, drawn)
+    for family in planned.families:
+        with _under(ctx, family.name):
+            sums = _gather(ctx, family.requests)
+            for (setting, own_plan), own in zip(family.members, sums, strict=True):
+                found[setting.id] = _finish(ctx, setting, own_plan, own)
     return {setting.id: found[setting.id] for setting in settings}
+
+
+def _under(ctx: Context, part: str) -> AbstractContextManager[None]:
+    """What is spent from here on is this part's."""
+    return ctx.references.model.ledger.under(part=part)
+
+
+def _words(key: object) -> Iterator[str]:
+    """The words in a key of points, of which the inner ones may be keys."""
+    for one in key if isinstance(key, tuple) else (key,):
+        if isinstance(one, tuple):
+            yield from _words(one)
+        elif isinstance(one, str):
+            yield one
 
 
 def _made(ctx: Context, setting: Setting) -> Plan | Values | Attribution:

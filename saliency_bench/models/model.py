@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError
+from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
@@ -35,6 +36,7 @@ class Model:
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
     `tf32`: products of float32 matrices may be rounded to TensorFloat-32.
+    `ledger` counts what the model is asked.
     `facts` goes into the manifest: where the model is from, and digests of its weights.
     """
 
@@ -51,6 +53,7 @@ class Model:
     takes_positions: bool = False
     short_last_layer: bool = True
     tf32: bool = False
+    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,7 +161,10 @@ class Model:
             self._batches_allowed(mask is None),
             first_row_only(layer),
         ):
-            return _logits(self.forward(self.module, inputs))
+            logits = _logits(self.forward(self.module, inputs))
+        # Weights are frozen, so that a graph is there only where a gradient at the embeddings is wanted.
+        self.ledger.note(*input_ids.shape, gradient=logits.requires_grad, short=short)
+        return logits
 
     @contextmanager
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
