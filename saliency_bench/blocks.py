@@ -97,7 +97,14 @@ class OpenBlock:
     def context(self, output: str, seed: int) -> Context:
         """What methods may use."""
         return Context(
-            self.references, self.batch, self.targets, output, seed, self.token_budget, self.probe
+            self.references,
+            self.batch,
+            self.targets,
+            self.logits,
+            output,
+            seed,
+            self.token_budget,
+            self.probe,
         )
 
     def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:

@@ -38,6 +38,7 @@ class Step(NamedTuple):
     error: float
     gap: float
     n: int
+    floor: float  # what rounding alone may make of `error`: no further node lowers it
 
 
 @dataclass
@@ -50,16 +51,22 @@ class Refinement:
     u: Float[np.ndarray, " S"]
     integrands: Float[np.ndarray, "S T"]  # per du
     values: Float[np.ndarray, " S"]  # F at the nodes
+    epsilon: float  # of the type in which F was computed
     rounds: int = 0
 
     @classmethod
     def at_input(
-        cls, density: Density, start: float, end: float, integrand: Float[np.ndarray, " T"]
+        cls,
+        density: Density,
+        start: float,
+        end: float,
+        integrand: Float[np.ndarray, " T"],
+        epsilon: float,
     ) -> "Refinement":
         """A path of which the clean pass has paid for the end."""
         last = np.array([1.0])
         per_u = integrand[None] * density.stretch(last)[:, None]
-        return cls(density, start, end, last, per_u, np.array([end]))
+        return cls(density, start, end, last, per_u, np.array([end]), epsilon)
 
     def add(
         self,
@@ -90,7 +97,10 @@ class Refinement:
         factor = SAFETY * min(self.rounds, 4)
         error = factor * float(np.linalg.norm(self._residuals())) / size
         gap = abs(float(scores.sum()) - (self.end - self.start)) / size
-        return Step(scores, error, gap, len(self.u))
+        # A residual is the difference of two values of F, each rounded, over each of the cells.
+        rounding = self.epsilon * float(np.abs([*self.values, self.start]).max())
+        floor = factor * rounding * len(self.u) ** 0.5 / size
+        return Step(scores, error, gap, len(self.u), floor)
 
     def _residuals(self) -> Float[np.ndarray, " C"]:
         known = np.diff(np.concatenate([[self.start], self.values, [self.end]]))
@@ -125,8 +135,9 @@ def integrate(
     start, end = ctx.reference_score(path).double().cpu().numpy(), ctx.clean_score
     at_input = Rows(range(n), [0] * n, end, ctx.clean_gradient)
     integrand = token_integrand(path, at_input).cpu().numpy()
+    epsilon = torch.finfo(ctx.embeddings.dtype).eps
     working = [
-        Refinement.at_input(density, start[row], float(end[row]), integrand[row])
+        Refinement.at_input(density, start[row], float(end[row]), integrand[row], epsilon)
         for row in range(n)
     ]
     steps: dict[int, Step] = {}
@@ -138,10 +149,16 @@ def integrate(
         }
         for row, found in _visit(ctx, path, density, asked).items():
             steps[row] = working[row].add(asked[row], *found)
-        waiting = [row for row in waiting if max(steps[row].error, steps[row].gap) > tolerance]
+        waiting = [row for row in waiting if _may_improve(steps[row], tolerance)]
         if not waiting:
             break
     return _attribution(ctx, path, [steps[row] for row in range(n)], tolerance, width)
+
+
+def _may_improve(step: Step, tolerance: float) -> bool:
+    """Whether the error is too large, and more than what rounding makes of it."""
+    worst = max(step.error, step.gap)
+    return worst > tolerance and worst > step.floor
 
 
 def _visit(
@@ -170,6 +187,7 @@ def _attribution(
     ctx: Context, path: StraightPath, steps: Sequence[Step], tolerance: float, width: int
 ) -> Attribution:
     scores = torch.from_numpy(np.stack([step.scores for step in steps]))
+    dtype = str(ctx.embeddings.dtype).removeprefix("torch.")
     error = np.array([max(step.error, step.gap) for step in steps])
     return Attribution(
         scores=scores * ctx.batch.mask.cpu(),
@@ -183,6 +201,7 @@ def _attribution(
                 None
                 if worst <= tolerance
                 else f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
+                + ("" if worst > step.floor else f", by the rounding of {dtype} alone")
                 for step, worst in zip(steps, error, strict=True)
             ),
         ),

@@ -54,17 +54,18 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
         str(ctx.embeddings.dtype),
         str(ctx.embeddings.device),
     )
-    versions = sum(parameter._version for parameter in module.parameters())
+    model = ctx.references.model
+    as_called = facts, model.forward, model.criterion, model.embedding, ctx.references.weights
     known = _KNOWN.setdefault(module, {})
-    if (facts, versions) not in known:
+    if as_called not in known:
         name = _cache_name(ctx, facts)
         found = _read(name)
         if found is None:
             with ctx.references.model.ledger.under(part=DENSITY):
                 found = learn(_integrands(ctx, baseline, special_tokens))
             _write(name, found)
-        known[facts, versions] = found
-    return known[facts, versions]
+        known[as_called] = found
+    return known[as_called]
 
 
 def _integrands(ctx: Context, baseline: str, special_tokens: str) -> list[Float[np.ndarray, "S _"]]:
@@ -85,7 +86,14 @@ def _on(
     with torch.no_grad():
         logits = model.output(batch.input_ids, None, batch.token_type_ids)
     other = Context(
-        ctx.references, batch, logits.argmax(-1), ctx.output, 0, ctx.token_budget, ctx.probe
+        ctx.references,
+        batch,
+        logits.argmax(-1),
+        logits,
+        ctx.output,
+        0,
+        ctx.token_budget,
+        ctx.probe,
     )
     path = other.path(baseline, special_tokens)
     nodes = np.linspace(0, 1, N_NODES).tolist()

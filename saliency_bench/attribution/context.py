@@ -1,7 +1,7 @@
 """What a method may use: one batch, its clean pass, the gradient primitive, baselines and noise."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,7 @@ class Context:
     references: References
     batch: Batch
     target: Int[Tensor, " B"]
+    logits: Float[Tensor, "B C"]
     output: str
     seed: int
     token_budget: int
@@ -58,9 +59,17 @@ class Context:
 
     @cached_property
     def clean(self) -> Clean:
-        """F(x) and ∇F(x), computed once."""
-        with self.references.model.ledger.under(part=TEXTS):
-            return self.engine.clean(self.embeddings)
+        """F(x), from the logits by which the class was chosen, and ∇F(x), once it is asked for."""
+        model = self.references.model
+        scores = task.output_of(model, self.output)(self.logits, self.target)
+        clean = self.engine.clean(self.embeddings, scores)
+        take = clean.take
+
+        def noted() -> Float[Tensor, "B T D"]:
+            with model.ledger.under(part=TEXTS):
+                return take()
+
+        return replace(clean, take=noted)
 
     @property
     def clean_score(self) -> Float[Tensor, " B"]:
@@ -95,11 +104,9 @@ class Context:
             self._paths[key] = StraightPath(key, self.embeddings, reference)
         return self._paths[key]
 
-    @torch.no_grad()
     def scores_at(self, points: Points, node: Any) -> Float[Tensor, " B"]:
         """F at one node of every example, forward only."""
-        rows = torch.arange(len(self.batch), device=self.embeddings.device)
-        return self.engine.score(points.at(rows, [node] * len(self.batch)), rows)
+        return self.engine.scores_at(points, node, self.clean)
 
     def path_difference(self, path: StraightPath) -> Float[Tensor, " B"]:
         """F(x) - F(x'), with F(x') computed once per path."""

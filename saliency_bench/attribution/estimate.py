@@ -70,11 +70,12 @@ class Estimate:
     def _convergence(self) -> Convergence | None:
         if len(self.sizes) < 2:
             return None
-        errors = jackknife(self.scores, self.sizes)
+        errors, bias = jackknife(self.scores, self.sizes)
         own = [np.asarray(row) for row in self.ctx.batch.attributable.cpu()]
         scores = self.scores(np.ones(len(self.sizes)))
         size = np.linalg.norm(scores, axis=1)
-        unsure = np.linalg.norm(errors, axis=1)
+        # A norm of a mean that is not sure is too large on average, and no spread between groups shows that.
+        unsure = np.hypot(np.linalg.norm(errors, axis=1), np.linalg.norm(bias, axis=1))
         relative = np.divide(unsure, size, out=np.zeros_like(size), where=size > 0)
         converged = reasons = None
         if self.plan.draws.auto:
@@ -83,7 +84,7 @@ class Estimate:
             reasons = tuple(
                 None
                 if sure
-                else f"after {sum(self.sizes)} samples the standard error is {error:.3g} of the scores, not {limit:g}"
+                else f"after {sum(self.sizes)} samples the error is {error:.3g} of the scores, not {limit:g}"
                 for sure, error in zip(converged, relative, strict=True)
             )
         return Convergence(

@@ -5,15 +5,16 @@ weights [K S]. Rows (example, point) are cut to a token budget in both direction
 come, and memory grows neither with S nor with K beyond the K sums themselves.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.attribution.moments import Row, Term, product
+from saliency_bench.attribution.moments import RELATIVE, Row, Term, product
 from saliency_bench.attribution.points import Points
 from saliency_bench.types import ScoreFn, TokenBudget, on_device
 
@@ -27,13 +28,21 @@ class Spent:
     calls: int = 0  # forward and backward passes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Clean:
-    """The unperturbed inputs of a batch: their embeddings, scores F(x) and gradients ∇F(x)."""
+    """The unperturbed inputs of a batch: their embeddings, scores F(x) and gradients ∇F(x).
+
+    Gradients are taken when they are first asked for: many a rule has no node at the input.
+    """
 
     embeddings: Float[Tensor, "B T D"]
     scores: Float[Tensor, " B"]
-    gradients: Float[Tensor, "B T D"]
+    take: Callable[[], Float[Tensor, "B T D"]]
+
+    @cached_property
+    def gradients(self) -> Float[Tensor, "B T D"]:
+        """∇F(x), paid for once."""
+        return self.take()
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,32 @@ class GradientEngine:
     budget: TokenBudget
     spent: Spent = field(default_factory=Spent)
 
-    def clean(self, embeddings: Float[Tensor, "B T D"]) -> Clean:
-        """Scores and gradients at the embeddings themselves."""
-        rows = torch.arange(len(embeddings), device=embeddings.device)
-        parts = [
-            self._gradients(embeddings[chunk], rows[chunk])
-            for chunk in self._chunks(len(rows), embeddings.shape[1])
-        ]
-        scores = torch.cat([score for score, _ in parts])
-        return Clean(embeddings, scores, torch.cat([gradient for _, gradient in parts]))
+    def clean(self, embeddings: Float[Tensor, "B T D"], scores: Float[Tensor, " B"]) -> Clean:
+        """The embeddings themselves with their scores, and their gradients once they are wanted."""
+
+        def take() -> Float[Tensor, "B T D"]:
+            rows = torch.arange(len(embeddings), device=embeddings.device)
+            chunks = self._chunks(len(rows), embeddings.shape[1])
+            return torch.cat(
+                [
+                    self._fitting(self._gradients, embeddings[chunk], rows[chunk])[1]
+                    for chunk in chunks
+                ]
+            )
+
+        return Clean(embeddings, scores, take)
+
+    @torch.no_grad()
+    def scores_at(self, points: Points, node: Any, clean: Clean) -> Float[Tensor, " B"]:
+        """F at one node of every example, forward only."""
+        n, width = clean.embeddings.shape[:2]
+        rows = torch.arange(n, device=clean.embeddings.device)
+        parts: list[Tensor] = []
+        for chunk in self._chunks(n, width):
+            own = rows[chunk]
+            at = points.at(own, [node] * len(own))
+            parts += self._fitting(lambda *asked: (self.score(*asked),), at, own)
+        return torch.cat(parts)
 
     def rows(
         self,
@@ -107,7 +133,7 @@ class GradientEngine:
             own = asked[chunk]
             row_example = on_device([example for example, _ in own], device, torch.long)
             at = points.at(row_example, [nodes[s] for _, s in own])
-            scores, gradients = self._gradients(at, row_example)
+            scores, gradients = self._fitting(self._gradients, at, row_example)
             yield Rows([e for e, _ in own], [s for _, s in own], scores, gradients)
 
     def weighted_sums(
@@ -131,10 +157,11 @@ class GradientEngine:
             moved = None
             if product in matrices:
                 moved = points.displacement(row_example, [nodes[s] for s in rows.nodes]).to(dtype)
-            row = Row(rows.gradients.to(dtype), clean.gradients[row_example].to(dtype), moved)
+            own = clean.gradients[row_example].to(dtype) if RELATIVE & matrices.keys() else None
+            row = Row(rows.gradients.to(dtype), own, moved)
             for term, matrix in matrices.items():
-                own = matrix[:, on_device(rows.nodes, device, torch.long)]
-                _accumulate(sums[term], own, term(row), rows.examples)
+                weight = matrix[:, on_device(rows.nodes, device, torch.long)]
+                _accumulate(sums[term], weight, term(row), rows.examples)
         return sums
 
     def _chunks(self, n_rows: int, width: int) -> Iterator[slice]:
@@ -144,11 +171,15 @@ class GradientEngine:
             yield slice(start, stop)
             start = stop
 
-    def _gradients(
-        self, points: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
-    ) -> tuple[Float[Tensor, " R"], Float[Tensor, "R T D"]]:
+    def _fitting(
+        self,
+        run: Callable[..., tuple[Tensor, ...]],
+        points: Float[Tensor, "R T D"],
+        row_example: Int[Tensor, " R"],
+    ) -> tuple[Tensor, ...]:
+        """What `run` gives for rows, in as many parts as memory asks for."""
         try:
-            return self._gradients_at_once(points, row_example)
+            return run(points, row_example)
         except torch.OutOfMemoryError:
             if len(points) == 1:
                 raise
@@ -156,11 +187,11 @@ class GradientEngine:
         torch.cuda.empty_cache()
         half = len(points) // 2
         self.budget.fit(half * points.shape[1])
-        first = self._gradients(points[:half], row_example[:half])
-        second = self._gradients(points[half:], row_example[half:])
-        return torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
+        first = self._fitting(run, points[:half], row_example[:half])
+        second = self._fitting(run, points[half:], row_example[half:])
+        return tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
 
-    def _gradients_at_once(
+    def _gradients(
         self, points: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
     ) -> tuple[Float[Tensor, " R"], Float[Tensor, "R T D"]]:
         points = points.detach().requires_grad_()

@@ -16,7 +16,9 @@ class Row(NamedTuple):
     """Gradients at points [R T D], and what the terms may relate them to."""
 
     gradient: Float[Tensor, "R T D"]
-    clean: Float[Tensor, "R T D"]  # the gradient at the unperturbed input of the same example
+    clean: (
+        Float[Tensor, "R T D"] | None
+    )  # the gradient at the unperturbed input of the same example; None where no term asks for it
     displacement: (
         Float[Tensor, "R T D"] | None
     )  # how far the point's path goes; None where no term asks for it
@@ -37,6 +39,7 @@ def square(row: Row) -> Float[Tensor, "R T D"]:
 
 def deviation(row: Row) -> Float[Tensor, "R T D"]:
     """∇F - ∇F(x)."""
+    assert row.clean is not None
     return row.gradient - row.clean
 
 
@@ -49,6 +52,10 @@ def product(row: Row) -> Float[Tensor, "R T D"]:
     """∇F times the displacement of the point's own path."""
     assert row.displacement is not None
     return row.gradient * row.displacement
+
+
+#: Terms that need the clean gradient.
+RELATIVE = {deviation, squared_deviation}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -18,8 +19,9 @@ SAMPLERS = {"iid": 1, "antithetic": 2, "centred": 4}
 UNITS = ("std", "range", "absolute")
 AUTO = "auto"
 
-#: The first round of n_samples=auto: at least four independent groups. Each further round doubles what has been drawn.
-FIRST_ROUND = 16
+#: The first round of n_samples=auto: at least eight independent groups, since stopping where an error that is itself
+#: unsure looks small finds errors that are too small. Each further round doubles what has been drawn.
+FIRST_ROUND = 32
 
 #: Independent groups that the standard error is taken over. With ten its own relative error is 1/sqrt(18), a quarter.
 N_GROUPS = 10
@@ -30,7 +32,9 @@ class Draws:
     """How a mean over random draws is taken.
 
     `sampler`: iid; antithetic: each noise is used with both signs, so that odd terms of the gradient cancel; or
-    centred: blocks of four whose noises sum to 0, which is better than both (see docs/attribution.md).
+    centred: blocks of four whose noises sum to 0, so that odd terms nearly cancel and even ones are not doubled. The
+    noise of a sample never depends on how many follow, and a block that is not whole cancels nothing, so that the
+    number of centred samples is a multiple of four.
     `n_samples`: a number, or "auto": until the standard error of a text's scores is at most `relative_error` of
     them (both as norms over its tokens), and at most `max_samples`.
     """
@@ -45,12 +49,21 @@ class Draws:
             raise unknown("sampler", self.sampler, list(SAMPLERS))
         if isinstance(self.n_samples, str) and self.n_samples != AUTO:
             raise InputError(f"n_samples={self.n_samples!r}: expected a whole number, or auto")
-        if self.auto and (self.max_samples is None or self.max_samples < FIRST_ROUND):
+        if self.auto and not (_is_whole(self.max_samples) and self.max_samples >= FIRST_ROUND):
             raise InputError(
-                f"max_samples={self.max_samples}: n_samples=auto starts with {FIRST_ROUND}"
+                f"max_samples={self.max_samples!r}: expected a whole number of at least {FIRST_ROUND}, with which "
+                "n_samples=auto starts"
             )
-        if self.auto and not (self.relative_error is not None and self.relative_error > 0):
-            raise InputError(f"relative_error={self.relative_error}: expected a number above 0")
+        if self.auto and not (_is_number(self.relative_error) and self.relative_error > 0):
+            raise InputError(f"relative_error={self.relative_error!r}: expected a number above 0")
+        if self.sampler == "centred" and self.n % self.per_unit:
+            key = "max_samples" if self.auto else "n_samples"
+            less = self.n - self.n % self.per_unit
+            near = " or ".join(str(n) for n in (less, less + self.per_unit) if n)
+            raise InputError(
+                f"{key}={self.n}: centred noise cancels in blocks of {self.per_unit}, so that another number would be "
+                f"less exact than a smaller one. Use {near}, or sampler=antithetic."
+            )
 
     @property
     def auto(self) -> bool:
@@ -85,10 +98,10 @@ class Draws:
             return sample // 2, 1 - 2 * (sample % 2)
         return sample, 1
 
-    def block(self, sample: int) -> int:
-        """The size of the centred block that a sample is one of; the last few that fill no block are independent."""
-        whole = self.sampler == "centred" and sample < self.n - self.n % self.per_unit
-        return self.per_unit if whole else 1
+    @property
+    def block(self) -> int:
+        """The size of the blocks in which noises are centred; 1 where they are not."""
+        return self.per_unit if self.sampler == "centred" else 1
 
     def groups(self, samples: range) -> list[range]:
         """Contiguous groups that are independent of each other, as even as may be, at most N_GROUPS."""
@@ -104,7 +117,7 @@ class Noise:
 
     `noise_std`: standard deviations of the model's embedding matrix, one number per model.
     `noise_range`: of the range max - min of the text's own embeddings (Smilkov et al. 2017, section 3.1). In
-    transformers a few outlier dimensions set it: one range is 21 to 27 std on the bundled model and data.
+    transformers a few outlier dimensions set it, so that one range is many standard deviations.
     `noise_absolute`: embedding units, as Captum's `stdevs`.
     """
 
@@ -121,9 +134,12 @@ class Noise:
                 f"{' and '.join(named) or 'no noise'} given: expected exactly one of {', '.join(given)}; "
                 "set the others to null"
             )
-        if not (np.isfinite(given[named[0]]) and given[named[0]] >= 0):
+        level = given[named[0]]
+        if not (_is_number(level) and np.isfinite(level) and level >= 0):
+            raise InputError(f"{named[0]}={level!r}: expected a finite number of at least 0")
+        if not isinstance(self.noise_special_tokens, bool):
             raise InputError(
-                f"{named[0]}={given[named[0]]}: expected a finite number of at least 0"
+                f"noise_special_tokens={self.noise_special_tokens!r}: expected true or false"
             )
 
     @property
@@ -141,21 +157,29 @@ def draw(draws: Draws, noise: Noise | None, sample: int) -> Draw:
     """The noisy copy that a sample stands for; without noise its σ is 0."""
     number, sign = draws.number_and_sign(sample)
     unit, level = ("absolute", 0.0) if noise is None else (noise.unit, noise.level)
-    return Draw(number, sign, unit, level, draws.block(sample))
+    return Draw(number, sign, unit, level, draws.block)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def jackknife(
     estimate: Callable[[Float[np.ndarray, " G"]], Float[np.ndarray, "*shape"]],
     sizes: Sequence[int],
-) -> Float[np.ndarray, "*shape"]:
-    """Standard errors of an estimate from independent groups of draws, by leaving out one group at a time.
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """Standard errors and bias of an estimate from independent groups of draws, by leaving out one group at a time.
 
     Args:
         estimate: the estimate from the groups that a 0/1 vector keeps; it may be any smooth function of means,
             such as the norm of a mean gradient.
         sizes: draws in each group. At least two groups.
 
-    Source: the delete-m_j jackknife of Busing, Meijer & van der Leeden 1999, eq. 4, for groups of unequal size.
+    Source: the delete-m_j jackknife of Busing, Meijer & van der Leeden 1999, eq. 3 and 4, for groups of unequal size.
     """
     n, n_groups = sum(sizes), len(sizes)
     everything = np.ones(n_groups)
@@ -168,7 +192,7 @@ def jackknife(
         pseudo.append(h * whole - (h - 1) * estimate(kept))
     mean = sum(value / h for value, h in zip(pseudo, ratio, strict=True))
     variance = sum((value - mean) ** 2 / (h - 1) for value, h in zip(pseudo, ratio, strict=True))
-    return np.asarray(np.sqrt(variance / n_groups))
+    return np.asarray(np.sqrt(variance / n_groups)), np.asarray(whole - mean)
 
 
 def split_half(

@@ -5,6 +5,7 @@ from typing import Any
 
 from saliency_bench import signatures
 from saliency_bench.attribution import captum
+from saliency_bench.attribution.adaptive import FIRST_ROUND
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import AUTO
 from saliency_bench.attribution.quadrature import CALIBRATED
@@ -96,6 +97,8 @@ def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
             continue  # auto, or refused below
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{where}.{key}={value}: expected a whole number of at least 1")
+    if "tolerance" in hyper:
+        _check_adaptive(where, hyper["tolerance"], hyper["max_steps"])
     try:
         if "quadrature" in hyper:
             check_rule(hyper["quadrature"], hyper["n_steps"])
@@ -104,6 +107,16 @@ def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
     except InputError as error:
         about_a_key = str(error).split("=")[0] in hyper
         raise InputError(f"{where}{'.' if about_a_key else ': '}{error}") from error
+
+
+def _check_adaptive(where: str, tolerance: object, max_steps: int) -> None:
+    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not (number and 0 < tolerance < 1):  # type: ignore[operator]
+        raise InputError(f"{where}.tolerance={tolerance!r}: expected a number between 0 and 1")
+    if max_steps < FIRST_ROUND:
+        raise InputError(
+            f"{where}.max_steps={max_steps}: expected a whole number of at least {FIRST_ROUND}"
+        )
 
 
 def _check_calibrated(method: str, rule: str) -> None:

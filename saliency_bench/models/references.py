@@ -212,6 +212,14 @@ class References:
         return self._tokens[references]
 
     @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """A fingerprint of the weights as they are now: two sums of each, which no training step leaves alone."""
+        with torch.no_grad():
+            tensors = [one.double() for one in self.model.module.parameters()]
+            sums = [torch.stack([one.sum(), one.square().sum()]) for one in tensors]
+            return tuple(torch.cat(sums).tolist()) if sums else ()
+
+    @cached_property
     def embedding_std(self) -> float:
         """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`."""
         return float(self.matrix().double().std(correction=0))

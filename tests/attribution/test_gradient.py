@@ -46,9 +46,14 @@ def slow_sums(path, nodes, weights):
     return sums
 
 
+def clean_of(engine, embeddings):
+    scores = smooth_score(embeddings, torch.arange(len(embeddings)))
+    return engine.clean(embeddings, scores)
+
+
 def sums_of(score, budget, path, nodes, weights, embeddings):
     engine = GradientEngine(score, TokenBudget(budget))
-    sums = engine.weighted_sums(path, nodes, {gradient: weights}, engine.clean(embeddings))
+    sums = engine.weighted_sums(path, nodes, {gradient: weights}, clean_of(engine, embeddings))
     return engine, sums[gradient]
 
 
@@ -73,7 +78,7 @@ def test_the_gradient_at_the_input_is_paid_for_once(embeddings, path):
 def test_a_sweep_costs_its_largest_setting_where_points_nest(embeddings, path):
     nodes = [index / 8 for index in range(8)]
     engine, _ = sums_of(smooth_score, 1000, path, nodes, torch.ones(4, 8), embeddings)
-    assert engine.spent.gradients == B * (1 + 8)
+    assert engine.spent.gradients == B * 8  # none at the input, and so no clean gradient either
 
 
 def test_no_pass_exceeds_the_token_budget(embeddings, path):
@@ -111,14 +116,16 @@ def test_a_single_row_that_does_not_fit_is_an_error(embeddings, path):
         raise torch.OutOfMemoryError("injected")
 
     with pytest.raises(torch.OutOfMemoryError):
-        GradientEngine(never, TokenBudget(T)).clean(embeddings)
+        GradientEngine(never, TokenBudget(T)).clean(embeddings, torch.zeros(B)).gradients.sum()
 
 
 def test_half_precision_gradients_are_added_in_float32(embeddings):
     halves = embeddings.to(torch.bfloat16)
     points = Input(halves)
     engine = GradientEngine(smooth_score, TokenBudget(1000))
-    sums = engine.weighted_sums(points, (1.0,), {gradient: torch.ones(1, 1)}, engine.clean(halves))
+    sums = engine.weighted_sums(
+        points, (1.0,), {gradient: torch.ones(1, 1)}, clean_of(engine, halves)
+    )
     assert sums[gradient].dtype == torch.float32
 
 
@@ -163,7 +170,7 @@ def test_points_of_a_noise_cloud_are_input_plus_noise_in_the_units_of_each_text(
 
 def test_rows_are_every_pair_once_sorted_by_example(embeddings, path):
     engine = GradientEngine(smooth_score, TokenBudget(3 * T))
-    clean = engine.clean(embeddings)
+    clean = clean_of(engine, embeddings)
     nodes = [0.0, 0.5, 1.0]
     pairs = [
         pair
@@ -178,7 +185,7 @@ def test_an_example_has_only_the_nodes_that_apply_to_it(embeddings, path):
     moves = torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])
     engine = GradientEngine(smooth_score, TokenBudget(1000))
     nodes = [(token, 0.5) for token in range(T)]
-    found = engine.rows(SingleTokenPaths(path, moves), nodes, engine.clean(embeddings))
+    found = engine.rows(SingleTokenPaths(path, moves), nodes, clean_of(engine, embeddings))
     assert [e for rows in found for e in rows.examples] == [0, 0, 2, 2, 2, 2]
 
 
@@ -231,7 +238,7 @@ def test_where_memory_ran_out_once_all_who_share_the_budget_ask_for_less(embeddi
     budget, weights = TokenBudget(8 * T), {gradient: torch.ones(1, 4)}
     for _ in range(3):  # blocks, each with an engine of its own
         engine = GradientEngine(scarce, budget)
-        engine.weighted_sums(path, [0.0, 0.25, 0.5, 0.75], weights, engine.clean(embeddings))
+        engine.weighted_sums(path, [0.0, 0.25, 0.5, 0.75], weights, clean_of(engine, embeddings))
     assert budget.tokens <= 2 * T
     # 8, 4 and 2 rows: halved until it fitted, and never tried again. The clean pass has only three rows.
     assert budget.halvings <= 3

@@ -113,7 +113,7 @@ def random_positions_are_fixed(patch):
 
 
 def the_class_is_chosen_again_along_the_path(patch):
-    def score_fn(model, batch, target, output):
+    def score_fn(model, batch, target, output, **_):
         logits = task.logits_fn(model, batch)
         return lambda e, rows: task.OUTPUTS[output](
             (found := logits(e, rows)), found.detach().argmax(-1)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.attribution import baselines
-from saliency_bench.attribution.adaptive import FIRST_ROUND, integrate
+from saliency_bench.attribution.adaptive import integrate
 from saliency_bench.attribution.calibration import density_of
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import calibrated_rule
@@ -17,7 +17,7 @@ from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTokenPaths
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import unknown
 from saliency_bench.types import Attribution
 
 #: What the noise tunnel takes of the noisy copies' integrated gradients; None is their mean.
@@ -53,10 +53,6 @@ def integrated_gradients_adaptive(
     `tolerance` bounds the estimate of the largest token error and the completeness gap, both in units of the text's
     largest score. An example that does not get there within `max_steps` points says so. See `adaptive`.
     """
-    if not 0 < tolerance < 1:
-        raise InputError(f"tolerance={tolerance}: expected a number between 0 and 1")
-    if max_steps < FIRST_ROUND:
-        raise InputError(f"max_steps={max_steps}: expected at least {FIRST_ROUND}")
     path = ctx.path(baseline, baseline_special_tokens)
     density = density_of(ctx, baseline, baseline_special_tokens)
     return integrate(ctx, path, density, tolerance, max_steps)
