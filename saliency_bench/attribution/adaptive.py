@@ -158,7 +158,7 @@ def integrate(
 def _may_improve(step: Step, tolerance: float) -> bool:
     """Whether the error is too large, and more than what rounding makes of it."""
     worst = max(step.error, step.gap)
-    return worst > tolerance and worst > step.floor
+    return bool(worst > max(tolerance, step.floor))
 
 
 def _visit(

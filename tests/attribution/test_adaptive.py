@@ -115,12 +115,12 @@ def test_no_node_goes_into_a_cell_without_width():
 
 
 def test_residuals_are_what_the_score_knows_and_the_spline_does_not():
-    work = Refinement.at_input(uniform(), 0.0, 1.0, np.array([2.0]))
+    work = Refinement.at_input(uniform(), 0.0, 1.0, np.array([2.0]), 1e-16)
     u = middles(4)
     step = work.add(u, 2 * u[:, None], u**2)  # F = α²: the integrand is a straight line
     assert step.error < 1e-12
     assert step.scores == pytest.approx([1.0])
-    wrong = Refinement.at_input(uniform(), 0.0, 1.0, np.array([2.0]))
+    wrong = Refinement.at_input(uniform(), 0.0, 1.0, np.array([2.0]), 1e-16)
     assert wrong.add(u, 2 * u[:, None] + 0.1, u**2).error > 0.01
 
 

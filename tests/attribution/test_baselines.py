@@ -462,7 +462,7 @@ def test_a_draw_belongs_to_the_text_the_seed_and_its_number(worded, corpus, refe
 
 def test_a_file_gives_the_same_references_under_another_name(worded, corpus, tmp_path):
     (tmp_path / "moved.txt").write_text(CORPUS.replace("\n", "\r\n"))
-    options = {"n_samples": 3, "method": "expected_gradients"}
+    options = {"n_samples": 4, "method": "expected_gradients"}
     here, there = sb.attribute(
         worded, ["a good w9"], references=[corpus, f"file:{tmp_path / 'moved.txt'}"], **options
     )

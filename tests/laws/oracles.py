@@ -246,8 +246,8 @@ class Recorder:
         return self.score(e)
 
     def points(self) -> list[Tensor]:
-        """Those that belong to a map: not the probe of the model and not the clean pass, which come first."""
-        return self.seen[2:]
+        """Those that belong to a map: not the input, at which the model is probed first."""
+        return [point for point in self.seen if not torch.equal(point, self.seen[0])]
 
 
 def gradient_at(score: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:

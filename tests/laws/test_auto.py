@@ -11,14 +11,14 @@ from saliency_bench.attribution.noise import FIRST_ROUND
 
 TEXTS = [text(seed) for seed in range(3)]
 METHODS = {
-    "smoothgrad": (0.07, 1),
-    "vargrad": (0.35, 1),
-    "smooth_integrated_gradients": (0.15, 3),
-    "expected_gradients": (0.3, 1),
+    "smoothgrad": (0.05, 1),
+    "vargrad": (0.25, 1),
+    "smooth_integrated_gradients": (0.1, 3),
+    "expected_gradients": (0.2, 1),
 }  # what error is asked for, and gradients per draw
 
 
-def until_sure(method, sampler="iid", limit=None, most=128):
+def until_sure(method, sampler="iid", limit=None, most=256):
     """The options of a run that stops by itself."""
     limit = METHODS[method][0] if limit is None else limit
     return cheap(method, n_samples="auto", sampler=sampler, relative_error=limit, max_samples=most)
@@ -33,14 +33,14 @@ def test_auto_stops_in_the_first_round_after_which_the_error_is_small_enough(dty
             n = one.n_gradients // per_draw
             rounds.add(n)
             assert one.converged and one.reason is None and one.error <= limit, method
-            size = np.linalg.norm(one.standard_errors) / np.linalg.norm(one.scores)
-            assert_same(one.error, size, dtype, method)
+            spread = np.linalg.norm(one.standard_errors) / np.linalg.norm(one.scores)
+            assert one.error >= spread * (1 - 1e-6), method  # the bias of the norm comes on top
             if n > FIRST_ROUND:
                 item = [TEXTS[one.input_index]]
                 (before,) = maps(model, item, method, **until_sure(method, most=n // 2))
                 assert before.n_gradients == n // 2 * per_draw, method
                 assert not before.converged and before.error > limit, method
-    assert len(rounds) > 2 and rounds <= {16, 32, 64, 128}
+    assert len(rounds) > 2 and rounds <= {32, 64, 128, 256}
 
 
 @law(twins_of_noise.rounds_draw_the_same_again, twins_of_noise.one_round_is_enough)
@@ -63,12 +63,12 @@ def test_auto_is_the_map_of_the_number_at_which_it_stopped(dtype):
 def test_auto_says_so_where_the_largest_number_of_draws_was_not_enough(dtype):
     model = scored_by(net("tanh", 3), dtype)
     for method, (_, per_draw) in METHODS.items():
-        options = until_sure(method, limit=1e-9, most=24)
+        options = until_sure(method, limit=1e-9, most=40)
         for one in maps(model, TEXTS[:2], method, **options):
-            assert one.n_gradients == 24 * per_draw and one.error > 1e-9
-            assert one.converged is False and "24" in one.reason and "1e-09" in one.reason
+            assert one.n_gradients == 40 * per_draw and one.error > 1e-9
+            assert one.converged is False and "40" in one.reason and "1e-09" in one.reason
             (plain,) = scores(
-                model, [TEXTS[one.input_index]], method, **cheap(method, n_samples=24)
+                model, [TEXTS[one.input_index]], method, **cheap(method, n_samples=40)
             )
             assert_same(one.scores, plain, dtype, method)
 
@@ -100,7 +100,7 @@ def test_auto_pays_only_for_texts_that_are_not_yet_sure(dtype):
     drawn = [one.n_gradients for one in found]
     assert len(set(drawn)) > 1
     paid = gradients_paid(score, TEXTS, method="smoothgrad", **options)
-    assert paid == len(TEXTS) + sum(drawn)  # the clean pass, and each text's own draws
+    assert paid == sum(drawn)  # each text's own draws
 
 
 @law(twins_of_noise.rounds_go_on_to_the_last)

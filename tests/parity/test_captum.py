@@ -458,6 +458,7 @@ def test_smoothgrad_with_captums_own_draws_has_the_same_mean(bert):
         reduction="dot",
         noise_absolute=sigma,
         n_samples=25,
+        sampler="iid",
         seed=list(seeds),
     )
     ours = np.array([one.scores for one in maps]).reshape(3, 20, 6).swapaxes(0, 1)
