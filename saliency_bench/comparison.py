@@ -122,8 +122,8 @@ class Outcome:
     """What a contestant found: `values` has method, text, metric, value; `scores` are by method and text id."""
 
     values: "pd.DataFrame"
-    scores: Mapping[tuple[str, str], Float[np.ndarray, " T"]]
-    rankings: Mapping[tuple[str, str], Int[np.ndarray, " U"]]
+    scores: Mapping[tuple[str, str], Float[np.ndarray, " _"]]
+    rankings: Mapping[tuple[str, str], Int[np.ndarray, " _"]]
 
 
 def compare(
@@ -274,7 +274,7 @@ class _HalfProbe:
 
 def our_draws(
     study: runner.Study,
-) -> tuple[list[torch.Tensor], list[Float[np.ndarray, "N T"]]]:
+) -> tuple[list[torch.Tensor], list[Float[np.ndarray, "N _"]]]:
     """Of each text, the noise [S T D] of the study's SmoothGrad and the scores of its random rankings."""
     (smoothgrad,) = [one for one in study.settings if one.method == "smoothgrad"]
     (random,) = [one for one in study.settings if one.method == "random"]

@@ -6,7 +6,7 @@ peer while ours works. Where a peer computes another quantity its cost alone is 
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ REMOVAL = "mask"
 METRICS = {
     name: {"metric": name, "grid": "deciles"} for name in ("comprehensiveness", "sufficiency")
 }
+STUDY = ":study"
 
-Scores = list[Float[np.ndarray, " T"]]
+Scores = list[Float[np.ndarray, " _"]]  # texts differ in length
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Row:
     """A peer's work against the same of ours: seconds per repeat, and the largest relative difference of a score."""
 
     contestant: Contestant
+    rule: str  # by which ours integrates
     seconds: Sequence[float]
     ours: Sequence[float]
     difference: float | None  # None where the results are another quantity
@@ -59,6 +61,7 @@ def compare_peers(
     encoded: Sequence[Encoded],
     *,
     n_steps: int,
+    n_calibrated: int,
     n_repeats: int,
     pythons: Mapping[str, str],
     out: Path,
@@ -66,6 +69,9 @@ def compare_peers(
     **options: Any,
 ) -> None:
     """Writes `peers.csv`, `peers.md` and the manifest to `out`; `options` are those of `peer_contestants`.
+
+    All is compared with `n_steps` Gauss-Legendre nodes on both sides, and what a peer takes for a whole study with
+    `n_calibrated` calibrated nodes of ours too: fewer gradients, at an error that `difference` then shows.
 
     Raises:
         ValidationError: a peer computes something else than its twin among ours; it is not timed.
@@ -81,7 +87,15 @@ def compare_peers(
             if not peers.contestants:
                 reasons = "; ".join(peers.skipped.values())
                 raise InputError(f"no peer can take part: {reasons}")
-            rows = [_row(refs, peers, one, n_steps, n_repeats, budget) for one in peers.contestants]
+            equal = {"n_steps": n_steps, "quadrature": "gauss_legendre"}
+            fewer = {"n_steps": n_calibrated, "quadrature": "calibrated"}
+            rows = [
+                _row(refs, peers, one, equal, n_repeats, budget) for one in peers.contestants
+            ] + [
+                _row_of_fewer(refs, peers, one, fewer, n_repeats, budget)
+                for one in peers.contestants
+                if one.name.endswith(STUDY)
+            ]
     table = _table(rows, len(encoded), peers.skipped)
     replace_file(out / "peers.csv", to_csv(table).encode())
     replace_file(out / "peers.md", to_markdown(table).encode())
@@ -101,7 +115,10 @@ def compare_peers(
         "versions_of_peers": peers.versions,
         "skipped": peers.skipped,
         "seconds": {
-            row.contestant.name: {"theirs": list(row.seconds), "ours": list(row.ours)}
+            f"{row.contestant.name} ({row.rule})": {
+                "theirs": list(row.seconds),
+                "ours": list(row.ours),
+            }
             for row in rows
         },
     }
@@ -111,39 +128,67 @@ def compare_peers(
 
 
 def _row(
-    refs: References, peers: Peers, one: Contestant, n_steps: int, n_repeats: int, budget: int
+    refs: References,
+    peers: Peers,
+    one: Contestant,
+    rule: Mapping[str, Any],
+    n_repeats: int,
+    budget: int,
 ) -> Row:
     peer, task = one.name.split(":")
-    ours = _twin(refs, peers.encoded[peer], peer, task, n_steps, budget)
-    theirs = one.run()
-    own = ours()  # the first run of either is its warm-up
-    difference = None
-    if theirs is not None:
-        difference = max(
-            float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(own, theirs, strict=True)
+    ours = _twin(refs, peers.encoded[peer], peer, task, rule, budget)
+    difference = _difference(ours(), one.run())  # the first run of either is its warm-up
+    # Both rest on sums in float32 of one model, taken in another order.
+    if difference is not None and not difference <= REORDERING[torch.float32]:
+        raise ValidationError(
+            f"{one.name} differs from ours by {difference:.2g} of a text's largest score, "
+            f"expected at most {REORDERING[torch.float32]:.2g}"
         )
-        # Both rest on sums in float32 of one model, taken in another order.
-        if not difference <= REORDERING[torch.float32]:
-            raise ValidationError(
-                f"{one.name} differs from ours by {difference:.2g} of a text's largest score, "
-                f"expected at most {REORDERING[torch.float32]:.2g}"
-            )
     seconds = measure(
         {"ours": ours, one.name: one.run},
         n_repeats=n_repeats,
         n_warmup=0,
         synchronize=synchronizer(refs.model.device),
     )
-    return Row(one, peers.seconds[one.name][-n_repeats:], seconds["ours"], difference)
+    inside = peers.seconds[one.name][-n_repeats:]
+    return Row(one, f"{rule['quadrature']}, {rule['n_steps']}", inside, seconds["ours"], difference)
+
+
+def _row_of_fewer(
+    refs: References,
+    peers: Peers,
+    study: Contestant,
+    rule: Mapping[str, Any],
+    n_repeats: int,
+    budget: int,
+) -> Row:
+    """A study with another rule of ours, and how far the peer's Integrated Gradients are from ours by that rule."""
+    peer, _ = study.name.split(":")
+    (integrated,) = [one for one in peers.contestants if one.name == f"{peer}:integrated_gradients"]
+    ours = _twin(refs, peers.encoded[peer], peer, "integrated_gradients", rule, budget)
+    row = _row(refs, peers, study, rule, n_repeats, budget)
+    return replace(row, difference=_difference(ours(), integrated.run()))
+
+
+def _difference(ours: Scores, theirs: Scores | None) -> float | None:
+    """The largest difference of a score over our text's largest; None where there is nothing to compare."""
+    if theirs is None:
+        return None
+    pairs = zip(ours, theirs, strict=True)
+    return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
 
 
 def _twin(
-    refs: References, encoded: Sequence[Encoded], peer: str, task: str, n_steps: int, budget: int
+    refs: References,
+    encoded: Sequence[Encoded],
+    peer: str,
+    task: str,
+    rule: Mapping[str, Any],
+    budget: int,
 ) -> Callable[[], Scores]:
     """What ours does in the place of a peer's task; scores in the order of the input."""
     output = "probability" if peer == "transformers_interpret" else "logit"
     gradient = _setting("vanilla", "l1", output, {})
-    rule = {"n_steps": n_steps, "quadrature": "gauss_legendre"}
     path = {"baseline": BASELINE, "baseline_special_tokens": "keep", **rule}
     integrated = _setting("integrated_gradients", "sum", output, path)
     if task == "study":
@@ -203,12 +248,14 @@ def _table(rows: Sequence[Row], n: int, skipped: Mapping[str, str]) -> Table:
     return Table(
         name="peers",
         title=f"Other libraries on {n} sentences: their time over ours",
-        caption="Medians of repeats that ran side by side, theirs taken inside their process. –: another quantity, of "
-        f"which the cost alone is compared.{left_out}",
+        caption="Medians of repeats that ran side by side, theirs taken inside their process. With calibrated "
+        "nodes the difference is that of Integrated Gradients. –: another quantity, or none, so that the cost alone is "
+        f"compared.{left_out}",
         columns=(
             Column("peer", "Peer"),
             Column("task", "Task"),
             Column("what", "What it does"),
+            Column("rule", "Our rule"),
             Column("ratio", "Theirs / ours"),
             Column("seconds", "Theirs, median", unit="s"),
             Column("seconds_ours", "Ours, median", unit="s"),
@@ -218,6 +265,7 @@ def _table(rows: Sequence[Row], n: int, skipped: Mapping[str, str]) -> Table:
             (
                 *row.contestant.name.split(":"),
                 row.contestant.describe,
+                None if row.contestant.name.endswith("gradient") else row.rule,
                 Estimate(*interleaved_ratio(row.seconds, row.ours)),
                 float(np.median(row.seconds)),
                 float(np.median(row.ours)),

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=32, help="sentences")
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--calibrated", type=int, default=18, help="nodes of ours in one row more")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("pythons", nargs="+", metavar="PEER=PYTHON")
@@ -26,6 +27,7 @@ if __name__ == "__main__":
         model,
         task.encode(model, movie_reviews.load(split="test")[: given.n]),
         n_steps=given.steps,
+        n_calibrated=given.calibrated,
         n_repeats=given.pairs,
         pythons=dict(one.split("=", 1) for one in given.pythons),
         out=given.out,
