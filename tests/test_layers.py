@@ -40,6 +40,7 @@ LAYERS = [
     ("blocks",),
     ("judge", "convergence", "bench"),
     ("api", "runner", "validation"),
+    ("comparison", "peer_comparison"),
     ("checks", "config_errors", "progress", "throughput"),
     ("config",),
     ("cli",),

@@ -229,7 +229,7 @@ def test_groups_are_every_sample_once_and_split_nothing_that_depends_on_itself(s
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 25, 50])
 def test_a_block_that_would_not_be_whole_is_refused_with_numbers_that_fit(n):
-    with pytest.raises(InputError, match="in blocks of 4.*Use .*sampler=antithetic"):
+    with pytest.raises(InputError, match=r"in blocks of 4.*Use .*sampler=antithetic"):
         Draws(n, "centred", None, None)
 
 
