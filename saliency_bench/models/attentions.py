@@ -83,7 +83,9 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
 @contextmanager
 def _rehearsed(module: StandIn, attentions: Attentions) -> Iterator[None]:
     """A stand-in has one layer's weights to show for each pass."""
-    module.record = lambda weights: attentions.outputs.append(SimpleNamespace(attentions=(weights,)))
+    module.record = lambda weights: attentions.outputs.append(
+        SimpleNamespace(attentions=(weights,))
+    )
     try:
         yield
     finally:
