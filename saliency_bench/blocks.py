@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.explain import explain
+from saliency_bench.attribution.explain import Family, explain, plan
 from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
@@ -109,13 +109,22 @@ class OpenBlock:
 
     def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
         """Maps of every setting, by setting id, in the order of the batch."""
+        found: dict[str, Attribution] = {}
+        for context, group in self._groups(settings):
+            found |= explain(context, group)
+        return {setting.id: self._maps(setting, found[setting.id]) for setting in settings}
+
+    def families(self, settings: Sequence[Setting]) -> list[Family]:
+        """The points that these settings share, before any gradient at them is taken."""
+        groups = self._groups(settings)
+        return [one for context, group in groups for one in plan(context, group).families]
+
+    def _groups(self, settings: Sequence[Setting]) -> list[tuple[Context, list[Setting]]]:
+        """Settings that differentiate the same score under the same seed."""
         groups: dict[tuple[str, int], list[Setting]] = {}
         for setting in settings:
             groups.setdefault((setting.output, setting.seed), []).append(setting)
-        found: dict[str, Attribution] = {}
-        for (output, seed), group in groups.items():
-            found |= explain(self.context(output, seed), group)
-        return {setting.id: self._maps(setting, found[setting.id]) for setting in settings}
+        return [(self.context(output, seed), group) for (output, seed), group in groups.items()]
 
     def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
         probability = self.probability(self.targets).tolist()

@@ -23,6 +23,7 @@ at what cost, and are they right?
 
 Usage:
   saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
+  saliency-bench estimate [OVERRIDE ...]        what that would cost, and run nothing
   saliency-bench report DIR                     make them again from a run's rows
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
   saliency-bench list [methods|metrics|models|data|experiments]
@@ -153,8 +154,12 @@ def _study(node: "DictConfig", words: Sequence[str]) -> None:
     from saliency_bench.runner import run as run_study
 
     with progress() as show:
-        folder = run_study(cfg, config.settings(cfg), ["saliency-bench", *given], show)
+        folder = run_study(cfg, config.settings(cfg), ["saliency-bench", *given], show, _announce)
     _report(folder)
+
+
+def _announce(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _report(folder: Path) -> None:
@@ -229,6 +234,19 @@ def explain(words: list[str]) -> int:
     return 0
 
 
+def estimate(words: list[str]) -> int:
+    """What a study would cost, by part; nothing is run and nothing written."""
+    from saliency_bench import config
+
+    cfg = config.load([word for word in words if word])
+    config.validate(cfg)
+    from saliency_bench.report.estimate import show
+    from saliency_bench.runner import foresee, prepare
+
+    show(foresee(prepare(cfg, config.settings(cfg))))
+    return 0
+
+
 def list_parts(words: list[str]) -> int:
     """What can be selected, from conf/."""
     from rich.console import Console
@@ -277,6 +295,7 @@ def throughput(words: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
+    "estimate": estimate,
     "report": report,
     "explain": explain,
     "list": list_parts,

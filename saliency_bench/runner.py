@@ -13,10 +13,13 @@ from typing import Any
 import torch
 
 from saliency_bench.attribution import baselines
+from saliency_bench.attribution.explain import Family
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.attribution.settings import refuse_vanishing_sum
-from saliency_bench.bench.attribution import timing_rows
+from saliency_bench.bench.attribution import explainer, timing_rows
 from saliency_bench.bench.budget import resolve as resolve_budget
+from saliency_bench.bench.cost import costs
+from saliency_bench.bench.estimate import Estimate, Share, Subject, estimate, spent
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.convergence import Dense, convergence_rows
 from saliency_bench.data import DATASETS
@@ -26,9 +29,12 @@ from saliency_bench.errors import InputError
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading, references
+from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
+from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.models.references import References
+from saliency_bench.report.estimate import sentence
 from saliency_bench.rows import REFERENCE_BACKENDS, Setting, digest
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore
@@ -38,6 +44,9 @@ from saliency_bench.tasks import sequence_classification as task
 RUNS = Path("results") / "runs"
 IDENTITY = "identity.json"
 TIMING = "timing"  # the name of the part that holds the timings
+CHOICE = "choice"  # the folder of the study that chooses
+#: Work that is announced.
+LONG_SECONDS = 30.0
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
 
@@ -77,8 +86,11 @@ def run(
     settings: Sequence[Setting],
     command: Sequence[str],
     progress: Progress = lambda stage, done, total: None,
+    announce: Callable[[str], None] | None = None,
 ) -> Path:
     """Runs a study and returns its folder, complete.
+
+    `announce` is told what a long study will cost before it begins; where it is None, nothing is estimated.
 
     Blocks that a run of the same identity has finished before are not computed again. Where the study chooses
     settings on another split, that study runs first and stands in `choice/` of the folder.
@@ -91,14 +103,16 @@ def run(
     study = prepare(config, settings)
     folder = _folder(study)
     _refuse_another(study, folder)
-    chosen = _choose(study, folder, command, progress)
     store = PartStore(folder)
+    finished = store.finished()
+    foreseen = None if announce is None else _announced(study, folder, finished, announce)
+    chosen = _choose(study, folder, command, progress)
     plan = plan_blocks(study.encoded)
     names = [block.name for block in plan] + ([TIMING] if config.timing.enabled else [])
-    finished = store.finished()
     _write_settings(study, folder)
     refs = References(study.model)
     probe = {item.example_id for item in study.encoded[: config.convergence.n_examples]}
+    before = study.model.ledger.copy()
     with study.model.frozen():
         for done, block in enumerate(plan):
             progress("blocks", done, len(plan))
@@ -111,10 +125,14 @@ def run(
         progress("blocks", len(plan), len(plan))
         if TIMING in names and TIMING not in finished:
             progress("timing", 0, 1)
-            store.write(TIMING, {"timings": timings(study, refs)})
-        parity = captum_tolerances(study, refs)
+            with study.model.ledger.under(TIMED):
+                store.write(TIMING, {"timings": timings(study, refs)})
+        with study.model.ledger.under(PARITY):
+            parity = captum_tolerances(study, refs)
+        paid = _spent(study, refs, before)
     store.seal(names)
     manifest = _manifest(study, command, started, len(finished))
+    manifest["circumstances"] |= {"spent": paid, "estimate": foreseen and foreseen.to_dict()}
     write_json(folder / MANIFEST, manifest | {"chosen": chosen, "parity": parity})
     return folder
 
@@ -216,22 +234,29 @@ def block_tables(
     study: Study, refs: References, items: Sequence[Encoded], probe: Collection[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """All rows of one block; the examples whose ids are in `probe` are explained again with more points."""
-    block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
-    maps = block.explain(study.settings)
+    under = study.model.ledger.under
+    with under(MAPS):
+        block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
+        maps = block.explain(study.settings)
+        uncertain = list(_uncertain_baselines(study, block))
     flat = [one for of_setting in maps.values() for one in of_setting]
-    judged = judge_block(block, flat, study.config.metric, study.config.evaluation.removal)
+    with under(CURVES):
+        judged = judge_block(block, flat, study.config.metric, study.config.evaluation.removal)
+        agreement = agreement_rows(flat)
+    with under(CONVERGENCE):
+        converged = _convergence(study, refs, items, maps, probe)
     tables = {
         "examples": example_rows(block),
         "maps": [map_row(one) for one in flat if one.finite],
         "rows": judged.rows,
         "curves": judged.curves,
-        "agreement": agreement_rows(flat),
-        "convergence": _convergence(study, refs, items, maps, probe),
+        "agreement": agreement,
+        "convergence": converged,
     }
     cell = {"cell_id": study.cell_id}
     found = {name: [cell | row for row in rows] for name, rows in tables.items()}
     warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
-    return found | {"warnings": warned + [cell | one for one in _uncertain_baselines(study, block)]}
+    return found | {"warnings": warned + [cell | one for one in uncertain]}
 
 
 def _uncertain_baselines(study: Study, block: OpenBlock) -> Iterable[dict[str, Any]]:
@@ -366,15 +391,7 @@ def _choose(
     from saliency_bench.stats import best_settings
     from saliency_bench.store.run import read_run
 
-    config = replace(
-        study.config,
-        data=study.config.data | {"split": choose.split},
-        n_examples=choose.n_examples,
-        timing=replace(study.config.timing, enabled=False),
-        convergence=replace(study.config.convergence, n_examples=0),
-        choose=None,
-        out=str(folder / "choice"),
-    )
+    config = replace(_choosing(study), out=str(folder / CHOICE))
     chosen_in = run(config, study.settings, command, progress)
     best = best_settings(read_run(chosen_in), choose.metric)
     return {
@@ -383,6 +400,113 @@ def _choose(
         "metric": choose.metric,
         "best": best,
     }
+
+
+def _choosing(study: Study) -> Any:
+    """The configuration of the study that chooses on another split."""
+    config = study.config
+    return replace(
+        config,
+        data=config.data | {"split": config.choose.split},
+        n_examples=config.choose.n_examples,
+        timing=replace(config.timing, enabled=False),
+        convergence=replace(config.convergence, n_examples=0),
+        choose=None,
+    )
+
+
+def foresee(
+    study: Study,
+    finished: Collection[str] = (),
+    *,
+    choose: bool = True,
+    long_seconds: float = 0.0,
+) -> Estimate:
+    """What the study will cost, of which these parts are finished; `choose`: with the study that chooses before it."""
+    subject = Subject(
+        model=study.model,
+        shares=_shares(study, finished, choose),
+        token_budget=study.config.runtime.token_budget,
+        rehearse=partial(_rehearse, study),
+        taste=partial(_taste, study),
+        families=partial(_families, study),
+    )
+    with study.model.frozen():
+        return estimate(subject, long_seconds=long_seconds)
+
+
+def _announced(
+    study: Study, folder: Path, finished: Collection[str], announce: Callable[[str], None]
+) -> Estimate | None:
+    """The estimate, if there is work left, and it can be had: a study does not fail for want of one."""
+    choose = not (folder / CHOICE / MANIFEST).is_file()
+    if not _shares(study, finished, choose):
+        return None
+    try:
+        foreseen = foresee(study, finished, choose=choose, long_seconds=LONG_SECONDS)
+    except Exception as error:
+        announce(f"No estimate of what this will cost: {' '.join(str(error).split())}")
+        return None
+    if foreseen.total.seconds >= LONG_SECONDS:
+        announce(sentence(foreseen))
+    return foreseen
+
+
+def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share]:
+    """How many texts each stage is for."""
+    config, encoded = study.config, study.encoded
+    blocks = [block for block in plan_blocks(encoded) if block.name not in finished]
+    left = [encoded[index] for block in blocks for index in block.indices]
+    checked = {item.example_id for item in encoded[: config.convergence.n_examples]}
+    timed = config.timing.enabled and TIMING not in finished
+    passes = config.timing.n_warmup + config.timing.n_repeats + 1  # one for the memory
+    shares = [
+        Share(MAPS, left),
+        Share(CURVES, left),
+        Share(CONVERGENCE, [item for item in left if item.example_id in checked]),
+        Share(TIMED, encoded[: config.timing.n_examples] if timed else [], passes),
+        Share(PARITY, encoded if blocks or timed else []),
+    ]
+    if config.choose is not None and choose:
+        examples = load_examples(_choosing(study))
+        other = task.encode(study.model, examples, too_long=config.too_long)
+        name = f"choosing on {config.choose.split}"
+        shares += [Share(stage, other, name=name) for stage in (MAPS, CURVES, PARITY)]
+    return [share for share in shares if share.texts]
+
+
+def _rehearse(study: Study, refs: References, item: Encoded) -> None:
+    """All that the study does with one text, each setting timed once, on a model that stands in for its own."""
+    model, config = refs.model, study.config
+    one = replace(study, model=model, encoded=(item,))
+    with model.frozen():
+        block_tables(one, refs, [item], {item.example_id} if config.convergence.n_examples else ())
+        with model.ledger.under(PARITY):
+            captum_tolerances(one, refs)
+        if config.timing.enabled:
+            with model.ledger.under(TIMED):
+                for setting in study.settings:
+                    explainer(refs, [item], setting, config.runtime.token_budget)()
+
+
+def _taste(study: Study, refs: References, item: Encoded) -> None:
+    """The maps of one text and their metrics."""
+    with refs.model.frozen():
+        block_tables(replace(study, model=refs.model), refs, [item], ())
+
+
+def _families(study: Study, refs: References, item: Encoded) -> list[Family]:
+    with refs.model.frozen():
+        budget = study.config.runtime.token_budget
+        block = open_block(refs, [item], study.config.target, budget)
+        return block.families(study.settings)
+
+
+def _spent(study: Study, refs: References, before: Ledger) -> dict[str, Any]:
+    """What this process has paid since; parts that an earlier one had finished are not among it."""
+    ledger = study.model.ledger.since(before)
+    paid = spent(ledger, costs(study.model, max(study.encoded, key=len)))
+    return paid._asdict() | {"calls": ledger.calls, "budget_halvings": refs.halvings}
 
 
 def _identity(

@@ -29,7 +29,7 @@ def studies(monkeypatch):
     """What the runner was asked for; it runs nothing."""
     asked = []
 
-    def run(cfg, settings, command, progress):
+    def run(cfg, settings, command, progress, announce):
         asked.append((cfg, settings, command))
         return Path("nowhere")
 

@@ -27,7 +27,7 @@ def timing_rows(
     measuring it takes time. The model must be frozen.
     """
     device = refs.model.device
-    runs = {setting.id: _explainer(refs, encoded, setting, token_budget) for setting in settings}
+    runs = {setting.id: explainer(refs, encoded, setting, token_budget) for setting in settings}
     synchronize = synchronizer(device)
     seconds = measure(runs, n_repeats=n_repeats, n_warmup=n_warmup, synchronize=synchronize)
     rows = []
@@ -51,7 +51,7 @@ def timing_rows(
     return rows
 
 
-def _explainer(
+def explainer(
     refs: References, encoded: Sequence[Encoded], setting: Setting, token_budget: int
 ) -> Callable[[], int]:
     """A function that explains all texts under one setting and says how many gradients that took."""

@@ -10,6 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+#: Stages of a study.
+MAPS, CURVES, CONVERGENCE, TIMING, PARITY = (
+    "maps",
+    "metrics",
+    "convergence check",
+    "timing",
+    "comparison with Captum",
+)
 #: Parts that many stages have.
 TEXTS = "texts and baselines"
 #: Parts that are paid for once per study, and once per length of a text, whatever the number of texts.
@@ -22,6 +30,9 @@ class Place(NamedTuple):
 
     stage: str
     part: str
+
+
+NOWHERE = Place("", "")
 
 
 class Asked(NamedTuple):
@@ -42,16 +53,28 @@ class Ledger:
     """
 
     rows: Counter[Asked] = field(default_factory=Counter)
-    seconds: Counter[Place] = field(default_factory=Counter)
+    seconds: dict[Place, float] = field(default_factory=dict)
     calls: int = 0
     clock: Callable[[], float] = time.perf_counter
-    _place: Place = Place("", "")
+    _place: Place = NOWHERE
     _since: float | None = None
 
     def note(self, n_rows: int, width: int, *, gradient: bool, short: bool) -> None:
         """Takes down one pass."""
         self.rows[Asked(self._place, gradient, short, width)] += n_rows
         self.calls += 1
+
+    def copy(self) -> "Ledger":
+        """As it is now."""
+        return Ledger(self.rows.copy(), self.seconds.copy(), self.calls)
+
+    def since(self, before: "Ledger") -> "Ledger":
+        """What has come since an earlier copy."""
+        rows = self.rows - before.rows
+        seconds = {
+            place: took - before.seconds.get(place, 0.0) for place, took in self.seconds.items()
+        }
+        return Ledger(rows, seconds, self.calls - before.calls)
 
     @contextmanager
     def under(self, stage: str | None = None, part: str | None = None) -> Iterator[None]:
@@ -70,6 +93,6 @@ class Ledger:
     def _turn(self, place: Place) -> None:
         now = self.clock()
         if self._since is not None:
-            self.seconds[self._place] += now - self._since
+            self.seconds[self._place] = self.seconds.get(self._place, 0.0) + now - self._since
         self._place = place
-        self._since = None if place == Place("", "") else now
+        self._since = None if place == NOWHERE else now

@@ -16,8 +16,47 @@ from torch import Tensor, nn
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.model import Model
 
-#: Numbers for a shape; the two kinds below.
-Source = Callable[[torch.Size, Tensor], Tensor]
+#: Of a gradient's size, so that half precision can hold it.
+LARGEST = 1e4
+
+
+class Zeros:
+    """Where nothing differs, everything agrees and everything has converged."""
+
+    def answers(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """Of this shape, in the type and on the device of `like`."""
+        return like.new_zeros(shape)
+
+    def gradients(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """Likewise, a row for each point."""
+        return like.new_zeros(shape)
+
+
+class Noise(Zeros):
+    """Normal numbers, from a stock that is read from a random place each time: drawing them anew would take longer.
+
+    Gradients have random sizes besides, of so heavy a tail (Pareto, α = 2/3) that a mean over any number of them is
+    mostly the largest: it never becomes sure.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.places = random.Random(seed)
+        self.stream = torch.Generator().manual_seed(seed)
+        self.stock = torch.zeros(0)
+
+    def answers(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """A piece of the stock."""
+        n = shape.numel()
+        if len(self.stock) < 2 * n or self.stock.dtype != like.dtype:
+            drawn = torch.randn(2 * n + 1, generator=self.stream, dtype=torch.float32)
+            self.stock = drawn.to(like.device, like.dtype)
+        start = self.places.randrange(len(self.stock) - n)
+        return self.stock[start : start + n].view(shape)
+
+    def gradients(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """Pieces of random size."""
+        sizes = [min(self.places.paretovariate(2 / 3), LARGEST) for _ in range(shape[0])]
+        return self.answers(shape, like) * like.new_tensor(sizes).view(-1, *[1] * (len(shape) - 1))
 
 
 def stand_in(model: Model, n_classes: int, *, seed: int | None) -> Model:
@@ -25,7 +64,7 @@ def stand_in(model: Model, n_classes: int, *, seed: int | None) -> Model:
 
     It has a ledger of its own.
     """
-    source = _zeros if seed is None else _Noise(seed)
+    source = Zeros() if seed is None else Noise(seed)
     module = StandIn(model, n_classes, source)
     return replace(
         model,
@@ -39,7 +78,7 @@ def stand_in(model: Model, n_classes: int, *, seed: int | None) -> Model:
 class StandIn(nn.Module):
     """Logits [R C] and gradients from a source, whatever the input."""
 
-    def __init__(self, model: Model, n_classes: int, source: Source) -> None:
+    def __init__(self, model: Model, n_classes: int, source: Zeros) -> None:
         super().__init__()
         self.embedding = model.embedding
         self.config = getattr(model.module, "config", None)
@@ -63,31 +102,11 @@ class _Answer(torch.autograd.Function):
     """What the source says, forwards and backwards."""
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor, n_classes: int, source: Source) -> Tensor:
+    def forward(ctx: Any, given: Tensor, n_classes: int, source: Zeros) -> Tensor:
         ctx.source, ctx.like, ctx.shape = source, given.detach().flatten()[:1], given.shape
-        return source(torch.Size([len(given), n_classes]), given)
+        answers: Tensor = source.answers(torch.Size([len(given), n_classes]), given)
+        return answers
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.source(ctx.shape, ctx.like), None, None
-
-
-def _zeros(shape: torch.Size, like: Tensor) -> Tensor:
-    return like.new_zeros(shape)
-
-
-class _Noise:
-    """Normal numbers, from a stock that is read from a random place each time: drawing them anew would take longer."""
-
-    def __init__(self, seed: int) -> None:
-        self.places = random.Random(seed)
-        self.stream = torch.Generator().manual_seed(seed)
-        self.stock = torch.zeros(0)
-
-    def __call__(self, shape: torch.Size, like: Tensor) -> Tensor:
-        n = shape.numel()
-        if len(self.stock) < 2 * n or self.stock.dtype != like.dtype:
-            drawn = torch.randn(2 * n + 1, generator=self.stream, dtype=torch.float32)
-            self.stock = drawn.to(like.device, like.dtype)
-        start = self.places.randrange(len(self.stock) - n)
-        return self.stock[start : start + n].view(shape)
+        return ctx.source.gradients(ctx.shape, ctx.like), None, None

@@ -26,7 +26,7 @@ _GAP = 3  # between columns
 
 def show(run: Run, console: Console | None = None) -> None:
     """Prints the main table and where the report is. What does not fit beside the rest is left out."""
-    console = console or _console()
+    console = console or console_for()
     analysis = analyse(run)
     table = fitting(headline(analysis), console.width)
     console.print(to_rich(table, console.is_terminal))
@@ -34,7 +34,8 @@ def show(run: Run, console: Console | None = None) -> None:
     _say(console, f"Report: {run.folder / PAGE}")
 
 
-def _console() -> Console:
+def console_for() -> Console:
+    """The terminal, or a wide page without colours where there is none."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
 
@@ -111,7 +112,7 @@ def _say(console: Console, text: str) -> None:
 
 def show_maps(maps: Sequence["AttributionMap"], console: Console | None = None) -> None:
     """Prints a coloured token map each; without colours the score follows every token."""
-    console = console or _console()
+    console = console or console_for()
     colored = console.is_terminal and console.color_system is not None
     for one in maps:
         console.print(Text(heading(one), style="bold"))
