@@ -26,7 +26,7 @@ from saliency_bench.attribution.points import NoiseCloud
 from saliency_bench.bench.timing import interleaved_ratio, measure, running_order, synchronizer
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.errors import InputError, ValidationError, unknown
-from saliency_bench.evaluation.removal import ReplacingProbe
+from saliency_bench.evaluation.removal import CachingProbe
 from saliency_bench.judge import judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
@@ -248,7 +248,7 @@ class _HalfBlock(OpenBlock):
 class _HalfProbe:
     """Answers NaN where the other curve is asked for, so that a metric which reads it has no value."""
 
-    whole: ReplacingProbe
+    whole: CachingProbe
     reads: tuple[str, ...]
 
     def __call__(
