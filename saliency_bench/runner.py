@@ -420,9 +420,12 @@ def foresee(
     finished: Collection[str] = (),
     *,
     choose: bool = True,
-    long_seconds: float = 0.0,
+    long_seconds: float | None = None,
 ) -> Estimate:
-    """What the study will cost, of which these parts are finished; `choose`: with the study that chooses before it."""
+    """What the study will cost, of which these parts are finished; `choose`: with the study that chooses before it.
+
+    `long_seconds`: see `estimate`.
+    """
     subject = Subject(
         model=study.model,
         shares=_shares(study, finished, choose),

@@ -17,7 +17,6 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saliency_bench.bench.memory import peak_memory
 from saliency_bench.bench.timing import measure, synchronizer
 from saliency_bench.encoded import Encoded
 from saliency_bench.models.model import Model
@@ -30,8 +29,6 @@ KINDS: tuple[Kind, ...] = ((True, True), (True, False), (False, True), (False, F
 
 #: Tokens of a timed pass on a CPU, where more are hardly faster.
 TIMED_TOKENS = 512
-#: The allocator of a CPU was seen to keep up to half as much again; more is what a first pass loads.
-LARGEST_SLACK = 1.5
 
 
 @dataclass(frozen=True)
@@ -88,14 +85,10 @@ def costs(model: Model, text: Encoded) -> Costs:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a row by its length, for a gradient and for an answer alone; between lengths by the token.
-
-    `slack`: how much more memory a pass was seen to take than its tensors, on a CPU what the allocator keeps.
-    """
+    """Seconds of a row by its length, for a gradient and for an answer alone; between lengths by the token."""
 
     lengths: tuple[int, ...]
     per_token: Mapping[bool, tuple[float, ...]]
-    slack: float
 
     def __call__(self, costs: Costs, kind: Kind, length: int) -> float:
         """What was not timed is taken to go as fast as what was: gradients are timed short, answers whole."""
@@ -106,7 +99,7 @@ class Pace:
         return float(seconds * (share or 1.0))
 
 
-def pace(model: Model, costs: Costs, texts: Sequence[Encoded], token_budget: int) -> Pace:
+def pace(model: Model, texts: Sequence[Encoded], token_budget: int) -> Pace:
     """Timed on passes of one text each, repeated to fill them. The model must be frozen."""
     tokens = token_budget if model.device.type != "cpu" else min(token_budget, TIMED_TOKENS)
     by_length = {len(text): text for text in sorted(texts, key=len)}
@@ -119,18 +112,14 @@ def pace(model: Model, costs: Costs, texts: Sequence[Encoded], token_budget: int
         for gradient in (True, False)
     }
     next(iter(passes.values()))()  # a first pass takes longer
-    with peak_memory(model.device) as most:
-        took = measure(passes, n_repeats=1, n_warmup=0, synchronize=synchronizer(model.device))
+    took = measure(passes, n_repeats=1, n_warmup=0, synchronize=synchronizer(model.device))
     per_token = {
         gradient: tuple(
             took[f"{length} {gradient}"][0] / (rows * length) for length, rows in n_rows.items()
         )
         for gradient in (True, False)
     }
-    tensors = max(rows * costs.bytes[True, True](length) for length, rows in n_rows.items())
-    # Less than the tensors is what was not seen: a small model on a system that counts pages.
-    slack = min(max((most.peak_bytes or 0) / max(tensors, 1.0), 1.0), LARGEST_SLACK)
-    return Pace(tuple(by_length), per_token, slack)
+    return Pace(tuple(by_length), per_token)
 
 
 def _pass(
