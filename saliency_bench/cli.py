@@ -23,7 +23,7 @@ at what cost, and are they right?
 
 Usage:
   saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
-  saliency-bench estimate [OVERRIDE ...]        what that would cost, and run nothing
+  saliency-bench estimate [OVERRIDE ...]        what that would cost; runs nothing
   saliency-bench report DIR                     make them again from a run's rows
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
   saliency-bench list [methods|metrics|models|data|experiments]

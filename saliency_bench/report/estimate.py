@@ -111,7 +111,7 @@ def rounded(n: float) -> str:
 
 
 def unit(amount: float, name: str) -> str:
-    """To two digits, in thousands of thousands: 1.9 PFLOP."""
+    """To two digits, with the prefix that keeps it below a thousand: 1.9 PFLOP."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if amount < 999.5:
             return f"{float(f'{amount:.2g}'):g} {prefix}{name}".strip()
