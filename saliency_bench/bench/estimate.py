@@ -20,7 +20,7 @@ from saliency_bench.attribution.explain import Family
 from saliency_bench.bench.cost import Costs, Pace, costs, pace
 from saliency_bench.blocks import BLOCK_TOKENS
 from saliency_bench.encoded import Encoded
-from saliency_bench.models.ledger import DENSITY, MAPS, SEARCH, Asked, Ledger, Place
+from saliency_bench.models.ledger import DENSITY, MAPS, PER_LENGTH, Asked, Ledger, Place
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.stand_in import stand_in
@@ -196,7 +196,7 @@ def _rehearsed(subject: Subject, texts: Sequence[Encoded], measured: Costs) -> _
     # First what happens once: a density is learnt, libraries are loaded. What is searched for belongs to the text.
     once = _ledger(subject.rehearse, refs, texts[0])
     ledgers = [_ledger(subject.rehearse, refs, text) for text in texts]
-    searched = {row: n for row, n in once.rows.items() if row.place.part == SEARCH}
+    searched = {row: n for row, n in once.rows.items() if row.place.part in PER_LENGTH}
     ledgers[0].rows.update(searched)
     families: list[Family] = []
     _ledger(lambda *given: families.extend(subject.families(*given)), refs, texts[-1])
@@ -320,7 +320,7 @@ def _over(
     known = [len(text) for text in texts]
     table = np.stack([own.get(place, NOTHING) for own in works])
     lengths = [len(text) for text in share.texts]
-    if place.part == SEARCH:
+    if place.part in PER_LENGTH:
         lengths = sorted(set(lengths))
     return np.array([np.interp(lengths, known, column).sum() for column in table.T])
 

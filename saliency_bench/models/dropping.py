@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saliency_bench.models.ledger import PROOF
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
+from saliency_bench.models.stand_in import provable
 from saliency_bench.types import Batch
 
 #: Both ways are the same arithmetic in another order.
@@ -46,7 +48,8 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     key = "dropping", batch.input_ids.shape[1], frames
     if key not in references.found:
         may = references.may_drop
-        references.found[key] = _tried(references.model, batch) if may else None
+        with references.model.ledger.under(part=PROOF):
+            references.found[key] = _tried(provable(references.model), batch) if may else None
     found: Dropping | None = references.found[key]
     return found
 

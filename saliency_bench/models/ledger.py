@@ -22,7 +22,7 @@ MAPS, CURVES, CONVERGENCE, TIMING, PARITY = (
 TEXTS = "texts and baselines"
 #: Parts that are paid for once per study, and once per length of a text, whatever the number of texts.
 DENSITY = "density of nodes"
-SEARCH = "max_entropy search"
+SEARCH, PROOF = PER_LENGTH = ("max_entropy search", "proof that tokens may be dropped")
 
 
 class Place(NamedTuple):
@@ -83,7 +83,7 @@ class Ledger:
         The parts of what is done once for many texts are no others' parts.
         """
         outer = self._place
-        inner = outer.part if part is None or outer.part in (DENSITY, SEARCH) else part
+        inner = outer.part if part is None or outer.part in (DENSITY, *PER_LENGTH) else part
         self._turn(Place(outer.stage or stage or "", inner))
         try:
             yield

@@ -4,6 +4,7 @@ Where it does (methods that go on until they are sure, questions that rankings s
 gives the most that may be asked, since nothing agrees and nothing converges, and one that always answers 0 the least.
 """
 
+import copy
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -48,8 +49,9 @@ class Noise(Zeros):
         """A piece of the stock."""
         n = shape.numel()
         if len(self.stock) < 2 * n or self.stock.dtype != like.dtype:
-            drawn = torch.randn(2 * n + 1, generator=self.stream, dtype=torch.float32)
-            self.stock = drawn.to(like.device, like.dtype)
+            with torch.inference_mode(False):  # it is for gradients too, whoever asks first
+                drawn = torch.randn(2 * n + 1, generator=self.stream, dtype=torch.float32)
+                self.stock = drawn.to(like.device, like.dtype)
         start = self.places.randrange(len(self.stock) - n)
         return self.stock[start : start + n].view(shape)
 
@@ -75,11 +77,21 @@ def stand_in(model: Model, n_classes: int, *, seed: int | None) -> Model:
     )
 
 
+def provable(model: Model) -> Model:
+    """What has to be asked where something is to be proved: of a stand-in the original, at the stand-in's expense."""
+    if not isinstance(model.module, StandIn):
+        return model
+    original = copy.copy(model.module.original)  # with all that is known of it
+    object.__setattr__(original, "ledger", model.ledger)
+    return original
+
+
 class StandIn(nn.Module):
     """Logits [R C] and gradients from a source, whatever the input."""
 
     def __init__(self, model: Model, n_classes: int, source: Zeros) -> None:
         super().__init__()
+        self.original = model
         self.embedding = model.embedding
         self.config = getattr(model.module, "config", None)
         self.n_classes = n_classes

@@ -114,7 +114,7 @@ CASES = {
         f"{IG}.quadrature=[gauss_legendre,trapezoid]",
     ],
     "prefixes of samples": ["method=[smoothgrad]", f"{SG}.n_samples=[4,8,12]", "metric=[]"],
-    "several sigmas": ["method=[smoothgrad]", f"{SG}.n_samples=6", f"{SG}.noise_std=[0.1,0.5]"],
+    "several sigmas": ["method=[smoothgrad]", f"{SG}.n_samples=8", f"{SG}.noise_std=[0.1,0.5]"],
     "several baselines": [
         "method=[integrated_gradients]", f"{IG}.baseline=[zero,mean,mask]", f"{IG}.n_steps=4",
         "convergence.n_examples=4",
@@ -129,6 +129,11 @@ CASES = {
         "metric=[]", "timing.enabled=true", "timing.n_examples=3", "timing.n_repeats=2",
         "timing.n_warmup=1",
     ],
+    "tokens that are dropped": [
+        "method=[vanilla,random,leave_one_out]", "method.random.n_rankings=3",
+        "method.leave_one_out.removal=attention", "evaluation.removal=attention",
+    ],
+    "tokens that are deleted": ["method=[vanilla,random]", "evaluation.removal=delete"],
     "methods that compute by themselves": [
         "method=[idgi,sequential_integrated_gradients,attention_rollout,gradient_attention,occlusion]",
         "method.idgi.n_steps=4", "method.sequential_integrated_gradients.n_steps=3",
