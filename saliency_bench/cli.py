@@ -35,7 +35,7 @@ Usage:
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
   saliency-bench experiment=method_comparison
-  saliency-bench method=[vanilla,smoothgrad] method.smoothgrad.n_samples=50
+  saliency-bench method=[vanilla,smoothgrad] method.smoothgrad.n_samples=48
   saliency-bench method.smoothgrad.noise_std=[0.05,0.1,0.2]     # a list is an axis
   saliency-bench model=hub model.path=FOLDER_OR_HUB_ID
   saliency-bench data=file data.path=films.csv data.text=review data.label=liked

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from saliency_bench import conf_files
 from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.bench.contestants import Contestant
 from saliency_bench.bench.peers import Peers, peer_contestants
 from saliency_bench.bench.timing import interleaved_ratio, measure, synchronizer
@@ -79,7 +80,8 @@ def compare_peers(
     """
     started = datetime.now(UTC)
     refs = References(model)
-    budget = int(conf_files.runtime_defaults()["token_budget"])
+    asked = conf_files.runtime_defaults()["token_budget"]
+    budget = resolve_budget(asked, model, [*map(len, encoded)])
     with model.frozen():
         targets = _predicted(refs, encoded, budget)
         given = {"n_steps": n_steps, "baseline": BASELINE, "pythons": pythons, **options}

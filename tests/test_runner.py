@@ -118,7 +118,7 @@ def test_choosing_on_another_split_leaves_that_study_beside_the_report(tmp_path)
     choose = ["choose.split=validation", "choose.n_examples=2"]
     axis = [
         "method=[smoothgrad]",
-        "method.smoothgrad.n_samples=[1,2]",
+        "method.smoothgrad.n_samples=[4,8]",
         "~method.random",
         "~method.leave_one_out",
     ]
@@ -148,7 +148,7 @@ def test_every_experiment_runs(experiment, tmp_path):
     for entry in cfg.method.values():
         for key in ("n_steps", "n_samples"):
             if key in entry:
-                entry[key] = [3, 4] if isinstance(entry[key], list) else 5
+                entry[key] = [4, 8] if isinstance(entry[key], list) else 4
     config.validate(cfg)
     folder = run(replace(cfg, out=str(tmp_path)), config.settings(cfg), ["saliency-bench", *small])
     done = read_run(folder)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from saliency_bench import conf_files
 from saliency_bench.attribution.parity import REORDERING, relative_tolerance
 from saliency_bench.attribution.quadrature import quadrature as rule
+from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.bench.contestants import (
     CONTESTANTS,
     Contestant,
@@ -135,7 +136,9 @@ class Bench:
             resolve(self.model, config["baseline"]),
             config["quadrature"],
             config["n_steps"],
-            config["runtime"]["token_budget"],
+            resolve_budget(
+                config["runtime"]["token_budget"], self.model, [*map(len, self.encoded)]
+            ),
         )
         return replace(plain, **changes)
 
