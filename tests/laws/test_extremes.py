@@ -36,7 +36,6 @@ def test_a_score_in_other_units_has_its_maps_in_these_units(dtype):
         np.testing.assert_array_equal(other, one * 2.0 ** (-30 * degree), err_msg=method)
 
 
-@pytest.mark.xfail(strict=True, reason="IDGI squares gradients before it scales them")
 @law(twins_of_paths.idgi_divides_by_the_length_of_the_gradient)
 def test_idgi_does_not_lose_gradients_whose_squares_have_no_exponent(dtype):
     # Squares of 2^-70 and 2^70 are beyond float32, of 2^-540 and 2^540 beyond float64; the gradients are not.
@@ -77,10 +76,9 @@ def test_a_point_without_a_number_spoils_only_the_settings_that_use_it(dtype):
     np.testing.assert_allclose(midpoint, alone, rtol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="an error that is no number counts as none")
 @law(twins_of_noise.every_text_is_said_to_have_converged)
 def test_a_map_without_a_number_has_not_converged(dtype):
-    options = cheap("smoothgrad", n_samples="auto", max_samples=16, relative_error=0.5)
+    options = cheap("smoothgrad", n_samples="auto", max_samples=32, relative_error=0.5)
     _, one = maps(unreadable(dtype), [READABLE, UNREADABLE], "smoothgrad", **options)
     assert not one.finite
     assert one.converged is False and one.reason

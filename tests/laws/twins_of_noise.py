@@ -176,7 +176,10 @@ def _errors(patch, change: Callable[[np.ndarray, int], np.ndarray]):
     patch.setattr(
         estimate,
         "jackknife",
-        lambda scores, sizes: change(jackknife(scores, sizes), len(sizes)),
+        lambda scores, sizes: (
+            change(jackknife(scores, sizes)[0], len(sizes)),
+            jackknife(scores, sizes)[1],
+        ),
     )
 
 

@@ -30,13 +30,13 @@ def tokens_share_their_gradients(patch):
 
 
 def _gradients(patch, change):
-    at_once = GradientEngine._gradients_at_once
+    at_once = GradientEngine._gradients
 
     def changed(self, points, rows):
         scores, gradients = at_once(self, points, rows)
         return scores, change(gradients)
 
-    patch.setattr(GradientEngine, "_gradients_at_once", changed)
+    patch.setattr(GradientEngine, "_gradients", changed)
 
 
 def padding_is_attended_to(patch):
@@ -45,7 +45,7 @@ def padding_is_attended_to(patch):
 
 def gradients_are_taken_without_the_mask(patch):
     """Only where gradients are taken."""
-    at_once = GradientEngine._gradients_at_once
+    at_once = GradientEngine._gradients
 
     def unmasked(self, points, rows):
         with_padding = Batch.padded
@@ -55,7 +55,7 @@ def gradients_are_taken_without_the_mask(patch):
         finally:
             Batch.padded = with_padding
 
-    patch.setattr(GradientEngine, "_gradients_at_once", unmasked)
+    patch.setattr(GradientEngine, "_gradients", unmasked)
 
 
 def padding_is_stripped_from_the_end_only(patch):
@@ -227,7 +227,7 @@ def gradients_are_left_in_the_weights(patch):
             for module, mode in training.items():
                 module.training = mode
 
-    patch.setattr(GradientEngine, "_gradients_at_once", backward)
+    patch.setattr(GradientEngine, "_gradients", backward)
     patch.setattr(model, "frozen", evaluated)
 
 

@@ -170,7 +170,10 @@ def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: 
     moves = (path.embeddings != path.reference).any(-1, keepdim=True)
     waiting: dict[int, tuple[Tensor, Tensor]] = {}  # example -> share and score of its last step
     for rows in ctx.engine.rows(path, nodes, ctx.clean):
-        energy = (rows.gradients.to(dtype) * moves[rows.row_example]).square()
+        own = rows.gradients.to(dtype) * moves[rows.row_example]
+        # Only ratios count: scaled first, so that squares of small gradients do not vanish.
+        largest = own.abs().amax((1, 2), keepdim=True)
+        energy = (own / largest.clamp_min(torch.finfo(dtype).tiny)).square()
         size = energy.sum((1, 2), keepdim=True)
         shares = torch.where(size > 0, energy / size.clamp_min(torch.finfo(dtype).tiny), 0.0)
         for row, example in enumerate(rows.examples):
