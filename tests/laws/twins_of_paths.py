@@ -212,13 +212,13 @@ def the_magnitude_is_multiplied_in(patch):
 
 def gradients_are_halved(patch):
     """As those of a mean of two scores."""
-    at_once = GradientEngine._gradients_at_once
+    at_once = GradientEngine._gradients
 
     def halved(self, points, rows):
         scores, found = at_once(self, points, rows)
         return scores, found / 2
 
-    patch.setattr(GradientEngine, "_gradients_at_once", halved)
+    patch.setattr(GradientEngine, "_gradients", halved)
 
 
 def magnitudes_are_squared_after_the_reduction(patch):
