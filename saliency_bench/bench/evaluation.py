@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.judge import judge_block
@@ -11,6 +14,7 @@ from saliency_bench.models.references import References
 
 Entries = Mapping[str, Mapping[str, Any]]
 Rows = list[dict[str, Any]]
+Values = list[Float[np.ndarray, " _"]]
 
 
 def evaluation_contestants(
@@ -20,8 +24,8 @@ def evaluation_contestants(
     metrics: Entries,
     removal: str,
     token_budget: int,
-) -> dict[str, Callable[[], Rows]]:
-    """Two ways to the same rows: `shared`, and `separate`.
+) -> dict[str, Callable[[], Values]]:
+    """Two ways to the same values, of each text by setting and metric: `shared`, and `separate`.
 
     `separate` goes through the texts again for each metric and method, in the same blocks: nothing that was asked
     for one is known to the other, and no token is left out of the computation.
@@ -36,25 +40,40 @@ def evaluation_contestants(
     """
     blocks = plan_blocks(encoded)
 
-    def judged(own: References, settings: Sequence[str], entries: Entries) -> Rows:
+    def judged(refs: References, settings: Sequence[str], entries: Entries) -> Rows:
         rows: Rows = []
         for block in blocks:
             items = [encoded[index] for index in block.indices]
-            opened = open_block(own, items, "predicted", token_budget)
+            opened = open_block(refs, items, "predicted", token_budget)
             asked = [maps[setting][index] for setting in settings for index in block.indices]
             rows += judge_block(opened, asked, entries, removal).rows
         return rows
 
-    def shared() -> Rows:
-        return judged(refs, list(maps), metrics)
+    def shared() -> Values:
+        return values(judged(refs, list(maps), metrics))
 
-    def separate() -> Rows:
+    def separate() -> Values:
         whole = References(refs.model, may_drop=False)
+        return values(
+            [
+                row
+                for setting in maps
+                for name, entry in metrics.items()
+                for row in judged(whole, [setting], {name: entry})
+            ]
+        )
+
+    settings = [one[0].setting["setting_id"] for one in maps.values()]
+
+    def values(rows: Rows) -> Values:
+        found = {
+            (row["example_id"], row["setting_id"], row["metric"]): row["value"] for row in rows
+        }
         return [
-            row
-            for setting in maps
-            for name, entry in metrics.items()
-            for row in judged(whole, [setting], {name: entry})
+            np.array(
+                [found[item.example_id, setting, name] for setting in settings for name in metrics]
+            )
+            for item in encoded
         ]
 
     return {"shared": shared, "separate": separate}

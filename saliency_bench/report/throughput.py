@@ -25,10 +25,12 @@ LABELS = {
     "ours_adaptive": "Ours, adaptive",
     "ours_calibrated": "Ours, calibrated nodes",
     "captum_default": "Captum, default steps",
+    "evaluation_shared": "From shared curves",
+    "evaluation_separate": "Each metric and method by itself",
 }
 
 #: Sections with a table of their own; all others have cases of the same work.
-_SPECIAL = ("sweep", "memory", "accuracy")
+_SPECIAL = ("sweep", "memory", "accuracy", "evaluation")
 
 _RATES = (
     Column("section", "Section"),
@@ -62,6 +64,13 @@ _ACCURACY = (
     Column("error", "Error of the worst text"),
     Column("times_captum", "Captum's time / its"),
 )
+_EVALUATION = (
+    Column("case", "Case"),
+    Column("contestant", "Contestant"),
+    Column("milliseconds", "Time per text", "ms"),
+    Column("times_shared", "Time / from shared curves"),
+    Column("error", "Largest difference"),
+)
 _ABSENT = tuple(
     Column(name, name) for name in ("section", "case", "contestant", "status", "error", "reason")
 )
@@ -92,6 +101,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         sweep,
         memory,
         accuracy,
+        evaluation,
         not_timed,
     )
     return [table for make in makers if (table := make(rows)).rows]
@@ -195,6 +205,27 @@ def accuracy(rows: pd.DataFrame) -> Table:
     return Table(
         "accuracy", "Integrated Gradients to a small error", caption, _ACCURACY, found, False
     )
+
+
+def evaluation(rows: pd.DataFrame) -> Table:
+    """What judging metrics and methods together saves."""
+    found = tuple(
+        (
+            case,
+            LABELS.get(name, name),
+            _estimate(1e3 * of(own, name)["seconds"] / of(own, name)["n_examples"]),
+            ratio(own, name, "evaluation_shared"),
+            _number(of(own, name)["error"].iloc[0]),
+        )
+        for (_, case), own in cases(rows[rows["section"] == "evaluation"])
+        for name in own["contestant"].unique()
+        if name != MATMUL
+    )
+    caption = (
+        "Metrics of ready explanations. Shared: each question to the model once for all metrics and methods, and "
+        "left-out tokens not computed where that is exact. Ratios are medians of repeats side by side, with intervals."
+    )
+    return Table("evaluation", "Evaluation", caption, _EVALUATION, found, marks_best=False)
 
 
 def not_timed(rows: pd.DataFrame) -> Table:

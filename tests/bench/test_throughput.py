@@ -12,14 +12,10 @@ from saliency_bench.bench.floor import Encoder, encoder_of, gradient_flops, laye
 from saliency_bench.bench.throughput import (
     SECTIONS,
     Bench,
-    Case,
-    Expected,
-    Protocol,
-    differences,
-    measured,
     texts_of_length,
     throughput,
 )
+from saliency_bench.bench.trial import Case, Expected, Protocol, differences, measured
 from saliency_bench.errors import InputError
 from saliency_bench.models.references import References
 from saliency_bench.report.throughput import frame, of, ratio, ratio_of_rates, tables
@@ -264,6 +260,8 @@ def everything(model, encoded, tmp_path_factory):
             "contestants": ["ours", "captum_single"],
         },
         "accuracy": configured()["accuracy"] | {"n_examples": 2, "reference_steps": 65},
+        "evaluation": configured()["evaluation"]
+        | {"n_examples": 2, "methods": ["vanilla", "smoothgrad"]},
     }
     return throughput(bench(model, encoded, **config))
 
@@ -277,7 +275,9 @@ def test_every_section_gives_complete_rows(everything, model):
         assert row["seconds"] > 0
         if row["contestant"] != MATMUL:
             assert row["peak_bytes"] is None or row["peak_bytes"] >= 0
-            expected = {"n_gradients", "useful_flop", "first_seconds", "describe"}
+            expected = {"first_seconds", "describe"}
+            if row["section"] != "evaluation":
+                expected |= {"n_gradients", "useful_flop"}
             assert all(row[key] for key in expected), row
     cases = {}
     for row in everything:
@@ -297,7 +297,14 @@ def test_every_section_gives_complete_rows(everything, model):
         "sweep": 2,
         "memory": 2,
         "accuracy": 1,
+        "evaluation": 2,
     }
+    (table,) = [one for one in tables(frame(everything)) if one.name == "evaluation"]
+    assert [row[:2] for row in table.rows] == [
+        (f"removal {removal}", way)
+        for removal in ("mask", "attention")
+        for way in ("From shared curves", "Each metric and method by itself")
+    ]
 
 
 @pytest.mark.slow
