@@ -19,6 +19,9 @@ class Encoded:
     text_pair: str | None
     gold: int | None
     truncated: bool = False
+    relevant: tuple[bool, ...] | None = (
+        None  # the tokens that are known to matter; None: nothing is known
+    )
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -232,6 +232,20 @@ def _encode(model: Model, example: Example, too_long: str) -> Encoded:
         text_pair=example.text_pair,
         gold=gold,
         truncated=truncated,
+        relevant=_relevant(example, _offsets(encoding, special), _segments(encoding, special)),
+    )
+
+
+def _relevant(
+    example: Example, offsets: Sequence[tuple[int, int]], segments: Sequence[int]
+) -> tuple[bool, ...] | None:
+    """The tokens that share a character with what is known to matter."""
+    spans = example.relevant
+    if spans is None:
+        return None
+    return tuple(
+        any(own == segment and start < last and first < end for own, first, last in spans)
+        for segment, (start, end) in zip(segments, offsets, strict=True)
     )
 
 
