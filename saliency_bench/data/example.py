@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
 #: Characters start to end, end left out, of segment 0 (text) or 1 (text_pair).
 Span = tuple[int, int, int]
 

@@ -15,7 +15,7 @@ def relevant(model, text, spans, pair=None):
     ("spans", "found"),
     [
         (((0, 0, 1),), ["a"]),
-        (((0, 2, 9),), ["gr", "##ip", "##ing"]),  # every piece of the word
+        (((0, 2, 9),), ["grip", "##ing"]),  # every piece of the word
         (((0, 8, 13),), ["##ing", "film"]),  # a piece that is only touched
         (((0, 1, 2),), []),  # a space
         ((), []),
