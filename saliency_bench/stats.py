@@ -26,11 +26,12 @@ _BATCH = 1000  # resamples held in memory at once
 
 @dataclass(frozen=True)
 class Resampling:
-    """How an interval is made: its coverage, the number of bootstrap resamples and their seed."""
+    """How an interval is made: its coverage, the number of resamples and their seed; and the test beside it (`TESTS`)."""
 
     confidence: float
     n_resamples: int
     seed: int
+    test: str = "wilcoxon"
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> "Resampling":
@@ -41,6 +42,7 @@ class Resampling:
             chosen.get("confidence", 0.95),
             chosen.get("n_resamples", 9999),
             config.get("seed", 0),
+            chosen.get("test", "wilcoxon"),
         )
 
 
@@ -145,8 +147,8 @@ def summarize_by_correctness(
 def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
     """Every setting against a reference on the examples where both have a value.
 
-    `difference` is the mean of setting - reference with its interval; `p` is Wilcoxon's signed-rank test, zeros
-    ranked (Pratt 1959); `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
+    `difference` is the mean of setting - reference with its interval; `p` is that of the chosen test (`TESTS`);
+    `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
     the matched-pairs rank-biserial correlation; `detectable` see `detectable_difference`.
 
     Returns:
@@ -165,7 +167,7 @@ def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.Da
     found["difference"] = pd.DataFrame(values).mean()
     found["low"], found["high"] = intervals(values, resampling)
     columns = [column[~np.isnan(column)] for column in values.T]
-    found["p"] = [signed_rank_p(column) for column in columns]
+    found["p"] = [TESTS[resampling.test](column, resampling) for column in columns]
     found["p_holm"] = found.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
     found["effect"] = [rank_biserial(column) for column in columns]
     found["detectable"] = [
@@ -184,6 +186,34 @@ def signed_rank_p(differences: Float[np.ndarray, " N"]) -> float:
     if not differences.any():
         return 1.0
     return float(distributions.wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def sign_flip_p(differences: Float[np.ndarray, " N"], resampling: Resampling) -> float:
+    """Two-sided p of the mean difference when every sign is as likely as its opposite (Fisher 1935, section 21).
+
+    All 2^N signs where there are at most `n_resamples`, else as many at random. 1 where all differences are 0.
+    """
+    if len(differences) == 0:
+        return float("nan")
+    if not differences.any():
+        return 1.0
+    found = distributions.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resampling.n_resamples,
+        batch=_BATCH,
+        rng=np.random.default_rng(resampling.seed),
+    )
+    return float(found.pvalue)
+
+
+#: Tests of paired differences, by the name that the configuration gives.
+TESTS: dict[str, Callable[[Float[np.ndarray, " N"], Resampling], float]] = {
+    "wilcoxon": lambda differences, resampling: signed_rank_p(differences),
+    "sign_flip": sign_flip_p,
+}
 
 
 def rank_biserial(differences: Float[np.ndarray, " N"]) -> float:

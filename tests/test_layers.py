@@ -31,6 +31,7 @@ LAYERS = [
     ("seeding", "types", "conf_files"),
     ("store",),
     ("stats",),
+    ("ranks",),
     ("report",),
     ("maps",),
     ("data",),
