@@ -1,6 +1,7 @@
 """The command line: a verb, then Hydra. Nothing heavy is imported before it is needed."""
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ Usage:
   saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
   saliency-bench estimate [OVERRIDE ...]        what that would cost; runs nothing
   saliency-bench report DIR                     make them again from a run's rows
+  saliency-bench across DIR DIR ... out=DIR     several runs, models or seeds beside
+                                                each other: what holds over all
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
   saliency-bench list [methods|metrics|models|data|experiments]
   saliency-bench validate [model=PATH] [n_examples=N] [out=DIR]
@@ -293,10 +296,37 @@ def throughput(words: list[str]) -> int:
     return 0
 
 
+def across(words: list[str]) -> int:
+    """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
+    from rich.console import Console
+
+    from saliency_bench.report.across import across as read
+    from saliency_bench.report.build import build_across
+    from saliency_bench.report.labels import PRIMARY
+    from saliency_bench.report.terminal import to_rich
+    from saliency_bench.store.manifest import portable
+    from saliency_bench.store.run import read_run
+
+    given = dict(word.split("=", 1) for word in words if word.startswith(("out=", "metric=")))
+    folders = [Path(word) for word in words if not word.startswith(("out=", "metric="))]
+    if not given.get("out"):
+        raise InputError(
+            "across takes run folders and out=DIR: saliency-bench across A B C out=DIR"
+        )
+    runs = [read_run(folder) for folder in folders]
+    found = read(runs, given.get("metric", PRIMARY))
+    command = portable(shlex.join(["saliency-bench", "across", *words]))
+    console = Console(highlight=False)
+    for table in build_across(found, runs, Path(given["out"]), command):
+        console.print(to_rich(table, console.is_terminal))
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "estimate": estimate,
     "report": report,
+    "across": across,
     "explain": explain,
     "list": list_parts,
     "validate": validate,

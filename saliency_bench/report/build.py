@@ -1,17 +1,26 @@
 """A run's tables, figures and page, made from its rows alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from saliency_bench.report import accuracy_plots, formats, plots, style, sweep_plots
+from saliency_bench.report import (
+    accuracy_plots,
+    across,
+    across_plots,
+    formats,
+    plots,
+    style,
+    sweep_plots,
+)
+from saliency_bench.report.across import Across
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.html import page
 from saliency_bench.report.table import Table
 from saliency_bench.report.tables import NAMES, tables
 from saliency_bench.store.durable import replace_file, storing
-from saliency_bench.store.run import Run
+from saliency_bench.store.run import MANIFEST, Run, write_json
 
 PAGE = "report.html"
 FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
@@ -22,6 +31,10 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "convergence": sweep_plots.convergence,
     "accuracy": accuracy_plots.accuracy,
     "noise_map": sweep_plots.noise_map,
+}
+ACROSS_FIGURES: dict[str, Callable[[Across], Figure | None]] = {
+    "forest": across_plots.forest,
+    "critical_difference": across_plots.critical_difference,
 }
 FORMATS: dict[str, Callable[[Table], str]] = {
     "csv": formats.to_csv,
@@ -49,6 +62,42 @@ def build_report(run: Run) -> Path:
     pictures = draw(analysis, run.folder / "figures")
     _put(run.folder / PAGE, page(analysis, made, pictures).encode())
     return run.folder / PAGE
+
+
+def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) -> list[Table]:
+    """Writes tables, figures, `across.md` and a manifest of several runs side by side.
+
+    Returns:
+        The tables.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    made = across.tables(found)
+    for table in made:
+        for suffix, write in FORMATS.items():
+            _put(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
+    with style.styled():
+        for name, plot in ACROSS_FIGURES.items():
+            figure = plot(found)
+            for suffix, draw_as in (("png", style.png), ("pdf", style.pdf)):
+                _put(out / "figures" / f"{name}.{suffix}", draw_as(figure) if figure else None)
+    _put(out / "across.md", "\n".join(map(formats.to_markdown, made)).encode())
+    cells = [
+        {
+            "name": name,
+            "run": run.manifest["id"],
+            "cell_id": run.manifest["cell_id"],
+            "folder": run.folder.name,
+        }
+        | dict(cell.factors)
+        for name, run, cell in zip(found.names, runs, found.cells, strict=True)
+    ]
+    write_json(
+        out / MANIFEST,
+        {"name": "across", "metric": found.metric, "command": command, "cells": cells},
+    )
+    return made
 
 
 def draw(analysis: Analysis, folder: Path) -> dict[str, bytes]:

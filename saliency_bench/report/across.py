@@ -1,0 +1,318 @@
+"""Several runs of the same settings side by side: what holds in every cell, and where its numbers vary from.
+
+A cell is one model on one dataset under one seed. Examples, training seeds, noise seeds and datasets are separate
+sources of variance and are never resampled as one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from saliency_bench.errors import InputError
+from saliency_bench.ranks import (
+    N_CELLS_FOR_CLAIMS,
+    Friedman,
+    friedman,
+    letters,
+    mean_ranks,
+    pairwise_p,
+)
+from saliency_bench.report.analysis import removals, with_removal
+from saliency_bench.report.labels import PRIMARY, metric_label, setting_labels
+from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.rows import digest
+from saliency_bench.stats import Resampling, intervals, wide
+from saliency_bench.store.run import Run
+
+#: What one cell can differ from another in, and how it is called.
+SOURCES = {
+    "training_seed": "training seed",
+    "noise_seed": "noise seed",
+    "data": "dataset",
+    "model": "model",
+}
+
+
+@dataclass(frozen=True)
+class OfCell:
+    """A run's factors by name, and a table of one metric: examples by methods."""
+
+    factors: Mapping[str, str]
+    values: pd.DataFrame
+    higher_is_better: bool
+
+    def name(self, varying: Sequence[str]) -> str:
+        """What tells it apart from the other cells."""
+        said = [
+            f"{SOURCES[key]} {self.factors[key]}" if key.endswith("seed") else self.factors[key]
+            for key in varying
+        ]
+        return ", ".join(said) or "the cell"
+
+
+@dataclass(frozen=True)
+class Across:
+    """The same settings in several cells, by one metric.
+
+    `keys` are names of settings that do not depend on a seed, best first by the mean over cells; `labels` what they
+    are called.
+    """
+
+    metric: str
+    cells: tuple[OfCell, ...]
+    keys: tuple[str, ...]
+    labels: Mapping[str, str]
+    reference: str
+    resampling: Resampling
+
+    @property
+    def varying(self) -> list[str]:
+        """The factors in which the cells differ."""
+        return [key for key in SOURCES if len({cell.factors[key] for cell in self.cells}) > 1]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the cells."""
+        return [cell.name(self.varying) for cell in self.cells]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of the metric."""
+        return self.cells[0].higher_is_better
+
+    @cached_property
+    def means(self) -> Float[np.ndarray, "N K"]:
+        """The mean of every method in every cell."""
+        return np.stack([cell.values[list(self.keys)].mean().to_numpy() for cell in self.cells])
+
+    @cached_property
+    def friedman(self) -> Friedman | None:
+        """None with too few cells for a claim."""
+        return friedman(self.means, self.higher_is_better, 1 - self.resampling.confidence)
+
+    @cached_property
+    def same_examples(self) -> pd.DataFrame | None:
+        """The mean over cells of every example's value, where all cells have the same examples; else None."""
+        first = set(self.cells[0].values.index)
+        if len(self.cells) < 2 or any(set(cell.values.index) != first for cell in self.cells[1:]):
+            return None
+        stacked = pd.concat([cell.values[list(self.keys)] for cell in self.cells])
+        # An example without a value in one cell has no mean over all of them.
+        return stacked.groupby(level=0).agg(lambda own: own.mean(skipna=False))
+
+
+def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
+    """Reads the runs.
+
+    Raises:
+        InputError: they have not the same settings, two are of the same cell, or none has the metric.
+    """
+    if len(runs) < 2:
+        raise InputError(f"expected at least two run folders, got {len(runs)}")
+    names = [_by_name(run) for run in runs]
+    for run, own in zip(runs[1:], names[1:], strict=True):
+        if other := set(names[0]) ^ set(own):
+            raise InputError(
+                f"{run.folder} and {runs[0].folder} have not the same settings: they differ in {len(other)}, as "
+                f"{_described(names[0] | own, sorted(other)[0])}"
+            )
+    cells = tuple(_cell(run, own, metric) for run, own in zip(runs, names, strict=True))
+    seen: dict[tuple[str, ...], Path] = {}
+    for run, cell in zip(runs, cells, strict=True):
+        if other_run := seen.get(place := tuple(cell.factors.values())):
+            raise InputError(
+                f"{run.folder} and {other_run} are of the same model, data and seeds. Give one."
+            )
+        seen[place] = run.folder
+    with_value = [key for key in names[0] if all(key in cell.values for cell in cells)]
+    if not with_value:
+        raise InputError(f"no setting has a value of {metric} in every run")
+    better = cells[0].higher_is_better
+    order = np.mean([cell.values[with_value].mean().to_numpy() for cell in cells], 0) * (
+        1 if better else -1
+    )
+    ids = setting_labels(runs[0].settings)
+    wanted = str(runs[0].manifest.get("reference_setting"))
+    reference = next(
+        (key for key in with_value if names[0][key]["setting_id"] == wanted), with_value[0]
+    )
+    return Across(
+        metric=metric,
+        cells=cells,
+        keys=tuple(with_value[place] for place in np.argsort(-order, kind="stable")),
+        labels={key: ids[names[0][key]["setting_id"]] for key in with_value},
+        reference=reference,
+        resampling=Resampling.of(runs[0].manifest),
+    )
+
+
+def _by_name(run: Run) -> dict[str, dict[str, Any]]:
+    """The settings by a name that leaves out their seed."""
+    return {
+        digest({key: value for key, value in one.items() if key not in ("seed", "setting_id")}): one
+        for one in run.settings
+    }
+
+
+def _described(settings: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    one = settings[key]
+    return f"{one['name']} ({', '.join(f'{k}={v}' for k, v in one.items() if k not in ('name', 'setting_id'))})"
+
+
+def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
+    rows = with_removal(run.tables["rows"], removals(run.manifest))
+    own = rows[rows["metric"] == metric]
+    if own.empty or own["higher_is_better"].isna().all():
+        raise InputError(f"{run.folder} has no metric {metric} with a direction")
+    table = wide(own)
+    table.columns = table.columns.get_level_values("setting_id")
+    table.index = table.index.get_level_values("example_id")
+    by_id = {one["setting_id"]: key for key, one in names.items()}
+    model, config = run.manifest["model"], run.manifest.get("config") or {}
+    factors = {
+        "training_seed": str(model.get("training_seed", "")),
+        "noise_seed": str(config.get("seed", "")),
+        "data": str(run.manifest["data"].get("dataset", ""))
+        + ":"
+        + str(run.manifest["data"]["sha256"])[:6],
+        # A model that is trained from several seeds is one model.
+        "model": str(model["name"]).split("-seed")[0],
+    }
+    return OfCell(factors, table.rename(columns=by_id), bool(own["higher_is_better"].iloc[0]))
+
+
+def tables(found: Across) -> list[Table]:
+    """The means by cell, the differences from the reference by cell, and the sources of variance."""
+    return [cells_table(found), differences(found), variance(found)]
+
+
+def cells_table(found: Across) -> Table:
+    """Every method in every cell, their mean, and their ranks."""
+    columns = [Column("method", "Method")]
+    columns += [
+        Column(f"cell_{n}", name, "", found.higher_is_better) for n, name in enumerate(found.names)
+    ]
+    columns += [
+        Column("mean", "Mean over cells", "", found.higher_is_better),
+        Column("rank", "Mean rank over cells"),
+    ]
+    ranks = mean_ranks(found.means, found.higher_is_better)
+    by_cell = [_estimates(cell.values[list(found.keys)], found.resampling) for cell in found.cells]
+    pooled, groups = _pooled(found)
+    if groups:
+        columns.append(Column("group", "Group"))
+    rows = [
+        (
+            found.labels[key],
+            *(own[place] for own in by_cell),
+            pooled[place],
+            float(ranks[place]),
+            *([groups[place]] if groups else []),
+        )
+        for place, key in enumerate(found.keys)
+    ]
+    title = f"{metric_label(found.metric)} in {len(found.cells)} cells"
+    return Table("cells", title, _cells_caption(found), tuple(columns), tuple(rows))
+
+
+def _pooled(found: Across) -> tuple[list[Cell], list[str]]:
+    """The mean over cells of each method, with an interval and letters where all cells have the same examples."""
+    together = found.same_examples
+    if together is None:
+        return [float(one) for one in found.means.mean(0)], []
+    values = together[list(found.keys)]
+    p = pairwise_p(values.to_numpy(), found.resampling, found.resampling.test)
+    return list(_estimates(values, found.resampling)), letters(p < 1 - found.resampling.confidence)
+
+
+def _estimates(values: pd.DataFrame, resampling: Resampling) -> list[Estimate]:
+    low, high = intervals(values.to_numpy(), resampling)
+    return [
+        Estimate(*ends)
+        for ends in zip(values.mean().tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def _cells_caption(found: Across) -> str:
+    percent = f"{100 * found.resampling.confidence:g} %"
+    text = f"Means with {percent} BCa bootstrap intervals over the examples of the cell."
+    if found.same_examples is not None:
+        text += (
+            " All cells have the same examples: the mean over cells is taken example by example and its interval and "
+            "letters are over examples, the cells as they are; methods that share a letter do not differ (all pairs, "
+            "Holm)."
+        )
+    test = found.friedman
+    if test is None:
+        return f"{text} {len(found.cells)} cells make no claim beyond themselves: that takes {N_CELLS_FOR_CLAIMS} at least."
+    return (
+        f"{text} Over {test.n_cells} cells: Friedman's test (Iman & Davenport) F = {test.statistic:.3g}, "
+        f"p = {test.p:.2g}; mean ranks differ from {test.critical_difference:.2f} on (Nemenyi)."
+    )
+
+
+def differences_by_cell(found: Across) -> list[list[Estimate]]:
+    """By method and cell, the mean paired difference from the reference."""
+    by_cell = []
+    for cell in found.cells:
+        own = cell.values[list(found.keys)]
+        by_cell.append(_estimates(own.sub(own[found.reference], axis=0), found.resampling))
+    return [list(own) for own in zip(*by_cell, strict=True)]
+
+
+def differences(found: Across) -> Table:
+    """What a forest plot shows."""
+    columns = [Column("method", "Method")]
+    columns += [Column(f"cell_{n}", name) for n, name in enumerate(found.names)]
+    columns += [Column("sign", "Cells above")]
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (found.labels[key], *own, sum(one.mean > 0 for one in own))
+        for key, own in zip(found.keys, differences_by_cell(found), strict=True)
+        if key != found.reference
+    )
+    title = f"Differences in {metric_label(found.metric)} from {found.labels[found.reference]}"
+    caption = (
+        "Mean paired differences with bootstrap intervals over the examples of each cell. Cells above: in how many the "
+        "mean is larger."
+    )
+    return Table("differences", title, caption, tuple(columns), rows, False)
+
+
+def variance(found: Across) -> Table:
+    """How much examples, seeds and datasets each move a method's number."""
+    columns = [
+        Column("method", "Method"),
+        Column("examples", "SD over examples"),
+        Column("error", "Its standard error"),
+    ]
+    columns += [Column(key, f"SD over {SOURCES[key]}s") for key in found.varying]
+    rows: list[tuple[Cell, ...]] = []
+    for place, key in enumerate(found.keys):
+        spread = [float(cell.values[key].std(ddof=1)) for cell in found.cells]
+        errors = [
+            one / np.sqrt(cell.values[key].count())
+            for one, cell in zip(spread, found.cells, strict=True)
+        ]
+        own = [_spread_over(found, source, found.means[:, place]) for source in found.varying]
+        rows.append((found.labels[key], float(np.mean(spread)), float(np.mean(errors)), *own))
+    caption = (
+        "SD over examples: of one example's value, mean over cells; its standard error: of a cell's mean. SD over another "
+        "source: of the means of cells that differ in it alone, mean over all such groups."
+    )
+    title = f"What {metric_label(found.metric)} varies with"
+    return Table("variance", title, caption, tuple(columns), tuple(rows), False)
+
+
+def _spread_over(found: Across, source: str, means: Float[np.ndarray, " N"]) -> float | None:
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for cell, mean in zip(found.cells, means.tolist(), strict=True):
+        rest = tuple(value for key, value in cell.factors.items() if key != source)
+        groups.setdefault(rest, []).append(mean)
+    several = [float(np.std(own, ddof=1)) for own in groups.values() if len(own) > 1]
+    return float(np.mean(several)) if several else None

@@ -1,0 +1,77 @@
+"""Figures of several cells: a forest of differences, and a critical-difference diagram where there are enough."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from saliency_bench.ranks import cliques
+from saliency_bench.report.across import Across, differences_by_cell
+from saliency_bench.report.labels import metric_label
+from saliency_bench.report.style import WIDTH, literal, note, wrapped
+
+_SPREAD = 0.6  # of a method's lane, over which its cells are drawn
+_TONES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8A8A8A")
+
+
+def forest(found: Across) -> Figure:
+    """Every method's paired difference from the reference, a point per cell."""
+    places = [place for place, key in enumerate(found.keys) if key != found.reference]
+    names, n_lines = wrapped(found.labels[found.keys[place]] for place in places)
+    own = differences_by_cell(found)
+    height = 1.2 + len(places) * max(0.3, 0.14 * n_lines, 0.11 * len(found.cells))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    lanes = (
+        np.linspace(-_SPREAD / 2, _SPREAD / 2, len(found.cells)) if len(found.cells) > 1 else [0.0]
+    )
+    for number, (lane, name) in enumerate(zip(lanes, found.names, strict=True)):
+        tone = _TONES[number % len(_TONES)]
+        ends = [own[place][number] for place in places]
+        rows = np.arange(len(places)) + lane
+        axes.hlines(rows, [one.low for one in ends], [one.high for one in ends], color=tone, lw=1.2)
+        axes.plot([one.mean for one in ends], rows, "o", ms=3.5, color=tone, label=literal(name))
+    axes.axvline(0, color="#444444", lw=0.8)
+    axes.set_yticks(np.arange(len(places)), names)
+    axes.set_ylim(len(places) - 0.4, -0.6)
+    axes.set_xlabel(
+        literal(f"{metric_label(found.metric)}: difference from {found.labels[found.reference]}")
+    )
+    axes.grid(axis="x")
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=min(4, len(found.cells)),
+    )
+    note(
+        figure, "Mean paired differences in each cell; bars: bootstrap intervals over its examples."
+    )
+    return figure
+
+
+def critical_difference(found: Across) -> Figure | None:
+    """Mean ranks over cells; methods on one bar do not differ (Demšar 2006, figure 1). None with too few cells."""
+    test = found.friedman
+    if test is None:
+        return None
+    order = np.argsort(test.mean_ranks, kind="stable")
+    height = 1.1 + 0.19 * len(order)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    names, _ = wrapped(found.labels[found.keys[one]] for one in order)
+    ranks = np.array(test.mean_ranks)[order]
+    axes.plot(ranks, np.arange(len(order)), "o", color="#0072B2", ms=4)
+    axes.hlines(np.arange(len(order)), 1, ranks, color="#E3E3E3", lw=0.8, zorder=0)
+    groups = cliques(test.mean_ranks, test.critical_difference)
+    place = {one: row for row, one in enumerate(order.tolist())}
+    for number, group in enumerate(groups):
+        rows = [place[one] for one in group]
+        x = len(order) + 0.25 + 0.18 * number
+        axes.vlines(x, min(rows) - 0.2, max(rows) + 0.2, color="#D55E00", lw=2.2)
+    axes.set_yticks(np.arange(len(order)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0.8, len(order) + 0.5 + 0.18 * max(1, len(groups)))
+    axes.set_xlabel(f"Mean rank over {test.n_cells} cells (1 is best)")
+    note(
+        figure,
+        f"Methods on one bar do not differ: their mean ranks are less than {test.critical_difference:.2f} apart (Nemenyi).",
+    )
+    return figure

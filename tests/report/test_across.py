@@ -1,0 +1,163 @@
+"""Several runs side by side: what is paired, what is pooled, and what is not claimed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from saliency_bench.errors import InputError
+from saliency_bench.report.across import across, cells_table, differences, tables, variance
+from saliency_bench.report.build import build_across
+
+METHODS = ("vanilla", "integrated_gradients", "random")
+
+
+@pytest.fixture
+def cells(make_run, make_settings):
+    """Runs that differ in their training seed and, by a known amount, in all values."""
+    settings = make_settings(*METHODS, backends=("native",))
+    run = make_run(settings, n_examples=12, metrics=("srg",))
+
+    def cell(number, shift=0.0, **manifest):
+        rows = run.tables["rows"].assign(cell_id=f"cell{number}")
+        rows["value"] += shift
+        model = run.manifest["model"] | {"training_seed": number}
+        own = run.manifest | {"id": f"run{number}", "cell_id": f"cell{number}", "model": model}
+        return replace(
+            run,
+            folder=run.folder / str(number),
+            manifest=own | manifest,
+            tables=run.tables | {"rows": rows},
+        )
+
+    return cell
+
+
+def test_the_mean_over_cells_is_taken_example_by_example(cells):
+    found = across([cells(0), cells(1, 0.3)])
+    table = cells_table(found)
+    for place, key in enumerate(found.keys):
+        one = table.rows[place]
+        a, b = (cell.values[key] for cell in found.cells)
+        assert one[1].mean == pytest.approx(a.mean())
+        assert one[2].mean == pytest.approx(a.mean() + 0.3)
+        assert one[3].mean == pytest.approx(((a + b) / 2).mean())
+    # A shift of a whole cell widens no interval: cells are not resampled.
+    assert table.rows[0][3].high - table.rows[0][3].low == pytest.approx(
+        table.rows[0][1].high - table.rows[0][1].low
+    )
+    assert "make no claim" in table.caption
+    assert found.friedman is None
+
+
+def test_best_methods_stand_first_and_ranks_are_over_cells(cells):
+    found = across([cells(number) for number in range(3)])
+    means = found.means.mean(0)
+    assert (np.diff(means) <= 0).all()
+    assert [row[5] for row in cells_table(found).rows] == [1.0, 2.0, 3.0]
+
+
+def test_differences_are_paired_within_each_cell(cells):
+    found = across([cells(0), cells(1, 5.0)])
+    for row in differences(found).rows:
+        # What moves a whole cell moves no difference within it.
+        assert row[1].mean == pytest.approx(row[2].mean)
+        assert row[1].low == pytest.approx(row[2].low)
+
+
+def test_sources_of_variance_stand_apart(cells):
+    runs = [cells(0), cells(1, 0.3), cells(2, 0.6)]
+    table = variance(across(runs))
+    assert [column.label for column in table.columns][3:] == ["SD over training seeds"]
+    for row, key in zip(table.rows, across(runs).keys, strict=True):
+        values = across(runs).cells[0].values[key]
+        assert row[1] == pytest.approx(values.std(ddof=1))
+        assert row[2] == pytest.approx(values.std(ddof=1) / np.sqrt(12))
+        assert row[3] == pytest.approx(0.3)
+
+
+def test_from_six_cells_on_there_is_a_test_and_a_diagram(cells, tmp_path):
+    found = across([cells(number, 0.01 * number) for number in range(6)])
+    assert found.friedman.n_cells == 6
+    assert "Friedman" in cells_table(found).caption
+    runs = [cells(number, 0.01 * number) for number in range(6)]
+    build_across(found, runs, tmp_path, "saliency-bench across")
+    written = {path.name for path in tmp_path.rglob("*.*")}
+    assert {
+        "cells.md",
+        "differences.csv",
+        "variance.tex",
+        "forest.png",
+        "critical_difference.pdf",
+    } <= written
+    assert {"across.md", "manifest.json"} <= written
+
+
+def test_with_fewer_a_diagram_of_an_earlier_report_goes(cells, tmp_path):
+    runs = [cells(0), cells(1)]
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "critical_difference.png").write_bytes(b"old")
+    build_across(across(runs), runs, tmp_path, "saliency-bench across")
+    assert not (tmp_path / "figures" / "critical_difference.png").exists()
+
+
+def test_noise_seeds_are_the_same_setting_in_another_cell(cells):
+    first = cells(0)
+    settings = [
+        one | {"seed": 7, "setting_id": f"other-{one['setting_id']}"} for one in first.settings
+    ]
+    rows = first.tables["rows"]
+    rows = rows.assign(setting_id="other-" + rows["setting_id"])
+    config = first.manifest["config"] | {"seed": 7}
+    other = replace(
+        first,
+        settings=settings,
+        tables=first.tables | {"rows": rows},
+        manifest=first.manifest | {"config": config},
+    )
+    found = across([first, other])
+    assert found.varying == ["noise_seed"]
+    assert np.ptp(found.means, axis=0) == pytest.approx(0)
+
+
+def test_other_examples_are_not_pooled(cells):
+    first, other = cells(0), cells(1)
+    rows = other.tables["rows"]
+    fewer = other.tables | {"rows": rows[rows["example_id"] != "e000"]}
+    found = across([first, replace(other, tables=fewer)])
+    assert found.same_examples is None
+    assert isinstance(cells_table(found).rows[0][3], float)
+    assert len(tables(found)) == 3
+
+
+def test_an_example_without_a_value_in_one_cell_has_none_over_all(cells):
+    first, other = cells(0), cells(1)
+    rows = other.tables["rows"].copy()
+    missing = (rows["example_id"] == "e000") & (
+        rows["setting_id"] == first.settings[0]["setting_id"]
+    )
+    rows.loc[missing, ["value", "status"]] = [np.nan, "failed"]
+    found = across([first, replace(other, tables=other.tables | {"rows": rows})])
+    assert int(pd.isna(found.same_examples).to_numpy().sum()) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda cell: [cell(0)], "at least two"),
+        (lambda cell: [cell(0), cell(0)], "same model, data and seeds"),
+        (
+            lambda cell: [cell(0), replace(cell(1), settings=cell(1).settings[:2])],
+            "not the same settings",
+        ),
+    ],
+)
+def test_what_cannot_stand_side_by_side_is_refused(cells, make, says):
+    with pytest.raises(InputError, match=says):
+        across(make(cells))
+
+
+def test_a_metric_without_direction_is_refused(cells):
+    with pytest.raises(InputError, match="no metric deletion"):
+        across([cells(0), cells(1)], "deletion")
