@@ -26,6 +26,7 @@ from saliency_bench.attribution.noise import Draws, Noise
 from saliency_bench.bench.budget import ON_CPU
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.data import movie_reviews
+from saliency_bench.evaluation.reading import Reading
 from saliency_bench.judge import judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.loading import load_default
@@ -149,7 +150,11 @@ def faithfulness(
     removal: str = "mask",
 ) -> Iterator[dict[str, object]]:
     """SRG of every map."""
-    for one, judged in zip(maps, judge_block(block, maps, SRG, removal).rows, strict=True):
+    for one, judged in zip(
+        maps,
+        judge_block(block, maps, SRG, [Reading(removal, "token", "probability", "signed")]).rows,
+        strict=True,
+    ):
         yield row(effect, variant, one, measure, judged["value"])
 
 

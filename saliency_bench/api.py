@@ -18,13 +18,15 @@ from saliency_bench.blocks import Block, open_block, plan_blocks
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, unknown
+from saliency_bench.evaluation.curves import OUTPUTS
+from saliency_bench.evaluation.reading import RANKINGS, usual
 from saliency_bench.judge import judge_maps
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.rows import CURVE_OUTPUTS, Setting, expand_axes
+from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
 
 if TYPE_CHECKING:
@@ -103,9 +105,11 @@ def evaluate(
     maps: Sequence[AttributionMap],
     metrics: str | Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
     *,
-    removal: str = "mask",
+    removal: str | Sequence[str] = "mask",
     grid: str | Sequence[float] | None = None,
     output: str = "probability",
+    granularity: str = "token",
+    ranking: str = "signed",
     token_budget: int | str | None = None,
 ) -> "pd.DataFrame":
     """Judges maps by faithfulness metrics; every distinct question is asked of the model once.
@@ -115,11 +119,13 @@ def evaluate(
         maps: from `attribute`, or `AttributionMap.from_scores`.
         metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
         removal: what stands in for removed tokens: mask, pad, unk, zero or mean; or attention (they are not
-            attended to), or delete (the text closes up). A token that the tokenizer lacks
-            is replaced by the first of mask, pad and zero that it has, as the table's column says.
+            attended to), or delete (the text closes up); a list gives a row for each. A token that the tokenizer
+            lacks is replaced by the first of mask, pad and zero that it has, as the table's column says.
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
-        output: what the curves show of the explained class: "probability".
+        output: what is read of the explained class: "probability", "log_probability" or "logit".
+        granularity: what is ranked and removed as one: "token" or "word", whose score is the sum of its pieces'.
+        ranking: by the scores ("signed") or by their magnitudes ("absolute").
         token_budget: tokens per pass.
 
     Returns:
@@ -133,12 +139,16 @@ def evaluate(
     for entry in entries.values():
         if grid is not None and "grid" in entry:
             entry["grid"] = grid
-    if output not in CURVE_OUTPUTS:
-        raise unknown("output", output, list(CURVE_OUTPUTS))
-    removal = references.resolve_removal(model, removal)
+    if output not in OUTPUTS:
+        raise unknown("output", output, list(OUTPUTS))
+    if ranking not in RANKINGS:
+        raise unknown("ranking", ranking, list(RANKINGS))
+    removals = [removal] if isinstance(removal, str) else removal
+    resolved = [references.resolve_removal(model, one) for one in removals]
+    views = usual(list(dict.fromkeys(resolved)), granularity, output, ranking)
     budget = _tokens_per_pass(token_budget, model, [one.encoded for one in maps])
     with model.frozen():
-        rows = judge_maps(References(model), maps, entries, removal, budget)
+        rows = judge_maps(References(model), maps, entries, views, budget)
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.explain import Family, explain, plan
 from saliency_bench.encoded import Encoded
+from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.ledger import TEXTS
@@ -71,6 +72,7 @@ class OpenBlock:
         self.targets = task.choose_target(self.target, self.logits, self.batch, self.model.labels)
         self.probabilities = self.logits.double().softmax(-1)
         self._probes: dict[str, CachingProbe] = {}
+        self._blurring: BlurringProbe | None = None
 
     @property
     def predicted(self) -> Int[Tensor, " B"]:
@@ -93,6 +95,14 @@ class OpenBlock:
                 self.references, self.batch, removal, self.token_budget
             )
         return self._probes[removal]
+
+    def blurring(
+        self, row: int, stays: Float[np.ndarray, " T"], n_draws: int, name: str
+    ) -> Float[np.ndarray, "n C"]:
+        """Logits of draws of one example in which numbers of embeddings are 0 (see `BlurringProbe`)."""
+        if self._blurring is None:
+            self._blurring = BlurringProbe(self.references, self.batch, self.token_budget)
+        return self._blurring(row, stays, n_draws, name)
 
     def context(self, output: str, seed: int) -> Context:
         """What methods may use."""

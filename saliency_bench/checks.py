@@ -5,7 +5,7 @@ from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
 from saliency_bench.errors import InputError, unknown
-from saliency_bench.rows import CURVE_OUTPUTS, Setting, expand_axes
+from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.signatures import typed
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def _check_numbers(cfg: "Config") -> None:
 def _check_names(cfg: "Config") -> None:
     from saliency_bench.attribution.settings import BACKENDS
     from saliency_bench.evaluation.removal import OPERATORS
+    from saliency_bench.stats import TESTS
     from saliency_bench.tasks.sequence_classification import OUTPUTS
 
     if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
@@ -189,8 +190,13 @@ def _check_names(cfg: "Config") -> None:
     _one_of("target", cfg.target, TARGETS)
     _one_of("output", cfg.output, list(OUTPUTS))
     _one_of("too_long", cfg.too_long, TOO_LONG)
-    _one_of("evaluation.removal", cfg.evaluation.removal, OPERATORS)
-    _one_of("evaluation.output", cfg.evaluation.output, CURVE_OUTPUTS)
+    for removal in cfg.evaluation.removal:
+        _one_of("evaluation.removal", removal, OPERATORS)
+    _check_axis("evaluation.removal", cfg.evaluation.removal)
+    for key, known in _views().items():
+        if key != "removal":
+            _one_of(f"evaluation.{key}", getattr(cfg.evaluation, key), known)
+    _one_of("statistics.test", cfg.statistics.test, list(TESTS))
     for backend in cfg.backend:
         _one_of("backend", backend, list(BACKENDS))
     _check_axis("backend", cfg.backend)
@@ -214,14 +220,40 @@ def _check_data(cfg: "Config") -> None:
         typed(DATASETS[name], key, value, f"data.{key}")
 
 
-def _check_metrics(cfg: "Config") -> None:
-    from saliency_bench.evaluation import axioms, faithfulness  # noqa: F401 - they register the metrics
-    from saliency_bench.evaluation.metrics import METRICS
+def _views() -> dict[str, Sequence[str]]:
+    """How texts can be looked at, by the keys of `evaluation` and of metric entries."""
+    from saliency_bench.evaluation.curves import OUTPUTS
+    from saliency_bench.evaluation.reading import RANKINGS
+    from saliency_bench.evaluation.removal import OPERATORS
+    from saliency_bench.evaluation.units import GRANULARITIES
 
+    return {
+        "removal": OPERATORS,
+        "granularity": GRANULARITIES,
+        "output": list(OUTPUTS),
+        "ranking": RANKINGS,
+    }
+
+
+def _check_metrics(cfg: "Config") -> None:
+    from saliency_bench.evaluation import axioms, faithfulness, inquiry  # noqa: F401 - they register the metrics
+    from saliency_bench.evaluation.metrics import INFO, METRICS
+
+    views = _views()
     for name, entry in cfg.metric.items():
-        metric, hyper = _component(METRICS, "metric", entry, f"metric.{name}")
+        where = f"metric.{name}"
+        asked = entry.get("metric", "")
+        known = METRICS.hyperparameters(asked) if asked in METRICS else ()
+        apart = [key for key in views if key in entry and key not in known]
+        metric, hyper = _component(METRICS, "metric", entry, where, others=tuple(apart))
+        if apart and INFO[metric].reads == "attribution":
+            raise InputError(f"{where}.{apart[0]}: {metric} removes nothing. Remove the key.")
+        for key in apart:
+            _one_of(f"{where}.{key}", entry[key], views[key])
         for key, value in hyper.items():
-            typed(METRICS[metric], key, value, f"metric.{name}.{key}")
+            typed(METRICS[metric], key, value, f"{where}.{key}")
+            if key.startswith(("n_", "beam_")) and isinstance(value, int):
+                _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
         for key in hyper.keys() & {"grid", "fraction"}:
             _check_fractions(f"metric.{name}.{key}", hyper[key])
 

@@ -81,7 +81,14 @@ READS = {
     "insertion_auc": (INSERTION,),
     "insertion_auc_normalized": (INSERTION,),
     "log_odds": (DELETION,),
+    "log_probability_drop": (DELETION,),
+    "morf": (DELETION,),
+    "lerf": (INSERTION,),
+    "abpc": (DELETION, INSERTION),
     "decision_flip_fraction": (DELETION,),
+    "decision_flip_most_informative": (DELETION,),
+    "fewest_that_keep_the_class": (INSERTION,),
+    "monotonicity": (DELETION,),
 }
 
 SECONDS = "seconds.jsonl"
@@ -217,7 +224,7 @@ def run_unshared(config: Any, settings: Sequence[Setting]) -> Outcome:
     study = runner.prepare(config, settings)
     refs = References(study.model)
     names = {setting.id: setting.name for setting in study.settings}
-    removal, budget = study.config.evaluation.removal, study.config.runtime.token_budget
+    usual, budget = runner.usual_readings(study.config), study.config.runtime.token_budget
     rows, all_maps = [], []
     with study.model.frozen():
         for planned in plan_blocks(study.encoded):
@@ -229,7 +236,7 @@ def run_unshared(config: Any, settings: Sequence[Setting]) -> Outcome:
                 for name, entry in study.config.metric.items():
                     own = _HalfBlock(refs, block.batch, block.target, budget)
                     own.reads = READS.get(entry["metric"], ())
-                    rows += judge_block(own, maps, {name: entry}, removal).rows
+                    rows += judge_block(own, maps, {name: entry}, usual).rows
     table = pd.DataFrame(rows).assign(method=lambda table: table.setting_id.map(names))
     return Outcome(_values(table), *_of_maps(all_maps))
 

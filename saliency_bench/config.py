@@ -48,8 +48,10 @@ class HubModel(ModelConfig):
 class Evaluation:
     """How the curves are made that faithfulness metrics read."""
 
-    removal: str
+    removal: Any
+    granularity: str
     output: str
+    ranking: str
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Statistics:
     """Intervals, and the method entry that the others are compared with."""
 
     reference: str | None
+    test: str
     confidence: float
     n_resamples: int
 
@@ -173,6 +176,7 @@ def from_hydra(node: DictConfig) -> Config:
         raise InputError("a value refers to itself through ${...}. Break the circle.") from error
     assert isinstance(cfg, Config)
     cfg.backend = as_list(cfg.backend)
+    cfg.evaluation.removal = as_list(cfg.evaluation.removal)
     if cfg.choose is not None and cfg.choose.split is None:
         cfg.choose = None
     if cfg.statistics.reference is None:

@@ -1,50 +1,67 @@
-"""Maps to metric rows: what the runner and the API share. Every distinct question is asked of the model once."""
+"""Maps judged: every metric of every map of a block, with the curves they were read from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.encoded import Encoded
-from saliency_bench.evaluation import axioms, faithfulness  # noqa: F401 - they register the metrics
+from saliency_bench.evaluation import axioms, faithfulness, inquiry  # noqa: F401 - they register the metrics
 from saliency_bench.evaluation.agreement import kendall_tau
-from saliency_bench.evaluation.curves import evaluate_curves
+from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
+from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
+from saliency_bench.evaluation.reading import SIGNED, Reading, hyperparameters, readings
+from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
 from saliency_bench.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.seeding import token_hash
-from saliency_bench.types import Curve
 
-Row = dict[str, Any]
 Entries = Mapping[str, Mapping[str, Any]]
+Row = dict[str, Any]
 
-NOT_FINITE = "a token's score is not a finite number"
+NOT_FINITE = "a score is not finite"
 
 
 @dataclass
 class Judged:
-    """Rows of two tables, without their cell."""
+    """Rows of a block, without the cell they belong to: see `rows.TABLES`."""
 
     rows: list[Row] = field(default_factory=list)
     curves: list[Row] = field(default_factory=list)
 
 
 def judge_block(
-    block: OpenBlock, maps: Sequence[AttributionMap], metrics: Entries, removal: str
+    block: OpenBlock,
+    maps: Sequence[AttributionMap],
+    metrics: Entries,
+    usual: Sequence[Reading],
 ) -> Judged:
-    """All metrics of all maps of a block, and their curves."""
-    curves = _curves(block, maps, metrics, removal)
+    """All metrics of all maps of a block, and their curves.
+
+    `usual` is how texts are looked at where a metric says nothing else; a metric of removals has a row for each.
+    """
+    asked = [_Asked.of(name, entry, usual) for name, entry in metrics.items()]
+    views = list(dict.fromkeys(view for one in asked if one.reads == "curve" for view in one.views))
+    curves = {view: _curves(block, maps, asked, view) for view in views}
+    bench = _Inquiries(block)
     judged = Judged()
-    for one, own in zip(maps, curves, strict=True):
-        judged.rows += [_row(one, own, name, entry, removal) for name, entry in metrics.items()]
-        judged.curves += _curve_rows(one, own, removal)
+    for number, one in enumerate(maps):
+        for metric in asked:
+            for view in metric.views or (None,):
+                judged.rows.append(
+                    _row(one, metric, view, _read(metric, view, one, number, curves, bench))
+                )
+        for view in usual:
+            if view in curves:
+                judged.curves += _curve_rows(one, curves[view][number], view.removal)
     return judged
 
 
@@ -52,7 +69,7 @@ def judge_maps(
     refs: References,
     maps: Sequence[AttributionMap],
     metrics: Entries,
-    removal: str,
+    usual: Sequence[Reading],
     token_budget: int,
 ) -> list[Row]:
     """Metric rows of maps of any inputs, in the order of the maps; the model must be frozen."""
@@ -65,87 +82,180 @@ def judge_maps(
         items = [encoded[index] for index in block.indices]
         opened = open_block(refs, items, "predicted", token_budget)
         own = [(place, maps[place]) for item in items for place in places[item]]
-        rows = judge_block(opened, [one for _, one in own], metrics, removal).rows
+        rows = judge_block(opened, [one for _, one in own], metrics, usual).rows
+        each = len(rows) // len(own)
         for number, (place, one) in enumerate(own):
-            mine = rows[number * len(metrics) : (number + 1) * len(metrics)]
+            mine = rows[number * each : (number + 1) * each]
             context = {"method": one.setting["method"], "backend": one.setting["backend"]}
             found[place] = [{"input_index": one.input_index} | context | row for row in mine]
     return [row for place in sorted(found) for row in found[place]]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A metric entry: its function's name and hyperparameters, and the ways it looks at a text; none for a map's own."""
+
+    name: str
+    metric: str
+    hyper: Mapping[str, Any]
+    views: tuple[Reading, ...]
+
+    @classmethod
+    def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[Reading]) -> "_Asked":
+        metric = entry["metric"]
+        declared = METRICS.hyperparameters(metric)
+        of_map = INFO[metric].reads == "attribution"
+        views = () if of_map else tuple(readings(entry, declared, usual))
+        return cls(name, metric, hyperparameters(entry, declared), views)
+
+    @property
+    def reads(self) -> str:
+        return INFO[self.metric].reads
+
+    @property
+    def grids(self) -> list[Any]:
+        """The grids that it reads a curve at; a metric of curves that names none may look anywhere."""
+        if "grid" in self.hyper:
+            return [self.hyper["grid"]]
+        return [[self.hyper["fraction"]]] if "fraction" in self.hyper else [FULL]
+
+    def __call__(self, read: Any) -> float:
+        return METRICS[self.metric](read, **self.hyper)
+
+
+def _read(
+    metric: _Asked,
+    view: Reading | None,
+    one: AttributionMap,
+    number: int,
+    curves: Mapping[Reading, Sequence[Sequence[Curve]]],
+    bench: "_Inquiries",
+) -> Sequence[Any]:
+    """What the metric reads of a map: one thing, or one per draw of a random ranking."""
+    if not one.finite:
+        return []
+    if view is None:
+        return [one]
+    return curves[view][number] if metric.reads == "curve" else bench.of(one, view)
+
+
 def _curves(
-    block: OpenBlock, maps: Sequence[AttributionMap], metrics: Entries, removal: str
+    block: OpenBlock, maps: Sequence[AttributionMap], asked: Sequence[_Asked], view: Reading
 ) -> list[list[Curve]]:
-    """The curves of each map: one, or one per draw of a random ranking; none where no metric reads them."""
-    if not any(INFO[entry["metric"]].reads == "curve" for entry in metrics.values()):
-        return [[] for _ in maps]
-    whole = any(_reads_whole_curve(entry) for entry in metrics.values())
-    grids: list[Any] = [entry["grid"] for entry in metrics.values() if "grid" in entry]
-    grids += [FULL] if whole else []
-    grids += [[entry["fraction"]] for entry in metrics.values() if "fraction" in entry]
-    attributable = [~np.array(item.special) for item in block.batch.encoded]
+    """The curves of each map: one, or one per draw of a random ranking."""
+    grids = [
+        grid for one in asked if one.reads == "curve" and view in one.views for grid in one.grids
+    ]
+    unit_of = [units(item, view.granularity) for item in block.batch.encoded]
     predicted = block.predicted.tolist()
     place = {item: row for row, item in enumerate(block.batch.encoded)}
     found: dict[tuple[tuple[int, int], int], Curve] = {}
-    for target in {one.target for one in maps}:
+    for target in dict.fromkeys(one.target for one in maps):
         rankings = {
             ((number, draw), place[one.encoded]): ranking
             for number, one in enumerate(maps)
             if one.target == target
-            for draw, ranking in enumerate(_rankings(one))
+            for draw, ranking in enumerate(_rankings(one, view))
         }
         if not rankings:
             continue
-        targets = [target] * len(predicted)
-        probe = block.probe(removal)
-        found |= evaluate_curves(probe, rankings, attributable, targets, predicted, grids)
+        targets = [target] * len(block.batch.encoded)
+        probe = block.probe(view.removal)
+        found |= evaluate_curves(probe, rankings, unit_of, targets, predicted, grids, view.output)
     curves: list[list[Curve]] = [[] for _ in maps]
     for ((number, _), _), curve in sorted(found.items(), key=lambda item: item[0]):
         curves[number].append(curve)
     return curves
 
 
-def _reads_whole_curve(entry: Mapping[str, Any]) -> bool:
-    """A metric of curves that names no fractions of its own may look anywhere."""
-    reads_curve = INFO[entry["metric"]].reads == "curve"
-    return reads_curve and not {"grid", "fraction"} & entry.keys()
+def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]:
+    """The names of units, most relevant first; a text's ties are broken alike in all settings.
 
-
-def _rankings(one: AttributionMap) -> list[Int[np.ndarray, " U"]]:
-    """By signed score; a text's ties are broken alike in all settings. None where a score is not finite."""
+    None where a score is not finite.
+    """
     if not one.finite:
         return []
-    attributable = np.array(one.attributable)
-    draws = one.scores[None] if one.draws is None else one.draws
+    unit_of = units(one.encoded, view.granularity)
     seed = token_hash(one.token_ids)
-    return [rank(scores, attributable, signed=True, tie_seed=seed) for scores in draws]
+    signed = view.ranking == SIGNED
+    return [
+        rank(summed(scores, unit_of), heads(unit_of), signed=signed, tie_seed=seed)
+        for scores in _draws(one)
+    ]
 
 
-def _row(
-    one: AttributionMap, curves: Sequence[Curve], name: str, entry: Mapping[str, Any], removal: str
-) -> Row:
-    hyper = {key: value for key, value in entry.items() if key != "metric"}
-    info, function = INFO[entry["metric"]], METRICS[entry["metric"]]
-    reads_curve = info.reads == "curve"
+def _draws(one: AttributionMap) -> Float[np.ndarray, "N T"]:
+    return one.scores[None] if one.draws is None else one.draws
+
+
+class _Inquiries:
+    """What metrics ask about the maps of a block: the same probes and draws for all maps of a text."""
+
+    def __init__(self, block: OpenBlock) -> None:
+        self.block = block
+        self.place = {item: row for row, item in enumerate(block.batch.encoded)}
+        self.shared: dict[Hashable, dict[Hashable, Any]] = {}
+
+    def of(self, one: AttributionMap, view: Reading) -> list[Inquiry]:
+        """One inquiry, or one per draw of a random ranking."""
+        row, unit_of = self.place[one.encoded], units(one.encoded, view.granularity)
+        names = np.flatnonzero(heads(unit_of))
+        read, _ = OUTPUTS[view.output]
+        # The unit of each token by its place among the units; special tokens have the place after the last.
+        index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
+        name = token_hash(one.token_ids)
+
+        def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
+            stays = np.column_stack([kept, np.ones(len(kept), dtype=bool)])[:, index]
+            rows = np.full(len(kept), row)
+            return read(self.block.probe(view.removal)(rows, list(stays)), one.target)
+
+        def blur(stays: Float[np.ndarray, " U"], n_draws: int) -> Float[np.ndarray, " n"]:
+            logits = self.block.blurring(row, np.append(stays, 1.0)[index], n_draws, name)
+            return read(logits, one.target)
+
+        shared = self.shared.setdefault((row, one.target, view), {})
+        rankings = _rankings(one, view)
+        return [
+            Inquiry(
+                summed(scores, unit_of)[names],
+                np.searchsorted(names, ranking),
+                ask,
+                blur,
+                name,
+                shared,
+            )
+            for scores, ranking in zip(_draws(one), rankings, strict=True)
+        ]
+
+
+def _row(one: AttributionMap, metric: _Asked, view: Reading | None, read: Sequence[Any]) -> Row:
+    info = INFO[metric.metric]
     row = {
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
-        "metric": name,
-        "removal": removal if reads_curve else None,
-        "unit": info.unit,
+        "metric": metric.name,
+        "removal": None if view is None else view.removal,
+        "unit": info.unit if view is None else _unit(info.unit, view),
         "higher_is_better": info.higher_is_better,
     }
     if not one.finite:
         return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
-    read = curves if reads_curve else [one]
     try:
-        values = [function(item, **hyper) for item in read]
+        values = [metric(item) for item in read]
     except NotApplicable as reason:
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(reason)}
     value = float(np.mean(values))
     if not np.isfinite(value):
         return row | {"value": None, "status": FAILED, "reason": f"the value is {value}"}
     return row | {"value": value, "status": OK, "reason": None}
+
+
+def _unit(declared: str, view: Reading) -> str:
+    """A metric's unit where the curves show another output or have other units."""
+    if declared == "probability":
+        return OUTPUTS[view.output][1]
+    return declared.replace("units", f"{view.granularity}s")
 
 
 def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> list[Row]:

@@ -25,6 +25,7 @@ from saliency_bench.bench.timing import interleaved_ratio, measure, synchronizer
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, ValidationError
+from saliency_bench.evaluation.reading import Reading
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
@@ -37,6 +38,7 @@ from saliency_bench.store.run import MANIFEST, write_json
 
 BASELINE = "pad"  # where two of the peers start, whatever one would like
 REMOVAL = "mask"
+READING = Reading(REMOVAL, "token", "probability", "signed")
 #: ferret's metrics as near as ours come: tenths, and the rank correlation with leave-one-out.
 METRICS = {
     name: {"metric": name, "grid": "deciles"} for name in ("comprehensiveness", "sufficiency")
@@ -232,7 +234,7 @@ def _study(
         block = open_block(refs, items, "predicted", budget)
         maps = block.explain(settings)
         judged = [one for setting in settings[:2] for one in maps[setting.id]]
-        judge_block(block, judged, METRICS, REMOVAL)
+        judge_block(block, judged, METRICS, [READING])
         agreement_rows([one for own in maps.values() for one in own])
     return []
 

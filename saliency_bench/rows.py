@@ -24,9 +24,6 @@ MATMUL = "matmul"
 #: The backends that ours is compared with.
 REFERENCE_BACKENDS = ("captum", "captum_layer")
 
-#: What deletion and insertion curves can show of the explained class.
-CURVE_OUTPUTS = ("probability",)
-
 #: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
 TABLES: dict[str, dict[str, str]] = {
     "examples": {

@@ -26,6 +26,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
+from saliency_bench.evaluation.reading import Reading, usual
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading, references
@@ -150,9 +151,8 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
-    removal = references.resolve_removal(model, config.evaluation.removal, "evaluation.removal")
-    if removal != config.evaluation.removal:
-        warnings.append(_lacks(model, "evaluation.removal", config.evaluation.removal, removal))
+    config, lacking = fit_removals(model, config)
+    warnings += lacking
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
     sources = {example.id: example.source for example in examples}
@@ -165,7 +165,6 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
         for item in encoded
         if item.truncated
     ]
-    config = replace(config, evaluation=replace(config.evaluation, removal=removal))
     identity = _identity(config, fitted, model, encoded)
     return Study(config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity)
 
@@ -224,6 +223,33 @@ def fit_settings(
     return list(fitted.values()), warnings
 
 
+def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
+    """The configuration with every removal one that the model has, and a warning for each that was replaced."""
+    warnings: list[dict[str, str]] = []
+
+    def fitted(asked: str, where: str) -> str:
+        found = references.resolve_removal(model, asked, where)
+        if found != asked:
+            warnings.append(_lacks(model, where, asked, found))
+        return found
+
+    removals = [fitted(one, "evaluation.removal") for one in config.evaluation.removal]
+    metrics = {
+        name: entry | {"removal": fitted(entry["removal"], f"metric.{name}.removal")}
+        if "removal" in entry
+        else entry
+        for name, entry in config.metric.items()
+    }
+    evaluation = replace(config.evaluation, removal=list(dict.fromkeys(removals)))
+    return replace(config, evaluation=evaluation, metric=metrics), warnings
+
+
+def usual_readings(config: Any) -> list[Reading]:
+    """How the study looks at texts where a metric says nothing else."""
+    one = config.evaluation
+    return usual(one.removal, one.granularity, one.output, one.ranking)
+
+
 def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
     needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
     message = f"{model.name} has no {needed}: {used} is used instead"
@@ -241,7 +267,7 @@ def block_tables(
         uncertain = list(_uncertain_baselines(study, block))
     flat = [one for of_setting in maps.values() for one in of_setting]
     with under(CURVES):
-        judged = judge_block(block, flat, study.config.metric, study.config.evaluation.removal)
+        judged = judge_block(block, flat, study.config.metric, usual_readings(study.config))
         agreement = agreement_rows(flat)
     with under(CONVERGENCE):
         converged = _convergence(study, refs, items, maps, probe)

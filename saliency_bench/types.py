@@ -120,23 +120,3 @@ class Attribution:
     difference: Float[Tensor, " B"] | None = None
     draws: Float[Tensor, "N B T"] | None = None
     convergence: Convergence | None = None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What the model says of one example when only some of its units stay (Samek et al. 2017).
-
-    Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
-    `deletion[i]` is the probability of the explained class with the top k[i] removed, `insertion[i]` with only
-    the top k[i] kept; so deletion[0] is the full text and insertion[0] the empty one.
-    The log-odds log p - log(1 - p) are kept beside them, since they cannot be had from a p near 1.
-    `flipped[i]`: without the top k[i] units the model predicts another class than on the full text.
-    """
-
-    n_units: int
-    k: Int[np.ndarray, " K"]
-    deletion: Float[np.ndarray, " K"]
-    insertion: Float[np.ndarray, " K"]
-    deletion_log_odds: Float[np.ndarray, " K"]
-    insertion_log_odds: Float[np.ndarray, " K"]
-    flipped: Bool[np.ndarray, " K"]

@@ -1,10 +1,15 @@
 """Models that many tests share."""
 
 import pytest
+from hypothesis import settings
 from tiny import tiny_bert
 
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.model import Model
+
+# How long one example takes says something of the machine, not of the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

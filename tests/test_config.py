@@ -9,6 +9,7 @@ from saliency_bench import conf_files, config
 from saliency_bench.attribution.methods import KINDS, METHODS
 from saliency_bench.data import DATASETS
 from saliency_bench.errors import InputError
+from saliency_bench.evaluation.metrics import INFO
 from saliency_bench.signatures import typed
 
 EXPERIMENTS = conf_files.names("experiment")
@@ -253,8 +254,9 @@ def test_the_sweeps_are_as_large_as_they_say():
     assert len(config.settings(config.load(["experiment=step_sweep"]))) == 5 * 5 * 3 + 1
 
 
-def test_every_metric_is_selected_by_default():
-    assert set(config.load([]).metric) == set(conf_files.names("metric"))
+def test_the_metrics_that_are_there_by_default_cost_no_more_than_the_curves():
+    chosen = config.load([]).metric
+    assert {INFO[entry["metric"]].reads for entry in chosen.values()} == {"curve", "attribution"}
 
 
 def test_every_dataset_has_a_file_that_names_all_its_hyperparameters():

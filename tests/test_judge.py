@@ -1,5 +1,7 @@
 """Judging maps: what fails is a row, and nothing is asked twice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,9 @@ from torch import nn
 
 import saliency_bench as sb
 from saliency_bench import conf_files
+from saliency_bench.evaluation.reading import Reading
+from saliency_bench.judge import judge_maps
+from saliency_bench.models.references import References
 
 
 class Counting(nn.Module):
@@ -67,8 +72,6 @@ def test_rows_come_in_the_order_of_maps_and_metrics(module, maps):
 
 
 def test_scores_that_are_not_finite_are_failed_rows_and_spoil_no_other(module, maps):
-    from dataclasses import replace
-
     good, other = maps
     bad = replace(other, scores=np.full_like(other.scores, np.nan))
     table = sb.evaluate(sb.wrap_model(module), [good, bad], ["srg"], removal="zero")
@@ -119,3 +122,92 @@ def test_every_metric_in_conf_is_read_by_evaluate(module, maps):
     table = sb.evaluate(sb.wrap_model(module), maps, names, removal="zero")
     assert set(table.metric) == set(names)
     assert not (table.status == "failed").any()
+
+
+@pytest.fixture
+def worded(module):
+    """A text of seven tokens, the first and the last special, whose five others are three words."""
+    (one,) = sb.attribute(sb.wrap_model(module), token_inputs(7), n_steps=2, baseline="zero")
+    special = tuple(place in (0, 6) for place in range(7))
+    encoded = replace(one.encoded, special=special, words=(-1, 0, 0, 1, 2, 2, -1))
+    return [replace(one, encoded=encoded)]
+
+
+def probability(module, one, stays):
+    """p(target) with the embeddings of all other tokens 0, by hand."""
+    rows = module.embedding.weight[torch.tensor(one.token_ids)].detach().clone()
+    rows[[place for place in range(len(rows)) if place not in stays]] = 0
+    pooled = rows.tanh().sum(0)
+    return float(torch.stack([pooled[0], pooled[1:].prod()]).softmax(-1)[one.target])
+
+
+def test_words_are_ranked_by_the_sum_of_their_pieces_and_removed_whole(module, worded):
+    (one,) = worded
+    table = sb.evaluate(
+        sb.wrap_model(module), worded, ["aopc_comprehensiveness_full"], removal="zero",
+        granularity="word",
+    )  # fmt: skip
+    words = {"ab": (1, 2), "c": (3,), "de": (4, 5)}
+    order = sorted(words, key=lambda word: -sum(one.scores[place] for place in words[word]))
+    stays = set(range(7))
+    full, without = probability(module, one, stays), []
+    for word in order:
+        stays -= set(words[word])
+        without.append(probability(module, one, stays))
+    # The model computes in float32.
+    assert table.value[0] == pytest.approx(full - np.mean(without), abs=1e-6)
+
+
+def test_absolute_rankings_go_by_magnitude(module, maps):
+    model = sb.wrap_model(module)
+    absolute = sb.evaluate(model, maps, ["srg"], removal="zero", ranking="absolute")
+    sizes = [sb.AttributionMap.from_scores(np.abs(one.scores), one, name="sizes") for one in maps]
+    signed = sb.evaluate(model, sizes, ["srg"], removal="zero")
+    assert absolute.value.tolist() == signed.value.tolist()
+    assert (
+        absolute.value.tolist() != sb.evaluate(model, maps, ["srg"], removal="zero").value.tolist()
+    )
+
+
+def test_each_removal_is_a_row_and_says_what_it_says_alone(module, maps):
+    model = sb.wrap_model(module, embeddings=module.embedding)
+    metrics = ["srg", "leave_one_out_tau", "completeness_gap"]
+    both = sb.evaluate(model, maps, metrics, removal=["zero", "mean"])
+    assert len(both) == len(maps) * (2 + 2 + 1)
+    for removal in ("zero", "mean"):
+        alone = sb.evaluate(model, maps, metrics[:2], removal=removal)
+        own = both[both.removal == removal]
+        assert own.value.tolist() == alone.value.tolist()
+    assert both[both.metric == "completeness_gap"].removal.isna().all()
+
+
+def test_a_metric_entry_may_look_at_the_text_in_its_own_way(module, maps):
+    model = sb.wrap_model(module)
+    model.module.requires_grad_(False)
+    entry = conf_files.metric_defaults("aopc_comprehensiveness_full")
+    entries = {"usual": entry, "own": entry | {"output": "logit", "ranking": "absolute"}}
+    usual = [Reading("zero", "token", "probability", "signed")]
+    rows = judge_maps(References(model), maps, entries, usual, 512)
+    alone = sb.evaluate(
+        model, maps, ["aopc_comprehensiveness_full"], removal="zero", output="logit",
+        ranking="absolute",
+    )  # fmt: skip
+    assert [row["unit"] for row in rows] == ["probability", "logits"] * 2
+    assert [row["value"] for row in rows[1::2]] == alone.value.tolist()
+
+
+def test_what_one_inquiry_asked_the_curves_ask_no_more(module, maps):
+    # Leave-one-out asks for every text without one token; the curves hold one of these per text, and both ends.
+    curves, one = asked(module, maps, ["srg"]), asked(module, maps, ["leave_one_out_tau"])
+    assert one == sum(
+        1 + u + 1 for u in (4, 6)
+    )  # the clean pass, the text, and one row for each token
+    assert asked(module, maps, ["srg", "leave_one_out_tau"]) == curves + sum(
+        u - 1 - 1 for u in (4, 6)
+    )
+
+
+@pytest.mark.parametrize("name", ["granularity", "ranking"])
+def test_an_unknown_way_to_look_at_a_text_is_refused(module, maps, name):
+    with pytest.raises(sb.InputError, match=name):
+        sb.evaluate(sb.wrap_model(module), maps, ["srg"], removal="zero", **{name: "sideways"})

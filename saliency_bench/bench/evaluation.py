@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.encoded import Encoded
+from saliency_bench.evaluation.reading import Reading
 from saliency_bench.judge import judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
@@ -39,6 +40,7 @@ def evaluation_contestants(
         token_budget: tokens per pass.
     """
     blocks = plan_blocks(encoded)
+    usual = [Reading(removal, "token", "probability", "signed")]
 
     def judged(refs: References, settings: Sequence[str], entries: Entries) -> Rows:
         rows: Rows = []
@@ -46,7 +48,7 @@ def evaluation_contestants(
             items = [encoded[index] for index in block.indices]
             opened = open_block(refs, items, "predicted", token_budget)
             asked = [maps[setting][index] for setting in settings for index in block.indices]
-            rows += judge_block(opened, asked, entries, removal).rows
+            rows += judge_block(opened, asked, entries, usual).rows
         return rows
 
     def shared() -> Values:

@@ -1,6 +1,8 @@
 """Deletion and insertion curves: every removal metric is a reading of these two."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -8,44 +10,123 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax, logsumexp
 
 from saliency_bench.evaluation.grid import Grid, counts
-from saliency_bench.types import Curve, Probe
+from saliency_bench.evaluation.units import NONE
+from saliency_bench.types import Probe
 
 Key = TypeVar("Key", bound=Hashable)
+Logits = Float[np.ndarray, "K C"]
+Read = Callable[[Logits, int], Float[np.ndarray, " K"]]
+
+
+def _probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
+    return np.asarray(np.exp(_log_probability(logits, target)))
+
+
+def _log_probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
+    # A logit that is not finite makes its probability NaN; the row that reads it says so, a warning need not.
+    with np.errstate(invalid="ignore"):
+        return np.asarray(log_softmax(logits, axis=-1)[:, target])
+
+
+def _logit(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
+    return np.asarray(logits[:, target])
+
+
+def log_odds(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
+    """Log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1."""
+    with np.errstate(invalid="ignore"):
+        others = logsumexp(np.delete(logits, target, axis=-1), axis=-1)
+        return np.asarray(logits[:, target] - others)
+
+
+#: What a curve can show of the explained class, and the unit it is in.
+OUTPUTS: Mapping[str, tuple[Read, str]] = {
+    "probability": (_probability, "probability"),
+    "log_probability": (_log_probability, "nats"),
+    "logit": (_logit, "logits"),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the model says of one example when only some of its units stay (Samek et al. 2017).
+
+    Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
+    `without[i]` are the logits with the top k[i] units removed, `only[i]` with only the top k[i] kept; so without[0]
+    is the full text and only[0] the empty one. `target` is the explained class, `predicted` that of the full text,
+    and `output` what `deletion` and `insertion` show of the explained class.
+    """
+
+    k: Int[np.ndarray, " K"]
+    without: Logits
+    only: Logits
+    target: int
+    predicted: int
+    output: str
+
+    @property
+    def n_units(self) -> int:
+        """All units that are ranked."""
+        return int(self.k[-1])
+
+    @cached_property
+    def deletion(self) -> Float[np.ndarray, " K"]:
+        """The output without the top k."""
+        return OUTPUTS[self.output][0](self.without, self.target)
+
+    @cached_property
+    def insertion(self) -> Float[np.ndarray, " K"]:
+        """The output with only the top k."""
+        return OUTPUTS[self.output][0](self.only, self.target)
+
+    @cached_property
+    def flipped(self) -> Bool[np.ndarray, " K"]:
+        """Whether another class than that of the full text is predicted without the top k."""
+        return np.asarray(self.without.argmax(-1) != self.predicted)
+
+    @cached_property
+    def kept(self) -> Bool[np.ndarray, " K"]:
+        """Whether the class of the full text is predicted from the top k alone."""
+        return np.asarray(self.only.argmax(-1) == self.predicted)
 
 
 def evaluate_curves(
     probe: Probe,
     rankings: Mapping[tuple[Key, int], Int[np.ndarray, " _"]],
-    attributable: Sequence[Bool[np.ndarray, " _"]],
+    units: Sequence[Int[np.ndarray, " _"]],
     targets: Sequence[int],
     predicted: Sequence[int],
     grids: Sequence[Grid],
+    output: str,
 ) -> dict[tuple[Key, int], Curve]:
-    """The curves of rankings (key, example), at every number of tokens that any of the grids needs.
+    """The curves of rankings (key, example), at every number of units that any of the grids needs.
 
     Args:
         probe: answers what the model says if only some tokens stay. It gets all questions in one call, many of
             them more than once: rankings share both ends, and one's deletion is another's insertion. That each
             distinct one costs one forward row is the probe's promise.
-        rankings: positions of the attributable tokens, most relevant first.
-        attributable: for each example, over its own tokens.
-        targets: for each example, the class whose probability the curves show.
+        rankings: names of units, most relevant first.
+        units: for each example, the unit of each of its own tokens (see `units.units`).
+        targets: for each example, the class that the curves are about.
         predicted: for each example, the class predicted on the full text.
-        grids: see `grid.counts`; both ends, none and all of the tokens, are always there.
+        grids: see `grid.counts`; both ends, none and all of the units, are always there.
+        output: what the curves show of the class, see `OUTPUTS`.
     """
     ks = {place: _points(len(ranking), grids) for place, ranking in rankings.items()}
     examples: list[int] = []
     keep: list[Bool[np.ndarray, " T"]] = []
     for (key, example), ranking in rankings.items():
-        for k in ks[key, example]:
-            keep.append(_without(ranking[:k], len(attributable[example])))
-            keep.append(_without(ranking[k:], len(attributable[example])))
-            examples += [example, example]
-    answers = iter(probe(np.array(examples, dtype=int), keep))
-    curves = {}
+        own = _questions(ranking, units[example], ks[key, example])
+        keep.extend(own)
+        examples += [example] * len(own)
+    answers = probe(np.array(examples, dtype=int), keep)
+    curves, start = {}, 0
     for (key, example), k in ks.items():
-        logits = np.array([next(answers) for _ in range(2 * len(k))])
-        curves[key, example] = _curve(k, logits, targets[example], predicted[example])
+        own = answers[start : start + 2 * len(k)]
+        start += 2 * len(k)
+        curves[key, example] = Curve(
+            k, own[0::2], own[1::2], targets[example], predicted[example], output
+        )
     return curves
 
 
@@ -55,27 +136,14 @@ def _points(n_units: int, grids: Sequence[Grid]) -> Int[np.ndarray, " K"]:
     ).astype(int)
 
 
-def _without(removed: Int[np.ndarray, " N"], n_tokens: int) -> Bool[np.ndarray, " T"]:
-    keep = np.ones(n_tokens, dtype=bool)
-    keep[removed] = False
-    return keep
-
-
-def _curve(
-    k: Int[np.ndarray, " K"], logits: Float[np.ndarray, "N C"], target: int, predicted: int
-) -> Curve:
-    """The curve of N = 2 K answers: without and with only the top k, in turn."""
-    # A logit that is not finite makes its probability NaN; the row that reads it says so, a warning need not.
-    with np.errstate(invalid="ignore"):
-        probability = np.exp(log_softmax(logits, axis=-1)[:, target])
-        # log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1.
-        log_odds = logits[:, target] - logsumexp(np.delete(logits, target, axis=-1), axis=-1)
-    return Curve(
-        n_units=int(k[-1]),
-        k=k,
-        deletion=probability[0::2],
-        insertion=probability[1::2],
-        deletion_log_odds=log_odds[0::2],
-        insertion_log_odds=log_odds[1::2],
-        flipped=logits[0::2].argmax(-1) != predicted,
-    )
+def _questions(
+    ranking: Int[np.ndarray, " U"], unit_of: Int[np.ndarray, " T"], k: Int[np.ndarray, " K"]
+) -> Bool[np.ndarray, "2*K T"]:
+    """What stays without the top k and with only the top k, in turn, for every k."""
+    place = np.zeros(len(unit_of) + 1, dtype=int)  # the last is that of NONE
+    place[ranking] = np.arange(len(ranking))
+    rank = place[unit_of]
+    special = unit_of == NONE
+    without = special | (rank >= k[:, None])
+    only = special | (rank < k[:, None])
+    return np.stack([without, only], axis=1).reshape(2 * len(k), -1)

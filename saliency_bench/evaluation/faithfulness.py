@@ -1,18 +1,31 @@
 """Faithfulness of one ranking on one example: readings of its deletion and insertion curves.
 
-p is the probability of the explained class, U the number of tokens that are ranked, "the top k" the k most relevant.
-With one removal operator and the full grid several readings are one number in other clothes: deletion_auc is
-p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and insertion_auc is p(x) - sufficiency + (p(x) - p(empty)) / 2U.
-They order methods alike on every example and are no independent evidence.
+p is the output for the explained class, its probability if nothing else is asked for; U the number of units that are
+ranked, tokens or words; "the top k" the k most relevant.
+
+With one removal operator and the full grid several readings are one number in other clothes (`SAME_EVIDENCE`):
+deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
+is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. What a method is not in is the same for
+all, so they order methods alike on every example and are no independent evidence. abpc is srg.
 """
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import spearmanr
 
+from saliency_bench.evaluation import curves
+from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.grid import FULL, Grid, counts
 from saliency_bench.evaluation.metrics import NotApplicable, metric
-from saliency_bench.types import Curve
 
+#: On the full grid with one removal operator, metrics of one group order methods alike on every example.
+SAME_EVIDENCE = (
+    ("aopc_comprehensiveness_full", "deletion_auc", "morf"),
+    ("aopc_sufficiency_full", "insertion_auc", "lerf"),
+    ("srg", "abpc"),
+)
+
+SAMEK = "Samek et al. 2017, section III"
 ERASER = "DeYoung et al. 2020 (ERASER), section 4; the mean over the grid, k = 0 left out, as in its released scorer"
 RISE = "Petsiuk et al. 2018 (RISE)"
 
@@ -128,20 +141,75 @@ def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float
 )
 def log_odds(curve: Curve, *, fraction: float) -> float:
     """The change of log p/(1 - p) when the top fraction is removed: the more negative the better."""
-    without = _at(curve, curve.deletion_log_odds, _counts(curve, [fraction]))
-    return float(without[0] - curve.deletion_log_odds[0])
+    return _change(curve, curves.log_odds(curve.without, curve.target), fraction)
+
+
+@metric(
+    "log_probability_drop",
+    unit="nats",
+    higher_is_better=False,
+    bounds=(-np.inf, np.inf),
+    source="Sanyal & Ren 2021 (DIG), section 4.2, where it is called log-odds",
+    reads="curve",
+)
+def log_probability_drop(curve: Curve, *, fraction: float) -> float:
+    """The change of log p when the top fraction is removed: the more negative the better.
+
+    Unbounded, so that a few examples can decide its mean.
+    """
+    read, _ = curves.OUTPUTS["log_probability"]
+    return _change(curve, read(curve.without, curve.target), fraction)
+
+
+@metric(
+    "morf",
+    unit="probability",
+    higher_is_better=False,
+    bounds=(0.0, 1.0),
+    source=f"{SAMEK}, most relevant first",
+    reads="curve",
+)
+def morf(curve: Curve) -> float:
+    """The mean of p(x without the k most relevant) over k = 1 ... U."""
+    return float(np.mean(_at(curve, curve.deletion, _counts(curve, FULL))))
+
+
+@metric(
+    "lerf",
+    unit="probability",
+    higher_is_better=True,
+    bounds=(0.0, 1.0),
+    source=f"{SAMEK}, least relevant first",
+    reads="curve",
+)
+def lerf(curve: Curve) -> float:
+    """The mean of p(x without the k least relevant) over k = 1 ... U."""
+    return float(np.mean(_at(curve, curve.insertion, curve.n_units - _counts(curve, FULL))))
+
+
+@metric(
+    "abpc",
+    unit="probability",
+    higher_is_better=True,
+    bounds=(-1.0, 1.0),
+    source="Schulz et al. 2020 (IBA), section 4.3, the integral between the two degradation curves",
+    reads="curve",
+)
+def abpc(curve: Curve) -> float:
+    """The trapezoidal area between the LeRF and the MoRF curve: srg by another name, since both share their ends."""
+    return insertion_auc(curve, grid=FULL) - deletion_auc(curve, grid=FULL)
 
 
 @metric(
     "decision_flip_fraction",
-    unit="share of tokens",
+    unit="share of units",
     higher_is_better=False,
     bounds=(0.0, 1.0),
     source="Serrano & Smith 2019; Chrysostomou & Aletras 2021",
     reads="curve",
 )
 def decision_flip_fraction(curve: Curve) -> float:
-    """The share of tokens removed, most relevant first and one by one, when the class changes; 1 if it never does.
+    """The share of units removed, most relevant first and one by one, when the class changes; 1 if it never does.
 
     A class that changes back later does not count. NaN where a probability is: no class can be read off.
     """
@@ -152,9 +220,75 @@ def decision_flip_fraction(curve: Curve) -> float:
     return float(flips[0] / curve.n_units) if len(flips) else 1.0
 
 
+@metric(
+    "decision_flip_most_informative",
+    unit="1",
+    higher_is_better=True,
+    bounds=(0.0, 1.0),
+    source="Chrysostomou & Aletras 2021, section 4",
+    reads="curve",
+)
+def decision_flip_most_informative(curve: Curve) -> float:
+    """1 if removing the most relevant unit alone changes the class, else 0."""
+    if np.isnan(_at(curve, curve.deletion, _counts(curve, FULL)[:1])).any():
+        return float("nan")
+    return float(curve.flipped[1])
+
+
+@metric(
+    "fewest_that_keep_the_class",
+    unit="share of units",
+    higher_is_better=False,
+    bounds=(0.0, 1.0),
+    source="Feng et al. 2018 (input reduction), along the ranking instead of by gradients taken anew",
+    reads="curve",
+)
+def fewest_that_keep_the_class(curve: Curve) -> float:
+    """The share of units kept, most relevant first and one by one, when the class is first that of the full text.
+
+    0 if the empty text has it already.
+    """
+    _at(curve, curve.insertion, _counts(curve, FULL))
+    if np.isnan(curve.insertion).any():
+        return float("nan")
+    # All units keep it by definition, whatever rounding says of a tie between two classes.
+    first = np.flatnonzero(np.append(curve.kept[:-1], True))[0]
+    return float(curve.k[first] / curve.n_units)
+
+
+@metric(
+    "monotonicity",
+    unit="1",
+    higher_is_better=True,
+    bounds=(-1.0, 1.0),
+    source="Luss et al. 2019 and Arya et al. 2019, as a rank correlation in place of a yes or no",
+    reads="curve",
+)
+def monotonicity(curve: Curve) -> float:
+    """Spearman's correlation of relevance with what each unit adds to p, when the least relevant come first.
+
+    Units are added to the empty text one by one, so the last is the most relevant. Whether p never falls is almost
+    always a no for texts of more than ten tokens, and orders nothing.
+    """
+    k = _counts(curve, FULL)
+    if len(k) < 2:
+        raise NotApplicable("fewer than two units can be ranked, so there is no order to compare")
+    added = -np.diff(_at(curve, curve.deletion, np.arange(len(k) + 1)))
+    if np.isnan(added).any():
+        return float("nan")
+    if np.ptp(added) == 0:
+        raise NotApplicable("every unit adds the same, so there is no order to compare")
+    return float(spearmanr(-k, added).statistic)
+
+
+def _change(curve: Curve, values: Float[np.ndarray, " K"], fraction: float) -> float:
+    """What a curve's values change by when the top fraction is removed."""
+    return float(_at(curve, values, _counts(curve, [fraction]))[0] - values[0])
+
+
 def _counts(curve: Curve, grid: Grid) -> Int[np.ndarray, " K"]:
     if curve.n_units == 0:
-        raise NotApplicable("the text has no token that could be ranked")
+        raise NotApplicable("the text has no unit that could be ranked")
     return counts(grid, curve.n_units)
 
 

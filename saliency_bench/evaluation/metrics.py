@@ -1,7 +1,9 @@
 """Metrics by name, with what a table must know of them: direction, unit, bounds, source.
 
 Adding one is one function (or in an installed package, entry point group `saliency_bench.metrics`) and one yaml in
-conf/metric/. It takes one example's `Curve` or `AttributionMap`; its keyword-only parameters are what the yaml says.
+conf/metric/. It takes one example's `Curve`, `AttributionMap` or `Inquiry`, as it declares by `reads`; its keyword-only
+parameters are what the yaml says. An entry may also say how the text is looked at (`Reading`): `removal`,
+`granularity`, `output` and `ranking`.
 """
 
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saliency_bench.registry import Registry
+
+Reads = Literal["curve", "attribution", "inquiry"]
 
 
 class NotApplicable(Exception):
@@ -23,7 +27,7 @@ class MetricInfo:
     higher_is_better: bool | None
     bounds: tuple[float, float]
     source: str
-    reads: Literal["curve", "attribution"]
+    reads: Reads
 
 
 Metric = Callable[..., float]
@@ -38,9 +42,9 @@ def metric(
     higher_is_better: bool | None,
     bounds: tuple[float, float],
     source: str,
-    reads: Literal["curve", "attribution"],
+    reads: Reads,
 ) -> Callable[[Metric], Metric]:
-    """Registers a function of one example's curve, or of its attribution, as a metric."""
+    """Registers a function of one example's curve, attribution or inquiry as a metric."""
 
     def register(function: Metric) -> Metric:
         METRICS.add(name, function)

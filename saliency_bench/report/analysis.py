@@ -7,10 +7,12 @@ from typing import Any
 import pandas as pd
 
 from saliency_bench.errors import InputError
+from saliency_bench.ranks import letters, mean_ranks, pairwise_p
 from saliency_bench.report.convergence import gates, marked
 from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.report.table import Estimate
-from saliency_bench.stats import Resampling, compare, summarize, summarize_by_correctness
+from saliency_bench.rows import OK
+from saliency_bench.stats import Resampling, compare, summarize, summarize_by_correctness, wide
 from saliency_bench.store.run import Run
 
 #: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the
@@ -26,6 +28,8 @@ class Analysis:
     `settings` are in the order in which they are shown; `shown` are those of the main table: all, or what the
     study chose on another split. `drawn` are those in figures of methods. `costs` has a line per setting id:
     n_gradients and seconds per example, examples_per_second, peak_bytes; `gates` what is known of its convergence.
+    By setting id, `groups` has the letters of the primary metric (`ranks.letters`) and `ranks` its mean rank among
+    those shown; both are empty where there are too few examples for a claim.
     """
 
     run: Run
@@ -42,6 +46,8 @@ class Analysis:
     correctness: pd.DataFrame
     costs: pd.DataFrame
     gates: pd.DataFrame
+    groups: Mapping[str, str]
+    ranks: Mapping[str, float]
 
     @property
     def n_examples(self) -> int:
@@ -63,6 +69,13 @@ class Analysis:
         """The metrics of the main table."""
         return self.metrics[:N_HEADLINE]
 
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Of the main way of removing."""
+        found = self.run.tables["curves"]
+        main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
+        return found[found["removal"].isin(main)]
+
     def setting(self, setting_id: str) -> Mapping[str, Any]:
         """A setting by its id."""
         return next(one for one in self.settings if one["setting_id"] == setting_id)
@@ -83,7 +96,7 @@ def analyse(run: Run) -> Analysis:
             f"{run.folder}/settings.json lists no setting: there is nothing to report."
         )
     resampling = Resampling.of(run.manifest)
-    rows = with_removal(run.tables["rows"])
+    rows = with_removal(run.tables["rows"], removals(run.manifest))
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
     settings = _sorted(run.settings, summary)
@@ -91,6 +104,7 @@ def analyse(run: Run) -> Analysis:
     of_shown = rows[rows["setting_id"].isin(shown)]
     reference = _reference(run, shown)
     found = gates(run)
+    groups, ranks = _ordered(run, of_shown, shown, resampling)
     return Analysis(
         run=run,
         resampling=resampling,
@@ -106,17 +120,42 @@ def analyse(run: Run) -> Analysis:
         correctness=_by_correctness(run, of_shown, resampling),
         costs=costs(run),
         gates=found,
+        groups=groups,
+        ranks=ranks,
     )
 
 
-def with_removal(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose metric also names the removal operator, if a metric was read with several."""
+def _ordered(
+    run: Run, rows: pd.DataFrame, shown: Sequence[str], resampling: Resampling
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Letters and mean ranks of the settings in order, by the primary metric."""
+    own = rows[rows["metric"] == PRIMARY]
+    if len(run.tables["examples"]) < N_EXAMPLES_FOR_CLAIMS or not (own["status"] == OK).any():
+        return {}, {}
+    table = wide(own)
+    keys = [key for key in shown if (key, PRIMARY) in table.columns]
+    values = table[[(key, PRIMARY) for key in keys]].to_numpy()
+    alpha = 1 - resampling.confidence
+    different = pairwise_p(values, resampling, resampling.test) < alpha
+    named = letters(different)
+    means = mean_ranks(values, higher_is_better=True).tolist()
+    return dict(zip(keys, named, strict=True)), dict(zip(keys, means, strict=True))
+
+
+def removals(manifest: Mapping[str, Any]) -> list[str]:
+    """The ways of removing that the study names, the main one first."""
+    found = ((manifest.get("config") or {}).get("evaluation") or {}).get("removal") or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:
+    """Rows whose metric also names the removal operator, if it was read with several and this is not the main one."""
     n_removals = rows.groupby("metric")["removal"].transform(lambda removal: removal.nunique())
-    several = n_removals > 1
-    if not several.any():
+    apart = (n_removals > 1) & ~rows["removal"].isin(named[:1])
+    if not apart.any():
         return rows
-    named = rows["metric"] + " (" + rows["removal"].fillna("none") + ")"
-    return rows.assign(metric=rows["metric"].where(~several, named))
+    full = rows["metric"] + " (" + rows["removal"].fillna("none") + ")"
+    return rows.assign(metric=rows["metric"].where(~apart, full))
 
 
 def costs(run: Run) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.heatmap import map_of_row, number, spans_to_html, visible
 from saliency_bench.report.labels import PRIMARY, method_label
 from saliency_bench.report.table import Table, printed
@@ -99,9 +99,10 @@ def what_was_run(analysis: Analysis) -> str:
     )
     if len(known := examples["correct"].dropna()):
         text += f" The model is right on {int(known.sum())} of {len(known)}."
-    removal = (config.get("evaluation") or {}).get("removal")
-    if removal and analysis.metrics:
-        text += f" Removed tokens are replaced by {_removal_words(removal)}."
+    if (found := removals(manifest)) and analysis.metrics:
+        text += f" {REMOVED.get(found[0], f'Removed tokens are replaced by the {found[0]} token')}."
+        if others := found[1:]:
+            text += f" Columns named {' and '.join(others)} remove in that way instead."
     return text
 
 
@@ -112,6 +113,15 @@ def _target_words(config: Mapping[str, Any]) -> str:
         if output
         else ""
     )
+
+
+#: What becomes of removed tokens, other than that a token of the vocabulary takes their place.
+REMOVED = {
+    "zero": "Removed tokens are replaced by a zero vector",
+    "mean": "Removed tokens are replaced by the mean embedding",
+    "attention": "Removed tokens are not attended to",
+    "delete": "Removed tokens are taken out and the text closes up",
+}
 
 
 def _removal_words(removal: str) -> str:
@@ -146,7 +156,7 @@ def caution(analysis: Analysis) -> str:
 
 def _circularity(analysis: Analysis) -> str:
     """A method that asks what changes against a vector is favoured by metrics that remove with that vector."""
-    removal = (analysis.run.manifest.get("config") or {}).get("evaluation", {}).get("removal")
+    removal = next(iter(removals(analysis.run.manifest)), None)
     same = [
         one["setting_id"]
         for one in analysis.settings

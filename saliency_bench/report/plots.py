@@ -25,7 +25,7 @@ _HALO = [withStroke(linewidth=2.6, foreground="white")]
 
 def curves(analysis: Analysis) -> Figure | None:
     """Probability against the fraction of tokens dropped, and kept, with bands."""
-    found = analysis.run.tables["curves"]
+    found = analysis.curves
     drawn = [key for key in analysis.drawn if key in set(found["setting_id"])]
     if not drawn:
         return None

@@ -36,6 +36,10 @@ NAMES = (
     "notes",
 )
 _METHOD = Column("method", "Method")
+TEST_WORDS = {
+    "wilcoxon": "Wilcoxon signed-rank (zeros by Pratt)",
+    "sign_flip": "sign-flip permutation of the mean difference",
+}
 
 
 def tables(analysis: Analysis) -> dict[str, Table]:
@@ -71,11 +75,18 @@ def headline(analysis: Analysis) -> Table:
     timed = analysis.costs["seconds"].notna().any()
     if not analysis.metrics and not timed and (sure := how_sure(analysis)).rows:
         return replace(sure, name="headline", title=_title(analysis))
-    columns = [_METHOD, *_cost_columns(analysis), *_metric_columns(analysis, analysis.headline)]
+    ranked = [Column("group", "Group"), Column("rank", "Mean rank")] if analysis.groups else []
+    columns = [
+        _METHOD,
+        *_cost_columns(analysis),
+        *ranked,
+        *_metric_columns(analysis, analysis.headline),
+    ]
     rows = [
         (
             analysis.labels[key],
             *_costs(analysis, key),
+            *((analysis.groups.get(key), analysis.ranks.get(key)) if ranked else ()),
             *_estimates(analysis, key, analysis.headline),
         )
         for key in analysis.shown
@@ -162,7 +173,7 @@ def _comparison_row(analysis: Analysis, row: Any, key: str, metric: str) -> tupl
 
 def _comparison_caption(analysis: Analysis) -> str:
     tests = (
-        "p: Wilcoxon signed-rank (zeros by Pratt), corrected over the methods of a metric (Holm). "
+        f"p: {TEST_WORDS[analysis.resampling.test]}, corrected over the methods of a metric (Holm). "
         if analysis.claims
         else ""
     )
@@ -342,7 +353,17 @@ def _caption(analysis: Analysis) -> str:
         else ""
     )
     gate = convergence.gate_words(analysis.run) if analysis.gates["converged"].notna().any() else ""
-    return f"Means with {interval_words(analysis)}.{order}{best}{gate}{_choice_words(analysis)}"
+    return f"Means with {interval_words(analysis)}.{order}{best}{_group_words(analysis)}{gate}{_choice_words(analysis)}"
+
+
+def _group_words(analysis: Analysis) -> str:
+    if not analysis.groups:
+        return ""
+    return (
+        f" Methods that share a letter do not differ in {metric_label(PRIMARY)} "
+        f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
+        f"α = {1 - analysis.resampling.confidence:.2g}); the mean rank is over examples, 1 the best."
+    )
 
 
 def _choice_words(analysis: Analysis) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from saliency_bench.evaluation.curves import evaluate_curves
-from saliency_bench.types import Curve
+from saliency_bench.evaluation.curves import Curve, evaluate_curves
 
 
 class LookupProbe:
@@ -45,10 +44,18 @@ def arbitrary(seed: int, n_classes: int = 3) -> LookupProbe:
     return LookupProbe(logits)
 
 
-def curve_of(probe, ranking, grids, n_tokens=None, target=0, predicted=0) -> Curve:
+def tokens(attributable):
+    """Every token a unit of its own, but for special ones."""
+    return np.where(attributable, np.arange(len(attributable)), -1)
+
+
+def curve_of(
+    probe, ranking, grids, n_tokens=None, target=0, predicted=0, output="probability"
+) -> Curve:
     """The curve of one ranking of one example, whose tokens that are not ranked are special."""
     ranking = np.array(ranking, dtype=int)
     attributable = np.zeros(len(ranking) if n_tokens is None else n_tokens, dtype=bool)
     attributable[ranking] = True
-    rankings = {("one", 0): ranking}
-    return evaluate_curves(probe, rankings, [attributable], [target], [predicted], grids)["one", 0]
+    rankings, units = {("one", 0): ranking}, [tokens(attributable)]
+    found = evaluate_curves(probe, rankings, units, [target], [predicted], grids, output)
+    return found["one", 0]

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from evaluation.lookup import LookupProbe, arbitrary, curve_of, table
+from evaluation.lookup import LookupProbe, arbitrary, curve_of, table, tokens
 
-from saliency_bench.evaluation.curves import evaluate_curves
+from saliency_bench.evaluation.curves import evaluate_curves, log_odds
 from saliency_bench.evaluation.grid import FULL
 
 #: Tokens 0 and 3 are special.
@@ -22,9 +22,10 @@ def test_curves_by_hand():
     # exp(log p) loses at most a few units in the last place.
     assert curve.deletion == pytest.approx([0.9, 0.4, 0.2], rel=1e-15 * 8)
     assert curve.insertion == pytest.approx([0.2, 0.8, 0.9], rel=1e-15 * 8)
-    assert curve.deletion_log_odds == pytest.approx(np.log([9, 2 / 3, 1 / 4]))
-    assert curve.insertion_log_odds == pytest.approx(np.log([1 / 4, 4, 9]))
+    assert log_odds(curve.without, 0) == pytest.approx(np.log([9, 2 / 3, 1 / 4]))
+    assert log_odds(curve.only, 0) == pytest.approx(np.log([1 / 4, 4, 9]))
     assert curve.flipped.tolist() == [False, True, True]
+    assert curve.kept.tolist() == [False, True, True]
 
 
 def test_curves_are_those_of_one_question_at_a_time():
@@ -36,7 +37,15 @@ def test_curves_are_those_of_one_question_at_a_time():
         for name in ("a", "b")
         for example in range(3)
     }
-    found = evaluate_curves(probe, rankings, attributable, targets, predicted, [FULL, "eraser"])
+    found = evaluate_curves(
+        probe,
+        rankings,
+        [tokens(own) for own in attributable],
+        targets,
+        predicted,
+        [FULL, "eraser"],
+        "probability",
+    )
     assert found.keys() == rankings.keys()
     for (name, example), ranking in rankings.items():
         curve = found[name, example]
@@ -72,11 +81,11 @@ def test_the_ends_of_both_curves_are_the_full_and_the_empty_text():
 
 
 def test_other_grids_and_other_settings_change_no_number():
-    probe, attributable = arbitrary(4), [np.ones(6, bool)]
+    probe, units = arbitrary(4), [np.arange(6)]
     a, b = np.arange(6), np.array([3, 1, 5, 0, 2, 4])
-    alone = evaluate_curves(probe, {("a", 0): a}, attributable, [0], [0], ["eraser"])["a", 0]
+    alone = evaluate_curves(probe, {("a", 0): a}, units, [0], [0], ["eraser"], "logit")["a", 0]
     together = evaluate_curves(
-        probe, {("b", 0): b, ("a", 0): a}, attributable, [0], [0], [FULL, "eraser"]
+        probe, {("b", 0): b, ("a", 0): a}, units, [0], [0], [FULL, "eraser"], "logit"
     )["a", 0]
     place = np.searchsorted(together.k, alone.k)
     assert np.array_equal(together.deletion[place], alone.deletion)
@@ -98,13 +107,13 @@ def test_log_odds_keep_their_digits_where_the_probability_is_one():
     # With two logits 0 and -50 the log-odds are 50 exactly, while 1 - p is 0 in float64.
     curve = curve_of(LookupProbe(lambda example, stays: [0.0, -50.0]), [0], [FULL])
     assert curve.deletion[0] == 1
-    assert curve.deletion_log_odds.tolist() == [50, 50]
+    assert log_odds(curve.without, 0).tolist() == [50, 50]
 
 
 def test_with_many_classes_the_odds_are_those_against_all_others():
     curve = curve_of(LookupProbe(lambda example, stays: [1.0, 2.0, 3.0]), [0], [FULL], target=1)
     p = softmax([1.0, 2.0, 3.0])[1]
-    assert curve.deletion_log_odds[0] == pytest.approx(np.log(p / (1 - p)), rel=1e-13)
+    assert log_odds(curve.without, 1)[0] == pytest.approx(np.log(p / (1 - p)), rel=1e-13)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -117,4 +126,36 @@ def test_a_logit_that_is_not_finite_shows(value):
 
 
 def test_without_rankings_there_are_no_curves():
-    assert evaluate_curves(arbitrary(0), {}, [], [], [], [FULL]) == {}
+    assert evaluate_curves(arbitrary(0), {}, [], [], [], [FULL], "logit") == {}
+
+
+def test_a_word_is_removed_with_all_its_pieces():
+    # Tokens: special, a word of two pieces, a word of one, special.
+    probe, units = arbitrary(5), [np.array([-1, 1, 1, 3, -1])]
+    rankings = {("one", 0): np.array([3, 1])}
+    curve = evaluate_curves(probe, rankings, units, [0], [0], [FULL], "logit")["one", 0]
+    assert curve.n_units == 2
+    assert set(probe.questions) == {
+        (0, (0, 1, 2, 3, 4)),
+        (0, (0, 1, 2, 4)),
+        (0, (0, 4)),
+        (0, (0, 3, 4)),
+    }
+    assert curve.deletion[1] == probe.logits(0, (0, 1, 2, 4))[0]
+    assert curve.insertion[1] == probe.logits(0, (0, 3, 4))[0]
+
+
+@pytest.mark.parametrize(
+    ("output", "of"),
+    [
+        ("probability", lambda p, logits: p),
+        ("log_probability", lambda p, logits: np.log(p)),
+        ("logit", lambda p, logits: logits[2]),
+    ],
+)
+def test_a_curve_shows_the_output_that_is_asked_for(output, of):
+    logits = [0.3, -1.0, 0.7]
+    probe = LookupProbe(lambda example, stays: logits)
+    curve = curve_of(probe, [0], [FULL], target=2, output=output)
+    expected = of(softmax(logits)[2], logits)
+    assert curve.deletion == pytest.approx([expected] * 2, rel=1e-13)

@@ -1,6 +1,6 @@
 """Metrics against numbers worked out by hand, against their definitions asked naively, and their identities."""
 
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 from math import ceil
 
 import numpy as np
@@ -33,7 +33,14 @@ ENTRIES = [
     ("deletion_auc_normalized", {"grid": FULL, "floor": 0.0}),
     ("insertion_auc_normalized", {"grid": FULL, "floor": 0.0}),
     ("log_odds", {"fraction": 0.2}),
+    ("log_probability_drop", {"fraction": 0.2}),
     ("decision_flip_fraction", {}),
+    ("decision_flip_most_informative", {}),
+    ("fewest_that_keep_the_class", {}),
+    ("morf", {}),
+    ("lerf", {}),
+    ("abpc", {}),
+    ("monotonicity", {}),
 ]
 NAMED = pytest.mark.parametrize(("name", "hyper"), ENTRIES)
 
@@ -109,6 +116,39 @@ class Naive:
                 return k / self.U
         return 1.0
 
+    def log_probability_drop(self, fraction):
+        removed = self.ranking[: max(1, ceil(fraction * self.U))]
+        return np.log(self.p(removed)) - np.log(self.p([]))
+
+    def decision_flip_most_informative(self):
+        return float(np.argmax(self.logits(self.ranking[:1])) != self.predicted)
+
+    def fewest_that_keep_the_class(self):
+        for k in range(self.U + 1):
+            if int(np.argmax(self.logits(self.ranking[k:]))) == self.predicted:
+                return k / self.U
+        raise AssertionError("the full text has its own class")
+
+    def morf(self):
+        return np.mean([self.without(k) for k in range(1, self.U + 1)])
+
+    def lerf(self):
+        return np.mean([self.only(k) for k in range(self.U)])
+
+    def abpc(self):
+        return self.insertion_auc(FULL) - self.deletion_auc(FULL)
+
+    def monotonicity(self):
+        present, added = list(self.ranking), []
+        for unit in self.ranking[::-1]:  # the least relevant first, into the empty text
+            before = self.p(present)
+            present.remove(unit)
+            added.append(self.p(present) - before)
+        # Spearman (1904): without ties one minus the squared differences of ranks.
+        ranks = np.argsort(np.argsort(added))
+        n = len(added)
+        return 1 - 6 * np.sum((ranks - np.arange(n)) ** 2) / (n * (n**2 - 1))
+
 
 def predicted_on_all(probe, n_tokens):
     return int(np.argmax(probe.logits(0, tuple(range(n_tokens)))))
@@ -131,6 +171,8 @@ def test_each_metric_is_its_definition_asked_naively(name, hyper, n_units):
         empty = probability(probe, (0, n_tokens - 1), target)
         if "floor" in hyper and probability(probe, tuple(range(n_tokens)), target) <= empty + 0.01:
             continue
+        if name == "monotonicity" and n_units == 1:
+            pytest.skip("one unit has no order")
         curve = curve_of(probe, ranking, [FULL], n_tokens, target, predicted)
         expected = getattr(Naive(probe, ranking, n_tokens, target, predicted), name)(**hyper)
         # The normalised areas divide by more than 0.01, which magnifies rounding a hundredfold.
@@ -167,7 +209,18 @@ BY_HAND = {"012": 0.9, "02": 0.5, "2": 0.3, "": 0.1, "1": 0.6, "01": 0.8}
         ("insertion_auc_normalized", {"grid": FULL, "floor": 0.1}, (1.9 / 3 - 0.1) / 0.8),
         ("log_odds", {"fraction": 0.2}, -np.log(9)),  # from 0.9 to 0.5
         ("log_odds", {"fraction": 0.5}, np.log(0.3 / 0.7) - np.log(9)),
+        ("log_probability_drop", {"fraction": 0.5}, np.log(0.3 / 0.9)),
         ("decision_flip_fraction", {}, 2 / 3),  # at 0.5 the first class still stands
+        ("decision_flip_most_informative", {}, 0.0),
+        ("fewest_that_keep_the_class", {}, 1 / 3),
+        ("morf", {}, (0.5 + 0.3 + 0.1) / 3),
+        ("lerf", {}, (0.8 + 0.6 + 0.1) / 3),
+        ("abpc", {}, (1.8 - 1.2) / 3),
+        (
+            "monotonicity",
+            {},
+            0.5,
+        ),  # 2 adds 0.2, then 0 adds 0.2, then 1 adds 0.4: ranks 1.5, 1.5, 3
     ],
 )
 def test_metrics_by_hand(name, hyper, expected):
@@ -219,10 +272,34 @@ def test_removing_the_least_relevant_first_is_the_reversed_ranking(seed):
 
 
 @SEEDS
+def test_metrics_of_one_group_order_rankings_alike_and_others_need_not(seed):
+    probe = arbitrary(seed)
+    curves = [curve_of(probe, list(order), [FULL]) for order in permutations(range(4))]
+    full = {
+        "aopc_comprehensiveness_full": "comprehensiveness",
+        "aopc_sufficiency_full": "sufficiency",
+    }
+
+    def values(entry):
+        metric = full.get(entry, entry)
+        hyper = dict(ENTRIES)[metric] | ({"grid": FULL} if "grid" in dict(ENTRIES)[metric] else {})
+        better = 1 if INFO[metric].higher_is_better else -1
+        return better * np.array([METRICS[metric](curve, **hyper) for curve in curves])
+
+    for group in f.SAME_EVIDENCE:
+        for a, b in combinations(group, 2):
+            # The same numbers but for what no ranking changes.
+            assert np.ptp(values(a) - values(b)) < ROUNDING, (a, b)
+    first = [values(group[0]) for group in f.SAME_EVIDENCE]
+    for a, b in combinations(first, 2):
+        assert (np.argsort(a) != np.argsort(b)).any()
+
+
+@SEEDS
 def test_over_all_rankings_srg_is_zero(seed):
     probe = arbitrary(seed)
     rankings = {(order, 0): np.array(order) for order in permutations(range(4))}
-    curves = evaluate_curves(probe, rankings, [np.ones(4, bool)], [0], [0], [FULL])
+    curves = evaluate_curves(probe, rankings, [np.arange(4)], [0], [0], [FULL], "probability")
     values = [f.srg(curve) for curve in curves.values()]
     assert np.ptp(values) > 0.1
     assert np.mean(values) == pytest.approx(0, abs=ROUNDING)
@@ -236,7 +313,8 @@ def test_the_mean_srg_of_random_scores_is_zero_within_its_error():
         (draw, 0): rank(own, attributable, signed=True, tie_seed="text")
         for draw, own in enumerate(scores)
     }
-    curves = evaluate_curves(probe, rankings, [attributable], [0], [0], [FULL])
+    units = [np.arange(n_units)]
+    curves = evaluate_curves(probe, rankings, units, [0], [0], [FULL], "probability")
     values = [f.srg(curve) for curve in curves.values()]
     assert abs(np.mean(values)) < 4 * np.std(values, ddof=1) / np.sqrt(n_draws)
 
@@ -272,7 +350,7 @@ def test_values_stay_within_the_declared_bounds(seed, n_units):
         try:
             assert low <= METRICS[name](curve, **hyper) <= high
         except NotApplicable:
-            assert "floor" in hyper
+            assert "floor" in hyper or name == "monotonicity"
 
 
 @pytest.mark.parametrize("class_0", [0.0, 1.0])
@@ -289,7 +367,7 @@ def test_a_model_that_is_always_certain_reaches_the_bounds_and_passes_none(class
 @NAMED
 def test_a_text_without_a_token_to_rank_is_not_applicable(name, hyper):
     curve = curve_of(table({"01": 0.7}), [], [FULL], n_tokens=2)
-    with pytest.raises(NotApplicable, match="no token"):
+    with pytest.raises(NotApplicable, match="no unit"):
         METRICS[name](curve, **hyper)
 
 

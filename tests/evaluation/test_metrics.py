@@ -5,22 +5,39 @@ import inspect
 import pytest
 
 from saliency_bench import conf_files
-from saliency_bench.evaluation import axioms, faithfulness
+from saliency_bench.evaluation import axioms, faithfulness, inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
+from saliency_bench.evaluation.reading import hyperparameters
 
-MODULES = (axioms, faithfulness)
+MODULES = (axioms, faithfulness, inquiry)
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.
-HIGHER = {"comprehensiveness", "srg", "insertion_auc", "insertion_auc_normalized"}
+HIGHER = {
+    "comprehensiveness",
+    "srg",
+    "insertion_auc",
+    "insertion_auc_normalized",
+    "lerf",
+    "abpc",
+    "decision_flip_most_informative",
+    "monotonicity",
+    "leave_one_out_tau",
+    "faithfulness_correlation",
+    "normalized_comprehensiveness",
+    "soft_sufficiency",
+    "soft_comprehensiveness",
+}
+#: Neither more nor less of it is better.
+NEITHER = {"soft_retention"}
 
 
 @ALL
 def test_a_metric_declares_what_a_table_needs(name):
     info = INFO[name]
-    assert info.unit and info.source and info.reads in ("curve", "attribution")
+    assert info.unit and info.source and info.reads in ("curve", "attribution", "inquiry")
     assert info.bounds[0] < info.bounds[1]
-    assert info.higher_is_better == (name in HIGHER)
+    assert info.higher_is_better == (None if name in NEITHER else name in HIGHER)
 
 
 @ALL
@@ -40,7 +57,9 @@ def test_every_function_with_a_metrics_name_is_registered():
 @pytest.mark.parametrize("name", conf_files.names("metric"))
 def test_an_entry_gives_exactly_the_hyperparameters_of_its_metric(name):
     entry = conf_files.metric_defaults(name)
-    METRICS.check(entry.pop("metric"), entry, f"metric.{name}")
+    metric = entry["metric"]
+    own = hyperparameters(entry, METRICS.hyperparameters(metric))
+    METRICS.check(metric, own, f"metric.{name}")
     assert conf_files.summary("metric", name)
 
 

@@ -111,8 +111,8 @@ def test_rows_of_a_pass_stay_within_the_token_budget(bert, batch, rows_asked):
 
 
 def curves(probe, rankings, grids):
-    attributable = [np.arange(length) > 0 for length in LENGTHS]
-    return evaluate_curves(probe, rankings, attributable, [0, 1, 2], [0, 0, 0], grids)
+    units = [np.array([-1, *range(1, length)]) for length in LENGTHS]
+    return evaluate_curves(probe, rankings, units, [0, 1, 2], [0, 0, 0], grids, "probability")
 
 
 def test_deletion_and_insertion_of_all_settings_share_their_questions(bert, batch, rows_asked):

@@ -83,8 +83,9 @@ def test_metrics_stand_in_one_order_and_unknown_ones_last():
 
 def test_a_metric_read_with_two_removals_is_two_metrics():
     rows = pd.DataFrame({"metric": ["srg", "srg", "gap"], "removal": ["mask", "zero", None]})
-    assert with_removal(rows)["metric"].tolist() == ["srg (mask)", "srg (zero)", "gap"]
-    assert with_removal(rows.iloc[[0, 2]])["metric"].tolist() == ["srg", "gap"]
+    assert with_removal(rows, ["zero"])["metric"].tolist() == ["srg (mask)", "srg", "gap"]
+    assert with_removal(rows, [])["metric"].tolist() == ["srg (mask)", "srg (zero)", "gap"]
+    assert with_removal(rows.iloc[[0, 2]], [])["metric"].tolist() == ["srg", "gap"]
 
 
 def test_costs_are_per_example_and_the_median_of_the_repeats(run):

@@ -1,0 +1,72 @@
+"""The best and the worst order in which the units of a text can be removed: the bounds of any ranking's AOPC.
+
+The AOPC of an order is the mean over k of F(x) - F(x without its first k units).
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Drops = Callable[[Bool[np.ndarray, "N U"]], Float[np.ndarray, " N"]]
+
+
+def orders_between(
+    drops: Drops, n_units: int, beam_size: int, exact_up_to: int
+) -> tuple[float, float]:
+    """The smallest and the largest AOPC of any order.
+
+    Args:
+        drops: F(x) - F(x without S) for sets of units.
+        n_units: of the text, at least one.
+        beam_size: how many sets go on from each size to the next, where not all do.
+        exact_up_to: texts of so few units are answered exactly, from all 2^U sets instead of all U! orders: the best
+            order that removes a set last does not depend on what comes after it.
+    """
+    if n_units <= exact_up_to:
+        return _exact(drops, n_units)
+    down = beam_search(lambda removed: -drops(removed), n_units, beam_size)[0]
+    return -down, beam_search(drops, n_units, beam_size)[0]
+
+
+def _exact(drops: Drops, n_units: int) -> tuple[float, float]:
+    sets = [own for size in range(n_units + 1) for own in combinations(range(n_units), size)]
+    removed = np.zeros((len(sets), n_units), dtype=bool)
+    for row, own in enumerate(sets):
+        removed[row, list(own)] = True
+    value = dict(zip(sets, drops(removed).tolist(), strict=True))
+    lowest: dict[tuple[int, ...], float] = {(): 0.0}
+    highest: dict[tuple[int, ...], float] = {(): 0.0}
+    for own in sets[1:]:
+        before = [own[:place] + own[place + 1 :] for place in range(len(own))]
+        lowest[own] = value[own] + min(lowest[one] for one in before)
+        highest[own] = value[own] + max(highest[one] for one in before)
+    return lowest[sets[-1]] / n_units, highest[sets[-1]] / n_units
+
+
+def beam_search(drops: Drops, n_units: int, beam_size: int) -> tuple[float, Int[np.ndarray, " U"]]:
+    """The largest AOPC found, and its order (Zhou & Shah 2023; Edin et al. 2025, section 4).
+
+    Of the sets of each size that removing one more unit gives, the `beam_size` with the largest sums so far go on.
+    """
+    removed = np.zeros((1, n_units), dtype=bool)
+    sums = np.zeros(1)
+    orders = np.zeros((1, 0), dtype=int)
+    for _ in range(n_units):
+        row, unit = np.nonzero(~removed)
+        larger = removed[row]
+        larger[np.arange(len(unit)), unit] = True
+        found = sums[row] + drops(larger)
+        kept: list[int] = []
+        seen: set[bytes] = set()
+        for place in np.argsort(-found, kind="stable").tolist():
+            # Two orders that removed the same units go on alike: the better one is enough.
+            if (key := larger[place].tobytes()) not in seen:
+                seen.add(key)
+                kept.append(place)
+            if len(kept) == beam_size:
+                break
+        removed, sums = larger[kept], found[kept]
+        orders = np.column_stack([orders[row[kept]], unit[kept]])
+    return float(sums[0]) / n_units, orders[0]
