@@ -211,3 +211,20 @@ def test_what_one_inquiry_asked_the_curves_ask_no_more(module, maps):
 def test_an_unknown_way_to_look_at_a_text_is_refused(module, maps, name):
     with pytest.raises(sb.InputError, match=name):
         sb.evaluate(sb.wrap_model(module), maps, ["srg"], removal="zero", **{name: "sideways"})
+
+
+def test_removal_by_baseline_is_removal_by_each_maps_own(module):
+    model = sb.wrap_model(module, embeddings=module.embedding)
+    inputs = token_inputs(5)
+    maps = [
+        *sb.attribute(model, inputs, n_steps=2, baseline=["zero", "mean"]),
+        *sb.attribute(model, inputs, method="vanilla"),
+    ]
+    metrics = ["srg", "leave_one_out_tau"]
+    own = sb.evaluate(model, maps, metrics, removal="baseline")
+    for number, removal in enumerate(["zero", "mean"]):
+        alone = sb.evaluate(model, [maps[number]], metrics, removal=removal)
+        assert own.value[2 * number : 2 * number + 2].tolist() == alone.value.tolist()
+    assert own.status.tolist() == ["ok"] * 4 + ["not_applicable"] * 2
+    assert own.reason[4] == "the method compares with no vector that could replace a token"
+    assert set(own.removal) == {"baseline"}

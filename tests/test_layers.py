@@ -28,7 +28,7 @@ LAYERS = [
     ("errors",),
     ("rows", "encoded", "signatures"),
     ("registry",),
-    ("seeding", "types", "conf_files"),
+    ("seeding", "types", "conf_files", "orders"),
     ("store",),
     ("stats",),
     ("ranks",),

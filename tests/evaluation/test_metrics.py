@@ -5,16 +5,18 @@ import inspect
 import pytest
 
 from saliency_bench import conf_files
-from saliency_bench.evaluation import axioms, faithfulness, inquiry
+from saliency_bench.evaluation import as_published, axioms, faithfulness, inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
 from saliency_bench.evaluation.reading import hyperparameters
 
-MODULES = (axioms, faithfulness, inquiry)
+MODULES = (as_published, axioms, faithfulness, inquiry)
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.
 HIGHER = {
     "comprehensiveness",
+    "dig_comprehensiveness",
+    "ferret_comprehensiveness",
     "srg",
     "insertion_auc",
     "insertion_auc_normalized",
