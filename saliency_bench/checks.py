@@ -234,12 +234,20 @@ def _views() -> dict[str, Sequence[str]]:
     }
 
 
+#: What says nothing to a metric that reads the map alone, or the map beside what is known to matter.
+_IDLE = {
+    "attribution": ("removal", "granularity", "output", "ranking"),
+    "truth": ("removal", "output"),
+}
+
+
 def _check_metrics(cfg: "Config") -> None:
     from saliency_bench.evaluation import (  # noqa: F401 - they register the metrics
         as_published,
         axioms,
         faithfulness,
         inquiry,
+        truth,
     )
     from saliency_bench.evaluation.metrics import INFO, METRICS
 
@@ -250,8 +258,9 @@ def _check_metrics(cfg: "Config") -> None:
         known = METRICS.hyperparameters(asked) if asked in METRICS else ()
         apart = [key for key in views if key in entry and key not in known]
         metric, hyper = _component(METRICS, "metric", entry, where, others=tuple(apart))
-        if apart and INFO[metric].reads == "attribution":
-            raise InputError(f"{where}.{apart[0]}: {metric} removes nothing. Remove the key.")
+        idle = [key for key in apart if key in _IDLE.get(INFO[metric].reads, ())]
+        if idle:
+            raise InputError(f"{where}.{idle[0]}: {metric} removes nothing. Remove the key.")
         for key in apart:
             _one_of(f"{where}.{key}", entry[key], views[key])
         for key, value in hyper.items():

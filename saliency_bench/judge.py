@@ -1,7 +1,7 @@
 """Maps judged: every metric of every map of a block, with the curves they were read from."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from saliency_bench.evaluation import (  # noqa: F401 - they register the metric
     axioms,
     faithfulness,
     inquiry,
+    truth,
 )
 from saliency_bench.evaluation.agreement import kendall_tau
 from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves
@@ -24,6 +25,7 @@ from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
 from saliency_bench.evaluation.reading import SIGNED, Reading, hyperparameters, readings
 from saliency_bench.evaluation.removal import own_operator
+from saliency_bench.evaluation.truth import Truth
 from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
@@ -33,6 +35,7 @@ from saliency_bench.seeding import token_hash
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
 
+NOTHING = ""  # the removal of metrics that remove nothing
 NOT_FINITE = "a score is not finite"
 NO_BASELINE = "the method compares with no vector that could replace a token"
 
@@ -111,8 +114,12 @@ class _Asked:
     def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[Reading]) -> "_Asked":
         metric = entry["metric"]
         declared = METRICS.hyperparameters(metric)
-        of_map = INFO[metric].reads == "attribution"
-        views = () if of_map else tuple(readings(entry, declared, usual))
+        reads = INFO[metric].reads
+        views = () if reads == "attribution" else tuple(readings(entry, declared, usual))
+        if (
+            reads == "truth"
+        ):  # it removes nothing: one row, however texts are changed for other metrics
+            views = tuple(dict.fromkeys(replace(view, removal=NOTHING) for view in views))
         return cls(name, metric, hyperparameters(entry, declared), views)
 
     @property
@@ -143,6 +150,8 @@ def _read(
         return []
     if view is None:
         return [one]
+    if metric.reads == "truth":
+        return _truths(one, view)
     if own_operator(view.removal, one.setting) is None:
         return []
     return curves[view][number] if metric.reads == "curve" else bench.of(one, view)
@@ -192,6 +201,26 @@ def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]
         rank(summed(scores, unit_of), heads(unit_of), signed=signed, tie_seed=seed)
         for scores in _draws(one)
     ]
+
+
+def _truths(one: AttributionMap, view: Reading) -> list[Truth]:
+    """What is known of the text beside its scores; one for each draw of a random ranking."""
+    unit_of = units(one.encoded, view.granularity)
+    names = np.flatnonzero(heads(unit_of))
+    relevant = one.encoded.relevant
+    # A word matters if any of its pieces does.
+    known = None if relevant is None else np.isin(names, unit_of[np.array(relevant, dtype=bool)])
+    found = []
+    for scores, ranking in zip(_draws(one), _rankings(one, view), strict=True):
+        own = summed(scores, unit_of)[names]
+        found.append(
+            Truth(
+                own if view.ranking == SIGNED else np.abs(own),
+                np.searchsorted(names, ranking),
+                known,
+            )
+        )
+    return found
 
 
 def _draws(one: AttributionMap) -> Float[np.ndarray, "N T"]:
@@ -250,7 +279,7 @@ def _row(one: AttributionMap, metric: _Asked, view: Reading | None, read: Sequen
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
         "metric": metric.name,
-        "removal": None if view is None else view.removal,
+        "removal": view.removal or None if view else None,
         "unit": info.unit if view is None else _unit(info.unit, view),
         "higher_is_better": info.higher_is_better,
     }

@@ -313,3 +313,10 @@ def test_captum_is_left_out_where_it_has_no_twin_unless_the_entry_asks_for_it(ov
     assert [s.backend for s in found] == ["native"]
     message = refusal(f"method=[{name}]", f"+method.{name}.backend=[captum]", override)
     assert "backend: [native]" in message
+
+
+def test_a_metric_that_asks_the_model_nothing_says_nothing_of_removals():
+    for key in ("removal", "output"):
+        assert "removes nothing" in refusal("metric=[auprc]", f"+metric.auprc.{key}=mask")
+    cfg = config.load(["metric=[auprc]", "+metric.auprc.granularity=word"])
+    config.validate(cfg)

@@ -66,6 +66,11 @@ _METRICS = {
     "soft_comprehensiveness": "Soft comprehensiveness",
     "soft_sufficiency": "Soft sufficiency",
     "soft_retention": "Soft retention",
+    "precision_at_k": "Precision at k",
+    "mean_rank": "Mean rank",
+    "auprc": "AUPRC",
+    "token_f1": "Token F1",
+    "token_iou": "Token IOU",
     "completeness_gap": "Completeness gap",
     "completeness_gap_relative": "Completeness gap (rel.)",
 }
