@@ -1,0 +1,112 @@
+"""The throughput suite on a machine with one GPU that reaches no network: torch, transformers, scipy and pandas there.
+
+    python scripts/throughput_on_gpu.py pack DIR         here: what such a machine lacks, at most 64 MiB in all
+    python scripts/throughput_on_gpu.py run DIR OUT      there, from this repository's root, in about eight minutes
+
+`pack` gathers the wheels that are pure Python and the default model in half precision. `run` unpacks them beside, makes a
+model of BERT-base's size from its configuration (random weights: speed does not depend on them), and writes OUT/default
+and OUT/bert_base. Words after OUT go to `saliency-bench throughput` last, as runtime.device=cpu.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGEST_BYTES = 64 * 2**20
+#: With the versions of constraints.txt. The last has no wheel, so one is built.
+WHEELS = (
+    "hydra-core",
+    "omegaconf",
+    "captum",
+    "peft",
+    "jaxtyping",
+    "wadler-lindig",
+    "antlr4-python3-runtime",
+)
+#: What is measured on each model, and in which type.
+STUDIES = {
+    "default": ("profile=full", "runtime.dtype=float32", "n_examples=64", "precision.dtypes=[float32,tf32,bfloat16,float16]",
+                "sections=[contestants,precision,sweep,memory,evaluation]"),
+    "bert_base": ("profile=full", "runtime.dtype=bfloat16", "n_examples=64", "contestants=[ours,captum_sorted,bare_loop]",
+                  "sections=[contestants,length,budget]", "budget.token_budgets=[8192,32768,131072]"),
+}  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    """`pack` or `run`."""
+    match words:
+        case ["pack", folder]:
+            return pack(Path(folder))
+        case ["run", folder, out, *overrides]:
+            return run(Path(folder), Path(out), overrides)
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+def pack(folder: Path) -> int:
+    """Writes wheels and the model; 1 if they are too large to be carried."""
+    folder.mkdir(parents=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "-c", ROOT / "constraints.txt", "-w", folder, *WHEELS], check=True)
+    save_default(folder / "default")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{size / 2**20:.1f} MiB in {folder}")
+    return int(size > LARGEST_BYTES)
+
+
+def save_default(folder: Path) -> None:
+    """The default model with its adapter merged, in half precision."""
+    import torch
+
+    from saliency_bench.models.loading import load_default
+
+    model = load_default()
+    model.module.to(torch.float16).save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
+def save_bert_base(folder: Path, tokenizer: Path) -> None:
+    """A classifier of two classes of BERT-base's size with random weights, and the default model's tokenizer."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    BertForSequenceClassification(BertConfig()).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder / name)
+
+
+def run(folder: Path, out: Path, overrides: Sequence[str]) -> int:
+    """Runs both studies; the first exit code that is not 0."""
+    site = folder / "site"
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+    save_bert_base(folder / "bert_base", folder / "default")
+    paths = [str(ROOT), str(site), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "HF_HUB_OFFLINE": "1",
+    }
+    codes = []
+    for name, words in STUDIES.items():
+        command = [
+            sys.executable,
+            "-m",
+            "saliency_bench",
+            "throughput",
+            f"model={folder / name}",
+            f"out={out / name}",
+        ]
+        command += [*words, "runtime.device=cuda", *overrides]
+        codes.append(subprocess.run(command, env=environment, check=False).returncode)
+    return next(filter(None, codes), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
