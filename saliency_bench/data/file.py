@@ -41,6 +41,8 @@ def load(
     text_pair: str | None = None,
     label: str | None = None,
     id: str | None = None,
+    relevant: str | None = None,
+    relevant_format: str | None = None,
     format: str | None = None,
 ) -> list[Example]:
     """The rows of a file as examples, in the order of the file.
@@ -54,15 +56,17 @@ def load(
         text_pair: column of the second texts, for pairs.
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
+        relevant: column of what is known to matter in `text`.
+        relevant_format: spans, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
         format: csv, tsv, jsonl or parquet; told by the suffix if None.
 
     Raises:
         InputError: the file or a row of it cannot be used; says which (file:row) and what to do.
     """
-    columns = Columns(text, text_pair, label, id)
+    columns = Columns(text, text_pair, label, id, relevant)
     data = _read(Path(path).expanduser())
     read = FORMATS[_format(path, data, format)]
-    return to_examples(read(data, path, columns), columns, path)
+    return to_examples(read(data, path, columns), columns, path, relevant_format)
 
 
 def _read(path: Path) -> bytes:

@@ -27,6 +27,8 @@ def load(
     text_pair: str | None = None,
     label: str | None = None,
     id: str | None = None,
+    relevant: str | None = None,
+    relevant_format: str | None = None,
 ) -> list[Example]:
     """The rows of one split as examples, in the order of the dataset; the first row is 1.
 
@@ -41,11 +43,13 @@ def load(
         text_pair: column of the second texts, for pairs.
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
+        relevant: column of what is known to matter in `text`.
+        relevant_format: spans, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
 
     Raises:
         InputError: `datasets` is not installed, or the dataset or a row of it cannot be used.
     """
-    columns = Columns(text, text_pair, label, id)
+    columns = Columns(text, text_pair, label, id, relevant)
     folder = Path(path).expanduser()
     if folder.is_file():
         raise InputError(f"{path}: expected a folder or a hub id, got a file. Use data=file.")
@@ -56,7 +60,7 @@ def load(
         dataset = _load_built(path, folder, split, name, revision)
     where = f"{path}[{split}]"
     columns.check(dataset.column_names, where)
-    return to_examples(_records(dataset, where, columns), columns, where)
+    return to_examples(_records(dataset, where, columns), columns, where, relevant_format)
 
 
 def _load_saved(folder: Path, split: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import as_label
+from saliency_bench.data.relevance import with_relevant
 from saliency_bench.errors import InputError
 
 #: Where the user finds a row in the source, counted from 1, and its values by column.
@@ -26,6 +27,7 @@ class Columns:
     text_pair: str | None = None
     label: str | None = None
     id: str | None = None
+    relevant: str | None = None
 
     def wanted(self) -> dict[str, str]:
         """Configuration key to column, of the columns that are asked for."""
@@ -40,7 +42,9 @@ class Columns:
                 raise InputError(f"{where}: two columns are named {name!r} ({key}). Rename one.")
 
 
-def to_examples(records: Iterable[Record], columns: Columns, name: str) -> list[Example]:
+def to_examples(
+    records: Iterable[Record], columns: Columns, name: str, relevant_format: str | None = None
+) -> list[Example]:
     """The rows as examples, in their order.
 
     Without an id column, an example is named by the hash of its text; repeated texts get -2, -3,
@@ -50,11 +54,16 @@ def to_examples(records: Iterable[Record], columns: Columns, name: str) -> list[
         records: the rows.
         columns: what to read from them.
         name: the file or dataset, for messages.
+        relevant_format: of the column of what matters (`relevance.with_relevant`).
 
     Raises:
-        InputError: there are no rows, a text, label or id is unusable, or two rows have one id.
+        InputError: there are no rows, a text, label, id or what matters is unusable, or two rows have one id.
     """
-    examples = [_example(f"{name}:{row}", values, columns) for row, values in records]
+    rows = list(records)
+    examples = [_example(f"{name}:{row}", values, columns) for row, values in rows]
+    if columns.relevant is not None:
+        said = [values[columns.relevant] for _, values in rows]
+        examples = with_relevant(examples, said, columns.relevant, relevant_format)
     if not examples:
         raise InputError(f"{name}: there are no rows. A dataset needs at least one text.")
     if columns.id is None:

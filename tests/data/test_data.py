@@ -19,8 +19,25 @@ def test_datasets_are_found_by_name():
     ("name", "keys"),
     [
         ("movie_reviews", ["split", "lexicon"]),
-        ("file", ["path", "text", "text_pair", "label", "id", "format"]),
-        ("hub", ["path", "split", "name", "revision", "text", "text_pair", "label", "id"]),
+        (
+            "file",
+            ["path", "text", "text_pair", "label", "id", "relevant", "relevant_format", "format"],
+        ),
+        (
+            "hub",
+            [
+                "path",
+                "split",
+                "name",
+                "revision",
+                "text",
+                "text_pair",
+                "label",
+                "id",
+                "relevant",
+                "relevant_format",
+            ],
+        ),
     ],
 )
 def test_everything_a_dataset_takes_can_be_configured(name, keys):

@@ -1,0 +1,170 @@
+"""What a column of a data file says of the parts of a text that matter, in the formats that data sets use."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from saliency_bench.data.example import Example, Span
+from saliency_bench.errors import InputError, unknown
+
+SPANS = "spans"
+HATEXPLAIN = "hatexplain"
+ERASER = "eraser"
+#: What a value of each format is.
+FORMATS: Mapping[str, str] = {
+    SPANS: "character spans [[start, end], ...]",
+    HATEXPLAIN: "a 0 or 1 for each word of the text, or a list of such lists",
+    ERASER: "evidence of word numbers, [{start_token, end_token}, ...]",
+}
+WORD = re.compile(r"\S+")
+
+Words: TypeAlias = Sequence[tuple[int, int]]
+
+
+def with_relevant(
+    examples: Sequence[Example], values: Sequence[Any], column: str, format: str | None
+) -> list[Example]:
+    """The examples with what the column says of them; nothing is known where a value is missing.
+
+    Characters and words are those of the first text, words as whitespace parts them; ends are left out.
+
+    Args:
+        examples: the rows.
+        values: the column, as lists or as JSON.
+        column: its name, for messages.
+        format: one of FORMATS; None: the one that every row can be read in.
+
+            spans: `[[start, end], ...]` in characters.
+            hatexplain: a 0 or 1 for each word, or several annotators' lists of these: what more than half of them mark
+            (Mathew et al. 2021); an empty list says that nobody was asked.
+            eraser: `[{"start_token": 3, "end_token": 5}, ...]`, or groups of these (DeYoung et al. 2020).
+
+    Raises:
+        InputError: a value is not of the format, or does not fit its text; or several formats are possible.
+    """
+    if format is not None and format not in FORMATS:
+        raise unknown("data.relevant_format", format, list(FORMATS))
+    parsed = [
+        _parsed(value, one.source, column) for one, value in zip(examples, values, strict=True)
+    ]
+    found = format or _detected(examples, parsed, column)
+    return [
+        one if value is None else replace(one, relevant=_READERS[found](value, one, column))
+        for one, value in zip(examples, parsed, strict=True)
+    ]
+
+
+def _parsed(value: Any, where: str, column: str) -> list[Any] | None:
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{where}: expected JSON in column {column!r} (data.relevant), got {value[:40]!r}"
+            ) from None
+    if value is not None and not isinstance(value, list):
+        kind = type(value).__name__
+        raise InputError(
+            f"{where}: expected a list in column {column!r} (data.relevant), got {kind}"
+        )
+    return value
+
+
+def _detected(examples: Sequence[Example], parsed: Sequence[Any], column: str) -> str:
+    """The only format that all rows may be in."""
+    left = set(FORMATS)
+    for one, value in zip(examples, parsed, strict=True):
+        if value:
+            left &= _possible(value, one)
+            if not left:
+                raise InputError(
+                    f"{one.source}: column {column!r} (data.relevant) is in no format that fits this row and those "
+                    f"before it. Set data.relevant_format to one of {', '.join(FORMATS)}."
+                )
+    if len(left) > 1 and any(parsed):
+        raise InputError(
+            f"column {column!r} (data.relevant) may be {' or '.join(sorted(left))}. Set data.relevant_format."
+        )
+    return SPANS if len(left) > 1 else left.pop()
+
+
+def _possible(value: Sequence[Any], example: Example) -> set[str]:
+    """The formats that a value has the form of, whatever its numbers."""
+    if all(isinstance(one, dict) for one in _flat(value)):
+        return {ERASER}
+    if all(map(_flag, value)):
+        return {HATEXPLAIN}
+    if not all(isinstance(one, list) for one in value):
+        return set()
+    found = {SPANS} if all(len(one) == 2 for one in value) else set()
+    n_words = len(_words(example))
+    flags = all(all(map(_flag, one)) for one in value)
+    if flags and ({len(one) for one in value} == {n_words} or not found):
+        found.add(HATEXPLAIN)
+    return found
+
+
+def _read_spans(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...]:
+    length = len(example.text)
+    for one in value:
+        pair = isinstance(one, list) and len(one) == 2 and all(map(_whole, one))
+        if not pair or not 0 <= one[0] < one[1] <= length:
+            raise _refused(example, column, SPANS, one, f"within its {length} characters")
+    return tuple((0, start, end) for start, end in value)
+
+
+def _read_flags(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...] | None:
+    words = _words(example)
+    annotators = [value] if all(map(_flag, value)) else value
+    for one in annotators:
+        fits = isinstance(one, list) and all(map(_flag, one)) and len(one) == len(words)
+        if value and not fits:
+            raise _refused(example, column, HATEXPLAIN, one, f"for its {len(words)} words")
+    if not value:
+        return None
+    marked = [2 * sum(flags) > len(annotators) for flags in zip(*annotators, strict=True)]
+    return tuple((0, *word) for word, mark in zip(words, marked, strict=True) if mark)
+
+
+def _read_evidence(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...]:
+    words = _words(example)
+    found = []
+    for one in _flat(value):
+        ends: list[Any] = []
+        if isinstance(one, dict):
+            ends = [one.get("start_token"), one.get("end_token")]
+        if not ends or not all(map(_whole, ends)) or not 0 <= ends[0] < ends[1] <= len(words):
+            raise _refused(example, column, ERASER, one, f"within its {len(words)} words")
+        found.append((0, words[ends[0]][0], words[ends[1] - 1][1]))
+    return tuple(found)
+
+
+_READERS = {SPANS: _read_spans, HATEXPLAIN: _read_flags, ERASER: _read_evidence}
+
+
+def _words(example: Example) -> Words:
+    return [match.span() for match in WORD.finditer(example.text)]
+
+
+def _flat(value: Sequence[Any]) -> list[Any]:
+    """Evidence out of its groups."""
+    return [inner for one in value for inner in (one if isinstance(one, list) else [one])]
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, int) and value in (0, 1)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refused(example: Example, column: str, format: str, got: Any, bound: str) -> InputError:
+    return InputError(
+        f"{example.source}: expected {FORMATS[format]} {bound} in column {column!r} (data.relevant), got "
+        f"{str(got)[:60]}. Mend the row, or set data.relevant_format if it is of another format."
+    )
