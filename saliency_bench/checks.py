@@ -195,10 +195,26 @@ def _check_names(cfg: "Config") -> None:
     for key, known in _views().items():
         for value in as_list(getattr(cfg.evaluation, key)):
             _one_of(f"evaluation.{key}", value, known)
+    _check_agreement(cfg)
     _one_of("statistics.test", cfg.statistics.test, list(TESTS))
     for backend in cfg.backend:
         _one_of("backend", backend, list(BACKENDS))
     _check_axis("backend", cfg.backend)
+
+
+def _check_agreement(cfg: "Config") -> None:
+    from saliency_bench.evaluation.agreement import NAMES
+    from saliency_bench.evaluation.units import GRANULARITIES
+
+    asked = cfg.agreement
+    if asked.metrics:
+        _check_axis("agreement.metrics", asked.metrics)
+    for metric in asked.metrics:
+        _one_of("agreement.metrics", metric, NAMES)
+    _one_of("agreement.granularity", asked.granularity, GRANULARITIES)
+    _check_fractions("agreement.k", asked.k)
+    if not 0 < asked.p < 1:
+        raise InputError(f"agreement.p={asked.p}: expected a number between 0 and 1")
 
 
 def _check_runtime(runtime: "Runtime") -> None:

@@ -55,6 +55,16 @@ class Evaluation:
 
 
 @dataclass
+class Agreement:
+    """How far methods agree with each other: by which metrics, on which units, and at which top."""
+
+    metrics: Any
+    granularity: str
+    k: float
+    p: float
+
+
+@dataclass
 class Convergence:
     """How approximate settings are checked against converged ones, and what they are held to."""
 
@@ -129,6 +139,7 @@ class Config:
     backend: Any
     too_long: str
     evaluation: Evaluation
+    agreement: Agreement
     convergence: Convergence
     timing: Timing
     statistics: Statistics
@@ -177,6 +188,7 @@ def from_hydra(node: DictConfig) -> Config:
     assert isinstance(cfg, Config)
     cfg.backend = as_list(cfg.backend)
     cfg.evaluation.removal = as_list(cfg.evaluation.removal)
+    cfg.agreement.metrics = as_list(cfg.agreement.metrics)
     if cfg.choose is not None and cfg.choose.split is None:
         cfg.choose = None
     if cfg.statistics.reference is None:

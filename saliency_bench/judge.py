@@ -17,9 +17,15 @@ from saliency_bench.evaluation import (  # noqa: F401 - they register the metric
     inquiry,
     truth,
 )
-from saliency_bench.evaluation.agreement import kendall_tau
+from saliency_bench.evaluation.agreement import (
+    RBO,
+    TOP_K_JACCARD,
+    kendall_tau,
+    rank_biased_overlap,
+    top_k_jaccard,
+)
 from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves
-from saliency_bench.evaluation.grid import FULL
+from saliency_bench.evaluation.grid import FULL, count
 from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
@@ -325,25 +331,65 @@ def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> l
     ]
 
 
-def agreement_rows(maps: Sequence[AttributionMap]) -> list[Row]:
-    """Kendall's τ-b of every two settings on every example."""
-    by_example: dict[str, list[AttributionMap]] = {}
+def agreement_rows(
+    maps: Sequence[AttributionMap], metrics: Sequence[str], granularity: str, k: float, p: float
+) -> list[Row]:
+    """How far every two settings agree on every example, by each of the metrics (`agreement.NAMES`).
+
+    Units are ranked by their scores; `k` is the share of them at the top, `p` the persistence of RBO. `chance` is what
+    two random rankings have on average.
+    """
+    by_example: dict[str, list[_Ranked]] = {}
     for one in maps:
-        by_example.setdefault(one.example_id, []).append(one)
-    return [_pair(a, b) for own in by_example.values() for a, b in combinations(own, 2)]
+        by_example.setdefault(one.example_id, []).append(_Ranked(one, granularity))
+    return [
+        _pair(a, b, metric, k, p)
+        for own in by_example.values()
+        for a, b in combinations(own, 2)
+        for metric in metrics
+    ]
 
 
-def _pair(a: AttributionMap, b: AttributionMap) -> Row:
+class _Ranked:
+    """A map's units, their scores and their order.
+
+    Equal scores are ordered by text and setting: broken alike in two maps, ties would agree of themselves.
+    """
+
+    def __init__(self, one: AttributionMap, granularity: str) -> None:
+        self.map = one
+        unit_of = units(one.encoded, granularity)
+        self.heads = heads(unit_of)
+        self.scores = summed(one.scores, unit_of)
+        self.order = np.arange(0)
+        if one.finite:
+            seed = f"{token_hash(one.token_ids)} {one.setting['setting_id']}"
+            ranking = rank(self.scores, self.heads, signed=True, tie_seed=seed)
+            self.order = np.searchsorted(np.flatnonzero(self.heads), ranking)
+
+
+def _pair(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> Row:
     row = {
-        "setting_a": a.setting["setting_id"],
-        "setting_b": b.setting["setting_id"],
-        "example_id": a.example_id,
-        "metric": "kendall_tau",
+        "setting_a": a.map.setting["setting_id"],
+        "setting_b": b.map.setting["setting_id"],
+        "example_id": a.map.example_id,
+        "metric": metric,
     }
-    if not (a.finite and b.finite):
-        return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
+    nothing = {"value": None, "chance": None}
+    if not (a.map.finite and b.map.finite):
+        return row | nothing | {"status": FAILED, "reason": NOT_FINITE}
     try:
-        tau = kendall_tau(a.scores, b.scores, np.array(a.attributable))
-        return row | {"value": tau, "status": OK, "reason": None}
+        value, chance = _agreement(a, b, metric, k, p)
     except NotApplicable as reason:
-        return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(reason)}
+        return row | nothing | {"status": NOT_APPLICABLE, "reason": str(reason)}
+    return row | {"value": value, "chance": chance, "status": OK, "reason": None}
+
+
+def _agreement(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> tuple[float, float]:
+    """The value, and that by chance; where there is no order to compare, there is none in any metric."""
+    tau = kendall_tau(a.scores, b.scores, a.heads)
+    if metric == TOP_K_JACCARD:
+        return top_k_jaccard(a.order, b.order, count(k, len(a.order)))
+    if metric == RBO:
+        return rank_biased_overlap(a.order, b.order, p)
+    return tau, 0.0

@@ -25,6 +25,7 @@ from saliency_bench.bench.timing import interleaved_ratio, measure, synchronizer
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, ValidationError
+from saliency_bench.evaluation.agreement import KENDALL_TAU
 from saliency_bench.evaluation.reading import Reading
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.models.model import Model
@@ -238,7 +239,8 @@ def _study(
         maps = block.explain(settings)
         judged = [one for setting in settings[:2] for one in maps[setting.id]]
         judge_block(block, judged, METRICS, [READING])
-        agreement_rows([one for own in maps.values() for one in own])
+        flat = [one for own in maps.values() for one in own]
+        agreement_rows(flat, [KENDALL_TAU], "token", k=1.0, p=0.5)  # the two are for other measures
     return []
 
 

@@ -93,6 +93,7 @@ TABLES: dict[str, dict[str, str]] = {
         "example_id": "string",
         "metric": "string",
         "value": "float64",
+        "chance": "float64",  # what two random rankings have on average
         "status": "string",
         "reason": "string",
     },
@@ -126,6 +127,7 @@ TABLES: dict[str, dict[str, str]] = {
 #: Columns that runs of earlier versions do not have; they read as null.
 ADDED: dict[str, tuple[str, ...]] = {
     "maps": ("standard_errors", "split_half_tau", "error", "converged"),
+    "agreement": ("chance",),
 }
 
 SORT_KEYS: dict[str, list[str]] = {

@@ -269,7 +269,8 @@ def block_tables(
     flat = [one for of_setting in maps.values() for one in of_setting]
     with under(CURVES):
         judged = judge_block(block, flat, study.config.metric, usual_readings(study.config))
-        agreement = agreement_rows(flat)
+        asked = study.config.agreement
+        agreement = agreement_rows(flat, asked.metrics, asked.granularity, asked.k, asked.p)
     with under(CONVERGENCE):
         converged = _convergence(study, refs, items, maps, probe)
     tables = {

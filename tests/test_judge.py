@@ -11,7 +11,7 @@ from torch import nn
 import saliency_bench as sb
 from saliency_bench import conf_files
 from saliency_bench.evaluation.reading import Reading
-from saliency_bench.judge import judge_maps
+from saliency_bench.judge import agreement_rows, judge_maps
 from saliency_bench.models.references import References
 
 
@@ -264,3 +264,25 @@ def test_random_rankings_are_averaged_over_their_draws(module, maps):
     marked = replace(one, encoded=replace(one.encoded, relevant=(True, *[False] * 5)))
     (found,) = sb.evaluate(model, [marked], ["precision_at_k"]).value
     assert found == np.mean([draw.argmax() == 0 for draw in one.draws])
+
+
+def test_agreement_is_of_words_where_that_is_asked_for(worded):
+    # Words (1, 2), (3,), (4, 5) are ordered alike, their tokens are not.
+    a, b = (
+        sb.AttributionMap.from_scores(np.array(scores), worded[0], name=name)
+        for name, scores in (("a", [0.0, 5, 1, 3, 0, 1, 0]), ("b", [0.0, 1, 5, 3, 1, 0, 0]))
+    )
+    names = ["kendall_tau", "top_k_jaccard", "rbo"]
+    by_word = agreement_rows([a, b], names, "word", 0.3, 0.8)
+    assert [row["metric"] for row in by_word] == names
+    assert [row["value"] for row in by_word] == pytest.approx([1, 1, 1])
+    assert [row["chance"] for row in by_word][:2] == pytest.approx([0, 1 / 3])
+    by_token = agreement_rows([a, b], names, "token", 0.2, 0.8)
+    assert by_token[0]["value"] < 1 and by_token[1]["value"] == 0 and by_token[2]["value"] < 1
+
+
+def test_scores_without_an_order_agree_with_nothing(maps):
+    flat = sb.AttributionMap.from_scores([1.0] * 4, maps[0], name="flat")
+    rows = agreement_rows([maps[0], flat], ["kendall_tau", "rbo"], "token", 0.2, 0.8)
+    assert {row["status"] for row in rows} == {"not_applicable"}
+    assert all(row["value"] is None and row["chance"] is None for row in rows)

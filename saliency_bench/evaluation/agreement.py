@@ -1,10 +1,15 @@
 """How far two attributions of one example order its tokens alike."""
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.stats import kendalltau
+from jaxtyping import Bool, Float, Int
+from scipy.stats import hypergeom, kendalltau
 
 from saliency_bench.evaluation.metrics import NotApplicable
+
+KENDALL_TAU = "kendall_tau"
+TOP_K_JACCARD = "top_k_jaccard"
+RBO = "rbo"
+NAMES = (KENDALL_TAU, TOP_K_JACCARD, RBO)
 
 
 def kendall_tau(
@@ -23,3 +28,37 @@ def kendall_tau(
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         raise NotApplicable("all scores are equal, so there is no order to compare")
     return float(kendalltau(a, b, variant="b").statistic)
+
+
+def top_k_jaccard(
+    a: Int[np.ndarray, " U"], b: Int[np.ndarray, " U"], k: int
+) -> tuple[float, float]:
+    """|A ∩ B| / |A ∪ B| of the top k of two rankings of the same units, and its mean for two random rankings.
+
+    Of random ones, the number in both is hypergeometric, so the mean is exact: Σ P(i in both) i / (2 k - i).
+    """
+    both = len(np.intersect1d(a[:k], b[:k]))
+    possible = np.arange(max(0, 2 * k - len(a)), k + 1)
+    chances = hypergeom.pmf(possible, len(a), k, k)
+    return both / (2 * k - both), float(np.sum(chances * possible / (2 * k - possible)))
+
+
+def rank_biased_overlap(
+    a: Int[np.ndarray, " U"], b: Int[np.ndarray, " U"], p: float
+) -> tuple[float, float]:
+    """RBO_ext of two rankings of the same units, and its mean for two random ones (Webber, Moffat & Zobel 2010).
+
+    With A_d = |top d of a ∩ top d of b| / d, equation 30 is A_U p^U + (1 - p) / p Σ_{d ≤ U} A_d p^d, and A_U is 1 here.
+    The mean of A_d over random rankings is d / U, and RBO_ext is linear in them, so its mean is exact too.
+    """
+    n_units = len(a)
+    depth = np.arange(1, n_units + 1)
+    place_a, place_b = np.argsort(a), np.argsort(b)  # of each unit, for units are 0 ... U - 1
+    later = np.bincount(np.maximum(place_a, place_b), minlength=n_units)
+    overlap = np.cumsum(later) / depth
+    return _extrapolated(overlap, p), _extrapolated(depth / n_units, p)
+
+
+def _extrapolated(overlap: Float[np.ndarray, " U"], p: float) -> float:
+    weights = p ** np.arange(1, len(overlap) + 1)
+    return float(overlap[-1] * weights[-1] + (1 - p) / p * np.sum(overlap * weights))

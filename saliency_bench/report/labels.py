@@ -73,6 +73,9 @@ _METRICS = {
     "token_iou": "Token IOU",
     "completeness_gap": "Completeness gap",
     "completeness_gap_relative": "Completeness gap (rel.)",
+    "kendall_tau": "Kendall τ-b",
+    "top_k_jaccard": "Top-k Jaccard",
+    "rbo": "RBO",
 }
 #: On the full grid with one removal operator, metrics of one group order methods alike on every example.
 SAME_EVIDENCE = (

@@ -30,6 +30,7 @@ NAMES = (
     "summary",
     "comparison",
     "right_and_wrong",
+    "agreement",
     "convergence",
     "parity",
     "sweep",
@@ -50,6 +51,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
         summary(analysis),
         comparison(analysis),
         right_and_wrong(analysis),
+        agreement(analysis),
         how_sure(analysis),
         parity(analysis),
         sweep(analysis),
@@ -223,6 +225,40 @@ def _group_row(
         for metric in analysis.headline
     ]
     return analysis.labels[key], prediction, int((group["n"] + group["n_not_ok"]).max()), *estimates
+
+
+def agreement(analysis: Analysis) -> Table:
+    """How far every two of the drawn settings agree, by every metric, beside what random rankings would have."""
+    found = analysis.run.tables["agreement"]
+    drawn = set(analysis.drawn)
+    own = found[
+        (found["status"] == OK) & found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)
+    ]
+    columns = (
+        _METHOD,
+        Column("other", "Other method"),
+        Column("metric", "Metric"),
+        Column("n", "n"),
+        Column("value", "Agreement"),
+        Column("chance", "By chance"),
+    )
+    rows = [
+        (
+            analysis.labels[a],
+            analysis.labels[b],
+            metric_label(metric),
+            len(pair),
+            float(pair["value"].mean()),
+            None if pair["chance"].isna().all() else float(pair["chance"].mean()),
+        )
+        for (metric, a, b), pair in own.groupby(["metric", "setting_a", "setting_b"])
+    ]
+    caption = (
+        "Means over the n examples where both methods have an order. By chance: the mean of two random rankings. "
+        "RBO is extrapolated (Webber, Moffat & Zobel 2010)."
+    )
+    title = "Agreement of methods"
+    return Table("agreement", title, caption, columns, tuple(rows), False)
 
 
 def parity(analysis: Analysis) -> Table:

@@ -1,6 +1,6 @@
 """Agreement of two attributions."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 from math import sqrt
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saliency_bench.evaluation.agreement import kendall_tau
+from saliency_bench.evaluation.agreement import kendall_tau, rank_biased_overlap, top_k_jaccard
 from saliency_bench.evaluation.metrics import NotApplicable
 
 
@@ -71,3 +71,41 @@ def test_one_token_has_no_order(n_tokens):
 
 def test_nan_shows():
     assert np.isnan(tau([1, np.nan, 3], [1, 2, 3]))
+
+
+SIZES = pytest.mark.parametrize("n_units", [1, 2, 4, 5])
+
+
+def orders(n_units):
+    return [np.array(order) for order in permutations(range(n_units))]
+
+
+@SIZES
+def test_the_chance_of_jaccard_and_of_rbo_is_the_mean_over_all_rankings(n_units):
+    first, *_ = every = orders(n_units)
+    for k in range(1, n_units + 1):
+        found = [top_k_jaccard(first, other, k) for other in every]
+        assert np.mean([value for value, _ in found]) == pytest.approx(found[0][1])
+    found = [rank_biased_overlap(first, other, 0.8) for other in every]
+    assert np.mean([value for value, _ in found]) == pytest.approx(found[0][1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_jaccard_and_rbo_count_sets(seed):
+    generator = np.random.default_rng(seed)
+    a, b = generator.permutation(9), generator.permutation(9)
+    tops = [(set(a[:d].tolist()), set(b[:d].tolist())) for d in range(1, 10)]
+    for k, (x, y) in enumerate(tops, start=1):
+        assert top_k_jaccard(a, b, k)[0] == len(x & y) / len(x | y)
+    shares = [len(x & y) / len(x) for x, y in tops]
+    # The infinite sum, with agreement beyond the end as at the end: (1 - p) Σ p^(d-1) A_d.
+    series = shares + [shares[-1]] * 400  # what is left out is 0.8^409
+    rbo = 0.2 * sum(0.8**d * share for d, share in enumerate(series))
+    assert rank_biased_overlap(a, b, 0.8)[0] == pytest.approx(rbo, abs=1e-13)
+
+
+@SIZES
+def test_a_ranking_agrees_with_itself(n_units):
+    for order in orders(n_units):
+        assert rank_biased_overlap(order, order, 0.8)[0] == pytest.approx(1)
+        assert top_k_jaccard(order, order, 1)[0] == 1

@@ -268,6 +268,7 @@ def agreement_rows(settings: Sequence[Setting], examples: list[dict[str, Any]]) 
                     "setting_b": b.id,
                     "example_id": example["example_id"],
                     "metric": "kendall_tau",
+                    "chance": 0.0,
                     "value": float(np.clip(near + generator(a.id, b.id, i).normal() / 9, -1, 1)),
                     "status": "ok",
                     "reason": None,

@@ -52,6 +52,7 @@ def files(folder):
 
 def test_a_report_has_its_tables_its_figures_and_its_page(reported):
     names = [
+        "agreement",
         "comparison",
         "convergence",
         "headline",

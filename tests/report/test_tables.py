@@ -8,7 +8,7 @@ from saliency_bench.errors import InputError
 from saliency_bench.report.analysis import analyse, with_removal
 from saliency_bench.report.convergence import gates
 from saliency_bench.report.labels import metric_label, ordered_metrics
-from saliency_bench.report.tables import tables
+from saliency_bench.report.tables import agreement, tables
 from saliency_bench.rows import Setting
 from saliency_bench.store.run import Run
 
@@ -307,3 +307,14 @@ def test_the_summary_says_which_columns_are_the_same_evidence(make_run):
     run.tables["rows"] = rows.assign(metric=rows["metric"].replace({"srg": "morf"}))
     caption = tables(analyse(run))["summary"].caption
     assert "The same evidence in other units: Deletion AUC and MoRF." in caption
+
+
+def test_agreement_is_listed_beside_chance_and_runs_of_before_have_none(run):
+    table = agreement(analyse(run))
+    found = run.tables["agreement"]
+    means = found.groupby(["setting_a", "setting_b"])["value"].mean()
+    values = [row[4] for row in table.rows]
+    assert all(min(abs(means - value)) < 1e-12 for value in values) and values
+    assert {row[5] for row in table.rows} == {0.0}
+    found["chance"] = float("nan")
+    assert {row[5] for row in agreement(analyse(run)).rows} == {None}
