@@ -218,6 +218,19 @@ def _check_data(cfg: "Config") -> None:
     name, hyper = _component(DATASETS, "dataset", cfg.data, "data")
     for key, value in hyper.items():
         typed(DATASETS[name], key, value, f"data.{key}")
+    _check_shortcuts(cfg)
+
+
+def _check_shortcuts(cfg: "Config") -> None:
+    """A model that follows another shortcut than the data's says nothing of either."""
+    from saliency_bench.models.loading import CONTROL
+
+    kind = getattr(cfg.model, "kind", CONTROL)
+    if cfg.data["dataset"] == "shortcuts" and kind not in (CONTROL, cfg.data["kind"]):
+        raise InputError(
+            f"model.kind={kind}, data.kind={cfg.data['kind']}: the model was trained on another shortcut. "
+            "Give both the same."
+        )
 
 
 def _views() -> dict[str, Sequence[str]]:

@@ -22,6 +22,7 @@ from saliency_bench.report.labels import (
 from saliency_bench.report.parity import parities
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
+from saliency_bench.report.trust import gates
 from saliency_bench.rows import OK
 
 NAMES = (
@@ -29,6 +30,7 @@ NAMES = (
     "summary",
     "comparison",
     "right_and_wrong",
+    "gates",
     "convergence",
     "parity",
     "sweep",
@@ -49,6 +51,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
         summary(analysis),
         comparison(analysis),
         right_and_wrong(analysis),
+        gate(analysis),
         how_sure(analysis),
         parity(analysis),
         sweep(analysis),
@@ -210,6 +213,12 @@ def right_and_wrong(analysis: Analysis) -> Table:
         tuple(rows),
         False,
     )
+
+
+def gate(analysis: Analysis) -> Table:
+    """What a model that follows a shortcut was found to do; of other models nothing."""
+    model = analysis.run.manifest.get("model") or {}
+    return gates({model["name"]: model} if "gate" in model else {})
 
 
 def _group_row(
