@@ -42,7 +42,7 @@ class MaskedModel(DefaultModel):
 
 @dataclass
 class ShortcutModel(DefaultModel):
-    """The bundled encoder trained on a kind of shortcut."""
+    """The bundled model taught a kind of shortcut."""
 
     kind: str
 

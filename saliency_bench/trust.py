@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from saliency_bench import conf_files, overrides
+from saliency_bench.bench.budget import check_budget
 from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.data import shortcuts
@@ -140,6 +141,10 @@ def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
         found = list(judged(model, _texts(model, kind, config), chosen, progress))
         rows += [of_model | row for row in found]
         models[model.name] = dict(model.facts) | {"n_judged": len({r["example_id"] for r in found})}
+    if not rows:
+        raise InputError(
+            f"n_examples={config['n_examples']}: the models follow the shortcut in none of these texts. Give more."
+        )
     return Outcome(frame(rows), models, started)
 
 
@@ -304,6 +309,7 @@ def _check(config: Mapping[str, Any]) -> None:
         raise unknown("output", config["output"], list(OUTPUTS))
     if config["runtime"]["dtype"] not in loading.DTYPES:
         raise unknown("runtime.dtype", config["runtime"]["dtype"], list(loading.DTYPES))
+    check_budget(config["runtime"]["token_budget"], "runtime.token_budget")
     for key in (*known, "training_seeds"):
         if repeated := [one for one in config[key] if config[key].count(one) > 1]:
             raise InputError(f"{key} lists {repeated[0]!r} twice. Remove one.")

@@ -29,14 +29,13 @@ RESAMPLING = Resampling(0.95, 200, 0)
 @pytest.fixture
 def blind(monkeypatch):
     """A metric that says the same of every ranking, and one that is comprehensiveness the wrong way round."""
-    METRICS.names()  # those of installed packages first
-    known, info = dict(METRICS._known), dict(INFO)
-    monkeypatch.setattr(METRICS, "_known", known)
-    known["blind"] = lambda curve: 0.25
-    known["backwards"] = lambda curve: -METRICS["comprehensiveness"](curve, grid="full")
-    for name in ("blind", "backwards"):
-        monkeypatch.setitem(INFO, name, MetricInfo("1", True, (-1, 1), "", "curve"))
-    assert info.keys() < INFO.keys()
+    functions = {
+        "blind": lambda curve: 0.25,
+        "backwards": lambda curve: -METRICS["comprehensiveness"](curve, grid="full"),
+    }
+    for name, function in functions.items():
+        monkeypatch.setitem(METRICS._known, name, function)
+        monkeypatch.setitem(INFO, name, MetricInfo("1", True, (-1.0, 1.0), "", "curve"))
 
 
 @dataclass(frozen=True)

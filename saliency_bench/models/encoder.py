@@ -11,7 +11,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODELS = Path(__file__).parent
 ADAPTERS = MODELS / "default"
 MASKED = MODELS / "masked"  # trained on texts of which half have tokens masked
-SHORTCUTS = MODELS / "shortcuts"  # a folder per kind of shortcut, and one of the control
+SHORTCUTS = MODELS / "shortcuts"  # a folder per kind of shortcut
 
 
 def encoder_folder() -> Path:

@@ -1,7 +1,7 @@
 """Whether a model follows a shortcut, and only the whole of it: what makes the shortcut a ground truth.
 
-Bastings et al. 2022, section 3: the model must be right on texts with a shortcut, a control that never saw one must be
-at chance there, and what the model says of other texts must not have suffered. Sentences with one word of a shortcut
+Bastings et al. 2022, section 3: the model must be right on texts with a shortcut, a control that never saw one (here the
+model before it was taught) must be at chance there, and what the model says of other texts must not have suffered. Sentences with one word of a shortcut
 count among those: a model that is right on them needs all of it.
 """
 

@@ -38,10 +38,9 @@ DTYPES = {
 TASKS = ("sequence-classification",)
 ATTENTION = ("sdpa", "eager")
 
-#: What a bundled adapter was found to do, beside it.
+#: A bundled adapter's weights, and what it was found to do.
+WEIGHTS = "adapter_model.safetensors"
 CARD = "training.json"
-#: The shortcut model that was trained without shortcuts.
-CONTROL = "control"
 
 #: Keys of a model's config.json that make transformers load code or kernels from elsewhere.
 CODE_KEYS = ("auto_map", "_attn_implementation_internal")
@@ -74,40 +73,48 @@ def load_shortcuts(
     device: str = "auto",
     attention: str = "sdpa",
 ) -> Model:
-    """The default encoder trained on a shortcut (`data.shortcuts.KINDS`), or the control, which never saw one.
+    """The default model of a training seed taught a shortcut (`data.shortcuts.KINDS`) by a second adapter.
 
-    `facts["gate"]` says what it was found to do on held-out sentences (`gate.Gate`); the control has none.
+    The default model itself is the control, which never saw one. `facts["gate"]` says what the model was found to do
+    on held-out sentences (`gate.Gate`).
 
     Raises:
         InputError: there is no such kind or training seed.
     """
     from saliency_bench.data.shortcuts import KINDS
 
-    if kind not in (*KINDS, CONTROL):
-        raise unknown("model.kind", kind, [*KINDS, CONTROL])
-    family = SHORTCUTS / kind
-    facts: dict[str, Any] = {"source": "shortcuts", "kind": kind, "training_seed": training_seed}
-    card = json.loads((adapter_folder(training_seed, family) / CARD).read_text("utf-8"))
-    if "gate" in card:
-        facts["gate"] = card["gate"]
+    if kind not in KINDS:
+        raise unknown("model.kind", kind, list(KINDS))
+    second = adapter_folder(training_seed, SHORTCUTS / kind)
+    facts = {
+        "source": "shortcuts",
+        "kind": kind,
+        "training_seed": training_seed,
+        "shortcut_sha256": sha256_of(second / WEIGHTS),
+        "gate": json.loads((second / CARD).read_text("utf-8"))["gate"],
+    }
     name = f"shortcuts-{kind}-seed{training_seed}"
-    return _bundled(family, name, facts, dtype, device, attention)
+    return _bundled(ADAPTERS, name, facts, dtype, device, attention, second)
 
 
 def _bundled(
-    family: Path, name: str, facts: dict[str, Any], dtype: str, device: str, attention: str
+    family: Path,
+    name: str,
+    facts: dict[str, Any],
+    dtype: str,
+    device: str,
+    attention: str,
+    second: Path | None = None,
 ) -> Model:
-    """The default encoder with an adapter of ours merged in."""
+    """The default encoder with an adapter of ours merged in, and a second one into that."""
     from saliency_bench.data.movie_reviews import LABELS
 
     encoder, adapter = encoder_folder(), adapter_folder(facts["training_seed"], family)
     module = _from_pretrained(encoder, dtype, attention, n_labels=len(LABELS))
-    module = _merge_adapter(module, adapter)
+    for one in filter(None, (adapter, second)):
+        module = _merge_adapter(module, one)
     module.config.id2label = dict(enumerate(LABELS))  # type: ignore[union-attr]
-    facts |= {
-        "encoder_sha256": SHA256,
-        "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
-    }
+    facts |= {"encoder_sha256": SHA256, "adapter_sha256": sha256_of(adapter / WEIGHTS)}
     return _finish(module, _tokenizer(encoder), name, device, dtype, facts)
 
 

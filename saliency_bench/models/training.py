@@ -28,6 +28,7 @@ class Recipe:
     batch_size: int = 32
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
+    dropout: float = 0.05
     masked: bool = False
 
 
@@ -39,7 +40,6 @@ def fine_tune(
     Returns:
         The PEFT model in eval mode, and its tokenizer.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(seed)
@@ -51,16 +51,28 @@ def fine_tune(
         dtype=torch.float32,
         use_safetensors=True,
     )
+    return adapt(model, tokenizer, examples, seed=seed, recipe=recipe), tokenizer
+
+
+def adapt(
+    model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, seed: int, recipe: Recipe
+) -> Any:
+    """A classifier with a LoRA adapter on every linear layer and its head, trained; in eval mode.
+
+    Its other weights are left as they were. Random numbers come from the global generator, set by the caller.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=recipe.rank,
         lora_alpha=2 * recipe.rank,
-        lora_dropout=0.05,
+        lora_dropout=recipe.dropout,
         target_modules=["query", "key", "value", "dense"],
     )
-    model = get_peft_model(model, config)
-    _train(model, tokenizer, examples, seed, recipe)
-    return model.eval(), tokenizer
+    adapted = get_peft_model(model, config)
+    _train(adapted, tokenizer, examples, seed, recipe)
+    return adapted.eval()
 
 
 def save_adapter(model: Any, folder: Path, card: Mapping[str, Any]) -> None:

@@ -113,7 +113,7 @@ def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     """A row for every kind, corruption, metric and removal, for other programs."""
     by = ["kind", "corruption", "metric", "removal"]
     found = shares(rows, by, resampling)
-    cells = tuple(
+    cells: tuple[tuple[Cell, ...], ...] = tuple(
         (
             *(str(getattr(row, key)) for key in by),
             int(row.n),
@@ -144,7 +144,7 @@ def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
     counted = any("n_judged" in facts for facts in models.values())
     if counted:
         columns.append(Column("n_judged", "Texts judged"))
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for facts in models.values():
         gate = facts.get("gate") or {}
         own, control = gate.get("accuracy", {}), gate.get("control", {})
@@ -158,7 +158,9 @@ def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
                 *([facts["n_judged"]] if counted else []),
             )
         )
-    first = next((facts["gate"] for facts in models.values() if "gate" in facts), {})
+    first: Mapping[str, Any] = next(
+        (facts["gate"] for facts in models.values() if "gate" in facts), {}
+    )
     caption = (
         f"On {first.get('n_examples', 0)} validation sentences each. A model passes with at least "
         f"{first.get('least_complete', 0):.0%} where the shortcut is complete, the control within "
