@@ -20,6 +20,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.reading import RANKINGS, usual
+from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.judge import judge_maps
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
@@ -119,7 +120,7 @@ def evaluate(
         maps: from `attribute`, or `AttributionMap.from_scores`.
         metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
         removal: what stands in for removed tokens: mask, pad, unk, zero or mean; or attention (they are not
-            attended to), or delete (the text closes up); a list gives a row for each. A token that the tokenizer
+            attended to), or delete (the text closes up), or baseline (each map's own); a list gives a row for each. A token that the tokenizer
             lacks is replaced by the first of mask, pad and zero that it has, as the table's column says.
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
@@ -144,7 +145,7 @@ def evaluate(
     if ranking not in RANKINGS:
         raise unknown("ranking", ranking, list(RANKINGS))
     removals = [removal] if isinstance(removal, str) else removal
-    resolved = [references.resolve_removal(model, one) for one in removals]
+    resolved = [fit_operator(model, one) for one in removals]
     views = usual(list(dict.fromkeys(resolved)), granularity, output, ranking)
     budget = _tokens_per_pass(token_budget, model, [one.encoded for one in maps])
     with model.frozen():

@@ -114,8 +114,10 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
     from saliency_bench.attribution.quadrature import NAMES as RULES
     from saliency_bench.evaluation.removal import OPERATORS
     from saliency_bench.models.references import check_baseline, check_references
+    from saliency_bench.tasks.sequence_classification import OUTPUTS
 
     known: dict[str, Sequence[str]] = {
+        "objective": list(OUTPUTS),
         "quadrature": RULES,
         "baseline_special_tokens": BASELINE_SPECIAL_TOKENS,
         "removal": OPERATORS,
@@ -126,7 +128,7 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
     own = {"baseline": check_baseline, "references": check_references}
     if key in own:
         own[key](value, f"{where}.{key}")
-    if key.startswith("n_") and isinstance(value, int):
+    if key.startswith(("n_", "beam_")) and isinstance(value, int):
         _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
     return value
 
@@ -179,7 +181,6 @@ def _check_numbers(cfg: "Config") -> None:
 
 def _check_names(cfg: "Config") -> None:
     from saliency_bench.attribution.settings import BACKENDS
-    from saliency_bench.evaluation.removal import OPERATORS
     from saliency_bench.stats import TESTS
     from saliency_bench.tasks.sequence_classification import OUTPUTS
 
@@ -190,12 +191,10 @@ def _check_names(cfg: "Config") -> None:
     _one_of("target", cfg.target, TARGETS)
     _one_of("output", cfg.output, list(OUTPUTS))
     _one_of("too_long", cfg.too_long, TOO_LONG)
-    for removal in cfg.evaluation.removal:
-        _one_of("evaluation.removal", removal, OPERATORS)
     _check_axis("evaluation.removal", cfg.evaluation.removal)
     for key, known in _views().items():
-        if key != "removal":
-            _one_of(f"evaluation.{key}", getattr(cfg.evaluation, key), known)
+        for value in as_list(getattr(cfg.evaluation, key)):
+            _one_of(f"evaluation.{key}", value, known)
     _one_of("statistics.test", cfg.statistics.test, list(TESTS))
     for backend in cfg.backend:
         _one_of("backend", backend, list(BACKENDS))
@@ -235,19 +234,32 @@ def _views() -> dict[str, Sequence[str]]:
     """How texts can be looked at, by the keys of `evaluation` and of metric entries."""
     from saliency_bench.evaluation.curves import OUTPUTS
     from saliency_bench.evaluation.reading import RANKINGS
-    from saliency_bench.evaluation.removal import OPERATORS
+    from saliency_bench.evaluation.removal import JUDGING_OPERATORS
     from saliency_bench.evaluation.units import GRANULARITIES
 
     return {
-        "removal": OPERATORS,
+        "removal": JUDGING_OPERATORS,
         "granularity": GRANULARITIES,
         "output": list(OUTPUTS),
         "ranking": RANKINGS,
     }
 
 
+#: What says nothing to a metric that reads the map alone, or the map beside what is known to matter.
+_IDLE = {
+    "attribution": ("removal", "granularity", "output", "ranking"),
+    "truth": ("removal", "output"),
+}
+
+
 def _check_metrics(cfg: "Config") -> None:
-    from saliency_bench.evaluation import axioms, faithfulness, inquiry  # noqa: F401 - they register the metrics
+    from saliency_bench.evaluation import (  # noqa: F401 - they register the metrics
+        as_published,
+        axioms,
+        faithfulness,
+        inquiry,
+        truth,
+    )
     from saliency_bench.evaluation.metrics import INFO, METRICS
 
     views = _views()
@@ -257,8 +269,9 @@ def _check_metrics(cfg: "Config") -> None:
         known = METRICS.hyperparameters(asked) if asked in METRICS else ()
         apart = [key for key in views if key in entry and key not in known]
         metric, hyper = _component(METRICS, "metric", entry, where, others=tuple(apart))
-        if apart and INFO[metric].reads == "attribution":
-            raise InputError(f"{where}.{apart[0]}: {metric} removes nothing. Remove the key.")
+        idle = [key for key in apart if key in _IDLE.get(INFO[metric].reads, ())]
+        if idle:
+            raise InputError(f"{where}.{idle[0]}: {metric} removes nothing. Remove the key.")
         for key in apart:
             _one_of(f"{where}.{key}", entry[key], views[key])
         for key, value in hyper.items():

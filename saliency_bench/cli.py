@@ -28,8 +28,10 @@ Usage:
   saliency-bench report DIR                     make them again from a run's rows
   saliency-bench across DIR DIR ... out=DIR     several runs, models or seeds beside
                                                 each other: what holds over all
+  saliency-bench compare DIR published=NAME      beside numbers that others printed:
+                                                sig, naopc or bastings
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
-  saliency-bench list [methods|metrics|models|data|experiments]
+  saliency-bench list [methods|metrics|models|data|experiments|presets]
   saliency-bench validate [model=PATH] [n_examples=N] [out=DIR]
                                                 every method against Captum
   saliency-bench throughput [profile=full] [KEY=VALUE ...]
@@ -67,6 +69,7 @@ GROUPS = {
     "models": "model",
     "data": "data",
     "experiments": "experiment",
+    "presets": "preset",
 }
 
 #: What libraries must not say on a terminal that shows our progress.
@@ -336,11 +339,43 @@ def across(words: list[str]) -> int:
     return 0
 
 
+def compare(words: list[str]) -> int:
+    """A run beside the numbers of a published table."""
+    from rich.console import Console
+
+    from saliency_bench.report import published
+    from saliency_bench.report.build import write_tables
+    from saliency_bench.report.terminal import to_rich
+    from saliency_bench.store.run import read_run
+
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    folders = [word for word in words if "=" not in word]
+    if (
+        len(folders) != 1
+        or not given.get("published")
+        or given.keys() - {"published", "cell", "out"}
+    ):
+        raise InputError(
+            "compare takes a run folder and a published table, and if you like a cell of it and a folder for the "
+            "files: saliency-bench compare DIR published=sig [cell=NAME] [out=DIR]"
+        )
+    found = published.compare(
+        read_run(Path(folders[0])), published.read(given["published"]), given.get("cell")
+    )
+    if given.get("out"):
+        write_tables(found, Path(given["out"]))
+    console = Console(highlight=False)
+    for table in found:
+        console.print(to_rich(table, console.is_terminal))
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "estimate": estimate,
     "report": report,
     "across": across,
+    "compare": compare,
     "explain": explain,
     "list": list_parts,
     "validate": validate,

@@ -1,7 +1,7 @@
 """Maps judged: every metric of every map of a block, with the curves they were read from."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -10,7 +10,13 @@ from jaxtyping import Bool, Float, Int
 
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.encoded import Encoded
-from saliency_bench.evaluation import axioms, faithfulness, inquiry  # noqa: F401 - they register the metrics
+from saliency_bench.evaluation import (  # noqa: F401 - they register the metrics
+    as_published,
+    axioms,
+    faithfulness,
+    inquiry,
+    truth,
+)
 from saliency_bench.evaluation.agreement import kendall_tau
 from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
@@ -18,6 +24,8 @@ from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
 from saliency_bench.evaluation.reading import SIGNED, Reading, hyperparameters, readings
+from saliency_bench.evaluation.removal import own_operator
+from saliency_bench.evaluation.truth import Truth
 from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.references import References
@@ -27,7 +35,9 @@ from saliency_bench.seeding import token_hash
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
 
+NOTHING = ""  # the removal of metrics that remove nothing
 NOT_FINITE = "a score is not finite"
+NO_BASELINE = "the method compares with no vector that could replace a token"
 
 
 @dataclass
@@ -104,8 +114,12 @@ class _Asked:
     def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[Reading]) -> "_Asked":
         metric = entry["metric"]
         declared = METRICS.hyperparameters(metric)
-        of_map = INFO[metric].reads == "attribution"
-        views = () if of_map else tuple(readings(entry, declared, usual))
+        reads = INFO[metric].reads
+        views = () if reads == "attribution" else tuple(readings(entry, declared, usual))
+        if (
+            reads == "truth"
+        ):  # it removes nothing: one row, however texts are changed for other metrics
+            views = tuple(dict.fromkeys(replace(view, removal=NOTHING) for view in views))
         return cls(name, metric, hyperparameters(entry, declared), views)
 
     @property
@@ -136,6 +150,10 @@ def _read(
         return []
     if view is None:
         return [one]
+    if metric.reads == "truth":
+        return _truths(one, view)
+    if own_operator(view.removal, one.setting) is None:
+        return []
     return curves[view][number] if metric.reads == "curve" else bench.of(one, view)
 
 
@@ -150,17 +168,18 @@ def _curves(
     predicted = block.predicted.tolist()
     place = {item: row for row, item in enumerate(block.batch.encoded)}
     found: dict[tuple[tuple[int, int], int], Curve] = {}
-    for target in dict.fromkeys(one.target for one in maps):
+    asks = [(one.target, own_operator(view.removal, one.setting)) for one in maps]
+    for target, operator in dict.fromkeys(asks):
         rankings = {
             ((number, draw), place[one.encoded]): ranking
             for number, one in enumerate(maps)
-            if one.target == target
+            if asks[number] == (target, operator)
             for draw, ranking in enumerate(_rankings(one, view))
         }
-        if not rankings:
+        if not rankings or operator is None:
             continue
         targets = [target] * len(block.batch.encoded)
-        probe = block.probe(view.removal)
+        probe = block.probe(operator)
         found |= evaluate_curves(probe, rankings, unit_of, targets, predicted, grids, view.output)
     curves: list[list[Curve]] = [[] for _ in maps]
     for ((number, _), _), curve in sorted(found.items(), key=lambda item: item[0]):
@@ -184,6 +203,26 @@ def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]
     ]
 
 
+def _truths(one: AttributionMap, view: Reading) -> list[Truth]:
+    """What is known of the text beside its scores; one for each draw of a random ranking."""
+    unit_of = units(one.encoded, view.granularity)
+    names = np.flatnonzero(heads(unit_of))
+    relevant = one.encoded.relevant
+    # A word matters if any of its pieces does.
+    known = None if relevant is None else np.isin(names, unit_of[np.array(relevant, dtype=bool)])
+    found = []
+    for scores, ranking in zip(_draws(one), _rankings(one, view), strict=True):
+        own = summed(scores, unit_of)[names]
+        found.append(
+            Truth(
+                own if view.ranking == SIGNED else np.abs(own),
+                np.searchsorted(names, ranking),
+                known,
+            )
+        )
+    return found
+
+
 def _draws(one: AttributionMap) -> Float[np.ndarray, "N T"]:
     return one.scores[None] if one.draws is None else one.draws
 
@@ -204,17 +243,22 @@ class _Inquiries:
         # The unit of each token by its place among the units; special tokens have the place after the last.
         index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
         name = token_hash(one.token_ids)
+        operator = own_operator(view.removal, one.setting)
+        if operator is None:
+            raise ValueError(
+                f"{one.setting['method']} has no {view.removal} that could replace a token"
+            )
 
         def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
             stays = np.column_stack([kept, np.ones(len(kept), dtype=bool)])[:, index]
             rows = np.full(len(kept), row)
-            return read(self.block.probe(view.removal)(rows, list(stays)), one.target)
+            return read(self.block.probe(operator)(rows, list(stays)), one.target)
 
         def blur(stays: Float[np.ndarray, " U"], n_draws: int) -> Float[np.ndarray, " n"]:
             logits = self.block.blurring(row, np.append(stays, 1.0)[index], n_draws, name)
             return read(logits, one.target)
 
-        shared = self.shared.setdefault((row, one.target, view), {})
+        shared = self.shared.setdefault((row, one.target, operator, view), {})
         rankings = _rankings(one, view)
         return [
             Inquiry(
@@ -235,12 +279,14 @@ def _row(one: AttributionMap, metric: _Asked, view: Reading | None, read: Sequen
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
         "metric": metric.name,
-        "removal": None if view is None else view.removal,
+        "removal": view.removal or None if view else None,
         "unit": info.unit if view is None else _unit(info.unit, view),
         "higher_is_better": info.higher_is_better,
     }
     if not one.finite:
         return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
+    if view is not None and own_operator(view.removal, one.setting) is None:
+        return row | {"value": None, "status": NOT_APPLICABLE, "reason": NO_BASELINE}
     try:
         values = [metric(item) for item in read]
     except NotApplicable as reason:

@@ -81,6 +81,9 @@ def compare_peers(
         InputError: no peer can take part; the reasons are named.
     """
     started = datetime.now(UTC)
+    # Where somebody keeps an environment is nobody's business, and changes no number.
+    unnamed = {f"{name}={path}": f"{name}=PYTHON" for name, path in pythons.items()}
+    command = [unnamed.get(word, word) for word in command]
     refs = References(model)
     asked = conf_files.runtime_defaults()["token_budget"]
     budget = resolve_budget(asked, model, [*map(len, encoded)])

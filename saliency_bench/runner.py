@@ -27,6 +27,7 @@ from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation.reading import Reading, usual
+from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading, references
@@ -231,7 +232,7 @@ def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
     warnings: list[dict[str, str]] = []
 
     def fitted(asked: str, where: str) -> str:
-        found = references.resolve_removal(model, asked, where)
+        found = fit_operator(model, asked, where)
         if found != asked:
             warnings.append(_lacks(model, where, asked, found))
         return found

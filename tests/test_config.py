@@ -41,6 +41,22 @@ def test_every_experiment_is_headed_by_the_command_that_runs_it(name):
     assert conf_files.summary("experiment", name).endswith(f": {command}")
 
 
+@pytest.mark.parametrize("name", conf_files.names("preset"))
+def test_every_preset_composes_and_its_metrics_alone_are_computed(name):
+    cfg = config.load([f"preset={name}"])
+    config.validate(cfg)
+    assert conf_files.summary("preset", name).endswith(f": saliency-bench preset={name}")
+    assert len(cfg.metric) < 5
+    both = config.load([f"preset={name}", "experiment=method_comparison"])
+    assert both.metric == cfg.metric and both.name == "method_comparison"
+
+
+def test_dig_and_sig_differ_in_what_replaces_tokens_for_log_odds():
+    entries = [config.load([f"preset={name}"]).metric["dig_log_odds"] for name in ("dig", "sig")]
+    assert [entry.pop("removal") for entry in entries] == ["pad", "mask"]
+    assert entries[0] == entries[1]
+
+
 @pytest.mark.parametrize("group", ["method", "metric"])
 def test_every_file_of_a_group_holds_one_entry_of_its_own_name(group):
     for name in conf_files.names(group):
@@ -297,3 +313,10 @@ def test_captum_is_left_out_where_it_has_no_twin_unless_the_entry_asks_for_it(ov
     assert [s.backend for s in found] == ["native"]
     message = refusal(f"method=[{name}]", f"+method.{name}.backend=[captum]", override)
     assert "backend: [native]" in message
+
+
+def test_a_metric_that_asks_the_model_nothing_says_nothing_of_removals():
+    for key in ("removal", "output"):
+        assert "removes nothing" in refusal("metric=[auprc]", f"+metric.auprc.{key}=mask")
+    cfg = config.load(["metric=[auprc]", "+metric.auprc.granularity=word"])
+    config.validate(cfg)

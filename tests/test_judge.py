@@ -211,3 +211,56 @@ def test_what_one_inquiry_asked_the_curves_ask_no_more(module, maps):
 def test_an_unknown_way_to_look_at_a_text_is_refused(module, maps, name):
     with pytest.raises(sb.InputError, match=name):
         sb.evaluate(sb.wrap_model(module), maps, ["srg"], removal="zero", **{name: "sideways"})
+
+
+def test_removal_by_baseline_is_removal_by_each_maps_own(module):
+    model = sb.wrap_model(module, embeddings=module.embedding)
+    inputs = token_inputs(5)
+    maps = [
+        *sb.attribute(model, inputs, n_steps=2, baseline=["zero", "mean"]),
+        *sb.attribute(model, inputs, method="vanilla"),
+    ]
+    metrics = ["srg", "leave_one_out_tau"]
+    own = sb.evaluate(model, maps, metrics, removal="baseline")
+    for number, removal in enumerate(["zero", "mean"]):
+        alone = sb.evaluate(model, [maps[number]], metrics, removal=removal)
+        assert own.value[2 * number : 2 * number + 2].tolist() == alone.value.tolist()
+    assert own.status.tolist() == ["ok"] * 4 + ["not_applicable"] * 2
+    assert own.reason[4] == "the method compares with no vector that could replace a token"
+    assert set(own.removal) == {"baseline"}
+
+
+TRUE = (False, True, False, False, False, True, False)
+
+
+def test_what_is_known_to_matter_is_compared_with_tokens_or_with_whole_words(module, worded):
+    (one,) = worded
+    scores = np.array([0, 5.0, -3.0, 4.0, 1.0, 0.5, 9.0])
+    known = replace(one, encoded=replace(one.encoded, relevant=TRUE), scores=scores)
+    model = sb.wrap_model(module)
+    by = {
+        unit: sb.evaluate(model, [known], ["mean_rank", "auprc"], granularity=unit)
+        for unit in ("token", "word")
+    }
+    # Tokens 1 and 5 are the first and the fourth of five; of the words ab (2), c (4) and de (1.5), ab and de matter.
+    assert by["token"].value.tolist() == [4, (1 / 1 + 2 / 4) / 2]
+    assert by["word"].value.tolist() == [3, pytest.approx((1 / 2 + 2 / 3) / 2)]
+    assert by["word"].removal.isna().all()
+    absolute = sb.evaluate(model, [known], ["mean_rank"], ranking="absolute")
+    assert absolute.value.tolist() == [5]
+
+
+def test_nothing_known_is_not_applicable_and_asks_nothing(module, maps):
+    model = sb.wrap_model(module, embeddings=module.embedding)
+    before = module.rows
+    table = sb.evaluate(model, maps, ["precision_at_k"], removal=["zero", "mean"])
+    assert table.status.tolist() == ["not_applicable"] * len(maps)
+    assert module.rows - before == len(maps)  # the clean pass
+
+
+def test_random_rankings_are_averaged_over_their_draws(module, maps):
+    model = sb.wrap_model(module)
+    (one,) = sb.attribute(model, token_inputs(6), "random", n_rankings=4)
+    marked = replace(one, encoded=replace(one.encoded, relevant=(True, *[False] * 5)))
+    (found,) = sb.evaluate(model, [marked], ["precision_at_k"]).value
+    assert found == np.mean([draw.argmax() == 0 for draw in one.draws])

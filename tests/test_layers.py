@@ -28,7 +28,7 @@ LAYERS = [
     ("errors",),
     ("rows", "encoded", "signatures"),
     ("registry",),
-    ("seeding", "types", "conf_files", "overrides"),
+    ("seeding", "types", "conf_files", "orders", "overrides"),
     ("store",),
     ("stats",),
     ("ranks",),

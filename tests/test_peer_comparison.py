@@ -75,7 +75,7 @@ def compared(model, encoded, known, folder, pythons=None):
         n_repeats=2,
         pythons={"ferret": sys.executable} if pythons is None else pythons,
         out=folder / "out",
-        command=["compare_peers"],
+        command=["compare_peers", f"ferret={sys.executable}"],
         worker=worker,
     )
 
@@ -94,6 +94,7 @@ def test_equal_scores_are_timed_by_the_peers_own_clock(default_model, known, tmp
     ratios = [np.median(60 / np.array(own["ours"])) for own in manifest["seconds"].values()]
     np.testing.assert_allclose(np.sort(table.ratio), np.sort(ratios), rtol=1e-3)
     assert set(manifest["skipped"]) == {"transformers_interpret", "interpreto"}
+    assert manifest["command"] == "compare_peers ferret=PYTHON"
     assert "no interpreter was given" in (tmp_path / "out" / "peers.md").read_text()
 
 

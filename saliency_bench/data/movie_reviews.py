@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_bench.data.example import Example
-from saliency_bench.errors import unknown
+from saliency_bench.data.lexicon import rated
+from saliency_bench.errors import InputError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,13 +19,22 @@ FOLDER = Path(__file__).parent / "movie_reviews"
 FILE = FOLDER / "snippets.parquet"
 LABELS = ("negative", "positive")
 SPLITS = ("train", "validation", "test")
+LARGEST_RATING = 4.0
 HELD_OUT = 1000  # sentences in the test split, and again in the validation split
 
 
-def load(*, split: str) -> list[Example]:
-    """The sentences of a split, ordered by the hash of their text: any prefix is a random sample."""
+def load(*, split: str, lexicon: float | None = None) -> list[Example]:
+    """The sentences of a split, ordered by the hash of their text: any prefix is a random sample.
+
+    Args:
+        split: train, validation or test.
+        lexicon: words that people rated at least so strongly (0 to 4), with the sign of the sentence, are `relevant`;
+            None: nothing is known to be.
+    """
     if split not in SPLITS:
         raise unknown("data.split", split, list(SPLITS))
+    if lexicon is not None and not 0 < lexicon <= LARGEST_RATING:
+        raise InputError(f"data.lexicon={lexicon}: expected a rating above 0 and up to 4, or null")
     rows = _table()
     rows = rows[rows.split == split]
     return [
@@ -33,6 +43,7 @@ def load(*, split: str) -> list[Example]:
             text=row.text,
             label=int(row.rating > 0),
             source=f"{FILE.name}:{row.id}",
+            relevant=None if lexicon is None else rated(row.text, row.rating > 0, lexicon),
             extra={"rating": row.rating},
         )
         for row in rows.itertuples()

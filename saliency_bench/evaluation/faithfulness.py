@@ -3,7 +3,7 @@
 p is the output for the explained class, its probability if nothing else is asked for; U the number of units that are
 ranked, tokens or words; "the top k" the k most relevant.
 
-With one removal operator and the full grid several readings are one number in other clothes (`SAME_EVIDENCE`):
+With one removal operator and the full grid several readings are one number in other clothes (`report.labels.SAME_EVIDENCE`):
 deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
 is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. What a method is not in is the same for
 all, so they order methods alike on every example and are no independent evidence. abpc is srg.
@@ -17,13 +17,6 @@ from saliency_bench.evaluation import curves
 from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.grid import FULL, Grid, counts
 from saliency_bench.evaluation.metrics import NotApplicable, metric
-
-#: On the full grid with one removal operator, metrics of one group order methods alike on every example.
-SAME_EVIDENCE = (
-    ("aopc_comprehensiveness_full", "deletion_auc", "morf"),
-    ("aopc_sufficiency_full", "insertion_auc", "lerf"),
-    ("srg", "abpc"),
-)
 
 SAMEK = "Samek et al. 2017, section III"
 ERASER = "DeYoung et al. 2020 (ERASER), section 4; the mean over the grid, k = 0 left out, as in its released scorer"

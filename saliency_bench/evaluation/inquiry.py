@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import kendalltau
 
-from saliency_bench.evaluation.bounds import orders_between
 from saliency_bench.evaluation.metrics import NotApplicable, metric
 from saliency_bench.evaluation.soft import equally_retained, retention
+from saliency_bench.orders import orders_between
 from saliency_bench.seeding import seed_of
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """Metrics by name, with what a table must know of them: direction, unit, bounds, source.
 
 Adding one is one function (or in an installed package, entry point group `saliency_bench.metrics`) and one yaml in
-conf/metric/. It takes one example's `Curve`, `AttributionMap` or `Inquiry`, as it declares by `reads`; its keyword-only
+conf/metric/. It takes one example's `Curve`, `AttributionMap`, `Inquiry` or `Truth`, as it declares by `reads`; its keyword-only
 parameters are what the yaml says. An entry may also say how the text is looked at (`Reading`): `removal`,
 `granularity`, `output` and `ranking`.
 """
@@ -12,7 +12,7 @@ from typing import Literal
 
 from saliency_bench.registry import Registry
 
-Reads = Literal["curve", "attribution", "inquiry"]
+Reads = Literal["curve", "attribution", "inquiry", "truth"]
 
 
 class NotApplicable(Exception):
@@ -44,7 +44,7 @@ def metric(
     source: str,
     reads: Reads,
 ) -> Callable[[Metric], Metric]:
-    """Registers a function of one example's curve, attribution or inquiry as a metric."""
+    """Registers a function of one example's curve, attribution, inquiry or truth as a metric."""
 
     def register(function: Metric) -> Metric:
         METRICS.add(name, function)

@@ -3,11 +3,13 @@
 `mask`, `pad`, `unk`, `zero` and `mean` put a vector in a removed token's place, under the hook that replaces
 embeddings: the real token ids are passed all the while, so that positions and pooling stay as they are. `attention`
 lets no token attend to a removed one, and the others keep their positions. `delete` takes it out of the text, and the
-others close up. Special tokens are never removed.
+others close up. Special tokens are never removed. Where maps are judged, `baseline` is the vector that each map's own
+method compared with: what it claims, asked on its own terms.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +18,39 @@ from torch import Tensor
 
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.dropping import dropped_output, how_to_drop, masked_output
-from saliency_bench.models.references import ATTENTION, DELETE, NAMES, References
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import (
+    ATTENTION,
+    DELETE,
+    NAMES,
+    References,
+    resolve_removal,
+)
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch
 
 OPERATORS = (*NAMES, ATTENTION, DELETE)
+
+#: Each map's own baseline takes the place of removed tokens.
+OWN_BASELINE = "baseline"
+JUDGING_OPERATORS = (*OPERATORS, OWN_BASELINE)
+
+
+def fit_operator(model: Model, removal: str, key: str = "removal") -> str:
+    """An operator of judging that the model has: one that puts a token which it lacks is replaced, see `resolve`."""
+    if removal == OWN_BASELINE:  # each setting's own was fitted with the setting
+        return removal
+    if removal not in OPERATORS:
+        raise unknown(key, removal, list(JUDGING_OPERATORS))
+    return resolve_removal(model, removal, key)
+
+
+def own_operator(removal: str, setting: Mapping[str, Any]) -> str | None:
+    """The operator that judges maps of a setting: its baseline where `removal` says so; None where that is no operator."""
+    if removal != OWN_BASELINE:
+        return removal
+    baseline = setting.get("baseline")
+    return baseline if baseline in NAMES else None
 
 
 def removal_probe(

@@ -11,6 +11,7 @@ from saliency_bench.report import (
     across_plots,
     formats,
     plots,
+    removal_plots,
     style,
     sweep_plots,
 )
@@ -31,6 +32,7 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "convergence": sweep_plots.convergence,
     "accuracy": accuracy_plots.accuracy,
     "noise_map": sweep_plots.noise_map,
+    "removal_grid": removal_plots.removal_grid,
 }
 ACROSS_FIGURES: dict[str, Callable[[Across], Figure | None]] = {
     "forest": across_plots.forest,
@@ -64,6 +66,17 @@ def build_report(run: Run) -> Path:
     return run.folder / PAGE
 
 
+def write_tables(made: Sequence[Table], out: Path) -> None:
+    """Writes tables in every format.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    for table in made:
+        for suffix, write in FORMATS.items():
+            _put(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
+
+
 def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) -> list[Table]:
     """Writes tables, figures, `across.md` and a manifest of several runs side by side.
 
@@ -74,9 +87,7 @@ def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) ->
         StorageError: the folder cannot be written.
     """
     made = across.tables(found)
-    for table in made:
-        for suffix, write in FORMATS.items():
-            _put(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
+    write_tables(made, out)
     with style.styled():
         for name, plot in ACROSS_FIGURES.items():
             figure = plot(found)

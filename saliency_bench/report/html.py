@@ -50,6 +50,10 @@ _FIGURES = {
         "SmoothGrad's noise",
         "Faithfulness by the noise and the number of noisy copies.",
     ),
+    "removal_grid": (
+        "Ways of removing",
+        "What the answer depends on: the same maps, judged by every way to remove tokens.",
+    ),
 }
 
 
@@ -121,13 +125,18 @@ REMOVED = {
     "mean": "Removed tokens are replaced by the mean embedding",
     "attention": "Removed tokens are not attended to",
     "delete": "Removed tokens are taken out and the text closes up",
+    "baseline": "Removed tokens are replaced by the baseline of the method that is judged",
 }
 
 
 def _removal_words(removal: str) -> str:
-    return {"zero": "a zero vector", "mean": "the mean embedding"}.get(
-        removal, f"the {removal} token"
-    )
+    words = {
+        "zero": "a zero vector",
+        "mean": "the mean embedding",
+        "attention": "the text without attention to a token",
+        "delete": "the text without a token",
+    }
+    return words.get(removal, f"the {removal} token")
 
 
 def caution(analysis: Analysis) -> str:
@@ -156,19 +165,26 @@ def caution(analysis: Analysis) -> str:
 
 def _circularity(analysis: Analysis) -> str:
     """A method that asks what changes against a vector is favoured by metrics that remove with that vector."""
-    removal = next(iter(removals(analysis.run.manifest)), None)
-    same = [
-        one["setting_id"]
+    if not analysis.metrics:
+        return ""
+    return "".join(_favoured(analysis, removal) for removal in removals(analysis.run.manifest))
+
+
+def _favoured(analysis: Analysis, removal: str) -> str:
+    names = {
+        method_label(one["method"])
         for one in analysis.settings
         if removal in (one.get("baseline"), one.get("removal"))
-    ]
-    if not removal or not same or not analysis.metrics:
+    }
+    if removal == "baseline":
+        return (
+            " Each method with a baseline is judged on its own terms here: metrics that remove with a method's "
+            "own baseline cannot say whether that baseline was a good choice."
+        )
+    if not names:
         return ""
-    names = sorted(
-        {method_label(one["method"]) for one in analysis.settings if one["setting_id"] in same}
-    )
     return (
-        f" {' and '.join(names)} compare with {_removal_words(removal)}, which is also what replaces removed "
+        f" {' and '.join(sorted(names))} compare with {_removal_words(removal)}, which is also what replaces removed "
         "tokens: removal metrics favour them for it."
     )
 

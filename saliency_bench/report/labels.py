@@ -36,6 +36,7 @@ _METHODS = {
     "lime": "LIME",
     "random": "Random",
     "leave_one_out": "Leave-one-out",
+    "beam_search": "Beam search (bound)",
 }
 #: In the order of columns; a metric that is not here comes after them, by name.
 _METRICS = {
@@ -50,9 +51,35 @@ _METRICS = {
     "aopc_sufficiency_full": "Sufficiency (full)",
     "deletion_auc_normalized": "Deletion AUC (norm.)",
     "insertion_auc_normalized": "Insertion AUC (norm.)",
+    "log_probability_drop": "Log-probability change",
+    "morf": "MoRF",
+    "lerf": "LeRF",
+    "abpc": "ABPC",
+    "decision_flip_most_informative": "Flips by the top token",
+    "fewest_that_keep_the_class": "Fewest that keep the class",
+    "monotonicity": "Monotonicity",
+    "leave_one_out_tau": "Leave-one-out τ",
+    "faithfulness_correlation": "Faithfulness correlation",
+    "infidelity": "Infidelity",
+    "normalized_comprehensiveness": "Comprehensiveness (norm.)",
+    "normalized_sufficiency": "Sufficiency (norm.)",
+    "soft_comprehensiveness": "Soft comprehensiveness",
+    "soft_sufficiency": "Soft sufficiency",
+    "soft_retention": "Soft retention",
+    "precision_at_k": "Precision at k",
+    "mean_rank": "Mean rank",
+    "auprc": "AUPRC",
+    "token_f1": "Token F1",
+    "token_iou": "Token IOU",
     "completeness_gap": "Completeness gap",
     "completeness_gap_relative": "Completeness gap (rel.)",
 }
+#: On the full grid with one removal operator, metrics of one group order methods alike on every example.
+SAME_EVIDENCE = (
+    ("aopc_comprehensiveness_full", "deletion_auc", "morf"),
+    ("aopc_sufficiency_full", "insertion_auc", "lerf"),
+    ("srg", "abpc"),
+)
 _BACKENDS = {"native": "native", "captum": "Captum", "captum_layer": "Captum (layer)", "none": ""}
 _UNITS = {"1": "", "": ""}
 
@@ -65,8 +92,9 @@ def method_label(name: str) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """A metric's name as it is written in text."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    """A metric's name as it is written in text, with the removal operator where it names one: "SRG (pad)"."""
+    name, *removal = metric.split(" ", 1)
+    return " ".join([_METRICS.get(name, name.replace("_", " ")), *removal])
 
 
 def backend_label(backend: str) -> str:
@@ -87,9 +115,13 @@ def arrow(higher_is_better: bool | None) -> str:
 def ordered_metrics(metrics: Iterable[str]) -> list[str]:
     """Metrics in the order of columns, each once."""
     known = list(_METRICS)
-    return sorted(
-        set(metrics), key=lambda name: (known.index(name) if name in known else len(known), name)
-    )
+
+    def place(metric: str) -> tuple[bool, int, str]:
+        name = metric.split(" ", 1)[0]
+        # Other ways of removing come after all metrics of the main one.
+        return name != metric, known.index(name) if name in known else len(known), metric
+
+    return sorted(set(metrics), key=place)
 
 
 def hyperparameters(setting: Setting) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _COLORS = {
     "integrated_gradients": "#0072B2",
     "integrated_gradients_adaptive": "#56B4E9",
     "leave_one_out": "#000000",
+    "beam_search": "#B5B5B5",
     "random": "#8A8A8A",
     # Kin of the above, in other shades; more than eight cannot be told apart by hue alone, so labels name them.
     "smoothgrad_squared": "#8E3B6C",

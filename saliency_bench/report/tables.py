@@ -10,6 +10,7 @@ from saliency_bench.report import convergence
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import (
     PRIMARY,
+    SAME_EVIDENCE,
     backend_label,
     method_label,
     metric_label,
@@ -132,7 +133,8 @@ def summary(analysis: Analysis) -> Table:
         for setting in analysis.settings
     ]
     title = "All settings and metrics"
-    return Table("summary", title, _caption(analysis), tuple(columns), tuple(rows), analysis.claims)
+    caption = _caption(analysis) + _same_evidence_words(analysis.metrics)
+    return Table("summary", title, caption, tuple(columns), tuple(rows), analysis.claims)
 
 
 def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
@@ -373,6 +375,13 @@ def _group_words(analysis: Analysis) -> str:
         f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
         f"α = {1 - analysis.resampling.confidence:.2g}); the mean rank is over examples, 1 the best."
     )
+
+
+def _same_evidence_words(metrics: Sequence[str]) -> str:
+    """Which columns follow from each other on every example, so that their agreement is no second finding."""
+    groups = [[one for one in group if one in metrics] for group in SAME_EVIDENCE]
+    found = [" and ".join(metric_label(one) for one in own) for own in groups if len(own) > 1]
+    return f" The same evidence in other units: {'; '.join(found)}." if found else ""
 
 
 def _choice_words(analysis: Analysis) -> str:

@@ -18,7 +18,7 @@ def test_datasets_are_found_by_name():
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("movie_reviews", ["split"]),
+        ("movie_reviews", ["split", "lexicon"]),
         ("file", ["path", "text", "text_pair", "label", "id", "format"]),
         ("hub", ["path", "split", "name", "revision", "text", "text_pair", "label", "id"]),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from saliency_bench.evaluation.curves import Curve, evaluate_curves
+from saliency_bench.evaluation.inquiry import Inquiry
 
 
 class LookupProbe:
@@ -59,3 +60,20 @@ def curve_of(
     rankings, units = {("one", 0): ranking}, [tokens(attributable)]
     found = evaluate_curves(probe, rankings, units, [target], [predicted], grids, output)
     return found["one", 0]
+
+
+def unasked(stays, n_draws):
+    raise AssertionError("this metric blurs nothing")
+
+
+def inquire(f, scores, blur=unasked, name="text"):
+    """An inquiry of a model that is a table; `asked` collects what it was asked."""
+    scores = np.array(scores, dtype=float)
+    asked = []
+
+    def ask(kept):
+        asked.extend(tuple(np.flatnonzero(one).tolist()) for one in kept)
+        return np.array([f(np.flatnonzero(one).tolist()) for one in kept])
+
+    one = Inquiry(scores, np.argsort(-scores), ask, blur, name, {})
+    return one, asked

@@ -15,6 +15,7 @@ from saliency_bench.evaluation.curves import evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
+from saliency_bench.report.labels import SAME_EVIDENCE
 
 # At most a hundred additions of numbers below 1, each rounded by 1.1e-16.
 ROUNDING = 2e-14
@@ -286,11 +287,11 @@ def test_metrics_of_one_group_order_rankings_alike_and_others_need_not(seed):
         better = 1 if INFO[metric].higher_is_better else -1
         return better * np.array([METRICS[metric](curve, **hyper) for curve in curves])
 
-    for group in f.SAME_EVIDENCE:
+    for group in SAME_EVIDENCE:
         for a, b in combinations(group, 2):
             # The same numbers but for what no ranking changes.
             assert np.ptp(values(a) - values(b)) < ROUNDING, (a, b)
-    first = [values(group[0]) for group in f.SAME_EVIDENCE]
+    first = [values(group[0]) for group in SAME_EVIDENCE]
     for a, b in combinations(first, 2):
         assert (np.argsort(a) != np.argsort(b)).any()
 

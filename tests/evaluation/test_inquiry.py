@@ -5,42 +5,24 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 import torch
-from evaluation.lookup import arbitrary
+from evaluation.lookup import arbitrary, inquire
 from scipy.stats import kendalltau
 
 from saliency_bench import conf_files
 from saliency_bench.evaluation import inquiry as q
-from saliency_bench.evaluation.bounds import beam_search, orders_between
-from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.reading import hyperparameters
 from saliency_bench.evaluation.soft import equally_retained, retention
+from saliency_bench.orders import beam_search, orders_between
 
 SEEDS = pytest.mark.parametrize("seed", range(4))
-ASKING = sorted(name for name, info in INFO.items() if info.reads == "inquiry")
+ASKING = sorted(name for name in INFO if METRICS[name].__module__ == q.__name__)
 
 
 def outputs(seed, n_units):
     """F by the units that stay: arbitrary numbers."""
     probe = arbitrary(seed)
     return lambda stays: probe.logits(0, tuple(stays))[0]
-
-
-def unasked(stays, n_draws):
-    raise AssertionError("this metric blurs nothing")
-
-
-def inquire(f, scores, blur=unasked, name="text"):
-    """An inquiry of a model that is a table; `asked` collects what it was asked."""
-    scores = np.array(scores, dtype=float)
-    asked = []
-
-    def ask(kept):
-        asked.extend(tuple(np.flatnonzero(one).tolist()) for one in kept)
-        return np.array([f(np.flatnonzero(one).tolist()) for one in kept])
-
-    one = Inquiry(scores, np.argsort(-scores), ask, blur, name, {})
-    return one, asked
 
 
 def entry(name):

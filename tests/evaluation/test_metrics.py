@@ -5,16 +5,18 @@ import inspect
 import pytest
 
 from saliency_bench import conf_files
-from saliency_bench.evaluation import axioms, faithfulness, inquiry
+from saliency_bench.evaluation import as_published, axioms, faithfulness, inquiry, truth
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
 from saliency_bench.evaluation.reading import hyperparameters
 
-MODULES = (axioms, faithfulness, inquiry)
+MODULES = (as_published, axioms, faithfulness, inquiry, truth)
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.
 HIGHER = {
     "comprehensiveness",
+    "dig_comprehensiveness",
+    "ferret_comprehensiveness",
     "srg",
     "insertion_auc",
     "insertion_auc_normalized",
@@ -27,6 +29,10 @@ HIGHER = {
     "normalized_comprehensiveness",
     "soft_sufficiency",
     "soft_comprehensiveness",
+    "precision_at_k",
+    "auprc",
+    "token_f1",
+    "token_iou",
 }
 #: Neither more nor less of it is better.
 NEITHER = {"soft_retention"}
@@ -35,7 +41,7 @@ NEITHER = {"soft_retention"}
 @ALL
 def test_a_metric_declares_what_a_table_needs(name):
     info = INFO[name]
-    assert info.unit and info.source and info.reads in ("curve", "attribution", "inquiry")
+    assert info.unit and info.source and info.reads in ("curve", "attribution", "inquiry", "truth")
     assert info.bounds[0] < info.bounds[1]
     assert info.higher_is_better == (None if name in NEITHER else name in HIGHER)
 

@@ -2,9 +2,10 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
-from saliency_bench.report import plots, style, sweep_plots
+from saliency_bench.report import plots, removal_plots, style, sweep_plots
 from saliency_bench.report.analysis import analyse
 from saliency_bench.rows import Setting
 
@@ -186,3 +187,23 @@ def test_long_names_leave_room_for_the_data(make_run):
         with style.styled():
             figure = plot(analyse(run))
             assert figure is None or style.png(figure)
+
+
+def test_the_removal_grid_has_a_column_for_each_way_and_frames_what_is_circular(
+    make_run, make_settings
+):
+    made = make_settings("vanilla", "integrated_gradients", "random", backends=("native",))
+    run = make_run(made, n_examples=6, metrics=("srg",))
+    assert drawn(removal_plots.removal_grid, run) is None
+    other = run.tables["rows"].assign(removal="zero")
+    other["value"] += 1
+    run.tables["rows"] = pd.concat([run.tables["rows"], other])
+    run.manifest["config"]["evaluation"]["removal"] = ["mask", "zero"]
+    figure = drawn(removal_plots.removal_grid, run)
+    axes = figure.axes[0]
+    (image,) = axes.images
+    values = image.get_array()
+    assert values.shape == (3, 2)
+    np.testing.assert_allclose(values[:, 1] - values[:, 0], 1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["mask", "zero"]
+    assert len(axes.patches) == 1  # Integrated Gradients from the mask, judged by the mask

@@ -7,7 +7,7 @@ import pytest
 from saliency_bench.errors import InputError
 from saliency_bench.report.analysis import analyse, with_removal
 from saliency_bench.report.convergence import gates
-from saliency_bench.report.labels import ordered_metrics
+from saliency_bench.report.labels import metric_label, ordered_metrics
 from saliency_bench.report.tables import tables
 from saliency_bench.rows import Setting
 from saliency_bench.store.run import Run
@@ -286,3 +286,24 @@ def test_convergence_without_metrics_and_times_is_the_main_table(make_run):
     found = tables(analyse(run))
     assert [column.key for column in found["headline"].columns][:2] == ["method", "n_gradients"]
     assert "noise" in {column.key for column in found["headline"].columns}
+
+
+def test_metrics_of_other_removals_come_after_all_of_the_main_one():
+    asked = ["sufficiency (zero)", "srg (zero)", "sufficiency", "srg", "zeta"]
+    assert ordered_metrics(asked) == [
+        "srg",
+        "sufficiency",
+        "zeta",
+        "srg (zero)",
+        "sufficiency (zero)",
+    ]
+    assert metric_label("srg (zero)") == "SRG (zero)"
+
+
+def test_the_summary_says_which_columns_are_the_same_evidence(make_run):
+    run = make_run(sweep_settings()[:2], n_examples=3, metrics=("srg", "deletion_auc"))
+    assert "same evidence" not in tables(analyse(run))["summary"].caption
+    rows = run.tables["rows"]
+    run.tables["rows"] = rows.assign(metric=rows["metric"].replace({"srg": "morf"}))
+    caption = tables(analyse(run))["summary"].caption
+    assert "The same evidence in other units: Deletion AUC and MoRF." in caption

@@ -1,10 +1,13 @@
-"""Rankings that take no gradient: chance, and the change when one token is removed."""
+"""Rankings that take no gradient: chance, the change when one token is removed, and the best order that is found."""
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
+from saliency_bench.orders import Drops
+from saliency_bench.orders import beam_search as best_order
 from saliency_bench.seeding import generator_for
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Attribution
@@ -51,3 +54,38 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     for (row, token), score in zip(asked[len(everything) :], without, strict=True):
         scores[row, token] = full[row] - score
     return Attribution(scores=scores, n_gradients=0)
+
+
+@method("token")
+def beam_search(ctx: Context, *, removal: str, objective: str, beam_size: int) -> Attribution:
+    """The order of removal with the largest AOPC that a beam finds: near what any ranking could reach.
+
+    A token's score is the number of tokens that are removed with it or after it (Zhou & Shah 2023, section 4). It is no
+    explanation but an upper bound, as `objective` reads the class: a logit, a probability or a log-probability. It asks the
+    model beam_size · U²/2 times for a text of U tokens.
+    """
+    attributable = ctx.batch.attributable.cpu().numpy()
+    scores = torch.zeros(attributable.shape, dtype=torch.float64)
+    for row, own in enumerate(attributable):
+        places = np.flatnonzero(own)
+        _, order = best_order(_drops(ctx, row, places, removal, objective), len(places), beam_size)
+        scores[row, places[order]] = torch.arange(len(places), 0, -1, dtype=torch.float64)
+    return Attribution(scores=scores, n_gradients=0)
+
+
+def _drops(
+    ctx: Context, row: int, places: Int[np.ndarray, " U"], removal: str, objective: str
+) -> Drops:
+    """F(x) - F(x without S) of one text, for sets S of its tokens at `places`."""
+    read = task.output_of(ctx.references.model, objective)
+    length = ctx.batch.lengths[row]
+
+    def drops(removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
+        keep = np.ones((len(removed) + 1, length), dtype=bool)  # the first is the whole text
+        keep[1:, places] = ~removed
+        examples = np.full(len(keep), row)
+        logits = torch.as_tensor(ctx.probe(removal)(examples, list(keep)))
+        answers = read(logits, ctx.target.cpu()[examples]).numpy()
+        return np.asarray(answers[0] - answers[1:])
+
+    return drops
