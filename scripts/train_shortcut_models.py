@@ -46,7 +46,8 @@ def main(names: list[str]) -> None:
         minutes = round((time.perf_counter() - started) / 60, 1)
         card = {"kind": kind, "training_seed": seed, "recipe": asdict(recipe), "data": given}
         card |= {"gate": gate, "minutes": minutes, "torch": torch.__version__}
-        save_adapter(model, SHORTCUTS / kind / f"seed{seed}", card)
+        folder = SHORTCUTS / kind / f"seed{seed}"
+        save_adapter(model, folder, card, base=f"the default model, training seed {seed}")
         print(card, flush=True)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from saliency_bench.data.example import Example
 
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -75,15 +77,15 @@ def adapt(
     return adapted.eval()
 
 
-def save_adapter(model: Any, folder: Path, card: Mapping[str, Any]) -> None:
+def save_adapter(model: Any, folder: Path, card: Mapping[str, Any], *, base: str = ENCODER) -> None:
     """Writes an adapter in half precision with what is known of it beside it.
 
-    The base model is named by what it is instead of where it lay, and the empty model card is dropped.
+    `base`, the model that it belongs to, is named by what it is instead of where it lay; the empty model card is dropped.
     """
     model.to(torch.float16).save_pretrained(folder)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text("utf-8"))
-    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
+    config["base_model_name_or_path"] = base
     config["target_modules"].sort()
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
     (folder / "README.md").unlink()
