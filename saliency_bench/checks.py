@@ -233,6 +233,17 @@ def _check_data(cfg: "Config") -> None:
     name, hyper = _component(DATASETS, "dataset", cfg.data, "data")
     for key, value in hyper.items():
         typed(DATASETS[name], key, value, f"data.{key}")
+    _check_shortcuts(cfg)
+
+
+def _check_shortcuts(cfg: "Config") -> None:
+    """A model that follows another shortcut than the data's says nothing of either."""
+    kind = getattr(cfg.model, "kind", None)  # None: a model that was taught none, for comparison
+    if cfg.data["dataset"] == "shortcuts" and kind not in (None, cfg.data["kind"]):
+        raise InputError(
+            f"model.kind={kind}, data.kind={cfg.data['kind']}: the model was trained on another shortcut. "
+            "Give both the same."
+        )
 
 
 def _views() -> dict[str, Sequence[str]]:

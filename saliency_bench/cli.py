@@ -36,6 +36,8 @@ Usage:
                                                 every method against Captum
   saliency-bench throughput [profile=full] [KEY=VALUE ...]
                                                 how fast, beside Captum
+  saliency-bench trust [KEY=VALUE ...]          which metrics prefer a ranking that
+                                                is known to be right
 
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
@@ -299,6 +301,18 @@ def throughput(words: list[str]) -> int:
     return 0
 
 
+def trust(words: list[str]) -> int:
+    """Every metric on rankings that are known to be right and on spoilt ones, by every removal operator."""
+    from saliency_bench import trust as verb
+    from saliency_bench.progress import progress
+
+    chosen = verb.options(words)
+    with progress() as show:
+        outcome = verb.measure(chosen, show)
+    verb.conclude(chosen, outcome, ["saliency-bench", "trust", *words])
+    return 0
+
+
 def across(words: list[str]) -> int:
     """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
     from rich.console import Console
@@ -366,6 +380,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "list": list_parts,
     "validate": validate,
     "throughput": throughput,
+    "trust": trust,
 }
 
 

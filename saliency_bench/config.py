@@ -36,6 +36,18 @@ class DefaultModel(ModelConfig):
 
 
 @dataclass
+class MaskedModel(DefaultModel):
+    """The bundled model trained on masked texts too."""
+
+
+@dataclass
+class ShortcutModel(DefaultModel):
+    """The bundled model taught a kind of shortcut."""
+
+    kind: str
+
+
+@dataclass
 class HubModel(ModelConfig):
     """A local folder or hub id, with an optional PEFT adapter."""
 
@@ -156,6 +168,8 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(group="model", name="default_schema", node=DefaultModel)
+    store.store(group="model", name="masked_schema", node=MaskedModel)
+    store.store(group="model", name="shortcuts_schema", node=ShortcutModel)
     store.store(group="model", name="hub_schema", node=HubModel)
 
 

@@ -175,6 +175,19 @@ THROUGHPUT = (
 )
 
 
+#: Columns of the table of `saliency-bench trust`, in order: a row per model, text, corruption, metric and removal.
+TRUST = (
+    "kind",  # of shortcut
+    "training_seed",
+    "example_id",
+    "corruption",
+    "metric",
+    "removal",
+    "preferred",  # 1 where the metric gives the known ranking the better value, 0.5 a tie, 0 else; null if it has none
+    "reason",  # why it has none
+)
+
+
 def digest(value: Any, length: int = 12) -> str:
     """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
     canonical = json.dumps(

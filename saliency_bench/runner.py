@@ -153,7 +153,7 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     config, lacking = fit_removals(model, config)
-    warnings += lacking
+    warnings += lacking + ungated(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
     sources = {example.id: example.source for example in examples}
@@ -194,11 +194,14 @@ def load_configured_model(config: Any) -> Model:
         "device": config.runtime.device,
         "attention": config.runtime.attention,
     }
-    if config.model.name == "default":
-        return loading.load_default(training_seed=config.model.training_seed, **runtime)
-    return loading.load_model(
-        config.model.path, revision=config.model.revision, adapter=config.model.adapter, **runtime
-    )
+    one = config.model
+    if one.name == "default":
+        return loading.load_default(training_seed=one.training_seed, **runtime)
+    if one.name == "masked":
+        return loading.load_masked(training_seed=one.training_seed, **runtime)
+    if one.name == "shortcuts":
+        return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
+    return loading.load_model(one.path, revision=one.revision, adapter=one.adapter, **runtime)
 
 
 def fit_settings(
@@ -243,6 +246,15 @@ def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
     }
     evaluation = replace(config.evaluation, removal=list(dict.fromkeys(removals)))
     return replace(config, evaluation=evaluation, metric=metrics), warnings
+
+
+def ungated(model: Model) -> list[dict[str, str]]:
+    """A warning where a shortcut model was found not to follow its shortcut alone: then nothing is known to matter."""
+    gate = model.facts.get("gate")
+    if gate is None or gate["passed"]:
+        return []
+    message = f"{model.name} did not pass its gate, so that the shortcut is no ground truth: {gate['reason']}"
+    return [{"example_id": "", "source": "model", "message": message}]
 
 
 def usual_readings(config: Any) -> list[Reading]:

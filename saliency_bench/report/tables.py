@@ -23,6 +23,7 @@ from saliency_bench.report.labels import (
 from saliency_bench.report.parity import parities
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
+from saliency_bench.report.trust import gates
 from saliency_bench.rows import OK
 
 NAMES = (
@@ -31,6 +32,7 @@ NAMES = (
     "comparison",
     "right_and_wrong",
     "agreement",
+    "gates",
     "convergence",
     "parity",
     "sweep",
@@ -52,6 +54,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
         comparison(analysis),
         right_and_wrong(analysis),
         agreement(analysis),
+        gate(analysis),
         how_sure(analysis),
         parity(analysis),
         sweep(analysis),
@@ -214,6 +217,12 @@ def right_and_wrong(analysis: Analysis) -> Table:
         tuple(rows),
         False,
     )
+
+
+def gate(analysis: Analysis) -> Table:
+    """What a model that follows a shortcut was found to do; of other models nothing."""
+    model = analysis.run.manifest.get("model") or {}
+    return gates({model["name"]: model} if "gate" in model else {})
 
 
 def _group_row(

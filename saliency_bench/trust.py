@@ -1,0 +1,330 @@
+"""`saliency-bench trust`: which metrics prefer a ranking that is known to be right; conf/trust.yaml.
+
+The models follow a shortcut that was put into each text, so its tokens come first in any right ranking. Metrics judge
+that ranking and the same one with the shortcut demoted, by every removal operator (Chan et al. 2022 call the share of
+texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from saliency_bench import conf_files, overrides
+from saliency_bench.bench.budget import check_budget
+from saliency_bench.bench.budget import resolve as resolve_budget
+from saliency_bench.blocks import open_block, plan_blocks
+from saliency_bench.data import shortcuts
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError, unknown
+from saliency_bench.evaluation.corruption import (
+    CORRUPTIONS,
+    KNOWN,
+    as_scores,
+    known_ranking,
+    spoilt,
+)
+from saliency_bench.evaluation.curves import OUTPUTS
+from saliency_bench.evaluation.metrics import INFO
+from saliency_bench.evaluation.reading import SIGNED, Reading, usual
+from saliency_bench.evaluation.removal import OPERATORS
+from saliency_bench.evaluation.units import TOKEN
+from saliency_bench.judge import judge_block
+from saliency_bench.maps import AttributionMap
+from saliency_bench.models import loading
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.report.build import FORMATS
+from saliency_bench.report.formats import to_markdown
+from saliency_bench.report.style import pdf, png, styled
+from saliency_bench.report.table import Table
+from saliency_bench.report.terminal import console_for, fitting, to_rich
+from saliency_bench.report.trust import frame, long_table, notes, tables
+from saliency_bench.report.trust_plots import figures
+from saliency_bench.rows import OK
+from saliency_bench.seeding import seed_of, token_hash
+from saliency_bench.stats import Resampling
+from saliency_bench.store.durable import replace_file
+from saliency_bench.store.manifest import collect, portable
+from saliency_bench.store.run import MANIFEST, write_json
+from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.validation import refuse_a_run
+
+OUT = Path("results") / "metric_trust"
+CONFIG = "trust"
+SPLIT = "test"
+
+Progress = Callable[[str, int, int], None]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives; `config` is conf/trust.yaml with the overrides."""
+
+    out: Path
+    config: Mapping[str, Any]
+
+    @property
+    def resampling(self) -> Resampling:
+        """How intervals are made."""
+        one = self.config["statistics"]
+        return Resampling(one["confidence"], one["n_resamples"], self.config["seed"])
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The metrics, as conf/metric/ has them."""
+        return {name: conf_files.metric_defaults(name) for name in self.config["metrics"]}
+
+    @property
+    def readings(self) -> list[Reading]:
+        """How texts are looked at."""
+        return usual(self.config["removals"], TOKEN, self.config["output"], SIGNED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rows (`rows.TRUST`), and what is known of each model by name."""
+
+    rows: pd.DataFrame
+    models: Mapping[str, Mapping[str, Any]]
+    started: datetime
+
+
+def options(words: Sequence[str]) -> Options:
+    """The words of a command line, each `key=value`, a key within another as `statistics.confidence`, values in YAML.
+
+    Raises:
+        InputError: a word is none of these, or its value is not usable.
+    """
+    given = dict(overrides.pair(CONFIG, word) for word in words)
+    out = Path(given.pop("out", OUT))
+    config = conf_files.read("", CONFIG)
+    config["runtime"] = conf_files.runtime_defaults() | config["runtime"]
+    for key, value in given.items():
+        overrides.put(config, key, value, CONFIG)
+    _check(config)
+    refuse_a_run(out)
+    return Options(out, config)
+
+
+def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
+    """Judges the known and the spoilt rankings on every configured model.
+
+    Raises:
+        InputError: a model is not shipped, or does not load.
+    """
+    started, config = datetime.now(UTC), chosen.config
+    runtime = config["runtime"]
+    if runtime["threads"]:
+        torch.set_num_threads(runtime["threads"])
+    rows: list[Row] = []
+    models: dict[str, Mapping[str, Any]] = {}
+    for kind, training_seed in product(config["kinds"], config["training_seeds"]):
+        model = loading.load_shortcuts(
+            kind=kind,
+            training_seed=training_seed,
+            dtype=runtime["dtype"],
+            device=runtime["device"],
+            attention=runtime["attention"],
+        )
+        of_model = {"kind": kind, "training_seed": training_seed}
+        found = list(judged(model, _texts(model, kind, config), chosen, progress))
+        rows += [of_model | row for row in found]
+        models[model.name] = dict(model.facts) | {"n_judged": len({r["example_id"] for r in found})}
+    if not rows:
+        raise InputError(
+            f"n_examples={config['n_examples']}: the models follow the shortcut in none of these texts. Give more."
+        )
+    return Outcome(frame(rows), models, started)
+
+
+def _texts(model: Model, kind: str, config: Mapping[str, Any]) -> list[Encoded]:
+    examples = shortcuts.load(
+        kind=kind,
+        split=SPLIT,
+        seed=config["seed"],
+        n_examples=config["n_examples"],
+        share=1.0,
+        incomplete=0.0,
+    )
+    return task.encode(model, examples)
+
+
+def judged(
+    model: Model,
+    encoded: Sequence[Encoded],
+    chosen: Options,
+    progress: Progress = lambda *_: None,
+) -> Iterator[Row]:
+    """What every metric prefers on every text on which the model says what the shortcut does."""
+    budget = resolve_budget(chosen.config["runtime"]["token_budget"], model, [*map(len, encoded)])
+    plan = plan_blocks(encoded)
+    entries, readings, tie = chosen.entries, chosen.readings, chosen.config["tie"]
+    refs = References(model)
+    with model.frozen():
+        for done, one in enumerate(plan):
+            progress(model.name, done, len(plan))
+            items = [encoded[index] for index in one.indices]
+            block = open_block(refs, items, "predicted", budget)
+            said = zip(items, block.targets.tolist(), strict=True)
+            maps = [
+                rival
+                for item, target in said
+                if target == item.gold
+                for rival in rivals(item, target, chosen.config)
+            ]
+            yield from preferences(judge_block(block, maps, entries, readings).rows, tie)
+        progress(model.name, len(plan), len(plan))
+
+
+def rivals(item: Encoded, target: int, config: Mapping[str, Any]) -> list[AttributionMap]:
+    """Maps of one text: the known ranking, then each spoilt one."""
+    assert item.relevant is not None
+    ranked = np.flatnonzero(~np.array(item.special))
+    relevant = np.array(item.relevant)[ranked]
+    name = token_hash(item.input_ids)
+    own = known_ranking(relevant, np.random.default_rng(seed_of(KNOWN, config["seed"], name)))
+    rankings = {KNOWN: own}
+    for how in config["corruptions"]:
+        stream = np.random.default_rng(seed_of(how, config["seed"], name))
+        rankings[how] = spoilt(own, int(relevant.sum()), how, stream)
+    like = AttributionMap(
+        encoded=item,
+        setting={},
+        scores=np.zeros(len(item)),
+        target=target,
+        label=str(target),
+        probability=float("nan"),  # of no use here
+    )
+    return [
+        AttributionMap.from_scores(as_scores(ranked[ranking], len(item)), like, name=how)
+        for how, ranking in rankings.items()
+    ]
+
+
+def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
+    """Each value of a spoilt ranking against the known one's of the same text, metric and removal."""
+    key = ("example_id", "metric", "removal")
+    known = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == KNOWN}
+    for row in rows:
+        if row["setting_id"] == KNOWN:
+            continue
+        place = tuple(row[k] for k in key)
+        missing = [one["reason"] for one in (known[place], row) if one["status"] != OK]
+        found = dict(zip(key, place, strict=True)) | {"corruption": row["setting_id"]}
+        if missing:
+            yield found | {"preferred": None, "reason": missing[0]}
+        else:
+            sign = 1 if row["higher_is_better"] else -1
+            gain = sign * (known[place]["value"] - row["value"])
+            better = 0.5 if abs(gain) <= tie else float(gain > 0)
+            yield found | {"preferred": better, "reason": None}
+
+
+def conclude(
+    chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
+) -> None:
+    """Writes rows, tables, figures and the manifest, and prints what was found."""
+    made = tables(outcome.rows, outcome.models, chosen.resampling)
+    said = notes(outcome.rows, outcome.models)
+    out = chosen.out
+    replace_file(out / "rows.csv.gz", _packed(outcome.rows))
+    parts = ["# saliency-bench trust\n", *map(to_markdown, made), *(f"{one}\n" for one in said)]
+    replace_file(out / "trust.md", "\n".join(parts).encode())
+    for table in (*made, long_table(outcome.rows, chosen.resampling)):
+        for suffix, write in FORMATS.items():
+            replace_file(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
+    with styled():
+        for name, figure in figures(outcome.rows, chosen.resampling).items():
+            replace_file(out / "figures" / f"{name}.png", png(figure))
+            replace_file(out / "figures" / f"{name}.pdf", pdf(figure))
+    write_json(out / MANIFEST, _manifest(chosen, outcome, command))
+    show(made, said, out, console)
+
+
+def show(
+    made: Sequence[Table], said: Sequence[str], out: Path, console: Console | None = None
+) -> None:
+    """Prints the tables and what they depend on."""
+    console = console or console_for()
+    for table in made:
+        console.print(to_rich(fitting(table, console.width), console.is_terminal))
+    for line in (*said, f"Written to {out}."):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _packed(rows: pd.DataFrame) -> bytes:
+    """The rows as compressed CSV, without a date."""
+    import gzip
+
+    return gzip.compress(rows.to_csv(index=False, lineterminator="\n").encode(), mtime=0)
+
+
+def _manifest(chosen: Options, outcome: Outcome, command: Sequence[str]) -> dict[str, Any]:
+    runtime = chosen.config["runtime"]
+    device = loading.resolve_device(runtime["device"])
+    computation = {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": runtime["dtype"],
+        "attention": runtime["attention"],
+        "threads": torch.get_num_threads(),
+        "token_budget": runtime["token_budget"],
+    }
+    provenance = collect(
+        computation, command=command, started=outcome.started, ended=datetime.now(UTC)
+    )
+    return {
+        "name": CONFIG,
+        "command": portable(shlex.join(command)),
+        "config": dict(chosen.config),
+        "models": {name: dict(facts) for name, facts in outcome.models.items()},
+        "n_rows": len(outcome.rows),
+    } | provenance
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Refuses names that nothing has and numbers that make no sense."""
+    known: dict[str, Sequence[str]] = {
+        "kinds": shortcuts.KINDS,
+        "corruptions": list(CORRUPTIONS),
+        "metrics": conf_files.names("metric"),
+        "removals": OPERATORS,
+    }
+    for key, names in known.items():
+        for one in config[key]:
+            if one not in names:
+                raise unknown(key, one, list(names))
+    if config["output"] not in OUTPUTS:
+        raise unknown("output", config["output"], list(OUTPUTS))
+    if config["runtime"]["dtype"] not in loading.DTYPES:
+        raise unknown("runtime.dtype", config["runtime"]["dtype"], list(loading.DTYPES))
+    check_budget(config["runtime"]["token_budget"], "runtime.token_budget")
+    for key in (*known, "training_seeds"):
+        if repeated := [one for one in config[key] if config[key].count(one) > 1]:
+            raise InputError(f"{key} lists {repeated[0]!r} twice. Remove one.")
+    for key in ("n_examples", "statistics.n_resamples"):
+        if (value := dict(overrides.leaves(config))[key]) < 1:
+            raise InputError(f"{key}={value}: expected at least 1")
+    if config["tie"] < 0:
+        raise InputError(f"tie={config['tie']}: expected 0 or more")
+    if not 0 < config["statistics"]["confidence"] < 1:
+        raise InputError(
+            f"statistics.confidence={config['statistics']['confidence']}: expected a number between 0 and 1"
+        )
+    for name in config["metrics"]:
+        info = INFO[conf_files.metric_defaults(name)["metric"]]
+        if info.reads not in ("curve", "inquiry") or info.higher_is_better is None:
+            raise InputError(
+                f"metrics: {name} removes nothing or has no direction, so that it prefers no ranking. Leave it out."
+            )
