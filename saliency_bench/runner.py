@@ -559,7 +559,11 @@ def _identity(
     kept = {
         key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")
     }
-    inputs = [[item.example_id, item.input_ids, item.token_type_ids, item.gold] for item in encoded]
+    inputs = [
+        [item.example_id, item.input_ids, item.token_type_ids, item.gold]
+        + ([] if item.relevant is None else [item.relevant])
+        for item in encoded
+    ]
     provenance = collect(_computation(config, model), command=[], started=datetime.now(UTC))
     return {
         "model": dict(model.facts) | {"name": model.name, "labels": list(model.labels)},

@@ -3,18 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 
-import torch
-
 
 def seed_of(*names: str | int) -> int:
     """A 63-bit seed from a sequence of names; ("a", "b") and ("ab",) differ."""
     text = "\x1f".join(f"{type(name).__name__}:{name}" for name in names)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def generator_for(device: torch.device | str, *names: str | int) -> torch.Generator:
-    """A generator on `device` whose stream depends on the names alone (and on the kind of device)."""
-    return torch.Generator(device=device).manual_seed(seed_of(*names))
 
 
 def token_hash(token_ids: Sequence[int]) -> str:

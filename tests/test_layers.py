@@ -29,6 +29,7 @@ LAYERS = [
     ("rows", "encoded", "signatures"),
     ("registry",),
     ("seeding", "types", "conf_files", "orders", "overrides"),
+    ("streams",),
     ("store",),
     ("stats",),
     ("ranks",),

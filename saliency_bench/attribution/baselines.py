@@ -28,7 +28,7 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.models import references as known
 from saliency_bench.models.ledger import SEARCH
 from saliency_bench.models.references import References
-from saliency_bench.seeding import generator_for
+from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
 
 if TYPE_CHECKING:

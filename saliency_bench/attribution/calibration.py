@@ -21,8 +21,8 @@ from saliency_bench.data import movie_reviews
 from saliency_bench.encoded import Encoded
 from saliency_bench.models.ledger import DENSITY
 from saliency_bench.rows import digest
-from saliency_bench.seeding import generator_for
 from saliency_bench.store import cache
+from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
 
 #: Texts, and equally spaced nodes on the path of each.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.seeding import generator_for
+from saliency_bench.streams import generator_for
 from saliency_bench.types import on_device
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.models.references import References
-from saliency_bench.seeding import generator_for
+from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch
 

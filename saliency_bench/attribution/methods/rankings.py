@@ -8,7 +8,7 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
 from saliency_bench.orders import Drops
 from saliency_bench.orders import beam_search as best_order
-from saliency_bench.seeding import generator_for
+from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Attribution
 
