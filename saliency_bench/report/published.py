@@ -56,7 +56,7 @@ def read(name: str) -> Published:
 
 
 def compare(run: Run, published: Published, cell: str | None = None) -> list[Table]:
-    """Each published number beside the run's, and how alike the methods are ordered in every published cell.
+    """Each published number beside the run's; with three methods or more, how alike they are ordered in every cell.
 
     Args:
         run: a study under the published protocol.
@@ -93,7 +93,8 @@ def compare(run: Run, published: Published, cell: str | None = None) -> list[Tab
             "only the order of the methods can be compared."
         )
     title = f"{run.manifest.get('name')} beside {published.name}"
-    return [Table("published", title, text, columns, tuple(rows), False), _orders(found)]
+    made = [Table("published", title, text, columns, tuple(rows), False), _orders(found)]
+    return [table for table in made if table.rows]
 
 
 @dataclass(frozen=True)

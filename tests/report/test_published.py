@@ -100,3 +100,10 @@ def test_published_rows_are_whole_and_their_settings_can_be_configured(name):
     assert not found.duplicated(["cell", "method", "metric"]).any()
     methods = {line.split("method=")[1].split()[0] for line in found["setting"]}
     assert methods <= set(conf_files.names("method"))
+
+
+def test_two_methods_have_no_order_to_speak_of(make_run, sig):
+    run = make_run(SETTINGS[:2], n_examples=4, metrics=("comprehensiveness",))
+    run.tables["rows"]["metric"] = "dig_comprehensiveness"
+    run.manifest["config"]["model"] = {"name": "hub", "path": DISTILBERT}
+    assert [table.name for table in published.compare(run, published.read("sig"))] == ["published"]
