@@ -78,8 +78,13 @@ class Across:
 
     @property
     def names(self) -> list[str]:
-        """Of the cells."""
-        return [cell.name(self.varying) for cell in self.cells]
+        """Of the cells, by no more factors than tell them apart; a dataset's is the least telling."""
+        wanted = self.varying
+        for factor in ("data", "model"):
+            rest = [key for key in wanted if key != factor]
+            if len({cell.name(rest) for cell in self.cells}) == len(self.cells):
+                wanted = rest
+        return [cell.name(wanted) for cell in self.cells]
 
     @property
     def higher_is_better(self) -> bool:

@@ -11,6 +11,8 @@ from saliency_bench.report.style import WIDTH, literal, note, wrapped
 _SPREAD = 0.6  # of a method's lane, over which its cells are drawn
 _TONES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8A8A8A")
 
+LEGEND_WIDTH = 80  # characters of a legend that fit beside each other
+
 
 def forest(found: Across) -> Figure:
     """Every method's paired difference from the reference, a point per cell."""
@@ -39,7 +41,7 @@ def forest(found: Across) -> Figure:
     figure.legend(
         *axes.get_legend_handles_labels(),
         loc="outside upper center",
-        ncols=min(4, len(found.cells)),
+        ncols=min(4, len(found.cells), max(1, LEGEND_WIDTH // max(map(len, found.names)))),
     )
     note(
         figure, "Mean paired differences in each cell; bars: bootstrap intervals over its examples."

@@ -161,3 +161,15 @@ def test_what_cannot_stand_side_by_side_is_refused(cells, make, says):
 def test_a_metric_without_direction_is_refused(cells):
     with pytest.raises(InputError, match="no metric deletion"):
         across([cells(0), cells(1)], "deletion")
+
+
+def test_cells_are_named_by_no_more_than_tells_them_apart(cells):
+    def of(number, kind):
+        one = cells(0)
+        model = one.manifest["model"] | {"name": f"shortcut-{kind}"}
+        data = one.manifest["data"] | {"sha256": str(number) * 64}
+        return replace(one, manifest=one.manifest | {"model": model, "data": data})
+
+    found = across([of(0, "pair"), of(1, "single")])
+    assert found.varying == ["data", "model"]
+    assert found.names == ["shortcut-pair", "shortcut-single"]
