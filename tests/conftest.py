@@ -1,8 +1,11 @@
 """Models that many tests share."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import settings
-from tiny import tiny_bert
+from tiny import VOCABULARY, tiny_bert
 
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.model import Model
@@ -27,3 +30,17 @@ def default_model() -> Model:
     from saliency_bench.models.loading import load_default
 
     return load_default()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model folder."""
+    from transformers import BertTokenizer
+
+    path = tmp_path_factory.mktemp("model")
+    tiny_bert(torch.float32).save_pretrained(path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "a", "and"]
+    words += [f"w{index}" for index in range(VOCABULARY - len(words))]
+    (path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer.from_pretrained(path).save_pretrained(path)
+    return path

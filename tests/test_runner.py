@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from saliency_bench import conf_files, config
@@ -135,12 +136,24 @@ def test_choosing_on_another_split_leaves_that_study_beside_the_report(tmp_path)
     assert best["mean"] == means[best["setting_id"]] == means.max()
 
 
+@pytest.fixture(scope="module")
+def of_the_hub(folder, tmp_path_factory):
+    """Overrides that put local copies in the place of what an experiment would download: a model, and a dataset."""
+    data = tmp_path_factory.mktemp("data")
+    for split in ("validation", "test"):
+        texts = pd.DataFrame({"sentence": ["the film w1 and w2", "a w3"], "label": [-1, -1]})
+        texts.to_parquet(data / f"{split}.parquet")
+    return [f"model.path={folder}", f"data.path={data}"]
+
+
 @pytest.mark.parametrize("experiment", conf_files.names("experiment"))
-def test_every_experiment_runs(experiment, tmp_path):
+def test_every_experiment_runs(experiment, tmp_path, of_the_hub):
     small = [
         f"experiment={experiment}", "n_examples=1", "timing.n_examples=1", "timing.n_repeats=1",
         "timing.n_warmup=0", "choose.n_examples=1", "convergence.n_examples=1",
     ]  # fmt: skip
+    if config.load(small).model.name == "hub":
+        small += of_the_hub
     cfg = config.load(small)
     for key in ("reference_steps", "reference_samples"):
         if getattr(cfg.convergence, key) is not None:

@@ -6,8 +6,6 @@ import json
 
 import pandas as pd
 import pytest
-import torch
-from tiny import VOCABULARY, tiny_bert
 
 from saliency_bench import cli, conf_files, throughput
 from saliency_bench.bench.contestants import CONTESTANTS, Contestant, ours
@@ -34,20 +32,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A complete model folder."""
-    from transformers import BertTokenizer
-
-    path = tmp_path_factory.mktemp("model")
-    tiny_bert(torch.float32).save_pretrained(path)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "a", "and"]
-    words += [f"w{index}" for index in range(VOCABULARY - len(words))]
-    (path / "vocab.txt").write_text("\n".join(words))
-    BertTokenizer.from_pretrained(path).save_pretrained(path)
-    return path
 
 
 @pytest.mark.slow
