@@ -38,6 +38,10 @@ Usage:
                                                 how fast, beside Captum
   saliency-bench trust [KEY=VALUE ...]          which metrics prefer a ranking that
                                                 is known to be right
+  saliency-bench sanity [model=PATH] [KEY=VALUE ...]
+                                                do maps depend on the model, on
+                                                chance and on small changes as
+                                                they should
 
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
@@ -313,6 +317,18 @@ def trust(words: list[str]) -> int:
     return 0
 
 
+def sanity(words: list[str]) -> int:
+    """Random weights, random labels, other seeds, small changes, random removal and special tokens."""
+    from saliency_bench import sanity as verb
+    from saliency_bench.progress import progress
+
+    chosen = verb.options(words)
+    with progress() as show:
+        outcome = verb.measure(chosen, show)
+    verb.conclude(chosen, outcome, ["saliency-bench", "sanity", *words])
+    return 0
+
+
 def across(words: list[str]) -> int:
     """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
     from rich.console import Console
@@ -381,6 +397,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "validate": validate,
     "throughput": throughput,
     "trust": trust,
+    "sanity": sanity,
 }
 
 

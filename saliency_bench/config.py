@@ -41,6 +41,11 @@ class MaskedModel(DefaultModel):
 
 
 @dataclass
+class RandomLabelsModel(DefaultModel):
+    """The bundled encoder with labels learnt by heart that were dealt at random."""
+
+
+@dataclass
 class ShortcutModel(DefaultModel):
     """The bundled model taught a kind of shortcut."""
 
@@ -169,6 +174,7 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="model", name="default_schema", node=DefaultModel)
     store.store(group="model", name="masked_schema", node=MaskedModel)
+    store.store(group="model", name="random_labels_schema", node=RandomLabelsModel)
     store.store(group="model", name="shortcuts_schema", node=ShortcutModel)
     store.store(group="model", name="hub_schema", node=HubModel)
 

@@ -6,7 +6,7 @@ from typing import Any
 from saliency_bench.errors import InputError, unknown
 
 #: Keys whose values are text, whatever YAML would make of them.
-TEXTS = ("out", "model")
+TEXTS = ("out", "model", "texts")
 
 
 def pair(verb: str, word: str) -> tuple[str, Any]:

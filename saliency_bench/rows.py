@@ -187,6 +187,19 @@ TRUST = (
     "reason",  # why it has none
 )
 
+#: Columns of the sanity checks' table, in order; what `case` and `level` are, the section says.
+SANITY = (
+    "section",
+    "model",
+    "method",  # null where no method is asked
+    "case",  # order of randomisation, kind of seed, removal operator, treatment of special tokens
+    "level",  # part of the model, pair of seeds, fraction removed, special token
+    "measure",
+    "example_id",
+    "value",  # null where there is none
+    "reason",  # why there is none
+)
+
 
 def digest(value: Any, length: int = 12) -> str:
     """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""

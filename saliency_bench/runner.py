@@ -199,6 +199,8 @@ def load_configured_model(config: Any) -> Model:
         return loading.load_default(training_seed=one.training_seed, **runtime)
     if one.name == "masked":
         return loading.load_masked(training_seed=one.training_seed, **runtime)
+    if one.name == "random_labels":
+        return loading.load_random_labels(training_seed=one.training_seed, **runtime)
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
     return loading.load_model(one.path, revision=one.revision, adapter=one.adapter, **runtime)

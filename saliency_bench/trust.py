@@ -5,7 +5,6 @@ that ranking and the same one with the shortcut demoted, by every removal operat
 texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
 """
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.text import Text
 
 from saliency_bench import conf_files, overrides
 from saliency_bench.bench.budget import check_budget
@@ -43,19 +41,12 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.report.build import FORMATS
-from saliency_bench.report.formats import to_markdown
-from saliency_bench.report.style import pdf, png, styled
-from saliency_bench.report.table import Table
-from saliency_bench.report.terminal import console_for, fitting, to_rich
+from saliency_bench.publish import Findings, publish
 from saliency_bench.report.trust import frame, long_table, notes, tables
 from saliency_bench.report.trust_plots import figures
 from saliency_bench.rows import OK
 from saliency_bench.seeding import seed_of, token_hash
 from saliency_bench.stats import Resampling
-from saliency_bench.store.durable import replace_file
-from saliency_bench.store.manifest import collect, portable
-from saliency_bench.store.run import MANIFEST, write_json
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.validation import refuse_a_run
 
@@ -235,62 +226,18 @@ def conclude(
     chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
 ) -> None:
     """Writes rows, tables, figures and the manifest, and prints what was found."""
-    made = tables(outcome.rows, outcome.models, chosen.resampling)
-    said = notes(outcome.rows, outcome.models)
-    out = chosen.out
-    replace_file(out / "rows.csv.gz", _packed(outcome.rows))
-    parts = ["# saliency-bench trust\n", *map(to_markdown, made), *(f"{one}\n" for one in said)]
-    replace_file(out / "trust.md", "\n".join(parts).encode())
-    for table in (*made, long_table(outcome.rows, chosen.resampling)):
-        for suffix, write in FORMATS.items():
-            replace_file(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
-    with styled():
-        for name, figure in figures(outcome.rows, chosen.resampling).items():
-            replace_file(out / "figures" / f"{name}.png", png(figure))
-            replace_file(out / "figures" / f"{name}.pdf", pdf(figure))
-    write_json(out / MANIFEST, _manifest(chosen, outcome, command))
-    show(made, said, out, console)
-
-
-def show(
-    made: Sequence[Table], said: Sequence[str], out: Path, console: Console | None = None
-) -> None:
-    """Prints the tables and what they depend on."""
-    console = console or console_for()
-    for table in made:
-        console.print(to_rich(fitting(table, console.width), console.is_terminal))
-    for line in (*said, f"Written to {out}."):
-        console.print(Text(line), soft_wrap=True)
-
-
-def _packed(rows: pd.DataFrame) -> bytes:
-    """The rows as compressed CSV, without a date."""
-    import gzip
-
-    return gzip.compress(rows.to_csv(index=False, lineterminator="\n").encode(), mtime=0)
-
-
-def _manifest(chosen: Options, outcome: Outcome, command: Sequence[str]) -> dict[str, Any]:
-    runtime = chosen.config["runtime"]
-    device = loading.resolve_device(runtime["device"])
-    computation = {
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "dtype": runtime["dtype"],
-        "attention": runtime["attention"],
-        "threads": torch.get_num_threads(),
-        "token_budget": runtime["token_budget"],
-    }
-    provenance = collect(
-        computation, command=command, started=outcome.started, ended=datetime.now(UTC)
+    rows, resampling = outcome.rows, chosen.resampling
+    found = Findings(
+        name=CONFIG,
+        rows=rows,
+        tables=tables(rows, outcome.models, resampling),
+        more_tables=[long_table(rows, resampling)],
+        figures=lambda: figures(rows, resampling),
+        notes=notes(rows, outcome.models),
+        models=outcome.models,
+        started=outcome.started,
     )
-    return {
-        "name": CONFIG,
-        "command": portable(shlex.join(command)),
-        "config": dict(chosen.config),
-        "models": {name: dict(facts) for name, facts in outcome.models.items()},
-        "n_rows": len(outcome.rows),
-    } | provenance
+    publish(found, chosen.out, chosen.config, command, console)
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODELS = Path(__file__).parent
 ADAPTERS = MODELS / "default"
 MASKED = MODELS / "masked"  # trained on texts of which half have tokens masked
+RANDOM_LABELS = MODELS / "random_labels"  # learnt by heart labels that were dealt at random
 SHORTCUTS = MODELS / "shortcuts"  # a folder per kind of shortcut
 
 

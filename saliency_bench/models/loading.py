@@ -18,6 +18,7 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.encoder import (
     ADAPTERS,
     MASKED,
+    RANDOM_LABELS,
     SHA256,
     SHORTCUTS,
     adapter_folder,
@@ -63,6 +64,18 @@ def load_masked(
     """
     facts = {"source": "masked", "training_seed": training_seed}
     return _bundled(MASKED, f"masked-seed{training_seed}", facts, dtype, device, attention)
+
+
+def load_random_labels(
+    *, training_seed: int = 0, dtype: str = "float32", device: str = "auto", attention: str = "sdpa"
+) -> Model:
+    """The default encoder with an adapter that learnt random labels by heart: what it looks at is no sentiment.
+
+    A method whose maps of it are those of the default model explains the data, not the model (Adebayo et al. 2018).
+    """
+    facts = {"source": "random_labels", "training_seed": training_seed}
+    name = f"random-labels-seed{training_seed}"
+    return _bundled(RANDOM_LABELS, name, facts, dtype, device, attention)
 
 
 def load_shortcuts(

@@ -1,0 +1,196 @@
+"""Figures of the sanity checks, a function for each section that has one."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from saliency_bench.report.labels import method_label
+from saliency_bench.report.sanity import (
+    CASES,
+    MEASURES,
+    SEED_SECTIONS,
+    TAU,
+    label,
+    means,
+    special_labels,
+)
+from saliency_bench.report.style import WIDTH, color, literal, note
+from saliency_bench.stats import Resampling
+
+_OPERATORS = {
+    "mask": ("#0072B2", "o"),
+    "pad": ("#D55E00", "s"),
+    "unk": ("#CC79A7", "^"),
+    "zero": ("#000000", "D"),
+    "mean": ("#8A8A8A", "v"),
+    "attention": ("#009E73", "P"),
+    "delete": ("#E69F00", "X"),
+}
+_TOKENS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8A8A8A")
+_SEEDS = {
+    "noise seeds": ("#0072B2", "o"),
+    "training seeds": ("#E69F00", "s"),
+    "random labels": ("#000000", "D"),
+}
+
+
+def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
+    """One for each section that was asked for and has something to show."""
+    draw: Mapping[str, tuple[Sequence[str], Callable[[pd.DataFrame, Resampling], Figure]]] = {
+        "randomisation": (["randomisation"], randomisation),
+        "seeds": (SEED_SECTIONS, seeds),
+        "removal": (["removal"], removal),
+        "special_tokens": (["special_tokens"], special_tokens),
+    }
+    made = {}
+    for name, (sections, one) in draw.items():
+        own = rows[rows["section"].isin(sections)].dropna(subset=["value"])
+        if len(own):
+            made[name] = one(own, resampling)
+    return made
+
+
+def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """Agreement with the trained model's maps against what is random, a panel for each order and measure."""
+    orders, measures = list(dict.fromkeys(rows["case"])), list(dict.fromkeys(rows["measure"]))
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * len(measures)), layout="constrained")
+    grid = figure.subplots(len(measures), len(orders), squeeze=False, sharex="col", sharey=True)
+    for (row, column), axes in np.ndenumerate(grid):
+        own = rows[(rows["case"] == orders[column]) & (rows["measure"] == measures[row])]
+        _against_parts(axes, own, resampling)
+        if row == 0:
+            axes.set_title(f"Weights made random {CASES[orders[column]]}", loc="left")
+        if column == 0:
+            axes.set_ylabel(f"{TAU} of {MEASURES[measures[row]]}")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    note(
+        figure,
+        "Agreement of maps with those of the trained model, for the class that it predicts. A method that never looks "
+        f"at the model stays at 1. {_over(rows, resampling)}",
+    )
+    return figure
+
+
+def _against_parts(axes: Axes, rows: pd.DataFrame, resampling: Resampling) -> None:
+    parts = list(dict.fromkeys(rows["level"]))
+    found = means(rows, ["method", "level"], resampling)
+    for method, own in found.groupby("method", sort=False):
+        place = [parts.index(one) for one in own["level"]]
+        name = str(method)
+        shade = color(name)
+        axes.plot(
+            place, own["mean"], marker="o", markersize=3, color=shade, label=method_label(name)
+        )
+        axes.fill_between(place, own["low"], own["high"], color=shade, alpha=0.15, linewidth=0)
+    axes.axhline(0, color="#888888", linewidth=0.7)
+    axes.set_xticks(range(len(parts)), [literal(one) for one in parts], rotation=45, ha="right")
+    axes.grid(axis="y")
+
+
+def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """Agreement between noise seeds, training seeds, and with a model that learnt random labels, by method."""
+    methods = list(dict.fromkeys(rows["method"]))[::-1]
+    cases = [one for one in _SEEDS if one in set(rows["case"])]
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(methods)), layout="constrained")
+    panels = list(dict.fromkeys(rows["measure"]))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, measure in zip(grid, panels, strict=True):
+        own = rows[rows["measure"] == measure]
+        found = means(own, ["method", "case"], resampling)
+        for number, case in enumerate(cases):
+            points = found[found["case"] == case]
+            offset = 0.22 * (number - (len(cases) - 1) / 2)
+            places = [methods.index(one) - offset for one in points["method"]]
+            _points(axes, points, places, *_SEEDS[case], label(case))
+        axes.set_yticks(range(len(methods)), [literal(method_label(one)) for one in methods])
+        axes.axvline(0, color="#888888", linewidth=0.7)
+        axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
+        axes.grid(axis="x")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3)
+    note(figure, f"Agreement of the maps of one text. {_over(rows, resampling)}")
+    return figure
+
+
+def _points(
+    axes: Axes, found: pd.DataFrame, places: Sequence[float], shade: str, marker: str, name: str
+) -> None:
+    low, high = found["mean"] - found["low"], found["high"] - found["mean"]
+    axes.errorbar(
+        found["mean"],
+        places,
+        xerr=np.maximum([low, high], 0),
+        color=shade,
+        marker=marker,
+        markersize=4,
+        linestyle="",
+        elinewidth=1,
+        label=name,
+    )
+
+
+def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """What is left of accuracy and confidence against the share of tokens removed, a line for each operator."""
+    if "accuracy" in set(rows["measure"]):
+        rows = rows[rows["measure"] != "kept_class"]
+    measures, models = list(dict.fromkeys(rows["measure"])), list(dict.fromkeys(rows["model"]))
+    figure = Figure(figsize=(WIDTH, 1.0 + 2.0 * len(measures)), layout="constrained")
+    grid = figure.subplots(len(measures), len(models), squeeze=False, sharex=True, sharey="row")
+    for (row, column), axes in np.ndenumerate(grid):
+        own = rows[(rows["measure"] == measures[row]) & (rows["model"] == models[column])]
+        found = means(own, ["case", "level"], resampling)
+        for operator, line in found.groupby("case", sort=False):
+            shade, marker = _OPERATORS[operator]
+            share = line["level"].astype(float)
+            axes.plot(share, line["mean"], color=shade, marker=marker, markersize=4, label=operator)
+            axes.fill_between(
+                share, line["low"], line["high"], color=shade, alpha=0.12, linewidth=0
+            )
+        if row == 0:
+            axes.set_title(literal(models[column]), loc="left")
+        if column == 0:
+            axes.set_ylabel(MEASURES[measures[row]])
+        if row == len(measures) - 1:
+            axes.set_xlabel("Tokens removed at random")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=7)
+    note(figure, f"No ranking chose what is removed. {_over(rows, resampling)}")
+    return figure
+
+
+def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """The share of each map on every kind of special token, one beside the other."""
+    own = rows[rows["level"] != "all special tokens"].assign(method=special_labels(rows))
+    found = means(own, ["method", "level"], resampling)
+    methods = list(dict.fromkeys(found["method"]))[::-1]
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.3 * len(methods)), layout="constrained")
+    axes = figure.subplots()
+    start = pd.Series(0.0, index=methods)
+    for number, (token, part) in enumerate(found.groupby("level", sort=False)):
+        width = part.set_index("method")["mean"].reindex(methods).fillna(0.0)
+        shade = _TOKENS[number % len(_TOKENS)]
+        axes.barh(range(len(methods)), width, left=start, color=shade, label=literal(token))
+        start += width
+    for place, value in enumerate(start):
+        axes.text(value + 0.005, place, f"{value:.1%}", va="center", size=7.5)
+    axes.set_yticks(range(len(methods)), [literal(one) for one in methods])
+    axes.set_xlabel("Share of the sum of magnitudes")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.margins(x=0.12)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    note(figure, f"Means over {own['example_id'].nunique()} texts.")
+    return figure
+
+
+def _over(rows: pd.DataFrame, resampling: Resampling) -> str:
+    return (
+        f"Means over {rows['example_id'].nunique()} texts with {100 * resampling.confidence:g} % BCa bootstrap "
+        "intervals."
+    )
