@@ -209,7 +209,8 @@ def test_a_mistake_in_a_file_is_refused_too(content, words, tmp_path):
     text = "# @package _global_\n" + yaml.safe_dump(content)
     (tmp_path / "experiment" / "mine.yaml").write_text(text, "utf-8")
     defaults = f"method=[{','.join(conf_files.names('method'))}]"
-    message = refusal(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", defaults)
+    given = "method.file.path=scores.jsonl"
+    message = refusal(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", defaults, given)
     assert all(word in message for word in words), message
 
 

@@ -27,11 +27,16 @@ def read_tsv(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
 
 def read_jsonl(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
     """One JSON object a line; a row has the number of its line. Blank lines are passed over."""
+    for number, values in json_lines(data, path):
+        columns.check(list(values), f"{path}:{number}")
+        yield number, values
+
+
+def json_lines(data: bytes, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines with the numbers of their lines, whatever their keys."""
     for number, line in enumerate(decode(data, path).split("\n"), start=1):
         if line.strip(" \t\r"):
-            values = _parse_json(line, f"{path}:{number}")
-            columns.check(list(values), f"{path}:{number}")
-            yield number, values
+            yield number, _parse_json(line, f"{path}:{number}")
 
 
 def read_parquet(data: bytes, path: str, columns: Columns) -> Iterator[Record]:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.data import movie_reviews
+from saliency_bench.data.scores import read_scores
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
 from saliency_bench.types import TokenBudget
@@ -150,8 +151,25 @@ def resolve_references(model: Model, name: str, key: str = "references", longest
     return f"{path}@{_digest_of(texts)}"
 
 
+def resolve_scores(model: Model, name: str, key: str = "path") -> str:
+    """The name of a file of scores that a setting holds: its path and the digest of its content.
+
+    Raises:
+        InputError: there is no such file, a line is wrong, or it is no longer the file that was asked for.
+    """
+    path, digest = _parted(name)
+    now = read_scores(path).digest
+    if digest is not None and digest != now:
+        raise InputError(
+            f"{key}: {path} has changed: expected the content {digest}, got {now}. Put it back, or start again without "
+            "@ and the digest."
+        )
+    return f"{path}@{now}"
+
+
 #: By hyperparameter, how the name in a setting is found.
 RESOLVE: dict[str, Callable[[Model, Any, str], str]] = {
+    "path": resolve_scores,
     "baseline": resolve_baseline,
     "references": resolve_references,
     "removal": resolve_removal,
@@ -278,6 +296,11 @@ class References:
 def identity(name: str) -> str:
     """What a name stands for whatever its file is called: the digest of the content, where there is one."""
     return _parted(name)[1] or name
+
+
+def without_digest(name: str) -> str:
+    """A name as the user gave it."""
+    return _parted(name)[0]
 
 
 def tokens(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:

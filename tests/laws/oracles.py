@@ -47,7 +47,10 @@ CHEAP = {
 UNBIASED = sorted(set(RULES) - {"captum_riemann_trapezoid"})
 
 #: Every method that is computed here, and those that take gradients.
-NATIVE = [name for name in METHODS.names() if ONLY.get(name, "native") == "native"]
+#: Ours; what a file says is nobody's computation.
+NATIVE = [
+    name for name in METHODS.names() if ONLY.get(name, "native") == "native" and name != "file"
+]
 GRADIENT = [name for name in NATIVE if KINDS[name] != "token"]
 
 

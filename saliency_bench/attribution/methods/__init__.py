@@ -6,6 +6,7 @@ and one yaml in conf/method/.
 
 from saliency_bench.attribution.methods import (
     attention,
+    given,
     gradients,
     paths,
     perturbation,
@@ -18,6 +19,7 @@ __all__ = [
     "METHODS",
     "ONLY",
     "attention",
+    "given",
     "gradients",
     "method",
     "paths",

@@ -1,0 +1,160 @@
+"""Somebody else's scores from a file of JSON lines, so that they are judged as ours are.
+
+A line has `scores`, one number per token, and says of which text: `text` (with `text_pair` where there is one) or `id`.
+`tokens`, where it has them, must be those of the model's tokenizer; `label`, where it has one, the explained class.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.data.readers import json_lines
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
+
+KEYS = ("scores", "text", "text_pair", "id", "tokens", "label")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a line says; `where` is the file and the line."""
+
+    where: str
+    scores: tuple[float, ...]
+    tokens: tuple[str, ...] | None
+    label: str | int | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The lines of a file by text and by id, and the digest of its content."""
+
+    path: str
+    digest: str
+    by_text: Mapping[tuple[str, str | None], Line]
+    by_id: Mapping[str, Line]
+
+    def of(self, item: Encoded, target: int, label: str) -> list[float]:
+        """The scores of a text, one per token, special tokens included.
+
+        A line may leave special tokens out; they then have 0.
+
+        Raises:
+            InputError: the file has no line for the text, or one of other tokens or another class.
+        """
+        line = self.by_id.get(item.example_id) or self.by_text.get((item.text, item.text_pair))
+        if line is None:
+            raise InputError(
+                f"{self.path} has no scores of {item.example_id} ({item.text[:40]!r}). Every text needs a line with "
+                "its text or its id."
+            )
+        if line.label is not None and line.label not in (target, label):
+            raise InputError(
+                f"{line.where}: scores of class {line.label!r}, but {label!r} ({target}) is explained. "
+                "Give the scores of that class, or choose it: target=..."
+            )
+        return _fitting(line, item)
+
+
+def read_scores(path: str) -> Scores:
+    """The file's lines, checked; kept for as long as it does not change.
+
+    Raises:
+        InputError: the file cannot be read, or a line is wrong.
+    """
+    file = Path(path).expanduser()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): expected JSON lines"
+        ) from error
+    return _parsed(data, path)
+
+
+@lru_cache(maxsize=4)
+def _parsed(data: bytes, path: str) -> Scores:
+    by_text: dict[tuple[str, str | None], Line] = {}
+    by_id: dict[str, Line] = {}
+    for where, values in _lines(data, path):
+        line = Line(where, _numbers(values, where), _tokens(values, where), _label(values, where))
+        names: list[tuple[dict[Any, Line], Any]] = []
+        if "id" in values:
+            names.append((by_id, str(values["id"])))
+        if "text" in values:
+            names.append((by_text, (values["text"], values.get("text_pair"))))
+        if not names:
+            raise InputError(f"{where}: expected a text or an id, to know whose scores these are")
+        for known, name in names:
+            if name in known:
+                raise InputError(f"{where}: {name!r} has scores already, in {known[name].where}")
+            known[name] = line
+    if not (by_text or by_id):
+        raise InputError(f"{path}: expected JSON lines with scores, the file has none")
+    return Scores(path, hashlib.sha256(data).hexdigest()[:12], by_text, by_id)
+
+
+def _lines(data: bytes, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, values in json_lines(data, path):
+        where = f"{path}:{number}"
+        if unknown := [key for key in values if key not in KEYS]:
+            raise InputError(f"{where}: unknown key {unknown[0]!r}. Known: {', '.join(KEYS)}.")
+        yield where, values
+
+
+def _numbers(values: Mapping[str, Any], where: str) -> tuple[float, ...]:
+    scores = values.get("scores")
+    if not isinstance(scores, list) or not scores:
+        raise InputError(f"{where}: scores: expected a list of numbers")
+    for place, one in enumerate(scores):
+        if isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one):
+            raise InputError(
+                f"{where}: scores[{place}] is {json.dumps(one)}: expected a finite number"
+            )
+    return tuple(map(float, scores))
+
+
+def _tokens(values: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    tokens = values.get("tokens")
+    if tokens is None:
+        return None
+    if not isinstance(tokens, list) or len(tokens) != len(values["scores"]):
+        raise InputError(f"{where}: tokens: expected as many as there are scores")
+    return tuple(map(str, tokens))
+
+
+def _label(values: Mapping[str, Any], where: str) -> str | int | None:
+    label = values.get("label")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
+        raise InputError(f"{where}: label: expected a class by name or index")
+    return label
+
+
+def _fitting(line: Line, item: Encoded) -> list[float]:
+    """The scores at the places of the item's tokens."""
+    places = range(len(item))
+    ranked = [place for place in places if not item.special[place]]
+    for own in (list(places), ranked):
+        if len(line.scores) == len(own):
+            tokens = tuple(item.tokens[place] for place in own)
+            if line.tokens is None or line.tokens == tokens:
+                found = [0.0] * len(item)
+                for place, score in zip(own, line.scores, strict=True):
+                    found[place] = score
+                return found
+    if line.tokens is not None and len(line.scores) in (len(item), len(ranked)):
+        own = list(places) if len(line.scores) == len(item) else ranked
+        place = next(i for i, at in enumerate(own) if line.tokens[i] != item.tokens[at])
+        raise InputError(
+            f"{line.where}: token {place} is {line.tokens[place]!r}, but the model's tokenizer has "
+            f"{item.tokens[own[place]]!r} there"
+        )
+    raise InputError(
+        f"{line.where}: {len(line.scores)} scores, but {item.example_id} has {len(item)} tokens "
+        f"({len(ranked)} without special ones): {' '.join(item.tokens[:8])} ..."
+    )
