@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
+from saliency_bench import conf_files, overrides
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.signatures import typed
@@ -225,6 +226,29 @@ def _check_runtime(runtime: "Runtime") -> None:
     _one_of("runtime.attention", runtime.attention, ATTENTION)
     resolve_device(runtime.device)
     check_budget(runtime.token_budget, "runtime.token_budget")
+    _check_executor(runtime)
+
+
+def _check_executor(runtime: "Runtime") -> None:
+    """The keys of the chosen file of conf/runtime/, with values like those that stand there."""
+    name = runtime.executor.get("name")
+    _one_of("runtime.executor.name", name, conf_files.names("runtime"))
+    known = conf_files.read("runtime", str(name))["executor"]
+    for key, value in runtime.executor.items():
+        if key not in known:
+            raise unknown(f"key of runtime.executor ({name})", key, list(known))
+        if not overrides.alike(value, known[key]):
+            raise InputError(f"runtime.executor.{key}={value!r}: expected one like {known[key]!r}")
+    if missing := [key for key in known if key not in runtime.executor]:
+        raise InputError(f"runtime.executor.{missing[0]} is missing. Choose it by runtime={name}.")
+    for key in ("workers", "timeout_minutes"):
+        if key in known:
+            _at_least(f"runtime.executor.{key}", runtime.executor[key], 1)
+    if name != "here" and runtime.threads is None:
+        raise InputError(
+            f"runtime.threads=null: with runtime={name} the threads of a worker must be given, since the last digits "
+            "depend on them: runtime.threads=1"
+        )
 
 
 def _check_data(cfg: "Config") -> None:

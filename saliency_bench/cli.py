@@ -1,8 +1,11 @@
 """The command line: a verb, then Hydra. Nothing heavy is imported before it is needed."""
 
 import os
+import re
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +19,8 @@ from saliency_bench.rows import FAILED
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from saliency_bench.config import Config
+    from saliency_bench.runner import Execute
     from saliency_bench.store.run import Run
 
 HELP = """\
@@ -25,10 +30,14 @@ at what cost, and are they right?
 Usage:
   saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
   saliency-bench estimate [OVERRIDE ...]        what that would cost; runs nothing
+  saliency-bench resume DIR                     go on with a run that was stopped
+  saliency-bench merge DIR                      put together what workers finished
+  saliency-bench work DIR shard=I/N             be one of N workers of a run
   saliency-bench report DIR                     make them again from a run's rows
   saliency-bench across DIR DIR ... out=DIR     several runs, models or seeds beside
                                                 each other: what holds over all
-  saliency-bench compare DIR published=NAME      beside numbers that others printed:
+  saliency-bench compare DIR DIR                what differs between two runs
+  saliency-bench compare DIR published=NAME     beside numbers that others printed:
                                                 sig, naopc or bastings
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
   saliency-bench list [methods|metrics|models|data|experiments|presets]
@@ -42,6 +51,7 @@ Usage:
                                                 do maps depend on the model, on
                                                 chance and on small changes as
                                                 they should
+  saliency-bench doctor                         what works here, and what does not
 
 Examples:
   saliency-bench                                # quickstart: 30 sentences, minutes
@@ -97,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     try:
-        return _dispatch(words)
+        with _terminated_like_interrupted():
+            return _dispatch(words)
     except SystemExit as stop:  # Hydra's and argparse's way to end
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:  # an interrupt is an end like any other
@@ -164,9 +175,11 @@ def _study(node: "DictConfig", words: Sequence[str]) -> None:
     given = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else words
     from saliency_bench.progress import progress
     from saliency_bench.runner import run as run_study
+    from saliency_bench.scale import executor
 
+    command, execute = ["saliency-bench", *given], executor(cfg.runtime.executor)
     with progress() as show:
-        folder = run_study(cfg, config.settings(cfg), ["saliency-bench", *given], show, _announce)
+        folder = run_study(cfg, config.settings(cfg), command, show, _announce, execute)
     _report(folder)
 
 
@@ -200,14 +213,78 @@ def _refuse_wrong_numbers(finished: "Run") -> None:
         raise SaliencyBenchError(f"{failed} values could not be computed. See the report's notes.")
 
 
+def resume(words: list[str]) -> int:
+    """Goes on with a run that was stopped; what its folder says is read as data."""
+    from saliency_bench import scale
+
+    return _go_on("resume", words, lambda cfg: scale.executor(cfg.runtime.executor))
+
+
+def merge(words: list[str]) -> int:
+    """Puts together what workers have finished, once nothing is missing."""
+    from saliency_bench import scale
+
+    return _go_on("merge", words, lambda cfg: scale.nobody)
+
+
+def _go_on(verb: str, words: list[str], execute: "Callable[[Config], Execute | None]") -> int:
+    from saliency_bench import config, scale
+    from saliency_bench.progress import progress
+    from saliency_bench.runner import run as run_study
+    from saliency_bench.store.run import MANIFEST
+
+    folder = _one_folder(verb, words)
+    if not (folder / MANIFEST).is_file():
+        cfg = scale.read_config(folder)
+        command = ["saliency-bench", verb, str(folder)]
+        with progress() as show:
+            run_study(cfg, config.settings(cfg), command, show, _announce, execute(cfg))
+    _report(folder)
+    return 0
+
+
+def work(words: list[str]) -> int:
+    """One of the workers of a run; an executor starts it."""
+    from saliency_bench import scale
+
+    match = re.fullmatch(r"shard=(\d+)/(\d+)", words[1] if len(words) == 2 else "")
+    if match is None or not int(match[1]) < int(match[2]):
+        raise InputError("work takes a run folder and a shard: saliency-bench work DIR shard=0/4")
+    scale.work(Path(words[0]), int(match[1]), int(match[2]))
+    return 0
+
+
+def doctor(words: list[str]) -> int:
+    """What works on this machine."""
+    if words:
+        raise InputError(f"doctor takes nothing, got {words[0]!r}")
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from saliency_bench.doctor import BAD, GOOD, checks
+
+    table = Table(box=None, show_header=False)
+    found = list(checks())
+    for one in found:
+        shade = {GOOD: "green", BAD: "bold red"}.get(one.state, "yellow")
+        table.add_row(Text(one.name, style="bold"), Text(one.state, style=shade), Text(one.said))
+    Console(highlight=False).print(table)
+    return int(any(one.state == BAD for one in found))
+
+
 def report(words: list[str]) -> int:
     """Tables, figures and page from the rows of a run folder; loads no model."""
+    _report(_one_folder("report", words))
+    return 0
+
+
+def _one_folder(verb: str, words: list[str]) -> Path:
     if len(words) != 1:
         raise InputError(
-            f"report takes one run folder, got {len(words)}: saliency-bench report DIR"
+            f"{verb} takes one run folder, got {len(words)}: saliency-bench {verb} DIR"
         )
-    _report(Path(words[0]))
-    return 0
+    return Path(words[0])
 
 
 def explain(words: list[str]) -> int:
@@ -223,7 +300,7 @@ def explain(words: list[str]) -> int:
     config.validate(cfg)
     from saliency_bench.api import attribute
     from saliency_bench.report.terminal import show_maps
-    from saliency_bench.runner import load_configured_model
+    from saliency_bench.study import load_configured_model
 
     model = load_configured_model(cfg)
     maps = [
@@ -253,7 +330,8 @@ def estimate(words: list[str]) -> int:
     cfg = config.load([word for word in words if word])
     config.validate(cfg)
     from saliency_bench.report.estimate import show
-    from saliency_bench.runner import foresee, prepare
+    from saliency_bench.runner import foresee
+    from saliency_bench.study import prepare
 
     show(foresee(prepare(cfg, config.settings(cfg))))
     return 0
@@ -356,28 +434,27 @@ def across(words: list[str]) -> int:
 
 
 def compare(words: list[str]) -> int:
-    """A run beside the numbers of a published table."""
+    """Two runs beside each other, or a run beside the numbers of a published table."""
     from rich.console import Console
 
     from saliency_bench.report import published
     from saliency_bench.report.build import write_tables
+    from saliency_bench.report.differences import differences
     from saliency_bench.report.terminal import to_rich
     from saliency_bench.store.run import read_run
 
     given = dict(word.split("=", 1) for word in words if "=" in word)
-    folders = [word for word in words if "=" not in word]
-    if (
-        len(folders) != 1
-        or not given.get("published")
-        or given.keys() - {"published", "cell", "out"}
-    ):
+    folders = [Path(word) for word in words if "=" not in word]
+    runs = [read_run(folder) for folder in folders]
+    if len(runs) == 2 and not given.keys() - {"out"}:
+        found = differences(*runs)
+    elif len(runs) == 1 and given.get("published") and not given.keys() - _COMPARE:
+        found = published.compare(runs[0], published.read(given["published"]), given.get("cell"))
+    else:
         raise InputError(
-            "compare takes a run folder and a published table, and if you like a cell of it and a folder for the "
-            "files: saliency-bench compare DIR published=sig [cell=NAME] [out=DIR]"
+            "compare takes two run folders, or one and a published table, with a cell of it if you like; and a folder "
+            "for the files: saliency-bench compare DIR DIR [out=DIR], or compare DIR published=sig [cell=NAME] [out=DIR]"
         )
-    found = published.compare(
-        read_run(Path(folders[0])), published.read(given["published"]), given.get("cell")
-    )
     if given.get("out"):
         write_tables(found, Path(given["out"]))
     console = Console(highlight=False)
@@ -386,9 +463,14 @@ def compare(words: list[str]) -> int:
     return 0
 
 
+_COMPARE = {"published", "cell", "out"}
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "estimate": estimate,
+    "resume": resume,
+    "merge": merge,
+    "work": work,
     "report": report,
     "across": across,
     "compare": compare,
@@ -398,7 +480,25 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "throughput": throughput,
     "trust": trust,
     "sanity": sanity,
+    "doctor": doctor,
 }
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which schedulers send before they kill, ends a command as an interrupt does: in order."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -430,7 +530,7 @@ def _outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SaliencyBenchError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted"
+        return 130, f"interrupted. {error}".rstrip()
     if _is_out_of_memory(error):
         return 5, "out of memory. Lower runtime.token_budget, or use a smaller model."
     text = " ".join(str(error).split())

@@ -37,6 +37,7 @@ from saliency_bench.seeding import token_hash
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, Run, read_run, write_json
+from saliency_bench.study import Study, prepare, usual_readings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +172,7 @@ class Entrants:
         self.by_hand, self.asked, self.sizes, self.n = by_hand, asked, sizes, n
         self.config, self.settings = compose(base)
         self.fewer = compose([*base, *asked.fewer])
-        self.study = runner.prepare(self.config, self.settings)
+        self.study = prepare(self.config, self.settings)
         self.draws = by_hand.Draws(*our_draws(self.study)) if asked.draws == "ours" else None
         self.found: dict[str, Any] = {}
 
@@ -224,10 +225,10 @@ def run_unshared(config: Any, settings: Sequence[Setting]) -> Outcome:
     """The study through our engine with nothing shared: each setting and each metric has passes of its own."""
     import pandas as pd
 
-    study = runner.prepare(config, settings)
+    study = prepare(config, settings)
     refs = References(study.model)
     names = {setting.id: setting.name for setting in study.settings}
-    usual, budget = runner.usual_readings(study.config), study.config.runtime.token_budget
+    usual, budget = usual_readings(study.config), study.config.runtime.token_budget
     rows, all_maps = [], []
     with study.model.frozen():
         for planned in plan_blocks(study.encoded):
@@ -283,7 +284,7 @@ class _HalfProbe:
 
 
 def our_draws(
-    study: runner.Study,
+    study: Study,
 ) -> tuple[list[torch.Tensor], list[Float[np.ndarray, "N _"]]]:
     """Of each text, the noise [S T D] of the study's SmoothGrad and the scores of its random rankings."""
     (smoothgrad,) = [one for one in study.settings if one.method == "smoothgrad"]

@@ -58,7 +58,8 @@ def metric_defaults(name: str) -> dict[str, Any]:
 
 def runtime_defaults() -> dict[str, Any]:
     """How things are computed where nothing else is asked for: device, dtype, token budget."""
-    return dict(_load(folder() / f"config{SUFFIX}")["runtime"])
+    here = {"threads": read("runtime", "here")["threads"]}
+    return here | dict(_load(folder() / f"config{SUFFIX}")["runtime"])
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -4,9 +4,9 @@ Only this module and `cli` know Hydra. Nothing is instantiated from a configurat
 registries, and everything else is data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from saliency_bench import conf_files
 from saliency_bench.checks import as_list, settings, validate
 from saliency_bench.config_errors import readable
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, unknown
 
 __all__ = ["Config", "from_hydra", "load", "readable", "register", "settings", "validate"]
 
@@ -137,6 +137,7 @@ class Runtime:
     threads: int | None
     token_budget: Any
     attention: str
+    executor: dict[str, Any]  # who computes blocks: conf/runtime/
 
 
 @dataclass
@@ -214,6 +215,33 @@ def from_hydra(node: DictConfig) -> Config:
     if cfg.statistics.reference is None:
         cfg.statistics.reference = next(iter(cfg.method), None)
     return cfg
+
+
+def from_plain(plain: Mapping[str, Any]) -> Config:
+    """The configuration that a run folder holds, as data: checked against the schema, and nothing in it is called.
+
+    Raises:
+        InputError: it is none.
+    """
+    models = {
+        "default": DefaultModel,
+        "masked": MaskedModel,
+        "random_labels": RandomLabelsModel,
+        "shortcuts": ShortcutModel,
+        "hub": HubModel,
+    }
+    if "${" in str(plain):
+        raise InputError("the configuration holds ${...}, which a finished configuration has not.")
+    model = plain.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else None
+    if name not in models:
+        raise unknown("model.name", name, list(models))
+    schema = OmegaConf.structured(Config)
+    try:
+        schema.model = OmegaConf.structured(models[name])
+        return from_hydra(cast(DictConfig, OmegaConf.merge(schema, dict(plain))))
+    except OmegaConfBaseException as error:
+        raise InputError(readable(error, Config)) from error
 
 
 def _refuse_targets(value: Any, key: str = "") -> None:

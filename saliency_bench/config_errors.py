@@ -55,10 +55,11 @@ def _siblings(section: list[str], schema: type) -> set[str]:
     if not section:
         return {one.name for one in fields(schema)}
     kind = get_type_hints(schema).get(section[0])
-    if is_dataclass(kind) and not conf_files.names(section[0]):
-        return {one.name for one in fields(kind)}
     contents = [conf_files.read(section[0], name) for name in conf_files.names(section[0])]
-    return {key for content in contents for key in _inside(content, section[1:])} - {"defaults"}
+    own = {one.name for one in fields(kind)} if is_dataclass(kind) and not section[1:] else set()
+    return own | {key for content in contents for key in _inside(content, section[1:])} - {
+        "defaults"
+    }
 
 
 def _inside(content: Any, path: list[str]) -> list[str]:

@@ -49,9 +49,11 @@ def put(config: dict[str, Any], key: str, value: Any, verb: str) -> None:
     before = known[key]
     if isinstance(before, list):
         value = value if isinstance(value, list) else [value]
-        expected, wrong = before[0], [one for one in value if not _alike(one, before[0])]
+        expected, wrong = before[0], [one for one in value if not alike(one, before[0])]
     else:
-        expected, wrong = before, [] if _alike(value, before) else [value]
+        expected, wrong = before, [] if alike(value, before) else [value]
+        if before is None and isinstance(value, str):  # of numbers that may be left out
+            wrong = [value]
     if wrong or value == []:
         raise InputError(f"{key}={value}: expected {_kind(expected)}, as {before}")
     *path, last = key.split(".")
@@ -69,10 +71,10 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _alike(value: Any, before: Any) -> bool:
+def alike(value: Any, before: Any) -> bool:
     """Whether a value can stand where another stood; null has no kind."""
     if before is None:
-        return value is None or isinstance(value, int)
+        return value is None or isinstance(value, int | str)
     if isinstance(before, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(before)

@@ -1,8 +1,8 @@
 """The only loop: a configured study to rows on disk, block by block; what is finished is not done again."""
 
-import hashlib
 import json
 import shlex
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -10,77 +10,48 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from saliency_bench.attribution import baselines
 from saliency_bench.attribution.explain import Family
 from saliency_bench.attribution.parity import relative_tolerance
-from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.bench.attribution import explainer, timing_rows
-from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.bench.cost import costs
 from saliency_bench.bench.estimate import Estimate, Share, Subject, estimate, spent
-from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.blocks import Block, OpenBlock, open_block, plan_blocks
 from saliency_bench.convergence import Dense, convergence_rows
-from saliency_bench.data import DATASETS
-from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
-from saliency_bench.evaluation.reading import Reading, usual
-from saliency_bench.evaluation.removal import fit_operator
+from saliency_bench.errors import InputError, StorageError
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
-from saliency_bench.models import loading, references
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
 from saliency_bench.models.ledger import TIMING as TIMED
-from saliency_bench.models.model import Model
-from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.report.estimate import sentence
-from saliency_bench.rows import REFERENCE_BACKENDS, Setting, digest
+from saliency_bench.rows import REFERENCE_BACKENDS, Setting
+from saliency_bench.store.events import EventLog
 from saliency_bench.store.manifest import collect, portable
-from saliency_bench.store.parts import PartStore
-from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
+from saliency_bench.store.parts import PartStore, sealed_record
+from saliency_bench.store.run import MANIFEST, read_json, read_run, read_table, write_json
+from saliency_bench.study import (
+    CONFIG,
+    Study,
+    claim,
+    computation,
+    folder_of,
+    load_examples,
+    prepare,
+    refuse_another,
+    usual_readings,
+)
 from saliency_bench.tasks import sequence_classification as task
 
-RUNS = Path("results") / "runs"
-IDENTITY = "identity.json"
 TIMING = "timing"  # the name of the part that holds the timings
 CHOICE = "choice"  # the folder of the study that chooses
 #: Work that is announced.
 LONG_SECONDS = 30.0
-#: Keys of the configuration that change no number: where results go and how they are shown.
-SHOWN = ("out", "name", "report", "statistics")
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Study:
-    """Everything that a run needs, checked before anything is written."""
-
-    config: Any
-    settings: tuple[Setting, ...]
-    model: Model
-    findings: Findings
-    encoded: tuple[Encoded, ...]
-    warnings: tuple[dict[str, str], ...]
-    identity: Mapping[str, Any]
-
-    @property
-    def id(self) -> str:
-        """Hashed from everything that can change a number."""
-        return digest(self.identity)
-
-    def warnings_of(self, example_id: str) -> list[dict[str, str]]:
-        """The warning rows of one text; of the study as a whole for ""."""
-        cell = {"cell_id": self.cell_id}
-        return [cell | one for one in self.warnings if one["example_id"] == example_id]
-
-    @property
-    def cell_id(self) -> str:
-        """The (model, data, seed) of the study."""
-        return digest({key: self.identity[key] for key in ("model", "data", "seed")})
+#: Sees to it that blocks of a claimed folder get finished, wherever: the folder, their names, how far they are.
+Execute = Callable[[Path, Sequence[str], Callable[[int], None]], None]
 
 
 def run(
@@ -89,186 +60,176 @@ def run(
     command: Sequence[str],
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] | None = None,
+    execute: Execute | None = None,
 ) -> Path:
     """Runs a study and returns its folder, complete.
 
-    `announce` is told what a long study will cost before it begins; where it is None, nothing is estimated.
+    `announce` is told what a long study will cost before it begins; where it is None, nothing is estimated. `execute`
+    has blocks computed elsewhere; None: here, one after the other.
 
-    Blocks that a run of the same identity has finished before are not computed again. Where the study chooses
-    settings on another split, that study runs first and stands in `choice/` of the folder.
+    Blocks that a run of the same identity has finished before are not computed again, and a finished run is left as it
+    is. Where the study chooses settings on another split, that study runs first and stands in `choice/` of the folder.
 
     Raises:
         InputError: model, data or settings do not fit; nothing has been written.
         StorageError: the folder cannot be written; what is finished stays.
+        KeyboardInterrupt: with the command that goes on.
     """
     started = datetime.now(UTC)
     study = prepare(config, settings)
-    folder = _folder(study)
-    _refuse_another(study, folder)
+    folder = folder_of(study)
+    refuse_another(study, folder)
+    if (folder / MANIFEST).is_file() and sealed_record(folder) is not None:
+        _show_anew(study, folder)
+        return folder
     store = PartStore(folder)
     finished = store.finished()
     foreseen = None if announce is None else _announced(study, folder, finished, announce)
     chosen = _choose(study, folder, command, progress)
-    plan = plan_blocks(study.encoded)
-    names = [block.name for block in plan] + ([TIMING] if config.timing.enabled else [])
-    _write_settings(study, folder)
+    claim(study, folder)
+    log = EventLog(folder)
+    try:
+        _open_log(log, study, finished)
+        done = _compute(study, store, finished, _logged(progress, log), execute)
+        store.seal(_names(study))
+        require_rows(study, folder)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        log("interrupted" if stopped else "error", message=" ".join(str(error).split()))
+        if stopped:
+            raise KeyboardInterrupt(f"Go on with: saliency-bench resume {folder}") from error
+        raise
+    manifest = _manifest(study, command, started, len(finished))
+    manifest["circumstances"] |= {"spent": done.paid, "estimate": foreseen and foreseen.to_dict()}
+    write_json(folder / MANIFEST, manifest | {"chosen": chosen, "parity": done.parity})
+    (folder / CONFIG).unlink(missing_ok=True)
+    log("done", seconds=(datetime.now(UTC) - started).total_seconds())
+    return folder
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What stands in no table: the tolerances of a comparison with Captum, and what this process has paid."""
+
+    parity: dict[str, Any] | None
+    paid: dict[str, Any]
+
+
+def _compute(
+    study: Study,
+    store: PartStore,
+    finished: Collection[str],
+    progress: Progress,
+    execute: Execute | None,
+) -> _Done:
     refs = References(study.model)
-    probe = {item.example_id for item in study.encoded[: config.convergence.n_examples]}
     before = study.model.ledger.copy()
+    plan = plan_blocks(study.encoded)
+    left = [block.name for block in plan if block.name not in finished]
     with study.model.frozen():
-        for done, block in enumerate(plan):
-            progress("blocks", done, len(plan))
-            if block.name not in finished:
-                items = [study.encoded[index] for index in block.indices]
-                tables = block_tables(study, refs, items, probe)
-                if done == 0:  # what concerns no text stands with the first
-                    tables["warnings"] += study.warnings_of("")
-                store.write(block.name, tables)
-        progress("blocks", len(plan), len(plan))
-        if TIMING in names and TIMING not in finished:
+        progress("blocks", len(plan) - len(left), len(plan))
+        if execute is None:
+            for done, name in enumerate(left, 1):
+                compute_block(study, refs, store, name)
+                progress("blocks", len(plan) - len(left) + done, len(plan))
+        elif left:
+            execute(
+                folder_of(study),
+                left,
+                lambda done: progress("blocks", len(plan) - len(left) + done, len(plan)),
+            )
+        if study.config.timing.enabled and TIMING not in finished:
             progress("timing", 0, 1)
             with study.model.ledger.under(TIMED):
                 store.write(TIMING, {"timings": timings(study, refs)})
         with study.model.ledger.under(PARITY):
             parity = captum_tolerances(study, refs)
-        paid = _spent(study, refs, before)
-    store.seal(names)
-    manifest = _manifest(study, command, started, len(finished))
-    manifest["circumstances"] |= {"spent": paid, "estimate": foreseen and foreseen.to_dict()}
-    write_json(folder / MANIFEST, manifest | {"chosen": chosen, "parity": parity})
-    return folder
+        return _Done(parity, _spent(study, refs, before))
 
 
-def prepare(config: Any, settings: Sequence[Setting]) -> Study:
-    """Loads model and data and checks that they fit; writes nothing."""
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
-    examples = load_examples(config)
-    model = load_configured_model(config)
-    encoded = task.encode(model, examples, too_long=config.too_long)
-    if config.target == "gold":
-        task.require_gold(encoded)
-    findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
-    fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
-    for setting in fitted:
-        refuse_vanishing_sum(setting, findings.sum_vanishes)
-    config, lacking = fit_removals(model, config)
-    warnings += lacking + ungated(model)
-    budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
-    config = replace(config, runtime=replace(config.runtime, token_budget=budget))
-    sources = {example.id: example.source for example in examples}
-    warnings += [
-        {
-            "example_id": item.example_id,
-            "source": sources[item.example_id],
-            "message": "the text is longer than the model allows and was cut",
-        }
-        for item in encoded
-        if item.truncated
-    ]
-    identity = _identity(config, fitted, model, encoded)
-    return Study(config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity)
+def compute_block(study: Study, refs: References, store: PartStore, name: str) -> None:
+    """One block of the plan, computed and committed; the model must be frozen.
 
-
-def load_examples(config: Any) -> list[Example]:
-    """The first `n_examples` of the configured data; all of a file that has fewer."""
-    values = dict(config.data)
-    name = values.pop("dataset")
-    examples: list[Example] = DATASETS[name](**values)
-    if not examples:
-        raise InputError(f"data={name} has no example")
-    if len(examples) <= config.n_examples:
-        return examples
-    return by_text_hash(examples)[: config.n_examples]
-
-
-def by_text_hash(examples: Sequence[Example]) -> list[Example]:
-    """Ordered by the hash of their texts, so that a file sorted by label is not cut to one class."""
-    return sorted(examples, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
-
-
-def load_configured_model(config: Any) -> Model:
-    """The model that `model` and `runtime` name."""
-    runtime = {
-        "dtype": config.runtime.dtype,
-        "device": config.runtime.device,
-        "attention": config.runtime.attention,
-    }
-    one = config.model
-    if one.name == "default":
-        return loading.load_default(training_seed=one.training_seed, **runtime)
-    if one.name == "masked":
-        return loading.load_masked(training_seed=one.training_seed, **runtime)
-    if one.name == "random_labels":
-        return loading.load_random_labels(training_seed=one.training_seed, **runtime)
-    if one.name == "shortcuts":
-        return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
-    return loading.load_model(one.path, revision=one.revision, adapter=one.adapter, **runtime)
-
-
-def fit_settings(
-    model: Model, settings: Sequence[Setting], longest: int = 1
-) -> tuple[list[Setting], list[dict[str, str]]]:
-    """The settings with the user's own files named by their content, and what the model lacks replaced, with a warning.
-
-    `longest` is the number of tokens of the longest text, which references must have too.
+    Raises:
+        InputError: the plan has no such block.
     """
-    fitted: dict[str, Setting] = {}
-    warnings = []
-    longer = partial(references.resolve_references, longest=longest)
-    for setting in settings:
-        hyper = dict(setting.hyper)
-        for key, resolve in (references.RESOLVE | {"references": longer}).items():
-            if key in hyper:
-                where, asked = f"method.{setting.name}.{key}", hyper[key]
-                hyper[key] = resolve(model, asked, where)
-                if not hyper[key].startswith(asked):  # a digest at its end is no other choice
-                    warnings.append(_lacks(model, where, asked, hyper[key]))
-        one = replace(setting, hyper=hyper)
-        fitted.setdefault(one.id, one)
-    return list(fitted.values()), warnings
+    plan = plan_blocks(study.encoded)
+    block = _named(plan, name)
+    probe = {item.example_id for item in study.encoded[: study.config.convergence.n_examples]}
+    items = [study.encoded[index] for index in block.indices]
+    tables = block_tables(study, refs, items, probe)
+    if block == plan[0]:  # what concerns no text stands with the first
+        tables["warnings"] += study.warnings_of("")
+    store.write(block.name, tables)
 
 
-def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
-    """The configuration with every removal one that the model has, and a warning for each that was replaced."""
-    warnings: list[dict[str, str]] = []
+def _named(plan: Sequence[Block], name: str) -> Block:
+    for block in plan:
+        if block.name == name:
+            return block
+    raise InputError(f"the study has no block {name!r}")
 
-    def fitted(asked: str, where: str) -> str:
-        found = fit_operator(model, asked, where)
-        if found != asked:
-            warnings.append(_lacks(model, where, asked, found))
-        return found
 
-    removals = [fitted(one, "evaluation.removal") for one in config.evaluation.removal]
-    metrics = {
-        name: entry | {"removal": fitted(entry["removal"], f"metric.{name}.removal")}
-        if "removal" in entry
-        else entry
-        for name, entry in config.metric.items()
+def _names(study: Study) -> list[str]:
+    """The parts of which the study's tables are made."""
+    names = [block.name for block in plan_blocks(study.encoded)]
+    return names + ([TIMING] if study.config.timing.enabled else [])
+
+
+def require_rows(study: Study, folder: Path) -> None:
+    """The rows on disk are those of the plan: every setting on every example and metric once, and no others.
+
+    Raises:
+        StorageError: a row is missing, there twice, or of nothing that was planned.
+    """
+    rows = read_table(folder, "rows")
+    keys = ["setting_id", "example_id"]
+    found = rows.groupby(keys).size()
+    planned = {
+        (setting.id, item.example_id) for setting in study.settings for item in study.encoded
     }
-    evaluation = replace(config.evaluation, removal=list(dict.fromkeys(removals)))
-    return replace(config, evaluation=evaluation, metric=metrics), warnings
+    each = [*keys, "metric", "removal"]
+    wrong = None
+    if study.config.metric and set(found.index) != planned:
+        wrong = sorted(set(found.index) ^ planned)[0]
+    elif len(twice := rows[rows.duplicated(each)]):
+        wrong = tuple(twice.iloc[0][each])
+    elif found.nunique() > 1:
+        wrong = found.idxmin()
+    if wrong is not None:
+        raise StorageError(
+            f"{folder}: the rows are not those that were planned, for instance of {' '.join(map(str, wrong))}. "
+            "Remove the folder and run again."
+        )
 
 
-def ungated(model: Model) -> list[dict[str, str]]:
-    """A warning where a shortcut model was found not to follow its shortcut alone: then nothing is known to matter."""
-    gate = model.facts.get("gate")
-    if gate is None or gate["passed"]:
-        return []
-    message = f"{model.name} did not pass its gate, so that the shortcut is no ground truth: {gate['reason']}"
-    return [{"example_id": "", "source": "model", "message": message}]
+def _show_anew(study: Study, folder: Path) -> None:
+    """A finished run is left as it is, but for what changes no number: how it is shown."""
+    manifest = read_json(folder / MANIFEST, dict)
+    shown = _shown(study)
+    if any(manifest.get(key) != value for key, value in shown.items()):
+        write_json(folder / MANIFEST, manifest | shown)
 
 
-def usual_readings(config: Any) -> list[Reading]:
-    """How the study looks at texts where a metric says nothing else."""
-    one = config.evaluation
-    return usual(one.removal, one.granularity, one.output, one.ranking)
+def _open_log(log: EventLog, study: Study, finished: Collection[str]) -> None:
+    names = _names(study)
+    log("start", id=study.id, name=study.config.name, blocks=len(names), finished=len(finished))
+    for one in study.warnings:
+        log("warning", **one)
 
 
-def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
-    needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
-    message = f"{model.name} has no {needed}: {used} is used instead"
-    return {"example_id": "", "source": key, "message": message}
+def _logged(progress: Progress, log: EventLog) -> Progress:
+    """The same, told to the log too, at most once in a second but for the end of a stage."""
+    spoken = 0.0
+
+    def both(stage: str, done: int, total: int) -> None:
+        nonlocal spoken
+        progress(stage, done, total)
+        if done == total or time.monotonic() - spoken >= 1.0:
+            spoken = time.monotonic()
+            log("progress", stage=stage, done=done, total=total)
+
+    return both
 
 
 def block_tables(
@@ -431,7 +392,6 @@ def _choose(
     if choose is None:
         return None
     from saliency_bench.stats import best_settings
-    from saliency_bench.store.run import read_run
 
     config = replace(_choosing(study), out=str(folder / CHOICE))
     chosen_in = run(config, study.settings, command, progress)
@@ -554,101 +514,43 @@ def _spent(study: Study, refs: References, before: Ledger) -> dict[str, Any]:
     return paid._asdict() | {"calls": ledger.calls, "budget_halvings": refs.halvings}
 
 
-def _identity(
-    config: Any, settings: Sequence[Setting], model: Model, encoded: Sequence[Encoded]
-) -> dict[str, Any]:
-    plain = asdict(config)
-    kept = {
-        key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")
-    }
-    inputs = [
-        [item.example_id, item.input_ids, item.token_type_ids, item.gold]
-        + ([] if item.relevant is None else [item.relevant])
-        for item in encoded
-    ]
-    provenance = collect(_computation(config, model), command=[], started=datetime.now(UTC))
-    return {
-        "model": dict(model.facts) | {"name": model.name, "labels": list(model.labels)},
-        "data": plain["data"] | {"sha256": digest(inputs, 64)},
-        "seed": config.seed,
-        "settings": [setting.id for setting in settings],
-        "config": kept,
-        "environment": provenance["identity"],
-    }
-
-
-def _computation(config: Any, model: Model) -> dict[str, Any]:
-    device = model.device
-    return {
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "dtype": config.runtime.dtype,
-        "attention": config.runtime.attention,
-        "threads": torch.get_num_threads(),
-        "token_budget": config.runtime.token_budget,
-    }
-
-
-def _folder(study: Study) -> Path:
-    name = study.config.name
-    return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
-
-
-def _refuse_another(study: Study, folder: Path) -> None:
-    """Refuses a folder that holds another study, naming what differs."""
-    path = folder / IDENTITY
-    identity = json.loads(json.dumps(study.identity))
-    if path.is_file():
-        held = json.loads(path.read_text("utf-8"))
-        if held != identity:
-            changed = ", ".join(_differences(held, identity))
-            raise InputError(
-                f"{folder} holds another run; it differs in {changed}. Give another folder with out=, or remove it."
-            )
-
-
-def _write_settings(study: Study, folder: Path) -> None:
-    """Claims the folder for this study."""
-    write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
-    write_json(folder / SETTINGS, [setting.to_dict() for setting in study.settings])
-
-
-def _differences(a: Any, b: Any, key: str = "") -> Iterable[str]:
-    """Dotted keys at which two JSON values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in sorted({*a, *b}):
-            yield from _differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)
-    elif a != b:
-        yield key if isinstance(a, list | dict) else f"{key} ({a} → {b})"
-
-
 def _manifest(
     study: Study,
     command: Sequence[str],
     started: datetime,
     n_resumed: int,
 ) -> dict[str, Any]:
-    config = study.config
     provenance = collect(
-        _computation(config, study.model), command=command, started=started, ended=datetime.now(UTC)
+        computation(study.config, study.model),
+        command=command,
+        started=started,
+        ended=datetime.now(UTC),
     )
+    return {
+        "id": study.id,
+        "cell_id": study.cell_id,
+        "command": shlex.join(command),
+        "split": study.config.data.get("split"),
+        "n_examples": len(study.encoded),
+        "model": study.identity["model"],
+        "data": study.identity["data"],
+        "preflight": study.findings.to_dict(),
+        "parts_resumed": n_resumed,
+        **_shown(study),
+        **provenance,
+    }
+
+
+def _shown(study: Study) -> dict[str, Any]:
+    """What of the manifest follows from the configuration, and may change after the run."""
+    config = study.config
     reference = config.statistics.reference
     ids = [setting.id for setting in study.settings if reference in (None, setting.name)]
     ids += [
         setting.id for setting in study.settings
     ]  # the named entry may have become another's twin
     return {
-        "id": study.id,
-        "cell_id": study.cell_id,
         "name": config.name,
-        "command": shlex.join(command),
         "config": json.loads(portable(json.dumps(asdict(config) | {"out": None}))),
         "reference_setting": ids[0],
-        "split": config.data.get("split"),
-        "n_examples": len(study.encoded),
-        "model": study.identity["model"],
-        "data": study.identity["data"],
-        "preflight": study.findings.to_dict(),
-        "parts_resumed": n_resumed,
-        **provenance,
     }

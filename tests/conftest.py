@@ -44,3 +44,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "vocab.txt").write_text("\n".join(words))
     BertTokenizer.from_pretrained(path).save_pretrained(path)
     return path
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests of minutes run where they are asked for."""
+    if "long" not in config.getoption("-m"):
+        skip = pytest.mark.skip(reason="takes minutes: scripts/test -m long")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the fault tests counted."""
+    said = [
+        text
+        for report in terminalreporter.stats.get("passed", [])
+        for name, text in report.user_properties
+        if name == "faults" and report.when == "call"
+    ]
+    if said:
+        terminalreporter.section("faults")
+        for line in said:
+            terminalreporter.write_line(line)

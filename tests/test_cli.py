@@ -29,7 +29,7 @@ def studies(monkeypatch):
     """What the runner was asked for; it runs nothing."""
     asked = []
 
-    def run(cfg, settings, command, progress, announce):
+    def run(cfg, settings, command, progress, announce, execute):
         asked.append((cfg, settings, command))
         return Path("nowhere")
 
@@ -80,7 +80,11 @@ def test_version_is_that_of_the_package(capsys):
     ("words", "said"),
     [
         (["runn"], ["'runn'", "'run'"]),
-        (["resume", "dir"], ["'resume'", "estimate, explain, list, report, run"]),
+        (["resmue", "dir"], ["'resmue'", "'resume'"]),
+        (["resume", "dir"], ["dir", "config.json"]),
+        (["merge"], ["merge takes one run folder"]),
+        (["work", "dir", "shard=2/2"], ["shard=0/4"]),
+        (["doctor", "now"], ["doctor takes nothing"]),
         (["n_exmples=3"], ["'n_exmples'", "'n_examples'"]),
         (["run", "n_examples=0"], ["n_examples=0"]),
         (["method=[vanila]"], ["'vanilla'"]),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from saliency_bench import comparison, config, runner
+from saliency_bench import comparison, config, study
 from saliency_bench.comparison import (
     CONTESTANTS,
     FEWER,
@@ -59,7 +59,7 @@ def compose(tmp_path_factory, default_model):
         return cfg, config.settings(cfg)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "load_configured_model", lambda config: model)
+        patch.setattr(study, "load_configured_model", lambda config: model)
         yield composed
 
 
@@ -74,14 +74,14 @@ def by_hand(compose):
     module.TEXTS_TRIED, module.ROWS_TRIED = (2,), (16,)
 
     def load(n):
-        study = runner.prepare(*compose([f"n_examples={n}"]))
+        prepared = study.prepare(*compose([f"n_examples={n}"]))
         texts = [
             module.Text(
                 item.example_id, list(item.input_ids), np.flatnonzero(~np.array(item.special))
             )
-            for item in study.encoded
+            for item in prepared.encoded
         ]
-        return module.Classifier(study.model.module, study.model.tokenizer), texts
+        return module.Classifier(prepared.model.module, prepared.model.tokenizer), texts
 
     module.load = load
     return module

@@ -79,7 +79,8 @@ def test_plain_yaml_and_hydra_read_the_same_method():
 
 
 def test_plain_yaml_and_hydra_read_the_same_runtime():
-    assert vars(config.load([]).runtime) == conf_files.runtime_defaults()
+    found = vars(config.load([]).runtime)
+    assert found == conf_files.runtime_defaults() | {"executor": {"name": "here"}}
 
 
 def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():

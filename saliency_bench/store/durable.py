@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ _ADVICE = {
     errno.EIO: "Check the disk, then run again",
     errno.ENAMETOOLONG: "Choose an output folder with a shorter path",
 }
+
+_STAGING = re.compile(r"\..+-[0-9a-f]{8}")
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the operating system refused; the old file is as it was.
     """
-    staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")  # see `_STAGING`
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,6 +75,18 @@ def replace_file(path: Path, data: bytes) -> None:
         finally:
             staging.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `replace_file` was writing when a process was killed; only where nobody else writes.
+
+    Raises:
+        StorageError: the operating system refused.
+    """
+    with storing(folder):
+        for path in folder.iterdir():
+            if _STAGING.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def to_json(value: Any) -> bytes:

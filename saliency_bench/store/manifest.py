@@ -57,7 +57,7 @@ def collect(
             "versions": _versions(CARRYING),
             "os": platform.platform(),
             "logical_cores": os.cpu_count(),
-            "memory_bytes": _memory_bytes(),
+            "memory_bytes": memory_bytes(),
             "command": [portable(word) for word in command],
             "started": _utc(started),
             "ended": ended and _utc(ended),
@@ -132,7 +132,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _memory_bytes() -> int | None:
+def memory_bytes() -> int | None:
+    """The memory of this machine; None where it does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

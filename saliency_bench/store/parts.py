@@ -11,6 +11,7 @@ from typing import Any
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import TABLES
 from saliency_bench.store.durable import (
+    remove_leftovers,
     replace_file,
     sha256,
     storing,
@@ -96,6 +97,7 @@ class PartStore:
             replace_file(
                 self._folder / DIGESTS, to_json({"blocks": sorted(blocks), "files": digests})
             )
+        remove_leftovers(self._folder)
         with storing(self._parts):
             if self._parts.exists():
                 shutil.rmtree(self._parts)
@@ -144,7 +146,7 @@ class PartStore:
         if missing:
             raise StorageError(
                 f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
-                f"({_some(missing)}). Run the same command again: finished blocks are kept."
+                f"({_some(missing)}). Go on with it: saliency-bench resume {self._folder}"
             )
         if extra:
             raise StorageError(
@@ -184,9 +186,7 @@ def read_sealed(folder: Path) -> dict[str, bytes]:
     """
     record = sealed_record(folder)
     if record is None:
-        raise StorageError(
-            f"{folder} is unfinished. Run the same command again: finished blocks are kept."
-        )
+        raise StorageError(f"{folder} is unfinished. Go on with it: saliency-bench resume {folder}")
     with storing(folder):
         try:
             return {name: _verified(folder, record["files"], name) for name in _tables_in(record)}

@@ -45,10 +45,21 @@ def read_run(folder: Path) -> Run:
     data = read_sealed(folder)
     return Run(
         folder=folder,
-        manifest=_read_json(folder / MANIFEST, dict),
-        settings=_read_json(folder / SETTINGS, list),
+        manifest=read_json(folder / MANIFEST, dict),
+        settings=read_json(folder / SETTINGS, list),
         tables={name: _frame(name, data.get(name), folder) for name in TABLES},
     )
+
+
+def read_table(folder: Path, name: str) -> "pd.DataFrame":
+    """One table of a sealed run, which need not have a manifest yet, verified against its digest.
+
+    Raises:
+        StorageError: the run is not sealed, or a file is missing or damaged.
+    """
+    from saliency_bench.store.parts import read_sealed
+
+    return _frame(name, read_sealed(folder).get(name), folder)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -67,18 +78,23 @@ def _require_finished(folder: Path) -> None:
     if (folder / "parts").is_dir() or (folder / SETTINGS).is_file():
         raise StorageError(
             f"{folder} is unfinished: it has no {MANIFEST} yet. "
-            "Run the same command again: finished blocks are kept."
+            f"Go on with it: saliency-bench resume {folder}"
         )
     raise InputError(
         f"{folder} is no run folder: it has no {MANIFEST}. Give a folder that saliency-bench wrote."
     )
 
 
-def _read_json(path: Path, kind: type) -> Any:
+def read_json(path: Path, kind: type) -> Any:
+    """What a file of a run holds, which must be of a kind: dict or list.
+
+    Raises:
+        StorageError: it does not, or cannot be read.
+    """
     with storing(path):
         try:
             value = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{path} is not JSON ({error}). Restore the file.") from error
     if not isinstance(value, kind):
         raise StorageError(f"{path}: expected a {kind.__name__}, got a {type(value).__name__}.")

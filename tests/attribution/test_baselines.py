@@ -532,7 +532,7 @@ def test_the_sum_of_expected_gradients_tends_to_the_score_minus_that_of_the_refe
 def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
     from saliency_bench.attribution.settings import checked_setting
     from saliency_bench.conf_files import method_defaults
-    from saliency_bench.runner import fit_settings
+    from saliency_bench.study import fit_settings
 
     asked, used = (
         sb.attribute(bert, token_inputs(4), "expected_gradients", n_samples=4, **options)[0]
@@ -553,7 +553,7 @@ def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
 def test_files_are_named_by_their_content_when_settings_are_fitted(worded, corpus, tmp_path):
     from saliency_bench.attribution.settings import checked_setting
     from saliency_bench.conf_files import method_defaults
-    from saliency_bench.runner import fit_settings
+    from saliency_bench.study import fit_settings
 
     hyper = method_defaults("expected_gradients") | {"references": corpus}
     method, reduction = hyper.pop("method"), hyper.pop("reduction")

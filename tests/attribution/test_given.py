@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import saliency_bench as sb
-from saliency_bench import cli, runner
+from saliency_bench import cli
 from saliency_bench.errors import InputError
 from saliency_bench.models.loading import load_model
 from saliency_bench.store.run import read_run
@@ -113,4 +113,3 @@ def test_a_study_compares_a_file_with_our_methods(write, folder, tmp_path, monke
     by = rows.pivot(index="example_id", columns="setting_id", values="value")
     assert by.shape == (3, 2)
     assert (by.iloc[:, 0] == by.iloc[:, 1]).all()
-    assert runner  # the runner is what made it

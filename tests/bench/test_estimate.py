@@ -8,7 +8,7 @@ import torch
 from tiny import FrameTokenizer, framed, token_inputs
 from torch.utils.flop_counter import FlopCounterMode
 
-from saliency_bench import config, runner
+from saliency_bench import config, runner, study
 from saliency_bench.bench import cost, floor
 from saliency_bench.bench import estimate as estimating
 from saliency_bench.bench.cost import Parabola, costs
@@ -63,10 +63,10 @@ def study_of(model, encoded, *overrides):
     config.validate(cfg)
     cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=128))
     model = replace(model, ledger=type(model.ledger)())
-    settings, _ = runner.fit_settings(model, config.settings(cfg))
+    settings, _ = study.fit_settings(model, config.settings(cfg))
     findings = inspect_model(model, encoded[0].input_ids, None)
-    identity = runner._identity(cfg, settings, model, encoded)
-    return runner.Study(cfg, tuple(settings), model, findings, tuple(encoded), (), identity)
+    identity = study.identity_of(cfg, settings, model, encoded)
+    return study.Study(cfg, tuple(settings), model, findings, tuple(encoded), (), identity, cfg)
 
 
 def worked(study):

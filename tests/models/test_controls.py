@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from saliency_bench import config, runner
+from saliency_bench import config, study
 from saliency_bench.data import movie_reviews
 from saliency_bench.errors import InputError
 from saliency_bench.models.encoder import MASKED, RANDOM_LABELS
@@ -27,13 +27,13 @@ def encoder():
 @pytest.mark.parametrize("name", LOADERS)
 def test_configuration_finds_the_model_and_knows_its_seeds(name):
     folder, _ = LOADERS[name]
-    model = runner.load_configured_model(config.load([f"model={name}"]))
+    model = study.load_configured_model(config.load([f"model={name}"]))
     assert model.facts["source"] == name
     assert model.labels == movie_reviews.LABELS
     card = json.loads((folder / "seed0" / CARD).read_text("utf-8"))
     assert card["training_seed"] == model.facts["training_seed"] == 0
     with pytest.raises(InputError, match="training_seed=7"):
-        runner.load_configured_model(config.load([f"model={name}", "model.training_seed=7"]))
+        study.load_configured_model(config.load([f"model={name}", "model.training_seed=7"]))
 
 
 def test_the_masked_model_is_as_right_as_its_card_says():

@@ -258,10 +258,10 @@ def test_a_file_needs_a_tokenizer(bert, tmp_path):
 def test_a_run_with_too_short_a_file_is_refused_before_anything_is_written(
     default_model, tmp_path, monkeypatch
 ):
-    from saliency_bench import runner
+    from saliency_bench import runner, study
 
     (tmp_path / "own.txt").write_text("two words")
-    monkeypatch.setattr(runner, "load_configured_model", lambda _: default_model)
+    monkeypatch.setattr(study, "load_configured_model", lambda _: default_model)
     cfg = config.load(
         [
             "~experiment",

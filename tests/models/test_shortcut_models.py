@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from saliency_bench import config, runner
+from saliency_bench import config, study
 from saliency_bench.data import shortcuts
 from saliency_bench.data.shortcuts import KINDS
 from saliency_bench.errors import InputError
@@ -78,9 +78,9 @@ def test_a_model_that_failed_its_gate_warns_and_one_that_passed_or_has_none_does
     follower, default_model
 ):
     passed = replace(follower, facts={"gate": {"passed": True, "reason": None}})
-    assert runner.ungated(passed) == runner.ungated(default_model) == []
+    assert study.ungated(passed) == study.ungated(default_model) == []
     failed = replace(follower, facts={"gate": {"passed": False, "reason": "right on 90.0%"}})
-    (warning,) = runner.ungated(failed)
+    (warning,) = study.ungated(failed)
     assert "right on 90.0%" in warning["message"]
     assert warning["example_id"] == ""
 

@@ -341,7 +341,7 @@ def test_sealing_again_does_nothing(store, tmp_path):
     [
         (
             ["b0", "b1", "b2", "b3"],
-            r"2 of 4 blocks are missing \(b2, b3\)\. Run the same command again",
+            r"2 of 4 blocks are missing \(b2, b3\)\. Go on with it",
         ),
         (["b0"], r"1 blocks are not in the plan \(b1\)"),
     ],

@@ -79,7 +79,7 @@ def test_what_is_no_run_folder_is_bad_input(tmp_path, name):
 def test_an_unfinished_run_says_how_to_go_on(tmp_path, name):
     write_json(tmp_path / name, {})
     PartStore(tmp_path).write("b0", {"warnings": [WARNING]})
-    with pytest.raises(StorageError, match=r"unfinished.*Run the same command again"):
+    with pytest.raises(StorageError, match=r"unfinished.*saliency-bench resume"):
         read_run(tmp_path)
 
 

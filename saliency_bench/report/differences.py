@@ -1,0 +1,161 @@
+"""Two runs beside each other, field by field: what differs in how they were made, and what in their numbers."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saliency_bench.report.table import Cell, Column, Table
+from saliency_bench.rows import SORT_KEYS, TABLES
+from saliency_bench.store.run import Run
+
+#: What of a manifest says how numbers came about; dates, places and costs differ always.
+FIELDS = ("config", "model", "data", "identity", "preflight", "chosen")
+#: Tables whose numbers are times.
+TIMES = ("timings",)
+#: Columns that name a row or follow from where it stands.
+_NAMES = ("cell_id",)
+
+
+def differences(a: Run, b: Run) -> list[Table]:
+    """What differs between two runs: fields of their manifests, settings, and rows of every table."""
+    return [_fields(a, b), _settings(a, b), _rows(a, b)]
+
+
+def _fields(a: Run, b: Run) -> Table:
+    rows = [
+        (key, _shown(one), _shown(other))
+        for field in FIELDS
+        for key, one, other in changed(a.manifest.get(field), b.manifest.get(field), field)
+    ]
+    return Table(
+        name="fields",
+        title="What differs in how the runs were made",
+        caption="Configuration, model, data, code, versions and machine; what is not listed is equal."
+        if rows
+        else "Nothing: configuration, model, data, code, versions and machine are equal.",
+        columns=(Column("field", "Field"), Column("a", "First run"), Column("b", "Second run")),
+        rows=tuple(rows),
+        marks_best=False,
+    )
+
+
+def changed(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys at which two JSON values differ, with both values; None where one has no such key."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for name in sorted({*a, *b}):
+            yield from changed(a.get(name), b.get(name), f"{key}.{name}")
+    elif a != b:
+        yield key, a, b
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _settings(a: Run, b: Run) -> Table:
+    of = [{one["setting_id"]: one for one in run.settings} for run in (a, b)]
+    rows: list[tuple[Cell, ...]] = []
+    for known, other, which in ((of[0], of[1], "first"), (of[1], of[0], "second")):
+        for key, one in known.items():
+            if key not in other:
+                rows.append((key, one["name"], which, _nearest(one, [*other.values()])))
+    return Table(
+        name="settings",
+        title="Settings that only one of them has",
+        caption=f"{len(of[0].keys() & of[1].keys())} settings are in both.",
+        columns=(
+            Column("setting_id", "Setting"),
+            Column("name", "Entry"),
+            Column("run", "Run"),
+            Column("nearest", "Differs from the nearest of its name in"),
+        ),
+        rows=tuple(rows),
+        marks_best=False,
+    )
+
+
+def _nearest(one: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """In what a setting differs from the most similar one of the same entry."""
+    found = [
+        [name for name, _, _ in changed(one, other, "") if name != ".setting_id"]
+        for other in others
+        if other["name"] == one["name"]
+    ]
+    if not found:
+        return "–"
+    return ", ".join(name.removeprefix(".") for name in min(found, key=len))
+
+
+def _rows(a: Run, b: Run) -> Table:
+    rows = [_of_table(name, a.tables[name], b.tables[name]) for name in TABLES]
+    return Table(
+        name="rows",
+        title="What differs in their rows",
+        caption="Rows are matched by what they are about, apart from the run they belong to. Largest: of the absolute "
+        "differences of numbers in rows that both have. Times differ always.",
+        columns=(
+            Column("table", "Table"),
+            Column("both", "Rows in both"),
+            Column("first", "Only in the first"),
+            Column("second", "Only in the second"),
+            Column("differing", "Differing"),
+            Column("largest", "Largest"),
+            Column("where", "Where"),
+        ),
+        rows=tuple(row for row in rows if any(isinstance(one, int) and one for one in row)),
+        marks_best=False,
+    )
+
+
+def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
+    keys = [key for key in SORT_KEYS[name] if key not in _NAMES]
+    left, right = (_keyed(one, keys) for one in (a, b))
+    common = left.index.intersection(right.index)
+    counts = len(common), len(left) - len(common), len(right) - len(common)
+    if not len(common):
+        return (name, *counts, 0, None, "")
+    left, right = left.loc[common], right.loc[common]
+    apart = pd.DataFrame(
+        {column: _apart(left[column], right[column]) for column in left.columns}, index=common
+    )
+    differing = int((apart > 0).any(axis=1).sum())
+    finite = apart.replace(np.inf, np.nan)
+    largest = finite.max().max()
+    if not differing or not largest > 0:
+        return (name, *counts, differing, None, "")
+    column = str(finite.max().idxmax())
+    place = finite[column].idxmax()
+    words = place if isinstance(place, tuple) else (place,)
+    where = f"{column} of {' '.join(str(word) for word in words if word != '')}"
+    return (name, *counts, differing, float(largest), where)
+
+
+def _keyed(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Indexed by the keys and how often they came before, so that rows have names of their own."""
+    own = table.drop(columns=[key for key in _NAMES if key in table])
+    own = own.assign(**{key: own[key].fillna("") for key in keys})
+    again = own.groupby(list(keys)).cumcount()
+    return own.set_index([*keys, again.rename("again")]) if len(own) else own.set_index([*keys])
+
+
+def _apart(a: "pd.Series[Any]", b: "pd.Series[Any]") -> "list[float]":
+    """Of each pair of values: 0 for equal ones, the difference of numbers, infinity for other kinds."""
+    return [_distance(one, other) for one, other in zip(a, b, strict=True)]
+
+
+def _distance(one: Any, other: Any) -> float:
+    if isinstance(one, np.ndarray | list) and isinstance(other, np.ndarray | list):
+        if len(one) != len(other):
+            return float("inf")
+        return max((_distance(x, y) for x, y in zip(one, other, strict=True)), default=0.0)
+    nothing = [value is None or value is pd.NA or value != value for value in (one, other)]
+    if any(nothing):
+        return 0.0 if all(nothing) else float("inf")
+    numbers = (int, float, np.number)
+    if isinstance(one, numbers) and isinstance(other, numbers) and not isinstance(one, bool):
+        return float(abs(one - other))
+    return 0.0 if one == other else float("inf")

@@ -1,0 +1,37 @@
+"""What happens in a run, a JSON object a line, for whoever watches: a person, a script, an experiment tracker."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.store.durable import storing
+
+EVENTS = "events.jsonl"
+
+
+class EventLog:
+    """Appends to `events.jsonl` of a run folder. Times stand here and nowhere among the results.
+
+    Every line has `time` (UTC) and `event`: start, warning, progress, done, interrupted or error; the rest depends on it.
+    A line is written by one call and ends with a line break: the last one of a killed run may be cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / EVENTS
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        """Writes one line.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event} | facts, ensure_ascii=False)
+        with storing(self.path):
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(descriptor, f"{line}\n".encode())
+            finally:
+                os.close(descriptor)

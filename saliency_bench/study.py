@@ -1,0 +1,279 @@
+"""A study before it runs: model and data loaded, checked against each other, and named by all that can change a number."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saliency_bench.attribution.settings import refuse_vanishing_sum
+from saliency_bench.bench.budget import resolve as resolve_budget
+from saliency_bench.data import DATASETS
+from saliency_bench.data.example import Example
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
+from saliency_bench.evaluation.reading import Reading, usual
+from saliency_bench.evaluation.removal import fit_operator
+from saliency_bench.models import loading, references
+from saliency_bench.models.model import Model
+from saliency_bench.models.preflight import Findings, inspect_model
+from saliency_bench.rows import Setting, digest
+from saliency_bench.store.durable import replace_file
+from saliency_bench.store.manifest import collect
+from saliency_bench.store.run import SETTINGS, read_json, write_json
+from saliency_bench.tasks import sequence_classification as task
+
+RUNS = Path("results") / "runs"
+IDENTITY = "identity.json"
+CONFIG = "config.json"  # of an unfinished run: with it `resume` goes on
+#: Keys of the configuration that change no number: where results go and how they are shown.
+SHOWN = ("out", "name", "report", "statistics")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a run needs, checked before anything is written."""
+
+    config: Any
+    settings: tuple[Setting, ...]
+    model: Model
+    findings: Findings
+    encoded: tuple[Encoded, ...]
+    warnings: tuple[dict[str, str], ...]
+    identity: Mapping[str, Any]
+    asked: Any  # the configuration before the model changed it
+
+    @property
+    def id(self) -> str:
+        """Hashed from everything that can change a number."""
+        return digest(self.identity)
+
+    def warnings_of(self, example_id: str) -> list[dict[str, str]]:
+        """The warning rows of one text; of the study as a whole for ""."""
+        cell = {"cell_id": self.cell_id}
+        return [cell | one for one in self.warnings if one["example_id"] == example_id]
+
+    @property
+    def cell_id(self) -> str:
+        """The (model, data, seed) of the study."""
+        return digest({key: self.identity[key] for key in ("model", "data", "seed")})
+
+
+def prepare(config: Any, settings: Sequence[Setting]) -> Study:
+    """Loads model and data and checks that they fit; writes nothing."""
+    asked = config
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    examples = load_examples(config)
+    model = load_configured_model(config)
+    encoded = task.encode(model, examples, too_long=config.too_long)
+    if config.target == "gold":
+        task.require_gold(encoded)
+    findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+    fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
+    for setting in fitted:
+        refuse_vanishing_sum(setting, findings.sum_vanishes)
+    config, lacking = fit_removals(model, config)
+    warnings += lacking + ungated(model)
+    budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
+    config = replace(config, runtime=replace(config.runtime, token_budget=budget))
+    sources = {example.id: example.source for example in examples}
+    warnings += [
+        {
+            "example_id": item.example_id,
+            "source": sources[item.example_id],
+            "message": "the text is longer than the model allows and was cut",
+        }
+        for item in encoded
+        if item.truncated
+    ]
+    identity = identity_of(config, fitted, model, encoded)
+    return Study(
+        config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
+    )
+
+
+def load_examples(config: Any) -> list[Example]:
+    """The first `n_examples` of the configured data; all of a file that has fewer."""
+    values = dict(config.data)
+    name = values.pop("dataset")
+    examples: list[Example] = DATASETS[name](**values)
+    if not examples:
+        raise InputError(f"data={name} has no example")
+    if len(examples) <= config.n_examples:
+        return examples
+    return by_text_hash(examples)[: config.n_examples]
+
+
+def by_text_hash(examples: Sequence[Example]) -> list[Example]:
+    """Ordered by the hash of their texts, so that a file sorted by label is not cut to one class."""
+    return sorted(examples, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
+
+
+def load_configured_model(config: Any) -> Model:
+    """The model that `model` and `runtime` name."""
+    runtime = {
+        "dtype": config.runtime.dtype,
+        "device": config.runtime.device,
+        "attention": config.runtime.attention,
+    }
+    one = config.model
+    if one.name == "default":
+        return loading.load_default(training_seed=one.training_seed, **runtime)
+    if one.name == "masked":
+        return loading.load_masked(training_seed=one.training_seed, **runtime)
+    if one.name == "random_labels":
+        return loading.load_random_labels(training_seed=one.training_seed, **runtime)
+    if one.name == "shortcuts":
+        return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
+    return loading.load_model(one.path, revision=one.revision, adapter=one.adapter, **runtime)
+
+
+def fit_settings(
+    model: Model, settings: Sequence[Setting], longest: int = 1
+) -> tuple[list[Setting], list[dict[str, str]]]:
+    """The settings with the user's own files named by their content, and what the model lacks replaced, with a warning.
+
+    `longest` is the number of tokens of the longest text, which references must have too.
+    """
+    fitted: dict[str, Setting] = {}
+    warnings = []
+    longer = partial(references.resolve_references, longest=longest)
+    for setting in settings:
+        hyper = dict(setting.hyper)
+        for key, resolve in (references.RESOLVE | {"references": longer}).items():
+            if key in hyper:
+                where, asked = f"method.{setting.name}.{key}", hyper[key]
+                hyper[key] = resolve(model, asked, where)
+                if not hyper[key].startswith(asked):  # a digest at its end is no other choice
+                    warnings.append(_lacks(model, where, asked, hyper[key]))
+        one = replace(setting, hyper=hyper)
+        fitted.setdefault(one.id, one)
+    return list(fitted.values()), warnings
+
+
+def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
+    """The configuration with every removal one that the model has, and a warning for each that was replaced."""
+    warnings: list[dict[str, str]] = []
+
+    def fitted(asked: str, where: str) -> str:
+        found = fit_operator(model, asked, where)
+        if found != asked:
+            warnings.append(_lacks(model, where, asked, found))
+        return found
+
+    removals = [fitted(one, "evaluation.removal") for one in config.evaluation.removal]
+    metrics = {
+        name: entry | {"removal": fitted(entry["removal"], f"metric.{name}.removal")}
+        if "removal" in entry
+        else entry
+        for name, entry in config.metric.items()
+    }
+    evaluation = replace(config.evaluation, removal=list(dict.fromkeys(removals)))
+    return replace(config, evaluation=evaluation, metric=metrics), warnings
+
+
+def ungated(model: Model) -> list[dict[str, str]]:
+    """A warning where a shortcut model was found not to follow its shortcut alone: then nothing is known to matter."""
+    gate = model.facts.get("gate")
+    if gate is None or gate["passed"]:
+        return []
+    message = f"{model.name} did not pass its gate, so that the shortcut is no ground truth: {gate['reason']}"
+    return [{"example_id": "", "source": "model", "message": message}]
+
+
+def usual_readings(config: Any) -> list[Reading]:
+    """How the study looks at texts where a metric says nothing else."""
+    one = config.evaluation
+    return usual(one.removal, one.granularity, one.output, one.ranking)
+
+
+def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
+    needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
+    message = f"{model.name} has no {needed}: {used} is used instead"
+    return {"example_id": "", "source": key, "message": message}
+
+
+def identity_of(
+    config: Any, settings: Sequence[Setting], model: Model, encoded: Sequence[Encoded]
+) -> dict[str, Any]:
+    """All that can change a number: who computes it, and how many at a time, cannot."""
+    plain = asdict(config)
+    kept = {
+        key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")
+    }
+    kept["runtime"] = {key: value for key, value in kept["runtime"].items() if key != "executor"}
+    inputs = [
+        [item.example_id, item.input_ids, item.token_type_ids, item.gold]
+        + ([] if item.relevant is None else [item.relevant])
+        for item in encoded
+    ]
+    provenance = collect(computation(config, model), command=[], started=datetime.now(UTC))
+    return {
+        "model": dict(model.facts) | {"name": model.name, "labels": list(model.labels)},
+        "data": plain["data"] | {"sha256": digest(inputs, 64)},
+        "seed": config.seed,
+        "settings": [setting.id for setting in settings],
+        "config": kept,
+        "environment": provenance["identity"],
+    }
+
+
+def computation(config: Any, model: Model) -> dict[str, Any]:
+    """What numbers depend on besides the study, as far as the machine decides it."""
+    device = model.device
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": config.runtime.dtype,
+        "attention": config.runtime.attention,
+        "threads": torch.get_num_threads(),
+        "token_budget": config.runtime.token_budget,
+    }
+
+
+def folder_of(study: Study) -> Path:
+    """Where the study's results go."""
+    name = study.config.name
+    return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
+
+
+def refuse_another(study: Study, folder: Path) -> None:
+    """Refuses a folder that holds another study, naming what differs.
+
+    Raises:
+        InputError: it does.
+        StorageError: what the folder says of itself is damaged.
+    """
+    path = folder / IDENTITY
+    identity = json.loads(json.dumps(study.identity))
+    if path.is_file():
+        held = read_json(path, dict)
+        if held != identity:
+            changed = ", ".join(differences(held, identity))
+            raise InputError(
+                f"{folder} holds another run; it differs in {changed}. Give another folder with out=, or remove it."
+            )
+
+
+def claim(study: Study, folder: Path) -> None:
+    """Makes the folder this study's: what it is, its settings, and all that another process needs to go on with it."""
+    write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
+    write_json(folder / SETTINGS, [setting.to_dict() for setting in study.settings])
+    # In its own order, which is that of the settings: canonical JSON would sort it.
+    held = json.dumps(asdict(study.asked) | {"out": None}, indent=1, ensure_ascii=False)
+    replace_file(folder / CONFIG, f"{held}\n".encode())
+
+
+def differences(a: Any, b: Any, key: str = "") -> Iterable[str]:
+    """Dotted keys at which two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted({*a, *b}):
+            yield from differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)
+    elif a != b:
+        yield key if isinstance(a, list | dict) else f"{key} ({a} → {b})"

@@ -1,0 +1,141 @@
+"""However a run is killed, going on gives the bytes of one that was not: no row is lost, and none is there twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TRIALS = Path(__file__).parent / "store_trials.py"
+
+
+def trials(*numbers):
+    done = subprocess.run(
+        [sys.executable, str(TRIALS), *map(str, numbers)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_writer_that_is_killed_loses_nothing(counted):
+    counts = trials(200, 10, 0)
+    assert counts["random"] >= 200
+    assert counts["at_steps"] >= 30  # a step that a run has not so often is not reached
+    assert {key: counts[key] for key in ("lost", "repeated", "other_bytes", "failed")} == {
+        "lost": 0,
+        "repeated": 0,
+        "other_bytes": 0,
+        "failed": 0,
+    }
+    counted(
+        f"store: {counts['random']} kills at random times and {counts['at_steps']} before named calls: "
+        "0 rows lost, 0 repeated, 0 runs with other bytes"
+    )
+
+
+def command(folder, tmp_path, name, *more):
+    words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.text=text"]
+    words += [f"data.path={tmp_path / 'texts.csv'}", f"out={tmp_path / name}", "runtime.device=cpu"]
+    words += ["method=[vanilla,smoothgrad]", "metric=[srg]", "name=t", "convergence.n_examples=0"]
+    words += ["runtime.threads=1", *more]
+    return [sys.executable, "-m", "saliency_bench", *words]
+
+
+def texts(tmp_path, n=24):
+    stream = random.Random(0)
+    lines = [
+        " ".join(f"w{stream.randrange(40)}" for _ in range(stream.randrange(2, 14)))
+        for _ in range(n)
+    ]
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(lines) + "\n", "utf-8")
+
+
+def tables(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def run(words):
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def killed_and_resumed(folder, tmp_path, n, seed):
+    """Real commands with two workers, killed with all their processes at random times; the number that were."""
+    texts(tmp_path)
+    started = time.monotonic()
+    done = run(command(folder, tmp_path, "whole"))
+    assert done.returncode == 0, done.stderr
+    seconds, kills = time.monotonic() - started, 0
+    stream = random.Random(seed)
+    for trial in range(n):
+        name = f"trial{trial}"
+        words = command(folder, tmp_path, name, "runtime=processes")
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(stream.uniform(0.3, 1.6) * seconds)
+        _kill_family(process.pid)
+        kills += process.wait() < 0
+        held = tmp_path / name / "config.json"
+        again = ["resume", str(tmp_path / name)] if held.is_file() else words[3:]
+        done = run([sys.executable, "-m", "saliency_bench", *again])
+        assert done.returncode == 0, done.stderr
+        assert tables(tmp_path / name) == tables(tmp_path / "whole")
+    return kills
+
+
+def _kill_family(pid):
+    """SIGKILL for a process and all that it has started, in sessions of their own too."""
+    children = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        waiting += children.get(one, [])
+        try:
+            os.kill(one, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_with_its_workers_goes_on_to_the_same_bytes(
+    folder, tmp_path, counted
+):
+    kills = killed_and_resumed(folder, tmp_path, 2, 0)
+    counted(f"command with 2 workers: {kills} kills of 2 trials: tables equal byte for byte")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path, counted):
+    kills = killed_and_resumed(folder, tmp_path, 15, 1)
+    counted(f"command with 2 workers: {kills} kills of 15 trials: tables equal byte for byte")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, number):
+    texts(tmp_path)
+    words = command(folder, tmp_path, "run", "method.smoothgrad.n_samples=2000")
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "events.jsonl"
+    while not log.is_file() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"saliency-bench resume {tmp_path / 'run'}" in err
+    assert "Traceback" not in err
+    events = [json.loads(line)["event"] for line in log.read_text("utf-8").splitlines()]
+    assert events[0] == "start"
+    assert events[-1] == "interrupted"

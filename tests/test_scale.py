@@ -1,0 +1,285 @@
+"""Whoever computes the blocks, and in whatever order: the same bytes, and nothing is put together before it is there."""
+
+import json
+import random
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+
+from saliency_bench import cli, config, runner, scale
+from saliency_bench.errors import InputError, SaliencyBenchError, StorageError
+from saliency_bench.store.events import EVENTS
+from saliency_bench.store.run import read_run
+
+
+@pytest.fixture
+def study_in(folder, tmp_path, monkeypatch):
+    """A configuration of a small study on a tiny model, to go to a folder."""
+    stream = random.Random(0)
+    lines = [" ".join(f"w{stream.randrange(40)}" for _ in range(n)) for n in range(2, 12)]
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(lines) + "\n", "utf-8")
+
+    def make(name, *more):
+        words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.text=text"]
+        words += [f"data.path={tmp_path / 'texts.csv'}", "runtime.device=cpu", "name=t"]
+        words += ["method=[smoothgrad,vanilla]", "metric=[srg]", "convergence.n_examples=0", *more]
+        words += [] if any(word.startswith("runtime=") for word in more) else ["runtime.threads=1"]
+        cfg = config.load(words)
+        config.validate(cfg)
+        return replace(cfg, out=str(tmp_path / name))
+
+    return make
+
+
+def run(cfg, execute=None, progress=lambda *_: None):
+    return runner.run(cfg, config.settings(cfg), ["saliency-bench"], progress, None, execute)
+
+
+def stopped(cfg):
+    """The folder of a run of which no block is finished."""
+
+    def never(folder, pieces, tell):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="saliency-bench resume"):
+        run(cfg, never)
+    return scale.Path(cfg.out)
+
+
+def tables(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+@pytest.fixture
+def whole(study_in):
+    return tables(run(study_in("whole")))
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 3, 5, 8])
+def test_any_number_of_workers_in_any_order_gives_the_same_bytes(study_in, whole, n_shards):
+    folder = stopped(study_in(f"shards{n_shards}"))
+    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    random.Random(n_shards).shuffle(pieces)
+    scale.write_json(folder / scale.PIECES, pieces)
+    order = list(range(n_shards))
+    random.Random(n_shards + 1).shuffle(order)
+    for shard in order:
+        scale.work(folder, shard, n_shards)
+    assert cli.main(["merge", str(folder)]) == 0
+    assert tables(folder) == whole
+
+
+def scale_encoded(folder):
+    cfg = scale.read_config(folder)
+    return runner.prepare(cfg, config.settings(cfg)).encoded
+
+
+def test_nothing_is_merged_before_everything_is_there(study_in, capsys):
+    folder = stopped(study_in("run"))
+    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    scale.write_json(folder / scale.PIECES, pieces)
+    scale.work(folder, 0, 2)
+    assert cli.main(["merge", str(folder)]) == 4
+    err = capsys.readouterr().err
+    assert f"{len(pieces) // 2} blocks are missing" in err
+    assert "saliency-bench resume" in err
+    assert cli.main(["resume", str(folder)]) == 0
+
+
+def test_a_finished_run_is_left_as_it_is(study_in, tmp_path, capsys):
+    folder = run(study_in("run"))
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.*")}
+    assert cli.main(["resume", str(folder)]) == 0
+    run(study_in("run"))
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+    assert not (folder / "config.json").exists()
+
+
+def test_what_changes_no_number_may_change_after_the_run(study_in):
+    folder = run(study_in("run"))
+    again = study_in("run", "statistics.confidence=0.9")
+    before = read_run(folder)
+    run(again)
+    after = read_run(folder)
+    assert after.manifest["config"]["statistics"]["confidence"] == 0.9
+    assert after.manifest["circumstances"] == before.manifest["circumstances"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seed", 1, "seed (0 → 1)"),
+        ("n_examples", 3, "config.n_examples (30 → 3)"),
+        ("output", "probability", "config.output (logit → probability)"),
+        ("target", 1, "target"),
+        ("nonsense", 1, "nonsense"),
+        ("model", {"name": "pickle"}, "model.name"),
+        ("name", "${oc.env:HOME}", "${...}"),
+        ("data", {"dataset": "os.system"}, "data"),
+        ("method", {"vanilla": {"_target_": "os.system"}}, "_target_"),
+    ],
+)
+def test_a_configuration_that_was_changed_is_refused_by_its_field(
+    study_in, capsys, key, value, said
+):
+    folder = stopped(study_in("run"))
+    path = folder / "config.json"
+    held = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(held | {key: value}), "utf-8")
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_configuration_is_a_storage_error(study_in, capsys, content):
+    folder = stopped(study_in("run"))
+    (folder / "config.json").write_bytes(content)
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 4
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_other_weights_are_refused_when_a_run_goes_on(study_in, folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    cfg = study_in("run")
+    cfg = replace(cfg, model=replace(cfg.model, path=str(tmp_path / "model")))
+    run_folder = stopped(cfg)
+    import torch
+    from tiny import tiny_bert
+
+    tiny_bert(torch.float32, seed=5).save_pretrained(tmp_path / "model")
+    assert cli.main(["resume", str(run_folder)]) == 2
+    assert "model." in capsys.readouterr().err
+
+
+def test_events_say_what_happened(study_in):
+    cfg = study_in("run")
+    folder = stopped(cfg)
+    run(cfg)
+    lines = [json.loads(line) for line in (folder / EVENTS).read_text("utf-8").splitlines()]
+    named = [line["event"] for line in lines]
+    assert named[0] == "start"
+    assert "interrupted" in named
+    assert named[-1] == "done"
+    last = [line for line in lines if line["event"] == "progress"][-1]
+    assert last["done"] == last["total"] == 10
+    assert all(line["time"].endswith("+00:00") for line in lines)
+
+
+def test_a_row_that_was_not_planned_is_noticed(study_in):
+    cfg = study_in("run")
+    study = runner.prepare(cfg, config.settings(cfg))
+    folder = run(cfg)
+    runner.require_rows(study, folder)
+    fewer = replace(study, encoded=study.encoded[:-1])
+    with pytest.raises(StorageError, match="not those that were planned"):
+        runner.require_rows(fewer, folder)
+    with pytest.raises(StorageError, match="not those that were planned"):
+        runner.require_rows(replace(study, settings=study.settings[:1]), folder)
+
+
+def test_a_worker_that_fails_is_heard(study_in, monkeypatch):
+    monkeypatch.setattr(
+        scale,
+        "_command",
+        lambda *_: [scale.sys.executable, "-c", "raise SystemExit('saliency-bench: no luck')"],
+    )
+    cfg = study_in("run", "runtime=processes")
+    with pytest.raises(
+        SaliencyBenchError, match=r"10 of 10 blocks were not finished.*no luck.*resume"
+    ):
+        run(cfg, scale.executor(cfg.runtime.executor))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runtime=processes", "runtime.threads=null"], "runtime.threads"),
+        (["runtime=processes", "runtime.executor.workers=0"], "runtime.executor.workers"),
+        (["runtime=processes", "+runtime.executor.worker=2"], "'worker'"),
+        (["runtime=processes", "runtime.executor.workers=two"], "runtime.executor.workers"),
+        (["runtime=prcesses"], "'processes'"),
+    ],
+)
+def test_an_executor_that_is_asked_for_wrongly_is_refused(study_in, words, said):
+    with pytest.raises(InputError, match=said):
+        study_in("run", *words)
+
+
+def test_an_executor_that_is_not_installed_names_the_extra(monkeypatch):
+    monkeypatch.setitem(scale.sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"saliency-bench\[ray\]"):
+        scale._import("ray", "ray")
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes(study_in, whole):
+    cfg = study_in("run", "runtime=processes")
+    assert tables(run(cfg, scale.executor(cfg.runtime.executor))) == whole
+
+
+@pytest.mark.slow
+def test_killed_processes_are_started_anew(study_in, whole, monkeypatch):
+    start, started = scale._start, []
+
+    def killed_at_first(folder, shard, n):
+        process = start(folder, shard, n)
+        started.append(process)
+        if len(started) == 1:
+            process.kill()
+        return process
+
+    monkeypatch.setattr(scale, "_start", killed_at_first)
+    cfg = study_in("run", "runtime=processes")
+    assert tables(run(cfg, scale.executor(cfg.runtime.executor))) == whole
+    assert len(started) > 2
+
+
+@pytest.mark.slow
+def test_slurms_local_executor_gives_the_same_bytes(study_in, whole):
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    cfg = study_in("run", "runtime=slurm", "runtime.executor.cluster=local")
+    assert tables(run(cfg, scale.executor(cfg.runtime.executor))) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+def test_ray_gives_the_same_bytes_and_a_killed_workers_block_goes_to_another(study_in, whole):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    cfg = study_in("run", "runtime=ray")
+    assert tables(run(cfg, killing(scale.executor(cfg.runtime.executor)))) == whole
+
+
+def killing(execute):
+    """The same, but the first Ray worker that has done something is killed while the others work."""
+    import signal
+
+    def wrapped(folder, pieces, tell):
+        killed = []
+
+        def told(done):
+            if not killed:
+                for path in scale.Path("/proc").glob("[0-9]*/cmdline"):
+                    try:
+                        name = path.read_bytes()
+                    except OSError:
+                        continue
+                    if name.startswith(b"ray::") and b"_Worker" in name:
+                        scale.os.kill(int(path.parent.name), signal.SIGKILL)
+                        killed.append(name)
+                        break
+                time.sleep(0.1)
+            tell(done)
+
+        execute(folder, pieces, told)
+        assert killed
+
+    return wrapped
