@@ -146,8 +146,11 @@ def agreement(analysis: Analysis) -> Figure | None:
     image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(values):
         _cell_text(axes, column, row, value, ink_on(image, value))
-    axes.set_xticks(range(len(drawn)), labels, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(drawn)), labels)
+    # Columns have the numbers of the rows: names of several lines would lie on each other.
+    axes.set_xticks(range(len(drawn)), [str(place) for place in range(1, len(drawn) + 1)])
+    numbered = [f"{label}  {place}" for place, label in enumerate(labels, 1)]
+    axes.set_yticks(range(len(drawn)), numbered)
+    axes.xaxis.tick_top()
     _bare(axes)
     figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", shrink=0.8, aspect=30)
     note(
