@@ -327,9 +327,7 @@ def test_a_run_says_before_what_it_will_cost_and_after_what_it_did(model, monkey
     assert paid["calls"] > 0
 
 
-def test_a_short_run_says_nothing_and_a_finished_one_is_left_alone(
-    model, monkeypatch, tmp_path
-):
+def test_a_short_run_says_nothing_and_a_finished_one_is_left_alone(model, monkeypatch, tmp_path):
     study = study_of(model, texts(model, 5, 6), *CASES["steps that nest"])
     monkeypatch.setattr(runner, "prepare", lambda *_: study)
     monkeypatch.setattr(runner, "folder_of", lambda _: tmp_path)
