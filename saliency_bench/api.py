@@ -21,7 +21,7 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.reading import RANKINGS, usual
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.judge import judge_maps
+from saliency_bench.judge import judge_maps, refuse_multi_label
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
@@ -29,11 +29,13 @@ from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.targets import AGAINST, ALL, CONTRAST
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Targets = str | int | Sequence[str | int]
+Target = str | int | tuple[str | int, str | int]
+Targets = Target | Sequence[Target]
 Inputs = str | Iterable[Any]
 Baseline = str | np.ndarray | Tensor
 
@@ -61,9 +63,11 @@ def attribute(
         inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`), or a Dataset of these.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
-        target: "predicted", "gold" (with `labels`), a class by index or name, or a list of these.
+        target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
+            class), a contrast of two as a tuple or "contrast:A|B" (the score of A minus that of B), or a list of these.
         labels: gold classes, one per input.
-        output: the score that is explained: "logit", "probability" or "log_probability" of the target.
+        output: the score that is explained: "logit", "probability", "log_probability" or "cross_entropy" of the
+            target.
         baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
             vector:FILE.npy, or the vector itself, one number per dimension of the embedding.
         reduction: from one vector per token to one number: l2, l1, sum or dot.
@@ -83,12 +87,13 @@ def attribute(
         given["baseline"] = baseline
     encoded = _encode_all(model, inputs, labels)
     budget = _tokens_per_pass(token_budget, model, encoded)
-    targets: list[str | int] = [target] if isinstance(target, str | int) else list(target)
+    asked = [target] if isinstance(target, str | int | tuple) else list(target)
     found: dict[tuple[int, int, int], AttributionMap] = {}
     with model.frozen():
         refs = References(model)
         settings = _settings(model, method, backend, reduction, seed, output, given)
         findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+        targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
             refuse_vanishing_sum(setting, findings.sum_vanishes)
         for block in track(plan_blocks(encoded), progress):
@@ -99,6 +104,23 @@ def attribute(
                     for index, made in zip(block.indices, of_setting, strict=True):
                         found[index, s, t] = made.at(index)
     return [found[key] for key in sorted(found)]
+
+
+def _targets(
+    refs: References, first: Encoded, asked: Sequence[Any], budget: int
+) -> list[str | int]:
+    """The targets one by one: contrasts by name, and every class where all are asked for."""
+    found: list[str | int] = []
+    for one in asked:
+        if isinstance(one, tuple):
+            if len(one) != 2:
+                raise InputError(f"target={one!r}: expected two classes, (A, B)")
+            found.append(f"{CONTRAST}{one[0]}{AGAINST}{one[1]}")
+        elif one == ALL:
+            found += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
+        else:
+            found.append(one)
+    return found
 
 
 def evaluate(
@@ -135,6 +157,7 @@ def evaluate(
     """
     import pandas as pd
 
+    refuse_multi_label(model)
     names = [metrics] if isinstance(metrics, str) else metrics
     entries = {name: conf_files.metric_defaults(name) for name in names}
     for entry in entries.values():

@@ -19,6 +19,7 @@ from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks import targets
 from saliency_bench.types import Attribution, Batch, Convergence
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
@@ -69,8 +70,11 @@ class OpenBlock:
                 self.batch.mask if self.batch.padded else None,
                 self.batch.token_type_ids,
             )
-        self.targets = task.choose_target(self.target, self.logits, self.batch, self.model.labels)
-        self.probabilities = self.logits.double().softmax(-1)
+        #: With a second column where one class is explained against another.
+        self.asked = targets.choose(self.target, self.logits, self.batch, self.model.labels)
+        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+        logits = self.logits.double()
+        self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
         self._probes: dict[str, CachingProbe] = {}
         self._blurring: BlurringProbe | None = None
 
@@ -82,7 +86,7 @@ class OpenBlock:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return task.class_names(self.model.labels, self.logits.shape[-1])
+        return targets.class_names(self.model.labels, self.logits.shape[-1])
 
     def probability(self, classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Each example's probability of the given class on the full text."""
@@ -109,7 +113,7 @@ class OpenBlock:
         return Context(
             self.references,
             self.batch,
-            self.targets,
+            self.asked,
             self.logits,
             output,
             seed,
@@ -139,17 +143,18 @@ class OpenBlock:
     def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
         probability = self.probability(self.targets).tolist()
         flat = setting.to_dict()
+        classes = self.asked.reshape(len(self.batch), -1).tolist()
         return [
             AttributionMap(
                 encoded=item,
                 setting=flat,
                 target=target,
-                label=self.labels[target],
+                label=targets.name_of(asked, self.labels),
                 probability=probability[row],
                 **_numbers(attribution, row, len(item)),
             )
-            for row, (item, target) in enumerate(
-                zip(self.batch.encoded, self.targets.tolist(), strict=True)
+            for row, (item, target, asked) in enumerate(
+                zip(self.batch.encoded, self.targets.tolist(), classes, strict=True)
             )
         ]
 

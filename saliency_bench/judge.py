@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
 from saliency_bench.evaluation import (  # noqa: F401 - they register the metrics
     as_published,
     axioms,
@@ -34,6 +35,7 @@ from saliency_bench.evaluation.removal import own_operator
 from saliency_bench.evaluation.truth import Truth
 from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.maps import AttributionMap
+from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.seeding import token_hash
@@ -52,6 +54,19 @@ class Judged:
 
     rows: list[Row] = field(default_factory=list)
     curves: list[Row] = field(default_factory=list)
+
+
+def refuse_multi_label(model: Model) -> None:
+    """Refuses models whose classes do not exclude each other: the metrics' probabilities are those of a softmax.
+
+    Raises:
+        InputError: the model is one.
+    """
+    if model.multi_label:
+        raise InputError(
+            f"{model.name} gives each class a probability of its own (multi-label). Its maps can be had, but the metrics "
+            "are not defined for it yet: they read the probability of one class among others."
+        )
 
 
 def judge_block(

@@ -19,6 +19,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation.reading import Reading, usual
 from saliency_bench.evaluation.removal import fit_operator
+from saliency_bench.judge import refuse_multi_label
 from saliency_bench.models import loading, references
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_model
@@ -27,6 +28,7 @@ from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import SETTINGS, read_json, write_json
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks import targets
 
 RUNS = Path("results") / "runs"
 IDENTITY = "identity.json"
@@ -72,8 +74,9 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     examples = load_examples(config)
     model = load_configured_model(config)
     encoded = task.encode(model, examples, too_long=config.too_long)
-    if config.target == "gold":
-        task.require_gold(encoded)
+    targets.check(config.target, model.labels, encoded)
+    if config.metric:
+        refuse_multi_label(model)
     findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:

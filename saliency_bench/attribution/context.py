@@ -24,7 +24,7 @@ SPECIAL_TOKENS = ("keep", "replace")
 
 @dataclass
 class Context:
-    """One batch with one target class per example, and what the methods share on it.
+    """One batch with one target class per example (or one against another), and what the methods share on it.
 
     `clean_score` and `clean_gradient` are F(x) and ∇F(x); the class was fixed from the same logits and is never
     chosen again on perturbed inputs. `probe(removal)` answers what the model says of the tokens that stay.
@@ -32,7 +32,7 @@ class Context:
 
     references: References
     batch: Batch
-    target: Int[Tensor, " B"]
+    target: Int[Tensor, "B ..."]
     logits: Float[Tensor, "B C"]
     output: str
     seed: int

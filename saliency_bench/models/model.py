@@ -72,6 +72,12 @@ class Model:
         output: Tensor = self.embedding(input_ids)
         return output.detach()
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether classes do not exclude each other, so that each has a probability of its own (a sigmoid)."""
+        config = getattr(self.module, "config", None)
+        return getattr(config, "problem_type", None) == "multi_label_classification"
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""

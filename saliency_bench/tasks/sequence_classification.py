@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
@@ -20,11 +21,20 @@ NO_OFFSET = (-1, -1)
 FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
 
 #: How the score of a class is read off the logits [R C]; results [R].
-Output = Callable[[Float[Tensor, "R C"], Int[Tensor, " R"]], Float[Tensor, " R"]]
+#: A target with a second column is a contrast: the difference of both classes' scores.
+Output = Callable[[Float[Tensor, "R C"], Int[Tensor, "R ..."]], Float[Tensor, " R"]]
 OUTPUTS: Mapping[str, Output] = {
     "logit": lambda logits, target: _pick(logits, target),
     "probability": lambda logits, target: _pick(logits.softmax(-1), target),
     "log_probability": lambda logits, target: _pick(logits.log_softmax(-1), target),
+    "cross_entropy": lambda logits, target: _pick(-logits.log_softmax(-1), target),
+}
+#: The same where classes do not exclude each other: each has a probability of its own.
+MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
+    "logit": OUTPUTS["logit"],
+    "probability": lambda logits, target: _pick(logits.sigmoid(), target),
+    "log_probability": lambda logits, target: _pick(functional.logsigmoid(logits), target),
+    "cross_entropy": lambda logits, target: _pick(-functional.logsigmoid(logits), target),
 }
 
 
@@ -109,7 +119,12 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
 
 
 def score_fn(
-    model: Model, batch: Batch, target: Int[Tensor, " B"], output: str, *, short: bool = False
+    model: Model,
+    batch: Batch,
+    target: Int[Tensor, "B ..."],
+    output: str,
+    *,
+    short: bool = False,
 ) -> ScoreFn:
     """The score of each row's fixed target class, as a function of its input embeddings."""
     if output not in OUTPUTS:
@@ -128,11 +143,15 @@ def output_of(model: Model, output: str) -> Output:
     """How a row's score is read off its logits: the named output, or the negative of the model's own criterion."""
     criterion = model.criterion
     if criterion is None:
-        return OUTPUTS[output]
+        return (MULTI_LABEL_OUTPUTS if model.multi_label else OUTPUTS)[output]
 
     def negative_loss(
-        logits: Float[Tensor, "R C"], target: Int[Tensor, " R"]
+        logits: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]
     ) -> Float[Tensor, " R"]:
+        if target.ndim > 1:
+            raise InputError(
+                "target=contrast: a criterion of one's own has no difference of classes"
+            )
         loss = criterion(logits, target)
         if loss.ndim == 0:  # a mean over the rows: ask for one row at a time
             pairs = zip(logits, target, strict=True)
@@ -159,44 +178,6 @@ def logits_fn(
         )
 
     return logits
-
-
-def choose_target(
-    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, labels: Sequence[str]
-) -> Int[Tensor, " B"]:
-    """The class to explain for each example: "predicted", "gold", or a class by index or name.
-
-    Raises:
-        InputError: there is no gold label, or no such class.
-    """
-    if target == "predicted":
-        return logits.argmax(-1)
-    if target != "gold":
-        index = resolve_label(target, class_names(labels, logits.shape[-1]), "target")
-        return torch.full_like(logits.argmax(-1), index)
-    require_gold(batch.encoded)
-    for item in batch.encoded:
-        if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
-            raise InputError(
-                f"{item.example_id}: label {item.gold}, but the model has {logits.shape[-1]} classes"
-            )
-    return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
-
-
-def require_gold(encoded: Sequence[Encoded]) -> None:
-    """Refuses target=gold where an example has no gold label."""
-    missing = [item.example_id for item in encoded if item.gold is None]
-    if missing:
-        raise InputError(
-            f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=..."
-        )
-
-
-def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:
-    """The model's class names, or LABEL_0, LABEL_1, ... where it has none."""
-    if len(labels) == n_classes:
-        return tuple(labels)
-    return tuple(f"LABEL_{index}" for index in range(n_classes))
 
 
 def _encode(model: Model, example: Example, too_long: str) -> Encoded:
@@ -292,5 +273,8 @@ def _flat(values: Any) -> list[int]:
     return [int(value) for value in torch.as_tensor(values).flatten()]
 
 
-def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-    return values.gather(1, target[:, None])[:, 0]
+def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]) -> Float[Tensor, " R"]:
+    if target.ndim == 1:
+        return values.gather(1, target[:, None])[:, 0]
+    own, against = values.gather(1, target).unbind(1)
+    return own - against

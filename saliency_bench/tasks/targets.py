@@ -1,0 +1,123 @@
+"""Whose score is explained: a class for each text, by what the model says or by name, or one class against another."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saliency_bench.data.labels import resolve_label
+from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
+from saliency_bench.types import Batch
+
+PREDICTED, GOLD, RUNNER_UP = "predicted", "gold", "runner_up"
+#: Every class: a map for each.
+ALL = "all"
+#: `contrast:A|B` explains score(A) - score(B), the evidence for A rather than B (Yin & Neubig 2022); A and B are any
+#: of the others.
+CONTRAST, AGAINST = "contrast:", "|"
+
+_ONE_MAP = "target=all gives several maps of a text; here a text has one: name a class"
+
+
+def choose(
+    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, labels: Sequence[str]
+) -> Int[Tensor, "B ..."]:
+    """The class to explain for each example, from the logits of the unperturbed text; with a second column, against which.
+
+    Args:
+        target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or
+            "contrast:A|B".
+        logits: of the unperturbed texts.
+        batch: has the gold labels.
+        labels: the classes' names.
+
+    Raises:
+        InputError: there is no gold label, no such class, or a class is contrasted with itself.
+    """
+    if not isinstance(target, str) or not target.startswith(CONTRAST):
+        return _classes(target, logits, batch, labels)
+    own, other = (_classes(one, logits, batch, labels) for one in parts_of(target))
+    if same := [
+        e for e, equal in zip(batch.example_ids, (own == other).tolist(), strict=True) if equal
+    ]:
+        raise InputError(f"target={target}: both are the same class for {same[0]}")
+    return torch.stack([own, other], 1)
+
+
+def parts_of(target: str) -> tuple[str, str]:
+    """A and B of `contrast:A|B`.
+
+    Raises:
+        InputError: it is written otherwise.
+    """
+    own, bar, other = target.removeprefix(CONTRAST).partition(AGAINST)
+    if not bar or not own.strip() or not other.strip() or AGAINST in other:
+        raise InputError(f"target={target}: expected contrast:A|B, as contrast:positive|negative")
+    return own.strip(), other.strip()
+
+
+def check(target: str | int, labels: Sequence[str], encoded: Sequence[Encoded]) -> None:
+    """What can be known of a target before a model has read a text.
+
+    Raises:
+        InputError: no class has that name, or an example lacks the gold label that is asked for.
+    """
+    contrast = isinstance(target, str) and target.startswith(CONTRAST)
+    for one in parts_of(str(target)) if contrast else (target,):
+        if one == GOLD:
+            require_gold(encoded)
+        elif one == ALL:
+            raise InputError(_ONE_MAP)
+        elif one not in (PREDICTED, RUNNER_UP) and labels:
+            resolve_label(one, labels, "target")
+
+
+def require_gold(encoded: Sequence[Encoded]) -> None:
+    """Refuses target=gold where an example has no gold label."""
+    missing = [item.example_id for item in encoded if item.gold is None]
+    if missing:
+        raise InputError(
+            f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=..."
+        )
+
+
+def name_of(classes: Sequence[int], labels: Sequence[str]) -> str:
+    """What the explained class is called, or "A - B" for a contrast."""
+    return " - ".join(labels[one] for one in classes)
+
+
+def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:
+    """The model's class names, or LABEL_0, LABEL_1, ... where it has none."""
+    if len(labels) == n_classes:
+        return tuple(labels)
+    return tuple(f"LABEL_{index}" for index in range(n_classes))
+
+
+def _classes(
+    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, labels: Sequence[str]
+) -> Int[Tensor, " B"]:
+    if target == PREDICTED:
+        return logits.argmax(-1)
+    if target == RUNNER_UP:
+        return _second(logits)
+    if target == ALL:
+        raise InputError(_ONE_MAP)
+    if target != GOLD:
+        index = resolve_label(target, class_names(labels, logits.shape[-1]), "target")
+        return torch.full_like(logits.argmax(-1), index)
+    require_gold(batch.encoded)
+    for item in batch.encoded:
+        if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
+            raise InputError(
+                f"{item.example_id}: label {item.gold}, but the model has {logits.shape[-1]} classes"
+            )
+    return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
+
+
+def _second(logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:
+    if logits.shape[-1] < 2:
+        raise InputError("target=runner_up: the model has one class only")
+    first = logits.argmax(-1, keepdim=True)
+    return logits.scatter(1, first, -torch.inf).argmax(-1)
