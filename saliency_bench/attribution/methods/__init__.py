@@ -5,6 +5,7 @@ and one yaml in conf/method/.
 """
 
 from saliency_bench.attribution.methods import (
+    ancestors,
     attention,
     given,
     gradients,
@@ -18,6 +19,7 @@ __all__ = [
     "KINDS",
     "METHODS",
     "ONLY",
+    "ancestors",
     "attention",
     "given",
     "gradients",
