@@ -1,5 +1,6 @@
 """The command line: a verb, then Hydra. Nothing heavy is imported before it is needed."""
 
+import json
 import os
 import re
 import shlex
@@ -40,6 +41,8 @@ Usage:
   saliency-bench compare DIR published=NAME     beside numbers that others printed:
                                                 sig, naopc or bastings
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
+      --html=FILE [--top=K] [--special-tokens]  as a page
+      --json=article|allennlp                   as the records of older tools
   saliency-bench list [methods|metrics|models|data|experiments|presets]
   saliency-bench validate [model=PATH] [n_examples=N] [out=DIR]
                                                 every method against Captum
@@ -293,12 +296,14 @@ def explain(words: list[str]) -> int:
         raise InputError('explain takes a text: saliency-bench explain "a gripping, funny film"')
     from saliency_bench import config
 
-    text, *overrides = words
+    text, *rest = words
+    options, overrides = _explain_options(rest)
     if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
         overrides.append("~experiment")
     cfg = config.load(overrides)
     config.validate(cfg)
     from saliency_bench.api import attribute
+    from saliency_bench.report import explanation
     from saliency_bench.report.terminal import show_maps
     from saliency_bench.study import load_configured_model
 
@@ -319,8 +324,43 @@ def explain(words: list[str]) -> int:
             **s.hyper,
         )
     ]
+    if options.get("json"):
+        print(json.dumps(explanation.records(maps, options["json"]), indent=1))
+        return 0
+    if options.get("html"):
+        from saliency_bench.store.durable import replace_file
+
+        shown = explanation.page(
+            maps,
+            top=int(options["top"]) if "top" in options else None,
+            special_tokens="special-tokens" in options,
+        )
+        replace_file(Path(options["html"]), shown.encode())
     show_maps(maps)
     return 0
+
+
+def _explain_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """What is asked of `explain` itself, and the overrides."""
+    from saliency_bench.report.explanation import SHAPES
+
+    found: dict[str, str] = {}
+    overrides = []
+    for word in words:
+        match = re.fullmatch(r"--(html|json|top|special-tokens)(?:=(.*))?", word)
+        if match is None:
+            overrides.append(word)
+        elif (match[1] == "special-tokens") == bool(match[2]):
+            raise InputError(
+                f"explain: {word}: expected --html=FILE, --json=SHAPE, --top=K or --special-tokens"
+            )
+        else:
+            found[match[1]] = match[2] or ""
+    if "json" in found and found["json"] not in SHAPES:
+        raise unknown("--json", found["json"], list(SHAPES))
+    if not re.fullmatch(r"[1-9]\d*", found.get("top", "1")):
+        raise InputError(f"explain: --top={found['top']}: expected a whole number of at least 1")
+    return found, overrides
 
 
 def estimate(words: list[str]) -> int:

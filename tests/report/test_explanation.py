@@ -1,0 +1,104 @@
+"""Maps for people: a page that is complete in itself, and records in the shapes of older tools."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import saliency_bench as sb
+from saliency_bench import cli
+from saliency_bench.errors import InputError
+from saliency_bench.models.loading import load_model
+from saliency_bench.report.explanation import only_top, page, records
+from saliency_bench.report.heatmap import Span, TokenMap
+
+
+@pytest.fixture
+def maps(folder):
+    model = load_model(str(folder), device="cpu")
+    texts = ["the film w1 and w2", ("a film", "the w3 <script>alert(1)</script>")]
+    return sb.attribute(model, texts, "input_x_gradient", reduction="sum")
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.titles = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.titles += [value for key, value in attributes if key == "title"]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_shows_every_text_as_written_and_obeys_none(maps):
+    shown = Tags(page(maps, top=None, special_tokens=False))
+    assert "the film w1 and w2" in shown.text
+    assert "<script>alert(1)</script>" in shown.text
+    assert "script" not in shown.tags
+    assert len(shown.titles) == sum(sum(one.attributable) for one in maps)
+    assert "default-src 'none'" in page(maps, top=None, special_tokens=False)
+
+
+def test_special_tokens_are_shown_where_they_are_asked_for(maps):
+    assert "[CLS]" not in Tags(page(maps, top=None, special_tokens=False)).text
+    assert "[CLS]" in Tags(page(maps, top=None, special_tokens=True)).text
+
+
+def test_only_the_largest_magnitudes_keep_their_colour():
+    spans = (Span("a", 0.1), Span(" "), Span("b", -0.9), Span("c", 0.5), Span("d", 0.5))
+    found = only_top(TokenMap(spans, signed=True), 2)
+    assert [span.score for span in found.spans] == [None, None, -0.9, 0.5, None]
+    assert [span.text for span in found.spans] == ["a", " ", "b", "c", "d"]
+
+
+def test_records_are_magnitudes_that_sum_to_one_with_what_they_are_of(maps):
+    found = records(maps, "article")
+    assert list(found) == ["instance_1", "instance_2"]
+    for one, record in zip(maps, found.values(), strict=True):
+        assert list(record) == ["grad_input_1", "tokens_input_1", "label_input_1", "prob_input_1"]
+        assert sum(record["grad_input_1"]) == pytest.approx(1, abs=1e-12)
+        expected = np.abs(one.scores) / np.abs(one.scores).sum()
+        np.testing.assert_allclose(record["grad_input_1"], expected, rtol=1e-12)
+        assert record["tokens_input_1"] == list(one.tokens)
+        assert (record["label_input_1"], record["prob_input_1"]) == (one.target, one.probability)
+    assert {key for record in records(maps, "allennlp").values() for key in record} == {
+        "grad_input_1"
+    }
+    with pytest.raises(InputError, match="'article'"):
+        records(maps, "artcle")
+
+
+def test_explain_writes_a_page_and_prints_records(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["explain", "the film w1", "model=hub", f"model.path={folder}", "method=[vanilla]"]
+    words += ["runtime.device=cpu"]
+    assert cli.main([*words, "--html=page.html", "--top=1"]) == 0
+    assert "the" in capsys.readouterr().out
+    shown = Tags((tmp_path / "page.html").read_text("utf-8"))
+    assert len(shown.titles) == 1
+    assert cli.main([*words, "--json=article"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["instance_1"]["tokens_input_1"][0] == "[CLS]"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--json=xml", "'xml'"),
+        ("--json", "--json=SHAPE"),
+        ("--html", "--html=FILE"),
+        ("--top=0", "at least 1"),
+        ("--top=x", "at least 1"),
+        ("--special-tokens=yes", "--special-tokens"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(option, said, capsys):
+    assert cli.main(["explain", "a film", option]) == 2
+    assert said in capsys.readouterr().err
