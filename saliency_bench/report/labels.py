@@ -12,6 +12,10 @@ N_HEADLINE = 6  # metrics that fit beside each other on a page
 
 _METHODS = {
     "vanilla": "Vanilla gradient",
+    "allennlp_simple_gradient": "AllenNLP SimpleGradient",
+    "allennlp_smooth_gradient": "AllenNLP SmoothGradient",
+    "allennlp_integrated_gradient": "AllenNLP IntegratedGradient",
+    "file": "Scores from a file",
     "input_x_gradient": "Gradient × input",
     "input_baseline_x_gradient": "Gradient × (input − baseline)",
     "smoothgrad": "SmoothGrad",
