@@ -1,5 +1,6 @@
 """Models that many tests share."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -55,15 +56,16 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
 
 
-def pytest_terminal_summary(terminalreporter):
-    """What the fault tests counted."""
-    said = [
-        text
-        for report in terminalreporter.stats.get("passed", [])
-        for name, text in report.user_properties
-        if name == "faults" and report.when == "call"
-    ]
-    if said:
-        terminalreporter.section("faults")
-        for line in said:
-            terminalreporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many faults were injected, where tests of faults have run: `record_property("faults: KIND", N)`."""
+    counts: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, number in report.user_properties:
+                    if name.startswith("faults: "):
+                        counts[name.removeprefix("faults: ")] += number
+    if counts:
+        terminalreporter.section("faults injected")
+        for name, number in sorted(counts.items()):
+            terminalreporter.line(f"{number:6d}  {name}")

@@ -1,4 +1,4 @@
-"""However a run is killed, going on gives the bytes of one that was not: no row is lost, and none is there twice."""
+"""However a command is killed, going on gives the bytes of one that was not: no row is lost, and none is there twice."""
 
 import json
 import os
@@ -11,33 +11,7 @@ from pathlib import Path
 
 import pytest
 
-TRIALS = Path(__file__).parent / "store_trials.py"
-
-
-def trials(*numbers):
-    done = subprocess.run(
-        [sys.executable, str(TRIALS), *map(str, numbers)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_a_writer_that_is_killed_loses_nothing(counted):
-    counts = trials(200, 10, 0)
-    assert counts["random"] >= 200
-    assert counts["at_steps"] >= 30  # a step that a run has not so often is not reached
-    assert {key: counts[key] for key in ("lost", "repeated", "other_bytes", "failed")} == {
-        "lost": 0,
-        "repeated": 0,
-        "other_bytes": 0,
-        "failed": 0,
-    }
-    counted(
-        f"store: {counts['random']} kills at random times and {counts['at_steps']} before named calls: "
-        "0 rows lost, 0 repeated, 0 runs with other bytes"
-    )
+KILLED = "faults: kill -9 of the real command and its two workers"
 
 
 def command(folder, tmp_path, name, *more):
@@ -109,17 +83,15 @@ def _kill_family(pid):
 
 @pytest.mark.slow
 def test_a_command_that_is_killed_with_its_workers_goes_on_to_the_same_bytes(
-    folder, tmp_path, counted
+    folder, tmp_path, record_property
 ):
-    kills = killed_and_resumed(folder, tmp_path, 2, 0)
-    counted(f"command with 2 workers: {kills} kills of 2 trials: tables equal byte for byte")
+    record_property(KILLED, killed_and_resumed(folder, tmp_path, 2, 0))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path, counted):
-    kills = killed_and_resumed(folder, tmp_path, 15, 1)
-    counted(f"command with 2 workers: {kills} kills of 15 trials: tables equal byte for byte")
+def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path, record_property):
+    record_property(KILLED, killed_and_resumed(folder, tmp_path, 15, 1))
 
 
 @pytest.mark.slow
