@@ -218,10 +218,18 @@ def _accumulate(
     values: Float[Tensor, "R T D"],
     examples: Sequence[int],
 ) -> None:
-    """Adds each row's weighted values to its example's sums: one matrix product per chunk."""
+    """Adds each row's weighted values to its example's sums: one matrix product per chunk.
+
+    A value that is not finite makes NaN of what it is part of, and of nothing else: in the product a weight of 0 times NaN
+    would be NaN, and one example's fault would be its neighbours'.
+    """
     first, last = examples[0], examples[-1]
     place = on_device(examples, values.device, torch.long) - first
     spread = torch.arange(last + 1 - first, device=values.device)[:, None] == place  # [b R]
     spread_weights = (weights[:, None, :] * spread).flatten(0, 1)  # [K·b R]
-    added = spread_weights @ values.flatten(1)
+    flat = values.flatten(1)
+    wrong = ~flat.isfinite()
+    added = spread_weights @ flat.masked_fill(wrong, 0.0)
+    struck = (spread_weights != 0).to(flat.dtype) @ wrong.to(flat.dtype)
+    added = added.masked_fill(struck > 0, torch.nan)
     sums[:, first : last + 1] += added.view(len(weights), last + 1 - first, *values.shape[1:])
