@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,9 @@ def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path,
 def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, number):
     texts(tmp_path)
     words = command(folder, tmp_path, "run", "method.smoothgrad.n_samples=2000")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, an interrupt is ignored by all that they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     log = tmp_path / "run" / "events.jsonl"
     while not log.is_file() and process.poll() is None:
         time.sleep(0.05)
