@@ -25,6 +25,8 @@ from saliency_bench.types import Attribution, Batch, Convergence
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
 #: rounding; it is fixed so that equal plans give equal bytes.
 BLOCK_TOKENS = 1024
+#: Pieces of a plan; each is a folder of some files until the run is sealed.
+MOST_PIECES = 4096
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,26 @@ def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
             name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}"
             blocks.append(Block(name, tuple(indices[start : start + size])))
     return blocks
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Blocks that are committed together, under the name of the first."""
+
+    name: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Places of its examples in the input."""
+        return tuple(index for block in self.blocks for index in block.indices)
+
+
+def plan_pieces(blocks: Sequence[Block], most: int = MOST_PIECES) -> list[Piece]:
+    """At most so many pieces of neighbouring blocks, so that a large plan is not a million small files."""
+    size = max(1, -(-len(blocks) // most))
+    groups = [tuple(blocks[start : start + size]) for start in range(0, len(blocks), size)]
+    return [Piece(group[0].name, group) for group in groups]
 
 
 @dataclass

@@ -16,10 +16,10 @@ from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.bench.attribution import explainer, timing_rows
 from saliency_bench.bench.cost import costs
 from saliency_bench.bench.estimate import Estimate, Share, Subject, estimate, spent
-from saliency_bench.blocks import Block, OpenBlock, open_block, plan_blocks
+from saliency_bench.blocks import OpenBlock, Piece, open_block, plan_blocks, plan_pieces
 from saliency_bench.convergence import Dense, convergence_rows
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, StorageError
+from saliency_bench.errors import InputError
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
@@ -27,10 +27,12 @@ from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.references import References
 from saliency_bench.report.estimate import sentence
 from saliency_bench.rows import REFERENCE_BACKENDS, Setting
+from saliency_bench.store.coverage import require_planned
 from saliency_bench.store.events import EventLog
+from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
-from saliency_bench.store.run import MANIFEST, read_json, read_run, read_table, write_json
+from saliency_bench.store.run import MANIFEST, read_json, read_run, write_json
 from saliency_bench.study import (
     CONFIG,
     Study,
@@ -78,10 +80,25 @@ def run(
     started = datetime.now(UTC)
     study = prepare(config, settings)
     folder = folder_of(study)
-    refuse_another(study, folder)
-    if (folder / MANIFEST).is_file() and sealed_record(folder) is not None:
-        _show_anew(study, folder)
-        return folder
+    with locked(folder):
+        refuse_another(study, folder)
+        if (folder / MANIFEST).is_file() and sealed_record(folder) is not None:
+            _show_anew(study, folder)
+        else:
+            _go_on(study, folder, command, started, progress, announce, execute)
+    return folder
+
+
+def _go_on(
+    study: Study,
+    folder: Path,
+    command: Sequence[str],
+    started: datetime,
+    progress: Progress,
+    announce: Callable[[str], None] | None,
+    execute: Execute | None,
+) -> None:
+    """All that is left to do in a folder that is free or this study's."""
     store = PartStore(folder)
     finished = store.finished()
     foreseen = None if announce is None else _announced(study, folder, finished, announce)
@@ -91,8 +108,8 @@ def run(
     try:
         _open_log(log, study, finished)
         done = _compute(study, store, finished, _logged(progress, log), execute)
+        require_planned(folder, _ids(study), _judged(study))
         store.seal(_names(study))
-        require_rows(study, folder)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         log("interrupted" if stopped else "error", message=" ".join(str(error).split()))
@@ -104,7 +121,6 @@ def run(
     write_json(folder / MANIFEST, manifest | {"chosen": chosen, "parity": done.parity})
     (folder / CONFIG).unlink(missing_ok=True)
     log("done", seconds=(datetime.now(UTC) - started).total_seconds())
-    return folder
 
 
 @dataclass(frozen=True)
@@ -124,13 +140,13 @@ def _compute(
 ) -> _Done:
     refs = References(study.model)
     before = study.model.ledger.copy()
-    plan = plan_blocks(study.encoded)
-    left = [block.name for block in plan if block.name not in finished]
+    plan = pieces_of(study)
+    left = [piece.name for piece in plan if piece.name not in finished]
     with study.model.frozen():
         progress("blocks", len(plan) - len(left), len(plan))
         if execute is None:
             for done, name in enumerate(left, 1):
-                compute_block(study, refs, store, name)
+                compute_piece(study, refs, store, name)
                 progress("blocks", len(plan) - len(left) + done, len(plan))
         elif left:
             execute(
@@ -147,60 +163,53 @@ def _compute(
         return _Done(parity, _spent(study, refs, before))
 
 
-def compute_block(study: Study, refs: References, store: PartStore, name: str) -> None:
-    """One block of the plan, computed and committed; the model must be frozen.
+def compute_piece(study: Study, refs: References, store: PartStore, name: str) -> None:
+    """One piece of the plan, computed and committed; the model must be frozen.
 
     Raises:
-        InputError: the plan has no such block.
+        InputError: the plan has no such piece.
     """
-    plan = plan_blocks(study.encoded)
-    block = _named(plan, name)
+    plan = pieces_of(study)
+    piece = _named(plan, name)
     probe = {item.example_id for item in study.encoded[: study.config.convergence.n_examples]}
-    items = [study.encoded[index] for index in block.indices]
-    tables = block_tables(study, refs, items, probe)
-    if block == plan[0]:  # what concerns no text stands with the first
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for block in piece.blocks:
+        items = [study.encoded[index] for index in block.indices]
+        for table, rows in block_tables(study, refs, items, probe).items():
+            tables.setdefault(table, []).extend(rows)
+    if piece == plan[0]:  # what concerns no text stands with the first
         tables["warnings"] += study.warnings_of("")
-    store.write(block.name, tables)
+    store.write(piece.name, tables)
 
 
-def _named(plan: Sequence[Block], name: str) -> Block:
-    for block in plan:
-        if block.name == name:
-            return block
+def pieces_of(study: Study) -> list[Piece]:
+    """The plan: a pure function of the texts."""
+    return plan_pieces(plan_blocks(study.encoded))
+
+
+def _named(plan: Sequence[Piece], name: str) -> Piece:
+    for piece in plan:
+        if piece.name == name:
+            return piece
     raise InputError(f"the study has no block {name!r}")
 
 
 def _names(study: Study) -> list[str]:
     """The parts of which the study's tables are made."""
-    names = [block.name for block in plan_blocks(study.encoded)]
-    return names + ([TIMING] if study.config.timing.enabled else [])
+    return [*_ids(study)] + ([TIMING] if study.config.timing.enabled else [])
 
 
-def require_rows(study: Study, folder: Path) -> None:
-    """The rows on disk are those of the plan: every setting on every example and metric once, and no others.
-
-    Raises:
-        StorageError: a row is missing, there twice, or of nothing that was planned.
-    """
-    rows = read_table(folder, "rows")
-    keys = ["setting_id", "example_id"]
-    found = rows.groupby(keys).size()
-    planned = {
-        (setting.id, item.example_id) for setting in study.settings for item in study.encoded
+def _ids(study: Study) -> dict[str, list[str]]:
+    """The texts of each piece."""
+    return {
+        piece.name: [study.encoded[index].example_id for index in piece.indices]
+        for piece in pieces_of(study)
     }
-    each = [*keys, "metric", "removal"]
-    wrong = None
-    if study.config.metric and set(found.index) != planned:
-        wrong = sorted(set(found.index) ^ planned)[0]
-    elif len(twice := rows[rows.duplicated(each)]):
-        wrong = tuple(twice.iloc[0][each])
-    elif found.nunique() > 1:
-        wrong = found.idxmin()
-    if wrong is not None:
-        raise StorageError(
-            f"{folder}: the rows are not those that were planned, for instance of {' '.join(map(str, wrong))}. "
-            "Remove the folder and run again."
-        )
+
+
+def _judged(study: Study) -> list[str]:
+    """The settings that have rows."""
+    return [setting.id for setting in study.settings] if study.config.metric else []
 
 
 def _show_anew(study: Study, folder: Path) -> None:
@@ -460,8 +469,8 @@ def _announced(
 def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share]:
     """How many texts each stage is for."""
     config, encoded = study.config, study.encoded
-    blocks = [block for block in plan_blocks(encoded) if block.name not in finished]
-    left = [encoded[index] for block in blocks for index in block.indices]
+    pieces = [piece for piece in pieces_of(study) if piece.name not in finished]
+    left = [encoded[index] for piece in pieces for index in piece.indices]
     checked = {item.example_id for item in encoded[: config.convergence.n_examples]}
     timed = config.timing.enabled and TIMING not in finished
     passes = config.timing.n_warmup + config.timing.n_repeats + 1  # one for the memory
@@ -470,7 +479,7 @@ def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share
         Share(CURVES, left),
         Share(CONVERGENCE, [item for item in left if item.example_id in checked]),
         Share(TIMED, encoded[: config.timing.n_examples] if timed else [], passes),
-        Share(PARITY, encoded if blocks or timed else []),
+        Share(PARITY, encoded if pieces or timed else []),
     ]
     if config.choose is not None and choose:
         examples = load_examples(_choosing(study))

@@ -18,7 +18,7 @@ from typing import Any
 from saliency_bench import config
 from saliency_bench.errors import InputError, SaliencyBenchError, StorageError, unknown
 from saliency_bench.models.references import References
-from saliency_bench.runner import Execute, compute_block
+from saliency_bench.runner import Execute, compute_piece
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import read_json, write_json
 from saliency_bench.study import CONFIG, prepare, refuse_another
@@ -91,7 +91,7 @@ def open_worker(folder: Path) -> Callable[[str], str]:
 
     def work(name: str) -> str:
         with study.model.frozen():
-            compute_block(study, refs, store, name)
+            compute_piece(study, refs, store, name)
         return name
 
     return work

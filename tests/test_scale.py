@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from saliency_bench import blocks as blocks_module
 from saliency_bench import cli, config, runner, scale
 from saliency_bench.errors import InputError, SaliencyBenchError, StorageError
 from saliency_bench.store.events import EVENTS
+from saliency_bench.store.lock import locked
 from saliency_bench.store.run import read_run
 
 
@@ -172,16 +174,40 @@ def test_events_say_what_happened(study_in):
     assert all(line["time"].endswith("+00:00") for line in lines)
 
 
-def test_a_row_that_was_not_planned_is_noticed(study_in):
+def test_rows_are_held_against_the_plan_before_anything_is_put_together(study_in, monkeypatch):
+    judge = runner.judge_block
+
+    def forgetful(*arguments):
+        found = judge(*arguments)
+        return replace(found, rows=found.rows[:-1])
+
+    monkeypatch.setattr(runner, "judge_block", forgetful)
     cfg = study_in("run")
+    with pytest.raises(StorageError, match=r"table 'rows' lacks 1 rows.*resume"):
+        run(cfg)
+    assert not list(scale.Path(cfg.out).glob("*.parquet"))
+
+
+def test_blocks_that_are_committed_together_give_the_same_bytes(study_in, whole, monkeypatch):
+    monkeypatch.setattr(
+        runner, "plan_pieces", lambda blocks: blocks_module.plan_pieces(blocks, most=3)
+    )
+    cfg = study_in("pieces")
+    folder = stopped(cfg)
     study = runner.prepare(cfg, config.settings(cfg))
-    folder = run(cfg)
-    runner.require_rows(study, folder)
-    fewer = replace(study, encoded=study.encoded[:-1])
-    with pytest.raises(StorageError, match="not those that were planned"):
-        runner.require_rows(fewer, folder)
-    with pytest.raises(StorageError, match="not those that were planned"):
-        runner.require_rows(replace(study, settings=study.settings[:1]), folder)
+    pieces = runner.pieces_of(study)
+    assert [len(piece.blocks) for piece in pieces] == [4, 4, 2]
+    assert tables(run(cfg)) == whole
+    assert set(json.loads((folder / "digests.json").read_text())["blocks"]) == {
+        piece.name for piece in pieces
+    }
+
+
+def test_a_folder_that_another_process_works_on_is_left_to_it(study_in):
+    cfg = study_in("run")
+    with locked(scale.Path(cfg.out)), pytest.raises(StorageError, match="another process"):
+        run(cfg)
+    run(cfg)
 
 
 def test_a_worker_that_fails_is_heard(study_in, monkeypatch):

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from saliency_bench.errors import StorageError
 
@@ -71,6 +71,26 @@ def replace_file(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_new(staging, data)
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def put_in_place(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that stands at `path` when the block ends well, and is gone when it does not.
+
+    Raises:
+        StorageError: the operating system refused; the old file is as it was.
+    """
+    staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    with storing(path):
+        try:
+            with staging.open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
             staging.replace(path)
         finally:
             staging.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from saliency_bench.store.durable import (
     to_json,
     write_new,
 )
-from saliency_bench.store.tables import from_parquet, merge, to_parquet, to_table
+from saliency_bench.store.merging import merge_files
+from saliency_bench.store.tables import to_parquet, to_table
 
 DIGESTS = "digests.json"
 _BLOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -40,6 +41,7 @@ class PartStore:
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
         self._parts = self._folder / "parts"
+        self._scratch = self._parts / ".merging"
         self._set_aside = self._parts / ".set_aside"
 
     def write(self, block: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -90,10 +92,9 @@ class PartStore:
         if self._record() is None:
             digests = {}
             for name in TABLES:
-                if parts := self._parts_of(name, sorted(blocks)):
-                    data = to_parquet(merge(name, parts))
-                    replace_file(self._folder / f"{name}.parquet", data)
-                    digests[f"{name}.parquet"] = sha256(data)
+                if files := self._files_of(name, sorted(blocks)):
+                    target = self._folder / f"{name}.parquet"
+                    digests[target.name] = merge_files(name, files, target, self._scratch)
             replace_file(
                 self._folder / DIGESTS, to_json({"blocks": sorted(blocks), "files": digests})
             )
@@ -154,10 +155,10 @@ class PartStore:
                 "they belong to another study. Choose another output folder."
             )
 
-    def _parts_of(self, name: str, blocks: Sequence[str]) -> list[Any]:
+    def _files_of(self, name: str, blocks: Sequence[str]) -> list[Path]:
         files = [self._parts / block / f"{name}.parquet" for block in blocks]
         with storing(self._parts):
-            return [from_parquet(name, file.read_bytes(), file) for file in files if file.exists()]
+            return [file for file in files if file.exists()]
 
 
 def sealed_record(folder: Path) -> dict[str, Any] | None:

@@ -12,6 +12,13 @@ import pyarrow.parquet as pq
 from saliency_bench.errors import InputError, StorageError, unknown
 from saliency_bench.rows import ADDED, OK, SORT_KEYS, STATUSES, TABLES
 
+#: How every file is written.
+OPTIONS: dict[str, Any] = {
+    "version": "2.6",
+    "compression": "zstd",
+    "compression_level": 3,
+    "store_schema": False,
+}
 _NOT_CONVERTIBLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
@@ -62,10 +69,7 @@ def to_parquet(table: pa.Table) -> bytes:
         table.replace_schema_metadata(None),
         sink,
         row_group_size=max(len(table), 1),
-        version="2.6",
-        compression="zstd",
-        compression_level=3,
-        store_schema=False,
+        **OPTIONS,
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data
@@ -172,8 +176,14 @@ def _check_status(name: str, table: pa.Table) -> None:
 
 def _repeated_rows(name: str, ordered: pa.Table) -> set[int]:
     """Positions of rows that equal the row before them, in a sorted table."""
-    keys = list(zip(*(ordered[key].to_pylist() for key in SORT_KEYS[name]), strict=True))
-    same_key = [i for i in range(1, len(keys)) if keys[i] == keys[i - 1]]
+    alike = np.ones(max(len(ordered) - 1, 0), bool)
+    for key in SORT_KEYS[name]:
+        column = ordered[key].combine_chunks()
+        first, second = column.slice(0, len(alike)), column.slice(1)
+        both_null = pc.and_(pc.is_null(first), pc.is_null(second))
+        same = pc.or_(pc.fill_null(pc.equal(first, second), False), both_null)
+        alike &= same.to_numpy(zero_copy_only=False)
+    same_key = [int(place) + 1 for place in np.flatnonzero(alike)]
     for i in same_key:
         if not ordered.slice(i, 1).equals(ordered.slice(i - 1, 1)):
             row = ordered.slice(i, 1).to_pylist()[0]

@@ -148,7 +148,7 @@ def test_a_file_that_may_grow_no_further_ends_with_exit_code_4(tmp_path, record_
     record_property("faults: a limit of the system on files", 1)
 
 
-@pytest.mark.parametrize("function", ["to_table", "to_parquet", "sha256", "to_json", "merge"])
+@pytest.mark.parametrize("function", ["to_table", "to_parquet", "sha256", "to_json", "merge_files"])
 def test_memory_that_runs_out_at_any_call_loses_nothing(
     function, tmp_path, monkeypatch, expected, record_property
 ):

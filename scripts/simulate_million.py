@@ -1,0 +1,104 @@
+"""What a driver has to do for a million texts: plan, keep and merge, with a stub in the place of the model.
+
+    python scripts/simulate_million.py [N_EXAMPLES] [OUT]
+
+Rows are invented, one setting and three metrics a text; everything else is what a run does. Memory is the peak of
+this process, which here also does what workers do; the time of making rows stands apart. Writes OUT.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.blocks import Piece, plan_blocks, plan_pieces
+from saliency_bench.store.coverage import require_planned
+from saliency_bench.store.manifest import collect
+from saliency_bench.store.parts import PartStore
+
+METRICS = ("comprehensiveness", "srg", "sufficiency")
+SETTING = "000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Of a tokenised text, what a plan reads."""
+
+    length: int
+    token_type_ids: None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def tables_of(piece: Piece) -> dict[str, list[dict[str, Any]]]:
+    """What a stub makes of a piece."""
+    cell = {"cell_id": "cccccccccccc"}
+    examples, rows = [], []
+    for index in piece.indices:
+        known = {"example_id": f"text-{index:07d}", "text": "a text", "n_tokens": 24}
+        told = {"predicted": 1, "predicted_label": "positive", "probability": (index % 997) / 997}
+        examples.append(cell | known | told | {"truncated": False})
+        about = {"setting_id": SETTING, "example_id": known["example_id"], "removal": "mask"}
+        for place, metric in enumerate(METRICS):
+            value = (index * (place + 7) % 1009) / 1009
+            rest = {"metric": metric, "value": value, "unit": "probability", "status": "ok"}
+            rows.append(cell | about | rest | {"higher_is_better": True})
+    return {"examples": examples, "rows": rows}
+
+
+def simulate(n_examples: int, folder: Path) -> dict[str, Any]:
+    """Seconds of each step, and the peak of memory."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - started
+        print(f"{step}: {seconds[step]:.1f} s, peak {peak_gib():.2f} GiB", file=sys.stderr)
+
+    with timed("plan"):
+        texts = [Text(8 + index * 7919 % 57) for index in range(n_examples)]
+        pieces = plan_pieces(plan_blocks(texts))
+        parts = {piece.name: [f"text-{index:07d}" for index in piece.indices] for piece in pieces}
+    store, making, storing = PartStore(folder), 0.0, time.perf_counter()
+    for piece in pieces:
+        started = time.perf_counter()
+        made = tables_of(piece)
+        making += time.perf_counter() - started
+        store.write(piece.name, made)
+    seconds["making rows, which workers do"] = making
+    seconds["store, which workers do"] = time.perf_counter() - storing - making
+    print(f"stored, peak {peak_gib():.2f} GiB", file=sys.stderr)
+    with timed("check against the plan"):
+        require_planned(folder, parts, [SETTING])
+    with timed("merge"):
+        store.seal(list(parts))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.parquet"))}
+    return {"n_examples": n_examples, "n_pieces": len(pieces), "seconds": seconds, "bytes": sizes}
+
+
+def peak_gib() -> float:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+if __name__ == "__main__":
+    given, started = sys.argv[1:], datetime.now(UTC)
+    with tempfile.TemporaryDirectory(prefix="million-") as place:
+        found = simulate(int(given[0]) if given else 1_000_000, Path(place))
+    found |= {"peak_gib": peak_gib(), "total_seconds": sum(found["seconds"].values())}
+    command = ["python", *sys.argv]
+    found |= collect({}, command=command, started=started, ended=datetime.now(UTC))
+    text = json.dumps(found, indent=1)
+    print(text)
+    if len(given) > 1:
+        Path(given[1]).write_text(f"{text}\n", "utf-8")
