@@ -265,7 +265,7 @@ def doctor(words: list[str]) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from saliency_bench.doctor import BAD, GOOD, checks
+    from saliency_bench.verbs.doctor import BAD, GOOD, checks
 
     table = Table(box=None, show_header=False)
     found = list(checks())
@@ -401,8 +401,8 @@ def list_parts(words: list[str]) -> int:
 
 def validate(words: list[str]) -> int:
     """Every method that Captum has too, on several models and in two types, against Captum."""
-    from saliency_bench import validation
     from saliency_bench.progress import progress
+    from saliency_bench.verbs import validation
 
     chosen = validation.options(words)
     with progress() as show:
@@ -413,8 +413,8 @@ def validate(words: list[str]) -> int:
 
 def throughput(words: list[str]) -> int:
     """Ours, Captum and a bare loop timed side by side, after they were found to agree."""
-    from saliency_bench import throughput as verb
     from saliency_bench.progress import progress
+    from saliency_bench.verbs import throughput as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -425,8 +425,8 @@ def throughput(words: list[str]) -> int:
 
 def trust(words: list[str]) -> int:
     """Every metric on rankings that are known to be right and on spoilt ones, by every removal operator."""
-    from saliency_bench import trust as verb
     from saliency_bench.progress import progress
+    from saliency_bench.verbs import trust as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -437,8 +437,8 @@ def trust(words: list[str]) -> int:
 
 def sanity(words: list[str]) -> int:
     """Random weights, random labels, other seeds, small changes, random removal and special tokens."""
-    from saliency_bench import sanity as verb
     from saliency_bench.progress import progress
+    from saliency_bench.verbs import sanity as verb
 
     chosen = verb.options(words)
     with progress() as show:

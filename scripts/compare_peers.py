@@ -8,8 +8,8 @@ import torch
 
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.loading import load_default
-from saliency_bench.peer_comparison import compare_peers
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.verbs.peer_comparison import compare_peers
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

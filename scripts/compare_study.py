@@ -10,7 +10,7 @@ import method_comparison_by_hand as by_hand
 import torch
 
 from saliency_bench import config
-from saliency_bench.comparison import CONTESTANTS, Asked, compare
+from saliency_bench.verbs.comparison import CONTESTANTS, Asked, compare
 
 
 def compose(overrides: Sequence[str]) -> tuple[Any, Any]:

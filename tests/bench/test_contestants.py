@@ -26,7 +26,7 @@ from saliency_bench.bench.contestants import (
 from saliency_bench.errors import InputError
 from saliency_bench.models.references import References
 from saliency_bench.types import Batch
-from saliency_bench.validation import random_model, random_texts
+from saliency_bench.verbs.validation import random_model, random_texts
 
 LENGTHS = (3, 9, 4, 6, 3)
 TRIALS = Trials(batch_sizes=[2], tokens_at_once=[64], interfaces=["inputs"], n_repeats=1)

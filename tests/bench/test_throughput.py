@@ -20,7 +20,7 @@ from saliency_bench.errors import InputError
 from saliency_bench.models.references import References
 from saliency_bench.report.throughput import frame, of, ratio, ratio_of_rates, tables
 from saliency_bench.rows import DISAGREES, FAILED, MATMUL, NOT_APPLICABLE, OK, THROUGHPUT
-from saliency_bench.validation import random_model, random_texts
+from saliency_bench.verbs.validation import random_model, random_texts
 
 N_REPEATS = 2
 

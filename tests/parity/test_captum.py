@@ -8,7 +8,7 @@ import torch
 from tiny import token_inputs
 
 import saliency_bench as sb
-from saliency_bench import config, validation
+from saliency_bench import config
 from saliency_bench.attribution import captum, parity
 from saliency_bench.attribution.methods import KINDS, METHODS, paths
 from saliency_bench.attribution.quadrature import quadrature
@@ -18,6 +18,7 @@ from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.verbs import validation
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 9}
 NOISE = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import FrameTokenizer, scored_by
 
-from saliency_bench import cli, conf_files, trust
+from saliency_bench import cli, conf_files
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation.metrics import INFO, METRICS, MetricInfo
 from saliency_bench.report import trust as report
@@ -21,6 +21,7 @@ from saliency_bench.report.trust_plots import figures
 from saliency_bench.rows import TRUST
 from saliency_bench.stats import Resampling
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.verbs import trust
 
 SHORTCUT = 40  # the id of the token that decides
 RESAMPLING = Resampling(0.95, 200, 0)

@@ -7,10 +7,11 @@ import json
 import pandas as pd
 import pytest
 
-from saliency_bench import cli, conf_files, throughput
+from saliency_bench import cli, conf_files
 from saliency_bench.bench.contestants import CONTESTANTS, Contestant, ours
 from saliency_bench.errors import InputError
 from saliency_bench.rows import THROUGHPUT
+from saliency_bench.verbs import throughput
 
 SMALL = (
     "n_examples=3",

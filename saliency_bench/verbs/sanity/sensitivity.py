@@ -11,9 +11,9 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation.robustness import max_sensitivity
 from saliency_bench.models.model import Model
 from saliency_bench.models.shifting import shifted
-from saliency_bench.sanity.asking import Row, Subject, explained, settings_of
 from saliency_bench.seeding import token_hash
 from saliency_bench.streams import generator_for
+from saliency_bench.verbs.sanity.asking import Row, Subject, explained, settings_of
 
 MAX_SENSITIVITY = "max_sensitivity"
 

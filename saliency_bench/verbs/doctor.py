@@ -78,7 +78,7 @@ def _gradient() -> str:
     import numpy as np
 
     import saliency_bench as sb
-    from saliency_bench.validation import random_model, random_texts
+    from saliency_bench.verbs.validation import random_model, random_texts
 
     model = random_model("bert", "float64")
     ids = {"input_ids": list(random_texts(model, 1, 6)[0].input_ids)}

@@ -2,8 +2,9 @@
 
 import pytest
 
-from saliency_bench import cli, doctor
+from saliency_bench import cli
 from saliency_bench.errors import InputError
+from saliency_bench.verbs import doctor
 
 
 def test_everything_that_a_study_needs_is_looked_at(capsys, tmp_path, monkeypatch):

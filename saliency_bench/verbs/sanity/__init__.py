@@ -21,15 +21,15 @@ from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import resolve_removal
-from saliency_bench.publish import Findings, publish
 from saliency_bench.report import sanity as report
 from saliency_bench.report.sanity_plots import figures
 from saliency_bench.rows import SANITY
-from saliency_bench.sanity import randomisation, removal, seeds, sensitivity, special_tokens
-from saliency_bench.sanity.asking import Row, Subject, fix_class
 from saliency_bench.stats import Resampling
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.validation import refuse_a_run
+from saliency_bench.verbs.publish import Findings, publish
+from saliency_bench.verbs.sanity import randomisation, removal, seeds, sensitivity, special_tokens
+from saliency_bench.verbs.sanity.asking import Row, Subject, fix_class
+from saliency_bench.verbs.validation import refuse_a_run
 
 OUT = Path("results") / "sanity"
 CONFIG = "sanity"

@@ -5,7 +5,7 @@ from itertools import combinations
 
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
-from saliency_bench.sanity.asking import Maps, Row, Subject, compared, explained, settings_of
+from saliency_bench.verbs.sanity.asking import Maps, Row, Subject, compared, explained, settings_of
 
 #: Hyperparameters of methods that draw.
 DRAWS = ("n_samples", "n_rankings")

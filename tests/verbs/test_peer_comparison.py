@@ -11,8 +11,8 @@ from saliency_bench.api import attribute
 from saliency_bench.attribution import calibration
 from saliency_bench.data.example import Example
 from saliency_bench.errors import InputError, ValidationError
-from saliency_bench.peer_comparison import compare_peers
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.verbs.peer_comparison import compare_peers
 
 TEXTS = {"long": "a dull film", "short": "not bad"}
 

@@ -41,14 +41,14 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.publish import Findings, publish
 from saliency_bench.report.trust import frame, long_table, notes, tables
 from saliency_bench.report.trust_plots import figures
 from saliency_bench.rows import OK
 from saliency_bench.seeding import seed_of, token_hash
 from saliency_bench.stats import Resampling
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.validation import refuse_a_run
+from saliency_bench.verbs.publish import Findings, publish
+from saliency_bench.verbs.validation import refuse_a_run
 
 OUT = Path("results") / "metric_trust"
 CONFIG = "trust"

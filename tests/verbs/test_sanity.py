@@ -10,17 +10,18 @@ import pytest
 import torch
 from tiny import FrameTokenizer, framed, scored_by, tiny_bert, token_inputs
 
-from saliency_bench import cli, sanity
+from saliency_bench import cli
 from saliency_bench.errors import InputError
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.shifting import shifted
 from saliency_bench.report import sanity as report
 from saliency_bench.report.sanity_plots import figures
 from saliency_bench.rows import SANITY
-from saliency_bench.sanity import randomisation, removal, seeds, sensitivity, special_tokens
-from saliency_bench.sanity.asking import Subject, compared, explained, fix_class, settings_of
 from saliency_bench.stats import Resampling
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.verbs import sanity
+from saliency_bench.verbs.sanity import randomisation, removal, seeds, sensitivity, special_tokens
+from saliency_bench.verbs.sanity.asking import Subject, compared, explained, fix_class, settings_of
 
 BUDGET = 4096
 RESAMPLING = Resampling(0.95, 100, 0)

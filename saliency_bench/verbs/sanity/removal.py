@@ -14,8 +14,8 @@ from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation.grid import count
 from saliency_bench.models.references import References
-from saliency_bench.sanity.asking import Row, Subject
 from saliency_bench.seeding import seed_of, token_hash
+from saliency_bench.verbs.sanity.asking import Row, Subject
 
 ACCURACY, KEPT, CONFIDENCE = "accuracy", "kept_class", "max_probability"
 

@@ -34,7 +34,7 @@ from saliency_bench.store.durable import replace_file, storing
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.validation import name_of, refuse_a_run
+from saliency_bench.verbs.validation import name_of, refuse_a_run
 
 OUT = Path("results") / "throughput"
 CONFIG = "throughput"

@@ -8,7 +8,7 @@ from saliency_bench.checks import BASELINE_SPECIAL_TOKENS
 from saliency_bench.evaluation.robustness import share
 from saliency_bench.maps import AttributionMap
 from saliency_bench.rows import Setting
-from saliency_bench.sanity.asking import Row, Subject, explained, settings_of
+from saliency_bench.verbs.sanity.asking import Row, Subject, explained, settings_of
 
 SHARE, ALL = "share", "all special tokens"
 CASE = "baseline_special_tokens"

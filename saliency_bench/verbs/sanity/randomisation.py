@@ -8,7 +8,7 @@ alike for a reason that has nothing to do with weights.
 from collections.abc import Callable, Iterator, Sequence
 
 from saliency_bench.models.randomisation import Stage, fresh_weights, randomised, stages
-from saliency_bench.sanity.asking import Row, Subject, compared, explained, settings_of
+from saliency_bench.verbs.sanity.asking import Row, Subject, compared, explained, settings_of
 
 CASCADING, INDEPENDENT = "cascading", "independent"
 ORDERS = (CASCADING, INDEPENDENT)
