@@ -58,6 +58,7 @@ class HubModel(ModelConfig):
 
     path: str
     revision: str | None
+    labels: list[str] | None
     adapter: str | None
 
 

@@ -134,7 +134,9 @@ def load_configured_model(config: Any) -> Model:
         return loading.load_random_labels(training_seed=one.training_seed, **runtime)
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
-    return loading.load_model(one.path, revision=one.revision, adapter=one.adapter, **runtime)
+    return loading.load_model(
+        one.path, revision=one.revision, adapter=one.adapter, labels=one.labels, **runtime
+    )
 
 
 def fit_settings(

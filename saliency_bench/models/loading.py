@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -139,6 +140,7 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     adapter: str | None = None,
+    labels: Sequence[str] | None = None,
     attention: str = "sdpa",
 ) -> Model:
     """A sequence classifier from a local folder or a hub id; "default" is the bundled one.
@@ -150,6 +152,7 @@ def load_model(
         device: auto, cpu, cuda, or cuda:N.
         revision: the commit, tag or branch of a hub id.
         adapter: the folder or hub id of a PEFT adapter, merged into the weights.
+        labels: names of the classes, in their order, for a model that calls them LABEL_0, LABEL_1, ...
         attention: sdpa or eager.
 
     Raises:
@@ -175,7 +178,8 @@ def load_model(
         "adapter": adapter and Path(adapter).name,
         "weights_sha256": weights_digest(module),
     }
-    return _finish(module, _tokenizer(path, revision), local.name, device, dtype, facts)
+    model = _finish(module, _tokenizer(path, revision), local.name, device, dtype, facts)
+    return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
 
 
 def wrap_model(
@@ -470,6 +474,16 @@ def _labels(module: nn.Module) -> tuple[str, ...]:
     config = getattr(module, "config", None)
     names = getattr(config, "id2label", None)
     return tuple(str(names[index]) for index in sorted(names)) if names else ()
+
+
+def _renamed(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """The user's names for the model's classes."""
+    if len(labels) != len(known) or len({*labels}) != len(labels):
+        raise InputError(
+            f"model.labels={list(labels)}: expected {len(known)} different names, one for each class of the model "
+            f"({', '.join(known)})"
+        )
+    return tuple(labels)
 
 
 def _max_length(module: nn.Module, tokenizer: Any) -> int:

@@ -245,3 +245,16 @@ def test_a_pair_gets_its_map_whatever_stands_beside_it(folder):
     alone = sb.attribute(model, [pair], "vanilla")[0].scores
     beside = sb.attribute(model, [untyped, pair], "vanilla")[1].scores
     assert beside == pytest.approx(alone, rel=2e-5)
+
+
+def test_classes_get_the_names_they_are_given(folder):
+    names = [f"star {index}" for index in range(len(sb.load_model(str(folder)).labels))]
+    model = sb.load_model(str(folder), labels=names)
+    (one,) = sb.attribute(model, ["the film"], method="vanilla", target=names[1])
+    assert (one.label, one.target) == (names[1], 1)
+
+
+@pytest.mark.parametrize("names", [[], ["one"], ["same", "same"], ["a", "b", "c", "d", "e"]])
+def test_names_that_are_not_one_for_each_class_are_refused(folder, names):
+    with pytest.raises(InputError, match=r"model\.labels=.*different names.*LABEL_0"):
+        sb.load_model(str(folder), labels=names)
