@@ -21,6 +21,7 @@ from saliency_bench.report.labels import (
     varying,
 )
 from saliency_bench.report.parity import parities
+from saliency_bench.report.removal_cost import removal_cost
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
 from saliency_bench.report.trust import gates
@@ -36,6 +37,7 @@ NAMES = (
     "convergence",
     "parity",
     "sweep",
+    "removal_cost",
     "timing",
     "notes",
 )
@@ -58,6 +60,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
         how_sure(analysis),
         parity(analysis),
         sweep(analysis),
+        removal_cost(analysis),
         timing(analysis),
         notes(analysis),
     ]

@@ -58,6 +58,7 @@ def test_a_report_has_its_tables_its_figures_and_its_page(reported):
         "headline",
         "notes",
         "parity",
+        "removal_cost",
         "right_and_wrong",
         "summary",
         "timing",

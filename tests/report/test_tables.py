@@ -318,3 +318,31 @@ def test_agreement_is_listed_beside_chance_and_runs_of_before_have_none(run):
     assert {row[5] for row in table.rows} == {0.0}
     found["chance"] = float("nan")
     assert {row[5] for row in agreement(analyse(run)).rows} == {None}
+
+
+def test_what_removal_costs_is_read_off_the_random_rankings(run):
+    """The slow oracle: text by text, the first number of tokens that is at least the share."""
+    (row,) = tables(analyse(run))["removal_cost"].rows
+    (random,) = (one["setting_id"] for one in run.settings if one["method"] == "random")
+    curves = run.tables["curves"]
+    for cell, share in zip(row[1:], (0, 0.1, 0.5, 0.9), strict=True):
+        values = []
+        for _, text in curves[curves["setting_id"] == random].groupby("example_id"):
+            gone = text[text["k"] * 10 >= round(share * 10) * text["n_units"]]
+            values.append(gone.sort_values("k")["deletion"].iloc[0])
+        assert cell.mean == pytest.approx(np.mean(values), rel=1e-12)
+        assert cell.low <= cell.mean <= cell.high
+
+
+def test_a_share_that_the_grid_does_not_hold_is_left_out(run):
+    curves = run.tables["curves"]
+    few = Run(
+        run.folder, run.manifest, run.settings, run.tables | {"curves": curves.query("k < 2")}
+    )
+    (row,) = tables(analyse(few))["removal_cost"].rows
+    assert row[1] is not None and row[3:] == (None, None)
+
+
+def test_without_a_random_ranking_nothing_is_known_of_the_cost(make_run):
+    settings = sweep_settings()
+    assert "removal_cost" not in tables(analyse(make_run(settings)))
