@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_bench import __version__, conf_files
-from saliency_bench.errors import InputError, SaliencyBenchError, ValidationError, unknown
+from saliency_bench.errors import (
+    InputError,
+    SaliencyBenchError,
+    ValidationError,
+    is_out_of_memory,
+    unknown,
+)
 from saliency_bench.rows import FAILED
 
 if TYPE_CHECKING:
@@ -571,15 +577,7 @@ def _outcome(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted. {error}".rstrip()
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return 5, "out of memory. Lower runtime.token_budget, or use a smaller model."
     text = " ".join(str(error).split())
     return 1, f"unexpected {type(error).__name__}: {text} (SALIENCY_BENCH_TRACEBACK=1 shows where)"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; PyTorch says so by name on a GPU and in words on a CPU."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

@@ -25,6 +25,14 @@ class StorageError(SaliencyBenchError, OSError):
     exit_code = 4
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; PyTorch says so by name on a GPU and in words on a CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def unknown(kind: str, name: object, known: list[str]) -> InputError:
     """The error for a name that is not in a list, with the nearest one suggested."""
     from difflib import get_close_matches

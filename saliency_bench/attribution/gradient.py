@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saliency_bench.attribution.moments import RELATIVE, Row, Term, product
 from saliency_bench.attribution.points import Points
+from saliency_bench.errors import is_out_of_memory
 from saliency_bench.types import ScoreFn, TokenBudget, on_device
 
 
@@ -180,8 +181,8 @@ class GradientEngine:
         """What `run` gives for rows, in as many parts as memory asks for."""
         try:
             return run(points, row_example)
-        except torch.OutOfMemoryError:
-            if len(points) == 1:
+        except RuntimeError as error:
+            if len(points) == 1 or not is_out_of_memory(error):
                 raise
         # Outside the handler: the exception would keep the failed pass's tensors alive.
         torch.cuda.empty_cache()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from saliency_bench.bench.timing import measure, synchronizer
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.model import Model
 from saliency_bench.rows import digest
 from saliency_bench.store import cache
@@ -81,7 +81,9 @@ def times(
         for tokens in CANDIDATES:
             try:
                 found[tokens] = _seconds(model, max(1, tokens // length), length, clock)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 torch.cuda.empty_cache()
                 break
             if found[tokens] > LONGEST:

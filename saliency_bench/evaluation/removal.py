@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import InputError, is_out_of_memory, unknown
 from saliency_bench.models.dropping import dropped_output, how_to_drop, masked_output
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import (
@@ -149,8 +149,8 @@ class CachingProbe(ABC):
         """The answers; None where they did not fit in memory and fewer are to be asked for."""
         try:
             return self._logits(torch.from_numpy(examples), torch.from_numpy(stays))
-        except torch.OutOfMemoryError:
-            if len(examples) == 1:
+        except RuntimeError as error:
+            if len(examples) == 1 or not is_out_of_memory(error):
                 raise
         # Outside the handler: the exception would keep the failed pass's tensors alive.
         torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import InputError, is_out_of_memory, unknown
 from saliency_bench.models.encoder import (
     ADAPTERS,
     MASKED,
@@ -293,6 +293,8 @@ def _from_pretrained(
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(_why_not(str(path), error)) from error
     missing = sorted(report["missing_keys"])
     if missing and n_labels is None:

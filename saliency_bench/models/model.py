@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 
@@ -102,7 +102,9 @@ class Model:
         try:
             with frozen(self.module), torch.no_grad():
                 self.output(ids)
-        except (RuntimeError, ValueError, IndexError):  # it wants other tokens than these
+        except (RuntimeError, ValueError, IndexError) as error:  # it wants other tokens than these
+            if is_out_of_memory(error):
+                raise
             return None
         finally:
             for handle in handles:
@@ -241,6 +243,8 @@ def find_embedding(
         with frozen(module), torch.no_grad():
             run(ids)
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"the module could not be called on token ids alone ({type(error).__name__}: {error}). "
             "Say how: forward=lambda module, inputs: ... in wrap_model()"
