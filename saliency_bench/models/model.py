@@ -232,7 +232,7 @@ def find_embedding(
     # Ids that are neither positions nor constant, so that no other table can receive the same numbers.
     ids = torch.tensor([[(7 * position + 3) % vocabulary for position in range(5)]], device=device)
     end = getattr(getattr(module, "config", None), "eos_token_id", None)
-    if isinstance(end, int):
+    if isinstance(end, int) and 0 <= end < vocabulary:
         ids[0, -1] = end  # BART pools there, and refuses a text without it
     seen: list[tuple[str, nn.Module]] = []
     handles = []
@@ -242,7 +242,7 @@ def find_embedding(
     try:
         with frozen(module), torch.no_grad():
             run(ids)
-    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+    except (TypeError, LookupError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise InputError(
