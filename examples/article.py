@@ -1,6 +1,6 @@
 """The article's case on a model of one's own: many classes, a pair of texts, and what the article could not see.
 
-    python examples/article.py [OUT]
+    python examples/article.py [OUT]          the same step by step, with pictures: examples/article.ipynb
 
 A classifier with a `bert` attribute that averages over its last layer, as in the article, learns to tell seven ratings of
 a film from the two halves of a sentence. Its data were private (titles and subtitles, 93 classes); the bundled rated
@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 import saliency_bench as sb
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.encoder import encoder_folder
+from saliency_bench.models.model import Model
 from saliency_bench.report.explanation import page
 from saliency_bench.stats import Resampling, intervals
 
@@ -91,42 +92,66 @@ def mean(values: Sequence[float]) -> str:
     return f"{column.mean():.3f} [{low[0]:.3f}, {high[0]:.3f}]"
 
 
-def main(out: Path, n_train: int = 1000, n_test: int = 24) -> None:
-    """Trains, explains, judges, and writes the coloured texts to a page."""
-    module, tokenizer = train(n_train)
-    texts, classes = pairs("test", n_test)
-    with torch.no_grad():
-        right = [
-            int(module(**inputs_of(tokenizer, one)).argmax()) == label
-            for one, label in zip(texts, classes, strict=True)
-        ]
-    print(f"{len(RATINGS)} classes, accuracy {np.mean(right):.2f} on {n_test} pairs")
-
-    # What took the article a class with hooks: the embedding layer by its path, and texts in batches.
-    model = sb.wrap_model(
+def wrapped(module: PooledClassifier, tokenizer: object) -> Model:
+    """What took the article a class with hooks: the embedding layer by its path, and how the module is called."""
+    return sb.wrap_model(
         module,
         tokenizer,
         embeddings="bert.embeddings.word_embeddings",
         forward=lambda module, inputs: module(inputs["input_ids"], inputs.get("attention_mask")),
         labels=RATINGS,
     )
-    maps = {name: sb.attribute(model, texts, name, **given) for name, given in METHODS.items()}
-    maps["random"] = sb.attribute(model, texts, "random")
 
-    # What the article could not see.
-    gaps = [
-        abs(one.completeness_gap) / max(abs(one.output_difference), 0.01)
-        for one in maps["integrated_gradients"]
-    ]
-    print(f"completeness: the median gap is {np.median(gaps):.2%} of F(x) - F(x')")
+
+def accuracy(module: PooledClassifier, tokenizer: object, n: int) -> float:
+    """The share of test pairs that get their rating."""
+    with torch.no_grad():
+        said = [int(module(**inputs_of(tokenizer, one)).argmax()) for one in pairs("test", n)[0]]
+    return float(np.mean(np.equal(said, pairs("test", n)[1])))
+
+
+def explained(model: Model, texts: Sequence[tuple[str, str]]) -> dict[str, list[sb.AttributionMap]]:
+    """The maps of each method and of a random order, texts in batches."""
+    methods = METHODS | {"random": {}}
+    return {name: sb.attribute(model, texts, name, **given) for name, given in methods.items()}
+
+
+def gap(maps: Sequence[sb.AttributionMap]) -> float:
+    """What the article could not see, first: by how much the sum misses F(x) - F(x'), the median."""
+    return float(
+        np.median([abs(m.completeness_gap) / max(abs(m.output_difference), 0.01) for m in maps])
+    )
+
+
+def faithfulness(model: Model, maps: Sequence[sb.AttributionMap]) -> str:
+    """Second: SRG, which is 0 for a random order, with its interval."""
+    return mean(sb.evaluate(model, maps, ["srg"], removal="mask")["value"])
+
+
+def special_share(maps: Sequence[sb.AttributionMap]) -> str:
+    """Third: how much of a map goes to [CLS] and [SEP], on which the article remarks."""
+    special = [[not content for content in one.attributable] for one in maps]
+    return mean(
+        [
+            np.abs(m.scores[s]).sum() / np.abs(m.scores).sum()
+            for m, s in zip(maps, special, strict=True)
+        ]
+    )
+
+
+def main(out: Path, n_train: int = 1000, n_test: int = 24) -> None:
+    """Trains, explains, judges, and writes the coloured texts to a page."""
+    module, tokenizer = train(n_train)
+    right = accuracy(module, tokenizer, n_test)
+    print(f"{len(RATINGS)} classes, accuracy {right:.2f} on {n_test} pairs")
+    model = wrapped(module, tokenizer)
+    maps = explained(model, pairs("test", n_test)[0])
+    print(
+        f"completeness: the median gap is {gap(maps['integrated_gradients']):.2%} of F(x) - F(x')"
+    )
     for name, own in maps.items():
-        table = sb.evaluate(model, own, ["srg"], removal="mask")
-        print(f"{name:22} SRG {mean(table['value'])}")
-    special = [
-        np.abs(one.scores[[not a for a in one.attributable]]).sum() / np.abs(one.scores).sum()
-        for one in maps["smoothgrad"]
-    ]
-    print(f"share of SmoothGrad on [CLS] and [SEP]: {mean(special)}")
+        print(f"{name:22} SRG {faithfulness(model, own)}")
+    print(f"share of SmoothGrad on [CLS] and [SEP]: {special_share(maps['smoothgrad'])}")
     shown = [one for name in METHODS for one in maps[name][:4]]
     out.mkdir(parents=True, exist_ok=True)
     (out / "article.html").write_text(page(shown, top=None, special_tokens=True), "utf-8")

@@ -1,13 +1,14 @@
 """The Python interface: attribute texts, and judge attributions."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from saliency_bench import conf_files
 from saliency_bench.attribution.methods import METHODS
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 Target = str | int | tuple[str | int, str | int]
 Targets = Target | Sequence[Target]
-Inputs = str | Iterable[Any]
+Inputs = str | Iterable[Any] | Dataset[Any]
 Baseline = str | np.ndarray | Tensor
 
 
@@ -60,7 +61,8 @@ def attribute(
 
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
-        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`), or a Dataset of these.
+        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`), a Dataset of these, or a
+            DataLoader of batches of them; padding (where `attention_mask` is 0) is left out.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
@@ -207,18 +209,34 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
 
 
 def _items(inputs: Inputs) -> list[Any]:
-    """The inputs one by one; what a tokenizer returns for several texts is taken apart."""
+    """The inputs one by one; batches, as a tokenizer or a DataLoader gives them, are taken apart."""
     if isinstance(inputs, str | Example):
         return [inputs]
-    if not isinstance(inputs, Mapping):
-        return list(inputs)
+    if isinstance(inputs, Mapping):
+        return _rows_of(inputs)
+    # A Dataset has items and a length, and need not be iterable.
+    items = (
+        inputs
+        if isinstance(inputs, Iterable)
+        else map(inputs.__getitem__, range(len(cast(Sized, inputs))))
+    )
+    return [
+        row for item in items for row in (_rows_of(item) if isinstance(item, Mapping) else [item])
+    ]
+
+
+def _rows_of(inputs: Mapping[str, Any]) -> list[Any]:
+    """The texts of a batch of ids, each with its own row of everything; what is one text is left as it is."""
     columns = {
         key: value.tolist() if hasattr(value, "tolist") else value for key, value in inputs.items()
     }
     ids = columns.get("input_ids")
     if not ids or not isinstance(ids[0], list):
         return [inputs]
-    return [{key: value[row] for key, value in columns.items()} for row in range(len(ids))]
+    return [
+        {key: value[row] for key, value in columns.items() if isinstance(value, list)}
+        for row in range(len(ids))
+    ]
 
 
 def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:

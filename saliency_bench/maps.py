@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 
 FORMAT = "saliency_bench.map/2"
+N_IN_REPR = 8
 
 
 class Word(NamedTuple):
@@ -24,7 +25,7 @@ class Word(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttributionMap:
     """The scores of one input under one setting.
 
@@ -47,8 +48,8 @@ class AttributionMap:
     completeness_gap: float | None = None
     output_difference: float | None = None
     n_gradients: int = 0
-    draws: Float[np.ndarray, "N T"] | None = field(default=None, repr=False)
-    standard_errors: Float[np.ndarray, " T"] | None = field(default=None, repr=False)
+    draws: Float[np.ndarray, "N T"] | None = None
+    standard_errors: Float[np.ndarray, " T"] | None = None
     split_half_tau: float | None = None
     error: float | None = None
     converged: bool | None = None
@@ -182,14 +183,30 @@ class AttributionMap:
             reason=None,
         )
 
+    def __repr__(self) -> str:
+        """One line: method, class, probability and the first tokens with their scores."""
+        shown = " ".join(f"{token} {score:+.2g}" for token, score in list(self)[:N_IN_REPR])
+        more = " …" if len(self.tokens) > N_IN_REPR else ""
+        method = self.setting.get("method", "scores")
+        return f"<{method} of {self.label!r}, p = {self.probability:.3f}: {shown}{more}>"
+
     def __iter__(self) -> Iterator[tuple[str, float]]:
         """Tokens and scores in order."""
         return iter(zip(self.tokens, self.scores.tolist(), strict=True))
 
-    def _repr_html_(self) -> str:
+    def to_html(self, *, top: int | None = None, special_tokens: bool = False) -> str:
+        """The text, coloured, as a piece of a page; exact scores stand in tooltips.
+
+        Args:
+            top: colour only so many tokens with the largest magnitudes; None: all.
+            special_tokens: show [CLS] and its kin too.
+        """
         from saliency_bench.report.heatmap import map_to_html
 
-        return str(map_to_html(self))
+        return str(map_to_html(self, top=top, special_tokens=special_tokens))
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
     def __rich__(self) -> Any:
         from saliency_bench.report.heatmap import map_to_rich

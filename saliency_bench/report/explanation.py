@@ -2,18 +2,17 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saliency_bench.errors import unknown
 from saliency_bench.report.heatmap import (
-    Span,
     TokenMap,
     heading,
     map_of_attribution,
     number,
+    only_top,
     spans_to_html,
     visible,
 )
@@ -67,17 +66,6 @@ def page(maps: "Sequence[AttributionMap]", *, top: int | None, special_tokens: b
         "number stands in the tooltip of its word. What a map shows depends on method, reduction and baseline.</footer>\n"
         "</body></html>\n"
     )
-
-
-def only_top(tokens: TokenMap, k: int) -> TokenMap:
-    """The map with the colours of its k largest magnitudes; the first of equal ones."""
-    scored = [place for place, span in enumerate(tokens.spans) if span.score is not None]
-    order = sorted(scored, key=lambda place: -abs(tokens.spans[place].score or 0.0))
-    kept = set(order[:k])
-    spans = tuple(
-        span if place in kept else Span(span.text) for place, span in enumerate(tokens.spans)
-    )
-    return replace(tokens, spans=spans)
 
 
 def records(maps: "Sequence[AttributionMap]", shape: str) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import html
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,6 +166,17 @@ def map_of_attribution(one: "AttributionMap", **options: Any) -> TokenMap:
     )
 
 
+def only_top(tokens: TokenMap, k: int) -> TokenMap:
+    """The map with the colours of its k largest magnitudes; the first of equal ones."""
+    scored = [place for place, span in enumerate(tokens.spans) if span.score is not None]
+    order = sorted(scored, key=lambda place: -abs(tokens.spans[place].score or 0.0))
+    kept = set(order[:k])
+    spans = tuple(
+        span if place in kept else Span(span.text) for place, span in enumerate(tokens.spans)
+    )
+    return replace(tokens, spans=spans)
+
+
 def visible(text: str) -> str:
     """The text with everything that would act on a page or terminal replaced by a symbol for it."""
     return "".join(_visible(character) for character in text)
@@ -245,9 +256,12 @@ def heading(one: "AttributionMap") -> str:
     return visible(f"{method}: {one.label} ({one.probability:.3f})")
 
 
-def map_to_html(one: "AttributionMap") -> str:
-    """A map with its heading, as a notebook shows it."""
-    body = spans_to_html(map_of_attribution(one))
+def map_to_html(
+    one: "AttributionMap", *, top: int | None = None, special_tokens: bool = False
+) -> str:
+    """A map with its heading, as a notebook shows it; see `AttributionMap.to_html`."""
+    tokens = map_of_attribution(one, special_tokens=special_tokens)
+    body = spans_to_html(tokens if top is None else only_top(tokens, top))
     return (
         '<div style="background:#fff;color:#111;padding:.5em;line-height:1.7">'
         f"<div><small>{html.escape(heading(one))}</small></div><div>{body}</div></div>"

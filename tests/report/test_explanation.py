@@ -10,8 +10,8 @@ import saliency_bench as sb
 from saliency_bench import cli
 from saliency_bench.errors import InputError
 from saliency_bench.models.loading import load_model
-from saliency_bench.report.explanation import only_top, page, records
-from saliency_bench.report.heatmap import Span, TokenMap
+from saliency_bench.report.explanation import page, records
+from saliency_bench.report.heatmap import Span, TokenMap, only_top
 
 
 @pytest.fixture

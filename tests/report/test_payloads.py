@@ -7,9 +7,13 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import cycle
 
+import numpy as np
 import pytest
 
+from saliency_bench.encoded import Encoded
+from saliency_bench.maps import AttributionMap
 from saliency_bench.report.build import build_report
+from saliency_bench.report.explanation import page
 
 MARK = "PAYLOAD-RAN"
 RUN = f"document.title='{MARK}'"
@@ -108,7 +112,7 @@ def poisoned(run, address):
     return replace(run, tables=tables, settings=settings, manifest=manifest), n
 
 
-def browsed(page, seconds=8):
+def browsed(file, seconds=8):
     """What a browser makes of a page, scripts on, as text."""
     done = subprocess.run(
         [
@@ -118,7 +122,7 @@ def browsed(page, seconds=8):
             "--disable-gpu",
             f"--virtual-time-budget={1000 * seconds}",
             "--dump-dom",
-            page.as_uri(),
+            file.as_uri(),
         ],
         capture_output=True,
         text=True,
@@ -144,12 +148,54 @@ def test_no_payload_runs_in_a_browser_and_none_asks_for_anything(
     record_property("faults: payloads in a page that did not run", n)
 
 
+def evil_maps(address):
+    """Maps with payloads as texts, tokens, classes and names of settings: one as each, and none twice."""
+    found = []
+    for start in range(0, len(PAYLOADS), 4):
+        text, token, label, name = (one.replace("URL", address) for one in PAYLOADS[start:][:4])
+        encoded = Encoded(
+            example_id=f"e{start}",
+            input_ids=(5, 6),
+            token_type_ids=None,
+            special=(False, False),
+            tokens=("piece", token),
+            offsets=((0, len(text)), (-1, -1)),
+            segments=(0, 0),
+            words=(0, 1),
+            text=text,
+            text_pair=None,
+            gold=None,
+        )
+        setting = {"name": name, "method": "vanilla", "backend": "native", "reduction": "sum"}
+        found.append(AttributionMap(encoded, setting, np.array([1.0, -0.5]), 0, label, 0.5))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
+@pytest.mark.parametrize("where", ["the page of explain", "a notebook"])
+def test_no_payload_runs_in_an_explanation(where, listener, tmp_path, record_property):
+    address, asked = listener
+    maps = evil_maps(address)
+    if where == "a notebook":  # nothing protects there but the fragment itself
+        text = "<title>notebook</title>" + "".join(one.to_html() for one in maps)
+    else:
+        text = page(maps, top=None, special_tokens=True)
+    file = tmp_path / "page.html"
+    file.write_text(text, "utf-8")
+    shown = browsed(file)
+    assert shown.count("&lt;script") >= 20  # they are there, as text
+    assert MARK not in shown.split("</title>")[0]
+    assert asked == []
+    record_property("faults: payloads in a page that did not run", len(PAYLOADS))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
 def test_the_browser_would_have_run_one(listener, tmp_path):
     address, asked = listener
-    page = tmp_path / "bare.html"
-    page.write_text(f"<title>bare</title><script>{RUN};fetch('{address}/f')</script>", "utf-8")
-    shown = browsed(page)
+    bare = tmp_path / "bare.html"
+    bare.write_text(f"<title>bare</title><script>{RUN};fetch('{address}/f')</script>", "utf-8")
+    shown = browsed(bare)
     assert MARK in shown.split("</title>")[0]
     assert asked == ["/f"]
