@@ -74,8 +74,9 @@ Examples:
 Overrides are Hydra's, and so are its options:
   --cfg job            print the configuration and stop
   -m, --multirun       one study per combination of values: -m seed=0,1,2
-  --config-dir DIR     a folder of your own experiments, methods and models;
-                       it is trusted like code
+  --config-dir DIR     a folder of your own experiments, methods and models
+  --trust-config-dir   take that of others, or one with settings of Hydra's:
+                       it is code
   -sc install=bash     shell completion (bash, zsh, fish)
   --hydra-help         the rest
   -h, --help; --version
@@ -141,14 +142,14 @@ def _dispatch(words: list[str]) -> int:
 
 def run(words: list[str]) -> int:
     """Everything that Hydra understands; each composed configuration is one study."""
-    if any(word.startswith("--experimental-rerun") for word in words):
-        raise InputError(
-            "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
-        )
     import hydra
+    from hydra._internal.utils import get_args_parser
 
-    from saliency_bench import config
+    from saliency_bench import config, trusted
 
+    for_hydra = [word for word in words if word != trusted.FLAG]
+    given, _ = get_args_parser().parse_known_args(for_hydra)
+    trusted.refuse_code(given, trusts=len(for_hydra) < len(words))
     config.register()
     studies: list[Exception | None] = []
 
@@ -162,7 +163,7 @@ def run(words: list[str]) -> int:
 
     decorate = hydra.main(str(conf_files.folder()), "config", version_base="1.3")
     try:
-        with _as_program(words):
+        with _as_program(for_hydra):
             decorate(study)()
     except Exception as error:
         if studies:

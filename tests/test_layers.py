@@ -44,7 +44,7 @@ LAYERS = [
     ("bench",),
     ("study",),
     ("api", "runner"),
-    ("checks", "config_errors", "progress"),
+    ("checks", "config_errors", "progress", "trusted"),
     ("verbs",),
     ("config",),
     ("scale",),

@@ -1,0 +1,109 @@
+"""Hydra's configuration is code: it can name Python objects that Hydra calls. Whose may, the user says.
+
+A folder of one's own experiments, methods and models is data, and is taken. One that another user can have written, or
+that reaches beyond this program's own keys, is refused unless its owner is said to be trusted.
+"""
+
+import os
+import re
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saliency_bench.errors import InputError
+
+FLAG = "--trust-config-dir"
+_SUFFIXES = (".yaml", ".yml")
+#: Names of Hydra's own keys, what it calls, and interpolations that call something.
+_CODE = re.compile(r"hydra|_target_|\$\{[^${}]*:", re.IGNORECASE)
+_PACKAGE = re.compile(r"^\s*#\s*@package\b.*", re.MULTILINE)
+
+
+def refuse_code(given: Namespace, trusts: bool) -> None:
+    """Refuses what would make Hydra run somebody else's code.
+
+    Args:
+        given: Hydra's options as its own parser reads them, abbreviated ones too.
+        trusts: the user has said that the owner of the folder is trusted.
+
+    Raises:
+        InputError: a folder could have been written by another user, or could run code, and is not said to be trusted;
+            or pickles are to be loaded.
+    """
+    if given.experimental_rerun:
+        raise InputError(
+            "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
+        )
+    if trusts:
+        return
+    for option in ("config_dir", "config_path"):
+        if folder := getattr(given, option):
+            _refuse_foreign(f"--{option.replace('_', '-')}", Path(folder))
+    for word in given.overrides:
+        if re.match(r"[+~]*hydra\.searchpath\b", word):
+            raise _refusal(word, "it names folders of configuration that are not looked into")
+
+
+def _refuse_foreign(option: str, folder: Path) -> None:
+    for path in _everything_in(folder):
+        found = path.stat()
+        if hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), 0):
+            raise _refusal(f"{option} {folder}", f"{path} belongs to another user")
+        if os.name != "nt" and found.st_mode & 0o002:
+            raise _refusal(f"{option} {folder}", f"every user can write {path}")
+        if reason := _reaches_beyond(path, folder):
+            raise _refusal(f"{option} {folder}", f"{path} {reason}")
+
+
+def _refusal(what: str, why: str) -> InputError:
+    return InputError(
+        f"{what}: {why}. Configuration of Hydra is code: if you trust its owner, say so with {FLAG}."
+    )
+
+
+def _everything_in(folder: Path) -> Iterator[Path]:
+    """The folder, its folders and its configuration files, through links as Hydra goes."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield Path(place)
+        yield from (Path(place, name) for name in files if name.endswith(_SUFFIXES))
+
+
+def _reaches_beyond(path: Path, folder: Path) -> str | None:
+    """Why a file could have Hydra call something."""
+    if _CODE.search(str(path.relative_to(folder))):
+        return "is a file of Hydra's own"
+    if path.is_dir():
+        return None
+    try:
+        text = path.read_text("utf-8")
+        words = [*_scalars(yaml.compose(text, yaml.SafeLoader), set()), *_PACKAGE.findall(text)]
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return f"cannot be read ({' '.join(str(error).split())[:200]})"
+    return next((f"says {word[:80]!r}" for word in words if _CODE.search(word)), None)
+
+
+def _scalars(node: Any, seen: set[int]) -> Iterator[str]:
+    """Every key and value, as YAML reads it: escapes and aliases hide nothing. A tag of Python's is one too."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        yield f"_target_ {node.tag}"
+    if isinstance(node, yaml.ScalarNode):
+        yield node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item, seen)
+    else:
+        for pair in node.value:
+            for item in pair:
+                yield from _scalars(item, seen)
