@@ -24,7 +24,7 @@ from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.judge import judge_maps, refuse_multi_label
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
-from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION
+from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
@@ -58,6 +58,7 @@ def attribute(
     token_budget: int | str | None = None,
     progress: bool = False,
     at: At = None,
+    continuation: str | None = None,
     **hyperparameters: Any,
 ) -> list[AttributionMap]:
     """Attribution maps: one flat list, by input, then setting, then target, then question.
@@ -83,6 +84,8 @@ def attribute(
         progress: show a progress bar.
         at: where a text is asked about, in tasks that can be asked at several places: places of tokens, or words
             with a meaning in the task; each has a map of its own. None is the task's own choice.
+        continuation: what follows each prompt, for a causal language model: each of its tokens has a map, of the
+            prompt and of what stands before it; the same as giving pairs of prompt and continuation.
         **hyperparameters: the method's own. What is not given has the value in conf/method/. A list is an axis:
             one map per value, from one pass where the points are shared.
 
@@ -93,6 +96,8 @@ def attribute(
     given = dict(hyperparameters)
     if baseline is not None:
         given["baseline"] = baseline
+    if continuation is not None:
+        inputs = _continued(model, inputs, continuation)
     texts = _encode_all(model, inputs, labels)
     asked = [target] if isinstance(target, str | int | tuple) else list(target)
     found: dict[tuple[int, int, int, int], AttributionMap] = {}
@@ -217,6 +222,18 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
             stacklevel=3,
         )
     return encoded
+
+
+def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str, str]]:
+    """Prompts and what follows them."""
+    if model.task != TEXT_GENERATION:
+        raise InputError(
+            f"continuation= is for task={TEXT_GENERATION}; this model is for {model.task}"
+        )
+    prompts = _items(inputs)
+    if any(not isinstance(one, str) for one in prompts):
+        raise InputError("continuation= follows prompts that are texts")
+    return [(prompt, continuation) for prompt in prompts]
 
 
 def _items(inputs: Inputs) -> list[Any]:

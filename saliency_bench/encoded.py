@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: Of a token that is not known to stand anywhere in a text.
+NO_OFFSET = (-1, -1)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -24,7 +27,7 @@ class Encoded:
     )
     position: int | None = None  # the token whose logits are read; None: the text has one row
     boundary: int | None = None  # the classes are the tokens of the context: 0 their start, 1 end
-    predicted: int | None = None  # the class predicted; None: that of the largest logit
+    default_class: int | None = None  # of target=predicted; None: that of the largest logit
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -120,6 +120,6 @@ def dropped_output(
     outputs = model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
     if batch.positions is None:
         return outputs
-    # The token that is asked about has moved up; where it is gone itself, the one before it is asked.
-    moved = (places <= batch.positions[rows][:, None]).sum(1) - 1
+    # The token that is asked about stays, and has moved up.
+    moved = (places < batch.positions[rows][:, None]).sum(1)
     return outputs[torch.arange(len(outputs), device=model.device), moved]

@@ -6,13 +6,19 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.models import heads
 from saliency_bench.models.model import Model
+from saliency_bench.tasks.fill_mask import FillMask
+from saliency_bench.tasks.question_answering import QuestionAnswering
 from saliency_bench.tasks.sequence_classification import SequenceClassification
 from saliency_bench.tasks.task import At, Task
+from saliency_bench.tasks.text_generation import TextGeneration
 from saliency_bench.tasks.token_classification import TokenClassification
 
 TASKS: Mapping[str, Task] = {
     heads.SEQUENCE_CLASSIFICATION: SequenceClassification(),
     heads.TOKEN_CLASSIFICATION: TokenClassification(),
+    heads.QUESTION_ANSWERING: QuestionAnswering(),
+    heads.FILL_MASK: FillMask(),
+    heads.TEXT_GENERATION: TextGeneration(),
 }
 
 

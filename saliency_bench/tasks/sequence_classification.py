@@ -10,14 +10,12 @@ from torch.nn import functional
 
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
-from saliency_bench.encoded import Encoded
+from saliency_bench.encoded import NO_OFFSET, Encoded
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
 from saliency_bench.tasks.targets import class_names
 from saliency_bench.tasks.task import At
 from saliency_bench.types import Batch, ScoreFn
-
-NO_OFFSET = (-1, -1)
 
 #: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
 FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
@@ -78,7 +76,7 @@ def encode(
         raise InputError(
             "this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)"
         )
-    return [_encode(model, example, too_long) for example in examples]
+    return [encode_one(model, example, too_long) for example in examples]
 
 
 def encoded_ids(
@@ -228,7 +226,10 @@ def logits_fn(
     return logits
 
 
-def _encode(model: Model, example: Example, too_long: str) -> Encoded:
+def encode_one(
+    model: Model, example: Example, too_long: str, truncation: str = "longest_first"
+) -> Encoded:
+    """One example as tokens (see `encode`); `truncation` says which of two texts is cut."""
     where = example.source or example.id
     if not example.text.strip():
         raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
@@ -241,7 +242,7 @@ def _encode(model: Model, example: Example, too_long: str) -> Encoded:
     if truncated:
         _refuse_long(where, len(encoding["input_ids"]), model, too_long)
         encoding = tokenizer(
-            example.text, *pair, **options, truncation=True, max_length=model.max_length
+            example.text, *pair, **options, truncation=truncation, max_length=model.max_length
         )
     special = tuple(map(bool, encoding["special_tokens_mask"]))
     if all(special):

@@ -116,9 +116,9 @@ def _classes(
 
 def _predicted(logits: Float[Tensor, "B C"], batch: Batch) -> Int[Tensor, " B"]:
     largest = logits.argmax(-1)
-    if all(item.predicted is None for item in batch.encoded):
+    if all(item.default_class is None for item in batch.encoded):
         return largest
-    said = [-1 if item.predicted is None else item.predicted for item in batch.encoded]
+    said = [-1 if item.default_class is None else item.default_class for item in batch.encoded]
     own = torch.tensor(said, device=logits.device)
     return torch.where(own < 0, largest, own)
 

@@ -83,16 +83,51 @@ def places_of(text: Encoded, at: int | Sequence[int]) -> list[int]:
     return places
 
 
-def tokens_over(text: Encoded, words: str, segment: int = 0) -> list[int]:
-    """The tokens that share a character with any occurrence of these words in a text, or its pair (segment 1)."""
+def occurrences(text: Encoded, words: str, segment: int = 0) -> list[list[int]]:
+    """The tokens of each occurrence of these words in a text, or in its pair (segment 1), as far as they share a character."""
     source = (text.text, text.text_pair)[segment] or ""
     found = []
-    start = source.find(words)
+    start = source.find(words) if words.strip() else -1
     while start >= 0:
-        found.append((start, start + len(words)))
+        end = start + len(words)
+        placed = enumerate(zip(text.offsets, text.segments, strict=True))
+        own = [p for p, ((a, b), s) in placed if s == segment and a < end and start < b]
+        if own:
+            found.append(own)
         start = source.find(words, start + 1)
-    return [
-        token
-        for token, ((first, last), own) in enumerate(zip(text.offsets, text.segments, strict=True))
-        if own == segment and any(first < end and begin < last for begin, end in found)
+    return found
+
+
+def word_of(model: Model, index: int) -> str:
+    """A token of the vocabulary as a reader writes it; its number without a tokenizer."""
+    if not callable(getattr(model.tokenizer, "decode", None)):
+        return str(index)
+    return str(model.tokenizer.decode([index])).strip() or str(
+        model.tokenizer.convert_ids_to_tokens(index)
+    )
+
+
+def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:
+    """The one token of the vocabulary that is meant by a number, or by the first of these spellings that is one token.
+
+    Raises:
+        InputError: the number is none, or the word is no token or several.
+    """
+    if isinstance(name, int):
+        if not 0 <= name < n_classes:
+            raise InputError(f"target={name}: expected a token id, 0 ... {n_classes - 1}")
+        return name
+    if not callable(model.tokenizer):
+        raise InputError(f"target={name!r}: {model.name} has no tokenizer: give a token id")
+    made = [
+        model.tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"]
+        for one in spellings
     ]
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    for ids in made:
+        if len(ids) == 1 and ids[0] != unknown:
+            return int(ids[0])
+    tokens = model.tokenizer.convert_ids_to_tokens(made[0])
+    raise InputError(
+        f"target={name!r}: expected one token of {model.name}'s vocabulary, got {len(tokens)}: {' '.join(tokens)}"
+    )

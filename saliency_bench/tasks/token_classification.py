@@ -8,7 +8,7 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
 from saliency_bench.tasks.sequence_classification import SequenceClassification
 from saliency_bench.tasks.targets import class_names
-from saliency_bench.tasks.task import At, asked_at, outputs_of, places_of, tokens_over
+from saliency_bench.tasks.task import At, asked_at, occurrences, outputs_of, places_of
 
 #: Tokens outside of all entities (the IOB schemes, Ramshaw & Marcus 1995). A model without this class, as one that
 #: tags parts of speech, has something to say of every token.
@@ -46,8 +46,8 @@ class TokenClassification(SequenceClassification):
                 for place in own
                 if (said[place] != OUTSIDE if at == ENTITIES else said[place] == at)
             ]
-        if found := tokens_over(text, at):
-            return found
+        if found := occurrences(text, at):
+            return sorted({place for one in found for place in one})
         raise InputError(
             f"{text.example_id}: at={at!r} is neither entities, all, a label ({', '.join(model.labels)}) nor words of the text"
         )
