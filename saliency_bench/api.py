@@ -25,12 +25,15 @@ from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.judge import judge_maps, refuse_multi_label
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
+from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.registry import questions, task_of
 from saliency_bench.tasks.targets import AGAINST, ALL, CONTRAST
+from saliency_bench.tasks.task import At
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,9 +58,13 @@ def attribute(
     seed: int | Sequence[int] = 0,
     token_budget: int | str | None = None,
     progress: bool = False,
+    at: At = None,
+    continuation: str | None = None,
     **hyperparameters: Any,
 ) -> list[AttributionMap]:
-    """Attribution maps: one flat list, by input, then setting, then target.
+    """Attribution maps: one flat list, by input, then setting, then target, then question.
+
+    What is asked of a text, what classes are and what may be removed depends on the model's task: docs/tasks.md.
 
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
@@ -77,6 +84,10 @@ def attribute(
         token_budget: tokens per pass; bounds memory, changes no number beyond rounding. "auto" is measured once
             on a GPU, "calibrate" on a CPU too.
         progress: show a progress bar.
+        at: where a text is asked about, in tasks that can be asked at several places: places of tokens, or words
+            with a meaning in the task; each has a map of its own. None is the task's own choice.
+        continuation: what follows each prompt, for a causal language model: each of its tokens has a map, of the
+            prompt and of what stands before it; the same as giving pairs of prompt and continuation.
         **hyperparameters: the method's own. What is not given has the value in conf/method/. A list is an axis:
             one map per value, from one pass where the points are shared.
 
@@ -87,11 +98,15 @@ def attribute(
     given = dict(hyperparameters)
     if baseline is not None:
         given["baseline"] = baseline
-    encoded = _encode_all(model, inputs, labels)
-    budget = _tokens_per_pass(token_budget, model, encoded)
+    if continuation is not None:
+        inputs = _continued(model, inputs, continuation)
+    texts = _encode_all(model, inputs, labels)
     asked = [target] if isinstance(target, str | int | tuple) else list(target)
-    found: dict[tuple[int, int, int], AttributionMap] = {}
+    found: dict[tuple[int, int, int, int], AttributionMap] = {}
     with model.frozen():
+        placed = questions(model, texts, at)
+        encoded = [question for _, question in placed]
+        budget = _tokens_per_pass(token_budget, model, encoded)
         refs = References(model)
         settings = _settings(model, method, backend, reduction, seed, output, given)
         findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
@@ -104,7 +119,8 @@ def attribute(
                 maps = open_block(refs, items, one, budget).explain([s.at(one) for s in settings])
                 for s, of_setting in enumerate(maps.values()):
                     for index, made in zip(block.indices, of_setting, strict=True):
-                        found[index, s, t] = made.at(index)
+                        text = placed[index][0]
+                        found[text, s, t, index] = made.at(text)
     return [found[key] for key in sorted(found)]
 
 
@@ -118,7 +134,7 @@ def _targets(
             if len(one) != 2:
                 raise InputError(f"target={one!r}: expected two classes, (A, B)")
             found.append(f"{CONTRAST}{one[0]}{AGAINST}{one[1]}")
-        elif one == ALL:
+        elif one == ALL and HEADS[refs.model.task].named:
             found += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
         else:
             found.append(one)
@@ -194,6 +210,8 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
     items = _items(inputs)
     if not items:
         raise InputError("inputs is empty: expected at least one text")
+    if labels is not None and model.task != SEQUENCE_CLASSIFICATION:
+        raise InputError(f"labels are of texts, and {model.task} has none: name a target")
     if labels is not None and len(labels) != len(items):
         raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
     encoded = [
@@ -206,6 +224,18 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
             stacklevel=3,
         )
     return encoded
+
+
+def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str, str]]:
+    """Prompts and what follows them."""
+    if model.task != TEXT_GENERATION:
+        raise InputError(
+            f"continuation= is for task={TEXT_GENERATION}; this model is for {model.task}"
+        )
+    prompts = _items(inputs)
+    if any(not isinstance(one, str) for one in prompts):
+        raise InputError("continuation= follows prompts that are texts")
+    return [(prompt, continuation) for prompt in prompts]
 
 
 def _items(inputs: Inputs) -> list[Any]:
@@ -244,7 +274,9 @@ def _encode_one(model: Model, item: Any, index: int, label: int | str | None) ->
     if isinstance(item, Mapping):
         return task.encoded_ids(model, item, str(index), label, where)
     if isinstance(item, Example):
-        return task.encode(model, [item if label is None else replace(item, label=label)])[0]
+        return task_of(model).encode(
+            model, item if label is None else replace(item, label=label), "truncate"
+        )
     if isinstance(item, str):
         text, pair = item, None
     elif (
@@ -255,7 +287,8 @@ def _encode_one(model: Model, item: Any, index: int, label: int | str | None) ->
         raise InputError(
             f"{where} is {type(item).__name__}; expected a text, a pair of texts or a mapping with input_ids"
         )
-    return task.encode(model, [Example(str(index), text, pair, label, source=where)])[0]
+    example = Example(str(index), text, pair, label, source=where)
+    return task_of(model).encode(model, example, "truncate")
 
 
 def _settings(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks import targets
+from saliency_bench.tasks.registry import task_of
 from saliency_bench.types import Attribution, Batch, Convergence
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
@@ -87,13 +89,17 @@ class OpenBlock:
     def __post_init__(self) -> None:
         self.model = self.references.model
         with self.model.ledger.under(part=TEXTS), torch.no_grad():
-            self.logits = self.model.output(
+            outputs = self.model.output(
                 self.batch.input_ids,
                 self.batch.mask if self.batch.padded else None,
                 self.batch.token_type_ids,
             )
+        self.logits = self.batch.read(outputs)
         #: With a second column where one class is explained against another.
-        self.asked = targets.choose(self.target, self.logits, self.batch, self.model.labels)
+        self.task = task_of(self.model)
+        self.asked = targets.choose(
+            self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
+        )
         self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
         logits = self.logits.double()
         self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
@@ -105,10 +111,10 @@ class OpenBlock:
         """The class with the largest logit."""
         return self.logits.argmax(-1)
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return targets.class_names(self.model.labels, self.logits.shape[-1])
+    def label(self, row: int, *classes: int) -> str:
+        """What a text's class is called; "A - B" for a class against another."""
+        item, n_classes = self.batch.encoded[row], self.logits.shape[-1]
+        return " - ".join(self.task.name_of(self.model, one, item, n_classes) for one in classes)
 
     def probability(self, classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Each example's probability of the given class on the full text."""
@@ -171,7 +177,7 @@ class OpenBlock:
                 encoded=item,
                 setting=flat,
                 target=target,
-                label=targets.name_of(asked, self.labels),
+                label=self.label(row, *asked),
                 probability=probability[row],
                 **_numbers(attribution, row, len(item)),
             )

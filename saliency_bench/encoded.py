@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+#: Of a token that is not known to stand anywhere in a text.
+NO_OFFSET = (-1, -1)
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenised example, unpadded."""
+    """One tokenised example, unpadded, and where its question is read (see `tasks.task`)."""
 
     example_id: str
     input_ids: tuple[int, ...]
@@ -22,6 +25,9 @@ class Encoded:
     relevant: tuple[bool, ...] | None = (
         None  # the tokens that are known to matter; None: nothing is known
     )
+    position: int | None = None  # the token whose logits are read; None: the text has one row
+    boundary: int | None = None  # the classes are the tokens of the context: 0 their start, 1 end
+    default_class: int | None = None  # of target=predicted; None: that of the largest logit
 
     def __len__(self) -> int:
         return len(self.input_ids)

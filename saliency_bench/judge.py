@@ -39,6 +39,7 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.seeding import token_hash
+from saliency_bench.tasks.registry import refusal
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
@@ -87,9 +88,8 @@ def judge_block(
     for number, one in enumerate(maps):
         for metric in asked:
             for view in metric.views or (None,):
-                judged.rows.append(
-                    _row(one, metric, view, _read(metric, view, one, number, curves, bench))
-                )
+                read = _read(metric, view, one, number, curves, bench, block.model)
+                judged.rows.append(_row(one, metric, view, read, block.model))
         for view in usual:
             if view in curves:
                 judged.curves += _curve_rows(one, curves[view][number], view.removal)
@@ -165,6 +165,7 @@ def _read(
     number: int,
     curves: Mapping[Reading, Sequence[Sequence[Curve]]],
     bench: "_Inquiries",
+    model: Model,
 ) -> Sequence[Any]:
     """What the metric reads of a map: one thing, or one per draw of a random ranking."""
     if not one.finite:
@@ -173,7 +174,7 @@ def _read(
         return [one]
     if metric.reads == "truth":
         return _truths(one, view)
-    if own_operator(view.removal, one.setting) is None:
+    if _unaskable(model, view, one) is not None:
         return []
     return curves[view][number] if metric.reads == "curve" else bench.of(one, view)
 
@@ -197,7 +198,7 @@ def _curves(
             if asks[number] == (target, operator)
             for draw, ranking in enumerate(_rankings(one, view))
         }
-        if not rankings or operator is None:
+        if not rankings or operator is None or refusal(block.model, operator):
             continue
         targets = [target] * len(block.batch.encoded)
         probe = block.probe(operator)
@@ -294,7 +295,21 @@ class _Inquiries:
         ]
 
 
-def _row(one: AttributionMap, metric: _Asked, view: Reading | None, read: Sequence[Any]) -> Row:
+def _unaskable(model: Model, view: Reading, one: AttributionMap) -> str | None:
+    """Why nothing can be removed from this map's text in this way; None where it can."""
+    if view.removal == NOTHING:
+        return None
+    operator = own_operator(view.removal, one.setting)
+    return NO_BASELINE if operator is None else refusal(model, operator)
+
+
+def _row(
+    one: AttributionMap,
+    metric: _Asked,
+    view: Reading | None,
+    read: Sequence[Any],
+    model: Model,
+) -> Row:
     info = INFO[metric.metric]
     row = {
         "setting_id": one.setting["setting_id"],
@@ -306,8 +321,8 @@ def _row(one: AttributionMap, metric: _Asked, view: Reading | None, read: Sequen
     }
     if not one.finite:
         return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
-    if view is not None and own_operator(view.removal, one.setting) is None:
-        return row | {"value": None, "status": NOT_APPLICABLE, "reason": NO_BASELINE}
+    if view is not None and (reason := _unaskable(model, view, one)):
+        return row | {"value": None, "status": NOT_APPLICABLE, "reason": reason}
     try:
         values = [metric(item) for item in read]
     except NotApplicable as reason:

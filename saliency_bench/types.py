@@ -57,7 +57,8 @@ class TokenBudget:
 class Batch:
     """A block of examples in normal form, padded on the right (or not at all).
 
-    `attributable` is False for padding and special tokens. `target` is the class that is explained.
+    `attributable` is False for padding and special tokens. What is asked of each text is read in the outputs of every
+    token where `positions` or `boundaries` are there: at one token, or one logit of each token that is `answerable`.
     """
 
     encoded: tuple[Encoded, ...]
@@ -65,6 +66,23 @@ class Batch:
     mask: Bool[Tensor, "B T"]
     token_type_ids: Int[Tensor, "B T"] | None
     attributable: Bool[Tensor, "B T"]
+    positions: Int[Tensor, " B"] | None = None
+    boundaries: Int[Tensor, " B"] | None = None
+    answerable: Bool[Tensor, "B T"] | None = None
+
+    def read(
+        self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
+    ) -> Float[Tensor, "R C"]:
+        """The logits of what is asked about these rows (all where None) in the outputs of a model."""
+        own = torch.arange(len(outputs), device=outputs.device)
+        rows = own if rows is None else rows
+        if self.positions is not None:
+            return outputs[own, self.positions[rows]]
+        if self.boundaries is None:
+            return outputs
+        assert self.answerable is not None
+        ends = outputs[own, :, self.boundaries[rows]]
+        return ends.masked_fill(~self.answerable[rows], -torch.inf)
 
     @property
     def example_ids(self) -> tuple[str, ...]:

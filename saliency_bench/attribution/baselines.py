@@ -308,6 +308,11 @@ def _mixture(
     vector = (weights.to(matrix.dtype) @ matrix).to(around.dtype).requires_grad_()
     with torch.enable_grad():
         out = model.output(ids, None, types, torch.where(moved, vector, around))
+        if model.per_token:
+            raise InputError(
+                f"baseline=max_entropy is of one prediction for a text, and {model.task} has one for every token: "
+                "use another baseline"
+            )
         share = _share(out)[0]
         (gradient,) = torch.autograd.grad(share, vector)
     slope = (matrix @ gradient.to(matrix.dtype)).double()

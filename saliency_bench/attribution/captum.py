@@ -257,7 +257,7 @@ def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
         mask = batch.mask[rows] if batch.padded else None
         types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
         logits = model.output(ids, mask, types)
-        return task.output_of(model, ctx.output)(logits, ctx.target[rows])
+        return task.output_of(model, ctx.output)(batch.read(logits, rows), ctx.target[rows])
 
     return score
 

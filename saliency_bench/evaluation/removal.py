@@ -27,6 +27,7 @@ from saliency_bench.models.references import (
     resolve_removal,
 )
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.registry import refusal
 from saliency_bench.types import Batch
 
 OPERATORS = (*NAMES, ATTENTION, DELETE)
@@ -59,8 +60,10 @@ def removal_probe(
     """The probe of an operator.
 
     Raises:
-        InputError: there is no such operator, or it would leave nothing of a text.
+        InputError: there is no such operator, it would leave nothing of a text, or it makes no sense in the task.
     """
+    if reason := refusal(references.model, removal):
+        raise InputError(f"removal={removal}, {references.model.task}: {reason}. Use mask or zero.")
     if removal in NAMES:
         return ReplacingProbe(references, batch, removal, token_budget)
     if removal == ATTENTION:

@@ -44,7 +44,7 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
     but one, every other one, and the two ends, which are as far apart as can be.
     """
-    frames = tuple(tuple(item.special) for item in batch.encoded[:N_TRIED])
+    frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
     key = "dropping", batch.input_ids.shape[1], frames
     if key not in references.found:
         may = references.may_drop
@@ -95,7 +95,7 @@ def masked_output(
     """Logits of whole texts in which no token attends to one that does not stay."""
     rows = examples.to(model.device)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    return model.output(batch.input_ids[rows], stays.to(model.device), types)
+    return batch.read(model.output(batch.input_ids[rows], stays.to(model.device), types), rows)
 
 
 def dropped_output(
@@ -117,4 +117,9 @@ def dropped_output(
         torch.ones_like(places, dtype=torch.bool) if how is not None and how.mask_of_ones else None
     )
     positions = None if how is None else places + how.first_position
-    return model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
+    outputs = model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
+    if batch.positions is None:
+        return outputs
+    # The token that is asked about stays, and has moved up.
+    moved = (places < batch.positions[rows][:, None]).sum(1)
+    return outputs[torch.arange(len(outputs), device=model.device), moved]

@@ -26,6 +26,7 @@ from saliency_bench.models.encoder import (
     encoder_folder,
     sha256_of,
 )
+from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TASKS, Head
 from saliency_bench.models.model import Criterion, Forward, Model, find_embedding
 
 #: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
@@ -37,7 +38,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-TASKS = ("sequence-classification",)
 ATTENTION = ("sdpa", "eager")
 
 #: A bundled adapter's weights, and what it was found to do.
@@ -135,7 +135,7 @@ def _bundled(
 def load_model(
     path: str,
     *,
-    task: str = "sequence-classification",
+    task: str = SEQUENCE_CLASSIFICATION,
     dtype: str = "float32",
     device: str = "auto",
     revision: str | None = None,
@@ -143,11 +143,12 @@ def load_model(
     labels: Sequence[str] | None = None,
     attention: str = "sdpa",
 ) -> Model:
-    """A sequence classifier from a local folder or a hub id; "default" is the bundled one.
+    """A model from a local folder or a hub id; "default" is the bundled sequence classifier.
 
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer, or a hub id.
-        task: "sequence-classification".
+        task: what it was trained for: "sequence-classification", "token-classification", "question-answering",
+            "fill-mask" or "text-generation".
         dtype: float64, float32, tf32 (on NVIDIA GPUs), bfloat16 or float16; never the checkpoint's own choice.
         device: auto, cpu, cuda, or cuda:N.
         revision: the commit, tag or branch of a hub id.
@@ -161,6 +162,10 @@ def load_model(
     if task not in TASKS:
         raise unknown("task", task, list(TASKS))
     if path == "default":
+        if task != SEQUENCE_CLASSIFICATION:
+            raise InputError(
+                f"the bundled model is a sequence classifier, not for task={task}: give a folder"
+            )
         return load_default(dtype=dtype, device=device, attention=attention)
     local = Path(path).expanduser()
     if local.exists() or path.startswith((".", "/", "~")):
@@ -168,7 +173,9 @@ def load_model(
         path = str(local)
     folder = None if adapter is None else _adapter_folder(adapter)
     n_labels = None if folder is None else _n_labels_of(folder)
-    module = _from_pretrained(path, dtype, attention, revision=revision, n_labels=n_labels)
+    module = _from_pretrained(
+        path, dtype, attention, task=task, revision=revision, n_labels=n_labels
+    )
     if folder is not None:
         module = _merge_adapter(module, folder)
     facts = {
@@ -178,7 +185,7 @@ def load_model(
         "adapter": adapter and Path(adapter).name,
         "weights_sha256": weights_digest(module),
     }
-    model = _finish(module, _tokenizer(path, revision), local.name, device, dtype, facts)
+    model = _finish(module, _tokenizer(path, revision), local.name, device, dtype, facts, task)
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
 
 
@@ -186,19 +193,19 @@ def wrap_model(
     module: nn.Module,
     tokenizer: Any = None,
     *,
-    task: str = "sequence-classification",
+    task: str = SEQUENCE_CLASSIFICATION,
     embeddings: str | nn.Module | None = None,
     encoder: str | None = None,
     forward: Forward | None = None,
     criterion: Criterion | None = None,
     labels: Sequence[str] | None = None,
 ) -> Model:
-    """Any module that maps token ids to class logits.
+    """Any module that maps token ids to logits.
 
     Args:
         module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply.
         tokenizer: a transformers tokenizer; without one, inputs must be tokenised already.
-        task: "sequence-classification".
+        task: as in `load_model`; all but sequence classification have logits for every token, [R T C].
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
             watching a forward pass where None.
         encoder: the same in the words of koren-v/Interpret: the attribute whose `embeddings` are that layer.
@@ -231,7 +238,7 @@ def wrap_model(
         tokenizer=tokenizer,
         task=task,
         name=type(module).__name__,
-        labels=tuple(labels) if labels is not None else _labels(module),
+        labels=tuple(labels) if labels is not None else _labels(module, task),
         embedding=layer,
         max_length=_max_length(module, tokenizer),
         forward=call,
@@ -276,21 +283,26 @@ def _from_pretrained(
     dtype: str,
     attention: str,
     *,
+    task: str = SEQUENCE_CLASSIFICATION,
     revision: str | None = None,
     n_labels: int | None = None,
 ) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
+
+    head = HEADS[task]
 
     if dtype not in DTYPES:
         raise unknown("runtime.dtype", dtype, list(DTYPES))
     if attention not in ATTENTION:
         raise unknown("runtime.attention", attention, list(ATTENTION))
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
         if n_labels is not None:
             config.num_labels = n_labels
         with _quiet():
-            module, report = AutoModelForSequenceClassification.from_pretrained(
+            module, report = getattr(transformers, head.auto).from_pretrained(
                 path,
                 config=config,
                 revision=revision,
@@ -303,12 +315,12 @@ def _from_pretrained(
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        raise InputError(_why_not(str(path), error)) from error
+        raise InputError(_why_not(str(path), error, head)) from error
     missing = sorted(report["missing_keys"])
     if missing and n_labels is None:
         raise InputError(
-            f"model.path={path} is no trained sequence classifier: its weights lack {', '.join(missing[:3])}. "
-            "Give a model that was fine-tuned for classification."
+            f"model.path={path} is no trained {head.what}: its weights lack {', '.join(missing[:3])}. "
+            f"Give a model that was trained for {task}."
         )
     return cast(nn.Module, module)
 
@@ -329,19 +341,19 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _why_not(path: str, error: Exception) -> str:
+def _why_not(path: str, error: Exception, head: Head) -> str:
     text = " ".join(str(error).split())
     if "safetensors" in text and "truncated" not in text.lower():
         return (
             f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
-            "AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            f"{head.auto}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     if not Path(path).exists():
         return (
             f"model.path={path} is neither a folder here nor a model that could be had from the hub "
             f"(no network, or no such id). Give a local folder, or download it first. It said: {text[:160]}"
         )
-    return f"model.path={path} could not be loaded as a sequence classifier: {text[:300]}"
+    return f"model.path={path} could not be loaded as a {head.what}: {text[:300]}"
 
 
 def _check_folder(folder: Path) -> None:
@@ -421,7 +433,13 @@ def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def _finish(
-    module: nn.Module, tokenizer: Any, name: str, device: str, dtype: str, facts: dict[str, Any]
+    module: nn.Module,
+    tokenizer: Any,
+    name: str,
+    device: str,
+    dtype: str,
+    facts: dict[str, Any],
+    task: str = SEQUENCE_CLASSIFICATION,
 ) -> Model:
     where = resolve_device(device)
     if dtype == TF32 and where.type != "cuda":
@@ -432,9 +450,9 @@ def _finish(
     return Model(
         module=module,
         tokenizer=tokenizer,
-        task=TASKS[0],
+        task=task,
         name=name,
-        labels=_labels(module),
+        labels=_labels(module, task),
         embedding=_watch(module, _call),
         max_length=_max_length(module, tokenizer),
         forward=_call,
@@ -480,7 +498,9 @@ def _layer_at(module: nn.Module, path: str) -> nn.Module:
         raise unknown("embeddings", path, known) from error
 
 
-def _labels(module: nn.Module) -> tuple[str, ...]:
+def _labels(module: nn.Module, task: str) -> tuple[str, ...]:
+    if not HEADS[task].named:
+        return ()
     config = getattr(module, "config", None)
     names = getattr(config, "id2label", None)
     return tuple(str(names[index]) for index in sorted(names)) if names else ()

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 
@@ -73,6 +74,11 @@ class Model:
         return output.detach()
 
     @property
+    def per_token(self) -> bool:
+        """Whether the outputs are those of every token, [R T C]."""
+        return HEADS[self.task].per_token
+
+    @property
     def multi_label(self) -> bool:
         """Whether classes do not exclude each other, so that each has a probability of its own (a sigmoid)."""
         config = getattr(self.module, "config", None)
@@ -120,7 +126,7 @@ class Model:
     @cached_property
     def pooled_layer(self) -> nn.Module | None:
         """The layer that needs its first row alone; None where that is not proved, or not wanted."""
-        if not self.short_last_layer:
+        if not self.short_last_layer or self.per_token:
             return None
         # Tokens in no order, since a proof on equal rows would prove little.
         ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
@@ -143,8 +149,8 @@ class Model:
         *,
         position_ids: Int[Tensor, "R T"] | None = None,
         short: bool = False,
-    ) -> Float[Tensor, "R C"]:
-        """The model's logits, with `embeddings` in place of the embedding layer's output where given.
+    ) -> Float[Tensor, "R ..."]:
+        """The model's logits, [R C] or those of every token [R T C], with `embeddings` in place of the embedding layer's output where given.
 
         Args:
             input_ids: the real ones, also where embeddings are given.
@@ -169,7 +175,8 @@ class Model:
             self._batches_allowed(mask is None),
             first_row_only(layer),
         ):
-            logits = _logits(self.forward(self.module, inputs))
+            returned = self.forward(self.module, inputs)
+        logits = _ends(returned) if self.task == QUESTION_ANSWERING else _logits(returned)
         # Weights are frozen, so that a graph is there only where a gradient at the embeddings is wanted.
         self.ledger.note(*input_ids.shape, gradient=logits.requires_grad, short=short)
         return logits
@@ -309,3 +316,13 @@ def _logits(output: Any) -> Tensor:
             f"the model returned {type(output).__name__}, expected logits: give forward= in wrap_model()"
         )
     return logits
+
+
+def _ends(output: Any) -> Float[Tensor, "R T 2"]:
+    """The start and end logits of an extractive question answerer, side by side."""
+    pair = output
+    if hasattr(output, "start_logits") and hasattr(output, "end_logits"):
+        pair = output.start_logits, output.end_logits
+    if isinstance(pair, tuple | list) and len(pair) >= 2:
+        return torch.stack([pair[0], pair[1]], -1)
+    return _logits(output)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.errors import InputError
+from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
@@ -52,7 +53,7 @@ def inspect_model(
     token_types = None if types is None else torch.tensor([_cut(types)], device=model.device)
     with model.frozen():
         logits = _output(model, ids, token_types)
-        _require_classes(model, logits)
+        _require_classes(model, logits, ids.shape[1])
         repeat = _difference(logits, _output(model, ids, token_types))
         hook = _difference(logits, _output(model, ids, token_types, model.embed(ids)))
         batch = _difference(logits, _beside_another(model, ids, token_types))
@@ -87,12 +88,11 @@ def _cut(values: tuple[int, ...]) -> tuple[int, ...]:
     return values if len(values) <= PROBED_TOKENS else (*values[: PROBED_TOKENS - 1], values[-1])
 
 
-def _require_classes(model: Model, logits: Tensor) -> None:
-    shape = tuple(logits.shape)
-    two = len(shape) == 2 and shape[1] >= 2
-    _require(
-        two, model, f"gives outputs of shape {shape}, expected logits of at least two classes [B C]"
-    )
+def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
+    shape, head = tuple(logits.shape), HEADS[model.task]
+    expected = (1, n_tokens) if head.per_token else (1,)
+    fits = shape[:-1] == expected and shape[-1] >= 2
+    _require(fits, model, f"gives outputs of shape {shape}, expected {head.shape}")
     finite = bool(logits.isfinite().all())
     _require(finite, model, "gives outputs that are not finite; try runtime.dtype=float32")
 
@@ -100,13 +100,13 @@ def _require_classes(model: Model, logits: Tensor) -> None:
 @torch.no_grad()
 def _output(
     model: Model, ids: Tensor, types: Tensor | None, embeddings: Tensor | None = None
-) -> Float[Tensor, "R C"]:
+) -> Float[Tensor, "R ..."]:
     return model.output(ids, None, types, embeddings)
 
 
 def _beside_another(
     model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
-) -> Float[Tensor, "1 C"]:
+) -> Float[Tensor, "1 ..."]:
     other = ids.clone()
     other[:, 1:-1] = ids[:, 1:2]  # another bag of words, not only another order
     both = None if types is None else types.repeat(2, 1)
@@ -123,7 +123,8 @@ def _padding_difference(
     extra = torch.full((1, 4), pad, device=ids.device)
     mask = torch.cat([torch.ones_like(ids), torch.zeros_like(extra)], 1).bool()
     padded_types = None if types is None else torch.cat([types, torch.zeros_like(extra)], 1)
-    return _difference(logits, model.output(torch.cat([ids, extra], 1), mask, padded_types))
+    padded = model.output(torch.cat([ids, extra], 1), mask, padded_types)
+    return _difference(logits, padded[:, : ids.shape[1]] if model.per_token else padded)
 
 
 def _gradient(

@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
-from saliency_bench.encoded import Encoded
+from saliency_bench.encoded import NO_OFFSET, Encoded
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
+from saliency_bench.tasks.targets import class_names
+from saliency_bench.tasks.task import At
 from saliency_bench.types import Batch, ScoreFn
-
-NO_OFFSET = (-1, -1)
 
 #: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
 FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
@@ -38,6 +38,32 @@ MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
 }
 
 
+class SequenceClassification:
+    """One question for each text (or pair of texts), about the text as a whole; classes are the model's."""
+
+    refuses: Mapping[str, str] = {}
+
+    def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
+        """See `task.Task`."""
+        return encode(model, [example], too_long=too_long)[0]
+
+    def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
+        """See `task.Task`. There is no `at`: a text has one prediction."""
+        if at is not None:
+            raise InputError(
+                f"at={at!r}: {model.name} has one prediction for a text, not one for each token"
+            )
+        return [text]
+
+    def class_of(self, model: Model, name: str | int, question: Encoded, n_classes: int) -> int:
+        """See `task.Task`: a class by index or name."""
+        return resolve_label(name, class_names(model.labels, n_classes), "target")
+
+    def name_of(self, model: Model, index: int, question: Encoded, n_classes: int) -> str:
+        """See `task.Task`: as the model's configuration names it."""
+        return class_names(model.labels, n_classes)[index]
+
+
 def encode(
     model: Model, examples: Sequence[Example], *, too_long: str = "truncate"
 ) -> list[Encoded]:
@@ -50,7 +76,7 @@ def encode(
         raise InputError(
             "this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)"
         )
-    return [_encode(model, example, too_long) for example in examples]
+    return [encode_one(model, example, too_long) for example in examples]
 
 
 def encoded_ids(
@@ -78,7 +104,10 @@ def encoded_ids(
         special=special,
         tokens=tuple(tokens),
         offsets=(NO_OFFSET,) * len(ids),
-        segments=tuple(-1 if is_special else 0 for is_special in special),
+        segments=tuple(
+            -1 if is_special else types[position] if types else 0
+            for position, is_special in zip(kept, special, strict=True)
+        ),
         words=tuple(-1 if is_special else position for position, is_special in enumerate(special)),
         text="",
         text_pair=None,
@@ -115,7 +144,23 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
         mask=table([[True] * len(item) for item in encoded], False),
         token_type_ids=table(types, 0) if len(types) == len(encoded) else None,
         attributable=table([[not special for special in item.special] for item in encoded], False),
+        **_places(model, encoded, table),
     )
+
+
+def _places(
+    model: Model, encoded: Sequence[Encoded], table: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """Where each question is read in the outputs of every token."""
+    if not model.per_token:
+        return {}
+    if all(item.boundary is not None for item in encoded):
+        ends = torch.tensor([item.boundary for item in encoded], device=model.device)
+        context = [[segment == 1 for segment in item.segments] for item in encoded]
+        return {"boundaries": ends, "answerable": table(context, False)}
+    if any(item.position is None for item in encoded):
+        raise InputError(f"{model.name} ({model.task}): it is not said which token is asked about")
+    return {"positions": torch.tensor([item.position for item in encoded], device=model.device)}
 
 
 def score_fn(
@@ -169,18 +214,22 @@ def logits_fn(
     def logits(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
     ) -> Float[Tensor, "R C"]:
-        return model.output(
+        outputs = model.output(
             batch.input_ids[row_example],
             batch.mask[row_example] if batch.padded else None,
             None if batch.token_type_ids is None else batch.token_type_ids[row_example],
             embeddings,
             short=short,
         )
+        return batch.read(outputs, row_example)
 
     return logits
 
 
-def _encode(model: Model, example: Example, too_long: str) -> Encoded:
+def encode_one(
+    model: Model, example: Example, too_long: str, truncation: str = "longest_first"
+) -> Encoded:
+    """One example as tokens (see `encode`); `truncation` says which of two texts is cut."""
     where = example.source or example.id
     if not example.text.strip():
         raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
@@ -193,7 +242,7 @@ def _encode(model: Model, example: Example, too_long: str) -> Encoded:
     if truncated:
         _refuse_long(where, len(encoding["input_ids"]), model, too_long)
         encoding = tokenizer(
-            example.text, *pair, **options, truncation=True, max_length=model.max_length
+            example.text, *pair, **options, truncation=truncation, max_length=model.max_length
         )
     special = tuple(map(bool, encoding["special_tokens_mask"]))
     if all(special):

@@ -1,6 +1,6 @@
 """Whose score is explained: a class for each text, by what the model says or by name, or one class against another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +18,14 @@ ALL = "all"
 #: of the others.
 CONTRAST, AGAINST = "contrast:", "|"
 
+#: The class of a text by name, among so many classes.
+ClassOf = Callable[[str | int, Encoded, int], int]
+
 _ONE_MAP = "target=all gives several maps of a text; here a text has one: name a class"
 
 
 def choose(
-    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, labels: Sequence[str]
+    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
 ) -> Int[Tensor, "B ..."]:
     """The class to explain for each example, from the logits of the unperturbed text; with a second column, against which.
 
@@ -31,14 +34,14 @@ def choose(
             "contrast:A|B".
         logits: of the unperturbed texts.
         batch: has the gold labels.
-        labels: the classes' names.
+        class_of: finds a text's class by name, among so many.
 
     Raises:
         InputError: there is no gold label, no such class, or a class is contrasted with itself.
     """
     if not isinstance(target, str) or not target.startswith(CONTRAST):
-        return _classes(target, logits, batch, labels)
-    own, other = (_classes(one, logits, batch, labels) for one in parts_of(target))
+        return _classes(target, logits, batch, class_of)
+    own, other = (_classes(one, logits, batch, class_of) for one in parts_of(target))
     if same := [
         e for e, equal in zip(batch.example_ids, (own == other).tolist(), strict=True) if equal
     ]:
@@ -83,11 +86,6 @@ def require_gold(encoded: Sequence[Encoded]) -> None:
         )
 
 
-def name_of(classes: Sequence[int], labels: Sequence[str]) -> str:
-    """What the explained class is called, or "A - B" for a contrast."""
-    return " - ".join(labels[one] for one in classes)
-
-
 def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:
     """The model's class names, or LABEL_0, LABEL_1, ... where it has none."""
     if len(labels) == n_classes:
@@ -96,17 +94,17 @@ def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:
 
 
 def _classes(
-    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, labels: Sequence[str]
+    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
 ) -> Int[Tensor, " B"]:
     if target == PREDICTED:
-        return logits.argmax(-1)
+        return _predicted(logits, batch)
     if target == RUNNER_UP:
         return _second(logits)
     if target == ALL:
         raise InputError(_ONE_MAP)
     if target != GOLD:
-        index = resolve_label(target, class_names(labels, logits.shape[-1]), "target")
-        return torch.full_like(logits.argmax(-1), index)
+        found = [class_of(target, item, logits.shape[-1]) for item in batch.encoded]
+        return torch.tensor(found, device=logits.device)
     require_gold(batch.encoded)
     for item in batch.encoded:
         if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
@@ -114,6 +112,15 @@ def _classes(
                 f"{item.example_id}: label {item.gold}, but the model has {logits.shape[-1]} classes"
             )
     return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
+
+
+def _predicted(logits: Float[Tensor, "B C"], batch: Batch) -> Int[Tensor, " B"]:
+    largest = logits.argmax(-1)
+    if all(item.default_class is None for item in batch.encoded):
+        return largest
+    said = [-1 if item.default_class is None else item.default_class for item in batch.encoded]
+    own = torch.tensor(said, device=logits.device)
+    return torch.where(own < 0, largest, own)
 
 
 def _second(logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:

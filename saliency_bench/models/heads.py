@@ -1,0 +1,57 @@
+"""The tasks a model may be trained for, as transformers' pipelines name them, and what its head gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is loaded for a task, and the shape of its outputs.
+
+    `per_token`: outputs are [R T C], else [R C]. `named`: the classes have names in the model's configuration.
+    """
+
+    auto: str  # transformers' class that loads it
+    what: str  # in messages
+    shape: str
+    per_token: bool = True
+    named: bool = False
+
+
+SEQUENCE_CLASSIFICATION = "sequence-classification"
+TOKEN_CLASSIFICATION = "token-classification"
+QUESTION_ANSWERING = "question-answering"
+FILL_MASK = "fill-mask"
+TEXT_GENERATION = "text-generation"
+
+HEADS: Mapping[str, Head] = {
+    SEQUENCE_CLASSIFICATION: Head(
+        "AutoModelForSequenceClassification",
+        "sequence classifier",
+        "logits of at least two classes [B C]",
+        per_token=False,
+        named=True,
+    ),
+    TOKEN_CLASSIFICATION: Head(
+        "AutoModelForTokenClassification",
+        "token classifier",
+        "logits of at least two classes for every token [B T C]",
+        named=True,
+    ),
+    QUESTION_ANSWERING: Head(
+        "AutoModelForQuestionAnswering",
+        "extractive question answerer",
+        "a start and an end logit for every token, two tensors [B T] or one [B T 2]",
+    ),
+    FILL_MASK: Head(
+        "AutoModelForMaskedLM",
+        "masked language model",
+        "logits of every word of the vocabulary for every token [B T V]",
+    ),
+    TEXT_GENERATION: Head(
+        "AutoModelForCausalLM",
+        "causal language model",
+        "logits of every next token for every token [B T V]",
+    ),
+}
+TASKS = tuple(HEADS)
