@@ -47,6 +47,8 @@ Usage:
   saliency-bench compare DIR published=NAME     beside numbers that others printed:
                                                 sig, naopc or bastings
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
+      --pair=TEXT                               with a second text
+      --at=PLACE                                where it is asked: docs/tasks.md
       --html=FILE [--top=K] [--special-tokens]  as a page
       --json=article|allennlp                   as the records of older tools
   saliency-bench list [methods|metrics|models|data|experiments|presets]
@@ -314,13 +316,13 @@ def explain(words: list[str]) -> int:
     from saliency_bench.report.terminal import show_maps
     from saliency_bench.study import load_configured_model
 
-    model = load_configured_model(cfg)
+    model, at = load_configured_model(cfg), options.get("at")
     maps = [
         one
         for s in config.settings(cfg)
         for one in attribute(
             model,
-            text,
+            [(text, options["pair"])] if "pair" in options else text,
             s.method,
             backend="native" if s.backend == "none" else s.backend,
             target=s.target,
@@ -328,6 +330,7 @@ def explain(words: list[str]) -> int:
             reduction=s.reduction,
             seed=s.seed,
             token_budget=cfg.runtime.token_budget,
+            at=int(at) if at and at.isdecimal() else at,
             **s.hyper,
         )
     ]
@@ -354,12 +357,13 @@ def _explain_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     found: dict[str, str] = {}
     overrides = []
     for word in words:
-        match = re.fullmatch(r"--(html|json|top|special-tokens)(?:=(.*))?", word)
+        match = re.fullmatch(r"--(pair|at|html|json|top|special-tokens)(?:=(.*))?", word)
         if match is None:
             overrides.append(word)
         elif (match[1] == "special-tokens") == bool(match[2]):
             raise InputError(
-                f"explain: {word}: expected --html=FILE, --json=SHAPE, --top=K or --special-tokens"
+                f"explain: {word}: expected --pair=TEXT, --at=PLACE, --html=FILE, --json=SHAPE, --top=K or "
+                "--special-tokens"
             )
         else:
             found[match[1]] = match[2] or ""

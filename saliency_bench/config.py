@@ -57,6 +57,7 @@ class HubModel(ModelConfig):
     """A local folder or hub id, with an optional PEFT adapter."""
 
     path: str
+    task: str
     revision: str | None
     labels: list[str] | None
     adapter: str | None

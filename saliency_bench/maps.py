@@ -25,6 +25,14 @@ class Word(NamedTuple):
     end: int
 
 
+class Segment(NamedTuple):
+    """A text, or the second of a pair; `score` sums its tokens."""
+
+    text: str
+    score: float
+    words: tuple[Word, ...]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AttributionMap:
     """The scores of one input under one setting.
@@ -86,11 +94,25 @@ class AttributionMap:
 
     def words(self) -> list[Word]:
         """Words in order, special tokens left out, scores summed over pieces."""
+        return [self._word(positions) for positions in self._pieces()]
+
+    def segments(self) -> list[Segment]:
+        """The text and its pair apart, each with its words: a map for each of them."""
+        texts = [one for one in (self.encoded.text, self.encoded.text_pair) if one is not None]
+        found = []
+        for segment, text in enumerate(texts):
+            own = [p for p in self._pieces() if self.encoded.segments[p[0]] == segment]
+            words = tuple(self._word(positions) for positions in own)
+            found.append(Segment(text, float(sum(word.score for word in words)), words))
+        return found
+
+    def _pieces(self) -> list[list[int]]:
+        """The places of each word's tokens."""
         pieces: dict[int, list[int]] = {}
         for position, word in enumerate(self.encoded.words):
             if word >= 0:
                 pieces.setdefault(word, []).append(position)
-        return [self._word(positions) for positions in pieces.values()]
+        return list(pieces.values())
 
     def _word(self, positions: Sequence[int]) -> Word:
         start = self.encoded.offsets[positions[0]][0]

@@ -21,6 +21,7 @@ from saliency_bench.evaluation.reading import Reading, usual
 from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.judge import refuse_multi_label
 from saliency_bench.models import loading, references
+from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.rows import Setting, digest
@@ -69,6 +70,12 @@ class Study:
 def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     """Loads model and data and checks that they fit; writes nothing."""
     asked = config
+    task_name = getattr(config.model, "task", SEQUENCE_CLASSIFICATION)
+    if task_name != SEQUENCE_CLASSIFICATION:
+        raise InputError(
+            f"model.task={task_name}: studies are of {SEQUENCE_CLASSIFICATION}. Use saliency-bench explain, or Python "
+            "(attribute, evaluate)."
+        )
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     examples = load_examples(config)
@@ -135,7 +142,12 @@ def load_configured_model(config: Any) -> Model:
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
     return loading.load_model(
-        one.path, revision=one.revision, adapter=one.adapter, labels=one.labels, **runtime
+        one.path,
+        task=one.task,
+        revision=one.revision,
+        adapter=one.adapter,
+        labels=one.labels,
+        **runtime,
     )
 
 

@@ -1,5 +1,8 @@
 """What a map says of itself."""
 
+import re
+
+import pytest
 from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 
 import saliency_bench as sb
@@ -23,3 +26,26 @@ def test_a_map_shows_special_tokens_and_its_strongest_ones_where_asked():
     assert len(made.to_html(special_tokens=True)) > len(made.to_html())
     coloured = [page.count("title=") for page in (made.to_html(), made.to_html(top=2))]
     assert coloured == [sum(made.attributable), 2]
+
+
+def test_a_pair_has_a_map_for_each_of_its_texts(folder):
+    model = sb.load_model(str(folder), device="cpu")
+    pair = ("the film and w1", "a w2")
+    (made,) = sb.attribute(model, [pair], "integrated_gradients", n_steps=4)
+    segments = made.segments()
+    assert [one.text for one in segments] == list(pair)
+    assert [[word.text for word in one.words] for one in segments] == [
+        text.split() for text in pair
+    ]
+    for one in segments:
+        start = 0 if one is segments[0] else 6  # [CLS] the film and w1 [SEP] a w2 [SEP]
+        own = made.scores[start : start + 5]
+        assert one.score == pytest.approx(own.sum(), rel=1e-9)
+    (alone,) = sb.attribute(model, ["the film"], "vanilla")
+    assert [one.text for one in alone.segments()] == ["the film"]
+
+
+def test_a_pair_is_shown_on_two_lines(folder):
+    model = sb.load_model(str(folder), device="cpu")
+    (made,) = sb.attribute(model, [("the film", "a w2")], "vanilla")
+    assert "the film\na w2" in re.sub("<[^>]*>", "", made.to_html())

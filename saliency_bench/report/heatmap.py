@@ -37,6 +37,10 @@ class Span:
     score: float | None = None
 
 
+#: Between a text and its pair; a line break of a text itself is shown as a sign for it.
+BREAK = Span("\n")
+
+
 @dataclass(frozen=True)
 class TokenMap:
     """A text cut into spans. Colours are relative to `scale`, the largest absolute score; 0 is white."""
@@ -92,7 +96,8 @@ def token_map(
     spans: list[Span] = []
     for segment, own in groupby(_merged(pieces, unit), key=lambda piece: piece.segment):
         text = texts[segment] if segment >= 0 else None
-        spans += [Span(" ")] if spans else []
+        # A text and its pair are two: each begins a line.
+        spans += [BREAK if segment == 1 else Span(" ")] if spans else []
         spans += _spans(list(own), text or "")
     return TokenMap(tuple(spans), signed)
 
@@ -172,7 +177,8 @@ def only_top(tokens: TokenMap, k: int) -> TokenMap:
     order = sorted(scored, key=lambda place: -abs(tokens.spans[place].score or 0.0))
     kept = set(order[:k])
     spans = tuple(
-        span if place in kept else Span(span.text) for place, span in enumerate(tokens.spans)
+        span if place in kept or span.score is None else Span(span.text)
+        for place, span in enumerate(tokens.spans)
     )
     return replace(tokens, spans=spans)
 
@@ -215,7 +221,7 @@ def spans_to_html(tokens: TokenMap) -> str:
 
 
 def _span_to_html(tokens: TokenMap, span: Span) -> str:
-    text = html.escape(visible(span.text))
+    text = span.text if span is BREAK else html.escape(visible(span.text))
     if span.score is None:
         return text
     color = tokens.color(span.score)
@@ -239,7 +245,7 @@ def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
     text = Text(overflow="fold")
     for span in tokens.spans:
         if span.score is None:
-            text.append(visible(span.text))
+            text.append(span.text if span is BREAK else visible(span.text))
         elif colored:
             color = tokens.color(span.score)
             text.append(visible(span.text), style=f"{_hex(ink(color))} on {_hex(color)}")

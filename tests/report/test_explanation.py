@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from tiny_heads import tiny_head, word_tokenizer
 
 import saliency_bench as sb
 from saliency_bench import cli
@@ -102,3 +103,25 @@ def test_explain_writes_a_page_and_prints_records(folder, tmp_path, monkeypatch,
 def test_an_option_that_makes_no_sense_is_refused(option, said, capsys):
     assert cli.main(["explain", "a film", option]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_pair_is_explained_as_a_pair(folder, capfd):
+    words = [f"model.path={folder}", "model=hub", "method=[vanilla]", "--json=article"]
+    assert cli.main(["explain", "the film", "--pair=a w2", *words]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    tokens = shown["instance_1"]["tokens_input_1"]
+    assert tokens == ["[CLS]", "the", "film", "[SEP]", "a", "w2", "[SEP]"]
+
+
+def test_another_task_is_explained_where_it_is_asked_and_no_study_is_made_of_it(tmp_path, capfd):
+    module = tiny_head("token-classification", "bert").float()
+    module.save_pretrained(tmp_path / "model")
+    word_tokenizer(tmp_path / "model").save_pretrained(tmp_path / "model")
+    words = [f"model.path={tmp_path / 'model'}", "model=hub", "model.task=token-classification"]
+    explain = ["explain", "the capital of france", *words, "method=[vanilla]", "--json=article"]
+    assert cli.main([*explain, "--at=france"]) == 0
+    assert len(json.loads(capfd.readouterr().out)) == 1
+    assert cli.main([*explain, "--at=all"]) == 0
+    assert len(json.loads(capfd.readouterr().out)) == 4
+    assert cli.main(["run", *words]) == 2
+    assert "studies are of sequence-classification" in capfd.readouterr().err

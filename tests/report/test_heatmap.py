@@ -80,7 +80,7 @@ def test_tokens_that_share_a_character_are_one_span():
 
 def test_a_pair_of_texts_is_shown_one_after_the_other():
     tokens = map_of("ab cd", [(0, 2), (3, 5), (0, 2, 1)], [0.1, 0.2, 0.3], pair="ef gh")
-    assert written(tokens) == "ab cd ef gh"
+    assert written(tokens) == "ab cd\nef gh"
     assert tokens.spans[-2:] == (Span("ef", 0.3), Span(" gh"))
 
 
