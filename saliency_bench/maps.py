@@ -1,23 +1,36 @@
 """Attribution maps: one score per token, with what it is a score of. Imports no torch."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import numpy as np
 from jaxtyping import Float
 
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, unknown
 
 FORMAT = "saliency_bench.map/2"
 N_IN_REPR = 8
 
+#: Unicode's categories of what has no place of its own: combining marks, and format characters such as joiners.
+_MARKS = {"Mn", "Me", "Mc", "Cf"}
+
+
+#: From the scores of a word's pieces to one; `signed_max` is the one of the largest magnitude, with its sign.
+WORD_REDUCTIONS: Mapping[str, Callable[[Float[np.ndarray, " P"]], float]] = {
+    "sum": lambda pieces: float(pieces.sum()),
+    "mean": lambda pieces: float(pieces.mean()),
+    "max": lambda pieces: float(pieces.max()),
+    "signed_max": lambda pieces: float(pieces[np.abs(pieces).argmax()]),
+}
+
 
 class Word(NamedTuple):
-    """A word of the original text; `score` sums its pieces, `start` and `end` are characters (-1: unknown)."""
+    """A word of the original text; `score` is of all its pieces, `start` and `end` are characters (-1: unknown)."""
 
     text: str
     score: float
@@ -92,18 +105,25 @@ class AttributionMap:
         """The same map as that of the input with this index."""
         return replace(self, input_index=input_index)
 
-    def words(self) -> list[Word]:
-        """Words in order, special tokens left out, scores summed over pieces."""
-        return [self._word(positions) for positions in self._pieces()]
+    def words(self, reduction: str = "sum") -> list[Word]:
+        """Words in order, as they were written, special tokens left out; `reduction` is one of `WORD_REDUCTIONS`.
 
-    def segments(self) -> list[Segment]:
+        Raises:
+            InputError: there is no such reduction.
+        """
+        if reduction not in WORD_REDUCTIONS:
+            raise unknown("reduction of words", reduction, list(WORD_REDUCTIONS))
+        return self._words(self._pieces(), reduction)
+
+    def segments(self, reduction: str = "sum") -> list[Segment]:
         """The text and its pair apart, each with its words: a map for each of them."""
+        self.words(reduction)  # refuses an unknown one
         texts = [one for one in (self.encoded.text, self.encoded.text_pair) if one is not None]
         found = []
         for segment, text in enumerate(texts):
             own = [p for p in self._pieces() if self.encoded.segments[p[0]] == segment]
-            words = tuple(self._word(positions) for positions in own)
-            found.append(Segment(text, float(sum(word.score for word in words)), words))
+            score = float(sum(self.scores[pieces].sum() for pieces in own))
+            found.append(Segment(text, score, tuple(self._words(own, reduction))))
         return found
 
     def _pieces(self) -> list[list[int]]:
@@ -114,17 +134,45 @@ class AttributionMap:
                 pieces.setdefault(word, []).append(position)
         return list(pieces.values())
 
-    def _word(self, positions: Sequence[int]) -> Word:
+    def _words(self, words: Sequence[list[int]], reduction: str) -> list[Word]:
+        reduce = WORD_REDUCTIONS[reduction]
+        return [
+            Word(self._written(own), reduce(self.scores[own]), *self._span(own)) for own in words
+        ]
+
+    def _written(self, positions: Sequence[int]) -> str:
+        start, end = self._span(positions)
+        source = self._source(positions[0])
+        if start < 0 or not source:
+            return "".join(self.tokens[position] for position in positions)
+        return source[start:end]
+
+    def _source(self, position: int) -> str | None:
+        return self.encoded.text if self.encoded.segments[position] == 0 else self.encoded.text_pair
+
+    def _span(self, positions: Sequence[int]) -> tuple[int, int]:
+        """The characters of a word, without the space that some tokenizers count in.
+
+        Marks that a tokenizer drops (an accent, a variation selector, a joiner) belong to the character before them.
+        """
         start = self.encoded.offsets[positions[0]][0]
-        end = self.encoded.offsets[positions[-1]][1]
-        source = (
-            self.encoded.text
-            if self.encoded.segments[positions[0]] == 0
-            else self.encoded.text_pair
-        )
-        known = start >= 0 and source is not None
-        text = source[start:end] if known and source else "".join(self.tokens[p] for p in positions)
-        return Word(text, float(self.scores[list(positions)].sum()), start, end)
+        end = max(self.encoded.offsets[position][1] for position in positions)
+        source = self._source(positions[0])
+        if start < 0 or not source:
+            return start, end
+        own = self.encoded.segments[positions[0]]
+        starts = [
+            offset
+            for (offset, _), segment in zip(
+                self.encoded.offsets, self.encoded.segments, strict=True
+            )
+            if segment == own and offset >= end
+        ]
+        limit = min(starts, default=len(source))
+        while end < limit and category(source[end]) in _MARKS:
+            end += 1
+        blank = len(source[start:end]) - len(source[start:end].lstrip())
+        return (start + blank if blank < end - start else start), end
 
     def save(self, path: str | Path) -> None:
         """Writes the map as JSON; floats survive exactly."""

@@ -49,11 +49,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_collection_modifyitems(config, items):
     """Tests of minutes run where they are asked for."""
-    if "long" not in config.getoption("-m"):
-        skip = pytest.mark.skip(reason="takes minutes: scripts/test -m long")
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(skip)
+    for marker in ("long", "conformance"):
+        if marker not in config.getoption("-m"):
+            skip = pytest.mark.skip(reason=f"takes minutes: scripts/test -m {marker}")
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -27,7 +27,8 @@ from saliency_bench.models.encoder import (
     sha256_of,
 )
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TASKS, Head
-from saliency_bench.models.model import Criterion, Forward, Model, find_embedding
+from saliency_bench.models.intake import find_embedding
+from saliency_bench.models.model import Criterion, Forward, Model, frozen
 
 #: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
 TF32 = "tf32"
@@ -487,7 +488,8 @@ def _watch(module: nn.Module, call: Forward, wants_mask: bool = False) -> nn.Mod
         mask = {"attention_mask": torch.ones_like(ids)} if wants_mask else {}
         return call(module, {"input_ids": ids} | mask)
 
-    return find_embedding(module, run, vocabulary or max(tables))
+    with frozen(module):
+        return find_embedding(module, run, vocabulary or max(tables))
 
 
 def _layer_at(module: nn.Module, path: str) -> nn.Module:
@@ -520,6 +522,8 @@ def _max_length(module: nn.Module, tokenizer: Any) -> int:
     """The longest text the positions and the tokenizer allow, in tokens."""
     config: Any = getattr(module, "config", None)
     positions = getattr(config, "max_position_embeddings", None) or 10**6
+    if positions < 0:  # XLNet's way to say that there is no limit
+        positions = 10**6
     if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         positions -= config.pad_token_id + 1  # their position ids start after the pad id
     return int(min(positions, getattr(tokenizer, "model_max_length", None) or 10**6))

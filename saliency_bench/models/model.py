@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
+from saliency_bench.models.intake import Intake, how_ids_arrive, replaced, watched_ids
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 
@@ -23,6 +24,9 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
+
+#: Ids that a layer which is no table of a known size is watched on.
+WATCHED_VOCABULARY = 5
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,24 @@ class Model:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
+        _ = self.intake  # a pass of its own, before anybody watches the model's layers
         with frozen(self.module), _products(self.tf32):
             yield
+
+    @cached_property
+    def intake(self) -> Intake:
+        """How ids reach the embedding layer, seen in one pass over two rows."""
+        config = getattr(self.module, "config", None)
+        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
+        ids = watched_ids(vocabulary, getattr(config, "eos_token_id", None), self.device, 2)
+
+        def run(ids: Int[Tensor, "2 5"]) -> Any:
+            mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
+            with self._batches_allowed(True):
+                return self.forward(self.module, {"input_ids": ids} | mask)
+
+        with frozen(self.module):
+            return how_ids_arrive(self.module, self.embedding, run, ids)
 
     @cached_property
     def first_position(self) -> int | None:
@@ -137,6 +157,7 @@ class Model:
         ) -> Float[Tensor, "R C"]:
             return self.output(ids, None, None, embeddings)
 
+        _ = self.intake  # a pass of its own, before layers are watched
         with frozen(self.module):
             return find_layer(self.module, logits, self.embed, ids)
 
@@ -171,7 +192,7 @@ class Model:
             inputs["position_ids"] = position_ids
         layer = self.pooled_layer if short else None
         with (
-            _replaced(self.embedding, embeddings),
+            replaced(self.embedding, embeddings, lambda: self.intake),
             self._batches_allowed(mask is None),
             first_row_only(layer),
         ):
@@ -223,85 +244,6 @@ def _products(tf32: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def find_embedding(
-    module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], vocabulary: int
-) -> nn.Module:
-    """The one embedding layer that receives exactly the token ids, found by watching one forward pass.
-
-    What `get_input_embeddings()` returns is not asked: T5 and BART do not call it.
-
-    Raises:
-        InputError: none or several layers receive the ids, or the layer is called more than once.
-    """
-    device = next(module.parameters()).device
-    # Ids that are neither positions nor constant, so that no other table can receive the same numbers.
-    ids = torch.tensor([[(7 * position + 3) % vocabulary for position in range(5)]], device=device)
-    end = getattr(getattr(module, "config", None), "eos_token_id", None)
-    if isinstance(end, int) and 0 <= end < vocabulary:
-        ids[0, -1] = end  # BART pools there, and refuses a text without it
-    seen: list[tuple[str, nn.Module]] = []
-    handles = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Embedding):
-            handles.append(layer.register_forward_pre_hook(_watcher(name, ids, seen)))
-    try:
-        with frozen(module), torch.no_grad():
-            run(ids)
-    except (TypeError, LookupError, ValueError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"the module could not be called on token ids alone ({type(error).__name__}: {error}). "
-            "Say how: forward=lambda module, inputs: ... in wrap_model()"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(seen) != 1:
-        found = ", ".join(name for name, _ in seen) or "none"
-        raise InputError(
-            "expected one embedding layer that receives the token ids, "
-            f"found: {found}. Name it: embeddings='path.to.layer' in wrap_model()"
-        )
-    return seen[0][1]
-
-
-def _watcher(name: str, ids: Tensor, seen: list[tuple[str, nn.Module]]) -> Callable[..., None]:
-    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor) and torch.equal(args[0], ids):
-            seen.append((name, layer))
-
-    return hook
-
-
-@contextmanager
-def _replaced(layer: nn.Module, embeddings: Tensor | None) -> Iterator[None]:
-    """While open, the layer's output is `embeddings`; that it fired exactly once is checked."""
-    if embeddings is None:
-        yield
-        return
-    fired = 0
-
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        nonlocal fired
-        fired += 1
-        if output.shape != embeddings.shape:
-            raise InputError(
-                f"the embedding layer gives {tuple(output.shape)}, expected {tuple(embeddings.shape)} [B T D]"
-            )
-        return embeddings
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield
-        if fired != 1:
-            raise InputError(
-                f"the embedding layer was called {fired} times in one forward pass, expected 1"
-            )
-    finally:
-        handle.remove()
 
 
 def _logits(output: Any) -> Tensor:

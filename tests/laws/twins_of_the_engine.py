@@ -196,7 +196,7 @@ def the_mode_is_set_for_all_parts_alike(patch):
 
 def nothing_is_undone_after_an_error(patch):
     @contextmanager
-    def replaced(layer, embeddings):
+    def replaced(layer, embeddings, intake):
         if embeddings is None:
             yield
             return
@@ -204,7 +204,7 @@ def nothing_is_undone_after_an_error(patch):
         yield
         handle.remove()
 
-    patch.setattr(model, "_replaced", replaced)
+    patch.setattr(model, "replaced", replaced)
 
 
 def gradients_are_left_in_the_weights(patch):

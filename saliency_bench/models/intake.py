@@ -1,0 +1,183 @@
+"""How token ids reach a model's embedding layer, and what takes the place of what it gives."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from saliency_bench.errors import InputError, is_out_of_memory
+
+#: Tokens of the rows that a model is watched on.
+WATCHED = 5
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What was seen of the embedding layer in one pass.
+
+    `time_first`: it is asked for ids [T B], as by XLNet.
+    `echoes`: layers with the same table that are asked for the text again, one place later: the decoders of T5 and
+    BART, which classify a text by reading it twice.
+    """
+
+    time_first: bool = False
+    echoes: tuple[nn.Module, ...] = ()
+
+
+def watched_ids(
+    vocabulary: int, end: object, device: torch.device, n_rows: int = 1
+) -> Int[Tensor, "R 5"]:
+    """Ids that are neither positions nor constant, so that no other table can receive the same numbers."""
+    steps = 7 * torch.arange(WATCHED, device=device) + 3
+    ids = torch.stack([steps.roll(row) + row for row in range(n_rows)]) % vocabulary
+    if isinstance(end, int) and 0 <= end < vocabulary:
+        ids[:, -1] = end  # BART pools there, and refuses a text without it
+    return ids
+
+
+def how_ids_arrive(
+    module: nn.Module, layer: nn.Module, run: Callable[[Int[Tensor, "2 5"]], Any], ids: Tensor
+) -> Intake:
+    """Watches one pass over two rows; a model that refuses such ids is taken for an ordinary one."""
+    tables = [one for one in module.modules() if isinstance(one, nn.Embedding)]
+    asked: dict[nn.Module, list[Tensor]] = {}
+    try:
+        with _listening({layer, *tables}, asked), torch.no_grad():
+            run(ids)
+    except (TypeError, LookupError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return Intake()
+    turned = any(torch.equal(one, ids.T) for one in asked.get(layer, ()))
+    weight = getattr(layer, "weight", None)
+    echoes = [
+        table
+        for table in tables
+        if table is not layer
+        and table.weight is weight
+        and any(_begins(one[..., 1:], ids[:, :-1]) for one in asked.get(table, ()))
+    ]
+    return Intake(turned, tuple(echoes))
+
+
+def find_embedding(
+    module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], vocabulary: int
+) -> nn.Module:
+    """The one embedding layer that receives exactly the token ids, found by watching one forward pass.
+
+    What `get_input_embeddings()` returns is not asked: T5 and BART do not call it. Ids may be followed by padding of
+    the model's own (Longformer), and a table of positions that is handed the ids for their shape (MVP) does not count.
+
+    Raises:
+        InputError: none or several layers receive the ids, or the layer is called more than once.
+    """
+    device = next(module.parameters()).device
+    end = getattr(getattr(module, "config", None), "eos_token_id", None)
+    ids = watched_ids(vocabulary, end, device)
+    asked: dict[nn.Module, list[Tensor]] = {}
+    names = {one: name for name, one in module.named_modules() if isinstance(one, nn.Embedding)}
+    try:
+        with _listening(set(names), asked), torch.no_grad():
+            run(ids)
+    except (TypeError, LookupError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"the module could not be called on token ids alone ({type(error).__name__}: {error}). "
+            "Say how: forward=lambda module, inputs: ... in wrap_model()"
+        ) from error
+    seen = [
+        (name, layer)
+        for layer, name in names.items()
+        for one in asked.get(layer, ())
+        if _begins(one, ids) or torch.equal(one, ids.T)
+    ]
+    if len(seen) > 1:
+        seen = [(name, layer) for name, layer in seen if _tells_apart(layer, ids)]
+    if len(seen) != 1:
+        found = ", ".join(name for name, _ in seen) or "none"
+        raise InputError(
+            "expected one embedding layer that receives the token ids, "
+            f"found: {found}. Name it: embeddings='path.to.layer' in wrap_model()"
+        )
+    return seen[0][1]
+
+
+@contextmanager
+def replaced(
+    layer: nn.Module, embeddings: Float[Tensor, "R T D"] | None, intake: Callable[[], Intake]
+) -> Iterator[None]:
+    """While open, the layer's output is `embeddings`; that it fired exactly once is checked."""
+    if embeddings is None:
+        yield
+        return
+    how = intake()
+    fired = 0
+
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Tensor:
+        nonlocal fired
+        fired += 1
+        return _in_place_of(output, embeddings, how.time_first)
+
+    def echo(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1], embeddings[:, :-1]], 1)  # the first is a token of its own
+
+    handles = [layer.register_forward_hook(hook)]
+    handles += [one.register_forward_hook(echo) for one in how.echoes]
+    try:
+        yield
+        if fired != 1:
+            raise InputError(
+                f"the embedding layer was called {fired} times in one forward pass, expected 1"
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_place_of(output: Any, embeddings: Float[Tensor, "R T D"], time_first: bool) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"the embedding layer returns {type(output).__name__}, expected a tensor [B T D]: name another one in "
+            "embeddings="
+        )
+    mine = embeddings.transpose(0, 1) if time_first else embeddings
+    length = mine.shape[1]
+    if output.ndim == 3 and output.shape[1] > length and output[:, :length].shape == mine.shape:
+        return torch.cat([mine, output[:, length:]], 1)  # padding of the model's own
+    if output.shape != mine.shape:
+        raise InputError(
+            f"the embedding layer gives {tuple(output.shape)}, expected {tuple(mine.shape)} [B T D]"
+        )
+    return mine.clone()  # CTRL scales it in place
+
+
+@contextmanager
+def _listening(layers: set[nn.Module], asked: dict[nn.Module, list[Tensor]]) -> Iterator[None]:
+    """While open, what each layer is called with is kept."""
+
+    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            asked.setdefault(layer, []).append(args[0])
+
+    handles = [one.register_forward_pre_hook(hook) for one in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _begins(one: Tensor, ids: Int[Tensor, "R T"]) -> bool:
+    """Whether `one` is the ids, or has the ids first in each row."""
+    rows, length = ids.shape
+    return one.ndim == 2 and len(one) == rows and torch.equal(one[:, :length], ids)
+
+
+@torch.no_grad()
+def _tells_apart(layer: nn.Module, ids: Int[Tensor, "1 T"]) -> bool:
+    return not torch.equal(layer(ids), layer(ids.roll(1, 1)))
