@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from saliency_bench import conf_files
 from saliency_bench.attribution.methods import METHODS
@@ -29,6 +30,7 @@ from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.items import items as items_of
 from saliency_bench.tasks.targets import AGAINST, ALL, CONTRAST
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 Target = str | int | tuple[str | int, str | int]
 Targets = Target | Sequence[Target]
-Inputs = str | Iterable[Any]
+Inputs = str | Iterable[Any] | Dataset[Any]
 Baseline = str | np.ndarray | Tensor
 
 
@@ -60,7 +62,8 @@ def attribute(
 
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
-        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`), or a Dataset of these.
+        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
+            or DataLoader of these, in batches too.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
@@ -189,7 +192,7 @@ EVALUATION_COLUMNS = [
 
 def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None) -> list[Encoded]:
     """Every input tokenised, whatever its form."""
-    items = _items(inputs)
+    items = items_of(inputs)
     if not items:
         raise InputError("inputs is empty: expected at least one text")
     if labels is not None and len(labels) != len(items):
@@ -204,21 +207,6 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
             stacklevel=3,
         )
     return encoded
-
-
-def _items(inputs: Inputs) -> list[Any]:
-    """The inputs one by one; what a tokenizer returns for several texts is taken apart."""
-    if isinstance(inputs, str | Example):
-        return [inputs]
-    if not isinstance(inputs, Mapping):
-        return list(inputs)
-    columns = {
-        key: value.tolist() if hasattr(value, "tolist") else value for key, value in inputs.items()
-    }
-    ids = columns.get("input_ids")
-    if not ids or not isinstance(ids[0], list):
-        return [inputs]
-    return [{key: value[row] for key, value in columns.items()} for row in range(len(ids))]
 
 
 def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:

@@ -189,6 +189,7 @@ def wrap_model(
     *,
     task: str = "sequence-classification",
     embeddings: str | nn.Module | None = None,
+    encoder: str | nn.Module | None = None,
     forward: Forward | None = None,
     criterion: Criterion | None = None,
     labels: Sequence[str] | None = None,
@@ -201,6 +202,7 @@ def wrap_model(
         task: "sequence-classification".
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
             watching a forward pass where None.
+        encoder: the same under the name that older interpretation tools have for it.
         forward: `forward(module, inputs) -> logits`, for a module that is called in another way.
         criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or
             probability, so that what speaks for the class is positive.
@@ -211,6 +213,9 @@ def wrap_model(
     """
     if task not in TASKS:
         raise unknown("task", task, list(TASKS))
+    if embeddings is not None and encoder is not None:
+        raise InputError("encoder= is another name of embeddings=: give one of them")
+    embeddings = encoder if embeddings is None else embeddings
     call = forward or _call
     wants_mask = forward is not None or _needs_mask(module)
     if embeddings is None:
