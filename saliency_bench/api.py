@@ -1,10 +1,10 @@
 """The Python interface: attribute texts, and judge attributions."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +31,7 @@ from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.items import items as items_of
 from saliency_bench.tasks.registry import questions, task_of
 from saliency_bench.tasks.targets import AGAINST, ALL, CONTRAST
 from saliency_bench.tasks.task import At
@@ -68,8 +69,9 @@ def attribute(
 
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
-        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`), a Dataset of these, or a
-            DataLoader of batches of them; padding (where `attention_mask` is 0) is left out.
+        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
+            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left
+            out.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
@@ -207,7 +209,7 @@ EVALUATION_COLUMNS = [
 
 def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None) -> list[Encoded]:
     """Every input tokenised, whatever its form."""
-    items = _items(inputs)
+    items = items_of(inputs)
     if not items:
         raise InputError("inputs is empty: expected at least one text")
     if labels is not None and model.task != SEQUENCE_CLASSIFICATION:
@@ -232,41 +234,10 @@ def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[st
         raise InputError(
             f"continuation= is for task={TEXT_GENERATION}; this model is for {model.task}"
         )
-    prompts = _items(inputs)
+    prompts = items_of(inputs)
     if any(not isinstance(one, str) for one in prompts):
         raise InputError("continuation= follows prompts that are texts")
     return [(prompt, continuation) for prompt in prompts]
-
-
-def _items(inputs: Inputs) -> list[Any]:
-    """The inputs one by one; batches, as a tokenizer or a DataLoader gives them, are taken apart."""
-    if isinstance(inputs, str | Example):
-        return [inputs]
-    if isinstance(inputs, Mapping):
-        return _rows_of(inputs)
-    # A Dataset has items and a length, and need not be iterable.
-    items = (
-        inputs
-        if isinstance(inputs, Iterable)
-        else map(inputs.__getitem__, range(len(cast(Sized, inputs))))
-    )
-    return [
-        row for item in items for row in (_rows_of(item) if isinstance(item, Mapping) else [item])
-    ]
-
-
-def _rows_of(inputs: Mapping[str, Any]) -> list[Any]:
-    """The texts of a batch of ids, each with its own row of everything; what is one text is left as it is."""
-    columns = {
-        key: value.tolist() if hasattr(value, "tolist") else value for key, value in inputs.items()
-    }
-    ids = columns.get("input_ids")
-    if not ids or not isinstance(ids[0], list):
-        return [inputs]
-    return [
-        {key: value[row] for key, value in columns.items() if isinstance(value, list)}
-        for row in range(len(ids))
-    ]
 
 
 def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -247,9 +247,11 @@ def _products(tf32: bool) -> Iterator[None]:
 
 
 def _logits(output: Any) -> Tensor:
-    """The logits in what a module returned: a tensor, a tuple that starts with it, or an object that has it."""
+    """The logits in what a module returned: a tensor, a tuple that starts with it, or what has it by name."""
     if isinstance(output, Tensor):
         return output
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return cast(Tensor, output["logits"])
     if isinstance(output, tuple | list):
         return _logits(output[0])
     logits = getattr(output, "logits", None)

@@ -223,7 +223,9 @@ def _gradient_difference(
             _output(model, ids, types, (embeddings.double() + sign * move).to(model.dtype))
             for sign in (1, -1)
         ]
-        above, middle, below = (float(one.flatten()[target]) for one in (sides[0], logits, sides[1]))
+        above, middle, below = (
+            float(one.flatten()[target]) for one in (sides[0], logits, sides[1])
+        )
         rise = float(step * size * length)
         # One side alone too: the output of a mixture of experts may jump on the other.
         for seen, expected in (

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,16 @@ class Finding:
     completeness: float | None = None  # Σ scores - (F(x) - F(x')), of |F(x) - F(x')|
     n_steps: int | None = None  # for this
     padding: float | None = None  # what the probe saw of a logit when padding is added
+
+    def row(self) -> dict[str, str]:
+        """For a table: numbers to two digits."""
+        return {key: _cell(value) for key, value in asdict(self).items()}
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1e}" if isinstance(value, float) else str(value)
 
 
 def texts() -> list[dict[str, list[int]]]:
