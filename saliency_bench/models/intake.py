@@ -14,6 +14,9 @@ from saliency_bench.errors import InputError, is_out_of_memory
 #: Tokens of the rows that a model is watched on.
 WATCHED = 5
 
+#: What a module may raise that cannot be called on these ids, or not backwards.
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
+
 
 @dataclass(frozen=True)
 class Intake:
@@ -48,7 +51,7 @@ def how_ids_arrive(
     try:
         with _listening({layer, *tables}, asked), torch.no_grad():
             run(ids)
-    except (TypeError, LookupError, ValueError, RuntimeError) as error:
+    except FAILURES as error:
         if is_out_of_memory(error):
             raise
         return Intake()
@@ -83,7 +86,7 @@ def find_embedding(
     try:
         with _listening(set(names), asked), torch.no_grad():
             run(ids)
-    except (TypeError, LookupError, ValueError, RuntimeError) as error:
+    except FAILURES as error:
         if is_out_of_memory(error):
             raise
         raise InputError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS
+from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
@@ -33,9 +34,6 @@ LARGEST_GRADIENT_DIFFERENCE = 0.005
 
 #: Half precision is too coarse for differences.
 FINEST = (torch.float32, torch.float64)
-
-#: What a module may raise that cannot be run, or not backwards.
-FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
 
 
 @dataclass(frozen=True)

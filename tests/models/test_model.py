@@ -55,7 +55,15 @@ def configurations():
             eos_token_id=2,
             decoder_start_token_id=2,
         ),
-        "t5": t.T5Config(**small, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+        "t5": t.T5Config(
+            **small,
+            d_model=16,
+            d_kv=8,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            decoder_start_token_id=0,
+        ),
     }
 
 
@@ -203,3 +211,49 @@ def test_products_are_rounded_as_the_model_says_and_as_before_afterwards(before)
             assert torch.get_float32_matmul_precision() == before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_text_that_is_read_twice_is_replaced_twice(family):
+    """What its embeddings say is all that a model knows of a text: other ids beneath them change nothing."""
+    model = sb.wrap_model(classifier(configurations()[family]))
+    assert len(model.intake.echoes) == 1
+    end = model.module.config.eos_token_id
+    ids, other = torch.tensor([[5, 9, 7, 6, end], [5, 11, 30, 8, end]])[:, None]
+    read = model.output(ids, embeddings=model.embed(other))
+    torch.testing.assert_close(read, model.output(other), rtol=0, atol=1e-12)
+
+
+class Unusual(nn.Module):
+    """Embeddings [T B D], or longer than the text, or edited in place."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 4).double()
+        self.way = way
+
+    def forward(self, input_ids):
+        if self.way == "time first":
+            return self.embedding(input_ids.T).transpose(0, 1).cumsum(1).tanh().sum(1)
+        if self.way == "padded":
+            longer = nn.functional.pad(input_ids, (0, 3))
+            return self.embedding(longer).cumsum(1).tanh().sum(1)
+        embeddings = self.embedding(input_ids)
+        embeddings *= 2
+        return embeddings.cumsum(1).tanh().sum(1)
+
+
+@pytest.mark.parametrize("way", ["time first", "padded", "in place"])
+@pytest.mark.parametrize("length", [2, 5])  # two rows: of two tokens [T B] looks like [B T]
+def test_unusual_embeddings_are_replaced_too(way, length):
+    model = sb.wrap_model(Unusual(way))
+    ids = torch.arange(1, 2 * length + 1).reshape(2, length)
+    other = ids.flip(0, 1)
+    with model.frozen(), torch.enable_grad():
+        embeddings = model.embed(other).requires_grad_()
+        before = embeddings.detach().clone()
+        found = model.output(ids, embeddings=embeddings)
+        found.sum().backward()
+    assert torch.equal(found, model.output(other))
+    assert torch.equal(embeddings, before)
+    assert (embeddings.grad != 0).any(-1).all()

@@ -69,3 +69,55 @@ def test_outputs_that_are_not_finite_are_refused(large):
 def test_what_cannot_be_explained_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         inspect_model(sb.wrap_model(Odd(wrong)), IDS, None)
+
+
+class Reads(nn.Module):
+    """A classifier that looks at its ids besides its embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 4)
+
+    def forward(self, input_ids):
+        places = torch.arange(1, input_ids.shape[1] + 1) * input_ids / VOCABULARY
+        return self.embedding(input_ids).tanh().mean(1)[:, :2] + places.mean(1, keepdim=True)
+
+
+def test_a_model_that_reads_ids_by_another_way_is_refused():
+    with pytest.raises(InputError, match="by another way than its embedding layer"):
+        inspect_model(sb.wrap_model(Reads()), IDS, None)
+
+
+class Rough(torch.autograd.Function):
+    """A tanh whose backward pass is a straight line's."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_backward_pass_that_is_no_derivative_is_refused(dtype):
+    with pytest.raises(InputError, match="not those of its outputs"):
+        inspect_model(sb.wrap_model(Odd(Rough.apply).to(dtype)), IDS, None)
+    found = inspect_model(sb.wrap_model(Odd(torch.tanh).to(dtype)), IDS, None)
+    # Central differences over the smallest step: the curvature of tanh, (step × size)² / 3 of its slope.
+    assert found.gradient_difference < 1e-4
+
+
+def test_an_output_that_jumps_beside_the_text_does_not_spoil_the_comparison():
+    torch.manual_seed(0)
+    plain = sb.wrap_model(Odd(torch.tanh).double())
+    top = plain.output(torch.tensor([IDS])).max()
+    jumps = sb.wrap_model(Odd(lambda x: x.tanh() + (x.tanh() > top + 1e-9)).double())
+    jumps.module.load_state_dict(plain.module.state_dict())
+    assert inspect_model(jumps, IDS, None).gradient_difference < 1e-3
+
+
+def test_a_model_without_a_backward_pass_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match="no gradient at its embeddings"):
+        inspect_model(sb.wrap_model(Odd(lambda x: x.detach())), IDS, None)
