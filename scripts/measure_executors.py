@@ -23,7 +23,7 @@ EXECUTORS = ("processes", "ray")
 
 def measured(executor: str, n_examples: int, folder: Path) -> dict[str, float]:
     """One study: seconds until the first block was finished, and blocks a second from there to the last."""
-    words = [*STUDY, f"n_examples={n_examples}", "report.formats=[png]", f"out={folder}"]
+    words = [*STUDY, f"n_examples={n_examples}", f"out={folder}"]
     words += [f"runtime={executor}", "runtime.executor.workers=2", "runtime.threads=1"]
     subprocess.run(
         [sys.executable, "-m", "saliency_bench", *words], check=True, capture_output=True
