@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.errors import InputError, is_out_of_memory, unknown
-from saliency_bench.models.dropping import dropped_output, how_to_drop, masked_output
+from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import (
     ATTENTION,
@@ -232,6 +232,11 @@ class AttentionProbe(_ShorteningProbe):
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
         super().__init__(references, batch, token_budget)
         self.how = how_to_drop(references, batch)
+        if self.how is None and not hides(references, batch):
+            raise InputError(
+                f"model {references.model.name} still reads tokens that are not to be attended to, so that removal "
+                "attention would remove nothing or too little: use removal mask, zero or delete"
+            )
 
     def _groups(
         self, stays: Bool[np.ndarray, "N W"]

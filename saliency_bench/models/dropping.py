@@ -75,6 +75,35 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
     return None
 
 
+def hides(references: References, batch: Batch) -> bool:
+    """Whether tokens that nothing should attend to are out of sight: other embeddings there change no logit.
+
+    Some models have no such mask (FNet), or let neighbours and landmarks through (ConvBERT, Nyströmformer).
+    """
+    frames = tuple(tuple(item.special) for item in batch.encoded[:N_TRIED])
+    key = "hiding", batch.input_ids.shape[1], frames
+    if key not in references.found:
+        with references.model.ledger.under(part=PROOF):
+            references.found[key] = _hidden(provable(references.model), batch)
+    return bool(references.found[key])
+
+
+@torch.inference_mode()
+def _hidden(model: Model, batch: Batch) -> bool:
+    examples, stays = _questions(batch)
+    rows, removed = examples.to(model.device), ~stays.to(model.device)
+    types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
+    embeddings = model.embed(batch.input_ids[rows])
+    other = torch.where(removed[:, :, None], 1 - embeddings.roll(1, 1), embeddings)
+    seen, same = (
+        model.output(batch.input_ids[rows], ~removed, types, one) for one in (other, embeddings)
+    )
+    # Some models compute a softmax in float32 whatever their weights are.
+    epsilon = max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps)
+    share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
+    return float((seen - same).abs().max()) <= share * float(same.abs().max())
+
+
 def _questions(batch: Batch) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
     examples, stays = [], []
     for row in range(min(N_TRIED, len(batch))):

@@ -119,6 +119,13 @@ def test_where_dropping_is_not_the_same_tokens_are_masked(name):
     assert_same(probe, slow_attention, model, batch)
 
 
+@pytest.mark.parametrize("name", ["fnet", "convbert", "nystromformer"])
+def test_a_model_that_reads_what_it_should_not_attend_to_is_refused(name):
+    model = wrapped(name)
+    with model.frozen(), pytest.raises(InputError, match="still reads tokens"):
+        AttentionProbe(References(model), batch_of(model), 1000)
+
+
 def test_a_window_that_holds_the_whole_text_lets_tokens_be_dropped_and_a_longer_text_does_not():
     model = wrapped("modernbert", local_attention=20, cls_token_id=1, sep_token_id=2)
     refs = References(model)
