@@ -80,7 +80,7 @@ def hides(references: References, batch: Batch) -> bool:
 
     Some models have no such mask (FNet), or let neighbours and landmarks through (ConvBERT, Nyströmformer).
     """
-    frames = tuple(tuple(item.special) for item in batch.encoded[:N_TRIED])
+    frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
     key = "hiding", batch.input_ids.shape[1], frames
     if key not in references.found:
         with references.model.ledger.under(part=PROOF):
@@ -96,7 +96,8 @@ def _hidden(model: Model, batch: Batch) -> bool:
     embeddings = model.embed(batch.input_ids[rows])
     other = torch.where(removed[:, :, None], 1 - embeddings.roll(1, 1), embeddings)
     seen, same = (
-        model.output(batch.input_ids[rows], ~removed, types, one) for one in (other, embeddings)
+        batch.read(model.output(batch.input_ids[rows], ~removed, types, one), rows)
+        for one in (other, embeddings)
     )
     # Some models compute a softmax in float32 whatever their weights are.
     epsilon = max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps)
