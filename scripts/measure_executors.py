@@ -17,7 +17,10 @@ from statistics import median
 from saliency_bench.store.events import EVENTS
 from saliency_bench.store.manifest import collect
 
-STUDY = ["experiment=method_comparison", "timing.enabled=false", "convergence.n_examples=0"]
+STUDY = [
+    *["~experiment", "method=[integrated_gradients,smoothgrad]", "metric=[srg]"],
+    *["timing.enabled=false", "convergence.n_examples=0"],
+]
 EXECUTORS = ("processes", "ray")
 
 
@@ -41,7 +44,7 @@ def measured(executor: str, n_examples: int, folder: Path) -> dict[str, float]:
 
 if __name__ == "__main__":
     out, started = Path(sys.argv[1]), datetime.now(UTC)
-    n_examples, rounds = (int(word) for word in [*sys.argv[2:], "200", "3"][:2])
+    n_examples, rounds = (int(word) for word in [*sys.argv[2:], "100", "3"][:2])
     trials: dict[str, list[dict[str, float]]] = {name: [] for name in EXECUTORS}
     for turn in range(rounds):
         for name in EXECUTORS if turn % 2 == 0 else EXECUTORS[::-1]:
