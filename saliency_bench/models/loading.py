@@ -426,11 +426,17 @@ def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
             f"model.path={path} has no tokenizer that can be loaded: {str(error)[:200]}"
         ) from error
+    # Where its files are missing, transformers 5 makes one that knows no word, and every text becomes [UNK] [UNK] ...
+    if len(found) <= len(found.all_special_tokens):
+        raise InputError(
+            f"model.path={path} has a tokenizer without words: its vocabulary (tokenizer.json, vocab.txt, ...) is missing"
+        )
+    return found
 
 
 def _finish(
