@@ -96,7 +96,11 @@ def _record(one: "AttributionMap", shape: str) -> dict[str, Any]:
 
 
 def _facts(one: "AttributionMap", tokens: TokenMap) -> str:
-    said = [f"largest score {number(tokens, tokens.scale)}", f"{one.n_gradients} gradients"]
+    said = [f"largest score {number(tokens, tokens.scale)}", _gradients(one.n_gradients)]
     if one.completeness_gap is not None:
         said.append(f"completeness gap {one.completeness_gap:.2g}")
     return html.escape(visible(" · ".join(said)))
+
+
+def _gradients(n: int) -> str:
+    return f"{n} gradient" if n == 1 else f"{n} gradients"
