@@ -19,6 +19,7 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import Density, learn
 from saliency_bench.data import movie_reviews
 from saliency_bench.encoded import Encoded
+from saliency_bench.errors import InputError
 from saliency_bench.models.ledger import DENSITY
 from saliency_bench.rows import digest
 from saliency_bench.store import cache
@@ -46,6 +47,11 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
     weights, and its density is then kept in the user's cache folder too; one that was wrapped is known for as long
     as it lives and its weights are not changed.
     """
+    if ctx.batch.positions is not None or ctx.batch.boundaries is not None:
+        raise InputError(
+            "quadrature=calibrated learns from texts of its own, of which nobody has said what is asked about them: in "
+            f"{ctx.references.model.task} take another rule, midpoint or gauss_legendre"
+        )
     module = ctx.references.model.module
     facts = (
         baseline,

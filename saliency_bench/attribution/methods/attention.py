@@ -7,7 +7,7 @@ the first two know nothing of the class. All are read off one row of a matrix [T
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
@@ -84,7 +84,11 @@ def _identity(layer: Float[Tensor, "R H T T"]) -> Float[Tensor, "1 T T"]:
 def _attribution(
     ctx: Context, query: str, relevance: Relevance, n_gradients: int = 0
 ) -> Attribution:
-    """The query's row of each example's relevance, computed a token budget at a time."""
+    """The query's row of each example's relevance, computed a token budget at a time.
+
+    Where a task asks about a token, that token is the query, whatever else is said: another's row answers another
+    question.
+    """
     if query not in QUERIES:
         raise unknown("query", query, list(QUERIES))
     examples = torch.arange(len(ctx.batch), device=ctx.embeddings.device)
@@ -97,8 +101,19 @@ def _attribution(
             with torch.set_grad_enabled(n_gradients > 0):
                 scores = ctx.score(points, rows)
             mask = ctx.batch.mask[rows]
-            found.append(QUERIES[query](relevance(attentions.take(), scores), mask) * mask)
+            found.append(_row(ctx, query, relevance(attentions.take(), scores), rows) * mask)
     return Attribution(torch.cat(found), n_gradients)
+
+
+def _row(
+    ctx: Context, query: str, relevance: Float[Tensor, "R T T"], rows: Int[Tensor, " R"]
+) -> Float[Tensor, "R T"]:
+    asked = ctx.batch.positions
+    if ctx.batch.boundaries is not None:  # the classes are the tokens of the text
+        asked = ctx.target if ctx.target.ndim == 1 else ctx.target[:, 0]
+    if asked is None:
+        return QUERIES[query](relevance, ctx.batch.mask[rows])
+    return relevance[torch.arange(len(rows), device=rows.device), asked.to(rows.device)[rows]]
 
 
 #: Rows of [R T T] that are read, by name: [R T].
