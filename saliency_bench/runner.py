@@ -22,6 +22,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
+from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
 from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.references import References
@@ -41,10 +42,10 @@ from saliency_bench.study import (
     folder_of,
     load_examples,
     prepare,
+    questions_of,
     refuse_another,
     usual_readings,
 )
-from saliency_bench.tasks import sequence_classification as task
 
 TIMING = "timing"  # the name of the part that holds the timings
 CHOICE = "choice"  # the folder of the study that chooses
@@ -436,7 +437,12 @@ def foresee(
     """What the study will cost, of which these parts are finished; `choose`: with the study that chooses before it.
 
     `long_seconds`: see `estimate`.
+
+    Raises:
+        InputError: the model's task is another than sequence classification, whose outputs the rehearsal mimics.
     """
+    if study.model.task != SEQUENCE_CLASSIFICATION:
+        raise InputError(f"model.task={study.model.task} cannot be rehearsed")
     subject = Subject(
         model=study.model,
         shares=_shares(study, finished, choose),
@@ -483,7 +489,7 @@ def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share
     ]
     if config.choose is not None and choose:
         examples = load_examples(_choosing(study))
-        other = task.encode(study.model, examples, too_long=config.too_long)
+        other = [one for _, one in questions_of(study.model, examples, config.too_long)]
         name = f"choosing on {config.choose.split}"
         shares += [Share(stage, other, name=name) for stage in (MAPS, CURVES, PARITY)]
     return [share for share in shares if share.texts]

@@ -28,8 +28,8 @@ from saliency_bench.rows import Setting, digest
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import SETTINGS, read_json, write_json
-from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks import targets
+from saliency_bench.tasks.registry import questions, task_of
 
 RUNS = Path("results") / "runs"
 IDENTITY = "identity.json"
@@ -70,17 +70,12 @@ class Study:
 def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     """Loads model and data and checks that they fit; writes nothing."""
     asked = config
-    task_name = getattr(config.model, "task", SEQUENCE_CLASSIFICATION)
-    if task_name != SEQUENCE_CLASSIFICATION:
-        raise InputError(
-            f"model.task={task_name}: studies are of {SEQUENCE_CLASSIFICATION}. Use saliency-bench explain, or Python "
-            "(attribute, evaluate)."
-        )
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     examples = load_examples(config)
     model = load_configured_model(config)
-    encoded = task.encode(model, examples, too_long=config.too_long)
+    asked_of = questions_of(model, examples, config.too_long)
+    encoded = [question for _, question in asked_of]
     targets.check(config.target, model.labels, encoded)
     if config.metric:
         refuse_multi_label(model)
@@ -92,20 +87,30 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     warnings += lacking + ungated(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
-    sources = {example.id: example.source for example in examples}
     warnings += [
         {
             "example_id": item.example_id,
-            "source": sources[item.example_id],
+            "source": example.source,
             "message": "the text is longer than the model allows and was cut",
         }
-        for item in encoded
+        for example, item in asked_of
         if item.truncated
     ]
     identity = identity_of(config, fitted, model, encoded)
     return Study(
         config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
     )
+
+
+def questions_of(
+    model: Model, examples: Sequence[Example], too_long: str
+) -> list[tuple[Example, Encoded]]:
+    """What the model's task asks of the examples: each as it is by a classifier, which alone knows gold labels."""
+    task = task_of(model)
+    if model.task != SEQUENCE_CLASSIFICATION:
+        examples = [replace(example, label=None) for example in examples]
+    texts = [task.encode(model, example, too_long) for example in examples]
+    return [(examples[index], question) for index, question in questions(model, texts)]
 
 
 def load_examples(config: Any) -> list[Example]:
@@ -228,6 +233,7 @@ def identity_of(
     inputs = [
         [item.example_id, item.input_ids, item.token_type_ids, item.gold]
         + ([] if item.relevant is None else [item.relevant])
+        + ([] if model.task == SEQUENCE_CLASSIFICATION else [_asked(item)])
         for item in encoded
     ]
     provenance = collect(computation(config, model), command=[], started=datetime.now(UTC))
@@ -239,6 +245,10 @@ def identity_of(
         "config": kept,
         "environment": provenance["identity"],
     }
+
+
+def _asked(item: Encoded) -> list[int | None]:
+    return [item.position, item.boundary, item.default_class]
 
 
 def computation(config: Any, model: Model) -> dict[str, Any]:

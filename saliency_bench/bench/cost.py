@@ -154,6 +154,8 @@ def _cut(text: Encoded, length: int) -> Encoded:
         input_ids=cut(text.input_ids),
         token_type_ids=None if types is None else cut(types),
         special=cut(text.special),
+        segments=cut(text.segments),
+        position=None if text.position is None else min(text.position, length - 1),
     )
 
 

@@ -75,7 +75,7 @@ CONFIG = {
     "a missing value": (["data.path=???"], ["data.path"]),
     "an open bracket": (["method=[vanilla"], ["[vanilla"]),
     "a target of Hydra's": (["+data._target_=os.getcwd"], ["_target_"]),
-    "a study of another task": (["model.task=fill-mask"], ["fill-mask"]),
+    "the head of another task": (["model.task=fill-mask"], ["model.path"]),
     "an unknown task": (["model.task=summarization"], ["summarization"]),
     "names of too few classes": (["model.labels=[one]"], ["model.labels"]),
 }  # fmt: skip
