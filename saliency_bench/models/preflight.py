@@ -179,6 +179,8 @@ def _unseen_difference(
     model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
 ) -> float:
     """The text with its inner tokens in another order, by ids and by embeddings under the first text's ids."""
+    if ids.shape[1] < 4:  # nothing between the ends to change places
+        return 0.0
     other = torch.cat([ids[:, :1], ids[:, 1:-1].roll(1, 1), ids[:, -1:]], 1)
     return _difference(_output(model, other, types), _output(model, ids, types, model.embed(other)))
 
@@ -211,6 +213,8 @@ def _gradient_difference(
         return None
     embeddings = model.embed(ids)
     size = embeddings.double().square().sum().sqrt()
+    if size == 0:  # no length to measure a step by
+        return None
     logits = _output(model, ids, types)
     target = logits.argmax()
     rounding = 8 * FLOAT32_EPSILON * float(logits.abs().max())

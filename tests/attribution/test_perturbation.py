@@ -224,8 +224,8 @@ def recorded(name, n, score=entangled, budget=1000, **options):
     model = scored_by(recorder)
     context = context_of(model, token_inputs(n), budget)
     context.path("zero", "keep")
-    recorder.asked.clear(), recorder.sizes.clear()
-    with model.frozen():
+    with model.frozen():  # what is asked to know the model is no question of the method's
+        recorder.asked.clear(), recorder.sizes.clear()
         found = METHODS[name](context, baseline="zero", **options).scores[0].numpy()
     there = np.array([presence for presence, _ in recorder.asked], dtype=float)
     return found, there, np.array([value for _, value in recorder.asked]), recorder.sizes

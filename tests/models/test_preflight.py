@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import VOCABULARY, scored_by, tiny_bert
+from tiny import VOCABULARY, scored_by, tiny_bert, token_inputs
 from torch import nn
 
 import saliency_bench as sb
@@ -121,3 +121,10 @@ def test_an_output_that_jumps_beside_the_text_does_not_spoil_the_comparison():
 def test_a_model_without_a_backward_pass_is_refused_in_a_sentence():
     with pytest.raises(InputError, match="no gradient at its embeddings"):
         inspect_model(sb.wrap_model(Odd(lambda x: x.detach())), IDS, None)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 4])
+def test_the_shortest_texts_can_be_probed(n_tokens):
+    (one,) = token_inputs(n_tokens)
+    found = inspect_model(sb.wrap_model(tiny_bert()), tuple(one["input_ids"]), None)
+    assert found.unseen_difference < 1e-12
