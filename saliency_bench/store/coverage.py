@@ -54,7 +54,7 @@ def _read(part: Path, name: str, columns: Sequence[str]) -> list[_Row]:
 def _require_same(part: Path, table: str, found: Counter[_Row], planned: Counter[_Row]) -> None:
     for problem, left in (("lacks", planned - found), ("has unplanned", found - planned)):
         if left:
-            first = " ".join(map(str, next(iter(left))))
+            first = min(" ".join(map(str, row)) for row in left)
             raise StorageError(
                 f"{part}: table {table!r} {problem} {left.total()} rows, for instance of {first}. Remove this folder, "
                 f"and go on with: saliency-bench resume {part.parent.parent}"

@@ -47,7 +47,7 @@ def test_a_study_without_metrics_has_texts_and_no_rows(tmp_path):
     ("rows", "said"),
     [
         (lambda ids: rows_of(ids)[:-1], "lacks 1 rows, for instance of s2 e3 gap None"),
-        (lambda ids: rows_of(ids)[3:], "lacks 3 rows, for instance of s1 e3 srg mask"),
+        (lambda ids: rows_of(ids)[3:], "lacks 3 rows, for instance of s1 e3 gap None"),
         (lambda ids: rows_of(ids, metrics=METRICS[1:]), "lacks 2 rows"),
         (lambda ids: rows_of(ids, metrics=[*METRICS, ("new", None)]), "has unplanned 2 rows"),
         (lambda ids: rows_of([*ids, "e1"]), "has unplanned 6 rows, for instance of s1 e1"),
