@@ -72,6 +72,8 @@ def values(folder):
     return rows["value"].astype(float)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ERRORS)
 def test_memory_that_runs_out_at_any_call_costs_no_number(
     kind, words, tmp_path, failing, record_property
