@@ -69,20 +69,23 @@ def _expand(cfg: "Config", name: str, entry: Mapping[str, Any]) -> Iterator[Sett
     from saliency_bench.attribution.settings import checked_setting, lacks
 
     where = f"method.{name}"
-    method, hyper = _component(METHODS, "method", entry, where, others=("reduction", "backend"))
+    method, hyper = _component(
+        METHODS, "method", entry, where, others=("reduction", "backend", "output")
+    )
     axes = {"_backend": _backends(cfg, entry, method, where)}
     axes["_reduction"] = _reductions(entry, method, where)
+    axes["_output"] = _outputs(cfg, entry, where)
     for key in METHODS.hyperparameters(method):
         axes[key] = [_value(METHODS[method], key, one, where) for one in as_list(hyper[key])]
     for key, values in axes.items():
         _check_axis(f"{where}.{key.lstrip('_')}", values)
     for axis in expand_axes(axes):
-        backend, reduction = axis.pop("_backend"), axis.pop("_reduction")
+        backend, reduction, output = (
+            axis.pop(key) for key in ("_backend", "_reduction", "_output")
+        )
         if "backend" not in entry and len(axes["_backend"]) > 1 and lacks(backend, method, axis):
             continue  # asked of all entries, and another backend has it
-        yield checked_setting(
-            name, method, backend, reduction, cfg.target, cfg.output, cfg.seed, axis
-        )
+        yield checked_setting(name, method, backend, reduction, cfg.target, output, cfg.seed, axis)
 
 
 def _backends(cfg: "Config", entry: Mapping[str, Any], method: str, where: str) -> list[str]:
@@ -107,6 +110,16 @@ def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
     if "reduction" not in entry:
         raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
     return as_list(entry["reduction"])
+
+
+def _outputs(cfg: "Config", entry: Mapping[str, Any], where: str) -> list[str]:
+    """The scores that an entry explains: its own, or the study's."""
+    from saliency_bench.tasks.sequence_classification import OUTPUTS
+
+    found = as_list(entry.get("output", cfg.output))
+    for output in found:
+        _one_of(f"{where}.output", output, list(OUTPUTS))
+    return found
 
 
 def _value(function: Any, key: str, value: Any, where: str) -> Any:

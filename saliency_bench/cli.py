@@ -149,7 +149,7 @@ def run(words: list[str]) -> int:
 
     from saliency_bench import config, trusted
 
-    for_hydra = [word for word in words if word != trusted.FLAG]
+    for_hydra = config.with_optional_keys([word for word in words if word != trusted.FLAG])
     given, _ = get_args_parser().parse_known_args(for_hydra)
     trusted.refuse_code(given, trusts=len(for_hydra) < len(words))
     config.register()

@@ -4,6 +4,7 @@ Only this module and `cli` know Hydra. Nothing is instantiated from a configurat
 registries, and everything else is data.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,7 +19,16 @@ from saliency_bench.checks import as_list, settings, validate
 from saliency_bench.config_errors import readable
 from saliency_bench.errors import InputError, unknown
 
-__all__ = ["Config", "from_hydra", "load", "readable", "register", "settings", "validate"]
+__all__ = [
+    "Config",
+    "from_hydra",
+    "load",
+    "readable",
+    "register",
+    "settings",
+    "validate",
+    "with_optional_keys",
+]
 
 
 @dataclass
@@ -191,10 +201,15 @@ def load(overrides: Sequence[str] = ()) -> Config:
     register()
     try:
         with initialize_config_dir(str(conf_files.folder()), version_base="1.3"):
-            node = compose("config", list(overrides))
+            node = compose("config", with_optional_keys(overrides))
     except Exception as error:  # Hydra lets builtin exceptions through; composing does nothing else
         raise InputError(readable(error, Config)) from error
     return from_hydra(node)
+
+
+def with_optional_keys(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which keys of method and metric entries need no `+`: what an entry may hold, `validate` knows."""
+    return [re.sub(r"^(?=(method|metric)\.\w+\.\w+=)", "++", word) for word in overrides]
 
 
 def from_hydra(node: DictConfig) -> Config:

@@ -104,7 +104,8 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
     [
         ("n_exmples=3", ["'n_exmples'", "'n_examples'"]),
         ("runtime.dtyp=float32", ["'runtime.dtyp'", "'runtime.dtype'"]),
-        ("method.smoothgrad.n_sample=3", ["'method.smoothgrad.n_samples'"]),
+        ("method.smoothgrad.n_sample=3", ["method.smoothgrad", "'n_sample'", "'n_samples'"]),
+        ("method.smothgrad.n_samples=3", ["method.smothgrad.method is missing", "selected"]),
         ("+method.smoothgrad.n_sample=3", ["method.smoothgrad", "'n_samples'"]),
         ("model.pat=x", ["'model.pat'", "'model.path'"]),
         ("+data.splt=test", ["data", "'split'"]),
@@ -120,6 +121,8 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("statistics.reference=vanila", ["statistics.reference", "'vanilla'"]),
         ("name=../../etc", ["name='../../etc'"]),
         ("output=logits", ["output", "'logit'"]),
+        ("method.smoothgrad.output=logits", ["method.smoothgrad.output", "'logit'"]),
+        ("method.smoothgrad.output=[]", ["method.smoothgrad.output", "empty"]),
         ("backend=captun", ["backend", "'captum'"]),
         ("backend=[]", ["backend", "empty"]),
         ("backend=[native,native]", ["backend", "'native'", "twice"]),
@@ -249,6 +252,23 @@ def test_an_entry_may_have_a_backend_of_its_own():
         "method=[vanilla,smoothgrad]", "backend=[native,captum]", "+method.vanilla.backend=[native]"
     )
     assert [s.backend for s in found] == ["native", "native", "captum"]
+
+
+def test_an_entry_may_explain_outputs_of_its_own():
+    found = expand("method=[vanilla,random]", "method.vanilla.output=[logit,probability]")
+    assert [(s.name, s.output) for s in found] == [
+        ("vanilla", "logit"),
+        ("vanilla", "probability"),
+        ("random", "logit"),
+    ]
+    (same,) = expand("method=[vanilla]", "output=probability")
+    assert same.id == found[1].id
+
+
+def test_optional_keys_of_entries_need_no_sign():
+    cfg = config.load(["metric.srg.granularity=word"])
+    assert cfg.metric["srg"]["granularity"] == "word"
+    config.validate(cfg)
 
 
 def test_one_number_has_one_name():
