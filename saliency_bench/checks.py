@@ -124,6 +124,7 @@ def _outputs(cfg: "Config", entry: Mapping[str, Any], where: str) -> list[str]:
 
 def _value(function: Any, key: str, value: Any, where: str) -> Any:
     """A hyperparameter's value, of the type that the function declares and one of the known names."""
+    from saliency_bench.attribution.methods.rankings import GOALS
     from saliency_bench.attribution.quadrature import NAMES as RULES
     from saliency_bench.evaluation.removal import OPERATORS
     from saliency_bench.models.references import check_baseline, check_references
@@ -131,6 +132,7 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
 
     known: dict[str, Sequence[str]] = {
         "objective": list(OUTPUTS),
+        "goal": list(GOALS),
         "quadrature": RULES,
         "baseline_special_tokens": BASELINE_SPECIAL_TOKENS,
         "removal": OPERATORS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 from scipy import stats as distributions
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from saliency_bench.store.run import Run
 
 UNIT = ["cell_id", "example_id"]  # what is resampled and paired
+#: What sums of a few thousand numbers may be off by, relative to the largest.
+ROUNDING = 1e-12
 _BATCH = 1000  # resamples held in memory at once
 
 
@@ -62,7 +64,7 @@ def intervals(
     """
     low, high = _ends_of_constant(values)
     present = ~np.isnan(values)
-    varying = present.any(0) & (_spread(values) > 0)
+    varying = present.any(0) & ~_constant(values)
     patterns, group = np.unique(present[:, varying], axis=1, return_inverse=True)
     for number in range(patterns.shape[1]):
         columns = np.flatnonzero(varying)[np.ravel(group) == number]
@@ -75,17 +77,19 @@ def _ends_of_constant(
     values: Float[np.ndarray, "N M"],
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
     """Both ends of the interval of each column that repeats one value at least twice, else NaN."""
-    constant = ((~np.isnan(values)).sum(0) > 1) & (_spread(values) == 0)
+    constant = ((~np.isnan(values)).sum(0) > 1) & _constant(values)
     ends = np.where(
         constant, np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf), np.nan
     )
     return ends, ends.copy()
 
 
-def _spread(values: Float[np.ndarray, "N M"]) -> Float[np.ndarray, " M"]:
+def _constant(values: Float[np.ndarray, "N M"]) -> Bool[np.ndarray, " M"]:
+    """Whether no two numbers of a column differ by more than rounding: then no resample can tell them apart."""
     gap = np.isnan(values)
     highest = np.where(gap, -np.inf, values).max(0, initial=-np.inf)
-    return np.asarray(highest - np.where(gap, np.inf, values).min(0, initial=np.inf))
+    lowest = np.where(gap, np.inf, values).min(0, initial=np.inf)
+    return np.asarray(highest - lowest <= ROUNDING * np.maximum(abs(highest), abs(lowest)))
 
 
 def _bca(

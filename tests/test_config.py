@@ -189,6 +189,12 @@ def test_a_mistake_is_refused_by_the_key_that_it_is_in(override, words):
     assert all(word in message for word in words), message
 
 
+def test_a_mistake_in_what_is_not_selected_by_default_is_refused_too():
+    message = refusal("method=[beam_search]", "method.beam_search.goal=all")
+    assert "method.beam_search.goal" in message
+    assert "'srg'" in message
+
+
 def test_a_gpu_is_an_error_only_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "runtime.device=cuda" in refusal("runtime.device=cuda")

@@ -84,6 +84,12 @@ def test_the_interval_of_a_constant_has_no_width():
     assert low.tolist() == high.tolist() == [0.1, 0.1]
 
 
+def test_numbers_that_differ_by_rounding_are_a_constant():
+    values = np.array([[1.0], [np.nextafter(1.0, 2.0)], [1.0], [np.nextafter(1.0, 0.0)]])
+    low, high = intervals(values, QUICK)
+    assert low == high == pytest.approx(1.0, abs=1e-12)
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_values_have_no_interval(n):
     low, high = intervals(np.full((n, 2), 0.5), QUICK)

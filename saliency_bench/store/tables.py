@@ -88,9 +88,9 @@ def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
             if column not in table.column_names:
                 nothing = pa.nulls(len(table), schema.field(column).type)
                 table = table.append_column(schema.field(column), nothing)
-        if table.column_names != schema.names:
+        if sorted(table.column_names) != sorted(schema.names):
             raise pa.ArrowInvalid(f"columns {table.column_names}, expected {schema.names}")
-        return table.cast(schema)
+        return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{where} is not the table {name!r}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import random
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,8 +10,10 @@ import pytest
 
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import ADDED, SORT_KEYS, TABLES
+from saliency_bench.store.run import read_run
 from saliency_bench.store.tables import from_parquet, merge, schema_of, to_parquet, to_table
 
+RESULTS = Path(__file__).parents[2] / "results"
 VALUES = {
     "string": "naïve 愛 \U0001f600 ',\"\n\t=1+1\x00",
     "int64": -(2**53) - 1,
@@ -173,13 +176,28 @@ def test_another_table_under_this_name_is_a_storage_error():
         from_parquet("rows", data, "rows.parquet")
 
 
-def test_a_table_of_an_earlier_version_reads_with_nulls_where_it_had_no_column():
-    row = {"cell_id": "c", "setting_id": "s", "example_id": "e", "scores": [1.0], "error": 0.5}
-    table = to_table("maps", [row])
-    old = to_parquet(table.drop_columns(list(ADDED["maps"])))
-    read = from_parquet("maps", old, "maps.parquet")
-    assert read.column_names == table.column_names
-    assert read.to_pylist()[0]["scores"] == [1.0]
-    assert read.to_pylist()[0]["error"] is None
+@pytest.mark.parametrize("name", ADDED)
+def test_a_table_of_an_earlier_version_reads_with_nulls_where_it_had_no_column(name):
+    table = from_parquet(name, to_parquet(schema_of(name).empty_table()), name)
+    old = to_parquet(table.drop_columns(list(ADDED[name])))
+    read = from_parquet(name, old, f"{name}.parquet")
+    assert read.schema.equals(table.schema)
+    lacking = to_parquet(table.drop_columns(["example_id"]))
     with pytest.raises(StorageError, match="columns"):
-        from_parquet("maps", to_parquet(table.drop_columns(["scores"])), "maps.parquet")
+        from_parquet(name, lacking, f"{name}.parquet")
+
+
+def test_values_of_an_earlier_version_stay_in_their_columns():
+    row = {"cell_id": "c", "setting_id": "s", "example_id": "e", "scores": [1.0], "error": 0.5}
+    old = to_parquet(to_table("maps", [row]).drop_columns(list(ADDED["maps"])))
+    (read,) = from_parquet("maps", old, "maps.parquet").to_pylist()
+    assert (read["scores"], read["error"]) == ([1.0], None)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in RESULTS.rglob("digests.json")),
+    ids=lambda path: str(path.relative_to(RESULTS)),
+)
+def test_every_committed_run_can_be_read(folder):
+    assert len(read_run(folder).tables["examples"])

@@ -1,5 +1,7 @@
 """Rankings that take no gradient: chance, the change when one token is removed, and the best order that is found."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,20 +59,45 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
 
 
 @method("token")
-def beam_search(ctx: Context, *, removal: str, objective: str, beam_size: int) -> Attribution:
-    """The order of removal with the largest AOPC that a beam finds: near what any ranking could reach.
+def beam_search(
+    ctx: Context, *, removal: str, objective: str, goal: str, beam_size: int
+) -> Attribution:
+    """The order of removal with the largest SRG, or comprehensiveness, that a beam finds: near what any ranking could reach.
 
     A token's score is the number of tokens that are removed with it or after it (Zhou & Shah 2023, section 4). It is no
-    explanation but an upper bound, as `objective` reads the class: a logit, a probability or a log-probability. It asks the
-    model beam_size · U²/2 times for a text of U tokens.
+    explanation but an upper bound of `goal` over every number of tokens ("srg" or "comprehensiveness"), as `objective`
+    reads the class: a logit, a probability or a log-probability. It asks the model beam_size · U²/2 times for a text of
+    U tokens, for SRG twice as often.
     """
     attributable = ctx.batch.attributable.cpu().numpy()
     scores = torch.zeros(attributable.shape, dtype=torch.float64)
     for row, own in enumerate(attributable):
         places = np.flatnonzero(own)
-        _, order = best_order(_drops(ctx, row, places, removal, objective), len(places), beam_size)
+        gains = GOALS[goal](_drops(ctx, row, places, removal, objective))
+        _, order = best_order(gains, len(places), beam_size)
         scores[row, places[order]] = torch.arange(len(places), 0, -1, dtype=torch.float64)
     return Attribution(scores=scores, n_gradients=0)
+
+
+def _relevance_gain(drops: Drops) -> Drops:
+    """What a set of the most relevant tokens adds to SRG: the drop without them, less the drop with them alone.
+
+    Their sum over k = 0 … U is that of SRG (k = 1 … U in both of its curves) but for F(x) - F(empty), which no order
+    changes.
+    """
+
+    def gain(removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
+        without, alone = np.split(drops(np.concatenate([removed, ~removed])), 2)
+        return np.asarray(without - alone)
+
+    return gain
+
+
+#: What a beam adds up over the sets that it removes.
+GOALS: Mapping[str, Callable[[Drops], Drops]] = {
+    "srg": _relevance_gain,
+    "comprehensiveness": lambda drops: drops,
+}
 
 
 def _drops(
