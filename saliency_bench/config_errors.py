@@ -45,6 +45,9 @@ def _key(lines: list[str]) -> str | None:
 def _unknown_key(key: str, schema: type) -> str:
     *section, name = key.split(".")
     known = sorted(_siblings(section, schema))
+    if name in known and (others := _files_with(section, name)):
+        chosen = " or ".join(f"{section[0]}={one}" for one in others)
+        return f"unknown key {key!r}: what is chosen for {section[0]} has none; {chosen} has."
     if near := difflib.get_close_matches(name, known, n=1):
         return f"unknown key {key!r}; did you mean {'.'.join([*section, near[0]])!r}?"
     return f"unknown key {key!r}." + (f" Known here: {', '.join(known)}." if known else "")
@@ -60,6 +63,15 @@ def _siblings(section: list[str], schema: type) -> set[str]:
     return own | {key for content in contents for key in _inside(content, section[1:])} - {
         "defaults"
     }
+
+
+def _files_with(section: list[str], name: str) -> list[str]:
+    """The files of a group that have this key themselves."""
+    return [
+        one
+        for one in conf_files.names(section[0])
+        if name in _inside(conf_files.read(section[0], one), section[1:])
+    ]
 
 
 def _inside(content: Any, path: list[str]) -> list[str]:

@@ -35,6 +35,14 @@ def test_every_experiment_composes_and_is_valid(name):
     assert cfg.name == name
 
 
+@pytest.mark.parametrize("name", ["reproduce_sig", "reproduce_naopc"])
+def test_a_protocol_runs_on_another_model_and_data(name):
+    cfg = config.load([f"experiment={name}", "model=default", "data=movie_reviews"])
+    config.validate(cfg)
+    assert cfg.model.name == "default"
+    assert cfg.data["dataset"] == "movie_reviews"
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_headed_by_the_command_that_runs_it(name):
     command = "saliency-bench" if name == "quickstart" else f"saliency-bench experiment={name}"
@@ -108,6 +116,7 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("method.smothgrad.n_samples=3", ["method.smothgrad.method is missing", "selected"]),
         ("+method.smoothgrad.n_sample=3", ["method.smoothgrad", "'n_samples'"]),
         ("model.pat=x", ["'model.pat'", "'model.path'"]),
+        ("model.path=x", ["'model.path'", "chosen for model", "model=hub"]),
         ("+data.splt=test", ["data", "'split'"]),
         ("method=[vanila]", ["'vanila'", "'vanilla'"]),
         ("experiment=quickstrt", ["'quickstrt'", "'quickstart'"]),
