@@ -40,7 +40,8 @@ Usage:
   saliency-bench resume DIR                     go on with a run that was stopped
   saliency-bench merge DIR                      put together what workers finished
   saliency-bench work DIR shard=I/N             be one of N workers of a run
-  saliency-bench report DIR                     make them again from a run's rows
+  saliency-bench report DIR                     make them again from a run's rows,
+                                                or those of trust and sanity
   saliency-bench across DIR DIR ... out=DIR     several runs, models or seeds beside
                                                 each other: what holds over all
   saliency-bench compare DIR DIR                what differs between two runs
@@ -286,8 +287,16 @@ def doctor(words: list[str]) -> int:
 
 
 def report(words: list[str]) -> int:
-    """Tables, figures and page from the rows of a run folder; loads no model."""
-    _report(_one_folder("report", words))
+    """Tables, figures and page from the rows of a folder, of a run or of `trust` or `sanity`; loads no model."""
+    from saliency_bench.report import findings
+
+    folder = _one_folder("report", words)
+    if findings.is_one(folder):
+        found = findings.read(folder)
+        findings.render(found, folder)
+        findings.show(found, folder)
+    else:
+        _report(folder)
     return 0
 
 

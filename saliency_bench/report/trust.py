@@ -134,6 +134,19 @@ def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     )
 
 
+def _ordered(
+    models: Mapping[str, Mapping[str, Any]],
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and facts by kind and training seed; a manifest has them by name."""
+    kinds = list(KINDS)
+
+    def place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, int]:
+        kind = item[1]["kind"]
+        return kinds.index(kind) if kind in kinds else len(kinds), int(item[1]["training_seed"])
+
+    return sorted(models.items(), key=place)
+
+
 def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each model was found to do on held-out sentences, beside the control."""
     sets = ("complete", "incomplete", "original")
@@ -145,7 +158,7 @@ def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
     if counted:
         columns.append(Column("n_judged", "Texts judged"))
     rows: list[tuple[Cell, ...]] = []
-    for facts in models.values():
+    for _, facts in _ordered(models):
         gate = facts.get("gate") or {}
         own, control = gate.get("accuracy", {}), gate.get("control", {})
         rows.append(
@@ -184,7 +197,7 @@ GATE_SETS = {
 def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Models that failed their gate, ties, and comparisons without a value."""
     lines = []
-    for name, facts in models.items():
+    for name, facts in _ordered(models):
         if not (facts.get("gate") or {}).get("passed"):
             lines.append(f"{name} did not pass its gate: its shortcut is no ground truth.")
     ties = rows.groupby("metric")["preferred"].apply(lambda own: float((own == 0.5).mean()))

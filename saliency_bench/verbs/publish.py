@@ -1,54 +1,30 @@
 """What a verb found, written to a folder and shown: rows, tables, figures, a page of text and the manifest."""
 
-import gzip
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.text import Text
 
 from saliency_bench.models import loading
-from saliency_bench.report.build import write_tables
-from saliency_bench.report.formats import to_markdown
-from saliency_bench.report.style import pdf, png, styled
-from saliency_bench.report.table import Table
-from saliency_bench.report.terminal import console_for, fitting, to_rich
+from saliency_bench.report.findings import ROWS, Findings, Models, pack, render, show
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a verb of this name found.
-
-    `tables` are shown, `more_tables` only written; `figures` are drawn in the house style, by their names.
-    """
-
-    name: str
-    rows: pd.DataFrame
-    tables: Sequence[Table]
-    more_tables: Sequence[Table]
-    figures: "Callable[[], Mapping[str, Figure]]"
-    notes: Sequence[str]
-    models: Mapping[str, Mapping[str, Any]]
-    started: datetime
-
 
 def publish(
     found: Findings,
+    rows: pd.DataFrame,
+    models: Models,
     out: Path,
     config: Mapping[str, Any],
     command: Sequence[str],
+    started: datetime,
     console: Console | None = None,
 ) -> None:
     """Writes everything, the manifest last, and prints the tables and what they depend on.
@@ -56,32 +32,8 @@ def publish(
     Raises:
         StorageError: the folder cannot be written.
     """
-    replace_file(out / "rows.csv.gz", _packed(found.rows))
-    replace_file(out / f"{found.name}.md", _page(found).encode())
-    write_tables([*found.tables, *found.more_tables], out)
-    with styled():
-        for name, figure in found.figures().items():
-            replace_file(out / "figures" / f"{name}.png", png(figure))
-            replace_file(out / "figures" / f"{name}.pdf", pdf(figure))
-    write_json(out / MANIFEST, _manifest(found, config, command))
-    console = console or console_for()
-    for table in found.tables:
-        console.print(to_rich(fitting(table, console.width), console.is_terminal))
-    for line in (*found.notes, f"Written to {out}."):
-        console.print(Text(line), soft_wrap=True)
-
-
-def _page(found: Findings) -> str:
-    parts = [f"# saliency-bench {found.name}\n", *map(to_markdown, found.tables)]
-    return "\n".join([*parts, *(f"{one}\n" for one in found.notes)])
-
-
-def _packed(rows: pd.DataFrame) -> bytes:
-    """The rows as compressed CSV, without a date."""
-    return gzip.compress(rows.to_csv(index=False, lineterminator="\n").encode(), mtime=0)
-
-
-def _manifest(found: Findings, config: Mapping[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    replace_file(out / ROWS, pack(rows))
+    render(found, out)
     runtime = config["runtime"]
     device = loading.resolve_device(runtime["device"])
     computation = {
@@ -92,13 +44,13 @@ def _manifest(found: Findings, config: Mapping[str, Any], command: Sequence[str]
         "threads": torch.get_num_threads(),
         "token_budget": runtime["token_budget"],
     }
-    provenance = collect(
-        computation, command=command, started=found.started, ended=datetime.now(UTC)
-    )
-    return {
+    facts = {
         "name": found.name,
         "command": portable(shlex.join(command)),
         "config": dict(config),
-        "models": {name: dict(facts) for name, facts in found.models.items()},
-        "n_rows": len(found.rows),
-    } | provenance
+        "models": {name: dict(of_model) for name, of_model in models.items()},
+        "n_rows": len(rows),
+    }
+    provenance = collect(computation, command=command, started=started, ended=datetime.now(UTC))
+    write_json(out / MANIFEST, facts | provenance)
+    show(found, out, console)

@@ -41,13 +41,13 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.report.trust import frame, long_table, notes, tables
-from saliency_bench.report.trust_plots import figures
+from saliency_bench.report.findings import of_trust
+from saliency_bench.report.trust import frame
 from saliency_bench.rows import OK
 from saliency_bench.seeding import seed_of, token_hash
 from saliency_bench.stats import Resampling
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.verbs.publish import Findings, publish
+from saliency_bench.verbs.publish import publish
 from saliency_bench.verbs.validation import refuse_a_run
 
 OUT = Path("results") / "metric_trust"
@@ -226,18 +226,9 @@ def conclude(
     chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
 ) -> None:
     """Writes rows, tables, figures and the manifest, and prints what was found."""
-    rows, resampling = outcome.rows, chosen.resampling
-    found = Findings(
-        name=CONFIG,
-        rows=rows,
-        tables=tables(rows, outcome.models, resampling),
-        more_tables=[long_table(rows, resampling)],
-        figures=lambda: figures(rows, resampling),
-        notes=notes(rows, outcome.models),
-        models=outcome.models,
-        started=outcome.started,
-    )
-    publish(found, chosen.out, chosen.config, command, console)
+    rows, models = outcome.rows, outcome.models
+    found = of_trust(rows, models, chosen.resampling)
+    publish(found, rows, models, chosen.out, chosen.config, command, outcome.started, console)
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -75,6 +75,12 @@ def test_what_is_no_run_folder_is_bad_input(tmp_path, name):
         read_run(tmp_path / name)
 
 
+def test_what_another_command_wrote_is_no_run_folder_and_not_unfinished(tmp_path):
+    write_json(tmp_path / "manifest.json", {"name": "validate"})
+    with pytest.raises(InputError, match="no run folder: 'validate' wrote it"):
+        read_run(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "settings.json"])
 def test_an_unfinished_run_says_how_to_go_on(tmp_path, name):
     write_json(tmp_path / name, {})

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from rebuilding import assert_made_again_from_its_rows
 from tiny import FrameTokenizer, framed, scored_by, tiny_bert, token_inputs
 
 from saliency_bench import cli
@@ -335,6 +336,7 @@ def test_the_verb_runs_to_the_end_on_a_model_and_texts_of_ones_own(capsys, elsew
     manifest = json.loads((here / "manifest.json").read_text("utf-8"))
     assert len(manifest["models"]) == 1
     assert (here / "figures" / "randomisation.png").is_file()
+    assert_made_again_from_its_rows(here, capsys)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rebuilding import assert_made_again_from_its_rows
 from tiny import FrameTokenizer, scored_by
 
 from saliency_bench import cli, conf_files
@@ -297,6 +298,7 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
     assert len(manifest["models"]) == 2
     assert manifest["config"]["removals"] == ["mask", "delete"]
     assert str(elsewhere) not in json.dumps(manifest)
+    assert_made_again_from_its_rows(here, capsys)
 
 
 @pytest.mark.parametrize(

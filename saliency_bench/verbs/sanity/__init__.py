@@ -21,12 +21,11 @@ from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import resolve_removal
-from saliency_bench.report import sanity as report
-from saliency_bench.report.sanity_plots import figures
+from saliency_bench.report.findings import of_sanity
 from saliency_bench.rows import SANITY
 from saliency_bench.stats import Resampling
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.verbs.publish import Findings, publish
+from saliency_bench.verbs.publish import publish
 from saliency_bench.verbs.sanity import randomisation, removal, seeds, sensitivity, special_tokens
 from saliency_bench.verbs.sanity.asking import Row, Subject, fix_class
 from saliency_bench.verbs.validation import refuse_a_run
@@ -113,19 +112,9 @@ def conclude(
     chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
 ) -> None:
     """Writes rows, tables, figures and the manifest, and prints what was found."""
-    rows, resampling = outcome.rows, chosen.resampling
-    shown, written = report.split(report.tables(rows, resampling))
-    found = Findings(
-        name=CONFIG,
-        rows=rows,
-        tables=shown,
-        more_tables=[*written, report.long_table(rows, resampling)],
-        figures=lambda: figures(rows, resampling),
-        notes=report.notes(rows),
-        models=outcome.models,
-        started=outcome.started,
-    )
-    publish(found, chosen.out, chosen.config, command, console)
+    rows, models = outcome.rows, outcome.models
+    found = of_sanity(rows, models, chosen.resampling)
+    publish(found, rows, models, chosen.out, chosen.config, command, outcome.started, console)
 
 
 def _models(config: Mapping[str, Any]) -> list[Model]:
