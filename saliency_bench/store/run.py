@@ -73,14 +73,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _require_finished(folder: Path) -> None:
+    ours = (folder / "parts").is_dir() or (folder / SETTINGS).is_file()
     if (folder / MANIFEST).is_file():  # the last file that a run writes
-        if (folder / SETTINGS).is_file():
+        if ours:
             return
         name = read_json(folder / MANIFEST, dict).get("name")
         raise InputError(
             f"{folder} is no run folder: {name!r} wrote it. Give the folder of a study."
         )
-    if (folder / "parts").is_dir() or (folder / SETTINGS).is_file():
+    if ours:
         raise StorageError(
             f"{folder} is unfinished: it has no {MANIFEST} yet. "
             f"Go on with it: saliency-bench resume {folder}"
