@@ -6,12 +6,10 @@ from matplotlib.figure import Figure
 from saliency_bench.ranks import cliques
 from saliency_bench.report.across import Across, differences_by_cell
 from saliency_bench.report.labels import metric_label
-from saliency_bench.report.style import WIDTH, literal, note, wrapped
+from saliency_bench.report.style import WIDTH, legend, literal, note, wrapped
 
 _SPREAD = 0.6  # of a method's lane, over which its cells are drawn
 _TONES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8A8A8A")
-
-LEGEND_WIDTH = 80  # characters of a legend that fit beside each other
 
 
 def forest(found: Across) -> Figure:
@@ -19,7 +17,7 @@ def forest(found: Across) -> Figure:
     places = [place for place, key in enumerate(found.keys) if key != found.reference]
     names, n_lines = wrapped(found.labels[found.keys[place]] for place in places)
     own = differences_by_cell(found)
-    height = 1.2 + len(places) * max(0.3, 0.14 * n_lines, 0.11 * len(found.cells))
+    height = 0.9 + len(places) * max(0.3, 0.14 * n_lines, 0.11 * len(found.cells))
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     lanes = (
@@ -38,11 +36,7 @@ def forest(found: Across) -> Figure:
         literal(f"{metric_label(found.metric)}: difference from {found.labels[found.reference]}")
     )
     axes.grid(axis="x")
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=min(4, len(found.cells), max(1, LEGEND_WIDTH // max(map(len, found.names)))),
-    )
+    legend(figure, *axes.get_legend_handles_labels())
     note(
         figure, "Mean paired differences in each cell; bars: bootstrap intervals over its examples."
     )

@@ -13,13 +13,25 @@ from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import arrow, metric_label, unit_label
-from saliency_bench.report.style import WIDTH, color, ink_on, literal, marker, note, stroke, wrapped
+from saliency_bench.report.style import (
+    WIDTH,
+    color,
+    ink_on,
+    legend,
+    literal,
+    marker,
+    note,
+    stroke,
+    wrapped,
+)
 from saliency_bench.report.table import Estimate
 from saliency_bench.rows import OK
 from saliency_bench.stats import intervals
 
 _FRACTIONS = np.linspace(0, 1, 21)
 _PANELS, _MOST_PANELS = 3, 9  # beside each other, and in all; the tables have every metric
+#: What a map costs: the base of its scale, and what it is called.
+_COSTS = {"n_gradients": (2, "Gradients per example"), "seconds": (10, "Time per example (s)")}
 _HALO = [withStroke(linewidth=2.6, foreground="white")]
 
 
@@ -29,7 +41,7 @@ def curves(analysis: Analysis) -> Figure | None:
     drawn = [key for key in analysis.drawn if key in set(found["setting_id"])]
     if not drawn:
         return None
-    figure = Figure(figsize=(WIDTH, 3.5 + 0.14 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for key in drawn:
         own = found[found["setting_id"] == key]
@@ -40,7 +52,7 @@ def curves(analysis: Analysis) -> Figure | None:
     left.set_ylabel("Probability of the explained class")
     for axes in (left, right):
         axes.grid(axis="y")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    legend(figure, *left.get_legend_handles_labels())
     words = f"Mean over {analysis.n_examples} examples; bands: {_interval(analysis)}."
     hidden = " A dashed line (Captum) that is not seen lies on the solid one."
     note(figure, words + (hidden if _both_backends(analysis) else ""))
@@ -175,35 +187,30 @@ def _bare(axes: Axes) -> None:
 
 
 def cost(analysis: Analysis) -> Figure | None:
-    """The primary metric against gradients, and against seconds, per example."""
+    """The primary metric against gradients, and against seconds, per example; None where neither varies."""
     metric = analysis.primary
     drawn = [key for key in analysis.drawn if metric and analysis.estimate(key, metric)]
-    costs = analysis.costs
-    if metric is None or (costs.loc[drawn, "n_gradients"] > 0).sum() < 2:
+    varying = [by for by in _COSTS if _n_costs(analysis, drawn, by) > 1]
+    if metric is None or not varying:
         return None
-    timed = bool((costs.loc[drawn, "seconds"] > 0).any())
-    figure = Figure(
-        figsize=(WIDTH if timed else 4.2, 3.1 + 0.12 * len(drawn)), layout="constrained"
-    )
-    panels = figure.subplots(1, 1 + timed, sharey=True, squeeze=False)[0]
-    _cost_panel(panels[0], analysis, drawn, metric, "n_gradients")
-    panels[0].set_xscale("log", base=2)
-    panels[0].set_xlabel("Gradients per example")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
+    for axes, by in zip(panels, varying, strict=True):
+        _cost_panel(axes, analysis, drawn, metric, by)
     panels[0].set_ylabel(f"{metric_label(metric)} {arrow(_direction(analysis, metric))}".strip())
-    if timed:
-        _cost_panel(panels[1], analysis, drawn, metric, "seconds")
-        panels[1].set_xscale("log")
-        panels[1].set_xlabel("Time per example (s)")
-    for axes in panels:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    handles, names = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2)
+    legend(figure, *panels[-1].get_legend_handles_labels())
     note(
         figure,
         f"Whiskers: {_interval(analysis)}; bands: those of rankings that take no gradient. "
         "Points of equal cost are moved apart.",
     )
     return figure
+
+
+def _n_costs(analysis: Analysis, drawn: Sequence[str], by: str) -> int:
+    """How many different costs there are; what costs nothing does not count."""
+    costs = analysis.costs.loc[list(drawn), by]
+    return int(costs[costs > 0].nunique())
 
 
 def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: str, by: str) -> None:
@@ -220,6 +227,10 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
         together = [other for other in drawn if costs[other] == x]
         aside = together.index(key) - (len(together) - 1) / 2
         _cost_point(axes, analysis, key, x * 2 ** (0.16 * aside), one)
+    base, label = _COSTS[by]
+    axes.set_xscale("log", base=base)
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.grid(axis="y")
 
 

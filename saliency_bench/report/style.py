@@ -4,7 +4,7 @@ import io
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.legend import Legend
 
 from saliency_bench.report.heatmap import ink
 
@@ -56,9 +57,13 @@ _CONTESTANTS = {
 }
 _MARKERS = {"native": "o", "captum": "s", "none": "D"}
 WIDTH = 7.0  # inches: two columns of a paper
+HEIGHT = 9.5  # inches: a page, with room for a caption
 _DPI = 200
 _LABEL_CHARACTERS = 30
 _NOTE_CHARACTERS_PER_INCH = 18
+_LEGEND_CHARACTERS_PER_INCH = 13
+_LEGEND_HANDLE = 7  # characters that a handle and the gap to the next column take
+_LEGEND_COLUMN = 45  # characters that a column is allowed before its labels are wrapped
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
@@ -131,10 +136,28 @@ def literal(text: str) -> str:
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
-def wrapped(labels: Iterable[str]) -> tuple[list[str], int]:
+def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple[list[str], int]:
     """Labels cut into lines that leave room for the data, and the largest number of lines."""
-    found = [textwrap.fill(literal(label), _LABEL_CHARACTERS) for label in labels]
+    found = [textwrap.fill(literal(label), characters) for label in labels]
     return found, max((label.count("\n") + 1 for label in found), default=1)
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend | None:
+    """A legend above the panels, in as many columns as fit; the figure grows by what it takes.
+
+    Labels that are too long for a column are cut into lines.
+    """
+    if not labels:
+        return None
+    room = int(_LEGEND_CHARACTERS_PER_INCH * figure.get_figwidth())
+    needed = [len(label) + _LEGEND_HANDLE for label in labels]
+    n_columns = (
+        len(labels) if sum(needed) <= room else max(1, room // max(needed), room // _LEGEND_COLUMN)
+    )
+    lines = [textwrap.fill(label, room // n_columns - _LEGEND_HANDLE) for label in labels]
+    points = np.array_split([14 + 10 * label.count("\n") for label in lines], n_columns)
+    figure.set_figheight(figure.get_figheight() + (10 + max(map(sum, points))) / 72)
+    return figure.legend(handles, lines, loc="outside upper center", ncols=n_columns)
 
 
 def note(figure: Figure, text: str) -> None:
