@@ -1,6 +1,6 @@
 """How sure the scores of approximate settings are: the gate that every path method's row carries, and the errors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,10 +87,14 @@ def share_cell(share: float) -> Cell:
     return f"{100 * share:.0f} %"
 
 
-def marked(labels: Mapping[str, str], found: pd.DataFrame) -> dict[str, str]:
-    """Labels of settings, with a mark on those of which too few texts converged: it goes wherever the label goes."""
-    doubtful = set(found.index[found["converged"] < ENOUGH])
-    return {key: f"{label} ✗" if key in doubtful else label for key, label in labels.items()}
+def doubtful(found: pd.DataFrame) -> set[str]:
+    """The settings of which too few texts converged."""
+    return set(found.index[found["converged"] < ENOUGH])
+
+
+def marked(labels: Mapping[str, str], unsure: Collection[str]) -> dict[str, str]:
+    """Labels of settings, with a mark on those that are doubtful: it goes wherever the label goes."""
+    return {key: f"{label} ✗" if key in unsure else label for key, label in labels.items()}
 
 
 def gate_words(run: Run) -> str:

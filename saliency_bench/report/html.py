@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.heatmap import map_of_row, number, spans_to_html, visible
-from saliency_bench.report.labels import PRIMARY, method_label
+from saliency_bench.report.labels import method_label, metric_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
 from saliency_bench.rows import OK
@@ -149,12 +149,14 @@ def caution(analysis: Analysis) -> str:
         if len(found)
         else found
     )
-    if not len(own) or own["detectable"].isna().all():
+    if primary is None or not len(own) or own["detectable"].isna().all():
         return ""
     low, high = own["detectable"].min(), own["detectable"].max()
     size = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}, by method"
-    name = "SRG" if primary == PRIMARY else primary
-    text = f"With n = {analysis.n_examples}, the smallest difference in {name} that could be detected is {size}"
+    text = (
+        f"With n = {analysis.n_examples}, the smallest difference in {metric_label(primary)} that could be detected is "
+        f"{size}"
+    )
     claim = (
         ""
         if analysis.claims

@@ -131,9 +131,10 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
         axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
         axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=_HALO)
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
-    better = None if pd.isna(own["higher_is_better"]) else bool(own["higher_is_better"])
     unit = unit_label(own["unit"] or "")
-    axes.set_title(f"{metric_label(metric)} {arrow(better)}".strip(), loc="left")
+    axes.set_title(
+        f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip(), loc="left"
+    )
     axes.set_xlabel(unit)
     labels, _ = wrapped(analysis.labels[key] for key in analysis.drawn)
     axes.set_yticks(range(len(labels)), labels)
@@ -197,7 +198,9 @@ def cost(analysis: Analysis) -> Figure | None:
     panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
     for axes, by in zip(panels, varying, strict=True):
         _cost_panel(axes, analysis, drawn, metric, by)
-    panels[0].set_ylabel(f"{metric_label(metric)} {arrow(_direction(analysis, metric))}".strip())
+    panels[0].set_ylabel(
+        f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
+    )
     legend(figure, *panels[-1].get_legend_handles_labels())
     note(
         figure,
@@ -241,11 +244,6 @@ def _cost_point(axes: Axes, analysis: Analysis, key: str, x: float, one: Estimat
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
     label = literal(analysis.labels[key])
     axes.plot(x, one.mean, marker(setting), ms=5, color=shade, mfc=face, mew=1.2, label=label)
-
-
-def _direction(analysis: Analysis, metric: str) -> bool | None:
-    value = analysis.summary.loc[analysis.summary["metric"] == metric, "higher_is_better"].iloc[0]
-    return None if pd.isna(value) else bool(value)
 
 
 def _both_backends(analysis: Analysis) -> bool:

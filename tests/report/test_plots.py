@@ -176,7 +176,7 @@ def test_the_noise_map_has_samples_up_and_noise_across(make_run):
 def test_figures_of_methods_show_at_most_as_many_as_can_be_told_apart(make_run):
     run = make_run(steps(), n_examples=3)
     assert len(analyse(run).shown) == 12
-    assert len(drawn(plots.curves, run).axes[0].get_lines()) == 1
+    assert len(drawn(plots.curves, run).axes[0].get_lines()) == 10
 
 
 def test_long_names_leave_room_for_the_data(make_run):
