@@ -10,11 +10,11 @@ from saliency_bench.report import convergence
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import (
     PRIMARY,
-    SAME_EVIDENCE,
     backend_label,
     method_label,
     metric_label,
     ordered_metrics,
+    same_evidence_words,
     settings_label,
     unit_label,
     value_label,
@@ -103,7 +103,7 @@ def headline(analysis: Analysis) -> Table:
     return Table(
         "headline",
         _title(analysis),
-        _caption(analysis),
+        _caption(analysis) + same_evidence_words(analysis.headline),
         tuple(columns),
         tuple(rows),
         analysis.claims,
@@ -138,7 +138,7 @@ def summary(analysis: Analysis) -> Table:
         for setting in analysis.settings
     ]
     title = "All settings and metrics"
-    caption = _caption(analysis) + _same_evidence_words(analysis.metrics)
+    caption = _caption(analysis) + same_evidence_words(analysis.metrics)
     return Table("summary", title, caption, tuple(columns), tuple(rows), analysis.claims)
 
 
@@ -423,13 +423,6 @@ def _group_words(analysis: Analysis) -> str:
         f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
         f"α = {1 - analysis.resampling.confidence:.2g}); the mean rank is over examples, 1 the best."
     )
-
-
-def _same_evidence_words(metrics: Sequence[str]) -> str:
-    """Which columns follow from each other on every example, so that their agreement is no second finding."""
-    groups = [[one for one in group if one in metrics] for group in SAME_EVIDENCE]
-    found = [" and ".join(metric_label(one) for one in own) for own in groups if len(own) > 1]
-    return f" The same evidence in other units: {'; '.join(found)}." if found else ""
 
 
 def _choice_words(analysis: Analysis) -> str:

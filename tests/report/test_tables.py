@@ -7,7 +7,7 @@ import pytest
 from saliency_bench.errors import InputError
 from saliency_bench.report.analysis import analyse, with_removal
 from saliency_bench.report.convergence import gates
-from saliency_bench.report.labels import metric_label, ordered_metrics
+from saliency_bench.report.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.report.tables import agreement, tables
 from saliency_bench.rows import Setting
 from saliency_bench.store.run import Run
@@ -375,6 +375,17 @@ def test_the_summary_says_which_columns_are_the_same_evidence(make_run):
     run.tables["rows"] = rows.assign(metric=rows["metric"].replace({"srg": "morf"}))
     caption = tables(analyse(run))["summary"].caption
     assert "The same evidence in other units: Deletion AUC and MoRF." in caption
+    # Here the main table has both columns too.
+    assert "Deletion AUC and MoRF." in tables(analyse(run))["headline"].caption
+
+
+def test_what_is_the_same_evidence_on_each_text_alone_is_said_to_be_so():
+    auc = ("insertion_auc", "deletion_auc_normalized", "deletion_auc")
+    words = same_evidence_words(auc)
+    assert "Deletion AUC and Deletion AUC (norm.). On each text, that is: the mean of" in words
+    assert "mean" not in same_evidence_words(auc, of_means=False)
+    assert same_evidence_words(("srg", *auc)).endswith("SRG is Insertion AUC − Deletion AUC.")
+    assert same_evidence_words(("srg", "log_odds")) == ""
 
 
 def test_agreement_is_listed_beside_chance_and_runs_of_before_have_none(run):
