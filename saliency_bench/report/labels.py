@@ -177,15 +177,19 @@ def varying(settings: Sequence[Setting], name: str) -> list[str]:
 
 
 def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
-    """Setting id to label: the entry, in what its settings differ, and the backend where there are several."""
+    """Setting id to label: the entry, in what its settings differ, and the backend where there are several.
+
+    Ours is named beside a twin alone.
+    """
     backends = {setting["backend"] for setting in settings} - {"none"}
+    by_both = {one["name"] for one in settings if one["backend"] not in ("native", "none")}
     found = {}
     for setting in settings:
         details = [
             f"{key}={value_label(setting.get(key))}" for key in varying(settings, setting["name"])
         ]
-        if len(backends) > 1 and (backend := backend_label(setting["backend"])):
-            details.append(backend)
+        if len(backends) > 1 and setting["name"] in by_both:
+            details += filter(None, [backend_label(setting["backend"])])
         label = method_label(setting["name"])
         found[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
     return found

@@ -132,6 +132,10 @@ def test_labels_say_only_what_differs(run, make_run):
         "Random",
         "Leave-one-out",
     }
+    # Ours needs no name where it has no twin.
+    some = [of("vanilla"), of("deep_lift", backend="captum"), of("random", backend="none")]
+    labels = analyse(make_run(some, n_examples=3)).labels.values()
+    assert set(labels) == {"Vanilla gradient", "DeepLift (Captum)", "Random"}
     swept = analyse(make_run(sweep_settings(), n_examples=3))
     assert set(swept.labels.values()) == {
         f"SmoothGrad (n_samples={n}, noise_std={s})" for n in (4, 16) for s in (0.1, 0.5)
