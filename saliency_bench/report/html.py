@@ -103,7 +103,7 @@ def what_was_run(analysis: Analysis) -> str:
     )
     if len(known := examples["correct"].dropna()):
         text += f" The model is right on {int(known.sum())} of {len(known)}."
-    if (found := removals(manifest)) and analysis.metrics:
+    if (found := removals(manifest)) and _removes(analysis):
         text += f" {REMOVED.get(found[0], f'Removed tokens are replaced by the {found[0]} token')}."
         if others := found[1:]:
             text += f" Columns named {' and '.join(others)} remove in that way instead."
@@ -167,9 +167,14 @@ def caution(analysis: Analysis) -> str:
 
 def _circularity(analysis: Analysis) -> str:
     """A method that asks what changes against a vector is favoured by metrics that remove with that vector."""
-    if not analysis.metrics:
+    if not _removes(analysis):
         return ""
     return "".join(_favoured(analysis, removal) for removal in removals(analysis.run.manifest))
+
+
+def _removes(analysis: Analysis) -> bool:
+    """Whether any metric of the run takes tokens away; those against a known answer do not."""
+    return bool(analysis.run.tables["rows"]["removal"].notna().any())
 
 
 def _favoured(analysis: Analysis, removal: str) -> str:
