@@ -17,10 +17,12 @@ from saliency_bench.report.style import (
     WIDTH,
     color,
     ink_on,
+    leads,
     legend,
     literal,
     marker,
     note,
+    signs,
     stroke,
     wrapped,
 )
@@ -43,26 +45,30 @@ def curves(analysis: Analysis) -> Figure | None:
         return None
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    marks = signs([analysis.setting(key) for key in drawn])
     for key in drawn:
         own = found[found["setting_id"] == key]
         for axes, name in ((left, "deletion"), (right, "insertion")):
-            _curve(axes, analysis, key, _on_grid(own, name))
+            _curve(axes, analysis, key, _on_grid(own, name), marks[key])
     left.set(title="Deletion ↓", xlabel="Fraction of tokens removed, top first", xlim=(0, 1))
     right.set(title="Insertion ↑", xlabel="Fraction of tokens kept, top first", xlim=(0, 1))
     left.set_ylabel("Probability of the explained class")
     for axes in (left, right):
         axes.grid(axis="y")
     legend(figure, *left.get_legend_handles_labels())
-    words = f"Mean over {analysis.n_examples} examples; bands: {_interval(analysis)}."
+    bands = "bands" if all(map(leads, marks.values())) else "bands, one for each colour"
+    words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
     hidden = " A dashed line (Captum) that is not seen lies on the solid one."
     note(figure, words + (hidden if _both_backends(analysis) else ""))
     return figure
 
 
-def _curve(axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "N K"]) -> None:
+def _curve(
+    axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "N K"], sign: str
+) -> None:
     setting = analysis.setting(key)
     is_random = setting["method"] == "random"
-    if setting["backend"] != "captum":
+    if setting["backend"] != "captum" and leads(sign):
         low, high = intervals(values, analysis.resampling)
         shade, strength = color(setting["method"]), 0.28 if is_random else 0.12
         axes.fill_between(_FRACTIONS, low, high, color=shade, alpha=strength, lw=0)
@@ -72,7 +78,7 @@ def _curve(axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "
         values.mean(0),
         label=literal(analysis.labels[key]),
         zorder=order,
-        **stroke(setting),
+        **stroke(setting, sign),
     )
 
 
@@ -202,10 +208,11 @@ def cost(analysis: Analysis) -> Figure | None:
         f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
     )
     legend(figure, *panels[-1].get_legend_handles_labels())
+    hollow = " Hollow: Captum." if _both_backends(analysis) else ""
     note(
         figure,
         f"Whiskers: {_interval(analysis)}; bands: those of rankings that take no gradient. "
-        "Points of equal cost are moved apart.",
+        f"Points of equal cost are moved apart.{hollow}",
     )
     return figure
 
@@ -218,6 +225,7 @@ def _n_costs(analysis: Analysis, drawn: Sequence[str], by: str) -> int:
 
 def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: str, by: str) -> None:
     costs = {key: float(analysis.costs.loc[key, by]) for key in drawn}
+    marks = signs([analysis.setting(key) for key in drawn])
     for key, x in costs.items():
         one = analysis.estimate(key, metric)
         if one is None or np.isnan(x):
@@ -225,11 +233,12 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
         if by == "n_gradients" and x == 0:
             shade = color(analysis.setting(key)["method"])
             axes.axhspan(one.low, one.high, color=shade, alpha=0.12, lw=0)
-            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", label=literal(analysis.labels[key]))
+            name = literal(analysis.labels[key])
+            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
             continue
         together = [other for other in drawn if costs[other] == x]
         aside = together.index(key) - (len(together) - 1) / 2
-        _cost_point(axes, analysis, key, x * 2 ** (0.16 * aside), one)
+        _cost_point(axes, analysis, key, x * 2 ** (0.16 * aside), one, marks[key])
     base, label = _COSTS[by]
     axes.set_xscale("log", base=base)
     axes.set_xlabel(label)
@@ -237,13 +246,16 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
     axes.grid(axis="y")
 
 
-def _cost_point(axes: Axes, analysis: Analysis, key: str, x: float, one: Estimate) -> None:
+def _cost_point(
+    axes: Axes, analysis: Analysis, key: str, x: float, one: Estimate, sign: str
+) -> None:
     setting = analysis.setting(key)
     shade = color(setting["method"])
     face = "white" if setting["backend"] == "captum" else shade
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
     label = literal(analysis.labels[key])
-    axes.plot(x, one.mean, marker(setting), ms=5, color=shade, mfc=face, mew=1.2, label=label)
+    point = marker(setting, sign)
+    axes.plot(x, one.mean, point, ms=5, color=shade, mfc=face, mew=1.2, label=label)
 
 
 def _both_backends(analysis: Analysis) -> bool:
