@@ -18,7 +18,7 @@ from saliency_bench.report.sanity import (
     means,
     special_labels,
 )
-from saliency_bench.report.style import WIDTH, color, literal, note
+from saliency_bench.report.style import WIDTH, color, legend, literal, note
 from saliency_bench.stats import Resampling
 
 _OPERATORS = {
@@ -66,8 +66,7 @@ def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             axes.set_title(f"Weights made random {CASES[orders[column]]}", loc="left")
         if column == 0:
             axes.set_ylabel(f"{TAU} of {MEASURES[measures[row]]}")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    legend(figure, *grid[0, 0].get_legend_handles_labels())
     note(
         figure,
         "Agreement of maps with those of the trained model, for the class that it predicts. A method that never looks "
@@ -111,8 +110,7 @@ def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
         axes.axvline(0, color="#888888", linewidth=0.7)
         axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
         axes.grid(axis="x")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=3)
+    legend(figure, *grid[0].get_legend_handles_labels())
     note(figure, f"Agreement of the maps of one text. {_over(rows, resampling)}")
     return figure
 
@@ -159,8 +157,7 @@ def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             axes.set_xlabel("Tokens removed at random")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=7)
+    legend(figure, *grid[0, 0].get_legend_handles_labels())
     note(figure, f"No ranking chose what is removed. {_over(rows, resampling)}")
     return figure
 
@@ -184,7 +181,7 @@ def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     axes.set_xlabel("Share of the sum of magnitudes")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.margins(x=0.12)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    legend(figure, *axes.get_legend_handles_labels())
     note(figure, f"Means over {own['example_id'].nunique()} texts.")
     return figure
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from saliency_bench.report.style import WIDTH, contestant_stroke, literal, note, wrapped
+from saliency_bench.report.style import WIDTH, contestant_stroke, legend, literal, note, wrapped
 from saliency_bench.report.table import Estimate
 from saliency_bench.report.throughput import LABELS, cases, ratio
 from saliency_bench.rows import MATMUL
@@ -32,7 +32,7 @@ def scaling(rows: pd.DataFrame) -> Figure | None:
     if not sections:
         return None
     width = min(WIDTH, 1.2 + 2.6 * len(sections))
-    figure = Figure(figsize=(width, 3.2), layout="constrained")
+    figure = Figure(figsize=(width, 2.9), layout="constrained")
     panels = figure.subplots(1, len(sections), sharey=True, squeeze=False)[0]
     for axes, section in zip(panels, sections, strict=True):
         _lines(axes, timed[timed["section"] == section], *_AXES[section])
@@ -43,7 +43,7 @@ def scaling(rows: pd.DataFrame) -> Figure | None:
         for axes in panels
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=2)
+    legend(figure, list(lines.values()), list(lines))
     note(
         figure,
         "Medians of interleaved repeats, whiskers: fastest and slowest. Arithmetic that the gradients of the texts "

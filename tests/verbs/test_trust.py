@@ -245,6 +245,10 @@ def test_the_tables_hold_every_metric_and_operator_and_say_which_models_failed()
     ]
     assert [column.key for column in made["trust"].columns] == ["metric", "mask", "delete"]
     assert [row[0] for row in made["trust"].rows] == ["SRG", "Sufficiency"]
+    assert "same evidence" not in made["trust"].caption
+    twice = rows.replace({"metric": {"sufficiency": "abpc"}})
+    for table in report.tables(twice, models, RESAMPLING)[:-1]:
+        assert table.caption.endswith("The same evidence in other units: SRG and ABPC.")
     (gates,) = made["gates"].rows
     assert gates[:6] == ("Single token", 1, 0.9, None, 0.8, 0.5)
     assert "90.0%" in gates[-2]
