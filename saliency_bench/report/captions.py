@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DRAWN = ("n_samples", "n_rankings")
 #: Facts that come first, in this order.
 _FIRST = ("output", "target", "reduction", "baseline", "removal", "n_steps", "n_samples")
+#: Methods that explain no output of the setting: the class has no say, or they have a loss of their own.
+_OWN_OUTPUT = ("random", "raw_attention", "attention_rollout", "allennlp_")
 _BOUNDARIES = ("start", "end")
 
 
@@ -98,6 +100,8 @@ def _said(setting: Mapping[str, Any]) -> dict[str, Any]:
     """What a setting says: no names of it, and nothing that is null or does not count."""
     own = hyperparameters(setting)
     kept = {key: setting[key] for key in ("output", "target", "reduction") if key in setting} | own
+    if str(setting.get("method")).startswith(_OWN_OUTPUT):
+        kept.pop("output", None)
     if "seed" in setting and any(key in own for key in _DRAWN):
         kept["seed"] = setting["seed"]
     order = [*(key for key in _FIRST if key in kept), *(key for key in kept if key not in _FIRST)]

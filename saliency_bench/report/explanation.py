@@ -13,11 +13,10 @@ from saliency_bench import __version__
 from saliency_bench.errors import unknown
 from saliency_bench.report.captions import facts, heading, headings, legend, place
 from saliency_bench.report.heatmap import (
-    DARK,
-    LIGHT,
-    either,
+    bar,
     map_of_attribution,
     only_top,
+    panel,
     spans_to_html,
     spans_to_rich,
 )
@@ -54,8 +53,9 @@ h1 { font-size: 1.35rem; line-height: 1.3; margin: 0 0 1.25rem; }
 .map h2 { font-size: .9rem; line-height: 1.4; margin: 0 0 .35rem; }
 .facts { font-size: .76rem; line-height: 1.45; margin: .45rem 0 0; opacity: .8; }
 footer { color: var(--soft); margin-top: 1.75rem; font-size: .82rem; line-height: 1.55; } footer p { margin: .4rem 0; }
+.bar { display: inline-block; width: 4.5rem; height: .7rem; border: 1px solid var(--line); border-radius: 3px; margin-right: .3rem; }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; }
-  .map { break-inside: avoid; } .map span { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+  .map { break-inside: avoid; } .map span, .bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 _CAUTION = (
     "Colours are relative to each map's largest score; the exact number stands in the tooltip of its word. What a map "
@@ -76,18 +76,19 @@ def page(
     Raises:
         InputError: `top` is no whole number of at least 1.
     """
-    parts, legends = [], []
+    parts, legends = [], {}
     for one, title in zip(maps, headings(maps), strict=True):
         tokens = map_of_attribution(one, special_tokens=special_tokens)
-        legends.append(legend(one, tokens.signed))
+        legends[legend(one, tokens.signed)] = bar(tokens.signed)
         parts.append(
-            f'<section class="map" style="{_panel()}"><h2>{html.escape(title)}</h2>\n'
+            f'<section class="map" style="{panel()}"><h2>{html.escape(title)}</h2>\n'
             f"{spans_to_html(only_top(tokens, top))}\n"
             f'<p class="facts">{html.escape(facts(one, tokens))}</p></section>'
         )
     body = "\n".join(parts)
     footer = "\n".join(
-        f"<p>{html.escape(text)}</p>" for text in [*dict.fromkeys(legends), _CAUTION]
+        f'<p><span class="bar" style="{colors}"></span> {html.escape(text)}</p>'
+        for text, colors in legends.items()
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -96,13 +97,8 @@ def page(
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>saliency_bench: an explanation</title>\n<style>\n{_STYLE}</style></head>\n"
         f"<body><h1>Which words the model's score depends on</h1>\n{body}\n"
-        f"<footer>{footer}</footer>\n</body></html>\n"
+        f"<footer>{footer}\n<p>{_CAUTION}</p></footer>\n</body></html>\n"
     )
-
-
-def _panel() -> str:
-    """What maps stand on: the colour of 0, and of text without a score."""
-    return either("background", LIGHT.zero, DARK.zero) + either("color", LIGHT.text, DARK.text)
 
 
 def fragment(one: "AttributionMap", *, top: int | None = None, special_tokens: bool = False) -> str:
@@ -112,7 +108,7 @@ def fragment(one: "AttributionMap", *, top: int | None = None, special_tokens: b
     said = [facts(one, tokens), legend(one, tokens.signed)]
     return (
         f"<style>{_THEMES}</style>"
-        f'<div class="saliency-bench" style="{_panel()}padding:.6em .8em;border-radius:6px;line-height:1.75;'
+        f'<div class="saliency-bench" style="{panel()}padding:.6em .8em;border-radius:6px;line-height:1.75;'
         'overflow-wrap:anywhere">'
         f'<div style="font-size:.9em"><b>{html.escape(heading(one))}</b></div>'
         f"<div>{spans_to_html(only_top(tokens, top))}</div>"

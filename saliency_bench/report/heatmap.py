@@ -301,6 +301,21 @@ def either(key: str, light: Color, dark: Color) -> str:
     return f"{key}:{_hex(light)};{key}:light-dark({_hex(light)},{_hex(dark)});"
 
 
+def panel() -> str:
+    """Declarations of what maps stand on: the colour of 0, and of text without a score."""
+    return either("background", LIGHT.zero, DARK.zero) + either("color", LIGHT.text, DARK.text)
+
+
+def bar(signed: bool) -> str:
+    """The declaration of a bar that shows the colours of maps from the smallest score to the largest."""
+    light, dark = (
+        [p.negative, p.zero, p.positive] if signed else [p.zero, p.size] for p in (LIGHT, DARK)
+    )
+    plain = ",".join(map(_hex, light))
+    choice = ",".join(f"light-dark({_hex(a)},{_hex(b)})" for a, b in zip(light, dark, strict=True))
+    return "".join(f"background:linear-gradient(90deg,{stops});" for stops in (plain, choice))
+
+
 def number(tokens: TokenMap, score: float) -> str:
     """A score to read, with a sign where signs have a meaning."""
     return f"{score:+.4g}" if tokens.signed else f"{score:.4g}"
