@@ -343,19 +343,17 @@ def explain(words: list[str]) -> int:
             **s.hyper,
         )
     ]
+    top = int(options["top"]) if "top" in options else None
+    special = "special-tokens" in options
     if options.get("json"):
-        print(json.dumps(explanation.records(maps, options["json"]), indent=1))
+        print(json.dumps(explanation.records(maps, options["json"]), indent=1, allow_nan=False))
         return 0
     if options.get("html"):
         from saliency_bench.store.durable import replace_file
 
-        shown = explanation.page(
-            maps,
-            top=int(options["top"]) if "top" in options else None,
-            special_tokens="special-tokens" in options,
-        )
-        replace_file(Path(options["html"]), shown.encode())
-    show_maps(maps)
+        made = explanation.page(maps, top=top, special_tokens=special)
+        replace_file(Path(options["html"]), made.encode())
+    show_maps(maps, top=top, special_tokens=special)
     return 0
 
 

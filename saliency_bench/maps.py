@@ -267,21 +267,39 @@ class AttributionMap:
     def to_html(self, *, top: int | None = None, special_tokens: bool = False) -> str:
         """The text, coloured, as a piece of a page; exact scores stand in tooltips.
 
+        The panel is dark where the page, or the theme of the notebook, says that it is (CSS `color-scheme`).
+
         Args:
             top: colour only so many tokens with the largest magnitudes; None: all.
             special_tokens: show [CLS] and its kin too.
-        """
-        from saliency_bench.report.heatmap import map_to_html
 
-        return str(map_to_html(self, top=top, special_tokens=special_tokens))
+        Raises:
+            InputError: `top` is no whole number of at least 1.
+        """
+        from saliency_bench.report.explanation import fragment
+
+        return str(fragment(self, top=top, special_tokens=special_tokens))
+
+    def to_record(self, shape: str = "article") -> dict[str, Any]:
+        """The map as plain data in the shape of an older tool, with what it is of: `report.explanation.record`.
+
+        Args:
+            shape: "article", or "allennlp", which holds the scores and no tokens, class or probability.
+
+        Raises:
+            InputError: there is no such shape.
+        """
+        from saliency_bench.report.explanation import record
+
+        return dict(record(self, shape))
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
     def __rich__(self) -> Any:
-        from saliency_bench.report.heatmap import map_to_rich
+        from saliency_bench.report.explanation import to_rich
 
-        return map_to_rich(self)
+        return to_rich(self)
 
 
 def _tuples(value: Any) -> Any:

@@ -24,8 +24,10 @@ def test_a_map_shows_special_tokens_and_its_strongest_ones_where_asked():
     )
     assert made._repr_html_() == made.to_html()
     assert len(made.to_html(special_tokens=True)) > len(made.to_html())
-    coloured = [page.count("title=") for page in (made.to_html(), made.to_html(top=2))]
-    assert coloured == [sum(made.attributable), 2]
+    n = sum(made.attributable)
+    pages = (made.to_html(), made.to_html(top=2))
+    assert [page.count("border-radius:2px") for page in pages] == [n, 2]
+    assert [page.count("title=") for page in pages] == [n, n]
 
 
 def test_a_pair_has_a_map_for_each_of_its_texts(folder):

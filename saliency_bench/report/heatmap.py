@@ -1,24 +1,56 @@
 """Token maps as coloured text: the words as they were written, for a page and for a terminal."""
 
 import html
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saliency_bench.report.labels import backend_label, method_label
+from saliency_bench.errors import InputError
+from saliency_bench.report.signs import signed as has_sign
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from saliency_bench.maps import AttributionMap
 
-#: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and white for 0.
-POSITIVE, NEGATIVE, WHITE = (178, 24, 43), (33, 102, 172), (255, 255, 255)
-UNSIGNED = ("l1", "l2")  # reductions whose scores cannot be negative
+Color = tuple[int, int, int]
+
+
+class Palette(NamedTuple):
+    """Colours of maps: `zero` is the panel that they stand on, `size` is for scores without a sign."""
+
+    zero: Color
+    positive: Color
+    negative: Color
+    size: Color
+    missing: Color
+    text: Color
+
+
+#: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and of its PuOr for what has no sign.
+LIGHT = Palette(
+    zero=(255, 255, 255),
+    positive=(178, 24, 43),
+    negative=(33, 102, 172),
+    size=(84, 39, 136),
+    missing=(214, 214, 214),
+    text=(17, 17, 17),
+)
+#: The same hues, as bright as white text allows: on a dark panel it is the larger score that is brighter.
+DARK = Palette(
+    zero=(28, 33, 38),
+    positive=(214, 40, 57),
+    negative=(33, 118, 199),
+    size=(136, 84, 208),
+    missing=(88, 94, 101),
+    text=(228, 232, 236),
+)
 _PER_TOKEN = ("tokens", "starts", "ends", "segments", "words", "scores")
 #: They would reorder or hide the text around them.
 _INVISIBLE = {
@@ -26,15 +58,18 @@ _INVISIBLE = {
     *(chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
 }
 
-Color = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of text with its score; None between tokens and for text that the model did not see."""
+    """A piece of text with its score; None between tokens and for text that the model did not see.
+
+    `colored` is False where other scores are to stand out, `asked` says that the map is about this token.
+    """
 
     text: str
     score: float | None = None
+    colored: bool = True
+    asked: bool = False
 
 
 #: Between a text and its pair; a line break of a text itself is shown as a sign for it.
@@ -43,21 +78,31 @@ BREAK = Span("\n")
 
 @dataclass(frozen=True)
 class TokenMap:
-    """A text cut into spans. Colours are relative to `scale`, the largest absolute score; 0 is white."""
+    """A text cut into spans. Colours are relative to `scale`, the largest absolute score that is a number."""
 
     spans: tuple[Span, ...]
     signed: bool
 
     @property
     def scale(self) -> float:
-        """The score of the darkest colour."""
-        return max((abs(span.score) for span in self.spans if span.score is not None), default=0.0)
+        """The score of the strongest colour."""
+        return max((abs(score) for score in self.scores if math.isfinite(score)), default=0.0)
 
-    def color(self, score: float) -> Color:
-        """Red for positive, blue for negative scores, white for 0, the darker the larger."""
+    @property
+    def scores(self) -> list[float]:
+        """The scores of all spans that have one, in order."""
+        return [span.score for span in self.spans if span.score is not None]
+
+    def color(self, score: float, palette: Palette = LIGHT) -> Color:
+        """Red for positive, blue for negative scores, one hue without signs: the stronger the larger, none for 0."""
+        if not math.isfinite(score):
+            return palette.missing
         strength = abs(score) / self.scale if self.scale else 0.0
-        end = POSITIVE if score > 0 else NEGATIVE
-        red, green, blue = (round(w + strength * (e - w)) for w, e in zip(WHITE, end, strict=True))
+        end = palette.positive if score > 0 else palette.negative
+        red, green, blue = (
+            round(z + strength * (e - z))
+            for z, e in zip(palette.zero, end if self.signed else palette.size, strict=True)
+        )
         return red, green, blue
 
 
@@ -73,6 +118,7 @@ def token_map(
     signed: bool,
     unit: str = "token",
     special_tokens: bool = False,
+    asked: int | None = None,
 ) -> TokenMap:
     """The map of one input.
 
@@ -87,10 +133,12 @@ def token_map(
         signed: whether negative scores are possible.
         unit: token, or word: pieces of a word are one span with the sum of their scores.
         special_tokens: whether special tokens are shown.
+        asked: the token that the map is about, if it is about one.
     """
+    about = [place == asked for place in range(len(tokens))]
     pieces = [
         _Piece(*values)
-        for values in zip(tokens, starts, ends, segments, words, scores, strict=True)
+        for values in zip(tokens, starts, ends, segments, words, scores, about, strict=True)
         if special_tokens or values[3] >= 0
     ]
     spans: list[Span] = []
@@ -109,6 +157,7 @@ class _Piece(NamedTuple):
     segment: int
     word: int
     score: float
+    asked: bool
 
 
 def _merged(pieces: Iterable[_Piece], unit: str) -> list[_Piece]:
@@ -122,6 +171,7 @@ def _merged(pieces: Iterable[_Piece], unit: str) -> list[_Piece]:
                 text=before.text + piece.text,
                 end=max(before.end, piece.end),
                 score=before.score + piece.score,
+                asked=before.asked or piece.asked,
             )
         else:
             merged.append(piece)
@@ -136,7 +186,8 @@ def _spans(pieces: Sequence[_Piece], text: str) -> Iterator[Span]:
         between = text[cursor : piece.start] if known else " " if number else ""
         if between:
             yield Span(between)
-        yield Span(text[piece.start : piece.end] if known else piece.text, float(piece.score))
+        written = text[piece.start : piece.end] if known else piece.text
+        yield Span(written, float(piece.score), asked=piece.asked)
         cursor = piece.end if known else cursor
     if cursor and text[cursor:]:
         yield Span(text[cursor:])
@@ -149,7 +200,7 @@ def map_of_row(
     pair = example["text_pair"]
     return token_map(
         texts=(example["text"], pair if isinstance(pair, str) else None),
-        signed=setting["reduction"] not in UNSIGNED,
+        signed=has_sign(setting, row["scores"]),
         **{key: np.asarray(row[key]).tolist() for key in _PER_TOKEN},
         **options,
     )
@@ -166,18 +217,27 @@ def map_of_attribution(one: "AttributionMap", **options: Any) -> TokenMap:
         segments=encoded.segments,
         words=encoded.words,
         scores=one.scores.tolist(),
-        signed=one.setting.get("reduction") not in UNSIGNED,
+        signed=has_sign(one.setting, one.scores.tolist()),
+        asked=one.encoded.position if one.encoded.boundary is None else one.target,
         **options,
     )
 
 
-def only_top(tokens: TokenMap, k: int) -> TokenMap:
-    """The map with the colours of its k largest magnitudes; the first of equal ones."""
-    scored = [place for place, span in enumerate(tokens.spans) if span.score is not None]
-    order = sorted(scored, key=lambda place: -abs(tokens.spans[place].score or 0.0))
-    kept = set(order[:k])
+def only_top(tokens: TokenMap, k: object) -> TokenMap:
+    """The map with the colours of its k largest magnitudes, the first of equal ones; with all of them where k is None.
+
+    Raises:
+        InputError: k is no whole number of at least 1.
+    """
+    if k is None:
+        return tokens
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise InputError(f"top={k!r}: expected a whole number of at least 1")
+    sizes = [math.nan if span.score is None else abs(span.score) for span in tokens.spans]
+    found = [place for place, size in enumerate(sizes) if math.isfinite(size)]
+    rest = set(sorted(found, key=lambda place: -sizes[place])[int(k) :])
     spans = tuple(
-        span if place in kept or span.score is None else Span(span.text)
+        replace(span, colored=False) if place in rest else span
         for place, span in enumerate(tokens.spans)
     )
     return replace(tokens, spans=spans)
@@ -215,7 +275,10 @@ def luminance(color: Color) -> float:
 
 
 def spans_to_html(tokens: TokenMap) -> str:
-    """Spans of HTML, escaped, each score in the title of its span; the whole isolated from text around it."""
+    """Spans of HTML, escaped, each score in the title of its span; the whole isolated from text around it.
+
+    Colours are for a light panel and for a dark one, whichever `color-scheme` is in force where they stand.
+    """
     inner = "".join(_span_to_html(tokens, span) for span in tokens.spans)
     return f'<bdi dir="auto" style="white-space:pre-wrap">{inner}</bdi>'
 
@@ -224,14 +287,45 @@ def _span_to_html(tokens: TokenMap, span: Span) -> str:
     text = span.text if span is BREAK else html.escape(visible(span.text))
     if span.score is None:
         return text
-    color = tokens.color(span.score)
-    style = f"background:{_hex(color)};color:{_hex(ink(color))};border-radius:2px"
-    return f'<span style="{style}" title="{number(tokens, span.score)}">{text}</span>'
+    style = "text-decoration:underline;" if span.asked else ""
+    if span.colored:
+        light, dark = (tokens.color(span.score, palette) for palette in (LIGHT, DARK))
+        style += either("background", light, dark) + either("color", ink(light), ink(dark))
+        style += "border-radius:2px"
+    given = f' style="{style}"' if style else ""
+    return f'<span{given} title="{exact(tokens, span.score)}">{text}</span>'
+
+
+def either(key: str, light: Color, dark: Color) -> str:
+    """A declaration of CSS for both schemes; browsers from before 2024 take the light one, for the panel too."""
+    return f"{key}:{_hex(light)};{key}:light-dark({_hex(light)},{_hex(dark)});"
+
+
+def panel() -> str:
+    """Declarations of what maps stand on: the colour of 0, and of text without a score."""
+    return either("background", LIGHT.zero, DARK.zero) + either("color", LIGHT.text, DARK.text)
+
+
+def bar(signed: bool) -> str:
+    """The declaration of a bar that shows the colours of maps from the smallest score to the largest."""
+    light, dark = (
+        [p.negative, p.zero, p.positive] if signed else [p.zero, p.size] for p in (LIGHT, DARK)
+    )
+    plain = ",".join(map(_hex, light))
+    choice = ",".join(f"light-dark({_hex(a)},{_hex(b)})" for a, b in zip(light, dark, strict=True))
+    return "".join(f"background:linear-gradient(90deg,{stops});" for stops in (plain, choice))
 
 
 def number(tokens: TokenMap, score: float) -> str:
-    """A score with a sign where signs have a meaning."""
+    """A score to read, with a sign where signs have a meaning."""
     return f"{score:+.4g}" if tokens.signed else f"{score:.4g}"
+
+
+def exact(tokens: TokenMap, score: float) -> str:
+    """A score to copy: the shortest number that is exactly this one."""
+    if not math.isfinite(score):
+        return f"no number: {score}"
+    return f"{score + 0.0:+}" if tokens.signed else f"{score + 0.0}"  # 0.0: no negative zero
 
 
 def _hex(color: Color) -> str:
@@ -244,38 +338,13 @@ def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
 
     text = Text(overflow="fold")
     for span in tokens.spans:
-        if span.score is None:
-            text.append(span.text if span is BREAK else visible(span.text))
+        style = "underline" if span.asked else ""
+        if span.score is None or not span.colored:
+            text.append(span.text if span is BREAK else visible(span.text), style=style)
         elif colored:
             color = tokens.color(span.score)
-            text.append(visible(span.text), style=f"{_hex(ink(color))} on {_hex(color)}")
+            style += f" {_hex(ink(color))} on {_hex(color)}"
+            text.append(visible(span.text), style=style.strip())
         else:
             text.append(f"{visible(span.text)}({number(tokens, span.score)})")
     return text
-
-
-def heading(one: "AttributionMap") -> str:
-    """What a map shows: method, backend, explained class."""
-    name = str(one.setting.get("name") or one.setting.get("method"))
-    backend = backend_label(str(one.setting.get("backend", "")))
-    method = method_label(name) + (f" ({backend})" if backend else "")
-    return visible(f"{method}: {one.label} ({one.probability:.3f})")
-
-
-def map_to_html(
-    one: "AttributionMap", *, top: int | None = None, special_tokens: bool = False
-) -> str:
-    """A map with its heading, as a notebook shows it; see `AttributionMap.to_html`."""
-    tokens = map_of_attribution(one, special_tokens=special_tokens)
-    body = spans_to_html(tokens if top is None else only_top(tokens, top))
-    return (
-        '<div style="background:#fff;color:#111;padding:.5em;line-height:1.7">'
-        f"<div><small>{html.escape(heading(one))}</small></div><div>{body}</div></div>"
-    )
-
-
-def map_to_rich(one: "AttributionMap") -> "Text":
-    """A map with its heading, as a terminal shows it."""
-    from rich.text import Text
-
-    return Text.assemble((heading(one), "bold"), "\n", spans_to_rich(map_of_attribution(one)))

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.heatmap import map_of_row, number, spans_to_html, visible
+from saliency_bench.report.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
 from saliency_bench.report.labels import method_label, metric_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
@@ -66,7 +66,7 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["printed"] = printed
+    environment.globals |= {"printed": printed, "panel": panel, "bar": bar}
     environment.filters["visible"] = lambda text: visible(str(text))
     manifest = analysis.run.manifest
     return environment.get_template("page.html.j2").render(

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import PAGE
-from saliency_bench.report.heatmap import heading, map_of_attribution, spans_to_rich, visible
+from saliency_bench.report.captions import facts, headings, legend
+from saliency_bench.report.heatmap import map_of_attribution, only_top, spans_to_rich, visible
 from saliency_bench.report.html import caution
 from saliency_bench.report.table import Printed, Table, printed
 from saliency_bench.report.tables import headline
@@ -110,11 +111,34 @@ def _say(console: Console, text: str) -> None:
     console.print(Text(visible(text)), soft_wrap=True)
 
 
-def show_maps(maps: Sequence["AttributionMap"], console: Console | None = None) -> None:
-    """Prints a coloured token map each; without colours the score follows every token."""
+def show_maps(
+    maps: Sequence["AttributionMap"],
+    console: Console | None = None,
+    *,
+    top: int | None = None,
+    special_tokens: bool = False,
+) -> None:
+    """Prints a coloured token map each; without colours the score follows every token.
+
+    Args:
+        maps: in the order in which they are shown.
+        console: the terminal where None.
+        top: only so many tokens with the largest magnitudes are coloured, or have their scores; None: all.
+        special_tokens: show [CLS] and its kin too.
+
+    Raises:
+        InputError: `top` is no whole number of at least 1.
+    """
     console = console or console_for()
     colored = console.is_terminal and console.color_system is not None
-    for one in maps:
-        console.print(Text(heading(one), style="bold"))
-        console.print(spans_to_rich(map_of_attribution(one), colored), soft_wrap=not colored)
+    legends = []
+    for one, title in zip(maps, headings(maps), strict=True):
+        tokens = map_of_attribution(one, special_tokens=special_tokens)
+        console.print(Text(title, style="bold"))
+        shown = spans_to_rich(only_top(tokens, top), colored)
+        console.print(shown, soft_wrap=not colored)
+        console.print(Text(facts(one, tokens), style="dim"), soft_wrap=not colored)
         console.print()
+        legends.append(legend(one, tokens.signed))
+    for text in dict.fromkeys(legends if colored else []):
+        console.print(Text(text, style="dim"))

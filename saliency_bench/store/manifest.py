@@ -47,14 +47,14 @@ def collect(
         "identity": {
             "code": code(),
             "python": platform.python_version(),
-            "versions": _versions(COMPUTING),
+            "versions": versions(COMPUTING),
             "system": platform.system(),
             "machine": platform.machine(),
             "cpu": cpu_model(),
             "computation": dict(computation),
         },
         "circumstances": {
-            "versions": _versions(CARRYING),
+            "versions": versions(CARRYING),
             "os": platform.platform(),
             "logical_cores": os.cpu_count(),
             "memory_bytes": memory_bytes(),
@@ -121,7 +121,8 @@ def _folder(find: Callable[[], Path]) -> Path | None:
         return None
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str | None]:
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """The installed versions of packages; None of those that are not there."""
     return {package: _version(package) for package in packages}
 
 
