@@ -43,7 +43,7 @@ _COLORS = {
     "deep_lift": "#8C6D31",
 }
 #: For methods that we do not know; none of them is the colour of one that we do.
-_OTHERS = ("#B2DF8A", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
+_OTHERS = ("#7A9A01", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
 #: Of the throughput benchmark's contestants, with a marker each: ours, Captum's uses, the floor and the ceiling.
 _CONTESTANTS = {
     "ours": ("#0072B2", "o"),
