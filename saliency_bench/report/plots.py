@@ -9,12 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import arrow, metric_label, unit_label
 from saliency_bench.report.style import (
+    HALO,
     HEIGHT,
     WIDTH,
     color,
@@ -43,7 +43,6 @@ _TITLE_CHARACTERS = 23
 #: What a map costs: the base of its scale, and what it is called.
 _COSTS = {"n_gradients": (2, "Gradients per example"), "seconds": (10, "Time per example (s)")}
 _HOLLOW = "white"
-_HALO = [withStroke(linewidth=2.6, foreground="white")]
 
 
 def curves(analysis: Analysis) -> Figure | None:
@@ -146,7 +145,7 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
         hatch = "////" if setting["backend"] == "captum" else None
         shade, ends = color(setting["method"]), [one.low, one.high]
         axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
-        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=_HALO)
+        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=HALO)
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
     unit = unit_label(own["unit"] or "")
     # The arrow goes to the next line with the last word, not alone.

@@ -103,6 +103,20 @@ def test_the_matrix_of_agreement_fills_its_figure(a_run):
         assert figure.get_figheight() - high < 1.0
 
 
+def test_a_legend_cuts_no_word_that_fits_and_takes_no_more_columns_than_do():
+    figure = style.Figure(figsize=(style.WIDTH, 1))
+    short = ["mask", "pad", "unk", "zero", "mean", "attention", "delete"]
+    handles = [figure.subplots().plot([0], [0])[0]] * 20
+    shown = [text.get_text() for text in style.legend(figure, handles[:7], short).get_texts()]
+    assert shown == short
+    long = ["Integrated Gradients (reduction=sum, baseline=max_entropy, n_steps=32)"] * 20
+    figure.set_figheight(1)
+    legend = style.legend(figure, handles, long)
+    assert [text.get_text().replace("\n", " ") for text in legend.get_texts()] == long
+    # Ten rows of two lines beside each other.
+    assert 10 * 20 / 72 < figure.get_figheight() - 1 < 10 * 30 / 72
+
+
 def test_costs_that_do_not_vary_are_no_figure(make_run, make_settings):
     settings = make_settings("vanilla", "input_x_gradient", "random", backends=["native"])
     run = make_run(settings, n_examples=4, timed=False)
