@@ -1,5 +1,6 @@
 """Figures that compare methods: curves, metrics, agreement, cost."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,13 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import arrow, metric_label, unit_label
 from saliency_bench.report.style import (
+    HALO,
+    HEIGHT,
     WIDTH,
     color,
     ink_on,
@@ -31,10 +33,16 @@ from saliency_bench.rows import OK
 from saliency_bench.stats import intervals
 
 _FRACTIONS = np.linspace(0, 1, 21)
-_PANELS, _MOST_PANELS = 3, 9  # beside each other, and in all; the tables have every metric
+_PANELS, _ROWS = (
+    3,
+    3,
+)  # of panels beside each other, and above each other; the tables have every metric
+_BESIDE = 3.2  # inches of names and of a colour bar beside a matrix
+_FEW = 3  # bars that two rows of panels are enough for
+_TITLE_CHARACTERS = 23
 #: What a map costs: the base of its scale, and what it is called.
 _COSTS = {"n_gradients": (2, "Gradients per example"), "seconds": (10, "Time per example (s)")}
-_HALO = [withStroke(linewidth=2.6, foreground="white")]
+_HOLLOW = "white"
 
 
 def curves(analysis: Analysis) -> Figure | None:
@@ -58,7 +66,7 @@ def curves(analysis: Analysis) -> Figure | None:
     legend(figure, *left.get_legend_handles_labels())
     bands = "bands" if all(map(leads, marks.values())) else "bands, one for each colour"
     words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
-    hidden = " A dashed line (Captum) that is not seen lies on the solid one."
+    hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
     note(figure, words + (hidden if _both_backends(analysis) else ""))
     return figure
 
@@ -94,13 +102,15 @@ def _on_grid(own: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
 
 def metric_bars(analysis: Analysis) -> Figure | None:
     """The mean of the first metrics for each method, with intervals, a panel each."""
-    metrics = [one for one in analysis.metrics if _has_two_methods(analysis, one)][:_MOST_PANELS]
+    metrics = [one for one in analysis.metrics if _has_two_methods(analysis, one)]
     if not metrics:
         return None
-    n_rows = -(-len(metrics) // _PANELS)
     _, n_lines = wrapped(analysis.labels[key] for key in analysis.drawn)
-    height = n_rows * (0.6 + max(0.19, 0.14 * n_lines) * len(analysis.drawn)) + 0.4
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    row = 0.75 + max(0.19, 0.15 * n_lines) * len(analysis.drawn)
+    most = _ROWS if len(analysis.drawn) > _FEW else _ROWS - 1
+    n_rows = max(1, min(most, -(-len(metrics) // _PANELS), int((HEIGHT - 0.4) // row)))
+    metrics = metrics[: n_rows * _PANELS]
+    figure = Figure(figsize=(WIDTH, n_rows * row + 0.4), layout="constrained")
     grid = figure.subplots(n_rows, min(_PANELS, len(metrics)), sharey=True, squeeze=False)
     panels = list(grid.flat)
     for axes, metric in zip(panels, metrics, strict=False):
@@ -135,12 +145,13 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
         hatch = "////" if setting["backend"] == "captum" else None
         shade, ends = color(setting["method"]), [one.low, one.high]
         axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
-        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=_HALO)
+        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=HALO)
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
     unit = unit_label(own["unit"] or "")
-    axes.set_title(
-        f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip(), loc="left"
-    )
+    # The arrow goes to the next line with the last word, not alone.
+    title = f"{metric_label(metric)}\N{NO-BREAK SPACE}{arrow(analysis.higher_is_better(metric))}"
+    lines = textwrap.fill(title, _TITLE_CHARACTERS).replace("\N{NO-BREAK SPACE}", " ")
+    axes.set_title(lines.strip(), loc="left")
     axes.set_xlabel(unit)
     labels, _ = wrapped(analysis.labels[key] for key in analysis.drawn)
     axes.set_yticks(range(len(labels)), labels)
@@ -159,10 +170,12 @@ def agreement(analysis: Analysis) -> Figure | None:
         return None
     values = np.array([[_mean_tau(means, a, b) for b in drawn] for a in drawn])
     labels, n_lines = wrapped(analysis.labels[key] for key in drawn)
-    side = 2.4 + max(0.42, 0.16 * n_lines) * len(drawn)
-    figure = Figure(figsize=(min(side + 1.0, WIDTH), min(side, WIDTH - 1.0)), layout="constrained")
+    width = min(WIDTH, _BESIDE + 0.55 * len(drawn))
+    height = 0.8 + max(0.32, 0.15 * n_lines) * len(drawn)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    # Cells as the names are high: square ones would leave bands above and below them.
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         _cell_text(axes, column, row, value, ink_on(image, value))
     # Columns have the numbers of the rows: names of several lines would lie on each other.
@@ -171,7 +184,7 @@ def agreement(analysis: Analysis) -> Figure | None:
     axes.set_yticks(range(len(drawn)), numbered)
     axes.xaxis.tick_top()
     _bare(axes)
-    figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", shrink=0.8, aspect=30)
+    figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", aspect=30).outline.set_visible(False)
     note(
         figure, f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
     )
@@ -208,10 +221,11 @@ def cost(analysis: Analysis) -> Figure | None:
         f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
     )
     legend(figure, *panels[-1].get_legend_handles_labels())
-    hollow = " Hollow: Captum." if _both_backends(analysis) else ""
+    points = [line.get_markerfacecolor() for axes in panels for line in axes.get_lines()]
+    hollow = " Hollow: Captum." if _HOLLOW in points else ""
     note(
         figure,
-        f"Whiskers: {_interval(analysis)}; bands: those of rankings that take no gradient. "
+        f"Whiskers: {_interval(analysis)}; bands: those of what takes no gradient. "
         f"Points of equal cost are moved apart.{hollow}",
     )
     return figure
@@ -251,7 +265,7 @@ def _cost_point(
 ) -> None:
     setting = analysis.setting(key)
     shade = color(setting["method"])
-    face = "white" if setting["backend"] == "captum" else shade
+    face = _HOLLOW if setting["backend"] == "captum" else shade
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
     label = literal(analysis.labels[key])
     point = marker(setting, sign)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
+from matplotlib.patheffects import withStroke
 
 from saliency_bench.report.heatmap import ink
 
@@ -43,7 +44,7 @@ _COLORS = {
     "deep_lift": "#8C6D31",
 }
 #: For methods that we do not know; none of them is the colour of one that we do.
-_OTHERS = ("#B2DF8A", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
+_OTHERS = ("#7A9A01", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
 #: Of the throughput benchmark's contestants, with a marker each: ours, Captum's uses, the floor and the ceiling.
 _CONTESTANTS = {
     "ours": ("#0072B2", "o"),
@@ -60,6 +61,7 @@ _CONTESTANTS = {
 _SIGNS = "o^svPXdp*h"
 _SPARSE = 5  # points of a curve, of which one has its marker
 _LITTLE = 0.1  # of the numbers of the other sign: as good as none
+HALO = [withStroke(linewidth=2.6, foreground="white")]  # a whisker is seen on a dark bar too
 WIDTH = 7.0  # inches: two columns of a paper
 HEIGHT = 9.5  # inches: a page, with room for a caption
 _DPI = 200
@@ -196,10 +198,11 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Leg
         return None
     room = int(_LEGEND_CHARACTERS_PER_INCH * figure.get_figwidth())
     needed = [len(label) + _LEGEND_HANDLE for label in labels]
-    n_columns = (
-        len(labels) if sum(needed) <= room else max(1, room // max(needed), room // _LEGEND_COLUMN)
-    )
-    lines = [textwrap.fill(label, room // n_columns - _LEGEND_HANDLE) for label in labels]
+    if sum(needed) <= room:
+        lines, n_columns = list(labels), len(labels)
+    else:
+        n_columns = max(1, room // max(needed), room // _LEGEND_COLUMN)
+        lines = [textwrap.fill(label, room // n_columns - _LEGEND_HANDLE) for label in labels]
     points = np.array_split([14 + 10 * label.count("\n") for label in lines], n_columns)
     figure.set_figheight(figure.get_figheight() + (10 + max(map(sum, points))) / 72)
     return figure.legend(handles, lines, loc="outside upper center", ncols=n_columns)
