@@ -23,7 +23,7 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.reading import RANKINGS, usual
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.judge import judge_maps, refuse_multi_label
+from saliency_bench.judge import judge_maps
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
@@ -206,7 +206,6 @@ def evaluate(
     """
     import pandas as pd
 
-    refuse_multi_label(model)
     names = [metrics] if isinstance(metrics, str) else metrics
     entries = {name: conf_files.metric_defaults(name) for name in names}
     for entry in entries.values():
