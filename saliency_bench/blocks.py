@@ -18,7 +18,7 @@ from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting
+from saliency_bench.rows import Setting, Target
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks import targets
 from saliency_bench.tasks.registry import task_of
@@ -83,7 +83,7 @@ class OpenBlock:
 
     references: References
     batch: Batch
-    target: str | int
+    target: Target
     token_budget: int
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class OpenBlock:
 
 
 def open_block(
-    references: References, encoded: Sequence[Encoded], target: str | int, token_budget: int
+    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
 ) -> OpenBlock:
     """The block of these examples, padded where their lengths differ."""
     return OpenBlock(references, task.collate(references.model, encoded), target, token_budget)

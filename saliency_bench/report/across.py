@@ -28,7 +28,7 @@ from saliency_bench.report.convergence import ENOUGH, MARK, doubtful, gates, mar
 from saliency_bench.report.labels import PRIMARY, metric_label, setting_labels
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.rows import digest
-from saliency_bench.stats import Resampling, intervals, wide
+from saliency_bench.stats import Resampling, intervals, per_text, wide, with_texts
 from saliency_bench.store.run import Run
 
 #: What one cell can differ from another in, and how it is called.
@@ -195,11 +195,11 @@ def _described(settings: Mapping[str, Mapping[str, Any]], key: str) -> str:
 
 
 def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
-    rows = with_removal(run.tables["rows"], removals(run.manifest))
+    rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
     own = rows[rows["metric"] == metric]
     if own.empty or own["higher_is_better"].isna().all():
         raise InputError(f"{run.folder} has no metric {metric} with a direction")
-    table = wide(own)
+    table = per_text(wide(own))
     table.columns = table.columns.get_level_values("setting_id")
     table.index = table.index.get_level_values("example_id")
     by_id = {one["setting_id"]: key for key, one in names.items()}

@@ -13,7 +13,16 @@ from saliency_bench.report.convergence import doubtful, gates, marked
 from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.report.table import Estimate
 from saliency_bench.rows import OK
-from saliency_bench.stats import Resampling, compare, summarize, summarize_by_correctness, wide
+from saliency_bench.stats import (
+    TEXT,
+    Resampling,
+    compare,
+    per_text,
+    summarize,
+    summarize_by_correctness,
+    wide,
+    with_texts,
+)
 from saliency_bench.store.run import Run
 
 #: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the
@@ -56,7 +65,19 @@ class Analysis:
     @property
     def n_examples(self) -> int:
         """How many texts were explained."""
+        return n_texts(self.run)
+
+    @property
+    def n_questions(self) -> int:
+        """How many questions were asked about them; of a classifier one each."""
         return len(self.run.tables["examples"])
+
+    @property
+    def counted(self) -> str:
+        """What numbers are over, in words."""
+        if self.n_questions == self.n_examples:
+            return f"{self.n_examples} examples"
+        return f"{self.n_examples} texts, {self.n_questions} questions"
 
     @property
     def claims(self) -> bool:
@@ -76,7 +97,7 @@ class Analysis:
     @property
     def curves(self) -> pd.DataFrame:
         """Of the main way of removing."""
-        found = self.run.tables["curves"]
+        found = with_texts(self.run.tables["curves"], self.run.manifest)
         main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
         return found[found["removal"].isin(main)]
 
@@ -104,7 +125,7 @@ def analyse(run: Run) -> Analysis:
             f"{run.folder}/settings.json lists no setting: there is nothing to report."
         )
     resampling = Resampling.of(run.manifest)
-    rows = with_removal(run.tables["rows"], removals(run.manifest))
+    rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
     primary = _primary(metrics)
@@ -140,10 +161,10 @@ def _ordered(
 ) -> tuple[dict[str, str], dict[str, float]]:
     """Letters and mean ranks of the settings in order, by the one metric of the rows."""
     better = rows["higher_is_better"].dropna()
-    enough = len(run.tables["examples"]) >= N_EXAMPLES_FOR_CLAIMS
+    enough = n_texts(run) >= N_EXAMPLES_FOR_CLAIMS
     if not enough or better.empty or not (rows["status"] == OK).any():
         return {}, {}
-    table = wide(rows).droplevel("metric", axis="columns")
+    table = per_text(wide(rows)).droplevel("metric", axis="columns")
     keys = [key for key in shown if key in table.columns]
     values = table[keys].to_numpy()
     alpha = 1 - resampling.confidence
@@ -151,6 +172,12 @@ def _ordered(
     named = letters(different)
     means = mean_ranks(values, higher_is_better=bool(better.iloc[0])).tolist()
     return dict(zip(keys, named, strict=True)), dict(zip(keys, means, strict=True))
+
+
+def n_texts(run: Run) -> int:
+    """How many texts a run explained, whatever was asked about each."""
+    examples = with_texts(run.tables["examples"], run.manifest)
+    return len(examples.drop_duplicates(["cell_id", TEXT])) if TEXT in examples else len(examples)
 
 
 def removals(manifest: Mapping[str, Any]) -> list[str]:

@@ -101,6 +101,11 @@ def what_was_run(analysis: Analysis) -> str:
         f"{f' of {source}' if source else ''} as {model.get('name', 'the model')} classifies them"
         f"{_target_words(config)}."
     )
+    if analysis.n_questions != analysis.n_examples:
+        text += (
+            f" {_counted(analysis.n_questions, 'question')} in all: numbers are means over texts of the means over a "
+            "text's questions."
+        )
     if len(known := examples["correct"].dropna()):
         text += f" The model is right on {int(known.sum())} of {len(known)}."
     if (found := removals(manifest)) and _removes(analysis):

@@ -30,7 +30,7 @@ from saliency_bench.report.style import (
 )
 from saliency_bench.report.table import Estimate
 from saliency_bench.rows import OK
-from saliency_bench.stats import intervals
+from saliency_bench.stats import index_of, intervals, per_text
 
 _FRACTIONS = np.linspace(0, 1, 21)
 _PANELS, _ROWS = (
@@ -91,13 +91,14 @@ def _curve(
 
 
 def _on_grid(own: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
-    """The curve of every example at common fractions of its tokens, linear between its points."""
-    return np.stack(
-        [
-            np.interp(_FRACTIONS, one["k"] / one["n_units"], one[name])
-            for _, one in own.sort_values("k").groupby(["cell_id", "example_id"])
-        ]
-    )
+    """The curve of every text at common fractions of its tokens, linear between its points."""
+    keys = index_of(own)
+    found = {
+        key: np.interp(_FRACTIONS, one["k"] / one["n_units"], one[name])
+        for key, one in own.sort_values("k").groupby(keys)
+    }
+    index = pd.MultiIndex.from_tuples(list(found), names=keys)
+    return np.asarray(per_text(pd.DataFrame(np.stack([*found.values()]), index=index)))
 
 
 def metric_bars(analysis: Analysis) -> Figure | None:

@@ -26,6 +26,7 @@ from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
 from saliency_bench.report.trust import gates
 from saliency_bench.rows import OK
+from saliency_bench.stats import TEXT, with_texts
 
 NAMES = (
     "headline",
@@ -71,9 +72,14 @@ def interval_words(analysis: Analysis) -> str:
     """How every interval was made."""
     resampling = analysis.resampling
     return (
-        f"{100 * resampling.confidence:g} % BCa bootstrap intervals over examples "
+        f"{100 * resampling.confidence:g} % BCa bootstrap intervals over {_units(analysis)} "
         f"({resampling.n_resamples} resamples)"
     )
+
+
+def _units(analysis: Analysis) -> str:
+    several = analysis.n_questions > analysis.n_examples
+    return "texts, whose questions are averaged first" if several else "examples"
 
 
 def headline(analysis: Analysis) -> Table:
@@ -248,7 +254,7 @@ def _group_row(
 
 def agreement(analysis: Analysis) -> Table:
     """How far every two of the drawn settings agree, by every metric, beside what random rankings would have."""
-    found = analysis.run.tables["agreement"]
+    found = with_texts(analysis.run.tables["agreement"], analysis.run.manifest)
     drawn = set(analysis.drawn)
     own = found[
         (found["status"] == OK) & found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)
@@ -270,7 +276,8 @@ def agreement(analysis: Analysis) -> Table:
             float(pair["value"].mean()),
             None if pair["chance"].isna().all() else float(pair["chance"].mean()),
         )
-        for (metric, a, b), pair in own.groupby(["metric", "setting_a", "setting_b"])
+        for (metric, a, b), every in own.groupby(["metric", "setting_a", "setting_b"])
+        for pair in [_per_text(every)]
     ]
     caption = (
         "Means over the n examples where both methods have an order. By chance: the mean of two random rankings. "
@@ -278,6 +285,13 @@ def agreement(analysis: Analysis) -> Table:
     )
     title = "Agreement of methods"
     return Table("agreement", title, caption, columns, tuple(rows), False)
+
+
+def _per_text(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Agreement on each text, the mean over its questions."""
+    if TEXT not in pairs:
+        return pairs
+    return pairs.groupby(["cell_id", TEXT])[["value", "chance"]].mean()
 
 
 def parity(analysis: Analysis) -> Table:
@@ -395,7 +409,7 @@ def _warning_notes(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
 
 def _title(analysis: Analysis) -> str:
     name = analysis.run.manifest.get("name", "run")
-    return f"{name}: {analysis.n_examples} examples"
+    return f"{name}: {analysis.counted}"
 
 
 def _caption(analysis: Analysis) -> str:

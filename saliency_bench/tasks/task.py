@@ -22,6 +22,11 @@ from saliency_bench.models.model import Model
 At = int | str | Sequence[int] | None
 
 
+#: How a space at the start of a token is shown, and how byte-level and SentencePiece vocabularies write it.
+_SPACE, _SPACED = "␣", ("Ġ", "▁")
+_BROKEN = "\ufffd"  # some bytes of a letter
+
+
 @runtime_checkable
 class Task(Protocol):
     """A task; `refuses` holds a reason for each removal operator that cannot be asked."""
@@ -99,12 +104,17 @@ def occurrences(text: Encoded, words: str, segment: int = 0) -> list[list[int]]:
 
 
 def word_of(model: Model, index: int) -> str:
-    """A token of the vocabulary as a reader writes it; its number without a tokenizer."""
+    """A token of the vocabulary as a reader writes it, the spaces before it visible; its number without a tokenizer."""
     if not callable(getattr(model.tokenizer, "decode", None)):
         return str(index)
-    return str(model.tokenizer.decode([index])).strip() or str(
-        model.tokenizer.convert_ids_to_tokens(index)
-    )
+    token = str(model.tokenizer.convert_ids_to_tokens(index))
+    word = str(model.tokenizer.decode([index]))
+    body = word.strip()
+    if not body or _BROKEN in body:  # a decoder has nothing to show that tells it from others
+        return token
+    spaces = len(word) - len(word.lstrip(" "))
+    # Decoders may drop the space at the start of what they take for a text.
+    return _SPACE * (spaces or token.startswith(_SPACED)) + body
 
 
 def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:
