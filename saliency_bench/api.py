@@ -27,7 +27,7 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
-from saliency_bench.models.preflight import inspect_model
+from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import sequence_classification as task
@@ -111,7 +111,7 @@ def attribute(
         budget = _tokens_per_pass(token_budget, model, encoded)
         refs = References(model)
         settings = _settings(model, method, backend, reduction, seed, output, given)
-        findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+        findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
             refuse_vanishing_sum(setting, findings.sum_vanishes)

@@ -1,12 +1,15 @@
 """What is checked of a model before anything is computed with it: a clear error, or a recorded finding."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
@@ -61,6 +64,27 @@ class Findings:
         return asdict(self)
 
 
+def inspect_texts(model: Model, texts: Sequence[Encoded]) -> Findings:
+    """Probes a model on the first text, and on the first of each other arrangement of token types (single, pair).
+
+    Returns:
+        What was seen on the first; `sum_vanishes` where it does on any.
+
+    Raises:
+        InputError: see `inspect_model`.
+    """
+    first: dict[tuple[int, ...] | None, Encoded] = {}
+    for text in texts:
+        first.setdefault(_arrangement(text.token_type_ids), text)
+    found = [inspect_model(model, one.input_ids, one.token_type_ids) for one in first.values()]
+    return replace(found[0], sum_vanishes=any(one.sum_vanishes for one in found))
+
+
+def _arrangement(types: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Token types without how many tokens have each in a row."""
+    return None if types is None else tuple(kind for kind, _ in groupby(types))
+
+
 def inspect_model(
     model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None
 ) -> Findings:
@@ -76,7 +100,9 @@ def inspect_model(
         logits = _first_output(model, ids, token_types)
         _require_classes(model, logits, ids.shape[1])
         repeat = _difference(logits, _output(model, ids, token_types))
-        hook = _difference(logits, _output(model, ids, token_types, model.embed(ids)))
+        hook = _difference(
+            logits, _output(model, ids, token_types, model.embed(ids, None, token_types))
+        )
         batch = _difference(logits, _beside_another(model, ids, token_types))
         padding = _padding_difference(model, ids, token_types, logits)
         unseen = _unseen_difference(model, ids, token_types)
@@ -182,13 +208,15 @@ def _unseen_difference(
     if ids.shape[1] < 4:  # nothing between the ends to change places
         return 0.0
     other = torch.cat([ids[:, :1], ids[:, 1:-1].roll(1, 1), ids[:, -1:]], 1)
-    return _difference(_output(model, other, types), _output(model, ids, types, model.embed(other)))
+    return _difference(
+        _output(model, other, types), _output(model, ids, types, model.embed(other, None, types))
+    )
 
 
 def _gradient(
     model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
 ) -> Float[Tensor, "T D"]:
-    embeddings = model.embed(ids).requires_grad_()
+    embeddings = model.embed(ids, None, types).requires_grad_()
     try:
         with torch.enable_grad():
             score = model.output(ids, None, types, embeddings).max()
@@ -211,7 +239,7 @@ def _gradient_difference(
     length = gradient.double().norm()
     if model.dtype not in FINEST or not (length.isfinite() and length > 0):
         return None
-    embeddings = model.embed(ids)
+    embeddings = model.embed(ids, None, types)
     size = embeddings.double().square().sum().sqrt()
     if size == 0:  # no length to measure a step by
         return None

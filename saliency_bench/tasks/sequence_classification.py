@@ -122,7 +122,7 @@ def _check_ids(
         raise InputError(f"{where}: input_ids, attention_mask and token_type_ids differ in length")
     if len(ids) > model.max_length:
         raise InputError(f"{where}: {len(ids)} tokens, but {model.name} takes {model.max_length}")
-    size = getattr(model.embedding, "num_embeddings", None)
+    size = model.vocabulary
     if size is not None and not all(0 <= token < size for token in ids):
         raise InputError(f"{where}: token ids must lie in 0 ... {size - 1}")
 
