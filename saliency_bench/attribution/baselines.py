@@ -171,6 +171,7 @@ class Frame:
     ids: tuple[int, ...]
     types: tuple[int, ...] | None
     attributable: tuple[bool, ...]
+    attended: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,12 @@ def _frames(ctx: "Context") -> list[Frame]:
             for token, own in zip(item.input_ids, words, strict=True)
         )
         frames.append(
-            Frame(tuple(ids), None if types is None else tuple(types[row][:length]), words)
+            Frame(
+                tuple(ids),
+                None if types is None else tuple(types[row][:length]),
+                words,
+                item.attended,
+            )
         )
     return frames
 
@@ -308,10 +314,11 @@ def _mixture(
     ids = torch.tensor([frame.ids], device=device)
     types = None if frame.types is None else torch.tensor([frame.types], device=device)
     moved = torch.tensor([frame.attributable], device=device)[:, :, None]
-    around = model.embed(ids, None, types)
+    mask = None if all(frame.attended) else torch.tensor([frame.attended], device=device)
+    around = model.embed(ids, mask, types)
     vector = (weights.to(matrix.dtype) @ matrix).to(around.dtype).requires_grad_()
     with torch.enable_grad():
-        out = model.output(ids, None, types, torch.where(moved, vector, around))
+        out = model.output(ids, mask, types, torch.where(moved, vector, around))
         if model.per_token:
             raise InputError(
                 f"baseline=max_entropy is of one prediction for a text, and {model.task} has one for every token: "

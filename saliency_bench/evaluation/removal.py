@@ -204,6 +204,11 @@ class _ShorteningProbe(CachingProbe):
 
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
         super().__init__(references, batch, token_budget)
+        if any(item.pads is not None for item in batch.encoded):
+            raise InputError(
+                f"outputs of {references.model.name} depend on the padding that {batch.example_ids[0]} came with, and "
+                "texts that get shorter would lose it: use removal mask or zero"
+            )
         for row, example_id in enumerate(batch.example_ids):
             if not (self.real[row] & ~self.attributable[row]).any():
                 raise InputError(

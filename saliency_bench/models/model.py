@@ -145,6 +145,15 @@ class Model:
             return torch.cat([call(layer, row[None])[0] for row in ids])[:size]
 
     @property
+    def pad_token_id(self) -> int | None:
+        """The token of padding, as the tokenizer or else the module's configuration names it."""
+        for one in (self.tokenizer, getattr(self.module, "config", None)):
+            pad = getattr(one, "pad_token_id", None)
+            if isinstance(pad, int):
+                return pad
+        return None
+
+    @property
     def per_token(self) -> bool:
         """Whether the outputs are those of every token, [R T C]."""
         return HEADS[self.task].per_token

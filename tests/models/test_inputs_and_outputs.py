@@ -15,7 +15,7 @@ from saliency_bench.errors import InputError
 
 
 class Classifier(nn.Module):
-    """The article's shape: an encoder with a table in it, a mean over tokens, and a head."""
+    """The article's shape: an encoder with a table in it, a mean over its tokens, and a head."""
 
     def __init__(self, give=lambda logits: logits):
         super().__init__()
@@ -26,8 +26,10 @@ class Classifier(nn.Module):
         self.give = give
         self.double()
 
-    def forward(self, input_ids, **_):
-        return self.give(self.head(self.encoder(input_ids).mean(1)))
+    def forward(self, input_ids, attention_mask=None):
+        there = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        weights = there[..., None] / there.sum(1)[:, None, None]
+        return self.give(self.head((self.encoder(input_ids) * weights).sum(1)))
 
 
 INPUTS = token_inputs(4, 7, 4)
