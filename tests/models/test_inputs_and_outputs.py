@@ -154,6 +154,20 @@ def test_inputs_may_be_a_dataset_or_a_loader_of_ids(inputs):
     is_right(scores(sb.wrap_model(module), inputs), module)
 
 
+@pytest.mark.parametrize("form", [torch.tensor, np.array, list, tuple])
+def test_a_row_of_ids_is_one_text(form):
+    module = Classifier()
+    ids = form(INPUTS[1]["input_ids"])
+    (found,) = scores(sb.wrap_model(module), ids)
+    assert found == pytest.approx(by_hand(module, INPUTS[1]["input_ids"]), rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("inputs", [None, 3, 2.5, object()])
+def test_what_is_no_input_is_refused_in_a_sentence(inputs):
+    with pytest.raises(InputError, match="expected a text, a pair of texts, ids"):
+        sb.attribute(sb.wrap_model(Classifier()), inputs)
+
+
 def test_a_loader_may_bring_tensors_of_ids_and_labels():
     module = Classifier()
     same = [one for one in INPUTS if len(one["input_ids"]) == 4]
