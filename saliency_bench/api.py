@@ -28,9 +28,10 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
-from saliency_bench.models.preflight import inspect_model
+from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, Target, expand_axes
+from saliency_bench.tasks import padding
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks.items import items as items_of
 from saliency_bench.tasks.registry import questions, task_of
@@ -70,8 +71,8 @@ def attribute(
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
         inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
-            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left
-            out.
+            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left out, unless the
+            model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
@@ -112,7 +113,7 @@ def attribute(
         budget = _tokens_per_pass(token_budget, model, encoded)
         refs = References(model)
         settings = _settings(model, method, backend, reduction, seed, output, given)
-        findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+        findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
             refuse_vanishing_sum(setting, findings.sum_vanishes)
@@ -244,8 +245,9 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
         raise InputError(f"labels are of texts, and {model.task} has none: name a target")
     if labels is not None and len(labels) != len(items):
         raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
+    keep_pads = _padding_matters(model, items)
     encoded = [
-        _encode_one(model, item, index, None if labels is None else labels[index])
+        _encode_one(model, item, index, None if labels is None else labels[index], keep_pads)
         for index, item in enumerate(items)
     ]
     if cut := [index for index, item in enumerate(encoded) if item.truncated]:
@@ -254,6 +256,20 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
             stacklevel=3,
         )
     return encoded
+
+
+def _padding_matters(model: Model, items: Sequence[Any]) -> bool:
+    """Whether padding of ids is kept, since the model's outputs depend on it; tells of padding that no mask marks."""
+    given = [
+        (f"inputs[{index}]", item) for index, item in enumerate(items) if isinstance(item, Mapping)
+    ]
+    if unmarked := [where for where, item in given if padding.attended(model, item)]:
+        warnings.warn(
+            f"{unmarked[0]} is padded and has no attention_mask ({len(unmarked)} in all), so that the model reads the "
+            "pads as it reads words: give a mapping with input_ids and attention_mask, or ids without padding",
+            stacklevel=4,
+        )
+    return padding.matters(model, given)
 
 
 def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str, str]]:
@@ -268,10 +284,12 @@ def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[st
     return [(prompt, continuation) for prompt in prompts]
 
 
-def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:
+def _encode_one(
+    model: Model, item: Any, index: int, label: int | str | None, keep_pads: bool
+) -> Encoded:
     where = f"inputs[{index}]"
     if isinstance(item, Mapping):
-        return task.encoded_ids(model, item, str(index), label, where)
+        return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
     if isinstance(item, Example):
         return task_of(model).encode(
             model, item if label is None else replace(item, label=label), "truncate"

@@ -40,15 +40,16 @@ class Block:
 
 
 def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
-    """Blocks of equal length, shortest first: no padding and no mask. A pure function of the inputs."""
-    alike: dict[tuple[int, bool], list[int]] = {}
+    """Blocks of equal length, shortest first: no padding but that of texts that bring it. A pure function of the inputs."""
+    alike: dict[tuple[int, bool, bool], list[int]] = {}
     for index, item in enumerate(encoded):
-        alike.setdefault((len(item), item.token_type_ids is None), []).append(index)
+        kind = len(item), item.token_type_ids is None, item.pads is not None
+        alike.setdefault(kind, []).append(index)
     blocks = []
-    for (length, untyped), indices in sorted(alike.items()):
+    for (length, untyped, padded), indices in sorted(alike.items()):
         size = max(1, BLOCK_TOKENS // length)
         for start in range(0, len(indices), size):
-            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}"
+            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}{'-padded' * padded}"
             blocks.append(Block(name, tuple(indices[start : start + size])))
     return blocks
 

@@ -59,13 +59,14 @@ class Task(Protocol):
 
 
 @torch.no_grad()
-def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "T C"]:
-    """The outputs for every token of a text."""
+def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "... C"]:
+    """The outputs for a text, or for every token of it [T C]."""
     ids = torch.tensor([text.input_ids], device=model.device)
     types = text.token_type_ids
     typed = None if types is None else torch.tensor([types], device=model.device)
+    mask = None if text.pads is None else torch.tensor([text.attended], device=model.device)
     with model.frozen(), model.ledger.under(part=TEXTS):
-        return model.output(ids, None, typed)[0]
+        return model.output(ids, mask, typed)[0]
 
 
 def asked_at(text: Encoded, position: int, **more: Any) -> Encoded:
