@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.labels import arrow, metric_label, unit_label
+from saliency_bench.report.labels import arrow, metric_label, same_evidence_words, unit_label
 from saliency_bench.report.style import (
     HALO,
     HEIGHT,
@@ -33,10 +33,8 @@ from saliency_bench.rows import OK
 from saliency_bench.stats import index_of, intervals, per_text
 
 _FRACTIONS = np.linspace(0, 1, 21)
-_PANELS, _ROWS = (
-    3,
-    3,
-)  # of panels beside each other, and above each other; the tables have every metric
+_PANELS = 3  # beside each other
+_ROWS = 3  # of panels, at most: the tables have every metric
 _BESIDE = 3.2  # inches of names and of a colour bar beside a matrix
 _FEW = 3  # bars that two rows of panels are enough for
 _TITLE_CHARACTERS = 23
@@ -122,7 +120,8 @@ def metric_bars(analysis: Analysis) -> Figure | None:
     hatched = " Hatched: Captum." if _both_backends(analysis) else ""
     note(
         figure,
-        f"Mean over {analysis.n_examples} examples; whiskers: {_interval(analysis)}.{hatched}",
+        f"Mean over {analysis.n_examples} examples; whiskers: {_interval(analysis)}.{hatched}"
+        f"{same_evidence_words(metrics)}",
     )
     return figure
 

@@ -33,23 +33,28 @@ def many(make_settings):
     return [*paths[:7], *make_settings("vanilla", "random", "leave_one_out", backends=["native"])]
 
 
+LAID_OUT = {}  # the figures of a run, which take seconds, for all laws
+
+
 @pytest.fixture(params=["few", "many", "long", "untimed"])
-def a_run(request, make_run, make_settings):
-    """Runs whose figures have few bars, as many as can be, names without end, and one panel of costs."""
+def pictures(request, make_run, make_settings):
+    """Figures as they are saved, of few bars, as many as can be, names without end, and one panel of costs."""
     few = make_settings("smoothgrad", "vanilla", "random", backends=["native"])
     long = Setting("a_name_" * 12, "vanilla", "native", "l2", "predicted", "logit", 0, {"n": 1})
     made = {"few": few[:1] + few[2:], "many": many(make_settings), "long": [long, *few]}
-    return make_run(made.get(request.param, few), n_examples=4, timed=request.param != "untimed")
+    if (name := request.param) not in LAID_OUT:
+        LAID_OUT[name] = drawn(make_run(made.get(name, few), n_examples=4, timed=name != "untimed"))
+    return LAID_OUT[name]
 
 
-def pictures(run):
-    """Every figure of a run, laid out as it is saved."""
-    analysis = analyse(run)
+def drawn(run):
+    analysis, found = analyse(run), {}
     for name, plot in FIGURES.items():
         with style.styled():
             if (figure := plot(analysis)) is not None:
                 figure.savefig(io.BytesIO(), format="png", dpi=100)
-                yield name, figure
+                found[name] = figure
+    return found
 
 
 def inside(box, figure):
@@ -58,21 +63,21 @@ def inside(box, figure):
     return min(ends) >= -PIXEL
 
 
-def test_nothing_is_cut_off_and_every_legend_lies_inside(a_run):
-    for name, figure in pictures(a_run):
+def test_nothing_is_cut_off_and_every_legend_lies_inside(pictures):
+    for name, figure in pictures.items():
         for legend in figure.legends:
             assert inside(legend.get_window_extent(), figure), name
         whole = figure.get_tightbbox()
         assert inside(whole.transformed(figure.dpi_scale_trans), figure), name
 
 
-def test_a_page_holds_every_figure(a_run):
-    for name, figure in pictures(a_run):
+def test_a_page_holds_every_figure(pictures):
+    for name, figure in pictures.items():
         assert figure.get_figheight() <= style.HEIGHT, name
 
 
-def test_titles_of_panels_and_names_of_rows_do_not_lie_on_their_neighbours(a_run):
-    for name, figure in pictures(a_run):
+def test_titles_of_panels_and_names_of_rows_do_not_lie_on_their_neighbours(pictures):
+    for name, figure in pictures.items():
         titles = [axes.title if axes.get_title() else axes._left_title for axes in figure.axes]
         boxes = [one.get_window_extent() for one in titles if one.get_text()]
         assert not any(a.overlaps(b) for a, b in combinations(boxes, 2)), name
@@ -93,10 +98,12 @@ def test_two_bars_have_fewer_panels_than_many_and_an_arrow_stands_behind_a_word(
         assert len(figure.axes) == panels
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert "Comprehensiveness\n(full) ↑" in titles and "Sufficiency ↓" in titles
+    said = " ".join(figure.get_supxlabel().split())
+    assert "evidence in other units: Comprehensiveness (full) and Deletion AUC;" in said
 
 
-def test_the_matrix_of_agreement_fills_its_figure(a_run):
-    figure = dict(pictures(a_run)).get("agreement")
+def test_the_matrix_of_agreement_fills_its_figure(pictures):
+    figure = pictures.get("agreement")
     if figure is not None:
         # What is left is for the numbers of columns and the caption, an inch at most.
         high = figure.axes[0].get_window_extent().height / figure.dpi
