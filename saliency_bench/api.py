@@ -33,6 +33,7 @@ from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.tasks import padding
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks.items import items as items_of
+from saliency_bench.tasks.items import label_of
 from saliency_bench.tasks.registry import questions, task_of
 from saliency_bench.tasks.targets import AGAINST, ALL, CONTRAST
 from saliency_bench.tasks.task import At
@@ -54,7 +55,7 @@ def attribute(
     backend: str | Sequence[str] = "native",
     target: Targets = "predicted",
     labels: Sequence[int | str] | None = None,
-    output: str = "logit",
+    output: str | None = None,
     baseline: Baseline | Sequence[Baseline] | None = None,
     reduction: str | Sequence[str] | None = None,
     seed: int | Sequence[int] = 0,
@@ -75,11 +76,11 @@ def attribute(
             model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
-        target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
+        target: "predicted", "gold" (the label), "runner_up", a class by index or name, "all" (a map for each
             class), a contrast of two as a tuple or "contrast:A|B" (the score of A minus that of B), or a list of these.
-        labels: gold classes, one per input.
-        output: the score that is explained: "logit", "probability", "log_probability" or "cross_entropy" of the
-            target.
+        labels: gold classes, one per input; those that tokenised inputs bring (`labels`) where None.
+        output: the score that is explained: "logit" (where None), "probability", "log_probability" or
+            "cross_entropy" of the target. A model with a criterion of its own has that alone.
         baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
             vector:FILE.npy, or the vector itself, one number per dimension of the embedding.
         reduction: from one vector per token to one number: l2, l1, sum or dot.
@@ -99,19 +100,20 @@ def attribute(
         InputError: an input, a name or a value is not usable.
     """
     given = dict(hyperparameters)
+    explained = _explained(model, output)
     if baseline is not None:
         given["baseline"] = baseline
     if continuation is not None:
         inputs = _continued(model, inputs, continuation)
     texts = _encode_all(model, inputs, labels)
-    asked = [target] if isinstance(target, str | int | tuple) else list(target)
+    asked = _asked(target)
     found: dict[tuple[int, int, int, int], AttributionMap] = {}
     with model.frozen():
         placed = questions(model, texts, at)
         encoded = [question for _, question in placed]
         budget = _tokens_per_pass(token_budget, model, encoded)
         refs = References(model)
-        settings = _settings(model, method, backend, reduction, seed, output, given)
+        settings = _settings(model, method, backend, reduction, seed, explained, given)
         findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
@@ -125,6 +127,33 @@ def attribute(
                         text = placed[index][0]
                         found[text, s, t, index] = made.at(text)
     return [found[key] for key in sorted(found)]
+
+
+def _asked(target: Any) -> list[Any]:
+    """The targets one by one, each a name, a number or a pair of these."""
+    asked = [*target] if isinstance(target, list | np.ndarray | Tensor | range) else [target]
+    asked = [one.item() if isinstance(one, np.generic | Tensor) else one for one in asked]
+    wrong = [
+        one for one in asked if isinstance(one, bool) or not isinstance(one, str | int | tuple)
+    ]
+    if wrong or not asked:
+        raise InputError(
+            f"target={target!r}: expected predicted, gold, runner_up, all, a class by index or name, a pair of classes, "
+            "or a list of these"
+        )
+    return asked
+
+
+def _explained(model: Model, output: str | None) -> str:
+    """The score that is explained: the output that was asked for, or the model's own criterion."""
+    if model.criterion is None:
+        return output or "logit"
+    if output not in (None, task.CRITERION):
+        raise InputError(
+            f"output={output!r}: the model has a criterion of its own, whose negative is what is explained. Leave output "
+            "out, or wrap the module without criterion="
+        )
+    return task.CRITERION
 
 
 def _targets(
@@ -261,6 +290,8 @@ def _encode_one(
 ) -> Encoded:
     where = f"inputs[{index}]"
     if isinstance(item, Mapping):
+        if label is None and model.task == SEQUENCE_CLASSIFICATION:
+            label = label_of(item)
         return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
     if isinstance(item, Example):
         return task_of(model).encode(
@@ -314,6 +345,14 @@ def _settings(
             choices = values[key] if isinstance(values[key], list | tuple) else [values[key]]
             values[key] = [resolve(model, choice, key) for choice in choices]
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
+    for key, value in {
+        "backend": backends,
+        "reduction": reductions,
+        "seed": seed,
+        **values,
+    }.items():
+        if isinstance(value, list | tuple) and not value:
+            raise InputError(f"{key}={value!r} is empty: expected a value, or a list of some")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
     return [_setting(method, output, axis) for axis in axes]
 
