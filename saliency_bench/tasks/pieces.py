@@ -4,6 +4,7 @@ WordPiece marks a piece that continues a word (`##s`), byte-level BPE and Senten
 `▁the`). What a text looked like before it was tokenised is not known: its words are joined by single spaces.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ from weakref import WeakKeyDictionary
 from saliency_bench.encoded import NO_OFFSET
 
 CONTINUES = "##"
-BEGINS = ("Ġ", "▁")
+_, SENTENCE_PIECE = BEGINS = ("Ġ", "▁")
+
+#: How SentencePiece writes a byte of a letter that it does not know.
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 #: By tokenizer: the mark that most of its tokens have, which takes a look at all of them.
 _MARKS: "WeakKeyDictionary[Any, str | None]" = WeakKeyDictionary()
@@ -143,7 +147,10 @@ def _written(
         pieces = [token.removeprefix(CONTINUES) for token in tokens[1:]]
         pieces = [tokens[0], *pieces]
         written = "".join(pieces)
-    else:
+    elif mark == SENTENCE_PIECE and not any(map(_BYTE.fullmatch, tokens)):
+        pieces = [token.replace(SENTENCE_PIECE, "") for token in tokens]
+        written = "".join(pieces)
+    else:  # letters outside of ASCII are several bytes, of which a piece may be one
         written = str(tokenizer.convert_tokens_to_string(list(tokens))).strip()
         pieces = [str(tokenizer.convert_tokens_to_string([token])).strip() for token in tokens]
     if "".join(pieces) != written:
