@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from saliency_bench.rows import Setting, Target, expand_axes
 from saliency_bench.tasks import padding
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks.items import items as items_of
+from saliency_bench.tasks.items import label_of
 from saliency_bench.tasks.registry import questions, task_of
 from saliency_bench.tasks.targets import ALL
 from saliency_bench.tasks.task import At
@@ -54,7 +54,7 @@ def attribute(
     backend: str | Sequence[str] = "native",
     target: Targets = "predicted",
     labels: Sequence[int | str] | None = None,
-    output: str = "logit",
+    output: str | None = None,
     baseline: Baseline | Sequence[Baseline] | None = None,
     reduction: str | Sequence[str] | None = None,
     seed: int | Sequence[int] = 0,
@@ -75,12 +75,12 @@ def attribute(
             model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
-        target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
+        target: "predicted", "gold" (the label), "runner_up", a class by index or name, "all" (a map for each
             class), a contrast of two as a tuple (A, B) or "contrast:A|B" (the score of A minus that of B), or a list of
             these. Names of a tuple are taken as they are, numbers as numbers.
-        labels: gold classes, one per input.
-        output: the score that is explained: "logit", "probability", "log_probability" or "cross_entropy" of the
-            target.
+        labels: gold classes, one per input; those that tokenised inputs bring (`labels`) where None.
+        output: the score that is explained: "logit" (where None), "probability", "log_probability" or
+            "cross_entropy" of the target. A model with a criterion of its own has that alone.
         baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
             vector:FILE.npy, or the vector itself, one number per dimension of the embedding.
         reduction: from one vector per token to one number: l2, l1, sum or dot.
@@ -100,6 +100,7 @@ def attribute(
         InputError: an input, a name or a value is not usable.
     """
     given = dict(hyperparameters)
+    explained = _explained(model, output)
     if baseline is not None:
         given["baseline"] = baseline
     if continuation is not None:
@@ -112,7 +113,7 @@ def attribute(
         encoded = [question for _, question in placed]
         budget = _tokens_per_pass(token_budget, model, encoded)
         refs = References(model)
-        settings = _settings(model, method, backend, reduction, seed, output, given)
+        settings = _settings(model, method, backend, reduction, seed, explained, given)
         findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
@@ -132,10 +133,10 @@ def _asked(target: Any) -> list[Target]:
     """The targets one by one, whole numbers of any type as Python's own.
 
     Raises:
-        InputError: one is neither a class by name or number nor a pair of these.
+        InputError: there is none, or one is neither a class by name or number nor a pair of these.
     """
-    listed = [target] if isinstance(target, str | Integral | tuple) else target
-    if not isinstance(listed, Iterable):
+    listed = [*target] if isinstance(target, list | np.ndarray | Tensor | range) else [target]
+    if not listed:
         raise _no_target(target)
     return [_pair(one) if isinstance(one, tuple) else _class(one) for one in listed]
 
@@ -147,17 +148,29 @@ def _pair(asked: tuple[Any, ...]) -> Target:
 
 
 def _class(asked: Any) -> str | int:
-    if isinstance(asked, Integral):
-        return int(asked)
-    if not isinstance(asked, str):
+    asked = asked.item() if isinstance(asked, np.generic | Tensor) else asked
+    if isinstance(asked, bool) or not isinstance(asked, str | int):
         raise _no_target(asked)
     return asked
 
 
 def _no_target(asked: Any) -> InputError:
     return InputError(
-        f"target={asked!r}: expected a class by name or number, or two of these as (A, B)"
+        f"target={asked!r}: expected predicted, gold, runner_up, all, a class by index or name, a pair of classes, "
+        "or a list of these"
     )
+
+
+def _explained(model: Model, output: str | None) -> str:
+    """The score that is explained: the output that was asked for, or the model's own criterion."""
+    if model.criterion is None:
+        return output or "logit"
+    if output not in (None, task.CRITERION):
+        raise InputError(
+            f"output={output!r}: the model has a criterion of its own, whose negative is what is explained. Leave output "
+            "out, or wrap the module without criterion="
+        )
+    return task.CRITERION
 
 
 def _targets(
@@ -289,6 +302,8 @@ def _encode_one(
 ) -> Encoded:
     where = f"inputs[{index}]"
     if isinstance(item, Mapping):
+        if label is None and model.task == SEQUENCE_CLASSIFICATION:
+            label = label_of(item)
         return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
     if isinstance(item, Example):
         return task_of(model).encode(
@@ -342,6 +357,14 @@ def _settings(
             choices = values[key] if isinstance(values[key], list | tuple) else [values[key]]
             values[key] = [resolve(model, choice, key) for choice in choices]
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
+    for key, value in {
+        "backend": backends,
+        "reduction": reductions,
+        "seed": seed,
+        **values,
+    }.items():
+        if isinstance(value, list | tuple) and not value:
+            raise InputError(f"{key}={value!r} is empty: expected a value, or a list of some")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
     return [_setting(method, output, axis) for axis in axes]
 

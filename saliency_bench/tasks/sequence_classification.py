@@ -12,13 +12,18 @@ from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
 from saliency_bench.encoded import NO_OFFSET, Encoded
 from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.model import Model
+from saliency_bench.tasks.pieces import Reading, read, segments_of
 from saliency_bench.tasks.targets import class_names
 from saliency_bench.tasks.task import At
 from saliency_bench.types import Batch, ScoreFn
 
 #: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
 FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
+
+#: How a pair is cut whose first text must stay whole.
+ONLY_SECOND = "only_second"
 
 #: How the score of a class is read off the logits [R C]; results [R].
 #: A target with a second column is a contrast: the difference of both classes' scores.
@@ -29,6 +34,8 @@ OUTPUTS: Mapping[str, Output] = {
     "log_probability": lambda logits, target: _pick(logits.log_softmax(-1), target),
     "cross_entropy": lambda logits, target: _pick(-logits.log_softmax(-1), target),
 }
+#: What is explained of a model with a loss of its own: the negative of that.
+CRITERION = "criterion"
 #: The same where classes do not exclude each other: each has a probability of its own.
 MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
     "logit": OUTPUTS["logit"],
@@ -112,23 +119,36 @@ def encoded_ids(
         token in special_ids or pad or place in outside
         for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
     )
+    own_types = tuple(types[position] for position in kept) if types else None
+    reading = _reading(model, ids, special, own_types)
     return Encoded(
         example_id=example_id,
         input_ids=tuple(ids),
-        token_type_ids=tuple(types[position] for position in kept) if types else None,
+        token_type_ids=own_types,
         special=special,
         tokens=tuple(tokens),
-        offsets=(NO_OFFSET,) * len(ids),
-        segments=tuple(
-            -1 if is_special else types[position] if types else 0
-            for position, is_special in zip(kept, special, strict=True)
-        ),
-        words=tuple(-1 if is_special else position for position, is_special in enumerate(special)),
-        text="",
-        text_pair=None,
+        offsets=reading.offsets,
+        segments=reading.segments,
+        words=reading.words,
+        text=reading.text,
+        text_pair=reading.text_pair,
         gold=_gold(model, label, where),
         pads=tuple(pads) if any(pads) else None,
     )
+
+
+def _reading(
+    model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
+) -> Reading:
+    """The words and texts of ids; without a tokenizer each token is a word, and no text is known."""
+    # What a causal language model reads is one text: a second one would be what follows it.
+    one_text = model.task == TEXT_GENERATION
+    separator = None if one_text else getattr(model.tokenizer, "sep_token_id", None)
+    segments = segments_of(ids, special, None if one_text else types, separator)
+    if model.tokenizer is not None:
+        return read(model.tokenizer, ids, special, segments)
+    words = tuple(-1 if skip else place for place, skip in enumerate(special))
+    return Reading((NO_OFFSET,) * len(ids), segments, words, "", None)
 
 
 def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
@@ -197,7 +217,7 @@ def score_fn(
     short: bool = False,
 ) -> ScoreFn:
     """The score of each row's fixed target class, as a function of its input embeddings."""
-    if output not in OUTPUTS:
+    if output not in OUTPUTS and (output != CRITERION or model.criterion is None):
         raise unknown("output", output, list(OUTPUTS))
     logits = logits_fn(model, batch, short=short)
 
@@ -222,13 +242,32 @@ def output_of(model: Model, output: str) -> Output:
             raise InputError(
                 "target=contrast: a criterion of one's own has no difference of classes"
             )
-        loss = criterion(logits, target)
+        loss = _loss(criterion(logits, target), logits)
         if loss.ndim == 0:  # a mean over the rows: ask for one row at a time
             pairs = zip(logits, target, strict=True)
-            loss = torch.stack([criterion(row[None], label[None]) for row, label in pairs])
+            loss = torch.stack([criterion(row[None], label[None]).sum() for row, label in pairs])
         return -loss
 
     return negative_loss
+
+
+def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
+    """What a criterion returned, checked: one number per row, or their mean."""
+    n_rows = len(logits)
+    shape = tuple(loss.shape) if isinstance(loss, Tensor) else None
+    if shape not in ((), (n_rows,)):
+        got = type(loss).__name__ if shape is None else f"shape {shape}"
+        raise InputError(
+            f"the criterion returned {got} for {n_rows} rows, expected a tensor [R] of a loss for each row, or their mean: "
+            "change criterion= in wrap_model()"
+        )
+    found: Tensor = loss
+    if logits.requires_grad and not found.requires_grad:
+        raise InputError(
+            "the criterion returned a loss that does not depend on the logits, expected one with a gradient: change "
+            "criterion= in wrap_model()"
+        )
+    return found
 
 
 def logits_fn(
@@ -266,6 +305,8 @@ def encode_one(
     truncated = len(encoding["input_ids"]) > model.max_length
     if truncated:
         _refuse_long(where, len(encoding["input_ids"]), model, too_long)
+        if truncation == ONLY_SECOND:
+            _require_room(where, example, len(encoding["input_ids"]), model)
         encoding = tokenizer(
             example.text, *pair, **options, truncation=truncation, max_length=model.max_length
         )
@@ -282,7 +323,7 @@ def encode_one(
         tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
         offsets=_offsets(encoding, special),
         segments=_segments(encoding, special),
-        words=_words(encoding, special),
+        words=_words(encoding, special, (example.text, example.text_pair or "")),
         text=example.text,
         text_pair=example.text_pair,
         gold=gold,
@@ -311,6 +352,17 @@ def _gold(model: Model, label: int | str | None, where: str) -> int | None:
     return resolve_label(label, model.labels, where)
 
 
+def _require_room(where: str, example: Example, n_tokens: int, model: Model) -> None:
+    """Refuses a pair whose first text leaves no room for the second, which alone may be cut."""
+    second = model.tokenizer(example.text_pair, add_special_tokens=False, verbose=False)
+    first = n_tokens - len(second["input_ids"])
+    if first >= model.max_length:
+        raise InputError(
+            f"{where}: the first text alone has {first} tokens with those that frame it, and {model.name} takes "
+            f"{model.max_length}: shorten it"
+        )
+
+
 def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None:
     if too_long == "error":
         raise InputError(
@@ -331,16 +383,40 @@ def _segments(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
     return tuple(-1 if skip or s is None else s for s, skip in zip(sequences, special, strict=True))
 
 
-def _words(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
-    """The word each token is a piece of, counted through both texts; -1 for special tokens."""
+def _words(encoding: Any, special: tuple[bool, ...], texts: tuple[str, str]) -> tuple[int, ...]:
+    """The word each token is a piece of, counted through both texts; -1 for special tokens.
+
+    White space parts words as well: some tokenizers take a whole text for one word (Llama, Gemma, Mistral).
+    """
     words = encoding.word_ids() if encoding.is_fast else range(len(special))
     segments = _segments(encoding, special)
+    parts = _parts(_offsets(encoding, special), segments, texts)
     keys = [
-        None if skip else (segment, word)
-        for segment, word, skip in zip(segments, words, special, strict=True)
+        None if skip else (segment, word, part)
+        for segment, word, part, skip in zip(segments, words, parts, special, strict=True)
     ]
-    order: dict[tuple[int, int | None], int] = {}
+    order: dict[tuple[int, int | None, int], int] = {}
     return tuple(-1 if key is None else order.setdefault(key, len(order)) for key in keys)
+
+
+def _parts(
+    offsets: Sequence[tuple[int, int]], segments: Sequence[int], texts: tuple[str, str]
+) -> list[int]:
+    """For each token how often white space in or before one has begun a new word so far.
+
+    A token of nothing but white space begins one that goes on with the next token.
+    """
+    found, n, blank = [], 0, False
+    covered = [0, 0]
+    for (start, end), segment in zip(offsets, segments, strict=True):
+        if segment >= 0 and start >= 0:
+            text, piece = texts[segment], texts[segment][start:end]
+            before = text[covered[segment] : start]
+            n += not blank and any(map(str.isspace, before + piece))
+            blank = piece.isspace()
+            covered[segment] = max(covered[segment], end)
+        found.append(n)
+    return found
 
 
 def _flat(values: Any) -> list[int]:

@@ -60,7 +60,7 @@ def test_a_target_can_be_gold_a_name_or_several():
         sb.attribute(model, inputs, "vanilla", target="gold")
 
 
-@pytest.mark.parametrize("nonsense", [[], [3], [("a", "b", "c")], [{"ids": [1]}], [""]])
+@pytest.mark.parametrize("nonsense", [[], [3.5], [("a", "b", "c")], [{"ids": [1]}], [""]])
 def test_inputs_that_are_none_are_refused(bert, nonsense):
     with pytest.raises(InputError, match="input"):
         sb.attribute(bert, nonsense)

@@ -204,3 +204,27 @@ def test_a_loss_of_ones_own_is_explained_with_the_sign_of_what_speaks_for_the_cl
         strict=True,
     ):
         np.testing.assert_allclose(a.scores, b.scores, rtol=1e-10)
+
+
+class Plain(Classifier):
+    """A classifier that takes ids, and a mask or not."""
+
+    def forward(self, input_ids):
+        return super().forward(input_ids)
+
+
+class WithKeywords(Classifier):
+    """One that takes whatever comes, and says what did."""
+
+    def forward(self, input_ids, **others):
+        self.came = set(others)
+        return super().forward(input_ids)
+
+
+@pytest.mark.parametrize("kind", [Classifier, Plain, WithKeywords])
+def test_a_module_is_given_what_its_forward_takes(kind):
+    model = sb.wrap_model(kind(), FrameTokenizer(), encoder="bert")
+    typed = [{"input_ids": ids, "token_type_ids": [0] * len(ids)} for ids in TEXTS]
+    assert_same(maps(model, typed), expected())
+    if kind is WithKeywords:
+        assert "token_type_ids" in model.module.came

@@ -28,7 +28,7 @@ class Classifier(nn.Module):
 
     def forward(self, input_ids, attention_mask=None):
         there = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        weights = there[..., None] / there.sum(1)[:, None, None]
+        weights = there[..., None].double() / there.sum(1)[:, None, None]
         return self.give(self.head((self.encoder(input_ids) * weights).sum(1)))
 
 
@@ -162,12 +162,6 @@ def test_a_row_of_ids_is_one_text(form):
     assert found == pytest.approx(by_hand(module, INPUTS[1]["input_ids"]), rel=1e-12, abs=1e-14)
 
 
-@pytest.mark.parametrize("inputs", [None, 3, 2.5, object()])
-def test_what_is_no_input_is_refused_in_a_sentence(inputs):
-    with pytest.raises(InputError, match="expected a text, a pair of texts, ids"):
-        sb.attribute(sb.wrap_model(Classifier()), inputs)
-
-
 def test_a_loader_may_bring_tensors_of_ids_and_labels():
     module = Classifier()
     same = [one for one in INPUTS if len(one["input_ids"]) == 4]
@@ -185,3 +179,67 @@ def test_a_users_criterion_is_explained_negated(reduction):
         return functional.cross_entropy(logits, classes, reduction=reduction)
 
     is_right(scores(sb.wrap_model(module, criterion=loss)), module, loss)
+
+
+def test_a_criterion_is_what_is_explained_and_no_output_stands_beside_it():
+    model = sb.wrap_model(Classifier(), criterion=nn.CrossEntropyLoss())
+    for output in (None, "criterion"):
+        (found,) = sb.attribute(model, INPUTS[:1], "vanilla", output=output)
+        assert found.setting["output"] == "criterion"
+    for output in ("logit", "probability"):
+        with pytest.raises(InputError, match=f"output='{output}': the model has a criterion"):
+            sb.attribute(model, INPUTS, "vanilla", output=output)
+    with pytest.raises(InputError, match="unknown output 'criterion'"):
+        sb.attribute(sb.wrap_model(Classifier()), INPUTS, "vanilla", output="criterion")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "said"),
+    [
+        (lambda logits, classes: logits, r"returned shape \(1, 3\)"),
+        (lambda logits, classes: torch.tensor(1.0), "does not depend on the logits"),
+    ],
+)
+def test_a_criterion_that_gives_no_loss_is_refused(criterion, said):
+    model = sb.wrap_model(Classifier(), criterion=criterion)
+    with pytest.raises(InputError, match=said):
+        sb.attribute(model, INPUTS[:1], "vanilla")
+
+
+LABELLED = {
+    "pairs": lambda: [(torch.tensor(one["input_ids"]), 1) for one in INPUTS],
+    "a loader of pairs": lambda: DataLoader(
+        [(torch.tensor(one["input_ids"]), 1) for one in INPUTS], batch_size=1
+    ),
+    "labels": lambda: [one | {"labels": 1} for one in INPUTS],
+    "label": lambda: [one | {"label": np.int64(1)} for one in INPUTS],
+    "a loader of labels": lambda: DataLoader(
+        [one | {"labels": torch.tensor(1)} for one in INPUTS], batch_size=2, collate_fn=_labelled
+    ),
+}
+
+
+def _labelled(batch):
+    return _padded(batch) | {"labels": torch.stack([one["labels"] for one in batch])}
+
+
+@pytest.mark.parametrize("brought", LABELLED)
+def test_gold_classes_come_with_batches(brought):
+    model = sb.wrap_model(Classifier())
+    found = sb.attribute(model, LABELLED[brought](), "vanilla", target="gold")
+    assert [one.target for one in found] == [1] * len(INPUTS)
+    expected = sb.attribute(model, INPUTS, "vanilla", target=1)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-12)
+
+
+def test_labels_that_are_given_go_before_those_of_a_batch_and_none_is_no_gold():
+    model = sb.wrap_model(Classifier())
+    brought = [one | {"labels": 1} for one in INPUTS]
+    found = sb.attribute(model, brought, "vanilla", target="gold", labels=[2] * len(INPUTS))
+    assert {one.target for one in found} == {2}
+    for none in (-1, [0, 1, 1]):
+        unlabelled = [one | {"labels": none} for one in INPUTS]
+        assert len(sb.attribute(model, unlabelled, "vanilla")) == len(INPUTS)
+        with pytest.raises(InputError, match="target=gold needs a label"):
+            sb.attribute(model, unlabelled, "vanilla", target="gold")
