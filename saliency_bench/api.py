@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,24 +23,24 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.reading import RANKINGS, usual
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.judge import judge_maps, refuse_multi_label
+from saliency_bench.judge import judge_maps
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
-from saliency_bench.models.preflight import inspect_model
+from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting, expand_axes
+from saliency_bench.rows import Setting, Target, expand_axes
+from saliency_bench.tasks import padding
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks.items import items as items_of
 from saliency_bench.tasks.registry import questions, task_of
-from saliency_bench.tasks.targets import AGAINST, ALL, CONTRAST
+from saliency_bench.tasks.targets import ALL
 from saliency_bench.tasks.task import At
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Target = str | int | tuple[str | int, str | int]
 Targets = Target | Sequence[Target]
 Inputs = str | Iterable[Any] | Dataset[Any]
 Baseline = str | np.ndarray | Tensor
@@ -70,12 +71,13 @@ def attribute(
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
         inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
-            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left
-            out.
+            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left out, unless the
+            model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (with `labels`), "runner_up", a class by index or name, "all" (a map for each
-            class), a contrast of two as a tuple or "contrast:A|B" (the score of A minus that of B), or a list of these.
+            class), a contrast of two as a tuple (A, B) or "contrast:A|B" (the score of A minus that of B), or a list of
+            these. Names of a tuple are taken as they are, numbers as numbers.
         labels: gold classes, one per input.
         output: the score that is explained: "logit", "probability", "log_probability" or "cross_entropy" of the
             target.
@@ -103,7 +105,7 @@ def attribute(
     if continuation is not None:
         inputs = _continued(model, inputs, continuation)
     texts = _encode_all(model, inputs, labels)
-    asked = [target] if isinstance(target, str | int | tuple) else list(target)
+    asked = _asked(target)
     found: dict[tuple[int, int, int, int], AttributionMap] = {}
     with model.frozen():
         placed = questions(model, texts, at)
@@ -111,7 +113,7 @@ def attribute(
         budget = _tokens_per_pass(token_budget, model, encoded)
         refs = References(model)
         settings = _settings(model, method, backend, reduction, seed, output, given)
-        findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+        findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
             refuse_vanishing_sum(setting, findings.sum_vanishes)
@@ -126,17 +128,45 @@ def attribute(
     return [found[key] for key in sorted(found)]
 
 
+def _asked(target: Any) -> list[Target]:
+    """The targets one by one, whole numbers of any type as Python's own.
+
+    Raises:
+        InputError: one is neither a class by name or number nor a pair of these.
+    """
+    listed = [target] if isinstance(target, str | Integral | tuple) else target
+    if not isinstance(listed, Iterable):
+        raise _no_target(target)
+    return [_pair(one) if isinstance(one, tuple) else _class(one) for one in listed]
+
+
+def _pair(asked: tuple[Any, ...]) -> Target:
+    if len(asked) != 2:
+        raise InputError(f"target={asked!r}: expected two classes, (A, B)")
+    return _class(asked[0]), _class(asked[1])
+
+
+def _class(asked: Any) -> str | int:
+    if isinstance(asked, Integral):
+        return int(asked)
+    if not isinstance(asked, str):
+        raise _no_target(asked)
+    return asked
+
+
+def _no_target(asked: Any) -> InputError:
+    return InputError(
+        f"target={asked!r}: expected a class by name or number, or two of these as (A, B)"
+    )
+
+
 def _targets(
-    refs: References, first: Encoded, asked: Sequence[Any], budget: int
-) -> list[str | int]:
-    """The targets one by one: contrasts by name, and every class where all are asked for."""
-    found: list[str | int] = []
+    refs: References, first: Encoded, asked: Sequence[Target], budget: int
+) -> list[Target]:
+    """The targets one by one, and every class where all are asked for."""
+    found: list[Target] = []
     for one in asked:
-        if isinstance(one, tuple):
-            if len(one) != 2:
-                raise InputError(f"target={one!r}: expected two classes, (A, B)")
-            found.append(f"{CONTRAST}{one[0]}{AGAINST}{one[1]}")
-        elif one == ALL and HEADS[refs.model.task].named:
+        if one == ALL and HEADS[refs.model.task].named:
             found += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
         else:
             found.append(one)
@@ -177,7 +207,6 @@ def evaluate(
     """
     import pandas as pd
 
-    refuse_multi_label(model)
     names = [metrics] if isinstance(metrics, str) else metrics
     entries = {name: conf_files.metric_defaults(name) for name in names}
     for entry in entries.values():
@@ -216,8 +245,9 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
         raise InputError(f"labels are of texts, and {model.task} has none: name a target")
     if labels is not None and len(labels) != len(items):
         raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
+    keep_pads = _padding_matters(model, items)
     encoded = [
-        _encode_one(model, item, index, None if labels is None else labels[index])
+        _encode_one(model, item, index, None if labels is None else labels[index], keep_pads)
         for index, item in enumerate(items)
     ]
     if cut := [index for index, item in enumerate(encoded) if item.truncated]:
@@ -226,6 +256,20 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
             stacklevel=3,
         )
     return encoded
+
+
+def _padding_matters(model: Model, items: Sequence[Any]) -> bool:
+    """Whether padding of ids is kept, since the model's outputs depend on it; tells of padding that no mask marks."""
+    given = [
+        (f"inputs[{index}]", item) for index, item in enumerate(items) if isinstance(item, Mapping)
+    ]
+    if unmarked := [where for where, item in given if padding.attended(model, item)]:
+        warnings.warn(
+            f"{unmarked[0]} is padded and has no attention_mask ({len(unmarked)} in all), so that the model reads the "
+            "pads as it reads words: give a mapping with input_ids and attention_mask, or ids without padding",
+            stacklevel=4,
+        )
+    return padding.matters(model, given)
 
 
 def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str, str]]:
@@ -240,10 +284,12 @@ def _continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[st
     return [(prompt, continuation) for prompt in prompts]
 
 
-def _encode_one(model: Model, item: Any, index: int, label: int | str | None) -> Encoded:
+def _encode_one(
+    model: Model, item: Any, index: int, label: int | str | None, keep_pads: bool
+) -> Encoded:
     where = f"inputs[{index}]"
     if isinstance(item, Mapping):
-        return task.encoded_ids(model, item, str(index), label, where)
+        return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
     if isinstance(item, Example):
         return task_of(model).encode(
             model, item if label is None else replace(item, label=label), "truncate"

@@ -18,7 +18,7 @@ from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting
+from saliency_bench.rows import Setting, Target
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks import targets
 from saliency_bench.tasks.registry import task_of
@@ -40,15 +40,16 @@ class Block:
 
 
 def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
-    """Blocks of equal length, shortest first: no padding and no mask. A pure function of the inputs."""
-    alike: dict[tuple[int, bool], list[int]] = {}
+    """Blocks of equal length, shortest first: no padding but that of texts that bring it. A pure function of the inputs."""
+    alike: dict[tuple[int, bool, bool], list[int]] = {}
     for index, item in enumerate(encoded):
-        alike.setdefault((len(item), item.token_type_ids is None), []).append(index)
+        kind = len(item), item.token_type_ids is None, item.pads is not None
+        alike.setdefault(kind, []).append(index)
     blocks = []
-    for (length, untyped), indices in sorted(alike.items()):
+    for (length, untyped, padded), indices in sorted(alike.items()):
         size = max(1, BLOCK_TOKENS // length)
         for start in range(0, len(indices), size):
-            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}"
+            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}{'-padded' * padded}"
             blocks.append(Block(name, tuple(indices[start : start + size])))
     return blocks
 
@@ -83,7 +84,7 @@ class OpenBlock:
 
     references: References
     batch: Batch
-    target: str | int
+    target: Target
     token_budget: int
 
     def __post_init__(self) -> None:
@@ -188,7 +189,7 @@ class OpenBlock:
 
 
 def open_block(
-    references: References, encoded: Sequence[Encoded], target: str | int, token_budget: int
+    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
 ) -> OpenBlock:
     """The block of these examples, padded where their lengths differ."""
     return OpenBlock(references, task.collate(references.model, encoded), target, token_budget)

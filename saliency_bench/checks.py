@@ -198,14 +198,13 @@ def _check_names(cfg: "Config") -> None:
     from saliency_bench.attribution.settings import BACKENDS
     from saliency_bench.stats import TESTS
     from saliency_bench.tasks.sequence_classification import OUTPUTS
-    from saliency_bench.tasks.targets import CONTRAST, parts_of
+    from saliency_bench.tasks.targets import read as read_target
 
     if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
         raise InputError(
             f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
         )
-    if cfg.target.startswith(CONTRAST):
-        parts_of(cfg.target)
+    read_target(cfg.target)
     _one_of("output", cfg.output, list(OUTPUTS))
     _one_of("too_long", cfg.too_long, TOO_LONG)
     _check_axis("evaluation.removal", cfg.evaluation.removal)

@@ -8,7 +8,11 @@ NO_OFFSET = (-1, -1)
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenised example, unpadded, and where its question is read (see `tasks.task`)."""
+    """One tokenised example and where its question is read (see `tasks.task`).
+
+    It is unpadded, but for ids that came padded to a model whose outputs depend on that: their `pads` are special
+    tokens that are not attended to.
+    """
 
     example_id: str
     input_ids: tuple[int, ...]
@@ -28,6 +32,12 @@ class Encoded:
     position: int | None = None  # the token whose logits are read; None: the text has one row
     boundary: int | None = None  # the classes are the tokens of the context: 0 their start, 1 end
     default_class: int | None = None  # of target=predicted; None: that of the largest logit
+    pads: tuple[bool, ...] | None = None  # which tokens are padding; None: there is none
+
+    @property
+    def attended(self) -> tuple[bool, ...]:
+        """The attention mask: all but padding."""
+        return (True,) * len(self) if self.pads is None else tuple(not pad for pad in self.pads)
 
     def __len__(self) -> int:
         return len(self.input_ids)

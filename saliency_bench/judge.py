@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
 from saliency_bench.evaluation import (  # noqa: F401 - they register the metrics
     as_published,
     axioms,
@@ -25,7 +24,7 @@ from saliency_bench.evaluation.agreement import (
     rank_biased_overlap,
     top_k_jaccard,
 )
-from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves
+from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves, there_or_not
 from saliency_bench.evaluation.grid import FULL, count
 from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
@@ -40,6 +39,7 @@ from saliency_bench.models.references import References
 from saliency_bench.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.seeding import token_hash
 from saliency_bench.tasks.registry import refusal
+from saliency_bench.types import Probe
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
@@ -55,19 +55,6 @@ class Judged:
 
     rows: list[Row] = field(default_factory=list)
     curves: list[Row] = field(default_factory=list)
-
-
-def refuse_multi_label(model: Model) -> None:
-    """Refuses models whose classes do not exclude each other: the metrics' probabilities are those of a softmax.
-
-    Raises:
-        InputError: the model is one.
-    """
-    if model.multi_label:
-        raise InputError(
-            f"{model.name} gives each class a probability of its own (multi-label). Its maps can be had, but the metrics "
-            "are not defined for it yet: they read the probability of one class among others."
-        )
 
 
 def judge_block(
@@ -187,7 +174,6 @@ def _curves(
         grid for one in asked if one.reads == "curve" and view in one.views for grid in one.grids
     ]
     unit_of = [units(item, view.granularity) for item in block.batch.encoded]
-    predicted = block.predicted.tolist()
     place = {item: row for row, item in enumerate(block.batch.encoded)}
     found: dict[tuple[tuple[int, int], int], Curve] = {}
     asks = [(one.target, own_operator(view.removal, one.setting)) for one in maps]
@@ -200,13 +186,44 @@ def _curves(
         }
         if not rankings or operator is None or refusal(block.model, operator):
             continue
-        targets = [target] * len(block.batch.encoded)
-        probe = block.probe(operator)
-        found |= evaluate_curves(probe, rankings, unit_of, targets, predicted, grids, view.output)
+        one = _Decision(block, target)
+        targets = [one.target] * len(unit_of)
+        probe = one.asked(block.probe(operator))
+        found |= evaluate_curves(
+            probe, rankings, unit_of, targets, one.predicted, grids, view.output
+        )
     curves: list[list[Curve]] = [[] for _ in maps]
     for ((number, _), _), curve in sorted(found.items(), key=lambda item: item[0]):
         curves[number].append(curve)
     return curves
+
+
+class _Decision:
+    """What a model decides about the explained class: which of all it is, or, by a multi-label one, whether it is there."""
+
+    def __init__(self, block: OpenBlock, target: int) -> None:
+        self._block, self._class = block, target
+        self._alone = block.model.multi_label
+
+    @property
+    def target(self) -> int:
+        """The explained class among those that `logits` has."""
+        return 0 if self._alone else self._class
+
+    @property
+    def predicted(self) -> list[int]:
+        """What is decided of each full text."""
+        if not self._alone:
+            return [*self._block.predicted.tolist()]
+        return [*self.logits(self._block.logits.double().cpu().numpy()).argmax(-1).tolist()]
+
+    def logits(self, answers: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N D"]:
+        """Those of what can be decided, from the model's."""
+        return there_or_not(answers, self._class) if self._alone else answers
+
+    def asked(self, probe: Probe) -> Probe:
+        """The probe's answers as such logits."""
+        return lambda examples, keep: self.logits(probe(examples, keep))
 
 
 def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]:
@@ -266,6 +283,7 @@ class _Inquiries:
         index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
         name = token_hash(one.token_ids)
         operator = own_operator(view.removal, one.setting)
+        said = _Decision(self.block, one.target)
         if operator is None:
             raise ValueError(
                 f"{one.setting['method']} has no {view.removal} that could replace a token"
@@ -274,11 +292,11 @@ class _Inquiries:
         def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
             stays = np.column_stack([kept, np.ones(len(kept), dtype=bool)])[:, index]
             rows = np.full(len(kept), row)
-            return read(self.block.probe(operator)(rows, list(stays)), one.target)
+            return read(said.logits(self.block.probe(operator)(rows, list(stays))), said.target)
 
         def blur(stays: Float[np.ndarray, " U"], n_draws: int) -> Float[np.ndarray, " n"]:
             logits = self.block.blurring(row, np.append(stays, 1.0)[index], n_draws, name)
-            return read(logits, one.target)
+            return read(said.logits(logits), said.target)
 
         shared = self.shared.setdefault((row, one.target, operator, view), {})
         rankings = _rankings(one, view)

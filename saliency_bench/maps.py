@@ -199,6 +199,8 @@ class AttributionMap:
                 raise KeyError("format")
             encoded = {key: _tuples(item) for key, item in value.pop("encoded").items()}
             value["scores"] = np.asarray(value["scores"], dtype=np.float64)
+            if "target" in value["setting"]:  # a pair stays one: a list would be several targets
+                value["setting"]["target"] = _tuples(value["setting"]["target"])
             for name in ("draws", "standard_errors"):
                 value[name] = None if value[name] is None else np.asarray(value[name])
             return cls(encoded=Encoded(**encoded), **value)

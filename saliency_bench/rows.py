@@ -24,6 +24,9 @@ MATMUL = "matmul"
 #: The backends that ours is compared with.
 REFERENCE_BACKENDS = ("captum", "captum_layer")
 
+#: Whose score is explained: a class by index or name, a word for one, or one class against another (`tasks.targets`).
+Target = str | int | tuple[str | int, str | int]
+
 #: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
 TABLES: dict[str, dict[str, str]] = {
     "examples": {
@@ -221,7 +224,7 @@ class Setting:
     method: str
     backend: str  # native, captum; "none" for rankings that have no gradient
     reduction: str  # l2, l1, sum, dot; "none" for methods that give one number per token
-    target: str | int
+    target: Target
     output: str
     seed: int
     hyper: Mapping[str, Any] = field(default_factory=dict)
@@ -231,7 +234,7 @@ class Setting:
         """Hashed from everything that can change a number."""
         return digest({key: value for key, value in asdict(self).items() if key != "name"})
 
-    def at(self, target: str | int) -> "Setting":
+    def at(self, target: Target) -> "Setting":
         """The same setting with another target."""
         return replace(self, target=target)
 

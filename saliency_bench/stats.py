@@ -1,6 +1,8 @@
 """Intervals, paired comparisons and effect sizes: reads rows, never runs a model.
 
-All settings see the same examples, so every comparison is paired by (cell, example).
+All settings see the same examples, so every comparison is paired by (cell, example). In tasks that ask several questions
+about a text (`with_texts`) pairs are of questions, but what is resampled, tested and counted is the text: its questions
+share most of what they are about, and are averaged first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,12 @@ from saliency_bench.rows import OK
 if TYPE_CHECKING:
     from saliency_bench.store.run import Run
 
-UNIT = ["cell_id", "example_id"]  # what is resampled and paired
+UNIT = ["cell_id", "example_id"]  # what is paired
+TEXT = "text_id"  # what is resampled, where it is not the example
+#: How the example ids of questions end, in tasks that put several to a text (see `tasks.task.asked_at`).
+QUESTION = r"@(?:\d+|start|end)$"
+#: The task that puts one, so that its ids may end as they like.
+ONE_QUESTION = "sequence-classification"
 #: What sums of a few thousand numbers may be off by, relative to the largest.
 ROUNDING = 1e-12
 _BATCH = 1000  # resamples held in memory at once
@@ -48,10 +55,38 @@ class Resampling:
         )
 
 
+def with_texts(table: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """A table of a run with the text of each example, in tasks that put several questions to a text; else as it is."""
+    model = (manifest.get("config") or {}).get("model") or {}
+    if model.get("task", ONE_QUESTION) == ONE_QUESTION:
+        return table
+    text = table["example_id"].astype(object).str.replace(QUESTION, "", regex=True)
+    return table.assign(**{TEXT: text})
+
+
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
     """Values with status ok: one line per example, one column per (setting, metric), NaN elsewhere."""
     ok = rows[rows["status"] == OK]
-    return ok.pivot(index=UNIT, columns=["setting_id", "metric"], values="value").astype(float)
+    return ok.pivot(index=index_of(rows), columns=["setting_id", "metric"], values="value").astype(
+        float
+    )
+
+
+def index_of(table: pd.DataFrame) -> list[str]:
+    """The columns that name an example, with its text where that is another."""
+    return [*UNIT, *([TEXT] if TEXT in table else [])]
+
+
+def per_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A line per text, the mean of its questions' that have a value; a line per example where these are the texts.
+
+    `table` is indexed by `index_of`.
+    """
+    if TEXT not in table.index.names:
+        return table
+    found = table.groupby(level=["cell_id", TEXT]).mean()
+    found.index = found.index.set_names(UNIT)
+    return found
 
 
 def intervals(
@@ -117,16 +152,18 @@ def _bca(
 
 
 def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    """The mean of every (setting, metric) with its interval, and how many examples have no value.
+    """The mean of every (setting, metric) over texts with its interval, and how many texts have no value.
 
     Returns:
         One line per pair: setting_id, metric, unit, higher_is_better, n, n_not_ok, mean, sd, low, high.
     """
     pairs = rows.groupby(["setting_id", "metric"], sort=True)
     found = pairs.agg(unit=("unit", "first"), higher_is_better=("higher_is_better", "first"))
-    found["n"] = pairs["status"].agg(lambda status: int((status == OK).sum()))
-    found["n_not_ok"] = pairs.size() - found["n"]
-    table = wide(rows).reindex(columns=found.index)
+    table = per_text(wide(rows).reindex(columns=found.index))
+    found["n"] = table.notna().sum()
+    text = ["cell_id", TEXT if TEXT in rows else "example_id"]
+    asked = rows.drop_duplicates([*text, "setting_id", "metric"]).groupby(["setting_id", "metric"])
+    found["n_not_ok"] = asked.size() - found["n"]
     found["mean"], found["sd"] = table.mean(), table.std(ddof=1)
     found["low"], found["high"] = intervals(table.to_numpy(), resampling)
     return found.reset_index()
@@ -149,7 +186,7 @@ def summarize_by_correctness(
 
 
 def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
-    """Every setting against a reference on the examples where both have a value.
+    """Every setting against a reference on the examples where both have a value, by text.
 
     `difference` is the mean of setting - reference with its interval; `p` is that of the chosen test (`TESTS`);
     `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
@@ -165,7 +202,8 @@ def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.Da
     pairs = [pair for pair in table.columns if pair[0] != reference and pair[1] in base]
     if not pairs:
         return pd.DataFrame()
-    values = np.column_stack([table[pair] - base[pair[1]] for pair in pairs])
+    apart = np.column_stack([table[pair] - base[pair[1]] for pair in pairs])
+    values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
     found = pd.DataFrame(pairs, columns=["setting_id", "metric"])
     found["n"] = (~np.isnan(values)).sum(0)
     found["difference"] = pd.DataFrame(values).mean()
@@ -300,7 +338,10 @@ def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
         raise InputError(
             f"choose.metric={metric}: neither more nor less of it is better. Choose another metric."
         )
-    values = own[own["status"] == OK].groupby("setting_id")["value"].agg(["mean", "count"])
+    known = with_texts(own[own["status"] == OK], run.manifest)
+    if TEXT in known:
+        known = known.groupby(["setting_id", "cell_id", TEXT], as_index=False)["value"].mean()
+    values = known.groupby("setting_id")["value"].agg(["mean", "count"])
     return _best_by_name(run, values, max if better else min)
 
 

@@ -19,11 +19,10 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation.reading import Reading, usual
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.judge import refuse_multi_label
 from saliency_bench.models import loading, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
-from saliency_bench.models.preflight import Findings, inspect_model
+from saliency_bench.models.preflight import Findings, inspect_texts
 from saliency_bench.rows import Setting, digest
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect
@@ -77,9 +76,7 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     asked_of = questions_of(model, examples, config.too_long)
     encoded = [question for _, question in asked_of]
     targets.check(config.target, model.labels, encoded)
-    if config.metric:
-        refuse_multi_label(model)
-    findings = inspect_model(model, encoded[0].input_ids, encoded[0].token_type_ids)
+    findings = inspect_texts(model, encoded)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)

@@ -55,7 +55,7 @@ class TokenBudget:
 
 @dataclass(frozen=True)
 class Batch:
-    """A block of examples in normal form, padded on the right (or not at all).
+    """A block of examples in normal form, padded on the right, as they were given (see `Encoded.pads`), or not at all.
 
     `attributable` is False for padding and special tokens. What is asked of each text is read in the outputs of every
     token where `positions` or `boundaries` are there: at one token, or one logit of each token that is `answerable`.
@@ -91,13 +91,14 @@ class Batch:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each example, special tokens included, padding not."""
+        """Tokens of each example, special tokens and its own padding included, that up to the block's width not."""
         return tuple(len(item) for item in self.encoded)
 
     @property
     def padded(self) -> bool:
         """Whether any row has padding."""
-        return min(self.lengths) < self.input_ids.shape[1]
+        own = any(item.pads is not None for item in self.encoded)
+        return own or min(self.lengths) < self.input_ids.shape[1]
 
     def __len__(self) -> int:
         return len(self.encoded)

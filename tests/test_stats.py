@@ -19,6 +19,7 @@ from saliency_bench.stats import (
     signed_rank_p,
     summarize,
     summarize_by_correctness,
+    with_texts,
 )
 from saliency_bench.store.run import Run
 
@@ -303,3 +304,78 @@ def test_a_metric_to_choose_by_must_be_there_and_have_a_direction(tmp_path):
         best_settings(run_of(rows_of({"a": [1.0]}), tmp_path), "sgr")
     with pytest.raises(InputError, match="neither more nor less"):
         best_settings(run_of(rows_of({"a": [1.0]}, higher=None), tmp_path), "srg")
+
+
+# --- several questions about a text
+
+MANY = {"config": {"model": {"task": "token-classification"}}}
+
+
+def asked(values, times, places=str):
+    """Rows as of a task of many questions: each text's value `times` times, for questions at other places."""
+    rows = rows_of(values)
+    return pd.concat(
+        [
+            rows.assign(example_id=rows["example_id"] + "@" + places(place))
+            for place in range(times)
+        ],
+        ignore_index=True,
+    )
+
+
+def gamma(seed, n=12):
+    return np.random.default_rng(seed).gamma(2.0, size=n).tolist()
+
+
+@pytest.mark.parametrize("places", [str, ["start", "end", "7"].__getitem__])
+def test_a_question_asked_again_is_no_new_evidence(places):
+    """Each question of a text twice or more often: the numbers are those of the texts alone."""
+    values = {"a": gamma(1), "b": gamma(2), "c": [*gamma(3)[:-2], None, None]}
+    plain = rows_of(values)
+    again = with_texts(asked(values, 3, places), MANY)
+    pd.testing.assert_frame_equal(summarize(again, QUICK), summarize(plain, QUICK), rtol=1e-12)
+    for test in ("wilcoxon", "sign_flip"):
+        how = Resampling(0.95, 999, 0, test)
+        pd.testing.assert_frame_equal(
+            compare(again, "a", how), compare(plain, "a", how), rtol=1e-12
+        )
+
+
+def test_a_text_counts_once_however_many_questions_it_has():
+    """By hand: text e0 is asked twice (0.2 and 0.4), e1 four times (1.0 each)."""
+    few, many = asked({"a": [0.2]}, 2), asked({"a": [0.0, 1.0]}, 4)
+    few["value"] = [0.2, 0.4]
+    rows = pd.concat([few, many[many["example_id"].str.startswith("e1")]], ignore_index=True)
+    found = summarize(with_texts(rows, MANY), QUICK).iloc[0]
+    assert (found["n"], found["n_not_ok"]) == (2, 0)
+    assert found["mean"] == pytest.approx((0.3 + 1.0) / 2)
+    assert found["sd"] == pytest.approx(0.7 / np.sqrt(2))
+
+
+def test_questions_are_paired_before_they_are_averaged():
+    """Where one setting lacks a value of a text's question, the other's does not count in the difference."""
+    rows = asked({"a": [1.0, 2.0], "b": [2.0, 4.0]}, 2)
+    lacking = (rows["setting_id"] == "b") & (rows["example_id"] == "e0@1")
+    rows.loc[(rows["setting_id"] == "a") & (rows["example_id"] == "e0@1"), "value"] = 100.0
+    rows.loc[lacking, ["value", "status"]] = [None, "failed"]
+    found = compare(with_texts(rows, MANY), "a", QUICK).iloc[0]
+    assert (found["n"], found["difference"]) == (2, pytest.approx((1.0 + 2.0) / 2))
+    of_b = summarize(with_texts(rows, MANY), QUICK).set_index("setting_id").loc["b"]
+    assert (of_b["n"], of_b["n_not_ok"]) == (2, 0)
+
+
+def test_a_classifiers_ids_may_look_like_questions():
+    rows = asked({"a": gamma(4)}, 2)
+    for manifest in ({}, {"config": {"model": {"task": "sequence-classification"}}}):
+        assert summarize(with_texts(rows, manifest), QUICK)["n"].item() == 24
+
+
+def test_the_best_setting_is_the_best_by_text(tmp_path):
+    """Setting x wins on the text with many questions, y on the three others."""
+    of = {"x": [1.0, 0.0, 0.0, 0.0], "y": [0.0, 0.5, 0.5, 0.5]}
+    rows = asked(of, 9)
+    kept = rows["example_id"].str.startswith("e0") | rows["example_id"].str.endswith("@0")
+    settings = [{"setting_id": key, "name": "ig"} for key in of]
+    for manifest, best in ((MANY, "y"), ({}, "x")):
+        run = Run(tmp_path, manifest, settings, {"rows": rows[kept]})
+        assert best_settings(run, "srg")["ig"]["setting_id"] == best

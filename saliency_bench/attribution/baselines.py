@@ -51,15 +51,16 @@ FIRST_STEP = 0.25
 LAST_STEP = 1e-6
 
 
-def embeddings(ctx: "Context", baseline: str) -> Float[Tensor, "B T D"]:
-    """The named baseline at every token."""
+def embeddings(ctx: "Context", baseline: str, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """The named baseline at every token; only those that are `moved` are meant to have it."""
     if baseline == "uniform":
         return _uniform(ctx)
     if baseline == "max_entropy":
         return _least_known(ctx)
     if baseline.startswith(known.TEXT):
         return _words(ctx, baseline)
-    return ctx.references.vector(baseline).expand_as(ctx.embeddings)
+    away = ctx.references.replacement(baseline, ctx.batch, ctx.embeddings, moved)
+    return away.expand_as(ctx.embeddings)
 
 
 @torch.no_grad()
@@ -122,9 +123,12 @@ def _random_tokens(ctx: "Context", references: str, moved: Bool[Tensor, "B T"]) 
     ) -> Float[Tensor, "R T D"]:
         ids = torch.zeros(len(examples), moved.shape[1], dtype=torch.long)
         for row, (example, stream) in enumerate(zip(examples, streams, strict=True)):
-            own = places[example]
+            item, own = ctx.batch.encoded[example], places[example]
+            ids[row, : len(item)] = torch.tensor(item.input_ids)
             ids[row, own] = pick(corpus, len(own), stream)
-        return ctx.references.model.embed(ids.to(moved.device))
+        return known.embed_batch(
+            ctx.references.model, ctx.batch, ids.to(moved.device), list(examples)
+        )
 
     return draw
 
@@ -153,7 +157,7 @@ def _words(ctx: "Context", baseline: str) -> Float[Tensor, "B T D"]:
     """The words at the attributable tokens, from the first; a special token that moves gets the word before it."""
     words = ctx.references.words(baseline).to(ctx.embeddings.device)
     order = (ctx.batch.attributable.cumsum(1) - 1).clamp_min(0)
-    return ctx.references.model.embed(words[order % len(words)])
+    return known.embed_batch(ctx.references.model, ctx.batch, words[order % len(words)])
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ class Frame:
     ids: tuple[int, ...]
     types: tuple[int, ...] | None
     attributable: tuple[bool, ...]
+    attended: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,12 @@ def _frames(ctx: "Context") -> list[Frame]:
             for token, own in zip(item.input_ids, words, strict=True)
         )
         frames.append(
-            Frame(tuple(ids), None if types is None else tuple(types[row][:length]), words)
+            Frame(
+                tuple(ids),
+                None if types is None else tuple(types[row][:length]),
+                words,
+                item.attended,
+            )
         )
     return frames
 
@@ -304,10 +314,11 @@ def _mixture(
     ids = torch.tensor([frame.ids], device=device)
     types = None if frame.types is None else torch.tensor([frame.types], device=device)
     moved = torch.tensor([frame.attributable], device=device)[:, :, None]
-    around = model.embed(ids)
+    mask = None if all(frame.attended) else torch.tensor([frame.attended], device=device)
+    around = model.embed(ids, mask, types)
     vector = (weights.to(matrix.dtype) @ matrix).to(around.dtype).requires_grad_()
     with torch.enable_grad():
-        out = model.output(ids, None, types, torch.where(moved, vector, around))
+        out = model.output(ids, mask, types, torch.where(moved, vector, around))
         if model.per_token:
             raise InputError(
                 f"baseline=max_entropy is of one prediction for a text, and {model.task} has one for every token: "

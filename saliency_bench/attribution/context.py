@@ -14,7 +14,7 @@ from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.errors import unknown
 from saliency_bench.models.ledger import TEXTS
-from saliency_bench.models.references import References
+from saliency_bench.models.references import References, embed_batch
 from saliency_bench.seeding import token_hash
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch, Probe, ScoreFn
@@ -50,7 +50,7 @@ class Context:
     @cached_property
     def embeddings(self) -> Float[Tensor, "B T D"]:
         """The embedding layer's output for the batch."""
-        return self.references.model.embed(self.batch.input_ids)
+        return embed_batch(self.references.model, self.batch)
 
     @cached_property
     def score(self) -> ScoreFn:
@@ -99,7 +99,7 @@ class Context:
             if special_tokens not in SPECIAL_TOKENS:
                 raise unknown("baseline_special_tokens", special_tokens, list(SPECIAL_TOKENS))
             moved = self.batch.attributable if special_tokens == "keep" else self.batch.mask
-            away = baselines.embeddings(self, baseline)
+            away = baselines.embeddings(self, baseline, moved)
             reference = torch.where(moved[:, :, None], away, self.embeddings)
             self._paths[key] = StraightPath(key, self.embeddings, reference)
         return self._paths[key]

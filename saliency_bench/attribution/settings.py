@@ -13,7 +13,7 @@ from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.registry import Registry
-from saliency_bench.rows import Setting
+from saliency_bench.rows import Setting, Target
 from saliency_bench.tasks.sequence_classification import OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
@@ -27,7 +27,7 @@ def checked_setting(
     method: str,
     backend: str,
     reduction: str,
-    target: str | int,
+    target: Target,
     output: str,
     seed: int,
     hyper: Mapping[str, Any],

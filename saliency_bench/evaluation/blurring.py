@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saliency_bench.models.references import References
+from saliency_bench.models.references import References, embed_batch
 from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Batch
@@ -20,7 +20,7 @@ class BlurringProbe:
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
         self.batch = batch
         self.budget = references.budget(token_budget)
-        self.embeddings = references.model.embed(batch.input_ids)
+        self.embeddings = embed_batch(references.model, batch)
         self.whole = task.logits_fn(references.model, batch, short=True)
 
     @torch.inference_mode()

@@ -39,6 +39,16 @@ def log_odds(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
         return np.asarray(logits[:, target] - others)
 
 
+def there_or_not(logits: Logits, target: int) -> Float[np.ndarray, "K 2"]:
+    """Of classes that do not exclude each other, one as two that do: it is there, or it is not.
+
+    Its own logit and 0: the softmax of these two is the sigmoid of the one, and the larger changes where that crosses
+    one half.
+    """
+    own = logits[:, target]
+    return np.stack([own, np.zeros_like(own)], axis=-1)
+
+
 #: What a curve can show of the explained class, and the unit it is in.
 OUTPUTS: Mapping[str, tuple[Read, str]] = {
     "probability": (_probability, "probability"),
@@ -54,7 +64,8 @@ class Curve:
     Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
     `without[i]` are the logits with the top k[i] units removed, `only[i]` with only the top k[i] kept; so without[0]
     is the full text and only[0] the empty one. `target` is the explained class, `predicted` that of the full text,
-    and `output` what `deletion` and `insertion` show of the explained class.
+    and `output` what `deletion` and `insertion` show of the explained class. Classes exclude each other: see
+    `there_or_not` for those that do not.
     """
 
     k: Int[np.ndarray, " K"]

@@ -1,12 +1,15 @@
 """Faithfulness of one ranking on one example: readings of its deletion and insertion curves.
 
 p is the output for the explained class, its probability if nothing else is asked for; U the number of units that are
-ranked, tokens or words; "the top k" the k most relevant.
+ranked, tokens or words; "the top k" the k most relevant. Of a multi-label model p is the sigmoid of the class's logit, and
+what is decided is whether the class is there: that changes where p crosses one half.
 
 With one removal operator and the full grid several readings are one number in other clothes (`report.labels.SAME_EVIDENCE`):
 deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
 is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. What a method is not in is the same for
-all, so they order methods alike on every example and are no independent evidence. abpc is srg.
+all, so they order methods alike on every example and are no independent evidence. abpc is srg. The normalised areas are
+these areas in a unit of the text's own, and log_odds and log_probability_drop rise with the same p: their order on every
+example is one, that of their means need not be.
 """
 
 import numpy as np

@@ -24,6 +24,7 @@ from saliency_bench.models.references import (
     DELETE,
     NAMES,
     References,
+    embed_batch,
     resolve_removal,
 )
 from saliency_bench.tasks import sequence_classification as task
@@ -180,8 +181,10 @@ class ReplacingProbe(CachingProbe):
         self, references: References, batch: Batch, removal: str, token_budget: int
     ) -> None:
         super().__init__(references, batch, token_budget)
-        self.replacement = references.vector(removal)
-        self.embeddings = references.model.embed(batch.input_ids)
+        self.embeddings = embed_batch(references.model, batch)
+        self.replacement = references.replacement(
+            removal, batch, self.embeddings, batch.attributable
+        )
         self.whole = task.logits_fn(references.model, batch, short=True)
 
     def _logits(
@@ -191,7 +194,8 @@ class ReplacingProbe(CachingProbe):
         rows = examples.to(device)
         real = torch.from_numpy(self.real)[examples]
         removed = (real & ~stays).to(device)
-        embeddings = torch.where(removed[:, :, None], self.replacement, self.embeddings[rows])
+        away = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
+        embeddings = torch.where(removed[:, :, None], away, self.embeddings[rows])
         return self.whole(embeddings, rows)
 
 
@@ -200,6 +204,11 @@ class _ShorteningProbe(CachingProbe):
 
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
         super().__init__(references, batch, token_budget)
+        if any(item.pads is not None for item in batch.encoded):
+            raise InputError(
+                f"outputs of {references.model.name} depend on the padding that {batch.example_ids[0]} came with, and "
+                "texts that get shorter would lose it: use removal mask or zero"
+            )
         for row, example_id in enumerate(batch.example_ids):
             if not (self.real[row] & ~self.attributable[row]).any():
                 raise InputError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saliency_bench.models.ledger import PROOF
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import References
+from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.stand_in import provable
 from saliency_bench.types import Batch
 
@@ -93,7 +93,7 @@ def _hidden(model: Model, batch: Batch) -> bool:
     examples, stays = _questions(batch)
     rows, removed = examples.to(model.device), ~stays.to(model.device)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    embeddings = model.embed(batch.input_ids[rows])
+    embeddings = embed_batch(model, batch, rows=rows)
     other = torch.where(removed[:, :, None], 1 - embeddings.roll(1, 1), embeddings)
     seen, same = (
         batch.read(model.output(batch.input_ids[rows], ~removed, types, one), rows)

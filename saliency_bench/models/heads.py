@@ -1,6 +1,6 @@
 """The tasks a model may be trained for, as transformers' pipelines name them, and what its head gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -55,3 +55,24 @@ HEADS: Mapping[str, Head] = {
     ),
 }
 TASKS = tuple(HEADS)
+
+#: How transformers' classes are called, by what their heads were trained for; None: for nothing that is a task here.
+CLASSES: Mapping[str, str | None] = {
+    "ForSequenceClassification": SEQUENCE_CLASSIFICATION,
+    "ForTokenClassification": TOKEN_CLASSIFICATION,
+    "ForQuestionAnswering": QUESTION_ANSWERING,
+    "ForQuestionAnsweringSimple": QUESTION_ANSWERING,
+    "ForMaskedLM": FILL_MASK,
+    "ForCausalLM": TEXT_GENERATION,
+    "ForMultipleChoice": None,
+    "ForNextSentencePrediction": None,
+}
+
+
+def trained_for(architectures: Sequence[str]) -> set[str | None] | None:
+    """The tasks that a configuration's `architectures` name; None where they leave it open, as those of a bare encoder."""
+    found = [
+        next((kind for ending, kind in CLASSES.items() if name.endswith(ending)), "")
+        for name in architectures
+    ]
+    return None if not found or "" in found else set(found)

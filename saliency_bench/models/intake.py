@@ -25,10 +25,18 @@ class Intake:
     `time_first`: it is asked for ids [T B], as by XLNet.
     `echoes`: layers with the same table that are asked for the text again, one place later: the decoders of T5 and
     BART, which classify a text by reading it twice.
+    `table`: the layer's own part, or itself, that looks the ids up.
+    `call`: calls the layer on one row of other ids, with all else as the module gave it; None where it is given none.
     """
 
     time_first: bool = False
     echoes: tuple[nn.Module, ...] = ()
+    table: nn.Embedding | None = None
+    call: "Call | None" = None
+
+
+#: A layer, and ids in place of those that the module gave it in one row.
+Call = Callable[[nn.Module, Int[Tensor, "1 5"]], Float[Tensor, "1 5 D"]]
 
 
 def watched_ids(
@@ -43,18 +51,27 @@ def watched_ids(
 
 
 def how_ids_arrive(
-    module: nn.Module, layer: nn.Module, run: Callable[[Int[Tensor, "2 5"]], Any], ids: Tensor
+    module: nn.Module, layer: nn.Module, run: Callable[[Int[Tensor, "R 5"]], Any], ids: Tensor
 ) -> Intake:
     """Watches one pass over two rows; a model that refuses such ids is taken for an ordinary one."""
     tables = [one for one in module.modules() if isinstance(one, nn.Embedding)]
     asked: dict[nn.Module, list[Tensor]] = {}
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = layer.register_forward_pre_hook(
+        lambda _, args, named: calls.append((args, named)), with_kwargs=True
+    )
     try:
         with _listening({layer, *tables}, asked), torch.no_grad():
             run(ids)
+            if not isinstance(layer, nn.Embedding):  # what is no table may be given more than ids
+                calls.clear()
+                run(ids[:1])
     except FAILURES as error:
         if is_out_of_memory(error):
             raise
         return Intake()
+    finally:
+        handle.remove()
     turned = any(torch.equal(one, ids.T) for one in asked.get(layer, ()))
     weight = getattr(layer, "weight", None)
     echoes = [
@@ -64,7 +81,71 @@ def how_ids_arrive(
         and table.weight is weight
         and any(_begins(one[..., 1:], ids[:, :-1]) for one in asked.get(table, ()))
     ]
-    return Intake(turned, tuple(echoes))
+    own = {one for one in layer.modules() if isinstance(one, nn.Embedding)}
+    looked = [
+        one for one in tables if one in own and any(_begins(i, ids) for i in asked.get(one, ()))
+    ]
+    call = _with_other_ids(calls[0], ids[:1]) if len(calls) == 1 else None
+    return Intake(turned, tuple(echoes), looked[0] if len(looked) == 1 else None, call)
+
+
+def _with_other_ids(
+    given: tuple[tuple[Any, ...], dict[str, Any]], ids: Int[Tensor, "1 5"]
+) -> Call | None:
+    """The same call again with other ids; None where it was not given these."""
+    args, named = given
+
+    def is_ids(value: Any) -> bool:
+        return isinstance(value, Tensor) and torch.equal(value, ids)
+
+    if not any(map(is_ids, (*args, *named.values()))):
+        return None
+
+    def call(layer: nn.Module, other: Int[Tensor, "1 5"]) -> Float[Tensor, "1 5 D"]:
+        own = [other if is_ids(value) else value for value in args]
+        output: Tensor = layer(
+            *own, **{name: other if is_ids(value) else value for name, value in named.items()}
+        )
+        return output
+
+    return call
+
+
+@contextmanager
+def captured(layer: nn.Module) -> Iterator[list[Any]]:
+    """While open, what the layer gives is kept."""
+    seen: list[Any] = []
+    handle = layer.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def only_output(seen: list[Any], ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
+    """The one output that was kept, without padding of the model's own.
+
+    Raises:
+        InputError: there are several or none, or it is no vector for each token.
+    """
+    if len(seen) != 1:
+        raise InputError(
+            f"the embedding layer was called {len(seen)} times in one forward pass, expected 1: name another one in "
+            "embeddings="
+        )
+    rows, length = ids.shape
+    output = seen[0]
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if (
+        not isinstance(output, Tensor)
+        or output.ndim != 3
+        or output[:, :length].shape[:2] != ids.shape
+    ):
+        raise InputError(
+            f"the embedding layer gives {shape}, expected a tensor [B T D] with [B T] = {[rows, length]}: name "
+            "another one in embeddings="
+        )
+    return output[:, :length].detach()
 
 
 def find_embedding(
@@ -163,11 +244,12 @@ def _in_place_of(output: Any, embeddings: Float[Tensor, "R T D"], time_first: bo
 def _listening(layers: set[nn.Module], asked: dict[nn.Module, list[Tensor]]) -> Iterator[None]:
     """While open, what each layer is called with is kept."""
 
-    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            asked.setdefault(layer, []).append(args[0])
+    def hook(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = next((one for one in (*args[:1], *named.values()) if isinstance(one, Tensor)), None)
+        if given is not None:
+            asked.setdefault(layer, []).append(given)
 
-    handles = [one.register_forward_pre_hook(hook) for one in layers]
+    handles = [one.register_forward_pre_hook(hook, with_kwargs=True) for one in layers]
     try:
         yield
     finally:

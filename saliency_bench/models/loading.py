@@ -26,7 +26,14 @@ from saliency_bench.models.encoder import (
     encoder_folder,
     sha256_of,
 )
-from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TASKS, Head
+from saliency_bench.models.heads import (
+    HEADS,
+    SEQUENCE_CLASSIFICATION,
+    TASKS,
+    TEXT_GENERATION,
+    Head,
+    trained_for,
+)
 from saliency_bench.models.intake import find_embedding
 from saliency_bench.models.model import Criterion, Forward, Model, frozen
 
@@ -302,6 +309,8 @@ def _from_pretrained(
         )
         if n_labels is not None:
             config.num_labels = n_labels
+        else:
+            _require_head(path, config, task)
         with _quiet():
             module, report = getattr(transformers, head.auto).from_pretrained(
                 path,
@@ -323,7 +332,36 @@ def _from_pretrained(
             f"model.path={path} is no trained {head.what}: its weights lack {', '.join(missing[:3])}. "
             f"Give a model that was trained for {task}."
         )
+    if task == TEXT_GENERATION:
+        _require_decoder(path, module.config)
     return cast(nn.Module, module)
+
+
+def _require_head(path: str | Path, config: Any, task: str) -> None:
+    """Refuses a model that was trained for another task; heads of the same shape load without a word."""
+    architectures = getattr(config, "architectures", None) or []
+    known = trained_for(architectures)
+    if known is not None and task not in known:
+        own = next(iter(known))
+        advice = "Give a model that was trained for it" + (
+            "." if own is None else f", or task={own}."
+        )
+        raise InputError(
+            f"model.path={path} is no trained {HEADS[task].what} (task={task}): its config.json says "
+            f"{', '.join(architectures)}. {advice}"
+        )
+
+
+def _require_decoder(path: str | Path, config: Any) -> None:
+    """Refuses an encoder as a causal language model: each of its tokens has read those after it."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    both = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if both and getattr(config, "is_decoder", True) is False:
+        raise InputError(
+            f"model.path={path} is an encoder ({config.model_type}, is_decoder=false in its config.json), whose tokens "
+            "read what comes after them: expected a decoder. Give a causal language model, or task=fill-mask."
+        )
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
-from saliency_bench.models.intake import Intake, how_ids_arrive, replaced, watched_ids
+from saliency_bench.models.intake import (
+    WATCHED,
+    Intake,
+    captured,
+    how_ids_arrive,
+    only_output,
+    replaced,
+    watched_ids,
+)
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 
@@ -71,11 +79,79 @@ class Model:
         """The type of the weights."""
         return next(self.module.parameters()).dtype
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether the embedding layer is a table: a vector for each id, wherever it stands and beside whatever else.
+
+        Others add positions and token types, and normalise (a BERT's `embeddings`).
+        """
+        return isinstance(self.embedding, nn.Embedding)
+
     @torch.no_grad()
-    def embed(self, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """The embedding layer's output for token ids, scaled as the model scales it."""
-        output: Tensor = self.embedding(input_ids)
-        return output.detach()
+    def embed(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"] | None = None,
+        token_type_ids: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The embedding layer's output for token ids, scaled as the model scales it.
+
+        Args:
+            input_ids: any tokens.
+            mask: as in `output`; only a layer that is no table can depend on it, and on the next.
+            token_type_ids: as in `output`.
+
+        Raises:
+            InputError: the layer is not called once in a pass, or its output is not [B T D].
+        """
+        if self.looks_up:
+            output: Tensor = self.embedding(input_ids)
+            return output.detach()
+        # What else such a layer is given is the module's affair: it is watched in a whole pass.
+        with frozen(self.module), captured(self.embedding) as seen:
+            self.output(input_ids, mask, token_type_ids)
+        return only_output(seen, input_ids)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many token ids there are; None where no table is seen to receive them."""
+        layer = self.embedding
+        table = layer if isinstance(layer, nn.Embedding) else self.intake.table
+        return None if table is None else table.num_embeddings
+
+    @torch.no_grad()
+    def each_token(self) -> Float[Tensor, "V D"]:
+        """The embedding layer's output for every token of the vocabulary, once each.
+
+        What is no table is called as the module calls it, with the vocabulary in its order at the places of a short
+        text.
+
+        Raises:
+            InputError: the layer is not given token ids.
+        """
+        layer, size = self.embedding, self.vocabulary
+        if isinstance(layer, nn.Embedding):
+            # Through the layer, not its weight: some layers scale their output.
+            return self.embed(torch.arange(layer.num_embeddings, device=self.device)[None])[0]
+        call = self.intake.call
+        if call is None or size is None:
+            raise InputError(
+                "the embedding layer is not given token ids, so that there is no standard deviation of its outputs to "
+                "take as the unit of noise: use noise_range or noise_absolute"
+            )
+        rows = -(-size // WATCHED)
+        ids = torch.arange(rows * WATCHED, device=self.device).view(rows, WATCHED) % size
+        with frozen(self.module):
+            return torch.cat([call(layer, row[None])[0] for row in ids])[:size]
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The token of padding, as the tokenizer or else the module's configuration names it."""
+        for one in (self.tokenizer, getattr(self.module, "config", None)):
+            pad = getattr(one, "pad_token_id", None)
+            if isinstance(pad, int):
+                return pad
+        return None
 
     @property
     def per_token(self) -> bool:
@@ -102,7 +178,7 @@ class Model:
         vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
         ids = watched_ids(vocabulary, getattr(config, "eos_token_id", None), self.device, 2)
 
-        def run(ids: Int[Tensor, "2 5"]) -> Any:
+        def run(ids: Int[Tensor, "R 5"]) -> Any:
             mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
             with self._batches_allowed(True):
                 return self.forward(self.module, {"input_ids": ids} | mask)

@@ -1,12 +1,15 @@
 """What is checked of a model before anything is computed with it: a clear error, or a recorded finding."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import compress, groupby
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
@@ -21,8 +24,11 @@ LARGEST_VANISHING = 1e-2
 
 FLOAT32_EPSILON = torch.finfo(torch.float32).eps
 
-#: The text is cut to this before it is probed, so that there is room to pad it.
+#: The text is cut to this before it is probed, and to what leaves room for so many pads.
 PROBED_TOKENS = 64
+N_PADS = 4
+#: Not to fewer than this: shorter texts are probed whole, with the pads that there is room for.
+FEWEST_PROBED = 4
 
 #: Steps along the gradient, of the embeddings' root mean square, over which it is compared with differences of the
 #: output: the first is near the cube root of float32's rounding error, where both errors of a difference are least.
@@ -45,7 +51,9 @@ class Findings:
     )
     repeat_difference: float  # the same input twice
     batch_difference: float  # alone, and beside another row
-    padding_difference: float | None  # alone, and padded on the right; None without a pad token
+    padding_difference: (
+        float | None
+    )  # alone, and padded on the right; None without a pad token, or where the model takes no padding
     unseen_difference: (
         float  # the same embeddings with other ids beneath: what is read of the ids by another way
     )
@@ -61,6 +69,36 @@ class Findings:
         return asdict(self)
 
 
+def inspect_texts(model: Model, texts: Sequence[Encoded]) -> Findings:
+    """Probes a model on the first text, and on the first of each other arrangement of token types (single, pair).
+
+    Returns:
+        What was seen on the first; `sum_vanishes` where it does on any.
+
+    Raises:
+        InputError: see `inspect_model`.
+    """
+    first: dict[tuple[int, ...] | None, Encoded] = {}
+    for text in texts:
+        first.setdefault(_arrangement(text.token_type_ids), text)
+    found = [inspect_model(model, *_unpadded(one)) for one in first.values()]
+    return replace(found[0], sum_vanishes=any(one.sum_vanishes for one in found))
+
+
+def _arrangement(types: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Token types without how many tokens have each in a row."""
+    return None if types is None else tuple(kind for kind, _ in groupby(types))
+
+
+def _unpadded(text: Encoded) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Ids and token types of the tokens that are attended to."""
+    types = text.token_type_ids
+    return (
+        tuple(compress(text.input_ids, text.attended)),
+        None if types is None else tuple(compress(types, text.attended)),
+    )
+
+
 def inspect_model(
     model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None
 ) -> Findings:
@@ -70,13 +108,16 @@ def inspect_model(
         InputError: its outputs are random, replacing embeddings changes it, tokens reach it by another way, or its
             gradients are zero, not finite, or not those of its outputs.
     """
-    ids = torch.tensor([_cut(input_ids)], device=model.device)
-    token_types = None if types is None else torch.tensor([_cut(types)], device=model.device)
+    most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
+    ids = torch.tensor([_cut(input_ids, most)], device=model.device)
+    token_types = None if types is None else torch.tensor([_cut(types, most)], device=model.device)
     with model.frozen():
         logits = _first_output(model, ids, token_types)
         _require_classes(model, logits, ids.shape[1])
         repeat = _difference(logits, _output(model, ids, token_types))
-        hook = _difference(logits, _output(model, ids, token_types, model.embed(ids)))
+        hook = _difference(
+            logits, _output(model, ids, token_types, model.embed(ids, None, token_types))
+        )
         batch = _difference(logits, _beside_another(model, ids, token_types))
         padding = _padding_difference(model, ids, token_types, logits)
         unseen = _unseen_difference(model, ids, token_types)
@@ -122,9 +163,9 @@ def inspect_model(
     return Findings(hook, repeat, batch, padding, unseen, slope, share, vanishes, short)
 
 
-def _cut(values: tuple[int, ...]) -> tuple[int, ...]:
-    """At most the probed tokens, the last one kept: some models look for the end of the text."""
-    return values if len(values) <= PROBED_TOKENS else (*values[: PROBED_TOKENS - 1], values[-1])
+def _cut(values: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """At most so many tokens, the last one kept: some models look for the end of the text."""
+    return values if len(values) <= most else (*values[: most - 1], values[-1])
 
 
 def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
@@ -165,13 +206,18 @@ def _beside_another(
 def _padding_difference(
     model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None, logits: Tensor
 ) -> float | None:
-    pad = getattr(model.tokenizer, "pad_token_id", None)
-    if pad is None or getattr(getattr(model.module, "config", None), "pad_token_id", None) is None:
+    pad, n = model.pad_token_id, min(N_PADS, model.max_length - ids.shape[1])
+    if pad is None or n < 1:
         return None
-    extra = torch.full((1, 4), pad, device=ids.device)
+    extra = torch.full((1, n), pad, device=ids.device)
     mask = torch.cat([torch.ones_like(ids), torch.zeros_like(extra)], 1).bool()
     padded_types = None if types is None else torch.cat([types, torch.zeros_like(extra)], 1)
-    padded = model.output(torch.cat([ids, extra], 1), mask, padded_types)
+    try:
+        padded = model.output(torch.cat([ids, extra], 1), mask, padded_types)
+    except FAILURES as error:  # a classifier that is not told its pad token takes no padded texts
+        if is_out_of_memory(error):
+            raise
+        return None
     return _difference(logits, padded[:, : ids.shape[1]] if model.per_token else padded)
 
 
@@ -182,13 +228,15 @@ def _unseen_difference(
     if ids.shape[1] < 4:  # nothing between the ends to change places
         return 0.0
     other = torch.cat([ids[:, :1], ids[:, 1:-1].roll(1, 1), ids[:, -1:]], 1)
-    return _difference(_output(model, other, types), _output(model, ids, types, model.embed(other)))
+    return _difference(
+        _output(model, other, types), _output(model, ids, types, model.embed(other, None, types))
+    )
 
 
 def _gradient(
     model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
 ) -> Float[Tensor, "T D"]:
-    embeddings = model.embed(ids).requires_grad_()
+    embeddings = model.embed(ids, None, types).requires_grad_()
     try:
         with torch.enable_grad():
             score = model.output(ids, None, types, embeddings).max()
@@ -211,7 +259,7 @@ def _gradient_difference(
     length = gradient.double().norm()
     if model.dtype not in FINEST or not (length.isfinite() and length > 0):
         return None
-    embeddings = model.embed(ids)
+    embeddings = model.embed(ids, None, types)
     size = embeddings.double().square().sum().sqrt()
     if size == 0:  # no length to measure a step by
         return None

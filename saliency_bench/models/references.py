@@ -18,14 +18,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.scores import read_scores
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
-from saliency_bench.types import TokenBudget
+from saliency_bench.types import Batch, TokenBudget
 
 TOKENS = {"mask": "mask_token_id", "pad": "pad_token_id", "unk": "unk_token_id"}
 VECTORS = ("zero", "mean")
@@ -196,11 +196,64 @@ class References:
         """The embedding layer's output for the named token, zeros, the vocabulary's mean, or the user's own vector.
 
         Raises:
-            InputError: the tokenizer has no such token, or the vector is no longer the one that was asked for.
+            InputError: the tokenizer has no such token, the layer has no one vector for it, or the vector is no longer
+                the one that was asked for.
         """
         if name not in self._vectors:
             self._vectors[name] = self._compute(name)
         return self._vectors[name]
+
+    def replacement(
+        self,
+        name: str,
+        batch: Batch,
+        embeddings: Float[Tensor, "B T D"],
+        moved: Bool[Tensor, "B T"],
+    ) -> Float[Tensor, " D"] | Float[Tensor, "B T D"]:
+        """What stands for "nothing here" at each place of a batch's texts; meant for those that `moved` names alone.
+
+        It is one vector wherever the embedding layer is a table. Where the layer adds positions and token types, a
+        token is what the layer gives for the text with that token's id at every place of `moved`.
+
+        Args:
+            name: one of `NAMES`, or the user's own vector.
+            batch: the texts.
+            embeddings: the layer's output for them.
+            moved: the places that the token is put at.
+
+        Raises:
+            InputError: there is no such token, or in this layer one token's vector depends on the others' ids, so that
+                exchanging vectors is not exchanging tokens.
+        """
+        if name not in TOKENS or self.model.looks_up:
+            return self.vector(name)
+        token = self._token(name)
+        found = embed_batch(self.model, batch, batch.input_ids.masked_fill(moved, token))
+        key = "local", name
+        if key not in self.found:
+            self.found[key] = self._is_local(token, batch, embeddings, moved, found)
+        if not self.found[key]:
+            raise InputError(
+                f"{name}: in the embedding layer of {self.model.name} a token's vector depends on which tokens stand "
+                "beside it, so that it cannot be exchanged alone: use zero, or name the table of words in embeddings="
+            )
+        return found
+
+    def _is_local(
+        self,
+        token: int,
+        batch: Batch,
+        embeddings: Float[Tensor, "B T D"],
+        moved: Bool[Tensor, "B T"],
+        found: Float[Tensor, "B T D"],
+    ) -> bool:
+        """Whether a text with the token at every other place has the vectors of both texts side by side."""
+        some = moved & (torch.arange(moved.shape[1], device=moved.device) % 2 == 0)
+        mixed = embed_batch(self.model, batch, batch.input_ids.masked_fill(some, token))
+        expected = torch.where(some[:, :, None], found, embeddings)
+        difference = (mixed - expected)[batch.mask].abs().max()
+        tolerance = min(1e3 * torch.finfo(found.dtype).eps, 0.1)
+        return bool(difference <= tolerance * expected[batch.mask].abs().max())
 
     def budget(self, tokens: int) -> TokenBudget:
         """The tokens per pass that began as this many: once memory has run out they are fewer for all that follows."""
@@ -239,8 +292,11 @@ class References:
 
     @cached_property
     def embedding_std(self) -> float:
-        """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`."""
-        return float(self.matrix().double().std(correction=0))
+        """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`.
+
+        Of a layer that adds positions it is that of its outputs for the vocabulary, each token at one place.
+        """
+        return float(self.model.each_token().double().std(correction=0))
 
     @cached_property
     def spread(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
@@ -252,21 +308,37 @@ class References:
     def ordinary_tokens(self) -> Int[Tensor, " V"]:
         """The ids of the vocabulary that are no special tokens, on the host."""
         special = set(getattr(self.model.tokenizer, "all_special_ids", ()))
-        ids = [token for token in range(len(self.matrix())) if token not in special]
-        return torch.tensor(ids)
+        size = self.model.vocabulary
+        if size is None:
+            raise InputError(
+                "the embedding layer looks no token ids up, so that there is no vocabulary to draw references from: "
+                "use movie_reviews or file:PATH"
+            )
+        return torch.tensor([token for token in range(size) if token not in special])
 
     def matrix(self) -> Float[Tensor, "V D"]:
-        """The embedding layer's output for every token of the vocabulary; not kept, since it may be large."""
-        layer = self.model.embedding
-        if not isinstance(layer, nn.Embedding):
+        """The embedding layer's output for every token of the vocabulary; not kept, since it may be large.
+
+        Raises:
+            InputError: a token has another vector at each place.
+        """
+        if not self.model.looks_up:
             raise InputError(
-                "the embedding layer is no nn.Embedding, so it has no matrix to take a mean, a standard deviation or "
-                "tokens from: use the baseline zero or one of your own, or a method without noise"
+                "the embedding layer is no nn.Embedding but adds more to its words (positions, token types), so that a "
+                "token has another vector at each place, and baselines and references mean, uniform and max_entropy "
+                "have none: use mask, pad, unk, zero, a text or a vector of your own, or name the table of words in "
+                "embeddings="
             )
-        # Through the layer, not its weight: some layers scale their output.
-        return self.model.embed(torch.arange(layer.num_embeddings, device=self.model.device)[None])[
-            0
-        ]
+        return self.model.each_token()
+
+    def _token(self, name: str) -> int:
+        """The id of one of `TOKENS`."""
+        if not available(self.model, name):
+            raise InputError(
+                f"the tokenizer of {self.model.name} has no {name} token. Use "
+                f"{' or '.join(one for one in NAMES if available(self.model, one))}."
+            )
+        return int(getattr(self.model.tokenizer, TOKENS[name]))
 
     def _compute(self, name: str) -> Float[Tensor, " D"]:
         model = self.model
@@ -275,13 +347,13 @@ class References:
             if numbers is None:
                 numbers = _read_vector(name, "baseline")
             return torch.from_numpy(_fitting(model, numbers, name)).to(model.device, model.dtype)
-        if not available(model, name):
-            raise InputError(
-                f"the tokenizer of {model.name} has no {name} token. Use "
-                f"{' or '.join(one for one in NAMES if available(model, one))}."
-            )
         if name in TOKENS:
-            token = getattr(model.tokenizer, TOKENS[name])
+            token = self._token(name)
+            if not model.looks_up:
+                raise InputError(
+                    f"{name}: the embedding layer of {model.name} has another vector for a token at each place. Use "
+                    "zero, or name the table of words in embeddings="
+                )
             return model.embed(torch.tensor([[token]], device=model.device))[0, 0]
         if name == "mean":
             return self.matrix().mean(0)
@@ -291,6 +363,17 @@ class References:
         if references == "movie_reviews":
             return _reviews(self.model)
         return _stream(self.model, _read_texts(references, "references"), references)
+
+
+def embed_batch(
+    model: Model, batch: Batch, ids: Int[Tensor, "R T"] | None = None, rows: Any = slice(None)
+) -> Float[Tensor, "R T D"]:
+    """The embedding layer's output for texts of a batch (`rows`), or for other `ids` with all else as in these."""
+    ids = batch.input_ids[rows] if ids is None else ids
+    if model.looks_up:
+        return model.embed(ids)
+    types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
+    return model.embed(ids, batch.mask[rows] if batch.padded else None, types)
 
 
 def identity(name: str) -> str:

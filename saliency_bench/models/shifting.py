@@ -17,11 +17,14 @@ def shifted(
 ) -> Iterator[None]:
     """Inside, exactly these ids have embeddings moved by `shift`; the vectors of other ids are as they were."""
 
-    def move(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        mine = args and args[0].shape == input_ids.shape and torch.equal(args[0], input_ids)
+    def move(
+        layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        tensors = (one for one in (*args, *named.values()) if isinstance(one, Tensor))
+        mine = any(torch.equal(one, input_ids) for one in tensors)
         return output + shift if mine else output
 
-    handle = model.embedding.register_forward_hook(move)
+    handle = model.embedding.register_forward_hook(move, with_kwargs=True)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.convergence import SMALL
 from saliency_bench.report.labels import method_label, value_label
-from saliency_bench.report.style import WIDTH, literal, note
+from saliency_bench.report.style import WIDTH, legend, literal, note
 from saliency_bench.report.sweep_plots import rule_label, rule_stroke
 
 Settings = Sequence[Mapping[str, Any]]
@@ -30,7 +30,7 @@ def accuracy(analysis: Analysis) -> Figure | None:
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for one in settings:
         panels.setdefault(_panel(one), []).append(one)
-    figure = Figure(figsize=(min(WIDTH, 1.6 + 2.7 * len(panels)), 3.6), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 1.6 + 2.7 * len(panels)), 3.2), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, own) in zip(grid, sorted(panels.items()), strict=True):
         _draw(axes, analysis, own)
@@ -42,9 +42,7 @@ def accuracy(analysis: Analysis) -> Figure | None:
         for axes in grid
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside upper center", ncols=min(len(lines), 4)
-    )
+    legend(figure, list(lines.values()), list(lines))
     note(
         figure,
         "Largest error of a token over the text's largest score: medians over texts, whiskers to the 95th "

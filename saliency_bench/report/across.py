@@ -24,10 +24,11 @@ from saliency_bench.ranks import (
     pairwise_p,
 )
 from saliency_bench.report.analysis import removals, with_removal
+from saliency_bench.report.convergence import ENOUGH, MARK, doubtful, gates, marked
 from saliency_bench.report.labels import PRIMARY, metric_label, setting_labels
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.rows import digest
-from saliency_bench.stats import Resampling, intervals, wide
+from saliency_bench.stats import Resampling, intervals, per_text, wide, with_texts
 from saliency_bench.store.run import Run
 
 #: What one cell can differ from another in, and how it is called.
@@ -41,16 +42,21 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class OfCell:
-    """A run's factors by name, and a table of one metric: examples by methods."""
+    """A run's factors by name, and a table of one metric: examples by methods.
+
+    `kinds` has what a model or a dataset is called that was made for an experiment.
+    """
 
     factors: Mapping[str, str]
+    kinds: Mapping[str, str]
     values: pd.DataFrame
     higher_is_better: bool
 
-    def name(self, varying: Sequence[str]) -> str:
-        """What tells it apart from the other cells."""
+    def name(self, varying: Sequence[str], kinds: bool = False) -> str:
+        """What tells it apart from the other cells, of kinds alone if that is asked for."""
+        called = {**self.factors, **self.kinds} if kinds else self.factors
         said = [
-            f"{SOURCES[key]} {self.factors[key]}" if key.endswith("seed") else self.factors[key]
+            f"{SOURCES[key]} {called[key]}" if key.endswith("seed") else called[key]
             for key in varying
         ]
         return ", ".join(said) or "the cell"
@@ -84,7 +90,18 @@ class Across:
             rest = [key for key in wanted if key != factor]
             if len({cell.name(rest) for cell in self.cells}) == len(self.cells):
                 wanted = rest
-        return [cell.name(wanted) for cell in self.cells]
+        short = [cell.name(wanted, kinds=True) for cell in self.cells]
+        distinct = len(set(short)) == len(short)
+        return short if distinct else [cell.name(wanted) for cell in self.cells]
+
+    @property
+    def mark_words(self) -> str:
+        """What the mark on a label says, if there is one."""
+        if not any(label.endswith(MARK) for label in self.labels.values()):
+            return ""
+        return (
+            f" {MARK}: in one cell or more, fewer than {100 * ENOUGH:g} % of the texts converged."
+        )
 
     @property
     def higher_is_better(self) -> bool:
@@ -143,6 +160,13 @@ def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
         1 if better else -1
     )
     ids = setting_labels(runs[0].settings)
+    unsure = {
+        key
+        for run, own in zip(runs, names, strict=True)
+        for found in [doubtful(gates(run))]
+        for key, one in own.items()
+        if one["setting_id"] in found
+    }
     wanted = str(runs[0].manifest.get("reference_setting"))
     reference = next(
         (key for key in with_value if names[0][key]["setting_id"] == wanted), with_value[0]
@@ -151,7 +175,7 @@ def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
         metric=metric,
         cells=cells,
         keys=tuple(with_value[place] for place in np.argsort(-order, kind="stable")),
-        labels={key: ids[names[0][key]["setting_id"]] for key in with_value},
+        labels=marked({key: ids[names[0][key]["setting_id"]] for key in with_value}, unsure),
         reference=reference,
         resampling=Resampling.of(runs[0].manifest),
     )
@@ -171,11 +195,11 @@ def _described(settings: Mapping[str, Mapping[str, Any]], key: str) -> str:
 
 
 def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
-    rows = with_removal(run.tables["rows"], removals(run.manifest))
+    rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
     own = rows[rows["metric"] == metric]
     if own.empty or own["higher_is_better"].isna().all():
         raise InputError(f"{run.folder} has no metric {metric} with a direction")
-    table = wide(own)
+    table = per_text(wide(own))
     table.columns = table.columns.get_level_values("setting_id")
     table.index = table.index.get_level_values("example_id")
     by_id = {one["setting_id"]: key for key, one in names.items()}
@@ -189,7 +213,13 @@ def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCe
         # A model that is trained from several seeds is one model.
         "model": str(model["name"]).split("-seed")[0],
     }
-    return OfCell(factors, table.rename(columns=by_id), bool(own["higher_is_better"].iloc[0]))
+    kinds = {
+        key: str(facts["kind"]).replace("_", " ")
+        for key in ("data", "model")
+        if (facts := run.manifest[key]).get("kind")
+    }
+    better = bool(own["higher_is_better"].iloc[0])
+    return OfCell(factors, kinds, table.rename(columns=by_id), better)
 
 
 def tables(found: Across) -> list[Table]:
@@ -246,7 +276,7 @@ def _estimates(values: pd.DataFrame, resampling: Resampling) -> list[Estimate]:
 
 def _cells_caption(found: Across) -> str:
     percent = f"{100 * found.resampling.confidence:g} %"
-    text = f"Means with {percent} BCa bootstrap intervals over the examples of the cell."
+    text = f"Means with {percent} BCa bootstrap intervals over the examples of the cell.{found.mark_words}"
     if found.same_examples is not None:
         text += (
             " All cells have the same examples: the mean over cells is taken example by example and its interval and "
@@ -284,7 +314,7 @@ def differences(found: Across) -> Table:
     title = f"Differences in {metric_label(found.metric)} from {found.labels[found.reference]}"
     caption = (
         "Mean paired differences with bootstrap intervals over the examples of each cell. Cells above: in how many the "
-        "mean is larger."
+        f"mean is larger.{found.mark_words}"
     )
     return Table("differences", title, caption, tuple(columns), rows, False)
 
@@ -296,7 +326,11 @@ def variance(found: Across) -> Table:
         Column("examples", "SD over examples"),
         Column("error", "Its standard error"),
     ]
-    columns += [Column(key, f"SD over {SOURCES[key]}s") for key in found.varying]
+    # Where no two cells differ in a source alone, nothing is known of it.
+    sources = [
+        one for one in found.varying if _spread_over(found, one, found.means[:, 0]) is not None
+    ]
+    columns += [Column(key, f"SD over {SOURCES[key]}s") for key in sources]
     rows: list[tuple[Cell, ...]] = []
     for place, key in enumerate(found.keys):
         spread = [float(cell.values[key].std(ddof=1)) for cell in found.cells]
@@ -304,12 +338,12 @@ def variance(found: Across) -> Table:
             one / np.sqrt(cell.values[key].count())
             for one, cell in zip(spread, found.cells, strict=True)
         ]
-        own = [_spread_over(found, source, found.means[:, place]) for source in found.varying]
+        own = [_spread_over(found, source, found.means[:, place]) for source in sources]
         rows.append((found.labels[key], float(np.mean(spread)), float(np.mean(errors)), *own))
-    caption = (
-        "SD over examples: of one example's value, mean over cells; its standard error: of a cell's mean. SD over another "
-        "source: of the means of cells that differ in it alone, mean over all such groups."
-    )
+    caption = "SD over examples: of one example's value, mean over cells; its standard error: of a cell's mean."
+    if sources:
+        caption += " SD over another source: of the means of cells that differ in it alone, mean over all such groups."
+    caption += found.mark_words
     title = f"What {metric_label(found.metric)} varies with"
     return Table("variance", title, caption, tuple(columns), tuple(rows), False)
 

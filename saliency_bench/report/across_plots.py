@@ -5,46 +5,47 @@ from matplotlib.figure import Figure
 
 from saliency_bench.ranks import cliques
 from saliency_bench.report.across import Across, differences_by_cell
-from saliency_bench.report.labels import metric_label
-from saliency_bench.report.style import WIDTH, literal, note, wrapped
+from saliency_bench.report.labels import arrow, metric_label
+from saliency_bench.report.style import HEIGHT, WIDTH, legend, literal, note, wrapped
 
+_LABEL = 38  # characters of a name in one line: names are most of what a forest holds
+_LEGEND = 0.6  # inches that are left for it
 _SPREAD = 0.6  # of a method's lane, over which its cells are drawn
 _TONES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8A8A8A")
-
-LEGEND_WIDTH = 80  # characters of a legend that fit beside each other
+_MARKERS = "osDv^PX*"
 
 
 def forest(found: Across) -> Figure:
     """Every method's paired difference from the reference, a point per cell."""
     places = [place for place, key in enumerate(found.keys) if key != found.reference]
-    names, n_lines = wrapped(found.labels[found.keys[place]] for place in places)
+    names, n_lines = wrapped((found.labels[found.keys[place]] for place in places), _LABEL)
     own = differences_by_cell(found)
-    height = 1.2 + len(places) * max(0.3, 0.14 * n_lines, 0.11 * len(found.cells))
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    height = 0.9 + len(places) * max(0.2, 0.15 * n_lines, 0.1 * len(found.cells))
+    # On one page if names of three quarters of the size can still be told apart there.
+    smaller = max(min(1.0, (HEIGHT - _LEGEND) / height), 0.75)
+    figure = Figure(figsize=(WIDTH, smaller * height), layout="constrained")
     axes = figure.subplots()
     lanes = (
         np.linspace(-_SPREAD / 2, _SPREAD / 2, len(found.cells)) if len(found.cells) > 1 else [0.0]
     )
     for number, (lane, name) in enumerate(zip(lanes, found.names, strict=True)):
-        tone = _TONES[number % len(_TONES)]
+        tone, sign = _TONES[number % len(_TONES)], _MARKERS[number % len(_MARKERS)]
         ends = [own[place][number] for place in places]
         rows = np.arange(len(places)) + lane
         axes.hlines(rows, [one.low for one in ends], [one.high for one in ends], color=tone, lw=1.2)
-        axes.plot([one.mean for one in ends], rows, "o", ms=3.5, color=tone, label=literal(name))
+        axes.plot([one.mean for one in ends], rows, sign, ms=3.5, color=tone, label=literal(name))
     axes.axvline(0, color="#444444", lw=0.8)
-    axes.set_yticks(np.arange(len(places)), names)
+    axes.set_yticks(np.arange(len(places)), names, size=8 * smaller)
     axes.set_ylim(len(places) - 0.4, -0.6)
-    axes.set_xlabel(
-        literal(f"{metric_label(found.metric)}: difference from {found.labels[found.reference]}")
-    )
+    reference = found.labels[found.reference]
+    words = f"{metric_label(found.metric)}: difference from {reference}"
+    axes.set_xlabel(f"{literal(words)} {arrow(found.higher_is_better)}")
     axes.grid(axis="x")
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=min(4, len(found.cells), max(1, LEGEND_WIDTH // max(map(len, found.names)))),
-    )
+    legend(figure, *axes.get_legend_handles_labels())
     note(
-        figure, "Mean paired differences in each cell; bars: bootstrap intervals over its examples."
+        figure,
+        "Mean paired differences in each cell; bars: bootstrap intervals over its examples."
+        f"{found.mark_words}",
     )
     return figure
 
@@ -55,10 +56,10 @@ def critical_difference(found: Across) -> Figure | None:
     if test is None:
         return None
     order = np.argsort(test.mean_ranks, kind="stable")
-    height = 1.1 + 0.19 * len(order)
+    names, n_lines = wrapped((found.labels[found.keys[one]] for one in order), _LABEL)
+    height = 1.1 + max(0.19, 0.15 * n_lines) * len(order)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    names, _ = wrapped(found.labels[found.keys[one]] for one in order)
     ranks = np.array(test.mean_ranks)[order]
     axes.plot(ranks, np.arange(len(order)), "o", color="#0072B2", ms=4)
     axes.hlines(np.arange(len(order)), 1, ranks, color="#E3E3E3", lw=0.8, zorder=0)

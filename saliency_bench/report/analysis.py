@@ -1,6 +1,7 @@
 """What the tables and figures of a run share: labels, means, comparisons and costs, computed once."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +9,29 @@ import pandas as pd
 
 from saliency_bench.errors import InputError
 from saliency_bench.ranks import letters, mean_ranks, pairwise_p
-from saliency_bench.report.convergence import gates, marked
+from saliency_bench.report.convergence import doubtful, gates, marked
 from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.report.table import Estimate
 from saliency_bench.rows import OK
-from saliency_bench.stats import Resampling, compare, summarize, summarize_by_correctness, wide
+from saliency_bench.stats import (
+    TEXT,
+    Resampling,
+    compare,
+    per_text,
+    summarize,
+    summarize_by_correctness,
+    wide,
+    with_texts,
+)
 from saliency_bench.store.run import Run
 
 #: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the
 #: per-example scores of Edin et al. 2025); with fewer a run is a first look and makes no claim.
 N_EXAMPLES_FOR_CLAIMS = 100
 N_DRAWN = 10  # settings that can be told apart in one figure
+#: What every figure holds the others against, and the methods of which the rest are variants.
+_RANKINGS = ("random", "leave_one_out")
+_PLAIN = ("vanilla", "input_x_gradient", "smoothgrad", "integrated_gradients")
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,19 @@ class Analysis:
     @property
     def n_examples(self) -> int:
         """How many texts were explained."""
+        return n_texts(self.run)
+
+    @property
+    def n_questions(self) -> int:
+        """How many questions were asked about them; of a classifier one each."""
         return len(self.run.tables["examples"])
+
+    @property
+    def counted(self) -> str:
+        """What numbers are over, in words."""
+        if self.n_questions == self.n_examples:
+            return f"{self.n_examples} examples"
+        return f"{self.n_examples} texts, {self.n_questions} questions"
 
     @property
     def claims(self) -> bool:
@@ -61,8 +86,8 @@ class Analysis:
 
     @property
     def primary(self) -> str | None:
-        """The metric by which settings are sorted."""
-        return PRIMARY if PRIMARY in self.metrics else next(iter(self.metrics), None)
+        """The metric by which settings are sorted and told apart."""
+        return _primary(self.metrics)
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -72,9 +97,13 @@ class Analysis:
     @property
     def curves(self) -> pd.DataFrame:
         """Of the main way of removing."""
-        found = self.run.tables["curves"]
+        found = with_texts(self.run.tables["curves"], self.run.manifest)
         main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
         return found[found["removal"].isin(main)]
+
+    def higher_is_better(self, metric: str) -> bool | None:
+        """The direction of a metric; None where neither is better."""
+        return _direction(self.summary, metric)
 
     def setting(self, setting_id: str) -> Mapping[str, Any]:
         """A setting by its id."""
@@ -96,22 +125,24 @@ def analyse(run: Run) -> Analysis:
             f"{run.folder}/settings.json lists no setting: there is nothing to report."
         )
     resampling = Resampling.of(run.manifest)
-    rows = with_removal(run.tables["rows"], removals(run.manifest))
+    rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
-    settings = _sorted(run.settings, summary)
+    primary = _primary(metrics)
+    settings = _sorted(run.settings, summary, primary)
     shown = _shown(run, settings)
     of_shown = rows[rows["setting_id"].isin(shown)]
     reference = _reference(run, shown)
     found = gates(run)
-    groups, ranks = _ordered(run, of_shown, shown, resampling)
+    unsure = doubtful(found)
+    groups, ranks = _ordered(run, of_shown[of_shown["metric"] == primary], shown, resampling)
     return Analysis(
         run=run,
         resampling=resampling,
         settings=tuple(settings),
         shown=shown,
-        drawn=_drawn(settings, shown),
-        labels=marked(setting_labels(run.settings), found),
+        drawn=_drawn(settings, shown, reference, unsure),
+        labels=marked(setting_labels(run.settings), unsure),
         reference=reference,
         metrics=tuple(metrics),
         summary=summary,
@@ -128,18 +159,25 @@ def analyse(run: Run) -> Analysis:
 def _ordered(
     run: Run, rows: pd.DataFrame, shown: Sequence[str], resampling: Resampling
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """Letters and mean ranks of the settings in order, by the primary metric."""
-    own = rows[rows["metric"] == PRIMARY]
-    if len(run.tables["examples"]) < N_EXAMPLES_FOR_CLAIMS or not (own["status"] == OK).any():
+    """Letters and mean ranks of the settings in order, by the one metric of the rows."""
+    better = rows["higher_is_better"].dropna()
+    enough = n_texts(run) >= N_EXAMPLES_FOR_CLAIMS
+    if not enough or better.empty or not (rows["status"] == OK).any():
         return {}, {}
-    table = wide(own)
-    keys = [key for key in shown if (key, PRIMARY) in table.columns]
-    values = table[[(key, PRIMARY) for key in keys]].to_numpy()
+    table = per_text(wide(rows)).droplevel("metric", axis="columns")
+    keys = [key for key in shown if key in table.columns]
+    values = table[keys].to_numpy()
     alpha = 1 - resampling.confidence
     different = pairwise_p(values, resampling, resampling.test) < alpha
     named = letters(different)
-    means = mean_ranks(values, higher_is_better=True).tolist()
+    means = mean_ranks(values, higher_is_better=bool(better.iloc[0])).tolist()
     return dict(zip(keys, named, strict=True)), dict(zip(keys, means, strict=True))
+
+
+def n_texts(run: Run) -> int:
+    """How many texts a run explained, whatever was asked about each."""
+    examples = with_texts(run.tables["examples"], run.manifest)
+    return len(examples.drop_duplicates(["cell_id", TEXT])) if TEXT in examples else len(examples)
 
 
 def removals(manifest: Mapping[str, Any]) -> list[str]:
@@ -185,14 +223,25 @@ def _estimates(summary: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
     }
 
 
+def _primary(metrics: Sequence[str]) -> str | None:
+    return PRIMARY if PRIMARY in metrics else next(iter(metrics), None)
+
+
+def _direction(summary: pd.DataFrame, metric: str) -> bool | None:
+    value = summary.loc[summary["metric"] == metric, "higher_is_better"].iloc[0]
+    return None if pd.isna(value) else bool(value)
+
+
 def _sorted(
-    settings: Sequence[Mapping[str, Any]], summary: pd.DataFrame
+    settings: Sequence[Mapping[str, Any]], summary: pd.DataFrame, metric: str | None
 ) -> list[Mapping[str, Any]]:
-    """Best SRG first; settings without one after them, in their own order."""
-    if not len(summary):
+    """Best first by a metric; settings without a value after them, in their own order."""
+    better = _direction(summary, metric) if metric else None
+    if better is None:
         return list(settings)
-    means = summary[summary["metric"] == PRIMARY].set_index("setting_id")["mean"].dropna()
-    return sorted(settings, key=lambda one: -means.get(one["setting_id"], float("-inf")))
+    means = summary[summary["metric"] == metric].set_index("setting_id")["mean"].dropna()
+    worse = -means if better else means
+    return sorted(settings, key=lambda one: worse.get(one["setting_id"], float("inf")))
 
 
 def _shown(run: Run, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -205,14 +254,29 @@ def _shown(run: Run, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def _drawn(settings: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> tuple[str, ...]:
-    if len(shown) <= N_DRAWN:
-        return tuple(shown)
-    first: dict[tuple[str, str], str] = {}
-    for one in settings:
-        if one["setting_id"] in shown:
-            first.setdefault((one["name"], one["backend"]), one["setting_id"])
-    return tuple(first.values())[:N_DRAWN]
+def _drawn(
+    settings: Sequence[Mapping[str, Any]],
+    shown: Sequence[str],
+    reference: str,
+    unsure: Collection[str],
+) -> tuple[str, ...]:
+    """What figures show: what others are held against, then a setting of each entry, then a second one of each.
+
+    Of an entry those that converged come first, then our code, then the best; of entries the plain methods, then the
+    best.
+    """
+    place = {key: number for number, key in enumerate(shown)}
+    own = [one for one in settings if one["setting_id"] in place]
+    own.sort(key=lambda one: (one["setting_id"] in unsure, one["backend"] == "captum"))
+    own.sort(key=lambda one: one["setting_id"] != reference)
+    turns: Counter[str] = Counter()
+    order: dict[str, tuple[Any, ...]] = {}
+    for one in own:
+        key, turn = one["setting_id"], turns[one["name"]]
+        held_against = key == reference or (turn == 0 and one["method"] in _RANKINGS)
+        order[key] = not held_against, turn, one["method"] not in _PLAIN, place[key]
+        turns[one["name"]] += 1
+    return tuple(sorted(sorted(order, key=order.__getitem__)[:N_DRAWN], key=place.__getitem__))
 
 
 def _reference(run: Run, shown: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """How sure the scores of approximate settings are: the gate that every path method's row carries, and the errors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ KEY = ["cell_id", "setting_id", "example_id"]
 
 #: Where at least this share of the checked texts converged, a row stands without a mark.
 ENOUGH = 0.95
+
+#: What such a row carries.
+MARK = "✗"
 
 #: What a reference error of a good approximation is at most; the share of texts within it has a column.
 SMALL = 0.01
@@ -87,10 +90,14 @@ def share_cell(share: float) -> Cell:
     return f"{100 * share:.0f} %"
 
 
-def marked(labels: Mapping[str, str], found: pd.DataFrame) -> dict[str, str]:
-    """Labels of settings, with a mark on those of which too few texts converged: it goes wherever the label goes."""
-    doubtful = set(found.index[found["converged"] < ENOUGH])
-    return {key: f"{label} ✗" if key in doubtful else label for key, label in labels.items()}
+def doubtful(found: pd.DataFrame) -> set[str]:
+    """The settings of which too few texts converged."""
+    return set(found.index[found["converged"] < ENOUGH])
+
+
+def marked(labels: Mapping[str, str], unsure: Collection[str]) -> dict[str, str]:
+    """Labels of settings, with a mark on those that are doubtful: it goes wherever the label goes."""
+    return {key: f"{label} {MARK}" if key in unsure else label for key, label in labels.items()}
 
 
 def gate_words(run: Run) -> str:
@@ -99,7 +106,7 @@ def gate_words(run: Run) -> str:
     return (
         f" Converged: texts whose completeness gap is at most {100 * bound['largest_gap']:g} % of F(x) - F(x') and whose "
         f"token order keeps τ-b ≥ {bound['smallest_tau']:g} at twice the steps, or where a method that stops by "
-        f"itself says so; ✗ where fewer than {100 * ENOUGH:g} % did."
+        f"itself says so; {MARK} where fewer than {100 * ENOUGH:g} % did."
     )
 
 

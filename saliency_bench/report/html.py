@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
-from saliency_bench.report.labels import PRIMARY, method_label
+from saliency_bench.report.labels import method_label, metric_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
 from saliency_bench.rows import OK
@@ -101,9 +101,14 @@ def what_was_run(analysis: Analysis) -> str:
         f"{f' of {source}' if source else ''} as {model.get('name', 'the model')} classifies them"
         f"{_target_words(config)}."
     )
+    if analysis.n_questions != analysis.n_examples:
+        text += (
+            f" {_counted(analysis.n_questions, 'question')} in all: numbers are means over texts of the means over a "
+            "text's questions."
+        )
     if len(known := examples["correct"].dropna()):
         text += f" The model is right on {int(known.sum())} of {len(known)}."
-    if (found := removals(manifest)) and analysis.metrics:
+    if (found := removals(manifest)) and _removes(analysis):
         text += f" {REMOVED.get(found[0], f'Removed tokens are replaced by the {found[0]} token')}."
         if others := found[1:]:
             text += f" Columns named {' and '.join(others)} remove in that way instead."
@@ -149,12 +154,14 @@ def caution(analysis: Analysis) -> str:
         if len(found)
         else found
     )
-    if not len(own) or own["detectable"].isna().all():
+    if primary is None or not len(own) or own["detectable"].isna().all():
         return ""
     low, high = own["detectable"].min(), own["detectable"].max()
     size = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}, by method"
-    name = "SRG" if primary == PRIMARY else primary
-    text = f"With n = {analysis.n_examples}, the smallest difference in {name} that could be detected is {size}"
+    text = (
+        f"With n = {analysis.n_examples}, the smallest difference in {metric_label(primary)} that could be detected is "
+        f"{size}"
+    )
     claim = (
         ""
         if analysis.claims
@@ -165,9 +172,14 @@ def caution(analysis: Analysis) -> str:
 
 def _circularity(analysis: Analysis) -> str:
     """A method that asks what changes against a vector is favoured by metrics that remove with that vector."""
-    if not analysis.metrics:
+    if not _removes(analysis):
         return ""
     return "".join(_favoured(analysis, removal) for removal in removals(analysis.run.manifest))
+
+
+def _removes(analysis: Analysis) -> bool:
+    """Whether any metric of the run takes tokens away; those against a known answer do not."""
+    return bool(analysis.run.tables["rows"]["removal"].notna().any())
 
 
 def _favoured(analysis: Analysis, removal: str) -> str:

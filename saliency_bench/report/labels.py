@@ -1,6 +1,6 @@
 """What settings and metrics are called, and in which order they stand."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 #: Keys of a setting that are no hyperparameters of its method.
@@ -88,10 +88,13 @@ _METRICS = {
 }
 #: On the full grid with one removal operator, metrics of one group order methods alike on every example.
 SAME_EVIDENCE = (
-    ("aopc_comprehensiveness_full", "deletion_auc", "morf"),
-    ("aopc_sufficiency_full", "insertion_auc", "lerf"),
+    ("aopc_comprehensiveness_full", "deletion_auc", "morf", "deletion_auc_normalized"),
+    ("aopc_sufficiency_full", "insertion_auc", "lerf", "insertion_auc_normalized"),
     ("srg", "abpc"),
+    ("log_odds", "log_probability_drop"),
 )
+#: Of these, what has a unit of its own on every example, so that its mean need not order methods as theirs do.
+OWN_UNIT = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
 _BACKENDS = {"native": "native", "captum": "Captum", "captum_layer": "Captum (layer)", "none": ""}
 _UNITS = {"1": "", "": ""}
 
@@ -136,6 +139,31 @@ def ordered_metrics(metrics: Iterable[str]) -> list[str]:
     return sorted(set(metrics), key=place)
 
 
+def same_evidence_words(metrics: Collection[str], *, of_means: bool = True) -> str:
+    """Which of some metrics follow from each other on every example, so that their agreement is no second finding.
+
+    Args:
+        metrics: those of a table.
+        of_means: whether it has their means, in which a unit of each example's own counts.
+    """
+    groups = [[one for one in group if one in metrics] for group in SAME_EVIDENCE]
+    groups = [own for own in groups if len(own) > 1]
+    text = ""
+    if groups:
+        text += f" The same evidence in other units: {'; '.join(map(_listed, groups))}."
+    if own := [one for group in groups for one in group if one in OWN_UNIT and of_means]:
+        text += f" On each text, that is: the mean of {_listed(own)} may order methods otherwise."
+    if {"srg", "insertion_auc", "deletion_auc"} <= set(metrics):
+        difference = " − ".join(map(metric_label, ("insertion_auc", "deletion_auc")))
+        text += f" {metric_label('srg')} is {difference}."
+    return text
+
+
+def _listed(metrics: Sequence[str]) -> str:
+    *names, last = map(metric_label, metrics)
+    return f"{', '.join(names)} and {last}" if names else last
+
+
 def hyperparameters(setting: Setting) -> dict[str, Any]:
     """What a setting says of its method alone."""
     return {key: value for key, value in setting.items() if key not in SHARED}
@@ -149,15 +177,19 @@ def varying(settings: Sequence[Setting], name: str) -> list[str]:
 
 
 def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
-    """Setting id to label: the entry, in what its settings differ, and the backend where there are several."""
+    """Setting id to label: the entry, in what its settings differ, and the backend where there are several.
+
+    Ours is named beside a twin alone.
+    """
     backends = {setting["backend"] for setting in settings} - {"none"}
+    by_both = {one["name"] for one in settings if one["backend"] not in ("native", "none")}
     found = {}
     for setting in settings:
         details = [
             f"{key}={value_label(setting.get(key))}" for key in varying(settings, setting["name"])
         ]
-        if len(backends) > 1 and (backend := backend_label(setting["backend"])):
-            details.append(backend)
+        if len(backends) > 1 and setting["name"] in by_both:
+            details += filter(None, [backend_label(setting["backend"])])
         label = method_label(setting["name"])
         found[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
     return found

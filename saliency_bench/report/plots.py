@@ -1,5 +1,6 @@
 """Figures that compare methods: curves, metrics, agreement, cost."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,19 +9,40 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import arrow, metric_label, unit_label
-from saliency_bench.report.style import WIDTH, color, ink_on, literal, marker, note, stroke, wrapped
+from saliency_bench.report.style import (
+    HALO,
+    HEIGHT,
+    WIDTH,
+    color,
+    ink_on,
+    leads,
+    legend,
+    literal,
+    marker,
+    note,
+    signs,
+    stroke,
+    wrapped,
+)
 from saliency_bench.report.table import Estimate
 from saliency_bench.rows import OK
-from saliency_bench.stats import intervals
+from saliency_bench.stats import index_of, intervals, per_text
 
 _FRACTIONS = np.linspace(0, 1, 21)
-_PANELS, _MOST_PANELS = 3, 9  # beside each other, and in all; the tables have every metric
-_HALO = [withStroke(linewidth=2.6, foreground="white")]
+_PANELS, _ROWS = (
+    3,
+    3,
+)  # of panels beside each other, and above each other; the tables have every metric
+_BESIDE = 3.2  # inches of names and of a colour bar beside a matrix
+_FEW = 3  # bars that two rows of panels are enough for
+_TITLE_CHARACTERS = 23
+#: What a map costs: the base of its scale, and what it is called.
+_COSTS = {"n_gradients": (2, "Gradients per example"), "seconds": (10, "Time per example (s)")}
+_HOLLOW = "white"
 
 
 def curves(analysis: Analysis) -> Figure | None:
@@ -29,28 +51,32 @@ def curves(analysis: Analysis) -> Figure | None:
     drawn = [key for key in analysis.drawn if key in set(found["setting_id"])]
     if not drawn:
         return None
-    figure = Figure(figsize=(WIDTH, 3.5 + 0.14 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    marks = signs([analysis.setting(key) for key in drawn])
     for key in drawn:
         own = found[found["setting_id"] == key]
         for axes, name in ((left, "deletion"), (right, "insertion")):
-            _curve(axes, analysis, key, _on_grid(own, name))
+            _curve(axes, analysis, key, _on_grid(own, name), marks[key])
     left.set(title="Deletion ↓", xlabel="Fraction of tokens removed, top first", xlim=(0, 1))
     right.set(title="Insertion ↑", xlabel="Fraction of tokens kept, top first", xlim=(0, 1))
     left.set_ylabel("Probability of the explained class")
     for axes in (left, right):
         axes.grid(axis="y")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    words = f"Mean over {analysis.n_examples} examples; bands: {_interval(analysis)}."
-    hidden = " A dashed line (Captum) that is not seen lies on the solid one."
+    legend(figure, *left.get_legend_handles_labels())
+    bands = "bands" if all(map(leads, marks.values())) else "bands, one for each colour"
+    words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
+    hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
     note(figure, words + (hidden if _both_backends(analysis) else ""))
     return figure
 
 
-def _curve(axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "N K"]) -> None:
+def _curve(
+    axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "N K"], sign: str
+) -> None:
     setting = analysis.setting(key)
     is_random = setting["method"] == "random"
-    if setting["backend"] != "captum":
+    if setting["backend"] != "captum" and leads(sign):
         low, high = intervals(values, analysis.resampling)
         shade, strength = color(setting["method"]), 0.28 if is_random else 0.12
         axes.fill_between(_FRACTIONS, low, high, color=shade, alpha=strength, lw=0)
@@ -60,29 +86,32 @@ def _curve(axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "
         values.mean(0),
         label=literal(analysis.labels[key]),
         zorder=order,
-        **stroke(setting),
+        **stroke(setting, sign),
     )
 
 
 def _on_grid(own: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
-    """The curve of every example at common fractions of its tokens, linear between its points."""
-    return np.stack(
-        [
-            np.interp(_FRACTIONS, one["k"] / one["n_units"], one[name])
-            for _, one in own.sort_values("k").groupby(["cell_id", "example_id"])
-        ]
-    )
+    """The curve of every text at common fractions of its tokens, linear between its points."""
+    keys = index_of(own)
+    found = {
+        key: np.interp(_FRACTIONS, one["k"] / one["n_units"], one[name])
+        for key, one in own.sort_values("k").groupby(keys)
+    }
+    index = pd.MultiIndex.from_tuples(list(found), names=keys)
+    return np.asarray(per_text(pd.DataFrame(np.stack([*found.values()]), index=index)))
 
 
 def metric_bars(analysis: Analysis) -> Figure | None:
     """The mean of the first metrics for each method, with intervals, a panel each."""
-    metrics = [one for one in analysis.metrics if _has_two_methods(analysis, one)][:_MOST_PANELS]
+    metrics = [one for one in analysis.metrics if _has_two_methods(analysis, one)]
     if not metrics:
         return None
-    n_rows = -(-len(metrics) // _PANELS)
     _, n_lines = wrapped(analysis.labels[key] for key in analysis.drawn)
-    height = n_rows * (0.6 + max(0.19, 0.14 * n_lines) * len(analysis.drawn)) + 0.4
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    row = 0.75 + max(0.19, 0.15 * n_lines) * len(analysis.drawn)
+    most = _ROWS if len(analysis.drawn) > _FEW else _ROWS - 1
+    n_rows = max(1, min(most, -(-len(metrics) // _PANELS), int((HEIGHT - 0.4) // row)))
+    metrics = metrics[: n_rows * _PANELS]
+    figure = Figure(figsize=(WIDTH, n_rows * row + 0.4), layout="constrained")
     grid = figure.subplots(n_rows, min(_PANELS, len(metrics)), sharey=True, squeeze=False)
     panels = list(grid.flat)
     for axes, metric in zip(panels, metrics, strict=False):
@@ -117,11 +146,13 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
         hatch = "////" if setting["backend"] == "captum" else None
         shade, ends = color(setting["method"]), [one.low, one.high]
         axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
-        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=_HALO)
+        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=HALO)
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
-    better = None if pd.isna(own["higher_is_better"]) else bool(own["higher_is_better"])
     unit = unit_label(own["unit"] or "")
-    axes.set_title(f"{metric_label(metric)} {arrow(better)}".strip(), loc="left")
+    # The arrow goes to the next line with the last word, not alone.
+    title = f"{metric_label(metric)}\N{NO-BREAK SPACE}{arrow(analysis.higher_is_better(metric))}"
+    lines = textwrap.fill(title, _TITLE_CHARACTERS).replace("\N{NO-BREAK SPACE}", " ")
+    axes.set_title(lines.strip(), loc="left")
     axes.set_xlabel(unit)
     labels, _ = wrapped(analysis.labels[key] for key in analysis.drawn)
     axes.set_yticks(range(len(labels)), labels)
@@ -140,10 +171,12 @@ def agreement(analysis: Analysis) -> Figure | None:
         return None
     values = np.array([[_mean_tau(means, a, b) for b in drawn] for a in drawn])
     labels, n_lines = wrapped(analysis.labels[key] for key in drawn)
-    side = 2.4 + max(0.42, 0.16 * n_lines) * len(drawn)
-    figure = Figure(figsize=(min(side + 1.0, WIDTH), min(side, WIDTH - 1.0)), layout="constrained")
+    width = min(WIDTH, _BESIDE + 0.55 * len(drawn))
+    height = 0.8 + max(0.32, 0.15 * n_lines) * len(drawn)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
+    # Cells as the names are high: square ones would leave bands above and below them.
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         _cell_text(axes, column, row, value, ink_on(image, value))
     # Columns have the numbers of the rows: names of several lines would lie on each other.
@@ -152,7 +185,7 @@ def agreement(analysis: Analysis) -> Figure | None:
     axes.set_yticks(range(len(drawn)), numbered)
     axes.xaxis.tick_top()
     _bare(axes)
-    figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", shrink=0.8, aspect=30)
+    figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", aspect=30).outline.set_visible(False)
     note(
         figure, f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
     )
@@ -175,39 +208,39 @@ def _bare(axes: Axes) -> None:
 
 
 def cost(analysis: Analysis) -> Figure | None:
-    """The primary metric against gradients, and against seconds, per example."""
+    """The primary metric against gradients, and against seconds, per example; None where neither varies."""
     metric = analysis.primary
     drawn = [key for key in analysis.drawn if metric and analysis.estimate(key, metric)]
-    costs = analysis.costs
-    if metric is None or (costs.loc[drawn, "n_gradients"] > 0).sum() < 2:
+    varying = [by for by in _COSTS if _n_costs(analysis, drawn, by) > 1]
+    if metric is None or not varying:
         return None
-    timed = bool((costs.loc[drawn, "seconds"] > 0).any())
-    figure = Figure(
-        figsize=(WIDTH if timed else 4.2, 3.1 + 0.12 * len(drawn)), layout="constrained"
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
+    for axes, by in zip(panels, varying, strict=True):
+        _cost_panel(axes, analysis, drawn, metric, by)
+    panels[0].set_ylabel(
+        f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
     )
-    panels = figure.subplots(1, 1 + timed, sharey=True, squeeze=False)[0]
-    _cost_panel(panels[0], analysis, drawn, metric, "n_gradients")
-    panels[0].set_xscale("log", base=2)
-    panels[0].set_xlabel("Gradients per example")
-    panels[0].set_ylabel(f"{metric_label(metric)} {arrow(_direction(analysis, metric))}".strip())
-    if timed:
-        _cost_panel(panels[1], analysis, drawn, metric, "seconds")
-        panels[1].set_xscale("log")
-        panels[1].set_xlabel("Time per example (s)")
-    for axes in panels:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    handles, names = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2)
+    legend(figure, *panels[-1].get_legend_handles_labels())
+    points = [line.get_markerfacecolor() for axes in panels for line in axes.get_lines()]
+    hollow = " Hollow: Captum." if _HOLLOW in points else ""
     note(
         figure,
-        f"Whiskers: {_interval(analysis)}; bands: those of rankings that take no gradient. "
-        "Points of equal cost are moved apart.",
+        f"Whiskers: {_interval(analysis)}; bands: those of what takes no gradient. "
+        f"Points of equal cost are moved apart.{hollow}",
     )
     return figure
 
 
+def _n_costs(analysis: Analysis, drawn: Sequence[str], by: str) -> int:
+    """How many different costs there are; what costs nothing does not count."""
+    costs = analysis.costs.loc[list(drawn), by]
+    return int(costs[costs > 0].nunique())
+
+
 def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: str, by: str) -> None:
     costs = {key: float(analysis.costs.loc[key, by]) for key in drawn}
+    marks = signs([analysis.setting(key) for key in drawn])
     for key, x in costs.items():
         one = analysis.estimate(key, metric)
         if one is None or np.isnan(x):
@@ -215,26 +248,29 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
         if by == "n_gradients" and x == 0:
             shade = color(analysis.setting(key)["method"])
             axes.axhspan(one.low, one.high, color=shade, alpha=0.12, lw=0)
-            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", label=literal(analysis.labels[key]))
+            name = literal(analysis.labels[key])
+            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
             continue
         together = [other for other in drawn if costs[other] == x]
         aside = together.index(key) - (len(together) - 1) / 2
-        _cost_point(axes, analysis, key, x * 2 ** (0.16 * aside), one)
+        _cost_point(axes, analysis, key, x * 2 ** (0.16 * aside), one, marks[key])
+    base, label = _COSTS[by]
+    axes.set_xscale("log", base=base)
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.grid(axis="y")
 
 
-def _cost_point(axes: Axes, analysis: Analysis, key: str, x: float, one: Estimate) -> None:
+def _cost_point(
+    axes: Axes, analysis: Analysis, key: str, x: float, one: Estimate, sign: str
+) -> None:
     setting = analysis.setting(key)
     shade = color(setting["method"])
-    face = "white" if setting["backend"] == "captum" else shade
+    face = _HOLLOW if setting["backend"] == "captum" else shade
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
     label = literal(analysis.labels[key])
-    axes.plot(x, one.mean, marker(setting), ms=5, color=shade, mfc=face, mew=1.2, label=label)
-
-
-def _direction(analysis: Analysis, metric: str) -> bool | None:
-    value = analysis.summary.loc[analysis.summary["metric"] == metric, "higher_is_better"].iloc[0]
-    return None if pd.isna(value) else bool(value)
+    point = marker(setting, sign)
+    axes.plot(x, one.mean, point, ms=5, color=shade, mfc=face, mew=1.2, label=label)
 
 
 def _both_backends(analysis: Analysis) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import value_label
 from saliency_bench.report.table import Cell, Column, Estimate, Table
-from saliency_bench.stats import intervals
+from saliency_bench.stats import index_of, intervals, per_text, with_texts
 
 RANDOM = "random"
 #: Shares of the tokens that are gone.
@@ -41,15 +41,15 @@ def removal_cost(analysis: Analysis) -> Table:
 
 
 def _random_curves(analysis: Analysis) -> pd.DataFrame:
-    curves = analysis.run.tables["curves"]
+    curves = with_texts(analysis.run.tables["curves"], analysis.run.manifest)
     ids = [one["setting_id"] for one in analysis.settings if one["method"] == RANDOM]
     return curves[curves["setting_id"].isin(ids[:1])]
 
 
 def _estimates(analysis: Analysis, own: pd.DataFrame) -> list[Cell]:
     """At each share; nothing where the grid of a text has no such number of tokens."""
-    texts = own.pivot_table(index="example_id", columns="k", values="deletion")
-    units = own.groupby("example_id")["n_units"].first().reindex(texts.index)
+    texts = own.pivot_table(index=index_of(own), columns="k", values="deletion")
+    units = own.groupby(index_of(own))["n_units"].first().reindex(texts.index)
     found: list[Cell] = []
     for share in SHARES:
         k = [max(1, ceil(share * n - 1e-9)) if share else 0 for n in units]
@@ -60,6 +60,7 @@ def _estimates(analysis: Analysis, own: pd.DataFrame) -> list[Cell]:
         if np.isnan(values).any():
             found.append(None)
         else:
-            low, high = intervals(values[:, None], analysis.resampling)
+            values = per_text(pd.DataFrame({share: values}, index=texts.index)).to_numpy()
+            low, high = intervals(values, analysis.resampling)
             found.append(Estimate(float(values.mean()), float(low[0]), float(high[0])))
     return found

@@ -1,13 +1,18 @@
 """How much a study's answer depends on what replaces removed tokens."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.labels import metric_label
-from saliency_bench.report.style import WIDTH, ink_on, note, wrapped
+from saliency_bench.report.labels import arrow, metric_label
+from saliency_bench.report.style import WIDTH, ink_on, note, shades, wrapped
+
+_FRAME = "#D55E00"  # is seen on the dark and on the bright end of the scale
 
 
 def removal_grid(analysis: Analysis) -> Figure | None:
@@ -22,20 +27,16 @@ def removal_grid(analysis: Analysis) -> Figure | None:
         return None
     values = np.array([[_mean(analysis, key, one) for one in names] for key in drawn])
     labels, n_lines = wrapped(analysis.labels[key] for key in drawn)
-    height = 1.7 + max(0.42, 0.16 * n_lines) * len(drawn)
+    height = 1.4 + max(0.3, 0.15 * n_lines) * len(drawn)
     figure = Figure(figsize=(min(2.6 + 0.8 * len(operators), WIDTH), height), layout="constrained")
     axes = figure.subplots()
-    limit = float(np.nanmax(np.abs(values)))
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    image = axes.imshow(values, aspect="auto", **shades(values))
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
         axes.text(column, row, text, ha="center", va="center", size=7.5, color=ink_on(image, value))
     for row, key in enumerate(drawn):
         for column, operator in enumerate(operators):
-            if operator in (
-                analysis.setting(key).get("baseline"),
-                analysis.setting(key).get("removal"),
-            ):
+            if _circular(analysis.setting(key), operator):
                 _frame(axes, column, row)
     axes.set_xticks(range(len(operators)), operators)
     axes.set_yticks(range(len(drawn)), labels)
@@ -43,7 +44,8 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.colorbar(image, ax=axes, label=metric_label(metric), shrink=0.8, aspect=30)
+    label = f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
+    figure.colorbar(image, ax=axes, label=label, aspect=30).outline.set_visible(False)
     note(
         figure,
         f"Means over {analysis.n_examples} examples. Framed: the method compares with what replaces removed tokens.",
@@ -56,6 +58,14 @@ def _mean(analysis: Analysis, key: str, metric: str) -> float:
     return found.mean if found else float("nan")
 
 
+def _circular(setting: Mapping[str, Any], operator: str) -> bool:
+    """Whether a method compares with what an operator puts in; its own baseline always is that."""
+    baseline = setting.get("baseline")
+    return operator in (baseline, setting.get("removal")) or (
+        operator == "baseline" and baseline is not None
+    )
+
+
 def _frame(axes: Axes, column: int, row: int) -> None:
     place = (column - 0.47, row - 0.47)
-    axes.add_patch(Rectangle(place, 0.94, 0.94, fill=False, edgecolor="black", linewidth=1.2))
+    axes.add_patch(Rectangle(place, 0.94, 0.94, fill=False, edgecolor=_FRAME, linewidth=1.8))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -18,7 +19,7 @@ from saliency_bench.report.sanity import (
     means,
     special_labels,
 )
-from saliency_bench.report.style import WIDTH, color, literal, note
+from saliency_bench.report.style import HALO, WIDTH, color, legend, literal, note
 from saliency_bench.stats import Resampling
 
 _OPERATORS = {
@@ -30,7 +31,9 @@ _OPERATORS = {
     "attention": ("#009E73", "P"),
     "delete": ("#E69F00", "X"),
 }
+_DODGE = 0.013  # of all tokens, by which the lines of operators stand beside each other
 _TOKENS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8A8A8A")
+_ALL = "all special tokens"
 _SEEDS = {
     "noise seeds": ("#0072B2", "o"),
     "training seeds": ("#E69F00", "s"),
@@ -66,8 +69,7 @@ def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             axes.set_title(f"Weights made random {CASES[orders[column]]}", loc="left")
         if column == 0:
             axes.set_ylabel(f"{TAU} of {MEASURES[measures[row]]}")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    legend(figure, *grid[0, 0].get_legend_handles_labels())
     note(
         figure,
         "Agreement of maps with those of the trained model, for the class that it predicts. A method that never looks "
@@ -111,8 +113,7 @@ def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
         axes.axvline(0, color="#888888", linewidth=0.7)
         axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
         axes.grid(axis="x")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=3)
+    legend(figure, *grid[0].get_legend_handles_labels())
     note(figure, f"Agreement of the maps of one text. {_over(rows, resampling)}")
     return figure
 
@@ -120,11 +121,10 @@ def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 def _points(
     axes: Axes, found: pd.DataFrame, places: Sequence[float], shade: str, marker: str, name: str
 ) -> None:
-    low, high = found["mean"] - found["low"], found["high"] - found["mean"]
     axes.errorbar(
         found["mean"],
         places,
-        xerr=np.maximum([low, high], 0),
+        xerr=_whiskers(found),
         color=shade,
         marker=marker,
         markersize=4,
@@ -143,14 +143,7 @@ def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     grid = figure.subplots(len(measures), len(models), squeeze=False, sharex=True, sharey="row")
     for (row, column), axes in np.ndenumerate(grid):
         own = rows[(rows["measure"] == measures[row]) & (rows["model"] == models[column])]
-        found = means(own, ["case", "level"], resampling)
-        for operator, line in found.groupby("case", sort=False):
-            shade, marker = _OPERATORS[operator]
-            share = line["level"].astype(float)
-            axes.plot(share, line["mean"], color=shade, marker=marker, markersize=4, label=operator)
-            axes.fill_between(
-                share, line["low"], line["high"], color=shade, alpha=0.12, linewidth=0
-            )
+        _by_operator(axes, means(own, ["case", "level"], resampling))
         if row == 0:
             axes.set_title(literal(models[column]), loc="left")
         if column == 0:
@@ -159,17 +152,49 @@ def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             axes.set_xlabel("Tokens removed at random")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=7)
-    note(figure, f"No ranking chose what is removed. {_over(rows, resampling)}")
+    legend(figure, *grid[0, 0].get_legend_handles_labels())
+    note(
+        figure,
+        f"No ranking chose what is removed. {_over(rows, resampling)} Operators stand beside each other at every share.",
+    )
     return figure
+
+
+def _by_operator(axes: Axes, found: pd.DataFrame) -> None:
+    """Thin lines with whiskers, moved apart: bands of seven operators would lie on each other."""
+    operators = list(dict.fromkeys(found["case"]))
+    for number, operator in enumerate(operators):
+        line = found[found["case"] == operator]
+        shade, marker = _OPERATORS[operator]
+        aside = _DODGE * (number - (len(operators) - 1) / 2)
+        axes.errorbar(
+            line["level"].astype(float) + aside,
+            line["mean"],
+            yerr=_whiskers(line),
+            color=shade,
+            marker=marker,
+            markersize=3.5,
+            linewidth=0.7,
+            elinewidth=1.0,
+            label=operator,
+        )
+
+
+def _whiskers(found: pd.DataFrame) -> Float[np.ndarray, "2 N"]:
+    """From the means down and up to the ends of their intervals."""
+    ends = [found["mean"] - found["low"], found["high"] - found["mean"]]
+    whiskers: Float[np.ndarray, "2 N"] = np.maximum(np.array(ends, dtype=float), 0.0)
+    return whiskers
 
 
 def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     """The share of each map on every kind of special token, one beside the other."""
-    own = rows[rows["level"] != "all special tokens"].assign(method=special_labels(rows))
+    named = rows.assign(method=special_labels(rows))
+    own = named[named["level"] != _ALL]
     found = means(own, ["method", "level"], resampling)
     methods = list(dict.fromkeys(found["method"]))[::-1]
+    together = means(named[named["level"] == _ALL], ["method"], resampling)
+    ends = together.set_index("method").reindex(methods)
     figure = Figure(figsize=(WIDTH, 1.2 + 0.3 * len(methods)), layout="constrained")
     axes = figure.subplots()
     start = pd.Series(0.0, index=methods)
@@ -178,14 +203,23 @@ def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
         shade = _TOKENS[number % len(_TOKENS)]
         axes.barh(range(len(methods)), width, left=start, color=shade, label=literal(token))
         start += width
-    for place, value in enumerate(start):
-        axes.text(value + 0.005, place, f"{value:.1%}", va="center", size=7.5)
+    places = np.arange(len(methods))
+    axes.hlines(places, ends["low"], ends["high"], color="#222222", lw=1.0, path_effects=HALO)
+    for place, value, high in zip(places, start, ends["high"].fillna(start), strict=True):
+        axes.annotate(
+            f"{value:.1%}",
+            (high, place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            size=7.5,
+        )
     axes.set_yticks(range(len(methods)), [literal(one) for one in methods])
     axes.set_xlabel("Share of the sum of magnitudes")
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.margins(x=0.12)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    note(figure, f"Means over {own['example_id'].nunique()} texts.")
+    legend(figure, *axes.get_legend_handles_labels())
+    note(figure, f"{_over(own, resampling)} Whiskers: of all special tokens together.")
     return figure
 
 

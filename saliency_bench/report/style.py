@@ -4,14 +4,17 @@ import io
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.legend import Legend
+from matplotlib.patheffects import withStroke
 
 from saliency_bench.report.heatmap import ink
 
@@ -41,7 +44,7 @@ _COLORS = {
     "deep_lift": "#8C6D31",
 }
 #: For methods that we do not know; none of them is the colour of one that we do.
-_OTHERS = ("#B2DF8A", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
+_OTHERS = ("#7A9A01", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
 #: Of the throughput benchmark's contestants, with a marker each: ours, Captum's uses, the floor and the ceiling.
 _CONTESTANTS = {
     "ours": ("#0072B2", "o"),
@@ -54,11 +57,19 @@ _CONTESTANTS = {
     "ours_largest": ("#56B4E9", "P"),
     "captum_sweep": ("#D55E00", "s"),
 }
-_MARKERS = {"native": "o", "captum": "s", "none": "D"}
+#: For settings that share a colour.
+_SIGNS = "o^svPXdp*h"
+_SPARSE = 5  # points of a curve, of which one has its marker
+_LITTLE = 0.1  # of the numbers of the other sign: as good as none
+HALO = [withStroke(linewidth=2.6, foreground="white")]  # a whisker is seen on a dark bar too
 WIDTH = 7.0  # inches: two columns of a paper
+HEIGHT = 9.5  # inches: a page, with room for a caption
 _DPI = 200
 _LABEL_CHARACTERS = 30
 _NOTE_CHARACTERS_PER_INCH = 18
+_LEGEND_CHARACTERS_PER_INCH = 13
+_LEGEND_HANDLE = 7  # characters that a handle and the gap to the next column take
+_LEGEND_COLUMN = 45  # characters that a column is allowed before its labels are wrapped
 _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
@@ -101,12 +112,39 @@ def color(method: str) -> str:
     return _COLORS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
 
 
-def stroke(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting's line: solid for our code and rankings, dashed for Captum's."""
-    return {
+def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:
+    """A setting's line: solid for our code and rankings, dashed for Captum's; with its sign, if it has one."""
+    line = {
         "color": color(setting["method"]),
         "linestyle": "--" if setting["backend"] == "captum" else "-",
     }
+    if not sign:
+        return line
+    every = (1 + _SIGNS.index(sign) % (_SPARSE - 1), _SPARSE)
+    return line | {"marker": sign, "ms": 5, "mec": "white", "mew": 0.5, "markevery": every}
+
+
+def signs(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By setting id, a marker that tells settings of one colour apart; none where a colour is that of one setting.
+
+    Twins that differ in their backend alone share theirs.
+    """
+    of_color: dict[str, list[str]] = {}
+    twins: dict[str, tuple[list[str], str]] = {}
+    for one in settings:
+        same = repr(sorted((k, v) for k, v in one.items() if k not in ("setting_id", "backend")))
+        own = of_color.setdefault(color(one["method"]), [])
+        own += [] if same in own else [same]
+        twins[one["setting_id"]] = own, same
+    return {
+        key: _SIGNS[own.index(same) % len(_SIGNS)] if len(own) > 1 else ""
+        for key, (own, same) in twins.items()
+    }
+
+
+def leads(sign: str) -> bool:
+    """Whether a setting is the first of its colour."""
+    return sign in ("", _SIGNS[0])
 
 
 def contestant_stroke(name: str) -> tuple[str, str]:
@@ -114,13 +152,27 @@ def contestant_stroke(name: str) -> tuple[str, str]:
     return _CONTESTANTS.get(name) or (_OTHERS[zlib.crc32(name.encode()) % len(_OTHERS)], "X")
 
 
-def marker(setting: Mapping[str, Any]) -> str:
-    """A setting's marker: a circle for our code, a square for Captum's, a diamond for rankings."""
-    return _MARKERS.get(setting["backend"], "^")
+def marker(setting: Mapping[str, Any], sign: str = "") -> str:
+    """A setting's marker: its sign, if it has one, else a diamond for rankings and a circle for the rest."""
+    return sign or ("D" if setting["backend"] == "none" else "o")
+
+
+def shades(values: Float[np.ndarray, "..."]) -> dict[str, Any]:
+    """How an image is coloured: by a sequential scale over its numbers, and around zero if they have both signs.
+
+    Both scales can be read by colour-blind people, and the sequential one in grey.
+    """
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if min(-low, high) <= _LITTLE * max(-low, high):
+        return {"cmap": "cividis", "vmin": low, "vmax": high}
+    limit = max(-low, high)
+    return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
 
 
 def ink_on(image: AxesImage, value: float) -> str:
-    """Black or white, whichever is easier to read on the colour that an image gives a value."""
+    """Black or white, whichever is easier to read on the colour that an image gives a value; none is paper."""
+    if np.isnan(value):
+        return "black"
     red, green, blue, _ = image.to_rgba(np.array([value]), bytes=True)[0]
     return "black" if ink((int(red), int(green), int(blue))) == (0, 0, 0) else "white"
 
@@ -131,10 +183,29 @@ def literal(text: str) -> str:
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
-def wrapped(labels: Iterable[str]) -> tuple[list[str], int]:
+def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple[list[str], int]:
     """Labels cut into lines that leave room for the data, and the largest number of lines."""
-    found = [textwrap.fill(literal(label), _LABEL_CHARACTERS) for label in labels]
+    found = [textwrap.fill(literal(label), characters) for label in labels]
     return found, max((label.count("\n") + 1 for label in found), default=1)
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend | None:
+    """A legend above the panels, in as many columns as fit; the figure grows by what it takes.
+
+    Labels that are too long for a column are cut into lines.
+    """
+    if not labels:
+        return None
+    room = int(_LEGEND_CHARACTERS_PER_INCH * figure.get_figwidth())
+    needed = [len(label) + _LEGEND_HANDLE for label in labels]
+    if sum(needed) <= room:
+        lines, n_columns = list(labels), len(labels)
+    else:
+        n_columns = max(1, room // max(needed), room // _LEGEND_COLUMN)
+        lines = [textwrap.fill(label, room // n_columns - _LEGEND_HANDLE) for label in labels]
+    points = np.array_split([14 + 10 * label.count("\n") for label in lines], n_columns)
+    figure.set_figheight(figure.get_figheight() + (10 + max(map(sum, points))) / 72)
+    return figure.legend(handles, lines, loc="outside upper center", ncols=n_columns)
 
 
 def note(figure: Figure, text: str) -> None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import PRIMARY, metric_label, value_label, varying
-from saliency_bench.report.style import WIDTH, ink_on, literal, note
+from saliency_bench.report.style import WIDTH, ink_on, legend, literal, note
 from saliency_bench.report.table import Estimate
 
 GAP = "completeness_gap_relative"
@@ -42,7 +42,7 @@ def convergence(analysis: Analysis) -> Figure | None:
     if not swept:
         return None
     baselines = _distinct(swept, "baseline")
-    figure = Figure(figsize=(min(WIDTH, 2.2 + 2.2 * len(baselines)), 3.3), layout="constrained")
+    figure = Figure(figsize=(min(WIDTH, 2.2 + 2.2 * len(baselines)), 3.0), layout="constrained")
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False)[0]
     for axes, baseline in zip(panels, baselines, strict=True):
         own = [setting for setting in swept if setting.get("baseline") == baseline]
@@ -55,9 +55,7 @@ def convergence(analysis: Analysis) -> Figure | None:
         for axes in panels
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside upper center", ncols=min(len(lines), 5)
-    )
+    legend(figure, list(lines.values()), list(lines))
     confidence = f"{100 * analysis.resampling.confidence:g} %"
     note(figure, f"Mean over examples; whiskers: {confidence} BCa bootstrap intervals.")
     return figure

@@ -10,11 +10,11 @@ from saliency_bench.report import convergence
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import (
     PRIMARY,
-    SAME_EVIDENCE,
     backend_label,
     method_label,
     metric_label,
     ordered_metrics,
+    same_evidence_words,
     settings_label,
     unit_label,
     value_label,
@@ -26,6 +26,7 @@ from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
 from saliency_bench.report.trust import gates
 from saliency_bench.rows import OK
+from saliency_bench.stats import TEXT, with_texts
 
 NAMES = (
     "headline",
@@ -71,9 +72,14 @@ def interval_words(analysis: Analysis) -> str:
     """How every interval was made."""
     resampling = analysis.resampling
     return (
-        f"{100 * resampling.confidence:g} % BCa bootstrap intervals over examples "
+        f"{100 * resampling.confidence:g} % BCa bootstrap intervals over {_units(analysis)} "
         f"({resampling.n_resamples} resamples)"
     )
+
+
+def _units(analysis: Analysis) -> str:
+    several = analysis.n_questions > analysis.n_examples
+    return "texts, whose questions are averaged first" if several else "examples"
 
 
 def headline(analysis: Analysis) -> Table:
@@ -103,7 +109,7 @@ def headline(analysis: Analysis) -> Table:
     return Table(
         "headline",
         _title(analysis),
-        _caption(analysis),
+        _caption(analysis) + same_evidence_words(analysis.headline),
         tuple(columns),
         tuple(rows),
         analysis.claims,
@@ -138,7 +144,7 @@ def summary(analysis: Analysis) -> Table:
         for setting in analysis.settings
     ]
     title = "All settings and metrics"
-    caption = _caption(analysis) + _same_evidence_words(analysis.metrics)
+    caption = _caption(analysis) + same_evidence_words(analysis.metrics)
     return Table("summary", title, caption, tuple(columns), tuple(rows), analysis.claims)
 
 
@@ -191,8 +197,15 @@ def _comparison_caption(analysis: Analysis) -> str:
         f"Mean paired differences with {interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
         "correlation. Detectable: smallest true difference that this many examples find with 80 % power at "
         f"α = {1 - analysis.resampling.confidence:.2g}. "
-        f"{metric_label(PRIMARY)} is the primary endpoint; the rest is exploratory."
+        f"{_endpoint_words(analysis)}"
     )
+
+
+def _endpoint_words(analysis: Analysis) -> str:
+    name = metric_label(PRIMARY)
+    if PRIMARY in analysis.metrics:
+        return f"{name} is the primary endpoint; the rest is exploratory."
+    return f"{name}, the primary endpoint, was not asked for: all of this is exploratory."
 
 
 def right_and_wrong(analysis: Analysis) -> Table:
@@ -241,7 +254,7 @@ def _group_row(
 
 def agreement(analysis: Analysis) -> Table:
     """How far every two of the drawn settings agree, by every metric, beside what random rankings would have."""
-    found = analysis.run.tables["agreement"]
+    found = with_texts(analysis.run.tables["agreement"], analysis.run.manifest)
     drawn = set(analysis.drawn)
     own = found[
         (found["status"] == OK) & found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)
@@ -263,7 +276,8 @@ def agreement(analysis: Analysis) -> Table:
             float(pair["value"].mean()),
             None if pair["chance"].isna().all() else float(pair["chance"].mean()),
         )
-        for (metric, a, b), pair in own.groupby(["metric", "setting_a", "setting_b"])
+        for (metric, a, b), every in own.groupby(["metric", "setting_a", "setting_b"])
+        for pair in [_per_text(every)]
     ]
     caption = (
         "Means over the n examples where both methods have an order. By chance: the mean of two random rankings. "
@@ -271,6 +285,13 @@ def agreement(analysis: Analysis) -> Table:
     )
     title = "Agreement of methods"
     return Table("agreement", title, caption, columns, tuple(rows), False)
+
+
+def _per_text(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Agreement on each text, the mean over its questions."""
+    if TEXT not in pairs:
+        return pairs
+    return pairs.groupby(["cell_id", TEXT])[["value", "chance"]].mean()
 
 
 def parity(analysis: Analysis) -> Table:
@@ -388,39 +409,34 @@ def _warning_notes(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
 
 def _title(analysis: Analysis) -> str:
     name = analysis.run.manifest.get("name", "run")
-    return f"{name}: {analysis.n_examples} examples"
+    return f"{name}: {analysis.counted}"
 
 
 def _caption(analysis: Analysis) -> str:
-    order = (
-        f" Sorted by {metric_label(PRIMARY)}, the primary endpoint."
-        if PRIMARY in analysis.metrics
-        else ""
-    )
     best = (
         " Bold: the best mean of a column, which need not be significantly so."
         if analysis.claims
         else ""
     )
     gate = convergence.gate_words(analysis.run) if analysis.gates["converged"].notna().any() else ""
-    return f"Means with {interval_words(analysis)}.{order}{best}{_group_words(analysis)}{gate}{_choice_words(analysis)}"
+    return f"Means with {interval_words(analysis)}.{_order_words(analysis)}{best}{_group_words(analysis)}{gate}{_choice_words(analysis)}"
+
+
+def _order_words(analysis: Analysis) -> str:
+    if (primary := analysis.primary) is None or analysis.higher_is_better(primary) is None:
+        return ""
+    said = ", the primary endpoint" if primary == PRIMARY else ""
+    return f" Sorted by {metric_label(primary)}{said}."
 
 
 def _group_words(analysis: Analysis) -> str:
-    if not analysis.groups:
+    if not analysis.groups or (primary := analysis.primary) is None:
         return ""
     return (
-        f" Methods that share a letter do not differ in {metric_label(PRIMARY)} "
+        f" Methods that share a letter do not differ in {metric_label(primary)} "
         f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
         f"α = {1 - analysis.resampling.confidence:.2g}); the mean rank is over examples, 1 the best."
     )
-
-
-def _same_evidence_words(metrics: Sequence[str]) -> str:
-    """Which columns follow from each other on every example, so that their agreement is no second finding."""
-    groups = [[one for one in group if one in metrics] for group in SAME_EVIDENCE]
-    found = [" and ".join(metric_label(one) for one in own) for own in groups if len(own) > 1]
-    return f" The same evidence in other units: {'; '.join(found)}." if found else ""
 
 
 def _choice_words(analysis: Analysis) -> str:
@@ -439,8 +455,8 @@ def _metric_columns(analysis: Analysis, metrics: Sequence[str]) -> list[Column]:
 
 def _metric_column(analysis: Analysis, metric: str) -> Column:
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
-    better = None if pd.isna(own["higher_is_better"]) else bool(own["higher_is_better"])
-    return Column(metric, metric_label(metric), unit_label(own["unit"] or ""), better)
+    unit = unit_label(own["unit"] or "")
+    return Column(metric, metric_label(metric), unit, analysis.higher_is_better(metric))
 
 
 def _estimates(analysis: Analysis, key: str, metrics: Sequence[str]) -> list[Cell]:

@@ -7,10 +7,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from saliency_bench.report.style import WIDTH, contestant_stroke, literal, note, wrapped
+from saliency_bench.report.style import (
+    HALO,
+    WIDTH,
+    contestant_stroke,
+    legend,
+    literal,
+    note,
+    wrapped,
+)
 from saliency_bench.report.table import Estimate
 from saliency_bench.report.throughput import LABELS, cases, ratio
 from saliency_bench.rows import MATMUL
@@ -21,7 +28,6 @@ _AXES = {
     "length": ("length", "Length of every text (tokens)"),
     "steps": ("n_steps", "Steps"),
 }
-_HALO = [withStroke(linewidth=2.6, foreground="white")]  # a whisker is seen on a black bar too
 _SWEEP = ("ours_sweep", "ours_largest", "captum_sweep")
 
 
@@ -32,7 +38,7 @@ def scaling(rows: pd.DataFrame) -> Figure | None:
     if not sections:
         return None
     width = min(WIDTH, 1.2 + 2.6 * len(sections))
-    figure = Figure(figsize=(width, 3.2), layout="constrained")
+    figure = Figure(figsize=(width, 2.9), layout="constrained")
     panels = figure.subplots(1, len(sections), sharey=True, squeeze=False)[0]
     for axes, section in zip(panels, sections, strict=True):
         _lines(axes, timed[timed["section"] == section], *_AXES[section])
@@ -43,7 +49,7 @@ def scaling(rows: pd.DataFrame) -> Figure | None:
         for axes in panels
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=2)
+    legend(figure, list(lines.values()), list(lines))
     note(
         figure,
         "Medians of interleaved repeats, whiskers: fastest and slowest. Arithmetic that the gradients of the texts "
@@ -139,7 +145,7 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, Estimate | None]], largest: floa
             continue
         shade, _ = contestant_stroke(name)
         axes.barh(place, one.mean, color=shade, height=0.66)
-        axes.hlines(place, one.low, one.high, color="black", lw=1.1, path_effects=_HALO)
+        axes.hlines(place, one.low, one.high, color="black", lw=1.1, path_effects=HALO)
         axes.text(one.high + 0.02 * largest, place, f"{one.mean:.2f}", va="center", size=7.5)
     axes.axvline(1.0, color="#444444", lw=0.8, ls=":")
     labels, _ = wrapped(LABELS.get(name, name) for name, _ in bars)

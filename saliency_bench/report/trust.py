@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from saliency_bench.report.labels import metric_label, ordered_metrics
+from saliency_bench.report.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.rows import TRUST
 from saliency_bench.stats import Resampling, intervals
@@ -106,6 +106,7 @@ def _caption(rows: pd.DataFrame, resampling: Resampling) -> str:
         f"Shares of comparisons, a tie counted half; 0.5 is what a metric gets that sees nothing. "
         f"{100 * resampling.confidence:g} % BCa bootstrap intervals over {rows['example_id'].nunique()} texts, "
         "each averaged over training seeds and whatever else is pooled."
+        + same_evidence_words(set(rows["metric"]), of_means=False)
     )
 
 

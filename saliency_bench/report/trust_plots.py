@@ -1,7 +1,10 @@
 """Heat maps of which metric can be trusted with which removal operator."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from saliency_bench.report.labels import metric_label, ordered_metrics
@@ -10,6 +13,7 @@ from saliency_bench.report.trust import KINDS, SUMMARY, shares
 from saliency_bench.stats import Resampling
 
 _ROW, _MARGIN = 0.27, 1.9  # inches
+BLIND = 0.5
 
 
 def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
@@ -37,11 +41,11 @@ def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
         layout="constrained",
     )
     axes = figure.subplots()
-    image = axes.imshow(share, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(share, aspect="auto", **_scale(share))
+    blind = (low <= BLIND) & (high >= BLIND)
     for (row, column), value in np.ndenumerate(share):
-        text = _text(value, low[row, column], high[row, column])
-        shade = "black" if np.isnan(value) else ink_on(image, value)
-        axes.text(column, row, text, ha="center", va="center", size=7.5, color=shade)
+        text = _text(value, bool(blind[row, column]))
+        axes.text(column, row, text, ha="center", va="center", size=7.5, color=ink_on(image, value))
     axes.set_xticks(range(len(removals)), [literal(one) for one in removals])
     axes.set_yticks(range(len(metrics)), [literal(metric_label(one)) for one in metrics])
     axes.set_xlabel("Removal operator")
@@ -49,18 +53,25 @@ def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    bar = figure.colorbar(image, ax=axes, label="Known ranking preferred", shrink=0.8, aspect=30)
+    bar = figure.colorbar(image, ax=axes, label="Known ranking preferred", aspect=30)
     bar.outline.set_visible(False)
-    note(
-        figure,
-        "Share of comparisons in which the metric prefers the known ranking to a spoilt one, a tie counted half. "
-        f"In brackets: the {100 * resampling.confidence:g} % interval over {rows['example_id'].nunique()} texts holds "
-        "0.5, what a metric gets that sees nothing.",
+    words = (
+        "Share of comparisons in which the metric prefers the known ranking to a spoilt one, a tie counted half; "
+        f"{BLIND} is what a metric gets that sees nothing."
     )
+    over = f"{100 * resampling.confidence:g} % interval over {rows['example_id'].nunique()} texts"
+    note(figure, f"{words} In brackets: its {over} holds {BLIND}." if blind.any() else words)
     return figure
 
 
-def _text(value: float, low: float, high: float) -> str:
+def _scale(share: Float[np.ndarray, "M R"]) -> dict[str, Any]:
+    """From what a metric gets that sees nothing, if none gets less; else to both sides of it."""
+    if np.nanmin(share) >= BLIND:
+        return {"cmap": "cividis", "vmin": BLIND, "vmax": 1.0}
+    return {"cmap": "RdBu", "vmin": 0.0, "vmax": 1.0}
+
+
+def _text(value: float, blind: bool) -> str:
     if np.isnan(value):
         return "–"
-    return f"({value:.2f})" if low <= 0.5 <= high else f"{value:.2f}"
+    return f"({value:.2f})" if blind else f"{value:.2f}"

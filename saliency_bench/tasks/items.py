@@ -11,16 +11,28 @@ from saliency_bench.errors import InputError
 
 
 def items(inputs: Any) -> list[Any]:
-    """The inputs of a text, a mapping, a list, a Dataset or a DataLoader.
+    """The inputs of a text (as words or as ids), a mapping, a list, a Dataset or a DataLoader.
 
     Raises:
-        InputError: a batch is a tuple of tensors of which it cannot be told what they are.
+        InputError: these are no inputs, or a batch is a tuple of tensors of which it cannot be told what they are.
     """
-    if isinstance(inputs, str | Example | Mapping):
+    if isinstance(inputs, str | Example | Mapping) or _is_one_text(inputs):
         return list(_apart(inputs, "inputs"))
     if not hasattr(inputs, "__iter__"):  # a map-style Dataset
+        if not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+            raise InputError(
+                f"inputs is {inputs!r:.80}; expected a text, a pair of texts, ids, a mapping with input_ids, or a list, "
+                "Dataset or DataLoader of these"
+            )
         inputs = [inputs[index] for index in range(len(inputs))]
     return [one for index, item in enumerate(inputs) for one in _apart(item, f"inputs[{index}]")]
+
+
+def _is_one_text(inputs: Any) -> bool:
+    """Whether these are the ids of one text: a row of whole numbers."""
+    if isinstance(inputs, Tensor | np.ndarray):
+        return inputs.ndim == 1 and all(map(_is_whole, inputs.tolist()))
+    return _is_list(inputs) and bool(inputs) and all(map(_is_whole, inputs))
 
 
 def _apart(item: Any, where: str) -> Iterator[Any]:
@@ -31,7 +43,7 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
         yield from _rows(item)
     elif _is_list(item) and item and isinstance(item[0], Tensor | np.ndarray):
         yield from _apart(_ids_of(item, where), where)
-    elif _is_list(item) and item and all(isinstance(one, int | np.integer) for one in item):
+    elif _is_list(item) and item and all(map(_is_whole, item)):
         yield {"input_ids": item}
     else:
         yield item
@@ -62,6 +74,10 @@ def _ids_of(batch: Sequence[Any], where: str) -> Any:
             "attention_mask where there is padding"
         )
     return ids
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _is_list(value: Any) -> bool:

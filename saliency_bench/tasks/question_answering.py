@@ -59,7 +59,8 @@ class QuestionAnswering:
         """See `task.Task`: the place of a token, or an answer in the words of the context (its first occurrence)."""
         assert question.boundary is not None
         if isinstance(name, str):
-            if found := occurrences(question, name, CONTEXT):
+            # A space around the words would count the tokens beside them.
+            if found := occurrences(question, name.strip(), CONTEXT):
                 return found[0][-question.boundary]
             raise InputError(f"{question.example_id}: target={name!r} is not in the context")
         if not 0 <= name < len(question) or question.segments[name] != CONTEXT:

@@ -80,23 +80,38 @@ def encode(
 
 
 def encoded_ids(
-    model: Model, inputs: Mapping[str, Any], example_id: str, label: int | str | None, where: str
+    model: Model,
+    inputs: Mapping[str, Any],
+    example_id: str,
+    label: int | str | None,
+    where: str,
+    *,
+    keep_pads: bool = False,
 ) -> Encoded:
-    """An already tokenised input, its padding stripped: `input_ids` and, where given, the other model inputs."""
+    """An already tokenised input: `input_ids` and, where given, the other model inputs.
+
+    Its padding, where `attention_mask` is 0, is stripped, or kept as special tokens that are not attended to
+    (see `padding`). Padding that is attended to stays, and is special where the pad token is known.
+    """
     if "input_ids" not in inputs:
         raise InputError(f"{where} has no input_ids; it has: {', '.join(map(str, inputs))}")
     ids = _flat(inputs["input_ids"])
     mask = _flat(inputs.get("attention_mask", [1] * len(ids)))
     types = _flat(inputs["token_type_ids"]) if "token_type_ids" in inputs else None
     _check_ids(model, ids, mask, types, where)
-    kept = [position for position, real in enumerate(mask) if real]
-    if not kept:
+    if not any(mask):
         raise InputError(f"{where}: no token is attended to")
+    kept = [position for position, real in enumerate(mask) if real or keep_pads]
     ids = [ids[position] for position in kept]
+    pads = [not mask[position] for position in kept]
     tokenizer = model.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else [str(token) for token in ids]
     special_ids = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME_TOKENS}
-    special = tuple(token in special_ids for token in ids)
+    outside = pads_outside(model, ids)
+    special = tuple(
+        token in special_ids or pad or place in outside
+        for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
+    )
     return Encoded(
         example_id=example_id,
         input_ids=tuple(ids),
@@ -112,7 +127,17 @@ def encoded_ids(
         text="",
         text_pair=None,
         gold=_gold(model, label, where),
+        pads=tuple(pads) if any(pads) else None,
     )
+
+
+def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
+    """The places of pad tokens before the first other token and after the last; none where no pad token is known."""
+    pad = model.pad_token_id
+    inside = [place for place, token in enumerate(ids) if token != pad]
+    if pad is None or not inside:
+        return set()
+    return set(range(len(ids))) - set(range(inside[0], inside[-1] + 1))
 
 
 def _check_ids(
@@ -122,7 +147,7 @@ def _check_ids(
         raise InputError(f"{where}: input_ids, attention_mask and token_type_ids differ in length")
     if len(ids) > model.max_length:
         raise InputError(f"{where}: {len(ids)} tokens, but {model.name} takes {model.max_length}")
-    size = getattr(model.embedding, "num_embeddings", None)
+    size = model.vocabulary
     if size is not None and not all(0 <= token < size for token in ids):
         raise InputError(f"{where}: token ids must lie in 0 ... {size - 1}")
 
@@ -130,7 +155,7 @@ def _check_ids(
 def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = None) -> Batch:
     """A block of examples, padded on the right to the longest of them, or to `length` tokens."""
     width = max(length or 0, *(len(item) for item in encoded))
-    pad = getattr(model.tokenizer, "pad_token_id", None) or 0
+    pad = model.pad_token_id or 0
 
     def table(rows: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
         return torch.tensor(
@@ -141,7 +166,7 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
     return Batch(
         encoded=tuple(encoded),
         input_ids=table([item.input_ids for item in encoded], pad),
-        mask=table([[True] * len(item) for item in encoded], False),
+        mask=table([item.attended for item in encoded], False),
         token_type_ids=table(types, 0) if len(types) == len(encoded) else None,
         attributable=table([[not special for special in item.special] for item in encoded], False),
         **_places(model, encoded, table),

@@ -9,13 +9,14 @@ from torch import Tensor
 from saliency_bench.data.labels import resolve_label
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
+from saliency_bench.rows import Target
 from saliency_bench.types import Batch
 
 PREDICTED, GOLD, RUNNER_UP = "predicted", "gold", "runner_up"
 #: Every class: a map for each.
 ALL = "all"
-#: `contrast:A|B` explains score(A) - score(B), the evidence for A rather than B (Yin & Neubig 2022); A and B are any
-#: of the others.
+#: How configuration and command line write the pair (A, B), which explains score(A) - score(B): the evidence for A
+#: rather than B (Yin & Neubig 2022). A and B are any of the others.
 CONTRAST, AGAINST = "contrast:", "|"
 
 #: The class of a text by name, among so many classes.
@@ -25,13 +26,13 @@ _ONE_MAP = "target=all gives several maps of a text; here a text has one: name a
 
 
 def choose(
-    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
+    target: Target, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
 ) -> Int[Tensor, "B ..."]:
     """The class to explain for each example, from the logits of the unperturbed text; with a second column, against which.
 
     Args:
-        target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or
-            "contrast:A|B".
+        target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or two of
+            these as (A, B) or "contrast:A|B".
         logits: of the unperturbed texts.
         batch: has the gold labels.
         class_of: finds a text's class by name, among so many.
@@ -39,9 +40,10 @@ def choose(
     Raises:
         InputError: there is no gold label, no such class, or a class is contrasted with itself.
     """
-    if not isinstance(target, str) or not target.startswith(CONTRAST):
+    target = read(target)
+    if not isinstance(target, tuple):
         return _classes(target, logits, batch, class_of)
-    own, other = (_classes(one, logits, batch, class_of) for one in parts_of(target))
+    own, other = (_classes(one, logits, batch, class_of) for one in target)
     if same := [
         e for e, equal in zip(batch.example_ids, (own == other).tolist(), strict=True) if equal
     ]:
@@ -49,26 +51,38 @@ def choose(
     return torch.stack([own, other], 1)
 
 
-def parts_of(target: str) -> tuple[str, str]:
-    """A and B of `contrast:A|B`.
+def read(target: Target) -> Target:
+    """`contrast:A|B` as the pair it is, anything else as it is.
+
+    Names stay as they are written: the space before a word tells two tokens of a vocabulary apart.
 
     Raises:
-        InputError: it is written otherwise.
+        InputError: a contrast is written otherwise.
     """
+    if not isinstance(target, str) or not target.startswith(CONTRAST):
+        return target
     own, bar, other = target.removeprefix(CONTRAST).partition(AGAINST)
     if not bar or not own.strip() or not other.strip() or AGAINST in other:
-        raise InputError(f"target={target}: expected contrast:A|B, as contrast:positive|negative")
-    return own.strip(), other.strip()
+        raise InputError(
+            f"target={target}: expected contrast:A|B, as contrast:positive|negative (in Python a tuple, where a name has "
+            f"a {AGAINST} in it)"
+        )
+    return _written(own), _written(other)
 
 
-def check(target: str | int, labels: Sequence[str], encoded: Sequence[Encoded]) -> None:
+def _written(name: str) -> str:
+    """Words of this module without the space around them, names as they are."""
+    return name.strip() if name.strip() in (PREDICTED, GOLD, RUNNER_UP, ALL) else name
+
+
+def check(target: Target, labels: Sequence[str], encoded: Sequence[Encoded]) -> None:
     """What can be known of a target before a model has read a text.
 
     Raises:
         InputError: no class has that name, or an example lacks the gold label that is asked for.
     """
-    contrast = isinstance(target, str) and target.startswith(CONTRAST)
-    for one in parts_of(str(target)) if contrast else (target,):
+    asked = read(target)
+    for one in asked if isinstance(asked, tuple) else (asked,):
         if one == GOLD:
             require_gold(encoded)
         elif one == ALL:

@@ -22,6 +22,11 @@ from saliency_bench.models.model import Model
 At = int | str | Sequence[int] | None
 
 
+#: How a space at the start of a token is shown, and how byte-level and SentencePiece vocabularies write it.
+_SPACE, _SPACED = "␣", ("Ġ", "▁")
+_BROKEN = "\ufffd"  # some bytes of a letter
+
+
 @runtime_checkable
 class Task(Protocol):
     """A task; `refuses` holds a reason for each removal operator that cannot be asked."""
@@ -54,13 +59,14 @@ class Task(Protocol):
 
 
 @torch.no_grad()
-def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "T C"]:
-    """The outputs for every token of a text."""
+def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "... C"]:
+    """The outputs for a text, or for every token of it [T C]."""
     ids = torch.tensor([text.input_ids], device=model.device)
     types = text.token_type_ids
     typed = None if types is None else torch.tensor([types], device=model.device)
+    mask = None if text.pads is None else torch.tensor([text.attended], device=model.device)
     with model.frozen(), model.ledger.under(part=TEXTS):
-        return model.output(ids, None, typed)[0]
+        return model.output(ids, mask, typed)[0]
 
 
 def asked_at(text: Encoded, position: int, **more: Any) -> Encoded:
@@ -99,12 +105,17 @@ def occurrences(text: Encoded, words: str, segment: int = 0) -> list[list[int]]:
 
 
 def word_of(model: Model, index: int) -> str:
-    """A token of the vocabulary as a reader writes it; its number without a tokenizer."""
+    """A token of the vocabulary as a reader writes it, the spaces before it visible; its number without a tokenizer."""
     if not callable(getattr(model.tokenizer, "decode", None)):
         return str(index)
-    return str(model.tokenizer.decode([index])).strip() or str(
-        model.tokenizer.convert_ids_to_tokens(index)
-    )
+    token = str(model.tokenizer.convert_ids_to_tokens(index))
+    word = str(model.tokenizer.decode([index]))
+    body = word.strip()
+    if not body or _BROKEN in body:  # a decoder has nothing to show that tells it from others
+        return token
+    spaces = len(word) - len(word.lstrip(" "))
+    # Decoders may drop the space at the start of what they take for a text.
+    return _SPACE * (spaces or token.startswith(_SPACED)) + body
 
 
 def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:

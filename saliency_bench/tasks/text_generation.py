@@ -41,7 +41,8 @@ class TextGeneration:
         if at is not None:
             raise InputError(f"at={at!r}: what is asked is the token after the prompt: give no at")
         if CONTINUATION not in text.segments or text.text_pair is None:
-            return [asked_at(text, len(text) - 1)]
+            last = max(place for place, there in enumerate(text.attended) if there)
+            return [asked_at(text, last)]
         first = text.segments.index(CONTINUATION)
         return [
             asked_at(before(text, n), n - 1, default_class=text.input_ids[n])
@@ -70,6 +71,7 @@ def before(text: Encoded, n: int) -> Encoded:
         segments=text.segments[:n],
         words=text.words[:n],
         relevant=None if text.relevant is None else text.relevant[:n],
+        pads=None if text.pads is None else text.pads[:n],
     )
 
 

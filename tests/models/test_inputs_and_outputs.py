@@ -15,7 +15,7 @@ from saliency_bench.errors import InputError
 
 
 class Classifier(nn.Module):
-    """The article's shape: an encoder with a table in it, a mean over tokens, and a head."""
+    """The article's shape: an encoder with a table in it, a mean over its tokens, and a head."""
 
     def __init__(self, give=lambda logits: logits):
         super().__init__()
@@ -26,8 +26,10 @@ class Classifier(nn.Module):
         self.give = give
         self.double()
 
-    def forward(self, input_ids, **_):
-        return self.give(self.head(self.encoder(input_ids).mean(1)))
+    def forward(self, input_ids, attention_mask=None):
+        there = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        weights = there[..., None] / there.sum(1)[:, None, None]
+        return self.give(self.head((self.encoder(input_ids) * weights).sum(1)))
 
 
 INPUTS = token_inputs(4, 7, 4)
@@ -150,6 +152,20 @@ def _padded(batch):
 def test_inputs_may_be_a_dataset_or_a_loader_of_ids(inputs):
     module = Classifier()
     is_right(scores(sb.wrap_model(module), inputs), module)
+
+
+@pytest.mark.parametrize("form", [torch.tensor, np.array, list, tuple])
+def test_a_row_of_ids_is_one_text(form):
+    module = Classifier()
+    ids = form(INPUTS[1]["input_ids"])
+    (found,) = scores(sb.wrap_model(module), ids)
+    assert found == pytest.approx(by_hand(module, INPUTS[1]["input_ids"]), rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("inputs", [None, 3, 2.5, object()])
+def test_what_is_no_input_is_refused_in_a_sentence(inputs):
+    with pytest.raises(InputError, match="expected a text, a pair of texts, ids"):
+        sb.attribute(sb.wrap_model(Classifier()), inputs)
 
 
 def test_a_loader_may_bring_tensors_of_ids_and_labels():

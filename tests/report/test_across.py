@@ -1,6 +1,8 @@
 """Several runs side by side: what is paired, what is pooled, and what is not claimed."""
 
+import io
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,10 @@ import pytest
 
 from saliency_bench.errors import InputError
 from saliency_bench.report.across import across, cells_table, differences, tables, variance
+from saliency_bench.report.across_plots import forest
 from saliency_bench.report.build import build_across
+from saliency_bench.report.style import HEIGHT, styled
+from saliency_bench.rows import Setting
 
 METHODS = ("vanilla", "integrated_gradients", "random")
 
@@ -173,3 +178,68 @@ def test_cells_are_named_by_no_more_than_tells_them_apart(cells):
     found = across([of(0, "pair"), of(1, "single")])
     assert found.varying == ["data", "model"]
     assert found.names == ["shortcut-pair", "shortcut-single"]
+    # No two cells differ in one of them alone: nothing is known of either.
+    assert [column.key for column in variance(found).columns] == ["method", "examples", "error"]
+    assert "another source" not in variance(found).caption
+
+
+def test_what_was_made_for_an_experiment_is_called_by_its_kind_where_that_tells_it_apart(cells):
+    def of(number, kind, seed=0):
+        one = cells(0)
+        facts = {"name": f"shortcuts-{kind}-seed{seed}", "kind": kind, "training_seed": seed}
+        data = one.manifest["data"] | {"sha256": str(number) * 64, "kind": kind}
+        manifest = {"model": one.manifest["model"] | facts, "data": data}
+        return replace(one, manifest=one.manifest | manifest)
+
+    found = across([of(0, "token_in_context"), of(1, "ordered_pair")])
+    assert found.names == ["token in context", "ordered pair"]
+    seeds = across([of(0, "ordered_pair"), of(0, "ordered_pair", 1)])
+    assert seeds.names == ["training seed 0", "training seed 1"]
+    alike = across([of(0, "ordered_pair"), of(1, "ordered_pair")])
+    assert len(set(alike.names)) == 2
+
+
+def test_a_setting_that_did_not_converge_in_one_cell_is_marked_in_all_tables_and_the_forest(cells):
+    first, other = cells(0), cells(1)
+    assert not any("✗" in label for label in across([first, other]).labels.values())
+    doubted = other.tables["convergence"].assign(tau=0.5)
+    other = replace(other, tables=other.tables | {"convergence": doubted})
+    found = across([first, other])
+    marked = [label for label in found.labels.values() if label.endswith(" ✗")]
+    assert marked == ["Integrated Gradients ✗"]
+    for table in tables(found):
+        assert sum("✗" in str(row[0]) for row in table.rows) == 1
+        assert "✗: in one cell or more" in table.caption
+    with styled():
+        figure = forest(found)
+    assert "✗: in one cell or more" in figure.get_supxlabel()
+    assert "✗" in "".join(one.get_text() for one in figure.axes[0].get_yticklabels())
+
+
+def test_a_forest_of_many_settings_in_many_cells_fits_a_page(make_run):
+    paths = [
+        Setting(
+            "integrated_gradients",
+            "integrated_gradients",
+            "native",
+            reduction,
+            "predicted",
+            "logit",
+            0,
+            hyper,
+        )
+        for reduction in ("sum", "l2")
+        for baseline in ("mask", "max_entropy")
+        for n in (8, 16, 32)
+        for rule in ("left", "midpoint")
+        for hyper in [{"baseline": baseline, "n_steps": n, "quadrature": rule}]
+    ]
+    run = make_run(paths, n_examples=4, metrics=("srg",))
+    models = [run.manifest["model"] | {"training_seed": number} for number in range(3)]
+    runs = [replace(run, manifest=run.manifest | {"model": model}) for model in models]
+    with styled():
+        figure = forest(across(runs))
+        figure.savefig(io.BytesIO(), dpi="figure")
+    assert figure.get_figheight() <= HEIGHT
+    names = [one.get_window_extent() for one in figure.axes[0].get_yticklabels()]
+    assert all(low.y1 <= high.y0 for high, low in pairwise(names))

@@ -176,7 +176,7 @@ def test_the_noise_map_has_samples_up_and_noise_across(make_run):
 def test_figures_of_methods_show_at_most_as_many_as_can_be_told_apart(make_run):
     run = make_run(steps(), n_examples=3)
     assert len(analyse(run).shown) == 12
-    assert len(drawn(plots.curves, run).axes[0].get_lines()) == 1
+    assert len(drawn(plots.curves, run).axes[0].get_lines()) == 10
 
 
 def test_long_names_leave_room_for_the_data(make_run):
@@ -207,3 +207,48 @@ def test_the_removal_grid_has_a_column_for_each_way_and_frames_what_is_circular(
     np.testing.assert_allclose(values[:, 1] - values[:, 0], 1)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["mask", "zero"]
     assert len(axes.patches) == 1  # Integrated Gradients from the mask, judged by the mask
+    assert figure.axes[1].get_ylabel() == "SRG ↑"
+
+
+def test_a_method_judged_by_its_own_baseline_is_framed_and_one_that_has_none_is_a_black_dash(
+    make_run, make_settings
+):
+    made = make_settings("vanilla", "integrated_gradients", backends=("native",))
+    run = make_run(made, n_examples=6, metrics=("srg",))
+    rows = run.tables["rows"].assign(removal="zero")
+    own = rows[rows["setting_id"] == made[1].id].assign(removal="baseline")
+    run.tables["rows"] = pd.concat([rows, own])
+    run.manifest["config"]["evaluation"]["removal"] = ["zero", "baseline"]
+    axes = drawn(removal_plots.removal_grid, run).axes[0]
+    (frame,) = axes.patches
+    assert frame.get_x() > 0  # in the second column
+    (dash,) = [text for text in axes.texts if text.get_text() == "–"]
+    assert dash.get_color() == "black"
+
+
+def test_numbers_of_one_sign_use_the_whole_of_a_sequential_scale_and_others_lie_around_zero():
+    one = style.shades(np.array([[0.2, 0.6], [np.nan, -0.01]]))
+    assert one == {"cmap": "cividis", "vmin": -0.01, "vmax": 0.6}
+    assert style.shades(-np.array([0.2, 0.6]))["cmap"] == "cividis"
+    assert style.shades(np.array([-0.2, 0.6])) == {"cmap": "RdBu_r", "vmin": -0.6, "vmax": 0.6}
+
+
+def test_settings_of_one_colour_have_a_marker_each_and_twins_share_theirs(make_run):
+    (random,) = settings("random", n=[1])
+    paths = steps(baseline=["mask", "zero"], n_steps=[8], quadrature=["left"])
+    captum = [Setting(**{**vars(one), "backend": "captum"}) for one in paths]
+    found = style.signs([one.to_dict() for one in (*paths, *captum, random)])
+    assert [found[one.id] for one in paths] == [found[one.id] for one in captum] == ["o", "^"]
+    assert found[random.id] == ""
+    run = make_run([*paths, *captum, random], n_examples=4)
+    lines = drawn(plots.curves, run).axes[0].get_lines()
+    own = {line.get_label(): line.get_marker() for line in lines}
+    assert own["Random"] == "None"
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 5
+    # Bands of one line of each colour: more would lie on each other.
+    assert len(drawn(plots.curves, run).axes[0].collections) == 2
+    points = [
+        line for line in drawn(plots.cost, run).axes[0].get_lines() if len(line.get_xdata()) == 1
+    ]
+    looks = {(p.get_color(), p.get_marker(), p.get_markerfacecolor()) for p in points}
+    assert len(looks) == len(points) == 5

@@ -7,7 +7,7 @@ import pytest
 from saliency_bench.errors import InputError
 from saliency_bench.report.analysis import analyse, with_removal
 from saliency_bench.report.convergence import gates
-from saliency_bench.report.labels import metric_label, ordered_metrics
+from saliency_bench.report.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.report.tables import agreement, tables
 from saliency_bench.rows import Setting
 from saliency_bench.store.run import Run
@@ -46,6 +46,74 @@ def test_the_summary_is_sorted_by_srg_and_keeps_both_rankings(run):
     assert {"Random", "Leave-one-out"} <= labels and len(labels) == 6
 
 
+def of(name, reduction="sum", backend="native", **hyper):
+    return Setting(name, name, backend, reduction, "predicted", "logit", 0, hyper)
+
+
+def test_rows_letters_and_ranks_go_by_the_primary_metric_in_its_own_direction(make_run):
+    settings = [
+        of("random"),
+        *sweep_settings()[:2],
+        of("integrated_gradients", quadrature="left", n_steps=8),
+    ]
+    for metric, sign in (("comprehensiveness", -1), ("sufficiency", 1)):
+        analysis = analyse(make_run(settings, n_examples=100, metrics=(metric,)))
+        means = [analysis.estimate(key, metric).mean for key in analysis.shown]
+        assert means == sorted(means, key=lambda mean: sign * mean)
+        assert analysis.groups[analysis.shown[0]] == "a"
+        assert analysis.groups[analysis.shown[-1]] != "a"  # random
+        assert analysis.ranks[analysis.shown[0]] < analysis.ranks[analysis.shown[-1]]
+        caption = tables(analysis)["headline"].caption
+        assert f"Sorted by {metric_label(metric)}." in caption
+        assert f"do not differ in {metric_label(metric)} (" in caption
+        # What is not SRG was not fixed in advance.
+        assert "all of this is exploratory" in tables(analysis)["comparison"].caption
+    both = tables(analyse(make_run(settings, n_examples=4, metrics=("sufficiency", "srg"))))
+    assert "Sorted by SRG, the primary endpoint." in both["headline"].caption
+    assert "SRG is the primary endpoint; the rest" in both["comparison"].caption
+
+
+def test_figures_keep_what_others_are_held_against_and_one_of_each_entry_before_a_second(
+    make_run,
+):
+    """The invented numbers put the reference and the random ranking last, and leave-one-out first."""
+    plain = [of(name) for name in ("vanilla", "input_x_gradient", "smoothgrad")]
+    rankings = [of("leave_one_out", removal=one) for one in ("mask", "zero")] + [of("random")]
+    paths = [
+        of("integrated_gradients", baseline=one, n_steps=n, quadrature="left")
+        for one in ("mask", "zero")
+        for n in (8, 16)
+    ]
+    kin = [of(f"kin_{number}") for number in range(8)]
+    run = make_run([*plain, *rankings, *paths, *kin], n_examples=4, metrics=("srg",))
+    analysis = analyse(run)
+    names = [analysis.setting(key)["name"] for key in analysis.drawn]
+    assert len(names) == len(set(names)) == 10
+    assert set(names) >= {"vanilla", "random", "leave_one_out", "smoothgrad", "input_x_gradient"}
+    places = [analysis.shown.index(key) for key in analysis.drawn]
+    assert places == sorted(places)
+    few = analyse(make_run([*plain, *rankings, *paths, *kin[:1]], n_examples=4, metrics=("srg",)))
+    names = [few.setting(key)["name"] for key in few.drawn]
+    # Seven entries, the second settings of the two that have one, and a third of one.
+    assert len(set(names)) == 7
+    assert names.count("leave_one_out") == 2 and names.count("integrated_gradients") == 3
+
+
+def test_figures_prefer_a_setting_that_converged_to_a_better_one_of_its_entry(make_run):
+    paths = [of("integrated_gradients", baseline=one, n_steps=8, quadrature="left") for one in "ab"]
+    kin = [of(f"kin_{number}") for number in range(10)]
+    run = make_run([*paths, *kin], n_examples=4, metrics=("srg",))
+    order = [key for key in analyse(run).shown if key in {one.id for one in paths}]
+    for unsure, drawn in ((order[:1], order[1]), (order, order[0])):
+        found = run.tables["convergence"]
+        doubted = found["setting_id"].isin(unsure)
+        tables = run.tables | {"convergence": found.assign(tau=np.where(doubted, 0.5, 0.99))}
+        own = analyse(
+            Run(run.folder, run.manifest | {"reference_setting": kin[0].id}, run.settings, tables)
+        )
+        assert [key for key in own.drawn if key in order] == [drawn]
+
+
 def test_a_mean_is_that_of_the_rows(run):
     found = by_label(tables(analyse(run))["summary"], "method")
     rows = run.tables["rows"]
@@ -64,6 +132,10 @@ def test_labels_say_only_what_differs(run, make_run):
         "Random",
         "Leave-one-out",
     }
+    # Ours needs no name where it has no twin.
+    some = [of("vanilla"), of("deep_lift", backend="captum"), of("random", backend="none")]
+    labels = analyse(make_run(some, n_examples=3)).labels.values()
+    assert set(labels) == {"Vanilla gradient", "DeepLift (Captum)", "Random"}
     swept = analyse(make_run(sweep_settings(), n_examples=3))
     assert set(swept.labels.values()) == {
         f"SmoothGrad (n_samples={n}, noise_std={s})" for n in (4, 16) for s in (0.1, 0.5)
@@ -307,6 +379,17 @@ def test_the_summary_says_which_columns_are_the_same_evidence(make_run):
     run.tables["rows"] = rows.assign(metric=rows["metric"].replace({"srg": "morf"}))
     caption = tables(analyse(run))["summary"].caption
     assert "The same evidence in other units: Deletion AUC and MoRF." in caption
+    # Here the main table has both columns too.
+    assert "Deletion AUC and MoRF." in tables(analyse(run))["headline"].caption
+
+
+def test_what_is_the_same_evidence_on_each_text_alone_is_said_to_be_so():
+    auc = ("insertion_auc", "deletion_auc_normalized", "deletion_auc")
+    words = same_evidence_words(auc)
+    assert "Deletion AUC and Deletion AUC (norm.). On each text, that is: the mean of" in words
+    assert "mean" not in same_evidence_words(auc, of_means=False)
+    assert same_evidence_words(("srg", *auc)).endswith("SRG is Insertion AUC − Deletion AUC.")
+    assert same_evidence_words(("srg", "log_odds")) == ""
 
 
 def test_agreement_is_listed_beside_chance_and_runs_of_before_have_none(run):

@@ -301,6 +301,30 @@ def test_every_section_has_its_table_and_its_figure():
     assert [column.label for column in one.columns] == ["Operator", "0%", "50%"]
 
 
+def test_operators_stand_beside_each_other_with_whiskers_and_no_bands():
+    figure = figures(rows_of_everything(), RESAMPLING)["removal"]
+    for axes in figure.axes:
+        lines = [one.lines[0] for one in axes.containers]
+        assert [line.get_label() for line in axes.containers] == ["mask", "delete"]
+        shares = np.array([line.get_xdata() for line in lines])
+        # Beside each other, nearer than a tenth of what lies between two shares that are asked for.
+        assert (np.diff(shares, axis=0) > 0).all() and (np.diff(shares, axis=0) < 0.05).all()
+        assert shares.mean(0) == pytest.approx([0, 0.5])
+        assert all(one.has_yerr for one in axes.containers)
+        assert {type(one).__name__ for one in axes.collections} == {"LineCollection"}
+
+
+def test_shares_of_special_tokens_have_the_interval_of_all_together():
+    rows = rows_of_everything()
+    (axes,) = figures(rows, RESAMPLING)["special_tokens"].axes
+    whole = rows[(rows["section"] == "special_tokens") & (rows["level"] == "all special tokens")]
+    expected = report.means(whole, ["method", "case"], RESAMPLING)
+    (whiskers,) = axes.collections
+    found = sorted(tuple(ends[:, 0]) for ends in whiskers.get_segments())
+    ends = sorted(zip(expected["low"], expected["high"], strict=True))
+    assert np.array(found) == pytest.approx(np.array(ends))
+
+
 # --- the verb
 
 

@@ -245,6 +245,10 @@ def test_the_tables_hold_every_metric_and_operator_and_say_which_models_failed()
     ]
     assert [column.key for column in made["trust"].columns] == ["metric", "mask", "delete"]
     assert [row[0] for row in made["trust"].rows] == ["SRG", "Sufficiency"]
+    assert "same evidence" not in made["trust"].caption
+    twice = rows.replace({"metric": {"sufficiency": "abpc"}})
+    for table in report.tables(twice, models, RESAMPLING)[:-1]:
+        assert table.caption.endswith("The same evidence in other units: SRG and ABPC.")
     (gates,) = made["gates"].rows
     assert gates[:6] == ("Single token", 1, 0.9, None, 0.8, 0.5)
     assert "90.0%" in gates[-2]
@@ -253,6 +257,21 @@ def test_the_tables_hold_every_metric_and_operator_and_say_which_models_failed()
     assert "no scale" in said
     assert len(report.long_table(rows, RESAMPLING).rows) == 2 * 2 * 2 * 2
     assert set(figures(rows, RESAMPLING)) == {"trust", "trust_single_token", "trust_ordered_pair"}
+
+
+def test_brackets_are_explained_where_there_are_some_and_the_scale_begins_where_nothing_is_seen():
+    rows = some_rows()
+    cases = {
+        1.0: ("cividis", (0.5, 1.0), False),
+        0.5: ("cividis", (0.5, 1.0), True),  # sees nothing in any text
+        0.0: ("RdBu", (0.0, 1.0), False),  # prefers the spoilt ranking: below what sees nothing
+    }
+    for said, (scale, ends, brackets) in cases.items():
+        figure = figures(rows.assign(preferred=said), RESAMPLING)["trust"]
+        (image,) = figure.axes[0].images
+        assert (image.get_cmap().name, image.get_clim()) == (scale, ends)
+        assert ("brackets" in figure.get_supxlabel()) == brackets
+        assert ("(0.50)" in {text.get_text() for text in figure.axes[0].texts}) == brackets
 
 
 @pytest.fixture

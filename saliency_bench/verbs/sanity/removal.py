@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy.special import expit
 
 from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
 from saliency_bench.encoded import Encoded
@@ -48,7 +49,8 @@ def _of_text(
 ) -> Iterator[Row]:
     stays = kept_at_random(item, fraction, config)
     logits = block.probe(operator)(np.full(len(stays), place), list(stays))
-    values = _measures(logits, int(block.predicted[place]), item.gold)
+    sure = _sureness(logits, alone=block.model.multi_label)
+    values = _measures(logits.argmax(1), sure, int(block.predicted[place]), item.gold)
     for measure, value in values.items():
         yield {
             "measure": measure,
@@ -79,13 +81,17 @@ def kept_at_random(
     return stays
 
 
+def _sureness(logits: Float[np.ndarray, "N C"], *, alone: bool) -> float:
+    """The mean probability of the class with the largest logit: one of all or, of a multi-label model, its own."""
+    largest = logits.max(1)
+    if alone:
+        return float(expit(largest).mean())
+    shifted = np.exp(logits - largest[:, None])
+    return float((shifted.max(1) / shifted.sum(1)).mean())
+
+
 def _measures(
-    logits: Float[np.ndarray, "N C"], predicted: int, gold: int | None
+    said: Int[np.ndarray, " N"], sure: float, predicted: int, gold: int | None
 ) -> dict[str, float]:
-    said = logits.argmax(1)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    found = {
-        KEPT: float(np.mean(said == predicted)),
-        CONFIDENCE: float((shifted.max(1) / shifted.sum(1)).mean()),
-    }
+    found = {KEPT: float(np.mean(said == predicted)), CONFIDENCE: sure}
     return found if gold is None else {ACCURACY: float(np.mean(said == gold))} | found
