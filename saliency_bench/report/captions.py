@@ -115,13 +115,20 @@ def missing(tokens: TokenMap) -> str:
     return f"{len(wrong)} of {n} scores are no numbers ({kinds}): grey" if wrong else ""
 
 
-def legend(one: "AttributionMap", signed: bool) -> str:
-    """What the colours of a map mean."""
+def legend(
+    one: "AttributionMap", signed: bool, top: int | None = None, zero: str = "no colour"
+) -> str:
+    """What the colours of a map mean, of which only the `top` largest scores are coloured; `zero` is that of 0."""
+    rest = "" if top is None else f" Only the largest {top} of a map are coloured."
     if not signed:
-        return (
+        said = (
             "Purple: the larger the score, the stronger. Magnitudes have no sign: they do not say whether a word "
             "speaks for the class or against it."
         )
-    if one.setting.get("output") == "cross_entropy":
-        return "Red: raises the loss of the class, so speaks against it; blue: lowers it. No colour: 0."
-    return "Red: for the class; blue: against it; no colour: 0."
+    elif one.setting.get("output") == "cross_entropy":
+        said = (
+            f"Red: raises the loss of the class, so speaks against it; blue: lowers it; {zero}: 0."
+        )
+    else:
+        said = f"Red: for the class; blue: against it; {zero}: 0."
+    return said + rest

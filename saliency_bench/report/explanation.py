@@ -79,7 +79,7 @@ def page(
     parts, legends = [], {}
     for one, title in zip(maps, headings(maps), strict=True):
         tokens = map_of_attribution(one, special_tokens=special_tokens)
-        legends[legend(one, tokens.signed)] = bar(tokens.signed)
+        legends[legend(one, tokens.signed, top)] = bar(tokens.signed)
         parts.append(
             f'<section class="map" style="{panel()}"><h2>{html.escape(title)}</h2>\n'
             f"{spans_to_html(only_top(tokens, top))}\n"
@@ -105,7 +105,7 @@ def fragment(one: "AttributionMap", *, top: int | None = None, special_tokens: b
     """A map with its heading as a piece of a page, as a notebook shows it; see `AttributionMap.to_html`."""
     tokens = map_of_attribution(one, special_tokens=special_tokens)
     small = "font-size:.8em;line-height:1.45;opacity:.8"
-    said = [facts(one, tokens), legend(one, tokens.signed)]
+    said = [facts(one, tokens), legend(one, tokens.signed, top)]
     return (
         f"<style>{_THEMES}</style>"
         f'<div class="saliency-bench" style="{panel()}padding:.6em .8em;border-radius:6px;line-height:1.75;'

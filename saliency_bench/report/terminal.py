@@ -139,6 +139,6 @@ def show_maps(
         console.print(shown, soft_wrap=not colored)
         console.print(Text(facts(one, tokens), style="dim"), soft_wrap=not colored)
         console.print()
-        legends.append(legend(one, tokens.signed))
+        legends.append(legend(one, tokens.signed, top, zero="white"))
     for text in dict.fromkeys(legends if colored else []):
         console.print(Text(text, style="dim"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients
+from scipy.stats import spearmanr
 from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 from torch.nn import functional
 
@@ -151,6 +152,21 @@ def test_with_layer_norm_after_the_embedding_the_sum_of_smooth_gradient_is_round
     one_by_one(model, own)
     with pytest.raises(InputError, match="rounding noise"):
         sb.attribute(model, INPUTS, "smoothgrad", reduction="sum")
+
+
+def test_behind_the_layer_norm_that_the_article_hooks_the_sum_is_a_number_that_seeds_agree_on():
+    # bert.embeddings ends in its LayerNorm: what reads it is changed by a constant, so that the sum is no 0.
+    hooked = wrap_model(tiny_bert(), tokenizer=FrameTokenizer(), encoder="bert")
+    (longer,) = framed(*token_inputs(30))
+    first, second = (
+        sb.attribute(hooked, [longer], "allennlp_smooth_gradient", seed=seed)[0].scores
+        for seed in (0, 1)
+    )
+    # Ranks of 32 tokens by chance: a correlation of 0 with a standard deviation of 1 / sqrt(31) = 0.18.
+    assert spearmanr(first, second).statistic > 4 * 0.18
+    assert sb.attribute(
+        hooked, [longer], "smoothgrad", reduction="sum", noise_std=None, noise_range=0.01
+    )
 
 
 def test_what_they_cannot_explain_is_refused(model):

@@ -8,6 +8,7 @@ import pytest
 
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
+from saliency_bench.report.heatmap import DARK, LIGHT, bar, panel
 from saliency_bench.report.html import caution, what_was_run
 from saliency_bench.store.run import Run
 
@@ -48,6 +49,19 @@ def files(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def test_maps_have_panels_for_light_and_dark_pages_and_magnitudes_one_hue(reported):
+    text = (reported.folder / "report.html").read_text("utf-8")
+    assert ".map { " + panel() in text and bar(True) in text and bar(False) in text
+    maps = text.split("<h2>Token maps</h2>")[1].split("<h2>")[0]
+    cards = dict(re.findall(r'<div class="who"><span>([^<]*)</span>(.*?</bdi>)', maps, re.S))
+    for name, card in cards.items():
+        signs = not name.startswith(("Vanilla", "Random"))
+        assert ("±" in card, 'title="+' in card) == (signs, signs)
+        backgrounds = re.findall(r"background:light-dark\(#(\w+),#(\w+)\)", card)
+        strongest = {bytes.fromhex(one) for pair in backgrounds for one in pair}
+        assert ({bytes(LIGHT.size), bytes(DARK.size)} <= strongest) != signs
 
 
 def test_a_report_has_its_tables_its_figures_and_its_page(reported):

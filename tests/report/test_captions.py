@@ -1,11 +1,14 @@
 """What maps say of themselves: what they are of, and what their colours mean."""
 
+import io
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from shown import attribution, read
 from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 from tiny_heads import tiny_head, word_tokenizer
@@ -16,6 +19,7 @@ from saliency_bench.report.captions import facts, headings, legend
 from saliency_bench.report.explanation import page, record, records, to_rich
 from saliency_bench.report.heatmap import map_of_attribution
 from saliency_bench.report.signs import SIGNED_METHODS, UNSIGNED_METHODS, declared, signed
+from saliency_bench.report.terminal import show_maps
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,26 @@ def test_a_page_explains_the_colours_that_it_has():
     assert both.count("Red: for the class") == both.count("Purple: ") == 1
     loss = attribution(reduction="dot", output="cross_entropy")
     assert "speaks against it" in legend(loss, True)
+
+
+def test_what_is_left_without_a_colour_is_said_not_to_be_zero():
+    for one in (attribution(reduction="dot"), attribution(reduction="l2")):
+        for shown in (one.to_html(top=1), page([one], top=1)):
+            assert "Only the largest 1 of a map are coloured" in shown
+        assert "Only the largest" not in one.to_html()
+
+
+def test_a_terminal_shows_headings_facts_and_what_its_colours_mean():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, color_system="truecolor", width=200)
+    sweep = [attribution(reduction="dot", n_steps=n, output="logit") for n in (2, 4)]
+    show_maps([*sweep, attribution(reduction="l2")], console, top=1, special_tokens=True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    for words in ("n_steps=2, native)", "reduction=dot, n_steps=4", "[CLS] good film [SEP]"):
+        assert words in text
+    assert text.count("Red: for the class; blue: against it; white: 0.") == 1
+    assert text.count("Purple: ") == 1
+    assert len(re.findall(r"48;2;\d+;\d+;\d+", stream.getvalue())) == 3  # one word of each map
 
 
 def test_a_record_says_what_it_is_of(tagger):
