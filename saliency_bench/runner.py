@@ -35,6 +35,7 @@ from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
 from saliency_bench.store.run import MANIFEST, read_json, read_run, write_json
 from saliency_bench.study import (
+    CHOICE,
     CONFIG,
     Study,
     claim,
@@ -48,7 +49,6 @@ from saliency_bench.study import (
 )
 
 TIMING = "timing"  # the name of the part that holds the timings
-CHOICE = "choice"  # the folder of the study that chooses
 #: Work that is announced.
 LONG_SECONDS = 30.0
 
@@ -101,7 +101,7 @@ def _go_on(
 ) -> None:
     """All that is left to do in a folder that is free or this study's."""
     store = PartStore(folder)
-    finished = store.finished()
+    finished = store.finished(_names(study))
     foreseen = None if announce is None else _announced(study, folder, finished, announce)
     chosen = _choose(study, folder, command, progress)
     claim(study, folder)

@@ -19,13 +19,14 @@ from saliency_bench import config
 from saliency_bench.errors import InputError, SaliencyBenchError, StorageError, unknown
 from saliency_bench.models.references import References
 from saliency_bench.runner import Execute, compute_piece
+from saliency_bench.store import parts
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import read_json, write_json
 from saliency_bench.study import CONFIG, prepare, refuse_another
 
 HERE, PROCESSES, RAY, SLURM = "here", "processes", "ray", "slurm"
 #: What is left to do, for workers that take every n-th of it.
-PIECES = Path("parts") / ".pieces.json"
+PIECES = Path("parts") / parts.PIECES
 LOGS = "workers"  # what workers print
 #: Workers that were killed are started anew so often; an error of the program is not tried again.
 ROUNDS = 3

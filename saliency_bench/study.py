@@ -25,7 +25,7 @@ from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.rows import Setting, digest
-from saliency_bench.store.durable import replace_file
+from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import SETTINGS, read_json, write_json
 from saliency_bench.tasks import targets
@@ -33,6 +33,7 @@ from saliency_bench.tasks.registry import questions, task_of
 
 RUNS = Path("results") / "runs"
 IDENTITY = "identity.json"
+CHOICE = "choice"  # the folder of the study that chooses
 CONFIG = "config.json"  # of an unfinished run: with it `resume` goes on
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
@@ -271,13 +272,19 @@ def folder_of(study: Study) -> Path:
 
 
 def refuse_another(study: Study, folder: Path) -> None:
-    """Refuses a folder that holds another study, naming what differs.
+    """Refuses a folder that holds another study, naming what differs, or anything that no study has written.
 
     Raises:
         InputError: it does.
-        StorageError: what the folder says of itself is damaged.
+        StorageError: what the folder says of itself is damaged, or it holds a link to elsewhere.
     """
+    refuse_links(folder)
     path = folder / IDENTITY
+    if not path.is_file() and (others := strangers(folder)):
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise InputError(
+            f"{folder} holds other files ({some}) and no {IDENTITY} of a study. Give a new folder with out=."
+        )
     identity = json.loads(json.dumps(study.identity))
     if path.is_file():
         held = read_json(path, dict)
@@ -286,6 +293,18 @@ def refuse_another(study: Study, folder: Path) -> None:
             raise InputError(
                 f"{folder} holds another run; it differs in {changed}. Give another folder with out=, or remove it."
             )
+
+
+def strangers(folder: Path) -> list[str]:
+    """What a study has not written before it claims a folder; the study that chooses stands there by then."""
+    if not folder.is_dir():
+        return []
+    with storing(folder):
+        names = sorted(path.name for path in folder.iterdir() if not is_leftover(path.name))
+    choice = folder / CHOICE
+    if choice.is_dir() and ((choice / IDENTITY).is_file() or not strangers(choice)):
+        names.remove(CHOICE)
+    return names
 
 
 def claim(study: Study, folder: Path) -> None:

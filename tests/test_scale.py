@@ -203,6 +203,62 @@ def test_blocks_that_are_committed_together_give_the_same_bytes(study_in, whole,
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "report.html", "parts/important/thesis.txt", "tables/mine.csv", ".env"]
+)
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(study_in, tmp_path, name):
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine", "utf-8")
+    with pytest.raises(InputError, match=r"mine holds other files.*out="):
+        run(study_in("mine"))
+    left = [path for path in (tmp_path / "mine").rglob("*") if path.is_file()]
+    assert left == [file]
+    assert file.read_text("utf-8") == "mine"
+
+
+def test_what_is_not_in_the_plan_is_neither_set_aside_nor_removed(study_in):
+    folder = stopped(study_in("run"))
+    thesis = folder / "parts" / "important" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine", "utf-8")
+    with pytest.raises(StorageError, match=r"not in the plan \(important\)"):
+        run(study_in("run"))
+    assert thesis.read_text("utf-8") == "mine"
+    hidden = folder / "parts" / ".mine"
+    thesis.parent.rename(hidden)
+    run(study_in("run"))
+    assert (hidden / "thesis.txt").read_text("utf-8") == "mine"
+
+
+def test_a_kill_before_the_folder_is_claimed_leaves_a_folder_that_can_be_claimed(
+    study_in, tmp_path
+):
+    (tmp_path / "run" / "choice").mkdir(parents=True)
+    (tmp_path / "run" / ".identity.json-0123abcd").write_text("{", "utf-8")
+    run(study_in("run"))
+
+
+@pytest.mark.parametrize(
+    "name", ["parts", "parts/b", "events.jsonl", "tables", "figures", "workers", "settings.json"]
+)
+def test_a_link_out_of_a_run_folder_is_refused(study_in, tmp_path, name, capsys):
+    folder = stopped(study_in("run"))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = folder / name
+    link.parent.mkdir(exist_ok=True)
+    if link.is_file():
+        link.unlink()
+    elif link.is_dir():
+        shutil.rmtree(link)
+    link.symlink_to(outside / "file.txt" if "." in name else outside)
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 4
+    assert f"{link} is a symbolic link" in capsys.readouterr().err
+    assert not list(outside.iterdir())
+
+
 def test_a_folder_that_another_process_works_on_is_left_to_it(study_in):
     cfg = study_in("run")
     with locked(scale.Path(cfg.out)), pytest.raises(StorageError, match="another process"):

@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import TABLES
 from saliency_bench.store.durable import (
+    is_leftover,
     remove_leftovers,
     replace_file,
     sha256,
@@ -23,6 +24,7 @@ from saliency_bench.store.merging import merge_files
 from saliency_bench.store.tables import to_parquet, to_table
 
 DIGESTS = "digests.json"
+PIECES = ".pieces.json"  # among the parts: what is left to do, for workers
 _BLOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -65,29 +67,35 @@ class PartStore:
         with storing(self._parts / block):
             self._commit(block, files | {DIGESTS: record})
 
-    def finished(self) -> set[str]:
+    def finished(self, plan: Sequence[str] | None = None) -> set[str]:
         """The blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
 
+        Where `plan` is given, what is not in it is somebody's, and is not touched.
+
         Raises:
-            StorageError: a table of a sealed run is damaged, or the folder cannot be read.
+            StorageError: a table of a sealed run is damaged, something stands among the parts that is not in the plan,
+                or the folder cannot be read.
         """
         record = self._record()
         if record is not None:
             read_sealed(self._folder)
             return set(record["blocks"])
         with storing(self._parts):
-            return {block for block in self._committed() if self._is_whole(block)}
+            found = self._committed()
+            if plan is not None:
+                self._refuse_unplanned(set(found) - set(plan))
+            return {block for block in found if self._is_whole(block)}
 
     def seal(self, plan: Sequence[str]) -> None:
         """Merges the parts, which must be those of the plan, into one file per table.
 
-        The parts are removed. Sealing again does nothing, and a kill on the way leaves a folder
-        that can be sealed.
+        The parts are removed, and nothing else. Sealing again does nothing, and a kill on the way
+        leaves a folder that can be sealed.
 
         Raises:
             StorageError: blocks are missing or not in the plan, or the disk refuses.
         """
-        blocks = self.finished()
+        blocks = self.finished(plan)
         self._check_plan(plan, blocks)
         if self._record() is None:
             digests = {}
@@ -100,8 +108,17 @@ class PartStore:
             )
         remove_leftovers(self._folder)
         with storing(self._parts):
-            if self._parts.exists():
-                shutil.rmtree(self._parts)
+            self._clear(blocks)
+
+    def _clear(self, blocks: set[str]) -> None:
+        """Removes what this store has written, and the folder if nothing else stands there."""
+        if not self._parts.is_dir():
+            return
+        for path in self._parts.iterdir():
+            if path.name in {*blocks, self._scratch.name, PIECES} or is_leftover(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if not any(self._parts.iterdir()):
+            self._parts.rmdir()
 
     def _record(self) -> dict[str, Any] | None:
         return sealed_record(self._folder)
@@ -143,16 +160,19 @@ class PartStore:
         sync_folder(self._parts)
 
     def _check_plan(self, plan: Sequence[str], blocks: set[str]) -> None:
-        missing, extra = sorted(set(plan) - blocks), sorted(blocks - set(plan))
+        missing, extra = sorted(set(plan) - blocks), blocks - set(plan)
         if missing:
             raise StorageError(
                 f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
                 f"({_some(missing)}). Go on with it: saliency-bench resume {self._folder}"
             )
-        if extra:
+        self._refuse_unplanned(extra)
+
+    def _refuse_unplanned(self, names: Collection[str]) -> None:
+        if names:
             raise StorageError(
-                f"{self._folder}: {len(extra)} blocks are not in the plan ({_some(extra)}): "
-                "they belong to another study. Choose another output folder."
+                f"{self._parts}: {len(names)} blocks are not in the plan ({_some(sorted(names))}): "
+                "they are not of this study. Move them elsewhere, or choose another output folder."
             )
 
     def _files_of(self, name: str, blocks: Sequence[str]) -> list[Path]:
