@@ -27,12 +27,11 @@ from saliency_bench.models.preflight import Findings, inspect_model
 from saliency_bench.rows import Setting, digest
 from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
 from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import SETTINGS, read_json, write_json
+from saliency_bench.store.run import IDENTITY, SETTINGS, read_json, write_json
 from saliency_bench.tasks import targets
 from saliency_bench.tasks.registry import questions, task_of
 
 RUNS = Path("results") / "runs"
-IDENTITY = "identity.json"
 CHOICE = "choice"  # the folder of the study that chooses
 CONFIG = "config.json"  # of an unfinished run: with it `resume` goes on
 #: Keys of the configuration that change no number: where results go and how they are shown.

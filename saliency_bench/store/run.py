@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import TABLES
 from saliency_bench.store.durable import replace_file, storing, to_json
+from saliency_bench.store.schema import check_manifest, check_same_settings, check_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
+IDENTITY = "identity.json"  # all that can change a number
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,24 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         InputError: the folder is no run folder.
-        StorageError: the run is unfinished, or a file is missing or damaged.
+        StorageError: the run is unfinished, or a file is missing or damaged, or not what such a file holds.
     """
     from saliency_bench.store.parts import read_sealed
 
     folder = Path(folder)
     _require_finished(folder)
     data = read_sealed(folder)
+    manifest = read_json(folder / MANIFEST, dict)
+    check_manifest(manifest, folder / MANIFEST)
+    settings = read_json(folder / SETTINGS, list)
+    check_settings(settings, folder / SETTINGS)
+    if (folder / IDENTITY).is_file():
+        identity = read_json(folder / IDENTITY, dict)
+        check_same_settings(settings, identity, folder / IDENTITY)
     return Run(
         folder=folder,
-        manifest=read_json(folder / MANIFEST, dict),
-        settings=read_json(folder / SETTINGS, list),
+        manifest=manifest,
+        settings=settings,
         tables={name: _frame(name, data.get(name), folder) for name in TABLES},
     )
 
