@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
+CONFIG = "config.json"  # of an unfinished run: with it `resume` goes on
 IDENTITY = "identity.json"  # all that can change a number
 
 
@@ -91,12 +92,20 @@ def _require_finished(folder: Path) -> None:
             f"{folder} is no run folder: {name!r} wrote it. Give the folder of a study."
         )
     if ours:
-        raise StorageError(
-            f"{folder} is unfinished: it has no {MANIFEST} yet. "
-            f"Go on with it: saliency-bench resume {folder}"
-        )
+        raise StorageError(f"{folder} is unfinished: {how_to_finish(folder)}")
     raise InputError(
         f"{folder} is no run folder: it has no {MANIFEST}. Give a folder that saliency-bench wrote."
+    )
+
+
+def how_to_finish(folder: Path) -> str:
+    """What a run folder without a manifest needs."""
+    if (folder / CONFIG).is_file():
+        return f"it has no {MANIFEST} yet. Go on with it: saliency-bench resume {folder}"
+    # The last step of a run removes what `resume` reads.
+    return (
+        f"it has neither {MANIFEST} nor {CONFIG}. Restore the {MANIFEST}, or give the command that made the run again, "
+        f"with out={folder}: what is finished is not computed anew."
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.errors import StorageError
+from saliency_bench.errors import StorageError, shown
 from saliency_bench.rows import Setting
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -16,7 +16,6 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "output": (str,),
     "seed": (int,),
 }
-_SHOWN = 60  # characters of a value in a message
 #: No bootstrap needs more, and memory grows with them.
 MOST_RESAMPLES = 1_000_000
 
@@ -80,7 +79,7 @@ def _whole(least: int, most: int) -> Callable[[Any], bool]:
 
 def _tolerance(value: Any) -> bool:
     each = value.values() if isinstance(value, dict) else [value]
-    return all(map(_number(0, float("inf")), each))
+    return all(map(_number(0.0, float("inf")), each))
 
 
 def _texts(value: Any) -> bool:
@@ -140,9 +139,3 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
             raise StorageError(
                 f"{path}: {key}: expected {expected}, got {shown(value)}. Restore the file."
             )
-
-
-def shown(value: Any) -> str:
-    """A value for a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
