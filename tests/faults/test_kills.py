@@ -115,6 +115,27 @@ def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(fold
     assert tables(tmp_path / "run") == tables(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_neither_hashes_nor_time_zone_nor_language_change_a_byte(folder, tmp_path):
+    texts(tmp_path, 4)
+    found = []
+    for name, changed in {
+        "one": {"PYTHONHASHSEED": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
+        "two": {"PYTHONHASHSEED": "2", "TZ": "Pacific/Auckland", "LC_ALL": "C", "LANG": "C"},
+    }.items():
+        words, env = command(folder, tmp_path, name), os.environ | changed
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stderr
+        found.append(
+            tables(tmp_path / name)
+            | {
+                one: (tmp_path / name / one).read_bytes()
+                for one in ("identity.json", "settings.json", "digests.json")
+            }
+        )
+    assert found[0] == found[1]
+
+
 def _workers_of(folder):
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
