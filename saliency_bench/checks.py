@@ -19,6 +19,9 @@ BASELINE_SPECIAL_TOKENS = ("keep", "replace")
 #: No rule or average needs more gradients per text; beyond it, finding the nodes takes longer than using them.
 MOST_POINTS = 10_000
 
+MOST_SEED = 2**63 - 1  # of PyTorch's generators
+MOST_THREADS = 1024  # with many more, libraries fail to start
+
 NAME_CHARACTERS = frozenset(ascii_letters + digits + "-_")
 
 
@@ -177,6 +180,7 @@ def _check_axis(where: str, values: Sequence[Any]) -> None:
 
 def _check_numbers(cfg: "Config") -> None:
     _at_least("n_examples", cfg.n_examples, 1)
+    _at_least("seed", cfg.seed, 0, MOST_SEED)
     _at_least("convergence.n_examples", cfg.convergence.n_examples, 0)
     for key in ("reference_steps", "reference_samples"):
         if (value := getattr(cfg.convergence, key)) is not None:
@@ -187,7 +191,7 @@ def _check_numbers(cfg: "Config") -> None:
     _at_least("statistics.n_resamples", cfg.statistics.n_resamples, 100)
     _at_least("report.n_examples", cfg.report.n_examples, 0)
     if cfg.runtime.threads is not None:
-        _at_least("runtime.threads", cfg.runtime.threads, 1)
+        _at_least("runtime.threads", cfg.runtime.threads, 1, MOST_THREADS)
     if not 0 < cfg.statistics.confidence < 1:
         raise InputError(
             f"statistics.confidence={cfg.statistics.confidence}: expected a number between 0 and 1"

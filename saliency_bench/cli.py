@@ -230,7 +230,14 @@ def resume(words: list[str]) -> int:
     """Goes on with a run that was stopped; what its folder says is read as data."""
     from saliency_bench import scale
 
-    return _go_on("resume", words, lambda cfg: scale.executor(cfg.runtime.executor))
+    typed = [word.removeprefix(scale.ADDRESS) for word in words if word.startswith(scale.ADDRESS)]
+    address = typed[-1] if typed else None
+
+    def execute(cfg: "Config") -> "Execute | None":
+        folder = Path(str(cfg.out))
+        return scale.executor(scale.typed_address(cfg.runtime.executor, address, folder))
+
+    return _go_on("resume", [word for word in words if not word.startswith(scale.ADDRESS)], execute)
 
 
 def merge(words: list[str]) -> int:
@@ -493,12 +500,10 @@ def across(words: list[str]) -> int:
 
 def compare(words: list[str]) -> int:
     """Two runs beside each other, or a run beside the numbers of a published table."""
-    from rich.console import Console
-
     from saliency_bench.report import published
     from saliency_bench.report.build import write_tables
     from saliency_bench.report.differences import differences
-    from saliency_bench.report.terminal import to_rich
+    from saliency_bench.report.terminal import console_for, print_whole
     from saliency_bench.store.run import read_run
 
     given = dict(word.split("=", 1) for word in words if "=" in word)
@@ -515,9 +520,9 @@ def compare(words: list[str]) -> int:
         )
     if given.get("out"):
         write_tables(found, Path(given["out"]))
-    console = Console(highlight=False)
+    console = console_for()
     for table in found:
-        console.print(to_rich(table, console.is_terminal))
+        print_whole(console, table)
     return 0
 
 
@@ -580,7 +585,11 @@ def _fail(error: BaseException) -> int:
     if os.environ.get("SALIENCY_BENCH_TRACEBACK") == "1":
         traceback.print_exception(error)
     code, message = _outcome(error)
-    print(f"saliency-bench: {message}", file=sys.stderr)
+    # What a message quotes may be somebody else's, and a terminal would obey it.
+    from saliency_bench.report.heatmap import visible
+
+    said = "\n".join(map(visible, message.split("\n")))
+    print(f"saliency-bench: {said}", file=sys.stderr)
     return code
 
 

@@ -1,5 +1,7 @@
 """What goes wrong, by exit code. An error is one message: what was expected, what came, where, what to do."""
 
+_SHOWN = 60  # characters of a value in a message
+
 
 class SaliencyBenchError(Exception):
     """A failure the user can act on; the command line prints its message and ends with `exit_code`."""
@@ -33,10 +35,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def shown(value: object) -> str:
+    """A value for a message: what others wrote may be long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
 def unknown(kind: str, name: object, known: list[str]) -> InputError:
     """The error for a name that is not in a list, with the nearest one suggested."""
     from difflib import get_close_matches
 
     near = get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}.")
+    return InputError(f"unknown {kind} {shown(name)}{hint} Known: {', '.join(sorted(known))}.")

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +20,7 @@ from saliency_bench.bench.estimate import Estimate, Share, Subject, estimate, sp
 from saliency_bench.blocks import OpenBlock, Piece, open_block, plan_blocks, plan_pieces
 from saliency_bench.convergence import Dense, convergence_rows
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, StorageError
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
@@ -35,6 +36,7 @@ from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
 from saliency_bench.store.run import MANIFEST, read_json, read_run, write_json
 from saliency_bench.study import (
+    CHOICE,
     CONFIG,
     Study,
     claim,
@@ -48,7 +50,6 @@ from saliency_bench.study import (
 )
 
 TIMING = "timing"  # the name of the part that holds the timings
-CHOICE = "choice"  # the folder of the study that chooses
 #: Work that is announced.
 LONG_SECONDS = 30.0
 
@@ -100,28 +101,40 @@ def _go_on(
     execute: Execute | None,
 ) -> None:
     """All that is left to do in a folder that is free or this study's."""
-    store = PartStore(folder)
-    finished = store.finished()
+    log = EventLog(folder)
+    damaged: list[tuple[str, str]] = []
+    store = PartStore(folder, lambda *one: damaged.append(one))
+    finished = store.finished(_names(study))
+    for block, reason in damaged:
+        log("set_aside", name=block, reason=reason)
+        (announce or _nothing)(
+            f"Block {block} is damaged ({reason}): it is computed again, and kept in {folder / 'parts' / '.set_aside'}."
+        )
     foreseen = None if announce is None else _announced(study, folder, finished, announce)
     chosen = _choose(study, folder, command, progress)
     claim(study, folder)
-    log = EventLog(folder)
     try:
         _open_log(log, study, finished)
-        done = _compute(study, store, finished, _logged(progress, log), execute)
+        done = _compute(study, store, finished, _logged(progress, log), execute, log)
         require_planned(folder, _ids(study), _judged(study))
         store.seal(_names(study))
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        log("interrupted" if stopped else "error", message=" ".join(str(error).split()))
+        with suppress(StorageError):  # a full disk must not hide what has ended the run
+            log("interrupted" if stopped else "error", message=" ".join(str(error).split()))
         if stopped:
             raise KeyboardInterrupt(f"Go on with: saliency-bench resume {folder}") from error
         raise
     manifest = _manifest(study, command, started, len(finished))
+    manifest["circumstances"] |= {"set_aside": store.n_set_aside()}
     manifest["circumstances"] |= {"spent": done.paid, "estimate": foreseen and foreseen.to_dict()}
     write_json(folder / MANIFEST, manifest | {"chosen": chosen, "parity": done.parity})
     (folder / CONFIG).unlink(missing_ok=True)
     log("done", seconds=(datetime.now(UTC) - started).total_seconds())
+
+
+def _nothing(text: str) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True)
@@ -138,23 +151,27 @@ def _compute(
     finished: Collection[str],
     progress: Progress,
     execute: Execute | None,
+    log: EventLog,
 ) -> _Done:
     refs = References(study.model)
     before = study.model.ledger.copy()
     plan = pieces_of(study)
     left = [piece.name for piece in plan if piece.name not in finished]
+    tell_of_blocks = _blocks_told(study, store, left, log)
+
+    def tell(done: int) -> None:
+        tell_of_blocks()
+        progress("blocks", len(plan) - len(left) + done, len(plan))
+
     with study.model.frozen():
-        progress("blocks", len(plan) - len(left), len(plan))
+        tell(0)
         if execute is None:
             for done, name in enumerate(left, 1):
                 compute_piece(study, refs, store, name)
-                progress("blocks", len(plan) - len(left) + done, len(plan))
+                tell(done)
         elif left:
-            execute(
-                folder_of(study),
-                left,
-                lambda done: progress("blocks", len(plan) - len(left) + done, len(plan)),
-            )
+            execute(folder_of(study), left, tell)
+            tell_of_blocks()
         if study.config.timing.enabled and TIMING not in finished:
             progress("timing", 0, 1)
             with study.model.ledger.under(TIMED):
@@ -165,13 +182,15 @@ def _compute(
 
 
 def compute_piece(study: Study, refs: References, store: PartStore, name: str) -> None:
-    """One piece of the plan, computed and committed; the model must be frozen.
+    """One piece of the plan, computed and committed unless somebody has; the model must be frozen.
 
     Raises:
         InputError: the plan has no such piece.
     """
     plan = pieces_of(study)
     piece = _named(plan, name)
+    if store.has(name):
+        return
     probe = {item.example_id for item in study.encoded[: study.config.convergence.n_examples]}
     tables: dict[str, list[dict[str, Any]]] = {}
     for block in piece.blocks:
@@ -240,6 +259,25 @@ def _logged(progress: Progress, log: EventLog) -> Progress:
             log("progress", stage=stage, done=done, total=total)
 
     return both
+
+
+def _blocks_told(
+    study: Study, store: PartStore, names: Sequence[str], log: EventLog
+) -> Callable[[], None]:
+    """Tells the log of blocks that were finished since it was last called, by whoever, and what they warn of."""
+    waiting = list(names)
+    known = {tuple(one.values()) for one in study.warnings}  # which stand at the beginning
+
+    def tell() -> None:
+        for name in [name for name in waiting if store.has(name)]:
+            waiting.remove(name)
+            rows, warnings = store.summary(name)
+            log("block", name=name, rows=rows)
+            for one in warnings:
+                if tuple(one.values()) not in known:
+                    log("warning", **one)
+
+    return tell
 
 
 def block_tables(

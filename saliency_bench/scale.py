@@ -4,6 +4,7 @@ All that moves are names: a worker reads what the run folder says of the study, 
 blocks to that folder, which every worker must see. Nothing that was computed passes through the process that waits.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,20 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench import config
-from saliency_bench.errors import InputError, SaliencyBenchError, StorageError, unknown
+from saliency_bench.errors import InputError, SaliencyBenchError, StorageError, shown, unknown
 from saliency_bench.models.references import References
 from saliency_bench.runner import Execute, compute_piece
+from saliency_bench.store import parts
+from saliency_bench.store.durable import refuse_links
 from saliency_bench.store.parts import PartStore
-from saliency_bench.store.run import read_json, write_json
-from saliency_bench.study import CONFIG, prepare, refuse_another
+from saliency_bench.store.run import how_to_finish, read_json, write_json
+from saliency_bench.study import CONFIG, IDENTITY, prepare, refuse_another
 
 HERE, PROCESSES, RAY, SLURM = "here", "processes", "ray", "slurm"
 #: What is left to do, for workers that take every n-th of it.
-PIECES = Path("parts") / ".pieces.json"
+PIECES = Path("parts") / parts.PIECES
 LOGS = "workers"  # what workers print
 #: Workers that were killed are started anew so often; an error of the program is not tried again.
 ROUNDS = 3
 _SECONDS_BETWEEN_LOOKS = 0.2
+
+DRIVER = "SALIENCY_BENCH_DRIVER"  # in the environment of a worker: the process that waits for it
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+ADDRESS = "runtime.executor.address="
 
 Tell = Callable[[int], None]
 
@@ -69,13 +76,38 @@ def read_config(folder: Path) -> config.Config:
         StorageError: the file is damaged.
     """
     path = folder / CONFIG
+    if not path.is_file() and (folder / IDENTITY).is_file():
+        raise StorageError(f"{folder} is unfinished: {how_to_finish(folder)}")
     if not path.is_file():
         raise InputError(
             f"{folder} holds no unfinished run: it has no {CONFIG}. Give the folder of a run that was stopped."
         )
+    if not (folder / IDENTITY).is_file():
+        raise InputError(
+            f"{folder} holds no run: it has no {IDENTITY}. Give the folder of a run that was stopped."
+        )
+    refuse_links(folder)
     cfg = config.from_plain(read_json(path, dict))
     config.validate(cfg)
     return replace(cfg, out=str(folder))
+
+
+def typed_address(options: Mapping[str, Any], typed: str | None, folder: Path) -> dict[str, Any]:
+    """The executor that a folder asks for; it may be somebody else's, so that an address is dialled only if it was typed.
+
+    Raises:
+        InputError: the folder names an address that was not typed, or its executor has none.
+    """
+    if typed is None:
+        if (held := options.get("address")) is None:
+            return dict(options)
+        raise InputError(
+            f"{folder} would connect to {held}. If that is your cluster, say so: "
+            f"saliency-bench resume {folder} {ADDRESS}{held}; or {ADDRESS}null for one of this machine."
+        )
+    if "address" not in options:
+        raise InputError(f"{ADDRESS}{typed}: the run is computed by {options['name']}. Remove it.")
+    return dict(options) | {"address": None if typed == "null" else typed}
 
 
 def open_worker(folder: Path) -> Callable[[str], str]:
@@ -99,13 +131,32 @@ def open_worker(folder: Path) -> Callable[[str], str]:
 
 def work(folder: Path, shard: int, n_shards: int) -> None:
     """Computes every `n_shards`-th of the blocks that were left when the workers were started."""
+    end_with_driver()
     pieces = read_json(folder / PIECES, list)
-    done = PartStore(folder).finished()
-    mine = [name for name in pieces[shard::n_shards] if name not in done]
-    if mine:
+    if not all(isinstance(name, str) for name in pieces):
+        raise StorageError(
+            f"{folder / PIECES}: expected names of blocks, got {shown(pieces)}. Remove the file, and go on with: "
+            f"saliency-bench resume {folder}"
+        )
+    if mine := _left(folder, pieces[shard::n_shards]):
         worker = open_worker(folder)
         for name in mine:
+            end_with_driver()
             worker(name)
+
+
+def end_with_driver() -> None:
+    """Ends this process with the one that started it for a run: a worker that nobody waits for only takes the machine.
+
+    Where the system can (Linux) it is killed at once, elsewhere it ends before its next block; blocks are whole always.
+    """
+    driver = os.environ.get(DRIVER)
+    if driver is None:  # started by hand or by a scheduler
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if str(os.getppid()) != driver:
+        raise SaliencyBenchError("the run that this worker is of has ended.")
 
 
 def on_processes(
@@ -243,7 +294,11 @@ def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":
     # A session of its own: an interrupt reaches the process that waits, which then stops its workers.
     with (logs / f"{shard}.log").open("ab") as log:
         return subprocess.Popen(
-            _command(folder, shard, n), stdout=log, stderr=log, start_new_session=True
+            _command(folder, shard, n),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {DRIVER: str(os.getpid())},
         )
 
 

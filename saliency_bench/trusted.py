@@ -19,6 +19,8 @@ FLAG = "--trust-config-dir"
 _SUFFIXES = (".yaml", ".yml")
 #: Names of Hydra's own keys, what it calls, and interpolations that call something.
 _CODE = re.compile(r"hydra|_target_|\$\{[^${}]*:", re.IGNORECASE)
+#: What refers to what was said before doubles with every level; nobody's own configuration needs so many.
+MOST_ALIASES = 16
 _PACKAGE = re.compile(r"^\s*#\s*@package\b.*", re.MULTILINE)
 
 
@@ -85,10 +87,59 @@ def _reaches_beyond(path: Path, folder: Path) -> str | None:
         return None
     try:
         text = path.read_text("utf-8")
-        words = [*_scalars(yaml.compose(text, yaml.SafeLoader), set()), *_PACKAGE.findall(text)]
+        aliases = sum(isinstance(one, yaml.AliasToken) for one in yaml.scan(text, yaml.SafeLoader))
+        if aliases > MOST_ALIASES:
+            return f"has {aliases} aliases, which could stand for billions of values, expected up to {MOST_ALIASES}"
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_misshapen(path, text, root)
+        words = [*_scalars(root, set()), *_PACKAGE.findall(text)]
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         return f"cannot be read ({' '.join(str(error).split())[:200]})"
     return next((f"says {word[:80]!r}" for word in words if _CODE.search(word)), None)
+
+
+def _refuse_misshapen(path: Path, text: str, root: Any) -> None:
+    """Refuses what Hydra would read in another way than it was meant, or not find the end of."""
+    if text.startswith("\ufeff"):
+        raise InputError(f"{path} begins with a byte order mark. Save it as UTF-8 without one.")
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        kind = "a list" if isinstance(root, yaml.SequenceNode) else "one value"
+        raise InputError(f"{path}: expected keys with values (key: value), got {kind}.")
+    if _includes_itself(path):
+        raise InputError(f"{path}: its defaults lead back to itself. Remove it from them.")
+
+
+def _includes_itself(path: Path) -> bool:
+    """Whether the defaults of a file lead back to it through files of its own folder."""
+    waiting, seen = [path], set[Path]()
+    while waiting:
+        one = waiting.pop()
+        for name in _defaults(one):
+            other = path.parent / f"{name}{path.suffix}"
+            if other == path:
+                return True
+            if other not in seen and other.is_file():
+                seen.add(other)
+                waiting.append(other)
+    return False
+
+
+def _defaults(path: Path) -> list[str]:
+    """The names that the defaults of a file give of files of the same group."""
+    try:
+        root = yaml.compose(path.read_text("utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return []  # its own turn comes
+    if not isinstance(root, yaml.MappingNode):
+        return []
+    found = []
+    for key, value in root.value:
+        if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
+            found += [one.value for one in value.value if isinstance(one, yaml.ScalarNode)]
+    group = f"/{path.parent.name}/"
+    return [name.removeprefix(group).split("@")[0] for name in found]
 
 
 def _scalars(node: Any, seen: set[int]) -> Iterator[str]:

@@ -28,6 +28,7 @@ def study_in(folder, tmp_path, monkeypatch):
         words += [f"data.path={tmp_path / 'texts.csv'}", "runtime.device=cpu", "name=t"]
         words += ["method=[smoothgrad,vanilla]", "metric=[srg]", "convergence.n_examples=0", *more]
         words += [] if any(word.startswith("runtime=") for word in more) else ["runtime.threads=1"]
+        (tmp_path / "words.json").write_text(json.dumps(words), "utf-8")
         cfg = config.load(words)
         config.validate(cfg)
         return replace(cfg, out=str(tmp_path / name))
@@ -201,6 +202,277 @@ def test_blocks_that_are_committed_together_give_the_same_bytes(study_in, whole,
     assert set(json.loads((folder / "digests.json").read_text())["blocks"]) == {
         piece.name for piece in pieces
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "report.html", "parts/important/thesis.txt", "tables/mine.csv", ".env"]
+)
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(study_in, tmp_path, name):
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine", "utf-8")
+    with pytest.raises(InputError, match=r"mine holds other files.*out="):
+        run(study_in("mine"))
+    left = [path for path in (tmp_path / "mine").rglob("*") if path.is_file()]
+    assert left == [file]
+    assert file.read_text("utf-8") == "mine"
+
+
+def test_what_is_not_in_the_plan_is_neither_set_aside_nor_removed(study_in):
+    folder = stopped(study_in("run"))
+    thesis = folder / "parts" / "important" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("mine", "utf-8")
+    with pytest.raises(StorageError, match=r"not in the plan \(important\)"):
+        run(study_in("run"))
+    assert thesis.read_text("utf-8") == "mine"
+    hidden = folder / "parts" / ".mine"
+    thesis.parent.rename(hidden)
+    run(study_in("run"))
+    assert (hidden / "thesis.txt").read_text("utf-8") == "mine"
+
+
+def test_a_kill_before_the_folder_is_claimed_leaves_a_folder_that_can_be_claimed(
+    study_in, tmp_path
+):
+    (tmp_path / "run" / "choice").mkdir(parents=True)
+    (tmp_path / "run" / ".identity.json-0123abcd").write_text("{", "utf-8")
+    run(study_in("run"))
+
+
+@pytest.mark.parametrize(
+    "name", ["parts", "parts/b", "events.jsonl", "tables", "figures", "workers", "settings.json"]
+)
+def test_a_link_out_of_a_run_folder_is_refused(study_in, tmp_path, name, capsys):
+    folder = stopped(study_in("run"))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = folder / name
+    link.parent.mkdir(exist_ok=True)
+    if link.is_file():
+        link.unlink()
+    elif link.is_dir():
+        shutil.rmtree(link)
+    link.symlink_to(outside / "file.txt" if "." in name else outside)
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 4
+    assert f"{link} is a symbolic link" in capsys.readouterr().err
+    assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("name", ["config.json", "identity.json"])
+def test_only_a_folder_that_was_claimed_goes_on(study_in, capsys, name):
+    folder = stopped(study_in("run"))
+    (folder / name).unlink()
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_an_address_is_dialled_only_if_it_was_typed(study_in, monkeypatch, capsys):
+    folder = stopped(study_in("run", "runtime=ray"))
+    path = folder / "config.json"
+    held = json.loads(path.read_text("utf-8"))
+    held["runtime"]["executor"]["address"] = "ray://192.0.2.1:1"
+    path.write_text(json.dumps(held), "utf-8")
+    asked = []
+    monkeypatch.setattr(scale, "executor", asked.append)
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 2
+    assert f"resume {folder} runtime.executor.address=ray://192.0.2.1:1" in capsys.readouterr().err
+    assert asked == []
+    options = held["runtime"]["executor"]
+    assert scale.typed_address(options, "other:2", folder)["address"] == "other:2"
+    assert scale.typed_address(options, "null", folder)["address"] is None
+    with pytest.raises(InputError, match="computed by here"):
+        scale.typed_address({"name": "here"}, "other:2", folder)
+
+
+def test_what_a_folder_says_reaches_no_terminal_raw_nor_at_length(study_in, capsys):
+    folder = stopped(study_in("run"))
+    path = folder / "identity.json"
+    held = json.loads(path.read_text("utf-8"))
+    held["seed"] = "\x1b]0;title\x07\n" + "x" * 5000
+    held |= {f"\x1b[2J{index}" + "k" * 500: index for index in range(50)}
+    path.write_text(json.dumps(held), "utf-8")
+    capsys.readouterr()
+    assert cli.main(["resume", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err and "\x07" not in err
+    assert err.count("\n") == 1
+    assert len(err) < 2000
+
+
+def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatch):
+    cfg = study_in("run")
+    folder = stopped(cfg)
+    study = runner.prepare(cfg, config.settings(cfg))
+    refs, store = runner.References(study.model), scale.PartStore(folder)
+    name = runner.pieces_of(study)[0].name
+    with study.model.frozen():
+        runner.compute_piece(study, refs, store, name)
+        monkeypatch.setattr(scale.PartStore, "has", lambda *_: False)  # an orphan was quicker
+        runner.compute_piece(study, refs, store, name)
+        monkeypatch.undo()
+        monkeypatch.setattr(runner, "block_tables", None)  # not asked again
+        runner.compute_piece(study, refs, store, name)
+        monkeypatch.undo()
+    assert tables(run(cfg)) == whole
+
+
+def test_a_worker_ends_with_the_process_that_waits_for_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(scale.ctypes, "CDLL", None)
+    monkeypatch.setenv(scale.DRIVER, str(scale.os.getppid()))
+    scale.end_with_driver()
+    monkeypatch.setenv(scale.DRIVER, "1000000000")
+    with pytest.raises(SaliencyBenchError, match="has ended"):
+        scale.work(tmp_path, 0, 1)
+
+
+def test_a_list_of_blocks_that_is_none_is_a_storage_error(study_in, capsys):
+    folder = stopped(study_in("run"))
+    scale.write_json(folder / scale.PIECES, ["x", 5, {}])
+    capsys.readouterr()
+    assert cli.main(["work", str(folder), "shard=0/1"]) == 4
+    assert ".pieces.json: expected names of blocks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["seed=-1", f"seed={2**63}", "runtime.threads=100000"])
+def test_numbers_that_no_machine_takes_are_refused_before_the_folder_is_claimed(study_in, word):
+    with pytest.raises(InputError, match=word):
+        study_in("run", word)
+
+
+def _numbers(value, key=""):
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+
+
+#: Numbers that change no row, or are the machine's.
+_FREE = ("report.", "statistics.", "runtime.threads", "runtime.executor.")
+
+
+def test_every_number_that_is_changed_is_named(study_in):
+    from saliency_bench.study import refuse_another
+
+    more = ["method=[smoothgrad,integrated_gradients]", "timing.enabled=true"]
+    folder = stopped(study_in("run", *more))
+    plain = json.loads((folder / "config.json").read_text("utf-8"))
+    named = [one for one in _numbers(plain) if not one[0].startswith(_FREE)]
+    assert {"seed", "method.smoothgrad.n_samples", "convergence.n_examples"} <= {*dict(named)}
+    for key, value in named:
+        changed = json.loads(json.dumps(plain))
+        *groups, last = key.split(".")
+        place = changed
+        for group in groups:
+            place = place[group]
+        place[last] = value + 1 if isinstance(value, int) else value / 2
+        cfg = config.from_plain(changed)
+        study = runner.prepare(cfg, config.settings(cfg))
+        with pytest.raises(InputError) as caught:
+            refuse_another(study, folder)
+        assert f"{key} ({value} → {place[last]})" in str(caught.value).replace("config.", "")
+
+
+def events(folder, kind):
+    lines = (folder / EVENTS).read_text("utf-8").splitlines()
+    return [one for one in map(json.loads, lines) if one["event"] == kind]
+
+
+def test_a_run_whose_manifest_is_gone_says_what_finishes_it(study_in, whole, capsys):
+    folder = run(study_in("run"))
+    (folder / "manifest.json").unlink()
+    for verb in ("report", "resume", "merge"):
+        assert cli.main([verb, str(folder)]) == 4
+        assert f"with out={folder}" in capsys.readouterr().err
+    run(study_in("run"))
+    assert cli.main(["report", str(folder)]) == 0
+    assert tables(folder) == whole
+
+
+def test_damage_is_said_logged_counted_and_kept(study_in, whole):
+    folder = stopped(study_in("run"))
+    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    scale.write_json(folder / scale.PIECES, pieces)
+    scale.work(folder, 0, 5)
+    (folder / "parts" / pieces[0] / "rows.parquet").write_bytes(b"PAR1")
+    cfg, said = study_in("run"), []
+    runner.run(cfg, config.settings(cfg), ["saliency-bench"], announce=said.append)
+    assert any(f"{pieces[0]} is damaged" in one and ".set_aside" in one for one in said)
+    (event,) = events(folder, "set_aside")
+    assert event["name"] == pieces[0] and "truncated or altered" in event["reason"]
+    (aside,) = (folder / "parts" / ".set_aside").iterdir()
+    assert (aside / "reason.txt").is_file()
+    assert [path.name for path in (folder / "parts").iterdir()] == [".set_aside"]
+    assert read_run(folder).manifest["circumstances"]["set_aside"] == 1
+    assert tables(folder) == whole
+
+
+def test_every_block_is_an_event_whoever_finished_it(study_in):
+    folder = run(study_in("here"))
+    blocks = events(folder, "block")
+    assert len(blocks) == 10
+    assert sum(one["rows"] for one in blocks) == len(read_run(folder).tables["rows"])
+
+    def elsewhere(folder, pieces, tell):
+        scale.write_json(folder / scale.PIECES, list(pieces))
+        scale.work(folder, 0, 1)
+        tell(len(pieces))
+
+    other = run(study_in("elsewhere"), elsewhere)
+    assert [(one["name"], one["rows"]) for one in events(other, "block")] == [
+        (one["name"], one["rows"]) for one in blocks
+    ]
+
+
+def test_a_warning_of_a_block_is_an_event(study_in, monkeypatch):
+    from saliency_bench.attribution import baselines
+
+    monkeypatch.setattr(baselines, "LITTLE", 1.1)  # more than there can be
+    words = ["method=[input_baseline_x_gradient]", "metric=[]", "n_examples=2"]
+    cfg = study_in("run", *words, "method.input_baseline_x_gradient.baseline=max_entropy")
+    with pytest.warns(UserWarning, match="entropy"):
+        folder = run(cfg)
+    found = {(one["example_id"], one["message"]) for one in events(folder, "warning")}
+    rows = read_run(folder).tables["warnings"]
+    assert len(rows) == 2
+    assert found == {*zip(rows.example_id, rows.message, strict=True)}
+
+
+def test_a_log_that_cannot_be_written_hides_no_error(study_in, monkeypatch):
+    def full(self, event, **facts):
+        raise StorageError("the disk is full")
+
+    def failing(*_):
+        monkeypatch.setattr(runner.EventLog, "__call__", full)
+        raise ZeroDivisionError("the real one")
+
+    with pytest.raises(ZeroDivisionError, match="the real one"):
+        run(study_in("run"), failing)
+
+
+def test_two_runs_are_compared_in_whole_however_narrow_the_terminal(study_in, capsys, monkeypatch):
+    a, b = run(study_in("a")), run(study_in("b", "seed=1"))
+    for columns in ("40", "80", "500"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert cli.main(["compare", str(a), str(b)]) == 0
+        out = capsys.readouterr().out
+        assert "Second run" in out
+        assert "…" not in out
+
+
+def test_multirun_overwrites_no_study(study_in, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = run(study_in("run"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ["-m", "seed=0,1", f"out={folder}"]
+    words += json.loads((tmp_path / "words.json").read_text("utf-8"))
+    assert cli.main(words) == 2
+    assert "seed (0 → 1)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_folder_that_another_process_works_on_is_left_to_it(study_in):

@@ -20,10 +20,11 @@ from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.html import page
 from saliency_bench.report.table import Table
 from saliency_bench.report.tables import NAMES, tables
-from saliency_bench.store.durable import replace_file, storing
+from saliency_bench.store.durable import refuse_links, replace_file, storing
 from saliency_bench.store.run import MANIFEST, Run, write_json
 
 PAGE = "report.html"
+WRITTEN = ("tables", "figures")  # folders beside it
 FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "curves": plots.curves,
     "metric_bars": plots.metric_bars,
@@ -55,6 +56,7 @@ def build_report(run: Run) -> Path:
         InputError: the run has nothing to report.
         StorageError: the folder cannot be written; each file is as it was, or new.
     """
+    refuse_links(run.folder, WRITTEN)
     analysis = analyse(run)
     made = tables(analysis)
     for name in NAMES:

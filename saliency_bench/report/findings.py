@@ -22,6 +22,7 @@ from saliency_bench.rows import SANITY, TRUST
 from saliency_bench.stats import Resampling
 from saliency_bench.store.durable import replace_file, storing
 from saliency_bench.store.run import MANIFEST, read_json
+from saliency_bench.store.schema import check_manifest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,6 +98,7 @@ def read(folder: Path) -> Findings:
         StorageError: a file is damaged, or of something else.
     """
     manifest = read_json(folder / MANIFEST, dict)
+    check_manifest(manifest, folder / MANIFEST)
     kind = KINDS.get(manifest.get("name"))
     if kind is None:
         raise StorageError(

@@ -56,6 +56,13 @@ def fitting(table: Table, width: int) -> Table:
     )
 
 
+def print_whole(console: Console, table: Table) -> None:
+    """Prints all columns of a table: where the terminal is too narrow, it breaks the lines."""
+    needed = sum(width + _GAP for width in _widths(table))
+    console.width = max(console.width, needed)
+    console.print(to_rich(table, console.is_terminal))
+
+
 def _by_importance(table: Table) -> list[int]:
     """The method, then metrics in order, then what has no direction of better: the costs."""
     metrics = [i for i, column in enumerate(table.columns) if column.higher_is_better is not None]

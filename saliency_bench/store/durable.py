@@ -6,7 +6,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,8 +105,32 @@ def remove_leftovers(folder: Path) -> None:
     """
     with storing(folder):
         for path in folder.iterdir():
-            if _STAGING.fullmatch(path.name) and path.is_file():
+            if is_leftover(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what `replace_file` was writing when a process was killed."""
+    return _STAGING.fullmatch(name) is not None
+
+
+def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
+    """Refuses symbolic links among these names in a folder; anywhere in it where None: they would be written through.
+
+    Raises:
+        StorageError: there is one.
+    """
+    with storing(folder):
+        found = (
+            (Path(place, name) for place, inner, files in os.walk(folder) for name in inner + files)
+            if names is None
+            else (folder / name for name in names)
+        )
+        link = next((path for path in found if path.is_symlink()), None)
+    if link is not None:
+        raise StorageError(
+            f"{link} is a symbolic link, and what is written there would leave the folder. Remove the link."
+        )
 
 
 def to_json(value: Any) -> bytes:

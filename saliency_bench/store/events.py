@@ -9,12 +9,15 @@ from typing import Any
 from saliency_bench.store.durable import storing
 
 EVENTS = "events.jsonl"
+# A link of that name would lead the log out of the folder.
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 
 
 class EventLog:
     """Appends to `events.jsonl` of a run folder. Times stand here and nowhere among the results.
 
-    Every line has `time` (UTC) and `event`: start, warning, progress, done, interrupted or error; the rest depends on it.
+    Every line has `time` (UTC) and `event`: start, warning, set_aside,
+    block, progress, done, interrupted or error; the rest depends on it: docs/reliability.md.
     A line is written by one call and ends with a line break: the last one of a killed run may be cut short.
     """
 
@@ -30,7 +33,7 @@ class EventLog:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event} | facts, ensure_ascii=False)
         with storing(self.path):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(self.path, _FLAGS, 0o644)
             try:
                 os.write(descriptor, f"{line}\n".encode())
             finally:

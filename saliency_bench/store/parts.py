@@ -4,13 +4,17 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import TABLES
 from saliency_bench.store.durable import (
+    is_leftover,
     remove_leftovers,
     replace_file,
     sha256,
@@ -20,9 +24,10 @@ from saliency_bench.store.durable import (
     write_new,
 )
 from saliency_bench.store.merging import merge_files
-from saliency_bench.store.tables import to_parquet, to_table
+from saliency_bench.store.tables import from_parquet, to_parquet, to_table
 
 DIGESTS = "digests.json"
+PIECES = ".pieces.json"  # among the parts: what is left to do, for workers
 _BLOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -38,24 +43,26 @@ class PartStore:
     no times, so that equal results give equal files.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[str, str], None] = lambda *_: None) -> None:
+        """`tell` is told which block was set aside, and why."""
         self._folder = Path(folder)
         self._parts = self._folder / "parts"
         self._scratch = self._parts / ".merging"
         self._set_aside = self._parts / ".set_aside"
+        self._tell = tell
 
     def write(self, block: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Commits the rows of one block, by table.
+        """Commits the rows of one block, by table; the same rows that another process has committed are left.
 
         Raises:
             InputError: rows that the tables do not take; nothing is written.
-            StorageError: the disk refuses, or the block is there already.
+            StorageError: the disk refuses, or the block is there already with other rows.
         """
         if not _BLOCK.fullmatch(block):
             raise InputError(
                 f"block {block!r}: expected a file name of letters, digits, '.', '_' and '-'"
             )
-        if (self._parts / block).exists() or self._record() is not None:
+        if self._record() is not None:
             raise StorageError(f"{self._parts / block}: this block is finished already.")
         files = {
             f"{name}.parquet": to_parquet(to_table(name, rows)) for name, rows in tables.items()
@@ -63,31 +70,76 @@ class PartStore:
         digests = {name: sha256(data) for name, data in files.items()}
         record = to_json({"block": block, "files": digests})
         with storing(self._parts / block):
-            self._commit(block, files | {DIGESTS: record})
+            if not self._is_held(block, record):
+                try:
+                    self._commit(block, files | {DIGESTS: record})
+                except OSError:
+                    # A worker whose driver was killed may have been quicker.
+                    if not self._is_held(block, record):
+                        raise
 
-    def finished(self) -> set[str]:
+    def summary(self, block: str) -> tuple[int, list[dict[str, Any]]]:
+        """How many rows a committed block has, and what it warns of; nothing where that cannot be read."""
+        try:
+            part = self._parts / block
+            rows = part / "rows.parquet"
+            n = pq.ParquetFile(rows).metadata.num_rows if rows.is_file() else 0
+            path = part / "warnings.parquet"
+            found = from_parquet("warnings", path.read_bytes(), path) if path.is_file() else None
+        except (OSError, pa.ArrowException):  # `finished` says what is wrong
+            return 0, []
+        keys = ["example_id", "source", "message"]
+        return n, [] if found is None else found.select(keys).to_pylist()
+
+    def has(self, block: str) -> bool:
+        """Whether the block was committed; whether it is whole, `finished` says."""
+        return (self._parts / block).exists()
+
+    def _is_held(self, block: str, record: bytes) -> bool:
+        if not self.has(block):
+            return False
+        held = self._parts / block / DIGESTS
+        if not held.is_file() or held.read_bytes() != record:
+            raise StorageError(
+                f"{self._parts / block}: this block is finished already, with other rows. Remove this folder, and go "
+                f"on with: saliency-bench resume {self._folder}"
+            )
+        return True
+
+    def finished(self, plan: Sequence[str] | None = None) -> set[str]:
         """The blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
 
+        Where `plan` is given, what is not in it is somebody's, and is not touched.
+
         Raises:
-            StorageError: a table of a sealed run is damaged, or the folder cannot be read.
+            StorageError: a table of a sealed run is damaged, something stands among the parts that is not in the plan,
+                or the folder cannot be read.
         """
         record = self._record()
         if record is not None:
             read_sealed(self._folder)
             return set(record["blocks"])
         with storing(self._parts):
-            return {block for block in self._committed() if self._is_whole(block)}
+            found = self._committed()
+            if plan is not None:
+                self._refuse_unplanned(set(found) - set(plan))
+            return {block for block in found if self._is_whole(block)}
+
+    def n_set_aside(self) -> int:
+        """How many damaged parts lie there; they are the user's to remove."""
+        with storing(self._set_aside):
+            return len(list(self._set_aside.iterdir())) if self._set_aside.is_dir() else 0
 
     def seal(self, plan: Sequence[str]) -> None:
         """Merges the parts, which must be those of the plan, into one file per table.
 
-        The parts are removed. Sealing again does nothing, and a kill on the way leaves a folder
-        that can be sealed.
+        The parts are removed, and nothing else: what was set aside stays. Sealing again does nothing, and a kill on the way
+        leaves a folder that can be sealed.
 
         Raises:
             StorageError: blocks are missing or not in the plan, or the disk refuses.
         """
-        blocks = self.finished()
+        blocks = self.finished(plan)
         self._check_plan(plan, blocks)
         if self._record() is None:
             digests = {}
@@ -100,8 +152,17 @@ class PartStore:
             )
         remove_leftovers(self._folder)
         with storing(self._parts):
-            if self._parts.exists():
-                shutil.rmtree(self._parts)
+            self._clear(blocks)
+
+    def _clear(self, blocks: set[str]) -> None:
+        """Removes what this store has written, and the folder if nothing else stands there."""
+        if not self._parts.is_dir():
+            return
+        for path in self._parts.iterdir():
+            if path.name in {*blocks, self._scratch.name, PIECES} or is_leftover(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if not any(self._parts.iterdir()):
+            self._parts.rmdir()
 
     def _record(self) -> dict[str, Any] | None:
         return sealed_record(self._folder)
@@ -141,18 +202,22 @@ class PartStore:
         (place / "reason.txt").write_text(f"{reason}\n", encoding="utf-8")
         (self._parts / block).rename(place / block)
         sync_folder(self._parts)
+        self._tell(block, reason)
 
     def _check_plan(self, plan: Sequence[str], blocks: set[str]) -> None:
-        missing, extra = sorted(set(plan) - blocks), sorted(blocks - set(plan))
+        missing, extra = sorted(set(plan) - blocks), blocks - set(plan)
         if missing:
             raise StorageError(
                 f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
                 f"({_some(missing)}). Go on with it: saliency-bench resume {self._folder}"
             )
-        if extra:
+        self._refuse_unplanned(extra)
+
+    def _refuse_unplanned(self, names: Collection[str]) -> None:
+        if names:
             raise StorageError(
-                f"{self._folder}: {len(extra)} blocks are not in the plan ({_some(extra)}): "
-                "they belong to another study. Choose another output folder."
+                f"{self._parts}: {len(names)} blocks are not in the plan ({_some(sorted(names))}): "
+                "they are not of this study. Move them elsewhere, or choose another output folder."
             )
 
     def _files_of(self, name: str, blocks: Sequence[str]) -> list[Path]:

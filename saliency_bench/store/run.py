@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.rows import TABLES
 from saliency_bench.store.durable import replace_file, storing, to_json
+from saliency_bench.store.schema import check_manifest, check_same_settings, check_settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
+CONFIG = "config.json"  # of an unfinished run: with it `resume` goes on
+IDENTITY = "identity.json"  # all that can change a number
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,24 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         InputError: the folder is no run folder.
-        StorageError: the run is unfinished, or a file is missing or damaged.
+        StorageError: the run is unfinished, or a file is missing or damaged, or not what such a file holds.
     """
     from saliency_bench.store.parts import read_sealed
 
     folder = Path(folder)
     _require_finished(folder)
     data = read_sealed(folder)
+    manifest = read_json(folder / MANIFEST, dict)
+    check_manifest(manifest, folder / MANIFEST)
+    settings = read_json(folder / SETTINGS, list)
+    check_settings(settings, folder / SETTINGS)
+    if (folder / IDENTITY).is_file():
+        identity = read_json(folder / IDENTITY, dict)
+        check_same_settings(settings, identity, folder / IDENTITY)
     return Run(
         folder=folder,
-        manifest=read_json(folder / MANIFEST, dict),
-        settings=read_json(folder / SETTINGS, list),
+        manifest=manifest,
+        settings=settings,
         tables={name: _frame(name, data.get(name), folder) for name in TABLES},
     )
 
@@ -82,12 +92,20 @@ def _require_finished(folder: Path) -> None:
             f"{folder} is no run folder: {name!r} wrote it. Give the folder of a study."
         )
     if ours:
-        raise StorageError(
-            f"{folder} is unfinished: it has no {MANIFEST} yet. "
-            f"Go on with it: saliency-bench resume {folder}"
-        )
+        raise StorageError(f"{folder} is unfinished: {how_to_finish(folder)}")
     raise InputError(
         f"{folder} is no run folder: it has no {MANIFEST}. Give a folder that saliency-bench wrote."
+    )
+
+
+def how_to_finish(folder: Path) -> str:
+    """What a run folder without a manifest needs."""
+    if (folder / CONFIG).is_file():
+        return f"it has no {MANIFEST} yet. Go on with it: saliency-bench resume {folder}"
+    # The last step of a run removes what `resume` reads.
+    return (
+        f"it has neither {MANIFEST} nor {CONFIG}. Restore the {MANIFEST}, or give the command that made the run again, "
+        f"with out={folder}: what is finished is not computed anew."
     )
 
 

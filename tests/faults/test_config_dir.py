@@ -62,6 +62,51 @@ HOSTILE = {
 }
 
 
+def laughs(levels, width):
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+#: What is no configuration, and what the message says beside the file's name.
+MISSHAPEN = {
+    "a billion laughs": ({"own": laughs(10, 10)}, "90 aliases"),
+    "fewer by the line": ({"own": laughs(40, 2)}, "78 aliases"),
+    "a byte order mark": ({"own": "\ufeffname: own\n"}, "byte order mark"),
+    "a list": ({"own": "- a\n- b\n"}, "got a list"),
+    "a word": ({"own": "word\n"}, "got one value"),
+    "itself": ({"own": "defaults:\n  - own\n"}, "lead back to itself"),
+    "itself by its place": ({"own": "defaults:\n  - /experiment/own\n"}, "lead back to itself"),
+    "a circle": (
+        {"own": "defaults:\n  - other\n", "other": "defaults:\n  - own\n"},
+        "lead back to itself",
+    ),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", MISSHAPEN)
+def test_what_is_no_configuration_is_refused_at_once_by_its_file(kind, outside, capfd):
+    files, said = MISSHAPEN[kind]
+    head = "" if "byte" in said else "# @package _global_\n"
+    written(
+        outside / "mine", {f"experiment/{name}.yaml": head + text for name, text in files.items()}
+    )
+    assert cli.main(["--config-dir", str(outside / "mine"), "experiment=own", "out=run"]) == 2
+    err = capfd.readouterr().err
+    assert said in err and "experiment/o" in err and err.count("\n") == 1
+    assert sorted(path.name for path in outside.iterdir()) == ["mine"]
+
+
+def test_few_aliases_are_taken(outside, monkeypatch):
+    studies = []
+    monkeypatch.setattr(cli, "_study", lambda node, words: studies.append(node.seed))
+    text = "# @package _global_\nseed: &n 7\nn_examples: *n\n"
+    written(outside / "mine", {"experiment/own.yaml": text})
+    assert cli.main(["--config-dir", str(outside / "mine"), "experiment=own"]) == 0
+    assert studies == [7]
+
+
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
     """A place to stand in, and a study that would write there."""

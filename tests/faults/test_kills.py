@@ -96,6 +96,59 @@ def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path,
 
 
 @pytest.mark.slow
+def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(folder, tmp_path):
+    texts(tmp_path)
+    assert run(command(folder, tmp_path, "whole")).returncode == 0
+    words = command(folder, tmp_path, "run", "runtime=processes")
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    parts = tmp_path / "run" / "parts"
+    while process.poll() is None and not [*parts.glob("[!.]*")]:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while (left := _workers_of(tmp_path / "run")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+    done = run([sys.executable, "-m", "saliency_bench", "resume", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr
+    assert tables(tmp_path / "run") == tables(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_neither_hashes_nor_time_zone_nor_language_change_a_byte(folder, tmp_path):
+    texts(tmp_path, 4)
+    found = []
+    for name, changed in {
+        "one": {"PYTHONHASHSEED": "1", "TZ": "UTC", "LC_ALL": "C.UTF-8"},
+        "two": {"PYTHONHASHSEED": "2", "TZ": "Pacific/Auckland", "LC_ALL": "C", "LANG": "C"},
+    }.items():
+        words, env = command(folder, tmp_path, name), os.environ | changed
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stderr
+        found.append(
+            tables(tmp_path / name)
+            | {
+                one: (tmp_path / name / one).read_bytes()
+                for one in ("identity.json", "settings.json", "digests.json")
+            }
+        )
+    assert found[0] == found[1]
+
+
+def _workers_of(folder):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"work" in words and str(folder).encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, number):
     texts(tmp_path)

@@ -82,6 +82,13 @@ def test_a_finished_block_is_never_overwritten(store, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_the_same_block_may_be_committed_by_two(store, tmp_path):
+    store.write("b0", tables("b0"))
+    before = snapshot(tmp_path)
+    PartStore(tmp_path).write("b0", tables("b0"))
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("block", ["", ".hidden", "../up", "a/b", "a\0b", "x" * 201, "é"])
 def test_a_block_is_a_plain_file_name(store, tmp_path, block):
     with pytest.raises(InputError, match="block"):
@@ -153,7 +160,7 @@ def test_a_death_while_parts_are_removed_loses_nothing(store, tmp_path, monkeypa
     store.write("b1", tables("b1"))
 
     def remove_some(folder):
-        shutil.os.remove(folder / "b0" / "digests.json")
+        shutil.os.remove(folder / "digests.json")
         raise Killed
 
     with monkeypatch.context() as patch:

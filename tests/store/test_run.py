@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from saliency_bench.errors import InputError, StorageError
-from saliency_bench.rows import TABLES
+from saliency_bench.rows import TABLES, Setting
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import read_run, write_json
 
@@ -20,13 +20,19 @@ EXAMPLE = {
     "n_tokens": 6,
     "truncated": False,
 }
+SETTINGS = [
+    Setting(
+        "ig", "integrated_gradients", "native", "dot", "predicted", "logit", 0, {"n_steps": n}
+    ).to_dict()
+    for n in (4, 8)
+]
 WARNING = {"cell_id": "c", "example_id": None, "source": "model", "message": "no pad token"}
 
 
 @pytest.fixture
 def folder(tmp_path):
     write_json(tmp_path / "manifest.json", {"seed": 0})
-    write_json(tmp_path / "settings.json", [{"method": "vanilla"}])
+    write_json(tmp_path / "settings.json", SETTINGS)
     store = PartStore(tmp_path)
     gold = EXAMPLE | {"example_id": "e1", "gold": 1, "gold_label": "positive", "correct": True}
     store.write("b0", {"examples": [EXAMPLE, gold], "warnings": [WARNING]})
@@ -39,7 +45,7 @@ def test_a_run_comes_back_as_it_was_written(folder):
     assert (run.folder, run.manifest, run.settings) == (
         folder,
         {"seed": 0},
-        [{"method": "vanilla"}],
+        SETTINGS,
     )
     examples = run.tables["examples"]
     assert list(examples["text"]) == ["Très bon, 愛"] * 2
@@ -135,3 +141,64 @@ def test_json_without_finite_numbers_is_refused_and_the_old_file_stays(tmp_path,
         write_json(tmp_path / "a.json", {"x": value})
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"x": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_settings_that_have_changed_ids_are_refused_by_name(folder):
+    first, second = SETTINGS
+    swapped = [
+        first | {"setting_id": second["setting_id"]},
+        second | {"setting_id": first["setting_id"]},
+    ]
+    write_json(folder / "settings.json", swapped)
+    with pytest.raises(StorageError, match=f"setting '{second['setting_id']}' .'ig'.*another's"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{}], "entry 0: name: expected a text, got nothing"),
+        (["a"], "entry 0: expected an object, got 'a'"),
+        ([1, 2], "entry 0: expected an object, got 1"),
+        ([SETTINGS[0], SETTINGS[1] | {"seed": "x" * 500}], "entry 1: seed: expected a number"),
+        ([SETTINGS[0] | {"n_steps": 5}], "has the hyperparameters of"),
+        ([SETTINGS[0] | {"setting_id": ["x"]}], "has the hyperparameters of"),
+    ],
+)
+def test_settings_that_are_none_are_one_short_sentence(folder, content, said):
+    write_json(folder / "settings.json", content)
+    with pytest.raises(StorageError, match=r"settings\.json") as caught:
+        read_run(folder)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(folder))
+
+
+def test_settings_of_another_run_are_refused(folder):
+    write_json(folder / "identity.json", {"settings": [one["setting_id"] for one in SETTINGS]})
+    read_run(folder)
+    write_json(folder / "settings.json", SETTINGS[:1])
+    with pytest.raises(StorageError, match="names other settings"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "key"),
+    [
+        ({"config": {"statistics": "x"}}, "config.statistics"),
+        ({"config": {"statistics": {"n_resamples": -5}}}, "config.statistics.n_resamples"),
+        ({"config": {"statistics": {"n_resamples": 10**12}}}, "config.statistics.n_resamples"),
+        ({"config": {"statistics": {"confidence": 2}}}, "config.statistics.confidence"),
+        ({"config": {"statistics": {"confidence": True}}}, "config.statistics.confidence"),
+        ({"config": {"seed": -1}}, "config.seed"),
+        ({"config": {"evaluation": {"removal": [1]}}}, "config.evaluation.removal"),
+        ({"config": []}, "config"),
+        ({"model": "m"}, "model"),
+        ({"chosen": {"best": 1}}, "chosen.best"),
+        ({"parity": {"relative_tolerance": {"s": "x"}}}, "parity.relative_tolerance"),
+        ({"name": 7}, "name"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_by_its_field(folder, manifest, key):
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(StorageError, match=rf"manifest\.json: {key}: expected"):
+        read_run(folder)
