@@ -147,7 +147,7 @@ def _compute(
         progress("blocks", len(plan) - len(left), len(plan))
         if execute is None:
             for done, name in enumerate(left, 1):
-                compute_piece(study, refs, store, name)
+                compute_piece(study, refs, store, name, plan)
                 progress("blocks", len(plan) - len(left) + done, len(plan))
         elif left:
             execute(
@@ -164,13 +164,14 @@ def _compute(
         return _Done(parity, _spent(study, refs, before))
 
 
-def compute_piece(study: Study, refs: References, store: PartStore, name: str) -> None:
-    """One piece of the plan, computed and committed; the model must be frozen.
+def compute_piece(
+    study: Study, refs: References, store: PartStore, name: str, plan: Sequence[Piece]
+) -> None:
+    """One piece of the plan (`pieces_of`, made once), computed and committed; the model must be frozen.
 
     Raises:
         InputError: the plan has no such piece.
     """
-    plan = pieces_of(study)
     piece = _named(plan, name)
     probe = {item.example_id for item in study.encoded[: study.config.convergence.n_examples]}
     tables: dict[str, list[dict[str, Any]]] = {}
