@@ -167,7 +167,7 @@ def _compute(
         tell(0)
         if execute is None:
             for done, name in enumerate(left, 1):
-                compute_piece(study, refs, store, name)
+                compute_piece(study, refs, store, name, plan)
                 tell(done)
         elif left:
             execute(folder_of(study), left, tell)
@@ -181,13 +181,14 @@ def _compute(
         return _Done(parity, _spent(study, refs, before))
 
 
-def compute_piece(study: Study, refs: References, store: PartStore, name: str) -> None:
-    """One piece of the plan, computed and committed unless somebody has; the model must be frozen.
+def compute_piece(
+    study: Study, refs: References, store: PartStore, name: str, plan: Sequence[Piece]
+) -> None:
+    """One piece of the plan (`pieces_of`, made once), computed and committed unless somebody has; the model must be frozen.
 
     Raises:
         InputError: the plan has no such piece.
     """
-    plan = pieces_of(study)
     piece = _named(plan, name)
     if store.has(name):
         return

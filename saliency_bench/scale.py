@@ -6,20 +6,31 @@ blocks to that folder, which every worker must see. Nothing that was computed pa
 
 import ctypes
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saliency_bench import config
-from saliency_bench.errors import InputError, SaliencyBenchError, StorageError, shown, unknown
+from saliency_bench.errors import (
+    InputError,
+    SaliencyBenchError,
+    StorageError,
+    ValidationError,
+    is_out_of_memory,
+    shown,
+    unknown,
+)
 from saliency_bench.models.references import References
-from saliency_bench.runner import Execute, compute_piece
+from saliency_bench.runner import Execute, compute_piece, pieces_of
 from saliency_bench.store import parts
 from saliency_bench.store.durable import refuse_links
 from saliency_bench.store.parts import PartStore
@@ -33,6 +44,16 @@ LOGS = "workers"  # what workers print
 #: Workers that were killed are started anew so often; an error of the program is not tried again.
 ROUNDS = 3
 _SECONDS_BETWEEN_LOOKS = 0.2
+#: On a file system that many machines share, each look is a question to its server.
+_SECONDS_BETWEEN_SHARED_LOOKS = 2.0
+#: A worker's exit codes (`errors`), by what went wrong there; Python's own name for memory, as if it had run out here.
+_KINDS: Mapping[int, tuple[type[Exception], str]] = {
+    InputError.exit_code: (InputError, "input"),
+    ValidationError.exit_code: (ValidationError, "a check of the numbers"),
+    StorageError.exit_code: (StorageError, "storage"),
+    5: (MemoryError, "out of memory"),
+}
+_INTERRUPTED = 130  # of a worker that was asked to stop by whoever rules the machine
 
 DRIVER = "SALIENCY_BENCH_DRIVER"  # in the environment of a worker: the process that waits for it
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -52,10 +73,7 @@ def executor(options: Mapping[str, Any]) -> Execute | None:
     def execute(folder: Path, pieces: Sequence[str], tell: Tell) -> None:
         EXECUTORS[name](folder.resolve(), pieces, options, tell)
         if left := _left(folder, pieces):
-            raise SaliencyBenchError(
-                f"{len(left)} of {len(pieces)} blocks were not finished{_last_words(folder)} "
-                f"Go on with: saliency-bench resume {folder}"
-            )
+            raise SaliencyBenchError(_unfinished(folder, pieces, left, ""))
 
     return execute
 
@@ -110,7 +128,18 @@ def typed_address(options: Mapping[str, Any], typed: str | None, folder: Path) -
     return dict(options) | {"address": None if typed == "null" else typed}
 
 
-def open_worker(folder: Path) -> Callable[[str], str]:
+@dataclass(frozen=True)
+class _Open:
+    """A worker that has loaded model and data: called with a block's name, it computes and commits it."""
+
+    work: Callable[[str], str]
+    plan: Sequence[str]
+
+    def __call__(self, name: str) -> str:
+        return self.work(name)
+
+
+def open_worker(folder: Path) -> _Open:
     """A function that computes and commits a block of a claimed folder by its name; model and data are loaded once.
 
     Raises:
@@ -119,27 +148,38 @@ def open_worker(folder: Path) -> Callable[[str], str]:
     cfg = read_config(folder)
     study = prepare(cfg, config.settings(cfg))
     refuse_another(study, folder)
-    refs, store = References(study.model), PartStore(folder)
+    refs, store, plan = References(study.model), PartStore(folder), pieces_of(study)
 
     def work(name: str) -> str:
         with study.model.frozen():
-            compute_piece(study, refs, store, name)
+            compute_piece(study, refs, store, name, plan)
         return name
 
-    return work
+    return _Open(work, [piece.name for piece in plan])
 
 
-def work(folder: Path, shard: int, n_shards: int) -> None:
-    """Computes every `n_shards`-th of the blocks that were left when the workers were started."""
-    end_with_driver()
+def _listed(folder: Path) -> list[str]:
+    """The blocks that an executor has listed for its workers."""
     pieces = read_json(folder / PIECES, list)
     if not all(isinstance(name, str) for name in pieces):
         raise StorageError(
             f"{folder / PIECES}: expected names of blocks, got {shown(pieces)}. Remove the file, and go on with: "
             f"saliency-bench resume {folder}"
         )
+    return pieces
+
+
+def work(folder: Path, shard: int, n_shards: int) -> None:
+    """Computes every `n_shards`-th of the blocks that were left when the workers were started.
+
+    Where no executor has listed them, of all blocks of the plan, which is the same for every worker.
+    """
+    end_with_driver()
+    listed = folder / PIECES
+    worker = None if listed.is_file() else open_worker(folder)
+    pieces = _listed(folder) if worker is None else worker.plan
     if mine := _left(folder, pieces[shard::n_shards]):
-        worker = open_worker(folder)
+        worker = worker or open_worker(folder)
         for name in mine:
             end_with_driver()
             worker(name)
@@ -174,16 +214,25 @@ def on_processes(
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:
             _stop(running)
-        killed = [one for one in running if one.returncode < 0]
-        if not killed or not _left(folder, pieces):
+        left = _left(folder, pieces)
+        if not left:
             return
+        ended = [(one.returncode, _said(folder, shard)) for shard, one in enumerate(running)]
+        _raise_failed(folder, pieces, left, ended)
+        if not any(_was_stopped(code) for code, _ in ended):
+            return
+    numbers = sorted({-code for code, _ in ended if code < 0})
+    why = f": workers were killed {ROUNDS} times, at last by signal {numbers} (9: often for want of memory)"
+    raise SaliencyBenchError(_unfinished(folder, pieces, left, why))
 
 
 def on_ray(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell: Tell) -> None:
     """Ray actors, each with a model of its own; a block goes to whoever is free, that of a dead worker to another."""
-    ray = _import("ray", RAY)
-    with _ray_cluster(ray, options):
-        actor = ray.remote(num_cpus=1, num_gpus=options["gpus_per_worker"])(_Worker)
+    ray, threads = _import("ray", RAY), _threads(folder)
+    n = min(options["workers"], len(pieces))
+    with _ray_cluster(ray, options, n * threads):
+        _refuse_what_is_not_there(ray, n, threads, options["gpus_per_worker"])
+        actor = ray.remote(num_cpus=threads, num_gpus=options["gpus_per_worker"])(_Worker)
         waiting, tries = list(pieces), dict.fromkeys(pieces, 0)
         busy: dict[Any, tuple[Any, str]] = {}
 
@@ -193,7 +242,7 @@ def on_ray(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell
                 tries[name] += 1
                 busy[worker.do.remote(name)] = worker, name
 
-        for _ in range(min(options["workers"], len(pieces))):
+        for _ in range(n):
             give(actor.remote(str(folder)))
         done = 0
         while busy:
@@ -207,7 +256,8 @@ def on_ray(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell
                 waiting.insert(0, name)
                 worker = actor.remote(str(folder))
             except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from error
+                # Ray's own words are a traceback in colours; what happened there is said as if it had happened here.
+                raise error.cause from None
             else:
                 done += 1
                 tell(done)
@@ -224,22 +274,25 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
         name="saliency-bench",
         timeout_min=options["timeout_minutes"],
         mem_gb=options["memory_gb"],
-        cpus_per_task=1,
+        cpus_per_task=_threads(folder),
         **({"gpus_per_node": options["gpus_per_worker"]} if options["gpus_per_worker"] else {}),
         **({"slurm_partition": options["partition"]} if options["partition"] else {}),
     )
     # A job runs the command line, so that nothing that is pickled needs to be understood later.
-    commands = [submitit.helpers.CommandFunction(_command(folder, i, n)) for i in range(n)]
     with array.batch():
-        jobs = [array.submit(command) for command in commands]
+        jobs = [array.submit(_heard, _command(folder, i, n)) for i in range(n)]
     try:
         while not all(job.done() for job in jobs):
             tell(len(pieces) - len(_left(folder, pieces)))
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_SECONDS_BETWEEN_SHARED_LOOKS)
     except BaseException:
         for job in jobs:
             job.cancel()
         raise
+    # A job that ran out of time, or whose result could not be written, has none.
+    ended = [job.result() for job in jobs if job.exception() is None]
+    if left := _left(folder, pieces):
+        _raise_failed(folder, pieces, left, ended)
 
 
 EXECUTORS: Mapping[str, Callable[[Path, Sequence[str], Mapping[str, Any], Tell], None]] = {
@@ -263,25 +316,105 @@ class _Worker:
 
 
 @contextmanager
-def _ray_cluster(ray: Any, options: Mapping[str, Any]) -> Iterator[None]:
+def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[None]:
     """A cluster of this machine's own, without dashboard or usage reports; or the one at an address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_worker_niceness", "0"
     )  # Ray's 15 would starve them beside anything else
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if options["address"] is None:
-        quiet |= {"num_cpus": options["workers"], "include_dashboard": False}
-    ray.init(address=options["address"], **quiet)
+    address = options["address"]
+    if address is None:
+        quiet |= {"num_cpus": n_cpus, "include_dashboard": False}
+    else:
+        _refuse_address(address)
+    try:
+        ray.init(address=address, **quiet)
+    except (
+        Exception
+    ) as error:  # of many kinds: no cluster, another version, a node that does not start in time
+        if is_out_of_memory(error):
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"runtime.executor.address={address}: no Ray cluster could be "
+            f"{'started here' if address is None else 'joined'}. It said: {text}"
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _refuse_address(address: str) -> None:
+    """Refuses what is no address of a cluster, or one where nobody listens: Ray would wait for minutes."""
+    key = f"runtime.executor.address={address}"
+    if address == "auto":
+        return
+    match = re.fullmatch(r"\[?([^/\[\]]+)\]?:(\d{1,5})", address)
+    if match is None or int(match[2]) > 65535:
+        raise InputError(
+            f"{key}: expected null, auto or HOST:PORT of the cluster's head (its port is 6379 unless it was given "
+            "another); ray:// needs Ray's client, which is not used here."
+        )
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=5).close()
+    except OSError as error:
+        raise InputError(
+            f"{key}: nobody answers there ({error}). Start the cluster (ray start --head), or give null for one of this "
+            "machine's own."
+        ) from error
+
+
+def _refuse_what_is_not_there(ray: Any, n: int, threads: int, gpus: float) -> None:
+    """Refuses to ask for more than the cluster has: its workers would be waited for without end."""
+    there = ray.cluster_resources()
+    for name, each, key in [("CPU", threads, "threads"), ("GPU", gpus, "executor.gpus_per_worker")]:
+        if n * each > there.get(name, 0):
+            raise InputError(
+                f"runtime.{key}={each:g} for {n} workers needs {n * each:g} {name}s, and the Ray cluster has "
+                f"{there.get(name, 0):g}. Lower it, or runtime.executor.workers."
+            )
+
+
+def _threads(folder: Path) -> int:
+    """The threads that each worker of a claimed folder will use."""
+    return int(read_config(folder).runtime.threads or 1)
+
+
 def _left(folder: Path, pieces: Sequence[str]) -> list[str]:
     """The names that have no part yet; whether parts are whole is looked at when they are put together."""
-    return [name for name in pieces if not (folder / "parts" / name).exists()]
+    try:
+        with os.scandir(folder / "parts") as entries:
+            there = {entry.name for entry in entries}
+    except FileNotFoundError:
+        there = set()
+    return [name for name in pieces if name not in there]
+
+
+def _unfinished(folder: Path, pieces: Sequence[str], left: Sequence[str], why: str) -> str:
+    return (
+        f"{len(left)} of {len(pieces)} blocks were not finished{why.rstrip('.')}. "
+        f"Go on with: saliency-bench resume {folder}"
+    )
+
+
+def _raise_failed(
+    folder: Path, pieces: Sequence[str], left: Sequence[str], ended: Sequence[tuple[int, str]]
+) -> None:
+    """Raises what a worker failed with: of the kind that its exit code tells, in its own words if there are any."""
+    failed = [(code, said) for code, said in ended if code and not _was_stopped(code)]
+    if not failed:
+        return
+    code, said = min(failed, key=lambda one: (one[0] not in _KINDS, not one[1]))
+    kind, name = _KINDS.get(code, (SaliencyBenchError, "failed"))
+    heard = f"a worker said: {said}" if said else f"a worker ended with exit code {code} ({name})"
+    raise kind(_unfinished(folder, pieces, left, f": {heard}"))
+
+
+def _was_stopped(code: int) -> bool:
+    """Whether somebody else ended the worker: it may be started anew."""
+    return code < 0 or code == _INTERRUPTED
 
 
 def _command(folder: Path, shard: int, n: int) -> list[str]:
@@ -289,17 +422,21 @@ def _command(folder: Path, shard: int, n: int) -> list[str]:
 
 
 def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":
-    logs = folder / LOGS
-    logs.mkdir(parents=True, exist_ok=True)
     # A session of its own: an interrupt reaches the process that waits, which then stops its workers.
-    with (logs / f"{shard}.log").open("ab") as log:
-        return subprocess.Popen(
-            _command(folder, shard, n),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=os.environ | {DRIVER: str(os.getpid())},
-        )
+    start = partial(
+        subprocess.Popen,
+        _command(folder, shard, n),
+        start_new_session=True,
+        env=os.environ | {DRIVER: str(os.getpid())},
+    )
+    path = _log(folder, shard)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as log:
+            return start(stdout=log, stderr=log)
+    except OSError:  # a disk that is full: how the worker ends is heard all the same
+        path.unlink(missing_ok=True)
+        return start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _stop(running: "Sequence[subprocess.Popen[bytes]]") -> None:
@@ -315,14 +452,28 @@ def _stop(running: "Sequence[subprocess.Popen[bytes]]") -> None:
             one.wait()
 
 
-def _last_words(folder: Path) -> str:
-    """The last line that a worker printed."""
-    logs = sorted((folder / LOGS).glob("*.log"), key=lambda path: path.stat().st_mtime)
-    for log in reversed(logs):
-        lines = log.read_text("utf-8", errors="replace").strip().splitlines()
-        if lines:
-            return f": a worker said: {lines[-1].removeprefix('saliency-bench: ')}"
-    return "."
+def _heard(command: Sequence[str]) -> tuple[int, str]:
+    """Runs a worker to its end: its exit code and its last words."""
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+    err = done.stderr.decode("utf-8", "replace")
+    sys.stderr.write(err)
+    return done.returncode, _last_line(err)
+
+
+def _log(folder: Path, shard: int) -> Path:
+    return folder / LOGS / f"{shard}.log"
+
+
+def _said(folder: Path, shard: int) -> str:
+    """The last words of a worker of this machine; none where no log could be written or read."""
+    with suppress(OSError):
+        return _last_line(_log(folder, shard).read_text("utf-8", errors="replace"))
+    return ""
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].removeprefix("saliency-bench: ") if lines else ""
 
 
 def _import(name: str, extra: str) -> Any:

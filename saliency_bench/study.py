@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,17 @@ class Study:
 
     def warnings_of(self, example_id: str) -> list[dict[str, str]]:
         """The warning rows of one text; of the study as a whole for ""."""
-        cell = {"cell_id": self.cell_id}
-        return [cell | one for one in self.warnings if one["example_id"] == example_id]
+        return [{"cell_id": self.cell_id} | one for one in self._warned.get(example_id, ())]
 
-    @property
+    @cached_property
+    def _warned(self) -> dict[str, list[dict[str, str]]]:
+        """The warnings by text: a study of a million texts asks for each."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for one in self.warnings:
+            found.setdefault(one["example_id"], []).append(one)
+        return found
+
+    @cached_property
     def cell_id(self) -> str:
         """The (model, data, seed) of the study."""
         return digest({key: self.identity[key] for key in ("model", "data", "seed")})

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -493,6 +494,175 @@ def test_a_worker_that_fails_is_heard(study_in, monkeypatch):
         SaliencyBenchError, match=r"10 of 10 blocks were not finished.*no luck.*resume"
     ):
         run(cfg, scale.executor(cfg.runtime.executor))
+
+
+def ending(monkeypatch, script):
+    """Workers of this machine run a script of the shell, {work} in which is what they would have done."""
+
+    def command(folder, shard, n, real=scale._command):
+        return ["sh", "-c", script.replace("{work}", shlex.join(real(folder, shard, n)))]
+
+    monkeypatch.setattr(scale, "_command", command)
+
+
+CODES = [
+    (4, StorageError, "storage"),
+    (5, MemoryError, "out of memory"),
+    (2, InputError, "input"),
+    (1, SaliencyBenchError, "failed"),
+]
+
+
+@pytest.mark.parametrize("name", ["processes", "slurm"])
+@pytest.mark.parametrize(("code", "kind", "named"), CODES)
+@pytest.mark.parametrize("spoken", [True, False])
+def test_a_worker_ends_the_study_with_its_own_exit_code(
+    study_in, tmp_path, monkeypatch, name, code, kind, named, spoken
+):
+    ending(monkeypatch, f"{'echo saliency-bench: no luck. >&2;' if spoken else ''} exit {code}")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    options = {"workers": 2}
+    if name == "slurm":
+        options |= {"cluster": "debug", "timeout_minutes": 1, "memory_gb": 1}
+        options |= {"gpus_per_worker": 0, "partition": None}
+        pytest.importorskip("submitit", reason="the extra slurm is not installed")
+        monkeypatch.setattr(scale, "_threads", lambda folder: 1)
+    said = "a worker said: no luck" if spoken else f"exit code {code} \\({named}\\)"
+    with pytest.raises(kind, match=f"2 of 2 blocks were not finished: .*{said}.*resume") as caught:
+        scale.executor(options | {"name": name})(folder, ["a", "b"], lambda done: None)
+    assert type(caught.value) is kind
+
+
+def test_how_a_worker_ended_is_heard_where_no_log_can_be_written(tmp_path, monkeypatch):
+    ending(monkeypatch, "echo lost; exit 4")
+    (tmp_path / scale.LOGS).write_text("a file where logs would go")
+    execute = scale.executor({"name": "processes", "workers": 1})
+    with pytest.raises(StorageError, match=r"exit code 4 \(storage\)"):
+        execute(tmp_path, ["a"], lambda done: None)
+
+
+def test_workers_that_are_killed_again_and_again_are_said_to_be(tmp_path, monkeypatch):
+    ending(monkeypatch, "kill -9 $$")
+    execute = scale.executor({"name": "processes", "workers": 1})
+    with pytest.raises(SaliencyBenchError, match=r"workers were killed 3 times.*signal \[9\]"):
+        execute(tmp_path, ["a"], lambda done: None)
+
+
+@pytest.mark.slow
+def test_a_disk_that_refuses_a_worker_is_a_matter_of_storage(study_in, monkeypatch):
+    ending(monkeypatch, "ulimit -f 1; exec {work}")  # no file may be larger than 512 or 1024 bytes
+    cfg = study_in("run", "runtime=processes")
+    with pytest.raises(StorageError, match=r"a worker said: .*parts.*File too large.*resume"):
+        run(cfg, scale.executor(cfg.runtime.executor))
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_workers_started_by_hand_plan_for_themselves(study_in, whole, n_shards):
+    folder = stopped(study_in("run"))
+    assert not (folder / scale.PIECES).exists()
+    for shard in range(n_shards):
+        assert cli.main(["work", str(folder), f"shard={shard}/{n_shards}"]) == 0
+    assert cli.main(["merge", str(folder)]) == 0
+    assert tables(folder) == whole
+
+
+def test_a_worker_plans_once(study_in, monkeypatch):
+    folder = stopped(study_in("run"))
+    planned, plan = [], runner.plan_pieces
+    monkeypatch.setattr(
+        runner, "plan_pieces", lambda blocks: planned.append(blocks) or plan(blocks)
+    )
+    worker = scale.open_worker(folder)
+    for name in worker.plan:
+        worker(name)
+    assert len(planned) == 1
+
+
+def test_what_is_left_is_looked_up_in_one_question(tmp_path, monkeypatch):
+    names = [f"{i:05d}" for i in range(100)]
+    assert scale._left(tmp_path, names) == names
+    for name in names[::2]:
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    scan, asked = scale.os.scandir, []
+    monkeypatch.setattr(scale.os, "scandir", lambda path: asked.append(path) or scan(path))
+    monkeypatch.setattr(scale.Path, "exists", None)
+    assert scale._left(tmp_path, names) == names[1::2]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://127.0.0.1:10001", "Ray's client"),
+        ("somewhere", "HOST:PORT"),
+        ("127.0.0.1:99999", "HOST:PORT"),
+        ("127.0.0.1:9", "nobody answers there"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(address, said):
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"runtime.executor.address={address}.*{said}"):
+        scale._refuse_address(address)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError])
+def test_a_cluster_that_cannot_be_joined_is_one_sentence(kind):
+    class Ray:
+        def init(self, **options):
+            raise kind("no\n cluster")
+
+    with (
+        pytest.raises(InputError, match=r"address=auto: no Ray cluster.*joined.*no cluster"),
+        scale._ray_cluster(Ray(), {"address": "auto"}, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("there", "n", "threads", "gpus", "said"),
+    [
+        ({"CPU": 4.0}, 2, 1, 1, r"gpus_per_worker=1 for 2 workers needs 2 GPUs.*has 0"),
+        ({"CPU": 4.0, "GPU": 1.0}, 2, 1, 1, "needs 2 GPUs"),
+        ({"CPU": 4.0}, 3, 2, 0, r"runtime.threads=2 for 3 workers needs 6 CPUs.*has 4"),
+    ],
+)
+def test_what_a_cluster_does_not_have_is_refused_and_not_waited_for(there, n, threads, gpus, said):
+    class Ray:
+        def cluster_resources(self):
+            return there
+
+    with pytest.raises(InputError, match=said):
+        scale._refuse_what_is_not_there(Ray(), n, threads, gpus)
+    scale._refuse_what_is_not_there(Ray(), 1, 1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+def test_what_went_wrong_on_ray_is_said_as_if_it_had_happened_here(study_in):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    cfg = study_in("run", "runtime=ray", "runtime.executor.workers=1")
+    folder = stopped(cfg)
+    parts = folder / "parts"
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.write_text("a file where parts would go")
+    execute = scale.executor(cfg.runtime.executor)
+    with pytest.raises(StorageError) as caught:
+        execute(folder, ["00004-0000"], lambda done: None)
+    assert "\x1b" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert str(caught.value).startswith(str(parts))
+    assert caught.value.__suppress_context__
+    with pytest.raises(InputError, match="needs 1000 GPUs"):
+        scale.on_ray(
+            folder,
+            ["00004-0000"],
+            cfg.runtime.executor | {"gpus_per_worker": 1000},
+            lambda done: None,
+        )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,13 @@ from saliency_bench.models.encoder import (
     adapter_folder,
     encoder_folder,
     sha256_of,
+)
+from saliency_bench.models.folders import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    check_adapter,
+    check_hub,
+    check_model,
 )
 from saliency_bench.models.heads import (
     HEADS,
@@ -53,11 +60,8 @@ ATTENTION = ("sdpa", "eager")
 OPTIONAL = ("attention_mask", "token_type_ids", "position_ids")
 
 #: A bundled adapter's weights, and what it was found to do.
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ADAPTER_WEIGHTS
 CARD = "training.json"
-
-#: Keys of a model's config.json that make transformers load code or kernels from elsewhere.
-CODE_KEYS = ("auto_map", "_attn_implementation_internal")
 
 
 def load_default(
@@ -181,8 +185,10 @@ def load_model(
         return load_default(dtype=dtype, device=device, attention=attention)
     local = Path(path).expanduser()
     if local.exists() or path.startswith((".", "/", "~")):
-        _check_folder(local)
+        check_model(local)
         path = str(local)
+    else:
+        revision = check_hub(path, revision)
     folder = None if adapter is None else _adapter_folder(adapter)
     n_labels = None if folder is None else _n_labels_of(folder)
     module = _from_pretrained(
@@ -323,18 +329,25 @@ def _from_pretrained(
             config.num_labels = n_labels
         else:
             _require_head(path, config, task)
+        load = partial(
+            getattr(transformers, head.auto).from_pretrained,
+            path,
+            config=config,
+            revision=revision,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
         with _quiet():
-            module, report = getattr(transformers, head.auto).from_pretrained(
-                path,
-                config=config,
-                revision=revision,
-                dtype=DTYPES[dtype],
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            try:
+                module, report = load()
+            except RuntimeError as error:
+                raise _mismatch(path, load) or error from error
+    except InputError:
+        raise
+    except Exception as error:  # a configuration of nonsense fails in as many ways as there are
         if is_out_of_memory(error):
             raise
         raise InputError(_why_not(str(path), error, head)) from error
@@ -392,6 +405,24 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def _mismatch(path: str | Path, load: Callable[..., Any]) -> InputError | None:
+    """The error that names a tensor of another shape than the model's; None where that is not what is wrong.
+
+    transformers would name it in a report of its own, and raises without it.
+    """
+    try:
+        _, report = load(ignore_mismatched_sizes=True)
+    except Exception:  # what was wrong at first is said
+        return None
+    if not report["mismatched_keys"]:
+        return None
+    name, held, expected = min(report["mismatched_keys"])
+    return InputError(
+        f"model.path={path}: the tensor {name} has the shape {[*held]}, and the model of its config.json takes "
+        f"{[*expected]}. Give the config.json that the weights were saved with."
+    )
+
+
 def _why_not(path: str, error: Exception, head: Head) -> str:
     text = " ".join(str(error).split())
     if "safetensors" in text and "truncated" not in text.lower():
@@ -399,31 +430,7 @@ def _why_not(path: str, error: Exception, head: Head) -> str:
             f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
             f"{head.auto}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    if not Path(path).exists():
-        return (
-            f"model.path={path} is neither a folder here nor a model that could be had from the hub "
-            f"(no network, or no such id). Give a local folder, or download it first. It said: {text[:160]}"
-        )
     return f"model.path={path} could not be loaded as a {head.what}: {text[:300]}"
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(
-            f"model.path={folder} is not a folder. Give a folder with config.json and model.safetensors."
-        )
-    config = folder / "config.json"
-    if not config.is_file():
-        raise InputError(f"model.path={folder} has no config.json: it is not a transformers model.")
-    try:
-        keys = json.loads(config.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{config} is not valid JSON: {error}") from error
-    for key in CODE_KEYS:
-        if key in keys:
-            raise InputError(
-                f"{config} asks for code of its own ({key}), which is never run. Remove the key if you can."
-            )
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -433,14 +440,13 @@ def _adapter_folder(adapter: str) -> Path:
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
         try:
-            wanted = ["adapter_config.json", "adapter_model.safetensors"]
+            wanted = [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
             folder = Path(snapshot_download(adapter, allow_patterns=wanted))
         except Exception as error:  # the hub's errors are of many kinds, and all say the same
             raise InputError(
                 f"model.adapter={adapter} is neither a folder here nor an adapter that could be had from the hub."
             ) from error
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"model.adapter={adapter} has no adapter_model.safetensors.")
+    check_adapter(folder)
     return folder
 
 
@@ -448,13 +454,18 @@ def _n_labels_of(adapter: Path) -> int | None:
     """The number of classes of the head that an adapter brings; None where it brings none."""
     from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
-        heads = [
-            key
-            for key in weights.keys()  # noqa: SIM118 - no mapping
-            if re.search(r"(classifier|out_proj|score)\.weight$", key)
-        ]
-        return int(weights.get_slice(heads[-1]).get_shape()[0]) if heads else None
+    try:
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as weights:
+            heads = [
+                key
+                for key in weights.keys()  # noqa: SIM118 - no mapping
+                if re.search(r"(classifier|out_proj|score)\.weight$", key)
+            ]
+            return int(weights.get_slice(heads[-1]).get_shape()[0]) if heads else None
+    except (SafetensorError, OSError, IndexError) as error:
+        raise InputError(
+            f"{adapter / ADAPTER_WEIGHTS} is no safetensors file that can be read: {error}. Save the adapter again."
+        ) from error
 
 
 def _merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
@@ -465,9 +476,15 @@ def _merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # peft 0.21 asks transformers 5 an old question
+            # PEFT would go on with random numbers in the place of what is missing.
+            warnings.filterwarnings("error", ".*missing adapter keys", UserWarning)
             merged: nn.Module = PeftModel.from_pretrained(module, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # PEFT's errors are of many kinds; a missing head is a KeyError
+        if is_out_of_memory(error):
+            raise
         text = " ".join(str(error).split())[:300]
+        if isinstance(error, KeyError):
+            text = f"it lacks the tensor {text}"
         raise InputError(f"model.adapter={adapter} does not fit the model: {text}") from error
     return merged
 
@@ -477,7 +494,7 @@ def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
     try:
         found = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # the tokenizers library raises bare ones
         raise InputError(
             f"model.path={path} has no tokenizer that can be loaded: {str(error)[:200]}"
         ) from error

@@ -1,7 +1,7 @@
 """Many sorted parts of a table to one sorted Parquet file, in a memory that does not grow with their number.
 
 Rows are dealt to buckets that follow each other in the order of keys; each bucket is sorted for itself. The file has
-row groups of one size, so that its bytes depend on the rows alone; a table of one group is written as `to_parquet`
+row groups of one size (fewer rows where lists are long), so that its bytes depend on the rows alone; a table of one group is written as `to_parquet`
 writes it.
 """
 
@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saliency_bench.rows import SORT_KEYS
+from saliency_bench.rows import SORT_KEYS, TABLES
 from saliency_bench.store.durable import put_in_place, replace_file, sha256, storing
 from saliency_bench.store.tables import OPTIONS, from_parquet, merge, schema_of, to_parquet
 
 #: Rows of a row group, and the most that are in memory at once, about.
 GROUP_ROWS = 1_000_000
+#: The same in values, for tables with lists: a map has a value of every column for every token, some 10 bytes each.
+GROUP_VALUES = 16_000_000
 #: Rows whose keys are looked at to find where buckets of so many rows begin.
 SAMPLES_PER_BUCKET = 1000
 
@@ -40,13 +42,33 @@ def merge_files(
         StorageError: the disk refuses, or a file is not this table; `target` is as it was.
     """
     with storing(target):
-        total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+        held = [pq.ParquetFile(file).metadata for file in files]
+        total = sum(one.num_rows for one in held)
+        most = min(most, _rows_of_lists(name, held, total))
         if total > most:
             return _merge_in_buckets(name, files, target, scratch, total, most)
         tables = [from_parquet(name, file.read_bytes(), file) for file in files]
     data = to_parquet(merge(name, tables))
     replace_file(target, data)
     return sha256(data)
+
+
+def _rows_of_lists(name: str, held: Sequence[pq.FileMetaData], total: int) -> int:
+    """The most rows that have no more than `GROUP_VALUES` values on the average; any number in a table without lists.
+
+    Values, and not bytes: how many there are depends on the rows alone, not on the parts they came in. A power of two,
+    so that a row which two parts share changes nothing.
+    """
+    if not total or not any(kind.startswith("list<") for kind in TABLES[name].values()):
+        return GROUP_ROWS
+    n_values = sum(
+        group.column(place).num_values
+        for one in held
+        for group in map(one.row_group, range(one.num_row_groups))
+        for place in range(group.num_columns)
+    )
+    rows = GROUP_VALUES * total // n_values
+    return 1 << max(rows, 1).bit_length() - 1
 
 
 def _merge_in_buckets(

@@ -154,6 +154,22 @@ def pickled(folder):
     (folder / "model.safetensors").unlink()
 
 
+def sharded(name):
+    """All weights in one file of that name, as an index says."""
+
+    def rewrite(folder):
+        weights = folder / "model.safetensors"
+        index = {
+            "metadata": {"total_size": 1},
+            "weight_map": dict.fromkeys(load_file(weights), name),
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        torch.save(load_file(weights), folder / "w.bin")  # that transformers would load
+        weights.unlink()
+
+    return rewrite
+
+
 def spoilt(weights):
     weights["classifier.weight"][0, 0] = float("nan")
 
@@ -175,8 +191,36 @@ MODELS = {
     "no weights": (without("model.safetensors"), ["safetensors"]),
     "pickles for weights": (pickled, ["safetensors"]),
     "weights that end early": (truncated, ["model.path"]),
-    "weights of another shape": (with_weights(too_small), ["classifier"]),
-    "weights without a head": (with_weights(headless), ["classifier"]),
+    "a configuration that is a number": (
+        lambda folder: (folder / "config.json").write_text("5"), ["config.json", "int"],
+    ),
+    "a configuration that is too deep": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000), ["config.json", "JSON"],
+    ),
+    "a width that is a text": (with_config(hidden_size="x"), ["model.path", "hidden_size"]),
+    "a width that no machine has": (with_config(hidden_size=10**9), ["model.path"]),
+    "a vocabulary of three words": (
+        with_config(vocab_size=3), ["word_embeddings.weight", "[50, 16]", "[3, 16]"],
+    ),
+    "weights of another shape": (
+        with_weights(too_small), ["tensor classifier.weight", "[1, 16]", "[3, 16]"],
+    ),
+    "weights without a head": (with_weights(headless), ["lack classifier.weight"]),
+    "an index that names a pickle": (sharded("w.bin"), ["index.json", "'w.bin'", "Pickled"]),
+    "an index that names a file outside": (
+        sharded("../outside/w.safetensors"), ["index.json", "'../outside/w.safetensors'"],
+    ),
+    "an index that names an absolute path": (
+        sharded("/outside/w.safetensors"), ["index.json", "'/outside/w.safetensors'"],
+    ),
+    "an index that names what is not there": (sharded("w.safetensors"), ["'w.safetensors'", "not there"]),
+    "an index of nothing": (
+        lambda folder: (folder / "model.safetensors.index.json").write_text("{}"),
+        ["index.json", "weight_map"],
+    ),
+    "a tokenizer that is no JSON": (
+        lambda folder: (folder / "tokenizer.json").write_text('{"model": 5}'), ["tokenizer"],
+    ),
     "weights that are no numbers": (with_weights(spoilt), ["finite"]),
     "an architecture that there is not": (with_config(model_type="berd"), ["model.path"]),
     "code of its own": (with_config(auto_map={"AutoModel": "evil.Model"}), ["auto_map"]),

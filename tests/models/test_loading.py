@@ -103,7 +103,9 @@ def test_a_broken_config_is_refused(folder):
 
 
 def test_a_hub_id_without_network_is_refused(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from transformers.utils import hub
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)  # read when it was imported
     with pytest.raises(InputError, match="hub"):
         sb.load_model("nobody/nothing-at-all")
 
@@ -190,6 +192,137 @@ def test_an_adapter_without_safetensors_is_refused(folder, tmp_path):
     (tmp_path / "adapter" / "adapter_model.bin").write_bytes(b"pickled")
     with pytest.raises(InputError, match=r"no adapter_model\.safetensors"):
         sb.load_model(str(folder), adapter=str(tmp_path / "adapter"))
+
+
+def sharded(folder, name):
+    """The folder with its weights in a file of that name, as an index says."""
+    from safetensors.torch import load_file
+
+    weights = folder / "model.safetensors"
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(load_file(weights), name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return weights.rename(folder.parent / "elsewhere.safetensors")
+
+
+def test_a_model_in_shards_is_loaded_and_a_link_out_of_its_folder_is_not(folder, tmp_path):
+    whole = weights_digest(sb.load_model(str(folder)).module)
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for path in list(folder.glob("*.*")):
+        path.rename(inner / path.name)
+    weights = sharded(inner, "w.safetensors")
+    (inner / "w.safetensors").symlink_to(weights)
+    with pytest.raises(InputError, match=r"link to .*elsewhere\.safetensors, out of its folder"):
+        sb.load_model(str(inner))
+    (inner / "w.safetensors").unlink()
+    weights.rename(inner / "w.safetensors")
+    assert weights_digest(sb.load_model(str(inner)).module) == whole
+
+
+@pytest.fixture
+def cached(folder, tmp_path_factory, monkeypatch):
+    """The model in a cache of the hub, under the id nobody/tiny; where its snapshot is."""
+    from transformers.utils import hub
+
+    cache = tmp_path_factory.mktemp("hub")
+    repository = cache / "models--nobody--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = repository / "snapshots" / commit
+    for path in (snapshot, repository / "blobs", repository / "refs"):
+        path.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    for path in folder.glob("*.*"):
+        path.rename(repository / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(repository / "blobs" / path.name)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_loaded_from_the_commit_that_was_looked_at(cached):
+    model = sb.load_model("nobody/tiny")
+    assert model.facts["revision"] == cached.name
+    assert weights_digest(sb.load_model(str(cached)).module) == model.facts["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["w.bin", "../../w.safetensors", "/w.safetensors"])
+def test_a_model_of_the_hub_that_names_other_weights_is_refused(cached, name):
+    sharded(cached, name)
+    with pytest.raises(InputError, match=f"names '{name}'"):
+        sb.load_model("nobody/tiny")
+
+
+def test_a_model_of_the_hub_that_asks_for_code_is_refused(cached):
+    path = cached / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoConfig": "x.Y"}}))
+    with pytest.raises(InputError, match="auto_map"):
+        sb.load_model("nobody/tiny")
+
+
+def test_an_adapter_that_lies_with_a_model_is_never_merged_unasked(folder):
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(InputError, match=r"holds an adapter.*model\.adapter"):
+        sb.load_model(str(folder))
+
+
+@pytest.fixture
+def adapter(folder, tmp_path):
+    """A folder with an adapter of the model."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"])
+    adapted = get_peft_model(sb.load_model(str(folder)).module, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def without(ending):
+    def rewrite(adapter):
+        from safetensors.torch import load_file, save_file
+
+        path = adapter / "adapter_model.safetensors"
+        kept = {key: one for key, one in load_file(path).items() if not key.endswith(ending)}
+        save_file(kept, path)
+
+    return rewrite
+
+
+def with_keys(**keys):
+    def rewrite(adapter):
+        path = adapter / "adapter_config.json"
+        held = json.loads(path.read_text()) | keys
+        path.write_text(json.dumps({key: value for key, value in held.items() if value != "gone"}))
+
+    return rewrite
+
+
+def linked(adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.symlink_to(path.rename(adapter.parent / "elsewhere.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks it
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda one: (one / "adapter_model.safetensors").write_bytes(b""), "no safetensors file"),
+        (lambda one: (one / "adapter_config.json").write_text("5"), "adapter_config.json.*int"),
+        (lambda one: (one / "adapter_config.json").unlink(), "no adapter_config.json"),
+        (with_keys(peft_type="gone"), "peft_type is None, expected .*LORA"),
+        (with_keys(peft_type="ZZZ"), "peft_type is 'ZZZ', expected .*LORA"),
+        (with_keys(target_modules=["nothing"]), "does not fit the model"),
+        (with_keys(megatron_config={"x": 1}), "megatron_config"),
+        (without("classifier.weight"), "lacks the tensor .*classifier.weight"),
+        (without("lora_A.weight"), "missing adapter keys.*lora_A"),
+        (linked, "link to .*elsewhere"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused_by_what_is_wrong(
+    folder, adapter, change, said
+):
+    change(adapter)
+    with pytest.raises(InputError, match=said):
+        sb.load_model(str(folder), adapter=str(adapter))
 
 
 def test_a_tokenizer_without_mask_and_pad_falls_back_to_zero(folder):

@@ -3,12 +3,14 @@
 import hashlib
 import random
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saliency_bench.errors import InputError
+from saliency_bench.store import merging
 from saliency_bench.store.merging import merge_files
 from saliency_bench.store.tables import from_parquet, merge, to_parquet, to_table
 
@@ -84,6 +86,51 @@ def test_rows_of_one_key_that_differ_are_refused_and_nothing_is_there(tmp_path, 
         merge_files("rows", files, tmp_path / "rows.parquet", tmp_path / "scratch", most)
     assert not (tmp_path / "rows.parquet").exists()
     assert not list(tmp_path.glob(".rows*"))
+
+
+def map_of(place, n_tokens=24):
+    ints = list(range(n_tokens))
+    row = {"cell_id": "c", "setting_id": f"s{place % 3}", "example_id": f"e{place:07d}"}
+    row |= {"target": 1, "label": "x", "probability": 0.5, "n_gradients": 1}
+    row |= {"tokens": [f"t{i * place % 999}" for i in ints], "attributable": [True] * n_tokens}
+    row |= dict.fromkeys(("token_ids", "starts", "ends", "segments", "words"), ints)
+    return row | {"scores": [i / 7 for i in ints]}
+
+
+def merged_maps(folder, n, n_parts, seed=0):
+    """The file of so many maps in parts, and the most memory that Arrow took to merge them."""
+    draw, places = random.Random(seed), list(range(n))
+    draw.shuffle(places)
+    folder.mkdir()
+    files = [folder / f"part{part}.parquet" for part in range(n_parts)]
+    for part, file in enumerate(files):
+        rows = [map_of(place) for place in places[part::n_parts]]
+        file.write_bytes(to_parquet(to_table("maps", rows)))
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        merge_files("maps", files, folder / "maps.parquet", folder / "scratch")
+    finally:
+        pa.set_memory_pool(before)
+    return folder / "maps.parquet", pool.max_memory()
+
+
+def test_the_memory_of_merging_maps_does_not_grow_with_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "GROUP_VALUES", 60_000)
+    few, peak_of_few = merged_maps(tmp_path / "few", 1000, 20)
+    many, peak_of_many = merged_maps(tmp_path / "many", 4000, 80)
+    assert peak_of_many < 1.5 * peak_of_few
+    sizes = [pq.ParquetFile(file).metadata.row_group(0).num_rows for file in (few, many)]
+    assert sizes == [256, 256]  # 60,000 values at 206 a map are 291 maps, down to a power of two
+
+
+def test_the_bytes_of_maps_depend_on_the_rows_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "GROUP_VALUES", 20_000)
+    found = {
+        merged_maps(tmp_path / f"{n_parts}", 300, n_parts, n_parts)[0].read_bytes()
+        for n_parts in (1, 4, 9)
+    }
+    assert len(found) == 1
 
 
 texts = st.text(max_size=4)
