@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from saliency_bench import __version__, conf_files
 from saliency_bench.errors import (
@@ -49,7 +50,8 @@ Usage:
                                                 sig, naopc or bastings
   saliency-bench explain TEXT [OVERRIDE ...]    a coloured token map per method
       --pair=TEXT                               with a second text
-      --at=PLACE                                where it is asked: docs/tasks.md
+      --at=PLACE                                where it is asked: docs/tasks.md;
+                                                1,2 are two places
       --html=FILE [--top=K] [--special-tokens]  as a page
       --json=article|allennlp                   as the records of older tools
   saliency-bench list [methods|metrics|models|data|experiments|presets]
@@ -99,6 +101,12 @@ GROUPS = {
     "presets": "preset",
 }
 
+#: Nobody reads our output any more, as after `| head`: the code of a process that SIGPIPE ended.
+UNREAD = 141
+
+#: What `explain` takes beside overrides.
+EXPLAIN_OPTIONS = ("--pair", "--at", "--html", "--json", "--top", "--special-tokens")
+
 #: What libraries must not say on a terminal that shows our progress.
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -121,11 +129,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(key, value)
     try:
         with _terminated_like_interrupted():
-            return _dispatch(words)
-    except SystemExit as stop:  # Hydra's and argparse's way to end
+            code = _dispatch(words)
+            sys.stdout.flush()  # a reader that is gone shows here at the latest
+            return code
+    except (
+        SystemExit
+    ) as stop:  # Hydra's and argparse's way to end, and rich's where nobody reads on
+        if isinstance(stop.__context__, BrokenPipeError):
+            return UNREAD
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:  # an interrupt is an end like any other
-        return _fail(error)
+        return UNREAD if _nobody_reads(error) else _fail(error)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -332,7 +346,7 @@ def explain(words: list[str]) -> int:
     from saliency_bench.report.terminal import show_maps
     from saliency_bench.study import load_configured_model
 
-    model, at = load_configured_model(cfg), options.get("at")
+    model, at = load_configured_model(cfg), _places(options.get("at"))
     maps = [
         one
         for s in config.settings(cfg)
@@ -346,7 +360,7 @@ def explain(words: list[str]) -> int:
             reduction=s.reduction,
             seed=s.seed,
             token_budget=cfg.runtime.token_budget,
-            at=int(at) if at and at.isdecimal() else at,
+            at=at,
             **s.hyper,
         )
     ]
@@ -364,14 +378,25 @@ def explain(words: list[str]) -> int:
     return 0
 
 
+def _places(at: str | None) -> int | list[int] | str | None:
+    """`--at` as a place or a list of places, `5` or `1,2`; else words with a meaning in the task."""
+    if at is None or not re.fullmatch(r"\d+(\s*,\s*\d+)*", at.strip()):
+        return at
+    places = [int(place) for place in at.split(",")]
+    return places if len(places) > 1 else places[0]
+
+
 def _explain_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """What is asked of `explain` itself, and the overrides."""
     from saliency_bench.report.explanation import SHAPES
 
     found: dict[str, str] = {}
     overrides = []
+    names = "|".join(EXPLAIN_OPTIONS).replace("--", "")
     for word in words:
-        match = re.fullmatch(r"--(pair|at|html|json|top|special-tokens)(?:=(.*))?", word)
+        match = re.fullmatch(rf"--({names})(?:=(.*))?", word, re.DOTALL)
+        if match is None and word.startswith("-"):  # no override does
+            raise unknown("option of explain", word.split("=")[0], list(EXPLAIN_OPTIONS))
         if match is None:
             overrides.append(word)
         elif (match[1] == "special-tokens") == bool(match[2]):
@@ -578,6 +603,28 @@ def _as_program(words: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Whether a pipe broke that is our output; what could not be written is dropped, so that the process ends quietly."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
+    for stream in closed:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return bool(closed)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether the other end of a pipe is gone."""
+    try:
+        asked = select.poll()
+        asked.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file at all
+        return False
+    return any(event & select.POLLERR for _, event in asked.poll(0))
 
 
 def _fail(error: BaseException) -> int:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ from saliency_bench.runner import Execute, compute_piece, pieces_of
 from saliency_bench.store import parts
 from saliency_bench.store.durable import refuse_links
 from saliency_bench.store.parts import PartStore
-from saliency_bench.store.run import how_to_finish, read_json, write_json
-from saliency_bench.study import CONFIG, IDENTITY, prepare, refuse_another
+from saliency_bench.store.run import CONFIG, IDENTITY, how_to_finish, read_json, write_json
+from saliency_bench.study import prepare, refuse_another
 
 HERE, PROCESSES, RAY, SLURM = "here", "processes", "ray", "slurm"
 #: What is left to do, for workers that take every n-th of it.
@@ -160,7 +159,7 @@ def open_worker(folder: Path) -> _Open:
 
 def _listed(folder: Path) -> list[str]:
     """The blocks that an executor has listed for its workers."""
-    pieces = read_json(folder / PIECES, list)
+    pieces: list[str] = read_json(folder / PIECES, list)
     if not all(isinstance(name, str) for name in pieces):
         raise StorageError(
             f"{folder / PIECES}: expected names of blocks, got {shown(pieces)}. Remove the file, and go on with: "
@@ -423,20 +422,23 @@ def _command(folder: Path, shard: int, n: int) -> list[str]:
 
 def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":
     # A session of its own: an interrupt reaches the process that waits, which then stops its workers.
-    start = partial(
-        subprocess.Popen,
-        _command(folder, shard, n),
-        start_new_session=True,
-        env=os.environ | {DRIVER: str(os.getpid())},
-    )
+    def start(log: Any) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            _command(folder, shard, n),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {DRIVER: str(os.getpid())},
+        )
+
     path = _log(folder, shard)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as log:
-            return start(stdout=log, stderr=log)
+            return start(log)
     except OSError:  # a disk that is full: how the worker ends is heard all the same
         path.unlink(missing_ok=True)
-        return start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return start(subprocess.DEVNULL)
 
 
 def _stop(running: "Sequence[subprocess.Popen[bytes]]") -> None:

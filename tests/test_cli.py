@@ -99,6 +99,9 @@ def test_version_is_that_of_the_package(capsys):
         (["explain"], ["explain"]),
         (["explain", " "], ["explain"]),
         (["explain", "a text", "method=[vanila]"], ["'vanilla'"]),
+        (["explain", "a text", "--pairs=x"], ["'--pairs'", "'--pair'", "--html"]),
+        (["explain", "a text", "--special-token"], ["'--special-tokens'"]),
+        (["explain", "a text", "-m"], ["'-m'", "--at"]),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(words, said, capfd, elsewhere):
@@ -130,6 +133,43 @@ def test_a_failure_of_the_study_decides_the_exit_code(error, code, said, monkeyp
 
     monkeypatch.setattr(runner, "run", fail)
     assert said in mistake(capfd, "method=[vanilla]", code=code)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(stream, monkeypatch, capfd):
+    """As `saliency-bench explain ... --json=article | head -1`: the code of SIGPIPE, and not a word."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, stream, pipe)
+
+        def talk(_):
+            print("a line\n" * 100_000, file=pipe)
+            return 0
+
+        monkeypatch.setitem(cli.VERBS, "list", talk)
+        assert cli.main(["list"]) == 141
+        monkeypatch.undo()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_reader_that_leaves_before_the_last_word_is_no_failure_either(tmp_path):
+    """Too little to fill a buffer, so that the pipe breaks when it is emptied; and tables, which rich writes."""
+    for words in ("--help", "list methods"):
+        command = f"{sys.executable} -m saliency_bench {words} | true; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", f"sleep 0.2; {command}"], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        assert done.stdout.strip() in ("0", "141")
+
+
+def test_a_pipe_that_is_not_our_output_is_a_failure(monkeypatch, capfd):
+    def fail(*_):
+        raise BrokenPipeError(32, "a worker is gone")
+
+    monkeypatch.setattr(runner, "run", fail)
+    assert "a worker is gone" in mistake(capfd, code=1)
 
 
 def test_a_traceback_is_shown_only_when_asked_for(monkeypatch, capfd):

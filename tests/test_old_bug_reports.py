@@ -139,6 +139,49 @@ def test_4745_gpt2_has_a_score_for_every_token(method):
     assert (np.abs(found.scores) > 0).all()
 
 
+def count_at_the_first_block(module):
+    """What passes from the embeddings to the first block, and what comes back: rows and tokens of each."""
+    embeddings, gradients = [], []
+
+    def watch(_, inputs):
+        if inputs[0].requires_grad:
+            embeddings.append(tuple(inputs[0].shape[:2]))
+            inputs[0].register_hook(lambda gradient: gradients.append(tuple(gradient.shape[:2])))
+
+    module.transformer.h[0].register_forward_pre_hook(watch)
+    return embeddings, gradients
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_4745_gpt2_that_predicts_the_next_token_has_a_gradient_for_every_embedding(method):
+    """The report was about the language model, whose lookup has the weights of its output too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = GPT | {"initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
+        one = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).double().eval()
+    assert one.lm_head.weight is one.transformer.wte.weight
+    model = sb.wrap_model(one, task="text-generation")
+    ids = {"input_ids": IDS["input_ids"][:-1]}
+    (found,) = sb.attribute(model, [ids], "vanilla", reduction="l2")
+    kept, length = [], len(ids["input_ids"])
+
+    def keep(_, __, output):
+        output.retain_grad()
+        kept.append(output)
+
+    handle = one.transformer.wte.register_forward_hook(keep)
+    one(input_ids=torch.tensor([ids["input_ids"]])).logits[0, -1, found.target].backward()
+    handle.remove()
+    expected = np.linalg.norm(kept[0].grad[0].numpy(), axis=-1)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-10)
+    embeddings, gradients = count_at_the_first_block(one)
+    (found,) = sb.attribute(model, [ids], method, **METHODS[method])
+    assert found.scores.shape == (length,) == (len(found.token_ids),)
+    assert (np.abs(found.scores) > 0).all()
+    assert gradients and sorted(gradients) == sorted(embeddings)
+    assert {n_tokens for _, n_tokens in gradients} == {length}
+
+
 def test_5582_a_model_says_of_a_text_what_it_says_without_us(folder):
     """Loaded to be explained, a model of transformers answered otherwise, and it took much code."""
     model = sb.load_model(str(folder), device="cpu")

@@ -162,8 +162,8 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
 
 def _from_hub(name: str, file: str, revision: str | None, must: bool = False) -> Path | None:
     """A file of a model of the hub, in the cache; None where the model has no such file."""
-    from transformers.utils import cached_file
-    from transformers.utils.hub import is_offline_mode
+    from huggingface_hub.constants import is_offline_mode
+    from transformers.utils.hub import cached_file
 
     found = cached_file(
         name,

@@ -61,7 +61,7 @@ def _rows_of_lists(name: str, held: Sequence[pq.FileMetaData], total: int) -> in
     """
     if not total or not any(kind.startswith("list<") for kind in TABLES[name].values()):
         return GROUP_ROWS
-    n_values = sum(
+    n_values: int = sum(
         group.column(place).num_values
         for one in held
         for group in map(one.row_group, range(one.num_row_groups))

@@ -16,6 +16,8 @@ OUTSIDE = "O"
 #: Every token that is predicted to be part of an entity; every token.
 ENTITIES, ALL = "entities", "all"
 
+SECOND = 1  # the segment of the second text of a pair
+
 _GONE = "the token that is asked about is one of those that are removed, and its prediction would be gone with it"
 
 
@@ -28,7 +30,7 @@ class TokenClassification(SequenceClassification):
     refuses: Mapping[str, str] = {DELETE: _GONE, ATTENTION: _GONE}
 
     def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
-        """See `task.Task`. `at` is "entities" (also None), "all", places of tokens, a label, or words of the text."""
+        """See `task.Task`. `at` is "entities" (also None), "all", places of tokens, a label, or words of either text."""
         if at is None or isinstance(at, str):
             return [asked_at(text, place) for place in self._named(model, text, at or ENTITIES)]
         return [asked_at(text, place) for place in places_of(text, at)]
@@ -46,7 +48,7 @@ class TokenClassification(SequenceClassification):
                 for place in own
                 if (said[place] != OUTSIDE if at == ENTITIES else said[place] == at)
             ]
-        if found := occurrences(text, at):
+        if found := [*occurrences(text, at), *occurrences(text, at, SECOND)]:
             return sorted({place for one in found for place in one})
         raise InputError(
             f"{text.example_id}: at={at!r} is neither entities, all, a label ({', '.join(model.labels)}) nor words of the text"

@@ -121,7 +121,14 @@ def test_another_task_is_explained_where_it_is_asked(tmp_path, capfd):
     assert cli.main([*explain, "--at=france"]) == 0
     assert len(json.loads(capfd.readouterr().out)) == 1
     assert cli.main([*explain, "--at=all"]) == 0
-    assert len(json.loads(capfd.readouterr().out)) == 4
+    every = json.loads(capfd.readouterr().out)
+    assert len(every) == 4
+    for at, places in (("2", [2]), ("1,3", [1, 3]), ("4, 1", [1, 4])):
+        assert cli.main([*explain, f"--at={at}"]) == 0
+        found = json.loads(capfd.readouterr().out)
+        # A text's maps come in the order of their places.
+        own = [one["grad_input_1"] for one in found.values()]
+        assert sorted(own) == sorted(every[f"instance_{place}"]["grad_input_1"] for place in places)
 
 
 def test_a_terminal_shows_the_tokens_that_are_asked_for(folder, capsys):

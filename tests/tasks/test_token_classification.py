@@ -69,6 +69,15 @@ def test_a_label_names_the_tokens_predicted_as_it(model):
             assert [one.encoded.position for one in maps] == expected
 
 
+def test_words_of_either_text_of_a_pair_can_be_asked_about(model):
+    pair = ("paris is a capital", "what is rome ?")  # [CLS] 4 [SEP] 4 [SEP]
+    for at, places in (("rome", [8]), ("paris", [1]), ("?", [9]), ("what is", [6, 7])):
+        maps = sb.attribute(model, [pair], "vanilla", at=at)
+        assert [one.encoded.position for one in maps] == places
+    (one,) = sb.attribute(model, [pair], "vanilla", at="rome")
+    assert one.tokens[8] == "rome"
+
+
 def test_without_a_class_for_the_outside_every_token_is_asked_about(tokenizer):
     model = tiny_model(TASK, "bert", tokenizer, labels=("NOUN", "VERB", "DET"))
     assert len(sb.attribute(model, TEXT, "vanilla")) == 7
