@@ -357,6 +357,8 @@ class References:
             return model.embed(torch.tensor([[token]], device=model.device))[0, 0]
         if name == "mean":
             return self.matrix().mean(0)
+        if name not in NAMES:
+            raise unknown("baseline", name, list(NAMES))
         return torch.zeros_like(_any_vector(model))
 
     def _read(self, references: str) -> Int[Tensor, " N"]:
