@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""docs/architectures.md from results/architectures.csv; with --measure the table is measured anew (ten minutes)."""
+"""docs/architectures.md from results/architectures.csv; with --measure the tables are measured anew (ten minutes).
+
+The heads of other tasks have results/heads.csv; --measure-heads measures these alone (a minute).
+"""
 
 import csv
 import sys
@@ -7,33 +10,53 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DATA, PAGE = ROOT / "results" / "architectures.csv", ROOT / "docs" / "architectures.md"
+HEADS = ROOT / "results" / "heads.csv"
 TEMPLATE = ROOT / "tests" / "conformance" / "page.md.jinja"
 
 
 def measure() -> None:
     """One row for each architecture of the installed transformers."""
-    import transformers
-
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "conformance")]
     from architectures import names
     from checks import examine
 
-    rows = [examine(name).row() | {"transformers": transformers.__version__} for name in names()]
-    with DATA.open("w", newline="", encoding="utf-8") as file:
+    write(DATA, [examine(name).row() for name in names()])
+
+
+def measure_heads() -> None:
+    """One row for each head of the other tasks."""
+    from heads import every
+
+    write(HEADS, [one.row() for one in every()])
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    """The rows, and what they are of."""
+    import transformers
+
+    rows = [row | {"transformers": transformers.__version__} for row in rows]
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def page() -> str:
     """The page as Markdown."""
     from jinja2 import Template
 
-    with DATA.open(newline="", encoding="utf-8") as file:
-        return Template(TEMPLATE.read_text("utf-8")).render(rows=list(csv.DictReader(file)))
+    return Template(TEMPLATE.read_text("utf-8")).render(rows=read(DATA), heads=read(HEADS))
 
 
 if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("", "conformance"))]
     if sys.argv[1:] == ["--measure"]:
         measure()
+    if sys.argv[1:] in (["--measure"], ["--measure-heads"]):
+        measure_heads()
     PAGE.write_text(page() + "\n", encoding="utf-8")

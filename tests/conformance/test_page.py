@@ -7,12 +7,13 @@ from pathlib import Path
 import transformers
 from architectures import names
 from checks import NOT_BUILT, PASSES, REFUSED
+from tiny_heads import EVERY_HEAD
 
 ROOT = Path(__file__).parents[2]
 
 
-def rows():
-    with (ROOT / "results" / "architectures.csv").open(newline="", encoding="utf-8") as file:
+def rows(name="architectures"):
+    with (ROOT / "results" / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -25,6 +26,13 @@ def test_the_page_is_what_the_data_gives():
 def test_every_architecture_of_this_transformers_was_measured():
     assert {row["transformers"] for row in rows()} == {transformers.__version__}
     assert [row["name"] for row in rows()] == names()
+
+
+def test_every_head_of_the_other_tasks_was_measured_and_passes():
+    found = rows("heads")
+    assert {row["transformers"] for row in found} == {transformers.__version__}
+    assert [(row["task"], row["name"]) for row in found] == EVERY_HEAD
+    assert {row["status"] for row in found} == {PASSES}
 
 
 def test_nine_tenths_of_what_can_be_built_pass_and_the_rest_says_why():
