@@ -34,10 +34,9 @@ from saliency_bench.store.events import EventLog
 from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
-from saliency_bench.store.run import MANIFEST, read_json, read_run, write_json
+from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
 from saliency_bench.study import (
     CHOICE,
-    CONFIG,
     Study,
     claim,
     computation,

@@ -23,8 +23,8 @@ from saliency_bench.runner import Execute, compute_piece
 from saliency_bench.store import parts
 from saliency_bench.store.durable import refuse_links
 from saliency_bench.store.parts import PartStore
-from saliency_bench.store.run import how_to_finish, read_json, write_json
-from saliency_bench.study import CONFIG, IDENTITY, prepare, refuse_another
+from saliency_bench.store.run import CONFIG, IDENTITY, how_to_finish, read_json, write_json
+from saliency_bench.study import prepare, refuse_another
 
 HERE, PROCESSES, RAY, SLURM = "here", "processes", "ray", "slurm"
 #: What is left to do, for workers that take every n-th of it.
