@@ -295,7 +295,7 @@ def refuse_another(study: Study, folder: Path) -> None:
             changed = list(differences(held, identity))
             if "settings" in changed and (folder / SETTINGS).is_file():
                 changed.remove("settings")
-                changed = [*_of_settings(read_json(folder / SETTINGS, list), study), *changed]
+                changed += _of_settings(read_json(folder / SETTINGS, list), study)
             some = ", ".join(changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
             raise InputError(
                 f"{folder} holds another run; it differs in {some}. Give another folder with out=, or remove it."

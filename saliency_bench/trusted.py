@@ -87,10 +87,12 @@ def _reaches_beyond(path: Path, folder: Path) -> str | None:
         return None
     try:
         text = path.read_text("utf-8")
+        root = yaml.compose(
+            text, yaml.SafeLoader
+        )  # follows no alias, and gives up on depth at once
         aliases = sum(isinstance(one, yaml.AliasToken) for one in yaml.scan(text, yaml.SafeLoader))
         if aliases > MOST_ALIASES:
             return f"has {aliases} aliases, which could stand for billions of values, expected up to {MOST_ALIASES}"
-        root = yaml.compose(text, yaml.SafeLoader)
         _refuse_misshapen(path, text, root)
         words = [*_scalars(root, set()), *_PACKAGE.findall(text)]
     except InputError:
@@ -139,7 +141,8 @@ def _defaults(path: Path) -> list[str]:
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
             found += [one.value for one in value.value if isinstance(one, yaml.ScalarNode)]
     group = f"/{path.parent.name}/"
-    return [name.removeprefix(group).split("@")[0] for name in found]
+    names = [name.removeprefix(group).split("@")[0] for name in found]
+    return [name for name in names if not name.startswith("/")]  # of another group
 
 
 def _scalars(node: Any, seen: set[int]) -> Iterator[str]:
