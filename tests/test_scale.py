@@ -241,11 +241,14 @@ CODES = [
 ]
 
 
+@pytest.mark.filterwarnings(  # submitit leaves its log files to the collector
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("name", ["processes", "slurm"])
 @pytest.mark.parametrize(("code", "kind", "named"), CODES)
 @pytest.mark.parametrize("spoken", [True, False])
 def test_a_worker_ends_the_study_with_its_own_exit_code(
-    study_in, tmp_path, monkeypatch, name, code, kind, named, spoken
+    tmp_path, monkeypatch, name, code, kind, named, spoken
 ):
     ending(monkeypatch, f"{'echo saliency-bench: no luck. >&2;' if spoken else ''} exit {code}")
     folder = tmp_path / "run"
