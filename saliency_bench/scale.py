@@ -278,8 +278,9 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
         **({"slurm_partition": options["partition"]} if options["partition"] else {}),
     )
     # A job runs the command line, so that nothing that is pickled needs to be understood later.
+    hear = _hearing()
     with array.batch():
-        jobs = [array.submit(_heard, _command(folder, i, n)) for i in range(n)]
+        jobs = [array.submit(hear, _command(folder, i, n)) for i in range(n)]
     try:
         while not all(job.done() for job in jobs):
             tell(len(pieces) - len(_left(folder, pieces)))
@@ -289,7 +290,8 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
             job.cancel()
         raise
     # A job that ran out of time, or whose result could not be written, has none.
-    ended = [job.result() for job in jobs if job.exception() is None]
+    results = [job.result() for job in jobs if job.exception() is None]
+    ended = [(code, _last_line(err)) for code, err in results]
     if left := _left(folder, pieces):
         _raise_failed(folder, pieces, left, ended)
 
@@ -454,12 +456,22 @@ def _stop(running: "Sequence[subprocess.Popen[bytes]]") -> None:
             one.wait()
 
 
-def _heard(command: Sequence[str]) -> tuple[int, str]:
-    """Runs a worker to its end: its exit code and its last words."""
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
-    err = done.stderr.decode("utf-8", "replace")
-    sys.stderr.write(err)
-    return done.returncode, _last_line(err)
+def _hearing() -> Callable[[Sequence[str]], tuple[int, str]]:
+    """What a job of Slurm's does: runs a worker to its end, and gives its exit code and what it said at last.
+
+    A function within another is sent as it stands, so that a job need not load this package to begin.
+    """
+
+    def hear(command: Sequence[str]) -> tuple[int, str]:
+        import subprocess
+        import sys
+
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+        err = done.stderr.decode("utf-8", "replace")
+        sys.stderr.write(err)
+        return done.returncode, err[-4000:]
+
+    return hear
 
 
 def _log(folder: Path, shard: int) -> Path:

@@ -149,3 +149,17 @@ def test_the_wheel_explains_a_sentence(installed, tmp_path):
     said = run([installed / "saliency-bench", "explain", "a gripping, funny film"], tmp_path)
     assert "gripping" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_audit_that_cannot_ask_says_so_in_one_sentence():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "audit"],
+        env=os.environ | {"PIP_NO_INDEX": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"audit: no advisory could be asked for \(.*\)\..*\n", done.stderr)
+    assert done.stdout == ""

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -513,11 +514,14 @@ CODES = [
 ]
 
 
+@pytest.mark.filterwarnings(  # submitit leaves its log files to the collector
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("name", ["processes", "slurm"])
 @pytest.mark.parametrize(("code", "kind", "named"), CODES)
 @pytest.mark.parametrize("spoken", [True, False])
 def test_a_worker_ends_the_study_with_its_own_exit_code(
-    study_in, tmp_path, monkeypatch, name, code, kind, named, spoken
+    tmp_path, monkeypatch, name, code, kind, named, spoken
 ):
     ending(monkeypatch, f"{'echo saliency-bench: no luck. >&2;' if spoken else ''} exit {code}")
     folder = tmp_path / "run"
@@ -589,6 +593,44 @@ def test_what_is_left_is_looked_up_in_one_question(tmp_path, monkeypatch):
     monkeypatch.setattr(scale.Path, "exists", None)
     assert scale._left(tmp_path, names) == names[1::2]
     assert len(asked) == 1
+
+
+def test_the_warnings_of_a_text_are_looked_up_without_reading_all(study_in):
+    class Counted(tuple):
+        read = 0
+
+        def __iter__(self):
+            Counted.read += 1
+            return super().__iter__()
+
+    cfg = study_in("run")
+    study = runner.prepare(cfg, config.settings(cfg))
+    said = [{"example_id": name, "source": "s", "message": name} for name in ("b", "", "a", "b")]
+    study = replace(study, warnings=Counted(said))
+    for name, n in [("a", 1), ("b", 2), ("", 1), ("c", 0)] * 3:
+        found = study.warnings_of(name)
+        assert [one["message"] for one in found] == [name] * n
+        assert all(one["cell_id"] == study.cell_id for one in found)
+    assert Counted.read == 1
+
+
+def test_slurm_is_asked_for_as_many_cpus_as_a_worker_has_threads(study_in, monkeypatch):
+    folder = stopped(study_in("run", "runtime=slurm", "runtime.threads=3"))
+    asked = {}
+
+    class Executor:
+        def __init__(self, **options):
+            pass
+
+        def update_parameters(self, **options):
+            asked.update(options)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(scale, "_import", lambda *_: SimpleNamespace(AutoExecutor=Executor))
+    options = scale.read_config(folder).runtime.executor
+    with pytest.raises(KeyboardInterrupt):
+        scale.on_slurm(folder, ["a"], options, lambda done: None)
+    assert asked["cpus_per_task"] == 3
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ SHAPES = (
 )
 PAYLOADS = [shape.format(call) for call in CALLS for shape in SHAPES]
 
+NO_CHROMIUM = "no Chromium to render the page with: apt-get install chromium, as .ci/run does"
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -133,7 +134,7 @@ def browsed(file, seconds=8):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_no_payload_runs_in_a_browser_and_none_asks_for_anything(
     run, listener, tmp_path, record_property
 ):
@@ -172,7 +173,7 @@ def evil_maps(address):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 @pytest.mark.parametrize("where", ["the page of explain", "a notebook"])
 def test_no_payload_runs_in_an_explanation(where, listener, tmp_path, record_property):
     address, asked = listener
@@ -191,7 +192,7 @@ def test_no_payload_runs_in_an_explanation(where, listener, tmp_path, record_pro
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_the_browser_would_have_run_one(listener, tmp_path):
     address, asked = listener
     bare = tmp_path / "bare.html"
