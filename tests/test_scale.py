@@ -347,7 +347,7 @@ def test_a_list_of_blocks_that_is_none_is_a_storage_error(study_in, capsys):
 @pytest.mark.parametrize("word", ["seed=-1", f"seed={2**63}", "runtime.threads=100000"])
 def test_numbers_that_no_machine_takes_are_refused_before_the_folder_is_claimed(study_in, word):
     with pytest.raises(InputError, match=word):
-        study_in("run", word)
+        study_in("run", "runtime=here", word)
 
 
 def _numbers(value, key=""):
