@@ -376,7 +376,7 @@ def test_every_number_that_is_changed_is_named(study_in):
         place = changed
         for group in groups:
             place = place[group]
-        place[last] = value + 1 if isinstance(value, int) else value / 2
+        place[last] = 2 * value or 1 if isinstance(value, int) else value / 2
         cfg = config.from_plain(changed)
         study = runner.prepare(cfg, config.settings(cfg))
         with pytest.raises(InputError) as caught:
