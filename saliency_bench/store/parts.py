@@ -71,12 +71,7 @@ class PartStore:
         record = to_json({"block": block, "files": digests})
         with storing(self._parts / block):
             if not self._is_held(block, record):
-                try:
-                    self._commit(block, files | {DIGESTS: record})
-                except OSError:
-                    # A worker whose driver was killed may have been quicker.
-                    if not self._is_held(block, record):
-                        raise
+                self._commit(block, files | {DIGESTS: record})
 
     def summary(self, block: str) -> tuple[int, list[dict[str, Any]]]:
         """How many rows a committed block has, and what it warns of; nothing where that cannot be read."""
@@ -182,11 +177,20 @@ class PartStore:
             for name, data in files.items():
                 write_new(staging / name, data)
             sync_folder(staging)
-            staging.rename(self._parts / block)
+            self._put(staging, block, files[DIGESTS])
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         sync_folder(self._parts)
+
+    def _put(self, staging: Path, block: str, record: bytes) -> None:
+        try:
+            staging.rename(self._parts / block)
+        except OSError:
+            # A worker whose driver was killed may have been quicker.
+            if not self._is_held(block, record):
+                raise
+            shutil.rmtree(staging)
 
     def _is_whole(self, block: str) -> bool:
         try:

@@ -90,6 +90,7 @@ def test_what_another_command_wrote_is_no_run_folder_and_not_unfinished(tmp_path
 @pytest.mark.parametrize("name", ["manifest.json", "settings.json"])
 def test_an_unfinished_run_says_how_to_go_on(tmp_path, name):
     write_json(tmp_path / name, {})
+    write_json(tmp_path / "config.json", {})  # what `resume` reads
     PartStore(tmp_path).write("b0", {"warnings": [WARNING]})
     with pytest.raises(StorageError, match=r"unfinished.*saliency-bench resume"):
         read_run(tmp_path)
