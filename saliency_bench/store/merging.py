@@ -67,7 +67,7 @@ def _rows_of_lists(name: str, held: Sequence[pq.FileMetaData], total: int) -> in
         for group in map(one.row_group, range(one.num_row_groups))
         for place in range(group.num_columns)
     )
-    rows = GROUP_VALUES * total // n_values
+    rows = int(GROUP_VALUES * total // n_values)
     return 1 << max(rows, 1).bit_length() - 1
 
 
