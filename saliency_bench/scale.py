@@ -5,6 +5,7 @@ blocks to that folder, which every worker must see. Nothing that was computed pa
 """
 
 import ctypes
+import json
 import os
 import re
 import signal
@@ -277,10 +278,9 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
         **({"gpus_per_node": options["gpus_per_worker"]} if options["gpus_per_worker"] else {}),
         **({"slurm_partition": options["partition"]} if options["partition"] else {}),
     )
-    # A job runs the command line, so that nothing that is pickled needs to be understood later.
-    hear = _hearing()
+    commands = [[sys.executable, "-c", _HEAR, *_command(folder, i, n)] for i in range(n)]
     with array.batch():
-        jobs = [array.submit(hear, _command(folder, i, n)) for i in range(n)]
+        jobs = [array.submit(submitit.helpers.CommandFunction(one)) for one in commands]
     try:
         while not all(job.done() for job in jobs):
             tell(len(pieces) - len(_left(folder, pieces)))
@@ -290,7 +290,7 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
             job.cancel()
         raise
     # A job that ran out of time, or whose result could not be written, has none.
-    results = [job.result() for job in jobs if job.exception() is None]
+    results = [_heard(job.result()) for job in jobs if job.exception() is None]
     ended = [(code, _last_line(err)) for code, err in results]
     if left := _left(folder, pieces):
         _raise_failed(folder, pieces, left, ended)
@@ -367,7 +367,7 @@ def _refuse_address(address: str) -> None:
         ) from error
 
 
-def _refuse_what_is_not_there(ray: Any, n: int, threads: int, gpus: float) -> None:
+def _refuse_what_is_not_there(ray: Any, n: int, threads: int, gpus: int | float) -> None:
     """Refuses to ask for more than the cluster has: its workers would be waited for without end."""
     there = ray.cluster_resources()
     for name, each, key in [("CPU", threads, "threads"), ("GPU", gpus, "executor.gpus_per_worker")]:
@@ -439,7 +439,8 @@ def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":
         with path.open("wb") as log:
             return start(log)
     except OSError:  # a disk that is full: how the worker ends is heard all the same
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return start(subprocess.DEVNULL)
 
 
@@ -456,22 +457,21 @@ def _stop(running: "Sequence[subprocess.Popen[bytes]]") -> None:
             one.wait()
 
 
-def _hearing() -> Callable[[Sequence[str]], tuple[int, str]]:
-    """What a job of Slurm's does: runs a worker to its end, and gives its exit code and what it said at last.
+#: What a job of Slurm's does: runs a worker to its end, and gives its exit code and what it said at last. Python without
+#: this package, so that nothing that is pickled needs to be understood on the other machine.
+_HEAR = """
+import json, subprocess, sys
+done = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE)
+err = done.stderr.decode("utf-8", "replace")
+sys.stderr.write(err)
+print(json.dumps([done.returncode, err[-4000:]]))
+"""
 
-    A function within another is sent as it stands, so that a job need not load this package to begin.
-    """
 
-    def hear(command: Sequence[str]) -> tuple[int, str]:
-        import subprocess
-        import sys
-
-        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
-        err = done.stderr.decode("utf-8", "replace")
-        sys.stderr.write(err)
-        return done.returncode, err[-4000:]
-
-    return hear
+def _heard(output: str) -> tuple[int, str]:
+    """A job's last line: the worker's exit code, and the end of what it said."""
+    code, err = json.loads(output.strip().splitlines()[-1])
+    return int(code), str(err)
 
 
 def _log(folder: Path, shard: int) -> Path:

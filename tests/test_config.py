@@ -124,7 +124,7 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("timing.enabled=perhaps", ["timing.enabled", "perhaps"]),
         ("method.vanilla=3", ["method.vanilla"]),
         ("n_examples=0", ["n_examples=0", "at least 1"]),
-        ("runtime.threads=0", ["runtime.threads=0", "at least 1"]),
+        ("runtime.threads=0", ["runtime.threads=0", "1 to 1024"]),
         ("runtime.token_budget=0", ["runtime.token_budget=0"]),
         ("statistics.confidence=1.5", ["statistics.confidence=1.5"]),
         ("statistics.reference=vanila", ["statistics.reference", "'vanilla'"]),
@@ -201,7 +201,7 @@ def test_a_mistake_is_refused_by_the_key_that_it_is_in(override, words):
 def test_a_mistake_in_what_is_not_selected_by_default_is_refused_too():
     message = refusal("method=[beam_search]", "method.beam_search.goal=all")
     assert "method.beam_search.goal" in message
-    assert "'srg'" in message
+    assert "srg" in message
 
 
 def test_a_gpu_is_an_error_only_where_it_is_asked_for(monkeypatch):

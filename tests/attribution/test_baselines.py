@@ -339,7 +339,7 @@ def test_frames_differ_by_special_tokens_and_token_types(worded):
 
 def test_a_model_of_one_class_has_no_entropy():
     model = sb.wrap_model(Mixed(lambda z: z[:, None]), embeddings="embedding", labels=("score",))
-    frame = baselines.Frame((0, 0), None, (True, True))
+    frame = baselines.Frame((0, 0), None, (True, True), (True, True))
     with pytest.raises(InputError, match="2 classes"):
         baselines.least_known(References(model), frame)
 

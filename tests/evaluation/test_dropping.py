@@ -87,14 +87,18 @@ def slow_deletion(model, batch, example, keep):
         return model.output(torch.tensor([ids]), None, None)[0].numpy()
 
 
-def assert_same(probe, slow, model, batch):
+#: Two layers in float64, their sums in another order; ModernBERT rotates by angles in float32 whatever its weights are,
+#: and a vector of other length is rounded otherwise on some processors.
+TOLERANCES = {"modernbert": 1e-6}
+
+
+def assert_same(probe, slow, model, batch, tolerance=1e-11):
     examples, keep = questions(batch)
     with model.frozen():
         answers = probe(examples, keep)
         for answer, example, kept in zip(answers, examples, keep, strict=True):
             expected = slow(model, batch, example, kept)
-            # Two layers in float64, their sums in another order.
-            np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-11)
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -116,7 +120,7 @@ def test_where_dropping_is_not_the_same_tokens_are_masked(name):
     with model.frozen():
         probe = AttentionProbe(References(model), batch, 1000)
     assert probe.how is None
-    assert_same(probe, slow_attention, model, batch)
+    assert_same(probe, slow_attention, model, batch, TOLERANCES.get(name, 1e-11))
 
 
 @pytest.mark.parametrize("name", ["fnet", "convbert", "nystromformer"])
@@ -126,7 +130,11 @@ def test_a_model_that_reads_what_it_should_not_attend_to_is_refused(name):
         AttentionProbe(References(model), batch_of(model), 1000)
 
 
-def test_a_window_that_holds_the_whole_text_lets_tokens_be_dropped_and_a_longer_text_does_not():
+def test_a_window_that_holds_the_whole_text_lets_tokens_be_dropped_and_a_longer_text_does_not(
+    monkeypatch,
+):
+    # What float32 rotations may differ by, in a model of float64.
+    monkeypatch.setattr(dropping, "EPSILONS", TOLERANCES["modernbert"] / torch.finfo(float).eps)
     model = wrapped("modernbert", local_attention=20, cls_token_id=1, sep_token_id=2)
     refs = References(model)
     with model.frozen():

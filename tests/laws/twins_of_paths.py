@@ -125,13 +125,17 @@ def the_class_is_chosen_again_along_the_path(patch):
 def the_baseline_is_half_of_it(patch):
     embeddings = context.baselines.embeddings
     patch.setattr(
-        context.baselines, "embeddings", lambda ctx, baseline: embeddings(ctx, baseline) / 2
+        context.baselines,
+        "embeddings",
+        lambda ctx, baseline, moved: embeddings(ctx, baseline, moved) / 2,
     )
 
 
 def the_baseline_is_the_mean(patch):
     embeddings = context.baselines.embeddings
-    patch.setattr(context.baselines, "embeddings", lambda ctx, baseline: embeddings(ctx, "mean"))
+    patch.setattr(
+        context.baselines, "embeddings", lambda ctx, baseline, moved: embeddings(ctx, "mean", moved)
+    )
 
 
 def removed_tokens_stay(patch):

@@ -62,12 +62,12 @@ def padding_is_stripped_from_the_end_only(patch):
     """As where padding is thought to stand on the right."""
     encode = api._encode_one
 
-    def stripped(model, item, index, label):
+    def stripped(model, item, index, label, *others):
         mask = item.get("attention_mask")
         if mask is None:
-            return encode(model, item, index, label)
+            return encode(model, item, index, label, *others)
         real = {"input_ids": item["input_ids"][: len(mask) - mask[::-1].index(1)]}
-        return encode(model, real, index, label)
+        return encode(model, real, index, label, *others)
 
     patch.setattr(api, "_encode_one", stripped)
 
