@@ -31,7 +31,7 @@ NOISE = 0.1  # σ, in standard deviations of the embedding matrix
 N_RANKINGS = 10  # random ones
 ERASER = (0.01, 0.05, 0.1, 0.2, 0.5)  # share of tokens removed or kept
 TOP = 0.2  # of log-odds
-AUC_FLOOR = 0.001  # p(text) - p(empty) that an area may be divided by
+AUC_FLOOR = 0.1  # p(text) - p(empty) that an area may be divided by
 GAP_FLOOR = 0.01  # |F(x) - F(x')| that a gap may be divided by
 
 #: Sizes that are tried where `--batches sorted` is not told any: texts together, and rows in one pass.

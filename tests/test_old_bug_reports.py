@@ -27,7 +27,7 @@ DISTIL = {"vocab_size": VOCABULARY, "dim": 16, "n_layers": 2, "n_heads": 2, "hid
 GPT = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
 MODULES = {
     "roberta": lambda: transformers.RobertaForSequenceClassification(
-        transformers.RobertaConfig(**SIZES, num_labels=3)
+        transformers.RobertaConfig(**SIZES, num_labels=3, pad_token_id=0)
     ),
     "distilbert": lambda: transformers.DistilBertForSequenceClassification(
         transformers.DistilBertConfig(**DISTIL, initializer_range=0.3, num_labels=3)

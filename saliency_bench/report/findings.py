@@ -22,7 +22,6 @@ from saliency_bench.rows import SANITY, TRUST
 from saliency_bench.stats import Resampling
 from saliency_bench.store.durable import replace_file, storing
 from saliency_bench.store.run import MANIFEST, read_json
-from saliency_bench.store.schema import check_manifest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +97,6 @@ def read(folder: Path) -> Findings:
         StorageError: a file is damaged, or of something else.
     """
     manifest = read_json(folder / MANIFEST, dict)
-    check_manifest(manifest, folder / MANIFEST)
     kind = KINDS.get(manifest.get("name"))
     if kind is None:
         raise StorageError(
@@ -107,9 +105,15 @@ def read(folder: Path) -> Findings:
     try:
         config, models = manifest["config"], manifest["models"]
         chosen = config["statistics"]
-        resampling = Resampling(chosen["confidence"], chosen["n_resamples"], config["seed"])
-    except (KeyError, TypeError) as error:
-        raise StorageError(f"{folder / MANIFEST} lacks {error}. Restore the file.") from error
+        resampling = Resampling(
+            float(chosen["confidence"]), int(chosen["n_resamples"]), int(config["seed"])
+        )
+        if not (0 < resampling.confidence < 1 <= resampling.n_resamples and resampling.seed >= 0):
+            raise ValueError(f"no such statistics: {dict(chosen)}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"{folder / MANIFEST} does not say how intervals were made ({error}). Restore the file."
+        ) from error
     return kind.find(_rows(folder / ROWS, kind), models, resampling)
 
 

@@ -161,7 +161,7 @@ def test_a_saved_contrast_is_the_same_target_again(model, tmp_path):
 
 @pytest.mark.parametrize("target", [1.5, None, ("a", None), (("a", "b"), "c"), [[1]]])
 def test_what_is_no_target_is_refused(target):
-    with pytest.raises(InputError, match="by name or number"):
+    with pytest.raises(InputError, match="a class by index or name"):
         asked(target)
 
 
