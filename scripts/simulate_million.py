@@ -33,6 +33,7 @@ class Text:
 
     length: int
     token_type_ids: None = None
+    pads: None = None
 
     def __len__(self) -> int:
         return self.length
