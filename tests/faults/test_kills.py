@@ -90,7 +90,7 @@ def killed_again_and_again(folder, tmp_path, n, seed):
     next one begins. The number of kills, and of blocks that were there at one.
     """
     texts(tmp_path)
-    more = ["method.smoothgrad.n_samples=400"]
+    more = ["method.smoothgrad.n_samples=100"]
     done = run(command(folder, tmp_path, "whole", *more))
     assert done.returncode == 0, done.stderr
     whole, stream = tables(tmp_path / "whole"), random.Random(seed)
