@@ -1,6 +1,7 @@
 """Attribution maps: one score per token, with what it is a score of. Imports no torch."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -175,16 +176,10 @@ class AttributionMap:
         return (start + blank if blank < end - start else start), end
 
     def save(self, path: str | Path) -> None:
-        """Writes the map as JSON; floats survive exactly."""
-        value = asdict(self) | {
-            "format": FORMAT,
-            "scores": self.scores.tolist(),
-            "setting": dict(self.setting),
-        }
-        for name in ("draws", "standard_errors"):
-            array = getattr(self, name)
-            value[name] = None if array is None else array.tolist()
-        Path(path).write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Writes the map as JSON; floats survive exactly, those that are no numbers as the text "nan" or "inf"."""
+        value = asdict(self) | {"format": FORMAT, "setting": dict(self.setting)}
+        text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "AttributionMap":
@@ -202,7 +197,10 @@ class AttributionMap:
             if "target" in value["setting"]:  # a pair stays one: a list would be several targets
                 value["setting"]["target"] = _tuples(value["setting"]["target"])
             for name in ("draws", "standard_errors"):
-                value[name] = None if value[name] is None else np.asarray(value[name])
+                if value[name] is not None:
+                    value[name] = np.asarray(value[name], dtype=np.float64)
+            for name in ("probability", "completeness_gap", "output_difference", "error"):
+                value[name] = None if value[name] is None else float(value[name])
             return cls(encoded=Encoded(**encoded), **value)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
@@ -302,6 +300,17 @@ class AttributionMap:
         from saliency_bench.report.explanation import to_rich
 
         return to_rich(self)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: arrays as lists, and what is no number as text that `float` reads, for JSON has none."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tuples(value: Any) -> Any:

@@ -1,7 +1,11 @@
 """What a map says of itself."""
 
+import json
+import math
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 
@@ -51,3 +55,22 @@ def test_a_pair_is_shown_on_two_lines(folder):
     model = sb.load_model(str(folder), device="cpu")
     (made,) = sb.attribute(model, [("the film", "a w2")], "vanilla")
     assert "the film\na w2" in re.sub("<[^>]*>", "", made.to_html())
+
+
+def test_a_saved_map_is_json_for_any_reader_and_comes_back_whatever_its_scores(tmp_path):
+    (one,) = sb.attribute(
+        sb.wrap_model(tiny_bert(), FrameTokenizer()),
+        framed(*token_inputs(6)),
+        "random",
+    )
+    scores = one.scores.copy()
+    scores[1:4] = [math.nan, math.inf, -math.inf]
+    lost = replace(one, scores=scores, completeness_gap=math.nan, error=math.inf)
+    lost.save(tmp_path / "map.json")
+    json.loads((tmp_path / "map.json").read_text("utf-8"), parse_constant=pytest.fail)
+    back = sb.AttributionMap.load(tmp_path / "map.json")
+    np.testing.assert_array_equal(back.scores, scores)
+    np.testing.assert_array_equal(back.draws, one.draws)
+    assert math.isnan(back.completeness_gap) and back.error == math.inf
+    assert back.probability == one.probability
+    assert dict(back.setting) == dict(one.setting)

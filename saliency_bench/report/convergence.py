@@ -27,7 +27,7 @@ LIMITS = {"largest_gap": 0.05, "smallest_tau": 0.95}
 _COLUMNS = (
     Column("method", "Method"),
     Column("n_gradients", "Gradients per example"),
-    Column("checked", "Texts checked"),
+    Column("checked", "Maps checked"),
     Column("converged", "Converged"),
     Column("gap", "Completeness gap, median"),
     Column("gap_95", "Completeness gap, 95th percentile"),
@@ -104,7 +104,7 @@ def gate_words(run: Run) -> str:
     """What the column says, for a caption."""
     bound = limits(run)
     return (
-        f" Converged: texts whose completeness gap is at most {100 * bound['largest_gap']:g} % of F(x) - F(x') and whose "
+        f" Converged: maps whose completeness gap is at most {100 * bound['largest_gap']:g} % of F(x) - F(x') and whose "
         f"token order keeps τ-b ≥ {bound['smallest_tau']:g} at twice the steps, or where a method that stops by "
         f"itself says so; {MARK} where fewer than {100 * ENOUGH:g} % did."
     )

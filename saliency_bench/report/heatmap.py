@@ -343,6 +343,9 @@ def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
             text.append(span.text if span is BREAK else visible(span.text), style=style)
         elif colored:
             color = tokens.color(span.score)
+            if color == LIGHT.zero:  # nothing to show, and the terminal may be dark
+                text.append(visible(span.text), style=style)
+                continue
             style += f" {_hex(ink(color))} on {_hex(color)}"
             text.append(visible(span.text), style=style.strip())
         else:

@@ -299,7 +299,7 @@ def parity(analysis: Analysis) -> Table:
     columns = [
         _METHOD,
         Column("other", "Against"),
-        Column("n", "Texts"),
+        Column("n", "Maps"),
         Column("absolute", "Largest difference"),
         Column("relative", "Relative to the text's largest score"),
         Column("expected", "Expected"),

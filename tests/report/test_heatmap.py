@@ -233,6 +233,13 @@ def test_what_is_no_number_is_grey_and_says_so():
         terminal().print(to_rich(one))
 
 
+def test_a_score_of_nothing_takes_the_colours_of_the_terminal_which_may_be_dark():
+    shown = spans_to_rich(TokenMap((Span("a", 0.0), Span("b", 1e-9), Span("c", 1.0)), signed=True))
+    assert [str(span.style) for span in shown.spans if " on " in str(span.style)] == [
+        f"{hexadecimal(LIGHT.zero)} on {hexadecimal(LIGHT.positive)}"
+    ]
+
+
 def test_a_map_without_any_number_has_no_largest_score():
     shown = read(attribution(scores=(math.nan,) * 4).to_html())
     assert "largest score" not in shown.text and "2 of 2 scores are no numbers" in shown.text
