@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from saliency_bench.report.table import Cell, Estimate, Printed, Table, printed
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: What a spreadsheet would run, once it has dropped what cannot be seen before it.
+_FORMULA = re.compile(r"[\t\r]|[\x00-\x20\u200b\ufeff]*[=+\-@]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 _SCIENTIFIC = re.compile(r"e([+-])0*(\d+)")
 _LATEX = {
@@ -72,7 +73,8 @@ def _plain(cell: Cell) -> str:
     if isinstance(cell, str):
         # The writer quotes "\n" but leaves "\r" bare, which would end the line.
         text = cell.replace("\r\n", "\n").replace("\r", "\n")
-        return f"'{text}" if cell.startswith(_FORMULA) else text
+        runs = _FORMULA.match(unicodedata.normalize("NFKC", cell))  # full-width signs too
+        return f"'{text}" if runs else text
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return ""
     # Twelve digits: beyond them a mean depends on the order of a sum.

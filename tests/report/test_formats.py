@@ -3,10 +3,11 @@
 import csv
 import io
 import math
+import unicodedata
 
 import pytest
 
-from saliency_bench.report.formats import to_csv, to_latex, to_markdown
+from saliency_bench.report.formats import _LATEX, to_csv, to_latex, to_markdown
 from saliency_bench.report.table import Column, Estimate, Table, printed
 
 METHOD = Column("method", "Method")
@@ -41,6 +42,24 @@ def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(start):
     rows = list(csv.reader(io.StringIO(to_csv(table((text, 1.0, 2.0))))))
     assert len(rows) == 2
     assert rows[1][0] == "'" + text.replace("\r", "\n")
+
+
+#: What programs are known to drop from the start of a cell.
+IGNORED = "".join(map(chr, range(33))) + "\u200b\ufeff"
+FORMULAS = [
+    f"{before}{start}{body}"
+    for before in ("", " ", "\n", "\u00a0", "\ufeff", "\u200b", "\x00", "'", '"')
+    for start in ("=", "+", "-", "@", "\t=", "\r=", "＝", "－")
+    for body in ("1+1", "cmd|' /C calc'!A0", 'HYPERLINK("http://x","y")', "SUM(A1:A9)*9")
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_text_is_a_formula_to_a_spreadsheet_that_trims_it(text):
+    (row,) = list(csv.reader(io.StringIO(to_csv(table((text, 1.0, 2.0))))))[1:]
+    assert len(row) == 3
+    shown = unicodedata.normalize("NFKC", row[0]).lstrip(IGNORED)
+    assert not shown.startswith(("=", "+", "-", "@")), row[0]
 
 
 def test_a_negative_number_is_a_number():
@@ -109,6 +128,43 @@ def test_latex_text_is_escaped():
         r"\textbackslash{}input\{x\} \$a\_b\$ 5\% \#1 \& \textasciitilde{}\textasciicircum{} "
         r"\textless{}y\textgreater{}\textbar{}  & $1.000$ & $2.000$ \\"
     )
+
+
+LATEX = [
+    rf"{before}{command}{after}"
+    for command in (
+        r"\input{/etc/passwd}",
+        r"\include{x}",
+        r"\write18{id}",
+        r"\immediate\write18{id}",
+        r"\openin5=/etc/passwd",
+        r"\def\a{\a}\a",
+        r"\csname input\endcsname{x}",
+        r"\catcode`\@=0 @input{x}",
+        r"^^5cinput{x}",
+        r"\end{tabular}\input{x}",
+        r"\\[9999pt]",
+        r"\verb|x|",
+        r"%\n}",
+        r"$\lambda$ & \hline",
+        r"\url{http://x}",
+        r"\special{ps: x}",
+        r"\directlua{os.execute('id')}",
+        r"#1{\expandafter}",
+    )
+    for before, after in (("", ""), ("a ", " b"), ("{", "}"), ("}", "{"), ("$", "$"))
+]
+
+
+@pytest.mark.parametrize("text", LATEX)
+def test_no_text_is_a_command_to_latex(text):
+    row = to_latex(table((text, 1.0, 2.0))).splitlines()[8]
+    cell, *numbers = row.removesuffix(r" \\").rsplit(" & ", 2)
+    assert numbers == ["$1.000$", "$2.000$"]
+    # What remains beside our own words for signs has none of LaTeX's special characters.
+    for own in sorted({*_LATEX.values()}, key=len, reverse=True):
+        cell = cell.replace(own, "")
+    assert not set(cell) & set("\\{}$&#%_~^"), cell
 
 
 def test_a_latex_row_that_starts_with_a_bracket_is_no_argument():
