@@ -281,10 +281,14 @@ def work(words: list[str]) -> int:
     """One of the workers of a run; an executor starts it."""
     from saliency_bench import scale
 
-    match = re.fullmatch(r"shard=(\d+)/(\d+)", words[1] if len(words) == 2 else "")
+    helps = words[2:] == ["help=true"]
+    match = re.fullmatch(r"shard=(\d+)/(\d+)", words[1] if len(words) == 2 + helps else "")
     if match is None or not int(match[1]) < int(match[2]):
-        raise InputError("work takes a run folder and a shard: saliency-bench work DIR shard=0/4")
-    scale.work(Path(words[0]), int(match[1]), int(match[2]))
+        raise InputError(
+            "work takes a run folder and a shard, and help=true where it is to take others' blocks after its own: "
+            "saliency-bench work DIR shard=0/4"
+        )
+    scale.work(Path(words[0]), int(match[1]), int(match[2]), helps)
     return 0
 
 

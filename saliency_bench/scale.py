@@ -169,10 +169,12 @@ def _listed(folder: Path) -> list[str]:
     return pieces
 
 
-def work(folder: Path, shard: int, n_shards: int) -> None:
+def work(folder: Path, shard: int, n_shards: int, helps: bool = False) -> None:
     """Computes every `n_shards`-th of the blocks that were left when the workers were started.
 
-    Where no executor has listed them, of all blocks of the plan, which is the same for every worker.
+    Where no executor has listed them, of all blocks of the plan, which is the same for every worker. One that `helps`
+    then takes what others have not come to, the last first, so that nobody waits for the slowest. Two may do the same
+    block at the very end: it has the same bytes, and is committed once.
     """
     end_with_driver()
     listed = folder / PIECES
@@ -180,7 +182,10 @@ def work(folder: Path, shard: int, n_shards: int) -> None:
     pieces = _listed(folder) if worker is None else worker.plan
     if mine := _left(folder, pieces[shard::n_shards]):
         worker = worker or open_worker(folder)
-        for name in mine:
+        # Each begins at another place, so that two that help do not take the same.
+        others = [name for at, name in enumerate(pieces) if at % n_shards != shard][::-1]
+        start = shard * len(others) // n_shards
+        for name in mine + (others[start:] + others[:start] if helps else []):
             end_with_driver()
             worker(name)
 
@@ -209,7 +214,8 @@ def on_processes(
         n = min(options["workers"], len(left))
         running = [_start(folder, shard, n) for shard in range(n)]
         try:
-            while any(one.poll() is None for one in running):
+            # Who only repeats what another has done meanwhile is not waited for.
+            while _left(folder, left) and any(one.poll() is None for one in running):
                 tell(len(pieces) - len(_left(folder, pieces)))
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:
@@ -419,7 +425,8 @@ def _was_stopped(code: int) -> bool:
 
 
 def _command(folder: Path, shard: int, n: int) -> list[str]:
-    return [sys.executable, "-m", "saliency_bench", "work", str(folder), f"shard={shard}/{n}"]
+    words = ["work", str(folder), f"shard={shard}/{n}", "help=true"]
+    return [sys.executable, "-m", "saliency_bench", *words]
 
 
 def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":

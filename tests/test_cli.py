@@ -84,6 +84,7 @@ def test_version_is_that_of_the_package(capsys):
         (["resume", "dir"], ["dir", "config.json"]),
         (["merge"], ["merge takes one run folder"]),
         (["work", "dir", "shard=2/2"], ["shard=0/4"]),
+        (["work", "dir", "shard=0/2", "help"], ["help=true"]),
         (["doctor", "now"], ["doctor takes nothing"]),
         (["n_exmples=3"], ["'n_exmples'", "'n_examples'"]),
         (["run", "n_examples=0"], ["n_examples=0"]),

@@ -81,6 +81,46 @@ def scale_encoded(folder):
     return runner.prepare(cfg, config.settings(cfg)).encoded
 
 
+def test_a_worker_that_helps_leaves_nothing_and_begins_with_what_others_would_do_last(
+    study_in, whole, monkeypatch
+):
+    folder = stopped(study_in("run"))
+    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    scale.write_json(folder / scale.PIECES, pieces)
+    scale.work(folder, 0, 3)  # that one has no need of help
+    done, opened = [], scale.open_worker(folder)
+
+    def worker(name):
+        done.append(name)
+        return opened.work(name)
+
+    monkeypatch.setattr(scale, "open_worker", lambda _: worker)
+    scale.work(folder, 1, 3, helps=True)
+    mine, others = pieces[1::3], [name for name in pieces if name not in pieces[1::3]]
+    assert done[: len(mine)] == mine
+    assert sorted(done[len(mine) :]) == sorted(others)
+    latest = [name for name in done[len(mine) :] if name in others[-2:]]
+    assert latest == others[-1:-3:-1]
+    scale.work(folder, 2, 3, helps=True)  # nothing is left: no model is loaded for it
+    assert len(done) == len(pieces)
+    assert cli.main(["merge", str(folder)]) == 0
+    assert tables(folder) == whole
+
+
+def test_two_that_help_do_not_begin_at_the_same_block(study_in, monkeypatch):
+    folder = stopped(study_in("run"))
+    pieces = [f"{n:02d}" for n in range(12)]
+    scale.write_json(folder / scale.PIECES, pieces)
+    firsts = set()
+    for shard in range(4):
+        done = []
+        monkeypatch.setattr(scale, "open_worker", lambda _, done=done: done.append)
+        scale.work(folder, shard, 4, helps=True)
+        assert sorted(done) == pieces
+        firsts.add(done[3])
+    assert len(firsts) == 4
+
+
 def test_nothing_is_merged_before_everything_is_there(study_in, capsys):
     folder = stopped(study_in("run"))
     pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
