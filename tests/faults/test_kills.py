@@ -11,33 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import command, run, tables, texts
 
 KILLED = "faults: kill -9 of the real command and its two workers"
-
-
-def command(folder, tmp_path, name, *more):
-    words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.text=text"]
-    words += [f"data.path={tmp_path / 'texts.csv'}", f"out={tmp_path / name}", "runtime.device=cpu"]
-    words += ["method=[vanilla,smoothgrad]", "metric=[srg]", "name=t", "convergence.n_examples=0"]
-    words += ["runtime.threads=1", *more]
-    return [sys.executable, "-m", "saliency_bench", *words]
-
-
-def texts(tmp_path, n=24):
-    stream = random.Random(0)
-    lines = [
-        " ".join(f"w{stream.randrange(40)}" for _ in range(stream.randrange(2, 14)))
-        for _ in range(n)
-    ]
-    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(lines) + "\n", "utf-8")
-
-
-def tables(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
-
-
-def run(words):
-    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def killed_and_resumed(folder, tmp_path, n, seed):
@@ -145,10 +121,10 @@ def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path,
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(folder, tmp_path):
-    texts(tmp_path)
-    assert run(command(folder, tmp_path, "whole")).returncode == 0
-    words = command(folder, tmp_path, "run", "runtime=processes")
+def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(
+    folder, tmp_path, undisturbed
+):
+    words = command(folder, undisturbed.place, tmp_path / "run", "runtime=processes")
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     parts = tmp_path / "run" / "parts"
     while process.poll() is None and not [*parts.glob("[!.]*")]:
@@ -161,7 +137,7 @@ def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(fold
     assert left == []
     done = run([sys.executable, "-m", "saliency_bench", "resume", str(tmp_path / "run")])
     assert done.returncode == 0, done.stderr
-    assert tables(tmp_path / "run") == tables(tmp_path / "whole")
+    assert tables(tmp_path / "run") == undisturbed.tables
 
 
 @pytest.mark.slow
@@ -197,11 +173,9 @@ def _workers_of(folder):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, number):
-    texts(tmp_path)
-    words = command(folder, tmp_path, "run", "method.smoothgrad.n_samples=2000")
+def interrupted(folder, place, tmp_path, number):
+    """A real command that was sent this signal at its first event, and its log."""
+    words = command(folder, place, tmp_path / "run", "method.smoothgrad.n_samples=2000")
     # Where the tests run in the background, an interrupt is ignored by all that they start.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
@@ -209,6 +183,13 @@ def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, numb
     while not log.is_file() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
+    return process, log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, undisturbed, number):
+    process, log = interrupted(folder, undisturbed.place, tmp_path, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert f"saliency-bench resume {tmp_path / 'run'}" in err
@@ -216,3 +197,38 @@ def test_an_interrupt_ends_in_order_and_says_how_to_go_on(folder, tmp_path, numb
     events = [json.loads(line)["event"] for line in log.read_text("utf-8").splitlines()]
     assert events[0] == "start"
     assert events[-1] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_costs_nothing_that_the_first_would_have_kept(
+    folder, tmp_path, undisturbed
+):
+    process, log = interrupted(folder, undisturbed.place, tmp_path, signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), err
+    done = run([sys.executable, "-m", "saliency_bench", "merge", str(log.parent)])
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    assert "missing" in done.stderr
+
+
+@pytest.mark.slow
+def test_of_three_that_go_on_at_once_none_does_harm(folder, tmp_path, undisturbed, record_property):
+    begun = command(folder, undisturbed.place, tmp_path / "run")
+    process = subprocess.Popen(begun, stderr=subprocess.DEVNULL)
+    held = tmp_path / "run" / "config.json"
+    while not held.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    words = [sys.executable, "-m", "saliency_bench", "resume", str(tmp_path / "run")]
+    three = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [one.communicate(timeout=300)[1] for one in three]
+    codes = sorted(one.returncode for one in three)
+    # Who comes while another works is refused; who comes when it is done finds a finished run.
+    assert codes[0] == 0 and set(codes) <= {0, 4}, said
+    for one, err in zip(three, said, strict=True):
+        assert one.returncode == 0 or "another process works on this run" in err
+    assert tables(tmp_path / "run") == undisturbed.tables
+    record_property("faults: three that go on at once", 1)

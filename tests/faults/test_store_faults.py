@@ -1,7 +1,6 @@
 """The store under kills, damage and disks that refuse: nothing lost, nothing twice, no other number. Counts are printed."""
 
 import errno
-import importlib.util
 import json
 import os
 import random
@@ -11,16 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nursery
 import pytest
 
 from saliency_bench.errors import StorageError
 from saliency_bench.store import parts as parts_module
 from saliency_bench.store.parts import DIGESTS, PartStore, read_sealed
 
-NURSERY = Path(__file__).with_name("nursery.py")
-_spec = importlib.util.spec_from_file_location("nursery", NURSERY)
-nursery = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(nursery)
+NURSERY = Path(nursery.__file__)
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills and forks are POSIX")
 
