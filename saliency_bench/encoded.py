@@ -1,12 +1,15 @@
 """One text as the model reads it. Imports no torch."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
 
 #: Of a token that is not known to stand anywhere in a text.
 NO_OFFSET = (-1, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One tokenised example and where its question is read (see `tasks.task`).
 
@@ -41,3 +44,25 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+class Shared:
+    """Texts with what they have in common held once: of 27 tokens, a text is then 1 kB and not 4.5."""
+
+    #: Parts of which single values recur, and parts that recur as a whole in texts of equal length.
+    _EACH, _WHOLE = ("input_ids", "tokens", "offsets"), ("token_type_ids", "special", "segments")
+
+    def __init__(self) -> None:
+        # By part, since 1 == True.
+        self._held: defaultdict[str, dict[Hashable, Any]] = defaultdict(dict)
+
+    def __call__(self, item: Encoded) -> Encoded:
+        """An equal text."""
+        parts = {
+            name: tuple(self._one(name, x) for x in getattr(item, name)) for name in self._EACH
+        }
+        whole = {name: self._one(name, getattr(item, name)) for name in self._WHOLE}
+        return replace(item, **parts, **whole)
+
+    def _one(self, part: str, value: Hashable) -> Any:
+        return self._held[part].setdefault(value, value)

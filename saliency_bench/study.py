@@ -15,7 +15,7 @@ from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
-from saliency_bench.encoded import Encoded
+from saliency_bench.encoded import Encoded, Shared
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation.reading import Reading, usual
 from saliency_bench.evaluation.removal import fit_operator
@@ -113,7 +113,8 @@ def questions_of(
     task = task_of(model)
     if model.task != SEQUENCE_CLASSIFICATION:
         examples = [replace(example, label=None) for example in examples]
-    texts = [task.encode(model, example, too_long) for example in examples]
+    share = Shared()
+    texts = [share(task.encode(model, example, too_long)) for example in examples]
     return [(examples[index], question) for index, question in questions(model, texts)]
 
 

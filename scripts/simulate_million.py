@@ -2,23 +2,26 @@
 
     python scripts/simulate_million.py [N_EXAMPLES] [OUT]
 
-Rows are invented, one setting and three metrics a text; everything else is what a run does. Memory is the peak of
-this process, which here also does what workers do; the time of making rows stands apart. Writes OUT.
+Texts are words drawn at random, rows are invented, one setting and three metrics a text; everything else is what a run
+does. Memory is the peak of this process, which here also does what workers do; the time of making rows stands apart.
+Writes OUT.
 """
 
 import json
+import random
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from saliency_bench.blocks import Piece, plan_blocks, plan_pieces
+from saliency_bench.encoded import NO_OFFSET, Encoded, Shared
 from saliency_bench.store.coverage import require_planned
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.parts import PartStore
@@ -27,16 +30,33 @@ METRICS = ("comprehensiveness", "srg", "sufficiency")
 SETTING = "000000000000"
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Of a tokenised text, what a plan reads."""
+def texts_of(n_examples: int) -> list[Encoded]:
+    """Tokenised texts of words that are drawn at random, of 8 to 44 tokens, as a study holds them."""
+    stream, share = random.Random(0), Shared()
+    words = [f"word{number}" for number in range(8000)]
+    return [
+        share(_text(index, stream.choices(range(len(words)), k=6 + index * 7919 % 37), words))
+        for index in range(n_examples)
+    ]
 
-    length: int
-    token_type_ids: None = None
-    pads: None = None
 
-    def __len__(self) -> int:
-        return self.length
+def _text(index: int, ids: Sequence[int], words: Sequence[str]) -> Encoded:
+    own = [words[one] for one in ids]
+    ends = list(accumulate(len(word) + 1 for word in own))
+    places = tuple((end - 1 - len(word), end - 1) for word, end in zip(own, ends, strict=True))
+    return Encoded(
+        example_id=f"text-{index:07d}",
+        input_ids=(101, *(one + 1000 for one in ids), 102),
+        token_type_ids=(0,) * (len(ids) + 2),
+        special=(True, *(False for _ in ids), True),
+        tokens=("[CLS]", *own, "[SEP]"),
+        offsets=(NO_OFFSET, *places, NO_OFFSET),
+        segments=(-1, *(0 for _ in ids), -1),
+        words=(-1, *range(len(ids)), -1),
+        text=" ".join(own),
+        text_pair=None,
+        gold=index % 2,
+    )
 
 
 def tables_of(piece: Piece) -> dict[str, list[dict[str, Any]]]:
@@ -66,10 +86,13 @@ def simulate(n_examples: int, folder: Path) -> dict[str, Any]:
         seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - started
         print(f"{step}: {seconds[step]:.1f} s, peak {peak_gib():.2f} GiB", file=sys.stderr)
 
+    with timed("texts, in the place of a tokenizer"):
+        texts = texts_of(n_examples)
     with timed("plan"):
-        texts = [Text(8 + index * 7919 % 57) for index in range(n_examples)]
         pieces = plan_pieces(plan_blocks(texts))
-        parts = {piece.name: [f"text-{index:07d}" for index in piece.indices] for piece in pieces}
+        parts = {
+            piece.name: [texts[index].example_id for index in piece.indices] for piece in pieces
+        }
     store, making, storing = PartStore(folder), 0.0, time.perf_counter()
     for piece in pieces:
         started = time.perf_counter()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 Span = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A text or a pair of texts.
 
