@@ -47,6 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take most of their time: tests/report looks at those."""
+    monkeypatch.setattr("saliency_bench.report.build.FIGURES", {})
+
+
 def pytest_collection_modifyitems(config, items):
     """Tests of minutes run where they are asked for."""
     for marker in ("long", "conformance"):

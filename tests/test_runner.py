@@ -163,6 +163,9 @@ def test_every_experiment_runs(experiment, tmp_path, of_the_hub):
         for key in ("n_steps", "n_samples"):
             if key in entry:
                 entry[key] = [4, 8] if isinstance(entry[key], list) else 4 * place
+        for key, value in entry.items():  # of a long list, its ends
+            if isinstance(value, list) and len(value) > 2:
+                entry[key] = [value[0], value[-1]]
     config.validate(cfg)
     folder = run(replace(cfg, out=str(tmp_path)), config.settings(cfg), ["saliency-bench", *small])
     done = read_run(folder)

@@ -17,23 +17,38 @@ from saliency_bench.store.events import EVENTS
 from saliency_bench.store.lock import locked
 from saliency_bench.store.run import read_run
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 
-@pytest.fixture
-def study_in(folder, tmp_path, monkeypatch):
-    """A configuration of a small study on a tiny model, to go to a folder."""
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A file of ten short texts."""
     stream = random.Random(0)
     lines = [" ".join(f"w{stream.randrange(40)}" for _ in range(n)) for n in range(2, 12)]
-    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(lines) + "\n", "utf-8")
+    path = tmp_path_factory.mktemp("texts") / "texts.csv"
+    path.write_text("text\n" + "\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture
+def study_in(folder, texts, tmp_path):
+    """A configuration of a small study on a tiny model, to go to a folder."""
+    return maker(folder, texts, tmp_path)
+
+
+def maker(folder, texts, place):
+    """Makes configurations of studies that go to folders of a place."""
 
     def make(name, *more):
         words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.text=text"]
-        words += [f"data.path={tmp_path / 'texts.csv'}", "runtime.device=cpu", "name=t"]
-        words += ["method=[smoothgrad,vanilla]", "metric=[srg]", "convergence.n_examples=0", *more]
+        words += [f"data.path={texts}", "runtime.device=cpu", "name=t"]
+        words += ["method=[smoothgrad,vanilla]", "metric=[srg]", "convergence.n_examples=0"]
+        words += ["statistics.n_resamples=100", *more]
         words += [] if any(word.startswith("runtime=") for word in more) else ["runtime.threads=1"]
-        (tmp_path / "words.json").write_text(json.dumps(words), "utf-8")
+        (place / "words.json").write_text(json.dumps(words), "utf-8")
         cfg = config.load(words)
         config.validate(cfg)
-        return replace(cfg, out=str(tmp_path / name))
+        return replace(cfg, out=str(place / name))
 
     return make
 
@@ -57,9 +72,10 @@ def tables(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-@pytest.fixture
-def whole(study_in):
-    return tables(run(study_in("whole")))
+@pytest.fixture(scope="module")
+def whole(folder, texts, tmp_path_factory):
+    """The tables of that study, run here from its beginning to its end."""
+    return tables(run(maker(folder, texts, tmp_path_factory.mktemp("whole"))("whole")))
 
 
 @pytest.mark.parametrize("n_shards", [1, 2, 3, 5, 8])
@@ -780,26 +796,23 @@ def test_an_executor_that_is_not_installed_names_the_extra(monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_bytes(study_in, whole):
-    cfg = study_in("run", "runtime=processes")
-    assert tables(run(cfg, scale.executor(cfg.runtime.executor))) == whole
-
-
-@pytest.mark.slow
-def test_killed_processes_are_started_anew(study_in, whole, monkeypatch):
+@pytest.mark.parametrize(("n_killed", "n_started"), [(1, 2), (2, 4)])
+def test_what_killed_processes_leave_goes_to_the_others_and_where_none_is_left_to_new_ones(
+    study_in, whole, monkeypatch, n_killed, n_started
+):
     start, started = scale._start, []
 
     def killed_at_first(folder, shard, n):
         process = start(folder, shard, n)
         started.append(process)
-        if len(started) == 1:
+        if len(started) <= n_killed:
             process.kill()
         return process
 
     monkeypatch.setattr(scale, "_start", killed_at_first)
     cfg = study_in("run", "runtime=processes")
     assert tables(run(cfg, scale.executor(cfg.runtime.executor))) == whole
-    assert len(started) > 2
+    assert len(started) == n_started
 
 
 @pytest.mark.slow

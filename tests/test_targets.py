@@ -152,6 +152,7 @@ def test_a_target_that_makes_no_sense_is_refused(model, target, said):
     assert said in str(error.value)
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("target", ["runner_up", "contrast:predicted|runner_up", "1", "LABEL_2"])
 def test_a_study_takes_targets_too(folder, tmp_path, monkeypatch, target, capsys):
     monkeypatch.chdir(tmp_path)
@@ -159,6 +160,7 @@ def test_a_study_takes_targets_too(folder, tmp_path, monkeypatch, target, capsys
     words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.path=texts.csv"]
     words += ["data.text=text", "method=[vanilla,random]", "metric=[srg]", f"target='{target}'"]
     words += ["name=t", "out=run", "runtime.device=cpu", "convergence.n_examples=0"]
+    words += ["statistics.n_resamples=100"]
     assert cli.main(words) == 0, capsys.readouterr().err
     from saliency_bench.store.run import read_run
 

@@ -21,9 +21,9 @@ from saliency_bench.store.durable import put_in_place, replace_file, sha256, sto
 from saliency_bench.store.tables import OPTIONS, from_parquet, merge, schema_of, to_parquet
 
 #: Rows of a row group, and the most that are in memory at once, about.
-GROUP_ROWS = 131_072
+GROUP_ROWS = 65_536
 #: The same in values, for tables with lists: a map has a value of every column for every token, some 10 bytes each.
-GROUP_VALUES = 4_194_304
+GROUP_VALUES = 2_097_152
 #: Rows whose keys are looked at to find where buckets of so many rows begin.
 SAMPLES_PER_BUCKET = 1000
 

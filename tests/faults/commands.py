@@ -10,7 +10,7 @@ def command(folder, place, out, *more):
     words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.text=text"]
     words += [f"data.path={place / 'texts.csv'}", f"out={place / out}", "runtime.device=cpu"]
     words += ["method=[vanilla,smoothgrad]", "metric=[srg]", "name=t", "convergence.n_examples=0"]
-    words += ["runtime.threads=1", *more]
+    words += ["runtime.threads=1", "statistics.n_resamples=100", *more]
     return [sys.executable, "-m", "saliency_bench", *words]
 
 

@@ -45,9 +45,7 @@ def test_a_text_of_a_study_takes_less_than_two_kilobytes_and_is_equal_to_what_wa
 def test_parts_of_other_kinds_are_not_confused_where_they_are_equal(pairs):
     ids, flags = zip(*pairs, strict=True)
     places = tuple((one, one + 1) for one in ids)
-    item = Encoded(
-        "e", ids, ids, flags, tuple(map(str, ids)), places, ids, ids, "text", None, None
-    )
+    item = Encoded("e", ids, ids, flags, tuple(map(str, ids)), places, ids, ids, "text", None, None)
     share = Shared()
     for _ in range(2):
         assert repr(share(item)) == repr(item)
