@@ -503,12 +503,10 @@ def sanity(words: list[str]) -> int:
 
 def across(words: list[str]) -> int:
     """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
-    from rich.console import Console
-
     from saliency_bench.report.across import across as read
     from saliency_bench.report.build import build_across
     from saliency_bench.report.labels import PRIMARY
-    from saliency_bench.report.terminal import to_rich
+    from saliency_bench.report.terminal import console_for, print_fitting
     from saliency_bench.store.manifest import portable
     from saliency_bench.store.run import read_run
 
@@ -521,9 +519,9 @@ def across(words: list[str]) -> int:
     runs = [read_run(folder) for folder in folders]
     found = read(runs, given.get("metric", PRIMARY))
     command = portable(shlex.join(["saliency-bench", "across", *words]))
-    console = Console(highlight=False)
-    for table in build_across(found, runs, Path(given["out"]), command):
-        console.print(to_rich(table, console.is_terminal))
+    console, out = console_for(), Path(given["out"])
+    for table in build_across(found, runs, out, command):
+        print_fitting(console, table, out / "across.md")
     return 0
 
 

@@ -40,6 +40,10 @@ SOURCES = {
 }
 
 
+#: What a cell carries whose model did not pass its gate.
+NO_TRUTH = "†"
+
+
 @dataclass(frozen=True)
 class OfCell:
     """A run's factors by name, and a table of one metric: examples by methods.
@@ -51,6 +55,7 @@ class OfCell:
     kinds: Mapping[str, str]
     values: pd.DataFrame
     higher_is_better: bool
+    no_truth: str = ""  # why its model is none of which it is known what matters; "" where it is, or need not be
 
     def name(self, varying: Sequence[str], kinds: bool = False) -> str:
         """What tells it apart from the other cells, of kinds alone if that is asked for."""
@@ -92,16 +97,21 @@ class Across:
                 wanted = rest
         short = [cell.name(wanted, kinds=True) for cell in self.cells]
         distinct = len(set(short)) == len(short)
-        return short if distinct else [cell.name(wanted) for cell in self.cells]
+        names = short if distinct else [cell.name(wanted) for cell in self.cells]
+        return [
+            f"{name} {NO_TRUTH}" if cell.no_truth else name
+            for name, cell in zip(names, self.cells, strict=True)
+        ]
 
     @property
     def mark_words(self) -> str:
-        """What the mark on a label says, if there is one."""
-        if not any(label.endswith(MARK) for label in self.labels.values()):
-            return ""
-        return (
-            f" {MARK}: in one cell or more, fewer than {100 * ENOUGH:g} % of the texts converged."
-        )
+        """What the marks on labels and cells say, if there are any."""
+        words = ""
+        if any(label.endswith(MARK) for label in self.labels.values()):
+            words += f" {MARK}: in one cell or more, fewer than {100 * ENOUGH:g} % of the texts converged."
+        for reason in dict.fromkeys(cell.no_truth for cell in self.cells if cell.no_truth):
+            words += f" {NO_TRUTH}: the model did not pass its gate ({reason}), so that the shortcut is no sure truth there."
+        return words
 
     @property
     def higher_is_better(self) -> bool:
@@ -219,7 +229,9 @@ def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCe
         if (facts := run.manifest[key]).get("kind")
     }
     better = bool(own["higher_is_better"].iloc[0])
-    return OfCell(factors, kinds, table.rename(columns=by_id), better)
+    gate = model.get("gate") or {"passed": True}
+    no_truth = "" if gate["passed"] else str(gate["reason"])
+    return OfCell(factors, kinds, table.rename(columns=by_id), better, no_truth)
 
 
 def tables(found: Across) -> list[Table]:

@@ -11,8 +11,15 @@ from saliency_bench.report.style import HEIGHT, WIDTH, legend, literal, note, wr
 _LABEL = 38  # characters of a name in one line: names are most of what a forest holds
 _LEGEND = 0.6  # inches that are left for it
 _SPREAD = 0.6  # of a method's lane, over which its cells are drawn
+_BAR = 0.018  # of the axis of ranks, from one bar of methods that do not differ to the next
 _TONES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8A8A8A")
 _MARKERS = "osDv^PX*"
+
+
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of a cell; no two of the first 64 share both."""
+    turn, place = divmod(number, len(_TONES))
+    return _TONES[place], _MARKERS[(place + turn) % len(_MARKERS)]
 
 
 def forest(found: Across) -> Figure:
@@ -29,7 +36,7 @@ def forest(found: Across) -> Figure:
         np.linspace(-_SPREAD / 2, _SPREAD / 2, len(found.cells)) if len(found.cells) > 1 else [0.0]
     )
     for number, (lane, name) in enumerate(zip(lanes, found.names, strict=True)):
-        tone, sign = _TONES[number % len(_TONES)], _MARKERS[number % len(_MARKERS)]
+        tone, sign = look(number)
         ends = [own[place][number] for place in places]
         rows = np.arange(len(places)) + lane
         axes.hlines(rows, [one.low for one in ends], [one.high for one in ends], color=tone, lw=1.2)
@@ -67,11 +74,11 @@ def critical_difference(found: Across) -> Figure | None:
     place = {one: row for row, one in enumerate(order.tolist())}
     for number, group in enumerate(groups):
         rows = [place[one] for one in group]
-        x = len(order) + 0.25 + 0.18 * number
+        x = len(order) + 0.25 + _BAR * len(order) * number
         axes.vlines(x, min(rows) - 0.2, max(rows) + 0.2, color="#D55E00", lw=2.2)
     axes.set_yticks(np.arange(len(order)), names)
-    axes.invert_yaxis()
-    axes.set_xlim(0.8, len(order) + 0.5 + 0.18 * max(1, len(groups)))
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0.8, len(order) * (1 + _BAR * max(1, len(groups))) + 0.5)
     axes.set_xlabel(f"Mean rank over {test.n_cells} cells (1 is best)")
     note(
         figure,

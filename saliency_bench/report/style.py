@@ -16,6 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.patheffects import withStroke
 
+from saliency_bench.report.convergence import MARK
 from saliency_bench.report.heatmap import ink
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart. A method has its colour in every figure.
@@ -185,7 +186,9 @@ def literal(text: str) -> str:
 
 def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple[list[str], int]:
     """Labels cut into lines that leave room for the data, and the largest number of lines."""
-    found = [textwrap.fill(literal(label), characters) for label in labels]
+    # A mark stays with the word that it follows.
+    kept = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
+    found = [textwrap.fill(label, characters) for label in kept]
     return found, max((label.count("\n") + 1 for label in found), default=1)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -43,8 +44,11 @@ def console_for() -> Console:
 
 def fitting(table: Table, width: int) -> Table:
     """The first columns of a table that fit a terminal of this width; at least the method and one more."""
+    return _fitting(table, width, _by_importance(table))
+
+
+def _fitting(table: Table, width: int, order: Sequence[int]) -> Table:
     widths = [width + _GAP for width in _widths(table)]
-    order = _by_importance(table)
     kept: list[int] = []
     for index in order:
         if len(kept) < 2 or sum(widths[i] for i in kept) + widths[index] <= width:
@@ -54,6 +58,17 @@ def fitting(table: Table, width: int) -> Table:
     return replace(
         table, columns=columns, rows=tuple(tuple(row[i] for i in kept) for row in table.rows)
     )
+
+
+def print_fitting(console: Console, table: Table, whole: Path) -> None:
+    """Prints what fits of a table that has the same thing in many cells, what is said over all of them first."""
+    own = [i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")]
+    over = [i for i in range(1, len(table.columns)) if i not in own]
+    shown = _fitting(table, console.width, [0, *over, *own])
+    console.print(to_rich(shown, console.is_terminal))
+    n_hidden = len(table.columns) - len(shown.columns)
+    if n_hidden:
+        _say(console, f"{n_hidden} columns did not fit: see {whole}\n")
 
 
 def print_whole(console: Console, table: Table) -> None:

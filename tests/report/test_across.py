@@ -1,18 +1,21 @@
 """Several runs side by side: what is paired, what is pooled, and what is not claimed."""
 
 import io
+import re
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from saliency_bench.errors import InputError
 from saliency_bench.report.across import across, cells_table, differences, tables, variance
-from saliency_bench.report.across_plots import forest
+from saliency_bench.report.across_plots import forest, look
 from saliency_bench.report.build import build_across
 from saliency_bench.report.style import HEIGHT, styled
+from saliency_bench.report.terminal import print_fitting
 from saliency_bench.rows import Setting
 
 METHODS = ("vanilla", "integrated_gradients", "random")
@@ -214,6 +217,34 @@ def test_a_setting_that_did_not_converge_in_one_cell_is_marked_in_all_tables_and
         figure = forest(found)
     assert "✗: in one cell or more" in figure.get_supxlabel()
     assert "✗" in "".join(one.get_text() for one in figure.axes[0].get_yticklabels())
+
+
+def test_no_two_of_many_cells_look_alike():
+    assert len({look(number) for number in range(64)}) == 64
+
+
+def test_a_cell_whose_model_did_not_pass_its_gate_is_marked_and_the_reason_stands_below(cells):
+    gate = {"passed": False, "reason": "right on 81% of the incomplete ones"}
+    runs = [cells(0), cells(1), cells(2)]
+    runs[1].manifest["model"]["gate"] = gate
+    runs[2].manifest["model"]["gate"] = {"passed": True, "reason": ""}
+    found = across(runs)
+    assert found.names == ["training seed 0", "training seed 1 †", "training seed 2"]
+    assert gate["reason"] in cells_table(found).caption
+    assert "†" not in cells_table(across([runs[0], runs[2]])).caption
+
+
+def test_a_terminal_shows_what_is_said_over_all_cells_first_and_where_the_rest_is(cells, tmp_path):
+    table = cells_table(across([cells(number) for number in range(9)]))
+    stream = io.StringIO()
+    print_fitting(Console(file=stream, width=80), table, tmp_path / "across.md")
+    text = stream.getvalue()
+    words = " ".join(text.split())
+    assert "Mean" in words and "rank" in words and "…" not in text
+    assert re.search(r"[5-9] columns did not fit: see", words) and "across.md" in text.replace(
+        "\n", ""
+    )
+    assert max(map(len, text.splitlines()[:10])) <= 80
 
 
 def test_a_forest_of_many_settings_in_many_cells_fits_a_page(make_run):
