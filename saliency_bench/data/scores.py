@@ -53,7 +53,9 @@ class Scores:
                 f"{self.path} has no scores of {item.example_id} ({item.text[:40]!r}). Every text needs a line with "
                 "its text or its id."
             )
-        if line.label is not None and line.label not in (target, label):
+        # Of a vocabulary's word the label shows its space; a file may have that as it is, or not at all.
+        spelt = {label, label.replace("␣", " "), label.removeprefix("␣")}
+        if line.label is not None and line.label != target and line.label not in spelt:
             raise InputError(
                 f"{line.where}: scores of class {line.label!r}, but {label!r} ({target}) is explained. "
                 "Give the scores of that class, or choose it: target=..."

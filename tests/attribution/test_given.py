@@ -7,6 +7,7 @@ import pytest
 
 import saliency_bench as sb
 from saliency_bench import cli
+from saliency_bench.data.scores import read_scores
 from saliency_bench.errors import InputError
 from saliency_bench.models.loading import load_model
 from saliency_bench.store.run import read_run
@@ -80,6 +81,15 @@ def test_what_does_not_fit_is_refused_with_its_line(model, write, line, said):
     with pytest.raises(InputError) as error:
         sb.attribute(model, "good film", "file", path=write(line))
     assert all(word in str(error.value) for word in said), str(error.value)
+
+
+@pytest.mark.parametrize("written", ["␣London", " London", "London", 7])
+def test_a_word_of_a_vocabulary_may_be_written_with_its_space_or_without(model, write, written):
+    (own,) = sb.attribute(model, ["good film"], "vanilla")
+    found = read_scores(write(*lines([own], label=written)))
+    assert found.of(own.encoded, 7, "␣London") == own.scores.tolist()
+    with pytest.raises(InputError, match="is explained"):
+        found.of(own.encoded, 8, "␣Paris")
 
 
 def test_a_text_with_two_lines_and_a_file_that_is_not_there_are_refused(model, write):
