@@ -1,6 +1,7 @@
 """Memory that runs out at any one call of the model: fewer rows are asked, or the run ends with exit code 5 and goes on."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -57,13 +58,20 @@ def failing(monkeypatch):
 
 def ended(words, out):
     """How the study ends, the report apart: exit code and message."""
-    cfg = config.load(words)
-    config.validate(cfg)
+    cfg = composed(tuple(words))
     try:
         runner.run(replace(cfg, out=str(out)), config.settings(cfg), ["saliency-bench", *words])
     except Exception as error:
         return cli._outcome(error)
     return 0, ""
+
+
+@cache
+def composed(words):
+    """The configuration, composed once: a hundred studies differ in their folder alone."""
+    cfg = config.load(words)
+    config.validate(cfg)
+    return cfg
 
 
 def values(folder):
