@@ -180,12 +180,15 @@ def work(folder: Path, shard: int, n_shards: int, helps: bool = False) -> None:
     listed = folder / PIECES
     worker = None if listed.is_file() else open_worker(folder)
     pieces = _listed(folder) if worker is None else worker.plan
-    if mine := _left(folder, pieces[shard::n_shards]):
-        worker = worker or open_worker(folder)
+    order = list(pieces[shard::n_shards])
+    if helps:
         # Each begins at another place, so that two that help do not take the same.
         others = [name for at, name in enumerate(pieces) if at % n_shards != shard][::-1]
         start = shard * len(others) // n_shards
-        for name in mine + (others[start:] + others[:start] if helps else []):
+        order += others[start:] + others[:start]
+    if left := _left(folder, order):
+        worker = worker or open_worker(folder)
+        for name in left:
             end_with_driver()
             worker(name)
 

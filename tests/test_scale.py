@@ -97,9 +97,7 @@ def scale_encoded(folder):
     return runner.prepare(cfg, config.settings(cfg)).encoded
 
 
-def test_a_worker_that_helps_leaves_nothing_and_begins_with_what_others_would_do_last(
-    study_in, whole, monkeypatch
-):
+def test_a_worker_that_helps_leaves_nothing(study_in, whole, monkeypatch):
     folder = stopped(study_in("run"))
     pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
     scale.write_json(folder / scale.PIECES, pieces)
@@ -112,13 +110,12 @@ def test_a_worker_that_helps_leaves_nothing_and_begins_with_what_others_would_do
 
     monkeypatch.setattr(scale, "open_worker", lambda _: worker)
     scale.work(folder, 1, 3, helps=True)
-    mine, others = pieces[1::3], [name for name in pieces if name not in pieces[1::3]]
+    mine = pieces[1::3]
     assert done[: len(mine)] == mine
-    assert sorted(done[len(mine) :]) == sorted(others)
-    latest = [name for name in done[len(mine) :] if name in others[-2:]]
-    assert latest == others[-1:-3:-1]
+    of_others = pieces[2::3]  # those of the first are done
+    assert sorted(done[len(mine) :]) == sorted(of_others)
     scale.work(folder, 2, 3, helps=True)  # nothing is left: no model is loaded for it
-    assert len(done) == len(pieces)
+    assert len(done) == len(mine) + len(of_others)
     assert cli.main(["merge", str(folder)]) == 0
     assert tables(folder) == whole
 
@@ -133,8 +130,21 @@ def test_two_that_help_do_not_begin_at_the_same_block(study_in, monkeypatch):
         monkeypatch.setattr(scale, "open_worker", lambda _, done=done: done.append)
         scale.work(folder, shard, 4, helps=True)
         assert sorted(done) == pieces
+        assert done[:3] == pieces[shard::4]
         firsts.add(done[3])
     assert len(firsts) == 4
+
+
+def test_a_worker_whose_own_blocks_are_done_helps_all_the_same_from_the_last_on(
+    study_in, monkeypatch
+):
+    folder, done = stopped(study_in("run")), []
+    scale.write_json(folder / scale.PIECES, ["a", "b", "c", "d"])
+    for name in ("a", "c"):
+        (folder / "parts" / name).mkdir(parents=True)
+    monkeypatch.setattr(scale, "open_worker", lambda _: done.append)
+    scale.work(folder, 0, 2, helps=True)
+    assert done == ["d", "b"]
 
 
 def test_nothing_is_merged_before_everything_is_there(study_in, capsys):

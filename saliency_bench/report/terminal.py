@@ -42,15 +42,14 @@ def console_for() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
 
 
-def fitting(table: Table, width: int) -> Table:
-    """The first columns of a table that fit a terminal of this width; at least the method and one more."""
-    return _fitting(table, width, _by_importance(table))
+def fitting(table: Table, width: int, order: Sequence[int] | None = None) -> Table:
+    """The first columns of a table that fit a terminal of this width; at least the method and one more.
 
-
-def _fitting(table: Table, width: int, order: Sequence[int]) -> Table:
+    `order` has the places of the columns, the most important first; None: the method, then metrics.
+    """
     widths = [width + _GAP for width in _widths(table)]
     kept: list[int] = []
-    for index in order:
+    for index in _by_importance(table) if order is None else order:
         if len(kept) < 2 or sum(widths[i] for i in kept) + widths[index] <= width:
             kept.append(index)
     kept.sort()
@@ -64,11 +63,12 @@ def print_fitting(console: Console, table: Table, whole: Path) -> None:
     """Prints what fits of a table that has the same thing in many cells, what is said over all of them first."""
     own = [i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")]
     over = [i for i in range(1, len(table.columns)) if i not in own]
-    shown = _fitting(table, console.width, [0, *over, *own])
+    shown = fitting(table, console.width, [0, *over, *own])
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:
-        _say(console, f"{n_hidden} columns did not fit: see {whole}\n")
+        _say(console, f"{n_hidden} columns did not fit: see {whole}")
+    console.print()
 
 
 def print_whole(console: Console, table: Table) -> None:
