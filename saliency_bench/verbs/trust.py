@@ -5,10 +5,14 @@ that ranking and the same one with the shortcut demoted, by every removal operat
 texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.data import shortcuts
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import InputError, SaliencyBenchError, unknown
 from saliency_bench.evaluation.corruption import (
     CORRUPTIONS,
     KNOWN,
@@ -108,35 +112,78 @@ def options(words: Sequence[str]) -> Options:
     return Options(out, config)
 
 
+@dataclass(frozen=True)
+class OfModel:
+    """The rows of one model, and what is known of it."""
+
+    name: str
+    rows: Sequence[Row]
+    facts: Mapping[str, Any]
+
+
 def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
     """Judges the known and the spoilt rankings on every configured model.
 
     Raises:
         InputError: a model is not shipped, or does not load.
+        SaliencyBenchError: a worker was killed.
     """
     started, config = datetime.now(UTC), chosen.config
-    runtime = config["runtime"]
-    if runtime["threads"]:
-        torch.set_num_threads(runtime["threads"])
-    rows: list[Row] = []
-    models: dict[str, Mapping[str, Any]] = {}
-    for kind, training_seed in product(config["kinds"], config["training_seeds"]):
-        model = loading.load_shortcuts(
-            kind=kind,
-            training_seed=training_seed,
-            dtype=runtime["dtype"],
-            device=runtime["device"],
-            attention=runtime["attention"],
-        )
-        of_model = {"kind": kind, "training_seed": training_seed}
-        found = list(judged(model, _texts(model, kind, config), chosen, progress))
-        rows += [of_model | row for row in found]
-        models[model.name] = dict(model.facts) | {"n_judged": len({r["example_id"] for r in found})}
+    cells = [*product(config["kinds"], config["training_seeds"])]
+    workers = min(config["workers"], len(cells))
+    found = (
+        [_of_model(chosen, kind, seed, progress) for kind, seed in cells]
+        if workers == 1
+        else _of_models(chosen, cells, workers, progress)
+    )
+    rows = [row for one in found for row in one.rows]
     if not rows:
         raise InputError(
             f"n_examples={config['n_examples']}: the models follow the shortcut in none of these texts. Give more."
         )
-    return Outcome(frame(rows), models, started)
+    return Outcome(frame(rows), {one.name: one.facts for one in found}, started)
+
+
+def _of_models(
+    chosen: Options, cells: Sequence[tuple[str, int]], workers: int, progress: Progress
+) -> list[OfModel]:
+    """Each model in a process of its own, so many at a time; in the order of `cells`."""
+    threads = chosen.config["runtime"]["threads"] or max(1, (os.cpu_count() or 1) // workers)
+    # A process that has used a GPU cannot be forked.
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), torch.set_num_threads, (threads,)
+    ) as pool:
+        asked = [pool.submit(_of_model, chosen, *cell) for cell in cells]
+        try:
+            for done, one in enumerate(as_completed(asked), 1):
+                progress(one.result().name, done, len(cells))
+        except BrokenProcessPool as error:
+            raise SaliencyBenchError(
+                f"workers={workers}: one was killed, perhaps because memory ran out. Give fewer."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [one.result() for one in asked]
+
+
+def _of_model(
+    chosen: Options, kind: str, training_seed: int, progress: Progress = lambda *_: None
+) -> OfModel:
+    runtime = chosen.config["runtime"]
+    if runtime["threads"]:
+        torch.set_num_threads(runtime["threads"])
+    model = loading.load_shortcuts(
+        kind=kind,
+        training_seed=training_seed,
+        dtype=runtime["dtype"],
+        device=runtime["device"],
+        attention=runtime["attention"],
+    )
+    of_model = {"kind": kind, "training_seed": training_seed}
+    found = judged(model, _texts(model, kind, chosen.config), chosen, progress)
+    rows = [of_model | row for row in found]
+    n_judged = len({row["example_id"] for row in rows})
+    return OfModel(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
 
 
 def _texts(model: Model, kind: str, config: Mapping[str, Any]) -> list[Encoded]:
@@ -251,7 +298,7 @@ def _check(config: Mapping[str, Any]) -> None:
     for key in (*known, "training_seeds"):
         if repeated := [one for one in config[key] if config[key].count(one) > 1]:
             raise InputError(f"{key} lists {repeated[0]!r} twice. Remove one.")
-    for key in ("n_examples", "statistics.n_resamples"):
+    for key in ("n_examples", "workers", "statistics.n_resamples"):
         if (value := dict(overrides.leaves(config))[key]) < 1:
             raise InputError(f"{key}={value}: expected at least 1")
     if config["tie"] < 0:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from rebuilding import assert_made_again_from_its_rows
 from tiny import FrameTokenizer, scored_by
 
 from saliency_bench import cli, conf_files
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, SaliencyBenchError
 from saliency_bench.evaluation.metrics import INFO, METRICS, MetricInfo
 from saliency_bench.report import trust as report
 from saliency_bench.report.trust_plots import figures
@@ -318,6 +319,22 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
     assert manifest["config"]["removals"] == ["mask", "delete"]
     assert str(elsewhere) not in json.dumps(manifest)
     assert_made_again_from_its_rows(here, capsys)
+    assert cli.main(["trust", "out=there", "workers=2", *SMALL]) == 0
+    assert (elsewhere / "there/rows.csv.gz").read_bytes() == (here / "rows.csv.gz").read_bytes()
+    again = json.loads((elsewhere / "there/manifest.json").read_text("utf-8"))
+    assert again["models"] == manifest["models"]
+
+
+def killed(*_):
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_verb_with_a_sentence(elsewhere, monkeypatch):
+    monkeypatch.setattr(trust, "_of_model", killed)
+    chosen = trust.options(["workers=2", *SMALL])
+    with pytest.raises(SaliencyBenchError, match=r"workers=2: one was killed.*Give fewer"):
+        trust.measure(chosen)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +343,7 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
         (["n_exmaples=3"], ["'n_exmaples'", "'n_examples'"]),
         (["here"], ["trust:", "'here'", "key=value"]),
         (["n_examples=0"], ["n_examples=0", "at least 1"]),
+        (["workers=0"], ["workers=0", "at least 1"]),
         (["kinds=single_tokne"], ["'single_tokne'", "'single_token'"]),
         (["corruptions=[worst]"], ["worst", "last"]),
         (["removals=[maks]"], ["maks", "'mask'"]),
