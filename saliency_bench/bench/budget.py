@@ -27,7 +27,7 @@ LONGEST = 1.0
 N_REPEATS = 5
 
 #: Of the files in the cache: raised when how a budget is found changes.
-VERSION = 1
+VERSION = 2
 KIND = "budgets"
 
 
@@ -115,5 +115,5 @@ def _cache_name(model: Model) -> str:
     device = model.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     shapes = sorted((name, tuple(one.shape)) for name, one in model.module.state_dict().items())
-    facts = [type(model.module).__name__, shapes, str(model.dtype), kind, torch.get_num_threads()]
+    facts = [type(model.module).__name__, shapes, model.precision, kind, torch.get_num_threads()]
     return digest([facts, torch.__version__, VERSION], 32)

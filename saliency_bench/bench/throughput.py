@@ -86,7 +86,7 @@ class Bench:
         """How the configuration wants it timed."""
         config = self.config
         keys = ("n_repeats", "max_warmups", "stable_within", "product_seconds")
-        tolerance = config["tolerance"][str(self.model.dtype).removeprefix("torch.")]
+        tolerance = config["tolerance"][self.model.precision]
         return Protocol(**{key: config[key] for key in keys}, tolerance=tolerance, clock=self.clock)
 
 

@@ -55,7 +55,7 @@ class Case:
             "length": self.length,
             "n_steps": problem.n_steps,
             "token_budget": problem.token_budget,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": model.precision,
             "baseline": problem.baseline,
             "quadrature": problem.quadrature,
             "n_examples": len(problem.encoded),

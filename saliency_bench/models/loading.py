@@ -43,10 +43,8 @@ from saliency_bench.models.heads import (
     trained_for,
 )
 from saliency_bench.models.intake import find_embedding
-from saliency_bench.models.model import Criterion, Forward, Model, frozen
+from saliency_bench.models.model import TF32, Criterion, Forward, Model, frozen
 
-#: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
-TF32 = "tf32"
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,

@@ -109,7 +109,7 @@ def compare_peers(
     replace_file(out / "peers.md", to_markdown(table).encode())
     computation = {
         "device": model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.precision,
         "threads": torch.get_num_threads(),
         "token_budget": budget,
     }

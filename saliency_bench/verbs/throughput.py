@@ -212,7 +212,7 @@ def _manifest(chosen: Options, outcome: Outcome, command: Sequence[str]) -> dict
     computation = {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.precision,
         "attention": runtime["attention"],
         "threads": torch.get_num_threads(),
         "token_budget": runtime["token_budget"],
