@@ -27,11 +27,20 @@ class StorageError(SaliencyBenchError, OSError):
     exit_code = 4
 
 
+#: Of the CPU's allocator, of CUDA itself, and of its libraries, whose workspaces are their own.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; PyTorch says so by name on a GPU and in words on a CPU."""
+    """Whether memory ran out; PyTorch says so by name of its own GPU memory, and in words of all other."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     )
 
 

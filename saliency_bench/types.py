@@ -26,11 +26,27 @@ Probe: TypeAlias = Callable[
 ]
 
 
+#: The attribute of a tensor by which the host knows what it sent.
+_KEPT = "_saliency_bench_kept"
+
+
 def on_device(
     values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Numbers of the host on a device; the host does not wait until a GPU has them."""
-    held = torch.tensor(values, dtype=dtype)
+    """Numbers of the host on a device; the host does not wait until a GPU has them, and keeps them (`numbers`)."""
+    there = sent(torch.tensor(values, dtype=dtype), device)
+    setattr(there, _KEPT, values)
+    return there
+
+
+def numbers(there: Int[Tensor, " N"]) -> list[int]:
+    """What a tensor of whole numbers holds; nothing is waited for where the host sent it."""
+    kept: Sequence[int] | None = getattr(there, _KEPT, None)
+    return there.tolist() if kept is None else list(kept)
+
+
+def sent(held: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; the host does not wait until a GPU has it."""
     if device.type != "cuda":
         return held.to(device)
     return held.pin_memory().to(device, non_blocking=True)

@@ -132,8 +132,10 @@ def integrate(
 ) -> Attribution:
     """Token scores of every example, each with as many points as it needs; see the module."""
     n, width = ctx.embeddings.shape[:2]
-    start, end = ctx.reference_score(path).double().cpu().numpy(), ctx.clean_score
-    at_input = Rows(range(n), [0] * n, end, ctx.clean_gradient)
+    start, end = (
+        one.double().cpu().numpy() for one in (ctx.reference_score(path), ctx.clean_score)
+    )
+    at_input = Rows(range(n), [0] * n, ctx.clean_score, ctx.clean_gradient)
     integrand = token_integrand(path, at_input).cpu().numpy()
     epsilon = torch.finfo(ctx.embeddings.dtype).eps
     working = [

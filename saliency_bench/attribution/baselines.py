@@ -30,6 +30,7 @@ from saliency_bench.models.ledger import SEARCH
 from saliency_bench.models.references import References
 from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.types import on_device, sent
 
 if TYPE_CHECKING:
     from saliency_bench.attribution.context import Context
@@ -94,7 +95,7 @@ def random_reference(ctx: "Context", references: str, special_tokens: str) -> Ra
             for example, number in zip(examples, numbers, strict=True)
         ]
         away = draw(ctx, examples, streams)
-        own = torch.tensor(examples, device=moved.device)
+        own = on_device(examples, moved.device, torch.long)
         return torch.where(moved[own, :, None], away, ctx.embeddings[own])
 
     return RandomStarts(lambda examples, numbers: rows(tuple(examples), tuple(numbers)))
@@ -127,7 +128,10 @@ def _random_tokens(ctx: "Context", references: str, moved: Bool[Tensor, "B T"]) 
             ids[row, : len(item)] = torch.tensor(item.input_ids)
             ids[row, own] = pick(corpus, len(own), stream)
         return known.embed_batch(
-            ctx.references.model, ctx.batch, ids.to(moved.device), list(examples)
+            ctx.references.model,
+            ctx.batch,
+            sent(ids, moved.device),
+            on_device(examples, moved.device, torch.long),
         )
 
     return draw
@@ -145,7 +149,7 @@ def _random_vectors(
     half = math.sqrt(3) * std  # a uniform number of standard deviation 1 lies between ±√3
     dtype = torch.promote_types(ctx.embeddings.dtype, torch.float32)
     low, width = (mean - half).to(dtype), (2 * half).to(dtype)
-    return (low + width * drawn.to(low)).to(ctx.embeddings.dtype)
+    return (low + width * sent(drawn.to(dtype), low.device)).to(ctx.embeddings.dtype)
 
 
 def _uniform(ctx: "Context") -> Float[Tensor, "B T D"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from saliency_bench.attribution.moments import RELATIVE, Row, Term, product
 from saliency_bench.attribution.points import Points
 from saliency_bench.errors import is_out_of_memory
+from saliency_bench.models.model import products
 from saliency_bench.types import ScoreFn, TokenBudget, on_device
 
 
@@ -230,7 +231,8 @@ def _accumulate(
     spread_weights = (weights[:, None, :] * spread).flatten(0, 1)  # [K·b R]
     flat = values.flatten(1)
     wrong = ~flat.isfinite()
-    added = spread_weights @ flat.masked_fill(wrong, 0.0)
+    with products(tf32=False):  # the model may round its factors; sums are not rounded
+        added = spread_weights @ flat.masked_fill(wrong, 0.0)
     struck = (spread_weights != 0).to(flat.dtype) @ wrong.to(flat.dtype)
     added = added.masked_fill(struck > 0, torch.nan)
     sums[:, first : last + 1] += added.view(len(weights), last + 1 - first, *values.shape[1:])

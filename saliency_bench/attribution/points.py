@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.streams import generator_for
-from saliency_bench.types import on_device
+from saliency_bench.types import numbers, on_device
 
 
 class Points(ABC):
@@ -167,19 +167,21 @@ class NoiseCloud(Points):
     ) -> Float[Tensor, "R T D"]:
         """Of each row, σ ε."""
         drawn: dict[tuple[int, int, int], Tensor] = {}
-        shifts = torch.zeros(
-            len(nodes),
-            *self.embeddings.shape[1:],
-            dtype=self.embeddings.dtype,
-            device=self.embeddings.device,
-        )
-        for row, (example, node) in enumerate(zip(row_example.tolist(), nodes, strict=True)):
+        noise: list[Tensor] = []
+        for example, node in zip(numbers(row_example), nodes, strict=True):
             key = example, node.number // node.block, node.block
             if key not in drawn:  # rows of one block stand together
                 drawn = {key: self.block(*key)}
-            sigma = node.sign * node.level * self.units(node.unit)[example]
-            shifts[row] = sigma.to(shifts.dtype) * drawn[key][node.number % node.block]
-        return shifts
+            noise.append(drawn[key][node.number % node.block])
+        return self._sigma(row_example, nodes)[:, None, None] * torch.stack(noise)
+
+    def _sigma(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, " R"]:
+        """Of each row, σ with the sign of its draw."""
+        names = sorted({node.unit for node in nodes})
+        units = torch.stack([self.units(name) for name in names])
+        own = on_device([names.index(node.unit) for node in nodes], units.device, torch.long)
+        levels = on_device([node.sign * node.level for node in nodes], units.device, units.dtype)
+        return (levels * units[own, row_example]).to(self.embeddings.dtype)
 
     def block(self, example: int, index: int, size: int) -> Float[Tensor, "G T D"]:
         """The ε of a block of draws: each is N(0, I), and where there are several they sum to 0."""
@@ -274,7 +276,7 @@ class RandomPaths(Points):
         """Of each row, α."""
         return [
             self._position(example, node)
-            for example, node in zip(row_example.tolist(), nodes, strict=True)
+            for example, node in zip(numbers(row_example), nodes, strict=True)
         ]
 
     def _position(self, example: int, node: Draw) -> float:
@@ -289,10 +291,10 @@ class RandomPaths(Points):
     def _starts(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
-        examples, numbers = row_example.tolist(), [node.number for node in nodes]
+        examples, draws = numbers(row_example), [node.number for node in nodes]
         if isinstance(self.reference, RandomStarts):
-            return self.reference.rows(examples, numbers)
-        return torch.stack([self.reference(*pair) for pair in zip(examples, numbers, strict=True)])
+            return self.reference.rows(examples, draws)
+        return torch.stack([self.reference(*pair) for pair in zip(examples, draws, strict=True)])
 
 
 def _column(values: Sequence[float], like: Tensor) -> Float[Tensor, "R 1 1"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Batch
+from saliency_bench.types import Batch, sent
 
 
 class BlurringProbe:
@@ -38,10 +38,10 @@ class BlurringProbe:
             masks = [self._mask(len(stays), draw, name) for draw in draws]
             uniform = torch.zeros(len(masks), *own.shape, dtype=torch.float64)
             uniform[:, : len(stays)] = torch.stack(masks)
-            kept = (uniform < probability[:, None]).to(own.device)
+            kept = sent(uniform < probability[:, None], own.device)
             rows = torch.full((len(masks),), example, device=own.device)
-            answers.append(self.whole(own * kept, rows).double().cpu().numpy())
-        return np.concatenate(answers)
+            answers.append(self.whole(own * kept, rows).double())
+        return np.asarray(torch.cat(answers).cpu())
 
     def _mask(self, n_tokens: int, draw: int, name: str) -> Float[Tensor, "T D"]:
         stream = generator_for("cpu", "blur", name, draw)

@@ -29,7 +29,7 @@ from saliency_bench.models.references import (
 )
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.tasks.registry import refusal
-from saliency_bench.types import Batch
+from saliency_bench.types import Batch, sent
 
 OPERATORS = (*NAMES, ATTENTION, DELETE)
 
@@ -191,9 +191,9 @@ class ReplacingProbe(CachingProbe):
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
     ) -> Float[Tensor, "N C"]:
         device = self.embeddings.device
-        rows = examples.to(device)
+        rows = sent(examples, device)
         real = torch.from_numpy(self.real)[examples]
-        removed = (real & ~stays).to(device)
+        removed = sent(real & ~stays, device)
         away = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
         embeddings = torch.where(removed[:, :, None], away, self.embeddings[rows])
         return self.whole(embeddings, rows)

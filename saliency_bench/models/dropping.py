@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.models.ledger import PROOF
-from saliency_bench.models.model import Model
+from saliency_bench.models.model import Model, products
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.stand_in import provable
-from saliency_bench.types import Batch
+from saliency_bench.types import Batch, sent
 
 #: Both ways are the same arithmetic in another order.
 EPSILONS = 1024
@@ -55,6 +55,7 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
 
 
 @torch.inference_mode()
+@products(tf32=False)
 def _tried(model: Model, batch: Batch) -> Dropping | None:
     first = model.first_position
     if first is None:
@@ -89,6 +90,7 @@ def hides(references: References, batch: Batch) -> bool:
 
 
 @torch.inference_mode()
+@products(tf32=False)
 def _hidden(model: Model, batch: Batch) -> bool:
     examples, stays = _questions(batch)
     rows, removed = examples.to(model.device), ~stays.to(model.device)
@@ -123,9 +125,9 @@ def masked_output(
     model: Model, batch: Batch, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
 ) -> Float[Tensor, "N C"]:
     """Logits of whole texts in which no token attends to one that does not stay."""
-    rows = examples.to(model.device)
+    rows, seen = sent(examples, model.device), sent(stays, model.device)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    return batch.read(model.output(batch.input_ids[rows], stays.to(model.device), types), rows)
+    return batch.read(model.output(batch.input_ids[rows], seen, types), rows)
 
 
 def dropped_output(
@@ -136,8 +138,8 @@ def dropped_output(
     how: Dropping | None,
 ) -> Float[Tensor, "N C"]:
     """Logits of texts without what does not stay, of which each has as much; positions as before, or anew if None."""
-    places = stays.nonzero()[:, 1].view(len(stays), -1).to(model.device)
-    rows = examples.to(model.device)
+    places = sent(stays.nonzero()[:, 1].view(len(stays), -1), model.device)
+    rows = sent(examples, model.device)
 
     def kept(table: Int[Tensor, "B W"]) -> Int[Tensor, "N L"]:
         return table[rows].gather(1, places)

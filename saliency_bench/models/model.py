@@ -33,6 +33,9 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
 
+#: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
+TF32 = "tf32"
+
 #: Ids that a layer which is no table of a known size is watched on.
 WATCHED_VOCABULARY = 5
 
@@ -78,6 +81,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return next(self.module.parameters()).dtype
+
+    @property
+    def precision(self) -> str:
+        """The name of what it computes in, as `runtime.dtype` has it."""
+        return TF32 if self.tf32 else str(self.dtype).removeprefix("torch.")
 
     @property
     def looks_up(self) -> bool:
@@ -168,7 +176,7 @@ class Model:
     def frozen(self) -> Iterator[None]:
         """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
         _ = self.intake  # a pass of its own, before anybody watches the model's layers
-        with frozen(self.module), _products(self.tf32):
+        with frozen(self.module), products(self.tf32):
             yield
 
     @cached_property
@@ -312,14 +320,18 @@ def frozen(root: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _products(tf32: bool) -> Iterator[None]:
-    """How float32 matrices are multiplied: rounded to TensorFloat-32, or not, whatever the process has set."""
-    before = torch.get_float32_matmul_precision()
+def products(tf32: bool) -> Iterator[None]:
+    """How float32 matrices are multiplied: rounded to TensorFloat-32, or not, whatever the process has set.
+
+    By the flags of each library: PyTorch's older one for all of them refuses to be read where somebody has set these.
+    """
+    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = cuda.fp32_precision, cpu.fp32_precision
     try:
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        cuda.fp32_precision, cpu.fp32_precision = ("tf32" if tf32 else "ieee"), "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        cuda.fp32_precision, cpu.fp32_precision = before
 
 
 def _logits(output: Any) -> Tensor:

@@ -13,7 +13,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
-from saliency_bench.models.model import Model
+from saliency_bench.models.model import Model, products
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
 #: D^-1/2 of the sum of their magnitudes (0.05 for D = 384); exact cancellation leaves about one rounding error.
@@ -111,7 +111,8 @@ def inspect_model(
     most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
     ids = torch.tensor([_cut(input_ids, most)], device=model.device)
     token_types = None if types is None else torch.tensor([_cut(types, most)], device=model.device)
-    with model.frozen():
+    # What is proved here is proved of the model, not of how products are rounded.
+    with model.frozen(), products(tf32=False):
         logits = _first_output(model, ids, token_types)
         _require_classes(model, logits, ids.shape[1])
         repeat = _difference(logits, _output(model, ids, token_types))
