@@ -29,18 +29,19 @@ WHEELS = (
     "wadler-lindig",
     "antlr4-python3-runtime",
 )
-#: What Captum is tuned over: passes as large as such a machine takes. The last size that is better is kept.
-TUNING = (
-    "options.captum_sorted.batch_sizes=[8,32,64]",
-    "options.captum_sorted.tokens_at_once=[8192,32768,131072]",
-)
+#: So many texts that most lengths fill a pass; and Captum is tuned over passes as large as such a machine takes.
+SIZES = (
+    *("profile=full", "precision.n_examples=128", "precision.n_steps=32"),
+    *("options.captum_sorted.batch_sizes=[8,32,64]", "options.captum_sorted.tokens_at_once=[8192,32768,131072]"),
+)  # fmt: skip
 #: What is measured on each model, and in which type.
 STUDIES = {
-    "bert_base": ("profile=full", "runtime.dtype=bfloat16", "n_examples=64", "precision.dtypes=[float32,tf32,bfloat16]",
-                  "sections=[contestants,precision,length,budget]", "length.lengths=[16,64,128]",
-                  "budget.token_budgets=[2048,8192,32768,131072]", "budget.contestants=[ours,bare_loop]", *TUNING),
-    "default": ("profile=full", "runtime.dtype=float32", "n_examples=64", "precision.dtypes=[float32,tf32,bfloat16,float16]",
-                "sections=[contestants,precision,sweep,memory,evaluation]", *TUNING),
+    "bert_base": (*SIZES, "runtime.dtype=bfloat16", "n_examples=256", "precision.dtypes=[float32,tf32,bfloat16]",
+                  "contestants=[ours,captum_sorted,captum_single,bare_loop]", "sections=[contestants,precision,length,budget]",
+                  "length.lengths=[16,64,128]", "length.n_examples=64", "budget.n_examples=128",
+                  "budget.token_budgets=[2048,8192,32768,131072]", "budget.contestants=[ours,bare_loop]"),
+    "default": (*SIZES, "runtime.dtype=float32", "n_examples=128", "precision.dtypes=[float32,tf32,bfloat16,float16]",
+                "sections=[contestants,precision,sweep,memory,evaluation]", "evaluation.removals=[mask]", "evaluation.n_examples=6"),
 }  # fmt: skip
 
 
