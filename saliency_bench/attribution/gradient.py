@@ -97,10 +97,9 @@ class GradientEngine:
     def scores_at(self, points: Points, node: Any, clean: Clean) -> Float[Tensor, " B"]:
         """F at one node of every example, forward only."""
         n, width = clean.embeddings.shape[:2]
-        rows = torch.arange(n, device=clean.embeddings.device)
         parts: list[Tensor] = []
         for chunk in self._chunks(n, width):
-            own = rows[chunk]
+            own = on_device(range(n)[chunk], clean.embeddings.device, torch.long)
             at = points.at(own, [node] * len(own))
             parts += self._fitting(lambda *asked: (self.score(*asked),), at, own)
         return torch.cat(parts)

@@ -90,17 +90,15 @@ class Bench:
         return Protocol(**{key: config[key] for key in keys}, tolerance=tolerance, clock=self.clock)
 
 
-def throughput(bench: Bench) -> list[Row]:
-    """The rows of every configured section.
+def throughput(bench: Bench) -> Iterator[Row]:
+    """The rows of every configured section, as they are measured.
 
     Raises:
         InputError: a section or contestant is unknown, or cannot be had from this model.
     """
-    rows: list[Row] = []
     with bench.model.frozen():
         for name in bench.config["sections"]:
-            rows += SECTIONS[name](bench)
-    return rows
+            yield from SECTIONS[name](bench)
 
 
 # --- sections

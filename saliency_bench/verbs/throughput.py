@@ -14,8 +14,10 @@ from rich.text import Text
 
 from saliency_bench import conf_files, overrides
 from saliency_bench.attribution.quadrature import check as check_rule
+from saliency_bench.bench.budget import check_budget
 from saliency_bench.bench.contestants import CONTESTANTS
 from saliency_bench.bench.throughput import SECTIONS, Bench, throughput
+from saliency_bench.bench.trial import Row
 from saliency_bench.data import DATASETS
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, SaliencyBenchError, ValidationError, unknown
@@ -67,12 +69,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rows, and what they were measured on."""
+    """The rows, and what they were measured on. `interrupt` came before all sections were done."""
 
     rows: pd.DataFrame
     model: Model
     encoded: Sequence[Encoded]
     started: datetime
+    interrupt: KeyboardInterrupt | None = None
 
 
 def options(words: Sequence[str]) -> Options:
@@ -98,10 +101,11 @@ def options(words: Sequence[str]) -> Options:
 
 
 def benchmark(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
-    """Loads the model and times every configured section.
+    """Loads the model and times every configured section; an interrupt leaves what has been measured.
 
     Raises:
         InputError: the model does not load, or cannot do what a section asks for.
+        KeyboardInterrupt: it came before the first case was done.
     """
     started, config = datetime.now(UTC), chosen.config
     runtime = config["runtime"]
@@ -123,8 +127,16 @@ def benchmark(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
         for one in DATASETS["movie_reviews"](split="test")[: config["n_examples"]]
     ]
     encoded = task.encode(model, examples)
-    rows = frame(throughput(Bench(config, model, encoded, load, progress)))
-    return Outcome(rows, model, encoded, started)
+    rows: list[Row] = []
+    interrupt = None
+    try:
+        for row in throughput(Bench(config, model, encoded, load, progress)):
+            rows.append(row)  # noqa: PERF402, what came before an interrupt is kept
+    except KeyboardInterrupt as error:
+        if not rows:
+            raise
+        interrupt = error
+    return Outcome(frame(rows), model, encoded, started, interrupt)
 
 
 def conclude(
@@ -135,10 +147,13 @@ def conclude(
     Raises:
         ValidationError: a contestant that should agree with ours does not; everything has been written and printed.
         SaliencyBenchError: a contestant failed.
+        KeyboardInterrupt: the one that ended the benchmark.
     """
     made = tables(outcome.rows)
     _write(chosen, outcome, made, command)
     show(made, _notes(outcome), chosen.out, console)
+    if outcome.interrupt is not None:
+        raise outcome.interrupt
     _refuse(outcome.rows)
 
 
@@ -171,7 +186,8 @@ def _shown(table: Table) -> Table:
 def _notes(outcome: Outcome) -> list[str]:
     lengths = sorted(map(len, outcome.encoded))
     listed = ", ".join(f"{length}" for length in lengths)
-    return [f"{len(lengths)} texts of {listed} tokens.", *notes(outcome.rows)]
+    cut = ["Interrupted: not all that was asked for was measured."] if outcome.interrupt else []
+    return [f"{len(lengths)} texts of {listed} tokens.", *cut, *notes(outcome.rows)]
 
 
 def _write(
@@ -226,6 +242,7 @@ def _manifest(chosen: Options, outcome: Outcome, command: Sequence[str]) -> dict
         "config": dict(chosen.config) | {"model": name_of(chosen.config["model"])},
         "model": dict(model.facts),
         "lengths": list(map(len, outcome.encoded)),
+        "interrupted": outcome.interrupt is not None,
         "contestants": dict(
             outcome.rows[["contestant", "describe"]].dropna().itertuples(index=False)
         ),
@@ -249,6 +266,7 @@ def _refuse(rows: pd.DataFrame) -> None:
 
 def _check(config: Mapping[str, Any]) -> None:
     """Refuses names that nothing has and numbers that make no sense."""
+    check_budget(config["runtime"]["token_budget"], "runtime.token_budget")
     for key, value in overrides.leaves(config):
         last = key.rpartition(".")[2]
         for one in value if isinstance(value, list) else [value]:

@@ -78,7 +78,7 @@ def test_a_contestant_with_another_baseline_is_not_timed(model, encoded, monkeyp
         return Contestant("wrong", "from another baseline", run)
 
     contestant(monkeypatch, "wrong", wrong)
-    rows = throughput(bench(model, encoded, contestants=["ours", "wrong", "bare_loop"]))
+    rows = list(throughput(bench(model, encoded, contestants=["ours", "wrong", "bare_loop"])))
     (row,) = rows_of(rows, "wrong")
     assert row["status"] == DISAGREES
     assert "seconds" not in row
@@ -106,7 +106,7 @@ def test_another_class_other_nodes_and_other_texts_are_seen_too(model, encoded, 
         lambda problem: Contestant("opposite", "", lambda: [-one for one in ours(problem).run()]),
     )
     names = ["steps", "shuffled", "opposite"]
-    rows = throughput(bench(model, encoded, contestants=names))
+    rows = list(throughput(bench(model, encoded, contestants=names)))
     assert [row["status"] for row in rows] == [DISAGREES] * 3
 
 
@@ -119,7 +119,7 @@ def test_one_that_raises_or_refuses_has_a_row_and_the_others_are_timed(model, en
 
     contestant(monkeypatch, "broken", lambda problem: Contestant("broken", "", broken))
     contestant(monkeypatch, "refusing", refusing)
-    rows = throughput(bench(model, encoded, contestants=["broken", "refusing", "ours"]))
+    rows = list(throughput(bench(model, encoded, contestants=["broken", "refusing", "ours"])))
     (row,) = rows_of(rows, "broken")
     assert (row["status"], row["reason"]) == (FAILED, "ArithmeticError: no such luck")
     (row,) = rows_of(rows, "refusing")
@@ -138,7 +138,7 @@ def test_one_name_may_stand_for_several_and_another_quantity_is_timed_uncompared
         ]
 
     contestant(monkeypatch, "several", several)
-    rows = throughput(bench(model, encoded, contestants=["several"]))
+    rows = list(throughput(bench(model, encoded, contestants=["several"])))
     assert [row["status"] for row in rows_of(rows, "first")] == [OK] * N_REPEATS
     assert [row["status"] for row in rows_of(rows, "cost only")] == [OK] * N_REPEATS
     assert [row["status"] for row in rows_of(rows, "silent")] == [FAILED]
@@ -263,7 +263,7 @@ def everything(model, encoded, tmp_path_factory):
         "evaluation": configured()["evaluation"]
         | {"n_examples": 2, "methods": ["vanilla", "smoothgrad"]},
     }
-    return throughput(bench(model, encoded, **config))
+    return list(throughput(bench(model, encoded, **config)))
 
 
 @pytest.mark.slow

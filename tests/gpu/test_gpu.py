@@ -283,7 +283,7 @@ def test_gradients_of_many_passes_are_added_up_without_waiting(method, cuda):
             ctx.engine.weighted_sums(request.points, nodes, weights, ctx.clean)
 
 
-@pytest.mark.parametrize("removal", OPERATORS)
+@pytest.mark.parametrize("removal", [one for one in OPERATORS if one != "unk"])  # a token it lacks
 def test_questions_are_asked_without_waiting(removal, cuda):
     model = bert(DEVICE)
     with model.frozen(), torch.inference_mode():

@@ -9,6 +9,7 @@ import pytest
 
 from saliency_bench import cli, conf_files
 from saliency_bench.bench.contestants import CONTESTANTS, Contestant, ours
+from saliency_bench.bench.throughput import SECTIONS
 from saliency_bench.errors import InputError
 from saliency_bench.rows import THROUGHPUT
 from saliency_bench.verbs import throughput
@@ -69,7 +70,30 @@ def test_the_verb_runs_to_the_end_and_writes_everything(folder, capsys, elsewher
     assert manifest["config"]["model"] == folder.name
     assert manifest["config"]["n_steps"] == 3
     assert len(manifest["lengths"]) == 3
+    assert not manifest["interrupted"]
     assert manifest["contestants"]["captum_sorted"].startswith("Captum sorted by length")
+
+
+def test_an_interrupt_leaves_what_has_been_measured(folder, capsys, elsewhere, monkeypatch):
+    def stopped(bench):
+        raise KeyboardInterrupt("terminated")
+        yield
+
+    monkeypatch.setitem(SECTIONS, "sweep", stopped)
+    words = ["runtime.dtype=float64", "runtime.token_budget=256", "contestants=[ours]"]
+    first = ["sections=[contestants,sweep]", "out=first"]
+    assert cli.main(["throughput", f"model={folder}", *SMALL, *words, *first]) == 130
+    out, err = capsys.readouterr()
+    assert "Interrupted: not all that was asked for was measured." in out
+    assert "saliency-bench: interrupted" in err
+    rows = list(csv.DictReader((elsewhere / "first/rows.csv").read_text("utf-8").splitlines()))
+    assert {row["section"] for row in rows} == {"contestants"}
+    assert {row["token_budget"] for row in rows} == {"256"}
+    manifest = json.loads((elsewhere / "first/manifest.json").read_text("utf-8"))
+    assert manifest["interrupted"]
+    before = ["sections=[sweep,contestants]", "out=second"]
+    assert cli.main(["throughput", f"model={folder}", *SMALL, *words, *before]) == 130
+    assert not (elsewhere / "second").exists()
 
 
 def test_a_contestant_that_disagrees_ends_with_exit_code_3_and_is_written_down(
@@ -110,6 +134,9 @@ def test_a_contestant_that_disagrees_ends_with_exit_code_3_and_is_written_down(
         (["baseline=max_entropy"], ["max_entropy", "mask"]),
         (["quadrature=simpson"], ["simpson", "midpoint"]),
         (["runtime.threads=many"], ["runtime.threads=many"]),
+        (["runtime.token_budget=0"], ["runtime.token_budget=0", "at least 1"]),
+        (["runtime.token_budget=plenty"], ["runtime.token_budget='plenty'", "calibrate"]),
+        (["runtime.token_budget=1.5"], ["runtime.token_budget=1.5"]),
         (["sections=[a"], ["expected YAML"]),
         (["model=./nowhere"], ["nowhere"]),
     ],
