@@ -46,6 +46,19 @@ def place(encoded: "Encoded") -> Place | None:
     return Place(encoded.position, written or encoded.tokens[encoded.position])
 
 
+def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str) -> Place | None:
+    """The same of a line of `maps`, with that of `examples` and what follows the text's name in its `example_id`."""
+    if not question:
+        return None
+    if question in _BOUNDARIES:
+        return Place(None, question)
+    token = int(question)
+    start, end, segment = (int(row[key][token]) for key in ("starts", "ends", "segments"))
+    text = (example["text"], example["text_pair"])[segment] if segment >= 0 else None
+    written = text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
+    return Place(token, written or row["tokens"][token])
+
+
 def headings(maps: "Sequence[AttributionMap]") -> list[str]:
     """A heading for each map of a display, which names what the maps of one method differ in."""
     settings = [_named(one) for one in maps]

@@ -12,13 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from saliency_bench.report.analysis import Analysis, removals
+from saliency_bench.report.captions import place_of_row
 from saliency_bench.report.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
 from saliency_bench.report.labels import method_label, metric_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
 from saliency_bench.rows import OK
+from saliency_bench.stats import TEXT, with_texts
 
 N_SENTENCES = 8  # shown where the study does not say
+_QUESTION = "question"  # what follows the text's name in the name of an example
 _FIGURES = {
     "curves": (
         "Deletion and insertion",
@@ -219,14 +222,18 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
         cards = [
             _card(analysis, example, by_setting[key], key) for key in shown if key in by_setting
         ]
-        sentences.append(example | {"maps": cards, "verdict": _verdict(example["correct"])})
+        place = place_of_row(own[0], example, example[_QUESTION]) if own else None
+        facts = {"maps": cards, "verdict": _verdict(example["correct"]), "place": place}
+        sentences.append(example | facts)
     return sentences
 
 
 def _card(
     analysis: Analysis, example: Mapping[str, Any], row: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    tokens = map_of_row(row, example, analysis.setting(key))
+    place = place_of_row(row, example, example[_QUESTION])
+    asked = None if place is None else int(row["target"]) if place.token is None else place.token
+    tokens = map_of_row(row, example, analysis.setting(key), asked=asked)
     label = analysis.labels[key]
     # Markup: every text inside was escaped where the spans were made.
     return {
@@ -241,7 +248,9 @@ def _chosen(analysis: Analysis) -> pd.DataFrame:
     """Texts to show: by the hash of their ids, so that nobody picked them."""
     config = analysis.run.manifest.get("config") or {}
     n = (config.get("report") or {}).get("n_examples", N_SENTENCES)
-    examples = analysis.run.tables["examples"]
+    examples = with_texts(analysis.run.tables["examples"], analysis.run.manifest)
+    names = zip(examples["example_id"], examples.get(TEXT, examples["example_id"]), strict=True)
+    examples = examples.assign(**{_QUESTION: [one[len(text) + 1 :] for one, text in names]})
     ids = examples["example_id"].map(lambda name: hashlib.sha256(str(name).encode()).hexdigest())
     mixed = examples.assign(order=ids).sort_values("order").drop(columns="order")
     wrong = mixed[mixed["correct"].eq(False).fillna(False)].head(n // 2)

@@ -1,5 +1,7 @@
 """Studies of every task: metrics, timings and a report, as for classifiers; what makes no sense is a row with its reason."""
 
+import re
+
 import pandas as pd
 import pytest
 from tiny_heads import tiny_head, word_tokenizer
@@ -46,7 +48,19 @@ def test_a_study_has_metrics_timings_and_a_report(task, tmp_path, monkeypatch, c
     expected = "ok" if task == "fill-mask" else "not_applicable"
     assert (deleted["status"] == expected).all()
     assert len(run.tables["timings"]) > 0
-    assert (tmp_path / "run" / "report.html").is_file()
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    underlined = re.findall(r'<span style="text-decoration:underline;[^>]*>([^<]*)</span>', page)
+    assert underlined  # the token that was asked about, in every map that shows it
+    if task != "question-answering":
+        asked = re.findall(r'<h3>([^<]*) <span class="soft">\(token (\d+)\)</span>: ', page)
+        examples = run.tables["examples"]
+        assert len(asked) == min(8, len(examples))
+        known = {
+            (row["tokens"][place], str(place))
+            for row in run.tables["maps"].to_dict("records")
+            for place in [int(row["example_id"].rpartition("@")[2])]
+        }
+        assert set(asked) <= known
     again = pd.read_parquet(tmp_path / "run" / "rows.parquet")
     assert cli.main(["resume", "run"]) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "rows.parquet"), again)
