@@ -87,7 +87,7 @@ class Analysis:
     @property
     def primary(self) -> str | None:
         """The metric by which settings are sorted and told apart."""
-        return _primary(self.metrics)
+        return _primary(self.metrics, self.run.manifest)
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ def analyse(run: Run) -> Analysis:
     rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
-    primary = _primary(metrics)
+    primary = _primary(metrics, run.manifest)
     settings = _sorted(run.settings, summary, primary)
     shown = _shown(run, settings)
     of_shown = rows[rows["setting_id"].isin(shown)]
@@ -223,8 +223,10 @@ def _estimates(summary: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
     }
 
 
-def _primary(metrics: Sequence[str]) -> str | None:
-    return PRIMARY if PRIMARY in metrics else next(iter(metrics), None)
+def _primary(metrics: Sequence[str], manifest: Mapping[str, Any]) -> str | None:
+    """SRG; without it the first that the study names and has numbers of."""
+    named = [PRIMARY, *((manifest.get("config") or {}).get("metric") or {}), *metrics]
+    return next((one for one in named if one in metrics), None)
 
 
 def _direction(summary: pd.DataFrame, metric: str) -> bool | None:

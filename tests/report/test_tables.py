@@ -1,5 +1,7 @@
 """The tables of a run with invented numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +73,18 @@ def test_rows_letters_and_ranks_go_by_the_primary_metric_in_its_own_direction(ma
     both = tables(analyse(make_run(settings, n_examples=4, metrics=("sufficiency", "srg"))))
     assert "Sorted by SRG, the primary endpoint." in both["headline"].caption
     assert "SRG is the primary endpoint; the rest" in both["comparison"].caption
+
+
+def test_without_srg_the_first_metric_that_the_study_names_is_the_one_to_go_by(make_run):
+    metrics = ("comprehensiveness", "sufficiency")
+    run = make_run([of("vanilla"), of("random")], n_examples=4, metrics=metrics)
+    assert analyse(run).primary == "comprehensiveness"  # the first column
+    named = {"metric": {"completeness_gap": {}, "sufficiency": {}, "comprehensiveness": {}}}
+    config = (run.manifest.get("config") or {}) | named
+    other = replace(run, manifest=run.manifest | {"config": config})
+    assert analyse(other).primary == "sufficiency"
+    assert list(analyse(other).metrics) == list(analyse(run).metrics)
+    assert "Sorted by Sufficiency." in tables(analyse(other))["headline"].caption
 
 
 def test_figures_keep_what_others_are_held_against_and_one_of_each_entry_before_a_second(
