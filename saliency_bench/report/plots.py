@@ -120,10 +120,22 @@ def metric_bars(analysis: Analysis) -> Figure | None:
     hatched = " Hatched: Captum." if _both_backends(analysis) else ""
     note(
         figure,
-        f"Mean over {analysis.n_examples} examples; whiskers: {_interval(analysis)}.{hatched}"
+        f"Mean over {_counted(analysis, metrics)}; whiskers: {_interval(analysis)}.{hatched}"
         f"{same_evidence_words(metrics)}",
     )
     return figure
+
+
+def _counted(analysis: Analysis, metrics: Sequence[str]) -> str:
+    """How many examples means of metrics are over, in words: some metrics have no value for some texts."""
+    summary = analysis.summary
+    drawn = summary["setting_id"].isin(analysis.drawn) & summary["metric"].isin(metrics)
+    counts = summary[drawn].groupby("metric")["n"].max()
+    least, most = (int(end) for end in (counts.min(), counts.max()))
+    if least == analysis.n_examples:
+        return f"{analysis.n_examples} examples"
+    number = f"{least}" if least == most else f"{least} to {most}"
+    return f"those {number} of {analysis.n_examples} examples that have a value"
 
 
 def _has_two_methods(analysis: Analysis, metric: str) -> bool:

@@ -1,6 +1,6 @@
 """Figures: what they show, when they are drawn, and that the same numbers are the same bytes."""
 
-import matplotlib
+import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +99,25 @@ def test_a_curve_is_the_mean_of_the_examples_at_common_fractions(run):
     ]
     x, y = lines["Leave-one-out"].get_data()
     assert y[list(x).index(0.5)] == pytest.approx(np.mean(half), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ({}, "Mean over 20 examples;"),
+        ({"srg": 8, "sufficiency": 8}, "Mean over those 12 of 20 examples that have a value;"),
+        ({"srg": 8}, "Mean over those 12 to 20 of 20 examples that have a value;"),
+    ],
+)
+def test_bars_say_how_many_examples_have_a_value(make_run, missing, said):
+    run = make_run([*noises(), *steps()], metrics=("srg", "sufficiency"))
+    rows, ids = run.tables["rows"], sorted(run.tables["examples"]["example_id"])
+    for metric, n in missing.items():
+        gone = (rows["metric"] == metric) & rows["example_id"].isin(ids[:n])
+        rows.loc[gone, ["status", "value"]] = ["not_applicable", np.nan]
+    figure = drawn(plots.metric_bars, run)
+    texts = [one.get_text() for one in figure.findobj(matplotlib.text.Text)]
+    assert any(said in one.replace("\n", " ") for one in texts), texts
 
 
 def test_bars_and_whiskers_are_the_means_and_intervals_of_the_table(run):
