@@ -17,7 +17,7 @@ from torch import Tensor
 from saliency_bench.attribution.moments import RELATIVE, Row, Term, product
 from saliency_bench.attribution.points import Points
 from saliency_bench.errors import is_out_of_memory
-from saliency_bench.models.model import products
+from saliency_bench.models.rounding import products
 from saliency_bench.types import ScoreFn, TokenBudget, on_device
 
 

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.models.ledger import PROOF
-from saliency_bench.models.model import Model, products
+from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
+from saliency_bench.models.rounding import products
 from saliency_bench.models.stand_in import provable
 from saliency_bench.types import Batch, sent
 

@@ -43,7 +43,8 @@ from saliency_bench.models.heads import (
     trained_for,
 )
 from saliency_bench.models.intake import find_embedding
-from saliency_bench.models.model import TF32, Criterion, Forward, Model, frozen
+from saliency_bench.models.model import Criterion, Forward, Model, frozen
+from saliency_bench.models.rounding import TF32
 
 DTYPES = {
     "float64": torch.float64,

@@ -23,6 +23,7 @@ from saliency_bench.models.intake import (
 )
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
+from saliency_bench.models.rounding import TF32, products
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
@@ -32,9 +33,6 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
-
-#: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
-TF32 = "tf32"
 
 #: Ids that a layer which is no table of a known size is watched on.
 WATCHED_VOCABULARY = 5
@@ -317,21 +315,6 @@ def frozen(root: nn.Module) -> Iterator[None]:
             module.training = mode
         for weight, flag in wanted.items():
             weight.requires_grad_(flag)
-
-
-@contextmanager
-def products(tf32: bool) -> Iterator[None]:
-    """How float32 matrices are multiplied: rounded to TensorFloat-32, or not, whatever the process has set.
-
-    By the flags of each library: PyTorch's older one for all of them refuses to be read where somebody has set these.
-    """
-    cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = cuda.fp32_precision, cpu.fp32_precision
-    try:
-        cuda.fp32_precision, cpu.fp32_precision = ("tf32" if tf32 else "ieee"), "ieee"
-        yield
-    finally:
-        cuda.fp32_precision, cpu.fp32_precision = before
 
 
 def _logits(output: Any) -> Tensor:

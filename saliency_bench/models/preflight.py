@@ -13,7 +13,8 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
-from saliency_bench.models.model import Model, products
+from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import products
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
 #: D^-1/2 of the sum of their magnitudes (0.05 for D = 384); exact cancellation leaves about one rounding error.
