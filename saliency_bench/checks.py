@@ -38,6 +38,8 @@ def validate(cfg: "Config") -> None:
     _check_metrics(cfg)
     _check_choose(cfg)
     settings(cfg)
+    if cfg.statistics.endpoint not in (None, *cfg.metric):
+        raise unknown("statistics.endpoint", cfg.statistics.endpoint, list(cfg.metric))
     if cfg.statistics.reference not in (None, *cfg.method):
         raise unknown("statistics.reference", cfg.statistics.reference, list(cfg.method))
 

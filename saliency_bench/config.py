@@ -116,8 +116,9 @@ class Timing:
 
 @dataclass
 class Statistics:
-    """Intervals, and the method entry that the others are compared with."""
+    """Intervals, the metric entry fixed in advance, and the method entry that the others are compared with."""
 
+    endpoint: str | None
     reference: str | None
     test: str
     confidence: float

@@ -128,6 +128,7 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("runtime.token_budget=0", ["runtime.token_budget=0"]),
         ("statistics.confidence=1.5", ["statistics.confidence=1.5"]),
         ("statistics.reference=vanila", ["statistics.reference", "'vanilla'"]),
+        ("statistics.endpoint=sgr", ["statistics.endpoint", "'srg'"]),
         ("name=../../etc", ["name='../../etc'"]),
         ("output=logits", ["output", "'logit'"]),
         ("method.smoothgrad.output=logits", ["method.smoothgrad.output", "'logit'"]),

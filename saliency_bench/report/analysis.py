@@ -87,7 +87,12 @@ class Analysis:
     @property
     def primary(self) -> str | None:
         """The metric by which settings are sorted and told apart."""
-        return _primary(self.metrics, self.run.manifest)
+        return _primary(self.metrics, self.endpoint)
+
+    @property
+    def endpoint(self) -> str:
+        """The metric that was fixed in advance; the study may have been run without it."""
+        return _endpoint(self.run.manifest)
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -128,7 +133,7 @@ def analyse(run: Run) -> Analysis:
     rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
-    primary = _primary(metrics, run.manifest)
+    primary = _primary(metrics, _endpoint(run.manifest))
     settings = _sorted(run.settings, summary, primary)
     shown = _shown(run, settings)
     of_shown = rows[rows["setting_id"].isin(shown)]
@@ -223,10 +228,13 @@ def _estimates(summary: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
     }
 
 
-def _primary(metrics: Sequence[str], manifest: Mapping[str, Any]) -> str | None:
-    """SRG; without it the first that the study names and has numbers of."""
-    named = [PRIMARY, *((manifest.get("config") or {}).get("metric") or {}), *metrics]
-    return next((one for one in named if one in metrics), None)
+def _endpoint(manifest: Mapping[str, Any]) -> str:
+    chosen = (manifest.get("config") or {}).get("statistics") or {}
+    return chosen.get("endpoint") or PRIMARY
+
+
+def _primary(metrics: Sequence[str], endpoint: str) -> str | None:
+    return endpoint if endpoint in metrics else next(iter(metrics), None)
 
 
 def _direction(summary: pd.DataFrame, metric: str) -> bool | None:

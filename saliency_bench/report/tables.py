@@ -9,7 +9,6 @@ import pandas as pd
 from saliency_bench.report import convergence
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import (
-    PRIMARY,
     backend_label,
     method_label,
     metric_label,
@@ -202,8 +201,8 @@ def _comparison_caption(analysis: Analysis) -> str:
 
 
 def _endpoint_words(analysis: Analysis) -> str:
-    name = metric_label(PRIMARY)
-    if PRIMARY in analysis.metrics:
+    name = metric_label(analysis.endpoint)
+    if analysis.endpoint in analysis.metrics:
         return f"{name} is the primary endpoint; the rest is exploratory."
     return f"{name}, the primary endpoint, was not asked for: all of this is exploratory."
 
@@ -425,7 +424,7 @@ def _caption(analysis: Analysis) -> str:
 def _order_words(analysis: Analysis) -> str:
     if (primary := analysis.primary) is None or analysis.higher_is_better(primary) is None:
         return ""
-    said = ", the primary endpoint" if primary == PRIMARY else ""
+    said = ", the primary endpoint" if primary == analysis.endpoint else ""
     return f" Sorted by {metric_label(primary)}{said}."
 
 

@@ -1,6 +1,5 @@
 """Finding the embedding layer, replacing its output, leaving the model as found."""
 
-
 import pytest
 import torch
 from tiny import VOCABULARY, tiny_bert

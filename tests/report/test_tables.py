@@ -1,5 +1,6 @@
 """The tables of a run with invented numbers."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from saliency_bench.report.convergence import gates
 from saliency_bench.report.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.report.tables import agreement, tables
 from saliency_bench.rows import Setting
+from saliency_bench.store.durable import to_json
 from saliency_bench.store.run import Run
 
 
@@ -75,16 +77,19 @@ def test_rows_letters_and_ranks_go_by_the_primary_metric_in_its_own_direction(ma
     assert "SRG is the primary endpoint; the rest" in both["comparison"].caption
 
 
-def test_without_srg_the_first_metric_that_the_study_names_is_the_one_to_go_by(make_run):
-    metrics = ("comprehensiveness", "sufficiency")
+def test_a_study_goes_by_the_endpoint_that_it_fixed_in_advance(make_run):
+    metrics = ("srg", "comprehensiveness", "sufficiency")
     run = make_run([of("vanilla"), of("random")], n_examples=4, metrics=metrics)
-    assert analyse(run).primary == "comprehensiveness"  # the first column
-    named = {"metric": {"completeness_gap": {}, "sufficiency": {}, "comprehensiveness": {}}}
-    config = (run.manifest.get("config") or {}) | named
-    other = replace(run, manifest=run.manifest | {"config": config})
-    assert analyse(other).primary == "sufficiency"
-    assert list(analyse(other).metrics) == list(analyse(run).metrics)
-    assert "Sorted by Sufficiency." in tables(analyse(other))["headline"].caption
+    assert analyse(run).primary == "srg"
+    statistics = run.manifest["config"].get("statistics", {}) | {"endpoint": "sufficiency"}
+    config = run.manifest["config"] | {"statistics": statistics}
+    written = to_json(run.manifest | {"config": config})
+    other = analyse(replace(run, manifest=json.loads(written)))
+    assert other.primary == "sufficiency"
+    assert other.metrics == analyse(run).metrics  # columns stay where they were
+    made = tables(other)
+    assert "Sorted by Sufficiency, the primary endpoint." in made["headline"].caption
+    assert "Sufficiency is the primary endpoint; the rest" in made["comparison"].caption
 
 
 def test_figures_keep_what_others_are_held_against_and_one_of_each_entry_before_a_second(
