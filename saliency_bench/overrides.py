@@ -8,7 +8,7 @@ from saliency_bench.errors import InputError, unknown
 #: Keys whose values are text, whatever YAML would make of them.
 TEXTS = ("out", "model", "texts")
 #: Keys whose values are numbers or words; whoever reads them says which.
-EITHER = ("runtime.token_budget",)
+NUMBER_OR_WORD = ("runtime.token_budget",)
 
 
 def pair(verb: str, word: str) -> tuple[str, Any]:
@@ -56,7 +56,7 @@ def put(config: dict[str, Any], key: str, value: Any, verb: str) -> None:
         expected, wrong = before, [] if alike(value, before) else [value]
         if before is None and isinstance(value, str):  # of numbers that may be left out
             wrong = [value]
-        if key in EITHER and isinstance(value, int | str) and not isinstance(value, bool):
+        if key in NUMBER_OR_WORD and isinstance(value, int | str) and not isinstance(value, bool):
             wrong = []
     if wrong or value == []:
         raise InputError(f"{key}={value}: expected {_kind(expected)}, as {before}")

@@ -35,12 +35,13 @@ def on_device(
 ) -> Tensor:
     """Numbers of the host on a device; the host does not wait until a GPU has them, and keeps them (`numbers`)."""
     there = sent(torch.tensor(values, dtype=dtype), device)
-    setattr(there, _KEPT, values)
+    if not there.is_floating_point():
+        setattr(there, _KEPT, tuple(values))
     return there
 
 
 def numbers(there: Int[Tensor, " N"]) -> list[int]:
-    """What a tensor of whole numbers holds; nothing is waited for where the host sent it."""
+    """What a tensor of whole numbers holds; nothing is waited for where the host sent it. Do not change such a one."""
     kept: Sequence[int] | None = getattr(there, _KEPT, None)
     return there.tolist() if kept is None else list(kept)
 

@@ -67,6 +67,7 @@ def pytest_collection_modifyitems(config, items):
     """Tests of minutes run where they are asked for; those of slow files first."""
     here = Path(__file__).parent
     places = {here / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in places)
     items.sort(key=lambda item: places.get(item.path, len(places)))
     for marker in ("long", "conformance"):
         if marker not in config.getoption("-m"):

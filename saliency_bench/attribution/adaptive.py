@@ -132,9 +132,8 @@ def integrate(
 ) -> Attribution:
     """Token scores of every example, each with as many points as it needs; see the module."""
     n, width = ctx.embeddings.shape[:2]
-    start, end = (
-        one.double().cpu().numpy() for one in (ctx.reference_score(path), ctx.clean_score)
-    )
+    start = ctx.reference_score(path).double().cpu().numpy()
+    end = ctx.clean_score.double().cpu().numpy()
     at_input = Rows(range(n), [0] * n, ctx.clean_score, ctx.clean_gradient)
     integrand = token_integrand(path, at_input).cpu().numpy()
     epsilon = torch.finfo(ctx.embeddings.dtype).eps

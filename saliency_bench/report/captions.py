@@ -39,11 +39,15 @@ def place(encoded: "Encoded") -> Place | None:
         return Place(None, _BOUNDARIES[encoded.boundary])
     if encoded.position is None:
         return None
-    start, end = encoded.offsets[encoded.position]
-    segment = encoded.segments[encoded.position]
-    text = (encoded.text, encoded.text_pair)[segment] if segment >= 0 else None
-    written = text[start:end].strip() if text and start >= 0 else ""
-    return Place(encoded.position, written or encoded.tokens[encoded.position])
+    texts, token = (encoded.text, encoded.text_pair), encoded.position
+    written = _written(texts, encoded.segments[token], *encoded.offsets[token])
+    return Place(token, written or encoded.tokens[token])
+
+
+def _written(texts: Sequence[Any], segment: int, start: int, end: int) -> str:
+    """What stands in the text where a token is; nothing where it has no place there."""
+    text = texts[segment] if segment >= 0 else None
+    return text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
 
 
 def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str) -> Place | None:
@@ -53,9 +57,8 @@ def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: s
     if question in _BOUNDARIES:
         return Place(None, question)
     token = int(question)
-    start, end, segment = (int(row[key][token]) for key in ("starts", "ends", "segments"))
-    text = (example["text"], example["text_pair"])[segment] if segment >= 0 else None
-    written = text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
+    at = (int(row[key][token]) for key in ("segments", "starts", "ends"))
+    written = _written((example["text"], example["text_pair"]), *at)
     return Place(token, written or row["tokens"][token])
 
 

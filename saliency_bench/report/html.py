@@ -162,7 +162,7 @@ def caution(analysis: Analysis) -> str:
     low, high = own["detectable"].min(), own["detectable"].max()
     size = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}, by method"
     text = (
-        f"With n = {analysis.n_examples}, the smallest difference in {metric_label(primary)} that could be detected is "
+        f"With n = {_span(own['n'])}, the smallest difference in {metric_label(primary)} that could be detected is "
         f"{size}"
     )
     claim = (
@@ -257,6 +257,11 @@ def _chosen(analysis: Analysis) -> pd.DataFrame:
     rest = mixed[~mixed["example_id"].isin(wrong["example_id"])]
     right = rest[rest["correct"].fillna(True)].head(n - len(wrong))
     return pd.concat([right, wrong])
+
+
+def _span(numbers: "pd.Series[int]") -> str:
+    low, high = numbers.min(), numbers.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _verdict(correct: Any) -> str:

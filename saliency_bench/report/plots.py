@@ -120,13 +120,13 @@ def metric_bars(analysis: Analysis) -> Figure | None:
     hatched = " Hatched: Captum." if _both_backends(analysis) else ""
     note(
         figure,
-        f"Mean over {_counted(analysis, metrics)}; whiskers: {_interval(analysis)}.{hatched}"
+        f"Mean over {_over(analysis, metrics)}; whiskers: {_interval(analysis)}.{hatched}"
         f"{same_evidence_words(metrics)}",
     )
     return figure
 
 
-def _counted(analysis: Analysis, metrics: Sequence[str]) -> str:
+def _over(analysis: Analysis, metrics: Sequence[str]) -> str:
     """How many examples means of metrics are over, in words: some metrics have no value for some texts."""
     summary = analysis.summary
     drawn = summary["setting_id"].isin(analysis.drawn) & summary["metric"].isin(metrics)
@@ -134,8 +134,9 @@ def _counted(analysis: Analysis, metrics: Sequence[str]) -> str:
     least, most = (int(end) for end in (counts.min(), counts.max()))
     if least == analysis.n_examples:
         return f"{analysis.n_examples} examples"
-    number = f"{least}" if least == most else f"{least} to {most}"
-    return f"those {number} of {analysis.n_examples} examples that have a value"
+    if least == most:
+        return f"the {most} of {analysis.n_examples} examples that have a value"
+    return f"the {least} to {most} of {analysis.n_examples} examples that have a value, by metric"
 
 
 def _has_two_methods(analysis: Analysis, metric: str) -> bool:

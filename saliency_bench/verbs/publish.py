@@ -26,8 +26,11 @@ def publish(
     command: Sequence[str],
     started: datetime,
     console: Console | None = None,
+    threads: int | None = None,
 ) -> None:
     """Writes everything, the manifest last, and prints the tables and what they depend on.
+
+    `threads` are those that computed, if not this process's.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -41,7 +44,7 @@ def publish(
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": runtime["dtype"],
         "attention": runtime["attention"],
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "token_budget": runtime["token_budget"],
     }
     facts = {

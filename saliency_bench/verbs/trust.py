@@ -5,14 +5,13 @@ that ranking and the same one with the shortcut demoted, by every removal operat
 texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +80,18 @@ class Options:
         return {name: conf_files.metric_defaults(name) for name in self.config["metrics"]}
 
     @property
+    def workers(self) -> int:
+        """Processes that judge; no more than there are models."""
+        n_models = len(self.config["kinds"]) * len(self.config["training_seeds"])
+        return min(int(self.config["workers"]), n_models)
+
+    @property
+    def threads(self) -> int:
+        """Of each of them."""
+        given: int | None = self.config["runtime"]["threads"]
+        return given or max(1, torch.get_num_threads() // self.workers)
+
+    @property
     def readings(self) -> list[Reading]:
         """How texts are looked at."""
         return usual(self.config["removals"], TOKEN, self.config["output"], SIGNED)
@@ -113,7 +124,7 @@ def options(words: Sequence[str]) -> Options:
 
 
 @dataclass(frozen=True)
-class OfModel:
+class Judged:
     """The rows of one model, and what is known of it."""
 
     name: str
@@ -126,15 +137,15 @@ def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
 
     Raises:
         InputError: a model is not shipped, or does not load.
-        SaliencyBenchError: a worker was killed.
+        SaliencyBenchError: a worker could not start, or was killed.
     """
     started, config = datetime.now(UTC), chosen.config
     cells = [*product(config["kinds"], config["training_seeds"])]
-    workers = min(config["workers"], len(cells))
+    workers = chosen.workers
     found = (
-        [_of_model(chosen, kind, seed, progress) for kind, seed in cells]
+        [_judge_model(chosen, kind, seed, progress) for kind, seed in cells]
         if workers == 1
-        else _of_models(chosen, cells, workers, progress)
+        else _in_processes(chosen, cells, workers, progress)
     )
     rows = [row for one in found for row in one.rows]
     if not rows:
@@ -144,34 +155,33 @@ def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
     return Outcome(frame(rows), {one.name: one.facts for one in found}, started)
 
 
-def _of_models(
+def _in_processes(
     chosen: Options, cells: Sequence[tuple[str, int]], workers: int, progress: Progress
-) -> list[OfModel]:
-    """Each model in a process of its own, so many at a time; in the order of `cells`."""
-    threads = chosen.config["runtime"]["threads"] or max(1, (os.cpu_count() or 1) // workers)
+) -> list[Judged]:
+    """Each model in a process, so many at a time; in the order of `cells`. What ends it early ends all of them."""
+    others = set(active_children())
     # A process that has used a GPU cannot be forked.
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), torch.set_num_threads, (threads,)
-    ) as pool:
-        asked = [pool.submit(_of_model, chosen, *cell) for cell in cells]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        asked = [pool.submit(_judge_model, chosen, *cell) for cell in cells]
         try:
             for done, one in enumerate(as_completed(asked), 1):
                 progress(one.result().name, done, len(cells))
-        except BrokenProcessPool as error:
-            raise SaliencyBenchError(
-                f"workers={workers}: one was killed, perhaps because memory ran out. Give fewer."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            for child in set(active_children()) - others:
+                child.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise SaliencyBenchError(
+                    f"workers={workers}: a worker could not start or was killed, perhaps because memory ran out. Give fewer."
+                ) from error
+            raise
     return [one.result() for one in asked]
 
 
-def _of_model(
+def _judge_model(
     chosen: Options, kind: str, training_seed: int, progress: Progress = lambda *_: None
-) -> OfModel:
+) -> Judged:
     runtime = chosen.config["runtime"]
-    if runtime["threads"]:
-        torch.set_num_threads(runtime["threads"])
+    torch.set_num_threads(chosen.threads)
     model = loading.load_shortcuts(
         kind=kind,
         training_seed=training_seed,
@@ -183,7 +193,7 @@ def _of_model(
     found = judged(model, _texts(model, kind, chosen.config), chosen, progress)
     rows = [of_model | row for row in found]
     n_judged = len({row["example_id"] for row in rows})
-    return OfModel(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
+    return Judged(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
 
 
 def _texts(model: Model, kind: str, config: Mapping[str, Any]) -> list[Encoded]:
@@ -275,7 +285,10 @@ def conclude(
     """Writes rows, tables, figures and the manifest, and prints what was found."""
     rows, models = outcome.rows, outcome.models
     found = of_trust(rows, models, chosen.resampling)
-    publish(found, rows, models, chosen.out, chosen.config, command, outcome.started, console)
+    publish(
+        *(found, rows, models, chosen.out, chosen.config, command, outcome.started, console),
+        threads=chosen.threads,
+    )
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -251,14 +251,7 @@ def waits(run):
     return sum("synchronizing CUDA operation" in str(one.message) for one in noted)
 
 
-@pytest.fixture
-def cuda():
-    """For tests of what only CUDA has, wherever the device above points."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
-
-
-def test_waiting_is_noticed(cuda):
+def test_waiting_is_noticed():
     number = torch.ones((), device=DEVICE)
     assert waits(number.item) >= 1
     with pytest.raises(RuntimeError, match="synchronizing"), synchronisation("error"):
@@ -266,7 +259,7 @@ def test_waiting_is_noticed(cuda):
 
 
 @pytest.mark.parametrize("method", SUMMED)
-def test_gradients_of_many_passes_are_added_up_without_waiting(method, cuda):
+def test_gradients_of_many_passes_are_added_up_without_waiting(method):
     model, setting = bert(DEVICE), setting_of(method)
     with model.frozen():
         block = open_block(References(model), encoded(model, TEXTS), 0, 14)
@@ -284,7 +277,7 @@ def test_gradients_of_many_passes_are_added_up_without_waiting(method, cuda):
 
 
 @pytest.mark.parametrize("removal", [one for one in OPERATORS if one != "unk"])  # a token it lacks
-def test_questions_are_asked_without_waiting(removal, cuda):
+def test_questions_are_asked_without_waiting(removal):
     model = bert(DEVICE)
     with model.frozen(), torch.inference_mode():
         block = open_block(References(model), encoded(model, TEXTS), 0, 1024)
@@ -298,7 +291,7 @@ def test_questions_are_asked_without_waiting(removal, cuda):
 
 
 @pytest.mark.parametrize("method", SUMMED)
-def test_a_map_waits_as_often_however_many_passes_it_takes(method, cuda):
+def test_a_map_waits_as_often_however_many_passes_it_takes(method):
     model = bert(DEVICE)
     few, many = (
         waits(lambda tokens=tokens: explained(model, TEXTS, [method], tokens))
@@ -308,7 +301,7 @@ def test_a_map_waits_as_often_however_many_passes_it_takes(method, cuda):
 
 
 @pytest.mark.parametrize("removal", OPERATORS)
-def test_judging_waits_as_often_however_many_passes_it_takes(removal, cuda):
+def test_judging_waits_as_often_however_many_passes_it_takes(removal):
     model, maps = bert(DEVICE), maps_to_judge()
 
     def judged(tokens):
@@ -343,7 +336,7 @@ def little_memory(n_bytes):
 MANY = framed(*token_inputs(*[60] * 16))
 
 
-def test_where_memory_ends_fewer_rows_are_asked_and_the_numbers_are_the_same(cuda):
+def test_where_memory_ends_fewer_rows_are_asked_and_the_numbers_are_the_same():
     # 16 texts x 32 points x 62 tokens, of which each leaves some 34 x 128 numbers of 8 bytes in each of 4 layers: more
     # than 4 GB at once.
     model, setting = wide_bert(DEVICE), setting_of("integrated_gradients", n_steps=32)
@@ -365,7 +358,7 @@ def test_where_memory_ends_fewer_rows_are_asked_and_the_numbers_are_the_same(cud
 
 
 @pytest.mark.parametrize("removal", ["zero", "attention", "delete"])
-def test_where_memory_ends_fewer_questions_are_asked_at_once(removal, cuda):
+def test_where_memory_ends_fewer_questions_are_asked_at_once(removal):
     model = wide_bert(DEVICE)
     stream = np.random.default_rng(0)
     examples = np.repeat(np.arange(len(MANY)), 200)
@@ -387,7 +380,7 @@ def test_where_memory_ends_fewer_questions_are_asked_at_once(removal, cuda):
     np.testing.assert_allclose(answers[1], answers[0], rtol=CLOSE, atol=CLOSE)
 
 
-def test_where_not_even_one_row_fits_it_is_said_what_to_do(cuda):
+def test_where_not_even_one_row_fits_it_is_said_what_to_do():
     model = wide_bert(DEVICE)
     long = framed(*token_inputs(500))
     explained(model, long, ["vanilla"])  # what libraries hold from their first call on
@@ -400,7 +393,7 @@ def test_where_not_even_one_row_fits_it_is_said_what_to_do(cuda):
     explained(model, long, ["vanilla"])  # and all is well again
 
 
-def test_memory_does_not_grow_with_the_steps(cuda):
+def test_memory_does_not_grow_with_the_steps():
     model = wide_bert(DEVICE)
     texts = MANY[:4]
     peaks = []
@@ -418,7 +411,7 @@ def test_memory_does_not_grow_with_the_steps(cuda):
     "method",
     ["integrated_gradients", "smoothgrad", "expected_gradients", "deep_lift", "gradient_attention"],
 )
-def test_memory_is_given_back(method, cuda):
+def test_memory_is_given_back(method):
     model, held = bert(DEVICE), []
     for _ in range(4):
         explained(model, TEXTS, [method])
@@ -427,7 +420,7 @@ def test_memory_is_given_back(method, cuda):
     assert held[1:] == held[:1] * 3
 
 
-def test_memory_of_a_pass_that_failed_is_given_back(cuda):
+def test_memory_of_a_pass_that_failed_is_given_back():
     model, long = wide_bert(DEVICE), framed(*token_inputs(500))
     explained(model, long, ["vanilla"])
     gc.collect()
@@ -447,7 +440,7 @@ def error_of(model, exact):
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
-def test_errors_are_those_of_the_types(cuda):
+def test_errors_are_those_of_the_types():
     exact = explained(wide_bert("cpu"), MANY, ["integrated_gradients"], 4096, n_steps=8)
     exact = exact["integrated_gradients"]
     error = {
@@ -469,7 +462,7 @@ def test_errors_are_those_of_the_types(cuda):
 
 
 @pytest.mark.parametrize("name", ["float64", "float32", "tf32", "bfloat16", "float16"])
-def test_a_good_model_passes_the_probe_in_every_type(name, cuda):
+def test_a_good_model_passes_the_probe_in_every_type(name):
     dtype = {"tf32": torch.float32}.get(name) or getattr(torch, name)
     model = wide_bert(DEVICE, dtype, tf32=name == "tf32")
     assert inspect_texts(model, encoded(model, MANY[:1])).repeat_difference == 0
@@ -487,6 +480,7 @@ def flags():
 @pytest.fixture
 def flags_put_back():
     yield
+    torch.backends.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.fp32_precision = "none"
     torch.backends.mkldnn.matmul.fp32_precision = "none"
@@ -522,7 +516,7 @@ def test_whatever_the_process_has_set_counts_for_nothing_and_is_found_again(
 # --- what is found out about the device
 
 
-def test_the_token_budget_is_measured_once(tmp_path, monkeypatch, cuda):
+def test_the_token_budget_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = bert(DEVICE, torch.float32)
     first = budget.resolve(budget.AUTO, model, [6])
@@ -531,7 +525,7 @@ def test_the_token_budget_is_measured_once(tmp_path, monkeypatch, cuda):
     assert budget.resolve(budget.AUTO, model, [6]) == first
 
 
-def test_a_clock_waits_for_the_work(cuda):
+def test_a_clock_waits_for_the_work():
     # 2 · 8192³ operations take more than half a millisecond on any chip; without waiting only the launch is timed,
     # some microseconds, which would be 10^17 in a second.
     rate = floor.matmul_rate(DEVICE, torch.bfloat16, (8192, 8192, 8192), n_repeats=3)
@@ -601,7 +595,7 @@ def test_the_same_study_gives_the_same_bytes_where_nothing_is_added_up_by_atomic
     assert (first / "rows.parquet").read_bytes() == (second / "rows.parquet").read_bytes()
 
 
-def test_the_doctor_names_the_gpu(capsys, tmp_path, monkeypatch, cuda):
+def test_the_doctor_names_the_gpu(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli.main(["doctor"])
     said = " ".join(capsys.readouterr().out.split())

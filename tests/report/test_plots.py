@@ -105,8 +105,8 @@ def test_a_curve_is_the_mean_of_the_examples_at_common_fractions(run):
     ("missing", "said"),
     [
         ({}, "Mean over 20 examples;"),
-        ({"srg": 8, "sufficiency": 8}, "Mean over those 12 of 20 examples that have a value;"),
-        ({"srg": 8}, "Mean over those 12 to 20 of 20 examples that have a value;"),
+        ({"srg": 8, "sufficiency": 8}, "Mean over the 12 of 20 examples that have a value;"),
+        ({"srg": 8}, "Mean over the 12 to 20 of 20 examples that have a value, by metric;"),
     ],
 )
 def test_bars_say_how_many_examples_have_a_value(make_run, missing, said):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -323,18 +324,39 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
     assert (elsewhere / "there/rows.csv.gz").read_bytes() == (here / "rows.csv.gz").read_bytes()
     again = json.loads((elsewhere / "there/manifest.json").read_text("utf-8"))
     assert again["models"] == manifest["models"]
+    own = max(1, torch.get_num_threads() // 2)  # of each worker
+    assert again["identity"]["computation"]["threads"] == own
 
 
 def killed(*_):
     os._exit(9)
 
 
+NEVER = 200.0  # seconds
+
+
+def refusing(chosen, kind, training_seed):
+    if kind == "single_token":
+        raise InputError(f"{kind} is not here")
+    time.sleep(NEVER)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_verb_with_a_sentence(elsewhere, monkeypatch):
-    monkeypatch.setattr(trust, "_of_model", killed)
+    monkeypatch.setattr(trust, "_judge_model", killed)
     chosen = trust.options(["workers=2", *SMALL])
-    with pytest.raises(SaliencyBenchError, match=r"workers=2: one was killed.*Give fewer"):
+    with pytest.raises(SaliencyBenchError, match=r"workers=2: .* was killed.*Give fewer"):
         trust.measure(chosen)
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_ends_the_others(elsewhere, monkeypatch):
+    monkeypatch.setattr(trust, "_judge_model", refusing)
+    words = [*SMALL, "kinds=[single_token,token_in_context,ordered_pair]", "workers=2"]
+    before = time.monotonic()
+    with pytest.raises(InputError, match="single_token is not here"):
+        trust.measure(trust.options(words))
+    assert time.monotonic() - before < NEVER / 2
 
 
 @pytest.mark.parametrize(
