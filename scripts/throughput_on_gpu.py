@@ -93,6 +93,7 @@ def limited(command: Sequence[str], environment: Mapping[str, str]) -> int:
         return 0 if study.wait(GRACE_SECONDS) == INTERRUPTED else 1
     except subprocess.TimeoutExpired:
         study.kill()
+        study.wait()
         return 1
 
 

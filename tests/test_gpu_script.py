@@ -1,0 +1,58 @@
+"""scripts/throughput_on_gpu.py, as far as a machine without a GPU goes: what it brings, and that a study ends in time."""
+
+import importlib.util
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parents[1] / "scripts" / "throughput_on_gpu.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("throughput_on_gpu", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+#: Ends at once, when it is asked to with what it has, with another code, or never.
+STUDIES = {
+    "ends": "raise SystemExit(3)",
+    "cut": "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); time.sleep(60)",
+    "breaks": "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); time.sleep(60)",
+    "hangs": "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize(("study", "code"), [("ends", 3), ("cut", 0), ("breaks", 1), ("hangs", 1)])
+def test_a_study_ends_in_time_and_one_that_leaves_what_it_has_is_no_failure(
+    script, study, code, monkeypatch
+):
+    monkeypatch.setattr(script, "LONGEST_SECONDS", 2.0)
+    monkeypatch.setattr(script, "GRACE_SECONDS", 1.0)
+    words = [sys.executable, "-c", f"import signal, sys, time\n{STUDIES[study]}"]
+    assert script.limited(words, os.environ) == code
+
+
+def test_only_what_this_python_lacks_is_unpacked(script, tmp_path):
+    for name in ("torch", "surely_not_here"):
+        with zipfile.ZipFile(tmp_path / f"{name}.whl", "w") as archive:
+            archive.writestr(f"{name}/__init__.py", "")
+            archive.writestr(f"{name}-1.0.dist-info/METADATA", "")
+        script.unpack_missing(tmp_path / f"{name}.whl", tmp_path / "site")
+    found = sorted(path.name for path in (tmp_path / "site").iterdir())
+    assert found == ["surely_not_here", "surely_not_here-1.0.dist-info"]
+
+
+def test_its_studies_are_taken_by_the_verb(script, tmp_path, monkeypatch):
+    from saliency_bench.verbs import throughput
+
+    monkeypatch.chdir(tmp_path)
+    for name, words in script.STUDIES.items():
+        chosen = throughput.options([f"model={name}", "out=there", *words, "runtime.device=cuda"])
+        assert chosen.config["runtime"]["device"] == "cuda"
+        assert chosen.config["sections"][0] == "contestants"
