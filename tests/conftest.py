@@ -53,22 +53,8 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saliency_bench.report.build.FIGURES", {})
 
 
-#: Files of minutes, the longest first: where two run at a time, none of these is what everybody waits for at the end.
-LONGEST = (
-    *("faults/test_kills.py", "test_scale.py", "test_runner.py", "faults/test_store_faults.py"),
-    *("faults/test_out_of_memory.py", "bench/test_throughput.py", "bench/test_estimate.py", "test_examples.py"),
-    *("parity/test_captum.py", "tasks/test_studies.py", "verbs/test_throughput.py", "verbs/test_trust.py"),
-    *("verbs/test_sanity.py", "verbs/test_comparison.py", "faults/test_long_texts.py", "faults/test_full_disk.py"),
-    *("laws/test_broken.py", "test_targets.py", "test_packaging.py", "faults/test_any_override.py"),
-)  # fmt: skip
-
-
 def pytest_collection_modifyitems(config, items):
-    """Tests of minutes run where they are asked for; those of slow files first."""
-    here = Path(__file__).parent
-    places = {here / name: place for place, name in enumerate(LONGEST)}
-    assert all(path.is_file() for path in places)
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    """Tests of minutes run where they are asked for."""
     for marker in ("long", "conformance"):
         if marker not in config.getoption("-m"):
             skip = pytest.mark.skip(reason=f"takes minutes: scripts/test -m {marker}")

@@ -105,7 +105,7 @@ def blocks_in(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_command_that_is_killed_with_its_workers_goes_on_to_the_same_bytes(
     folder, tmp_path, record_property
 ):
