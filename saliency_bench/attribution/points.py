@@ -167,13 +167,14 @@ class NoiseCloud(Points):
     ) -> Float[Tensor, "R T D"]:
         """Of each row, σ ε."""
         drawn: dict[tuple[int, int, int], Tensor] = {}
-        noise: list[Tensor] = []
-        for example, node in zip(numbers(row_example), nodes, strict=True):
+        shape = (len(nodes), *self.embeddings.shape[1:])
+        shifts = self.embeddings.new_empty(shape)  # filled in place: a copy is as large as a pass
+        for row, (example, node) in enumerate(zip(numbers(row_example), nodes, strict=True)):
             key = example, node.number // node.block, node.block
             if key not in drawn:  # rows of one block stand together
                 drawn = {key: self.block(*key)}
-            noise.append(drawn[key][node.number % node.block])
-        return self._sigma(row_example, nodes)[:, None, None] * torch.stack(noise)
+            shifts[row] = drawn[key][node.number % node.block]
+        return shifts.mul_(self._sigma(row_example, nodes)[:, None, None])
 
     def _sigma(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, " R"]:
         """Of each row, σ with the sign of its draw."""
