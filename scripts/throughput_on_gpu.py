@@ -83,7 +83,7 @@ def save_default(folder: Path) -> None:
 
 
 def limited(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a study; 0 if it wrote what it had measured when its time was over."""
+    """The exit code of a study; 0 if it ended in order when its time was over."""
     study = subprocess.Popen(command, env=environment)
     try:
         return study.wait(LONGEST_SECONDS)
@@ -98,10 +98,10 @@ def limited(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def unpack_missing(wheel: Path, site: Path) -> None:
-    """Unpacks what this Python lacks: what it has goes with the rest of what it has."""
+    """Unpacks what this Python lacks, if only in part: what it has goes with the rest of what it has."""
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
-        if not any(find_spec(top) for top in tops if top.isidentifier()):
+        if not all(find_spec(top) for top in tops if top.isidentifier()):
             archive.extractall(site)
 
 
@@ -137,7 +137,8 @@ def run(folder: Path, out: Path, overrides: Sequence[str]) -> int:
             f"model={folder / name}",
             f"out={out / name}",
         ]
-        codes.append(limited([*command, *words, "runtime.device=cuda", *overrides], environment))
+        code = limited([*command, *words, "runtime.device=cuda", *overrides], environment)
+        codes.append(code or int(not (out / name / "manifest.json").is_file()))  # cut too early
     return next(filter(None, codes), 0)
 
 

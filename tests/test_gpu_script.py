@@ -39,13 +39,14 @@ def test_a_study_ends_in_time_and_one_that_leaves_what_it_has_is_no_failure(
 
 
 def test_only_what_this_python_lacks_is_unpacked(script, tmp_path):
-    for name in ("torch", "surely_not_here"):
+    for name, more in (("torch", "numpy"), ("surely_not_here", "torch")):
         with zipfile.ZipFile(tmp_path / f"{name}.whl", "w") as archive:
             archive.writestr(f"{name}/__init__.py", "")
+            archive.writestr(f"{more}/part.py", "")  # OmegaConf brings plugins of another package
             archive.writestr(f"{name}-1.0.dist-info/METADATA", "")
         script.unpack_missing(tmp_path / f"{name}.whl", tmp_path / "site")
     found = sorted(path.name for path in (tmp_path / "site").iterdir())
-    assert found == ["surely_not_here", "surely_not_here-1.0.dist-info"]
+    assert found == ["surely_not_here", "surely_not_here-1.0.dist-info", "torch"]
 
 
 def test_its_studies_are_taken_by_the_verb(script, tmp_path, monkeypatch):

@@ -52,11 +52,12 @@ def _written(texts: Sequence[Any], segment: int, start: int, end: int) -> str:
 
 def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str) -> Place | None:
     """The same of a line of `maps`, with that of `examples` and what follows the text's name in its `example_id`."""
-    if not question:
-        return None
     if question in _BOUNDARIES:
         return Place(None, question)
-    token = int(question)
+    # Names are whatever a folder says: one of no token asks about none.
+    tokens = {str(token): token for token in range(len(row["tokens"]))}
+    if (token := tokens.get(question)) is None:
+        return None
     at = (int(row[key][token]) for key in ("segments", "starts", "ends"))
     written = _written((example["text"], example["text_pair"]), *at)
     return Place(token, written or row["tokens"][token])

@@ -15,7 +15,7 @@ from tiny_heads import tiny_head, word_tokenizer
 
 import saliency_bench as sb
 from saliency_bench.attribution.methods import KINDS
-from saliency_bench.report.captions import facts, headings, legend
+from saliency_bench.report.captions import Place, facts, headings, legend, place_of_row
 from saliency_bench.report.explanation import page, record, records, to_rich
 from saliency_bench.report.heatmap import map_of_attribution
 from saliency_bench.report.signs import SIGNED_METHODS, UNSIGNED_METHODS, declared, signed
@@ -165,3 +165,19 @@ def test_a_record_of_what_is_no_number_is_json():
     assert attribution().to_record()["reason"] is None
     lost = replace(one, scores=np.full(4, np.nan), probability=math.nan).to_record()
     assert lost["grad_input_1"] == [None] * 4 and lost["prob_input_1"] is None
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("1", Place(1, "film")),
+        ("0", Place(0, "[CLS]")),
+        ("start", Place(None, "start")),
+        ("", None),
+        ("2", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_a_row_names_the_token_that_its_question_is_about_if_there_is_one(question, expected):
+    row = {"tokens": ["[CLS]", "film"], "segments": [-1, 0], "starts": [-1, 2], "ends": [-1, 6]}
+    assert place_of_row(row, {"text": "a film", "text_pair": None}, question) == expected
