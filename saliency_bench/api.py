@@ -15,7 +15,7 @@ from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
 from saliency_bench.bench.budget import resolve as resolve_budget
-from saliency_bench.blocks import Block, open_block, plan_blocks
+from saliency_bench.blocks import Block, open_block, packing_for, plan_blocks
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, unknown
@@ -118,7 +118,7 @@ def attribute(
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
             refuse_vanishing_sum(setting, findings.sum_vanishes)
-        for block in track(plan_blocks(encoded), progress):
+        for block in track(plan_blocks(encoded, packing_for(model, budget)), progress):
             items = [encoded[index] for index in block.indices]
             for t, one in enumerate(targets):
                 maps = open_block(refs, items, one, budget).explain([s.at(one) for s in settings])

@@ -1,6 +1,7 @@
-"""Examples to blocks of equal length, and one block to attribution maps: what the runner and the API share."""
+"""Examples to blocks of like length, and one block to attribution maps: what the runner and the API share."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.ledger import TEXTS
+from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, Target
 from saliency_bench.tasks import sequence_classification as task
@@ -33,25 +35,79 @@ MOST_PIECES = 4096
 
 @dataclass(frozen=True)
 class Block:
-    """Examples of equal length; `indices` are their places in the input."""
+    """Examples that share passes; `indices` are their places in the input."""
 
     name: str
     indices: tuple[int, ...]
 
 
-def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
-    """Blocks of equal length, shortest first: no padding but that of texts that bring it. A pure function of the inputs."""
-    alike: dict[tuple[int, bool, bool], list[int]] = {}
+@dataclass(frozen=True)
+class Packing:
+    """How texts are put together in blocks: at most so many tokens, of which at least a share is no padding."""
+
+    tokens: int = BLOCK_TOKENS
+    least_filled: float = 1.0  # equal lengths only
+
+
+EQUAL = Packing()
+
+#: Small passes leave a GPU idle, so that there neighbours in length share them at the cost of a little padding.
+LEAST_FILLED_ON_GPU = 0.9
+
+
+def packing_for(model: Model, token_budget: int) -> Packing:
+    """Equal lengths on a CPU; whole passes of neighbouring lengths elsewhere, if padding changes no output of the model."""
+    if model.device.type == "cpu" or not model.pads_exactly:
+        return EQUAL
+    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED_ON_GPU)
+
+
+def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Block]:
+    """Blocks of neighbours in length, shortest first, with no more padding than `packing` allows.
+
+    A pure function of its arguments. Texts that bring padding of their own stay with their equals.
+    """
+    alike: dict[tuple[bool, bool, int], list[int]] = {}
     for index, item in enumerate(encoded):
-        kind = len(item), item.token_type_ids is None, item.pads is not None
-        alike.setdefault(kind, []).append(index)
-    blocks = []
-    for (length, untyped, padded), indices in sorted(alike.items()):
-        size = max(1, BLOCK_TOKENS // length)
-        for start in range(0, len(indices), size):
-            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}{'-padded' * padded}"
-            blocks.append(Block(name, tuple(indices[start : start + size])))
-    return blocks
+        padded = item.pads is not None
+        alone = len(item) if padded or packing.least_filled == 1.0 else 0
+        alike.setdefault((item.token_type_ids is None, padded, alone), []).append(index)
+    blocks: dict[tuple[int, bool, bool, int], Block] = {}
+    places: Counter[tuple[int, bool, bool]] = Counter()
+    for (untyped, padded, _), indices in alike.items():
+        indices.sort(key=lambda index: len(encoded[index]))  # stable: equal lengths stay in order
+        for own in _filled([len(encoded[index]) for index in indices], packing):
+            length = len(encoded[indices[own.start]])
+            key = length, untyped, padded
+            place = places[key]
+            places[key] += 1
+            name = f"{length:05d}-{place:04d}{'-untyped' if untyped else ''}{'-padded' * padded}"
+            blocks[(*key, place)] = Block(name, tuple(indices[own.start : own.stop]))
+    return [blocks[key] for key in sorted(blocks)]
+
+
+def _filled(lengths: Sequence[int], packing: Packing) -> Iterator[range]:
+    """Cuts ascending lengths into runs that fill a pass without too much padding."""
+    start = tokens = 0
+    for end, length in enumerate(lengths):
+        width = (end + 1 - start) * length
+        if end > start and (
+            width > packing.tokens or tokens + length < packing.least_filled * width
+        ):
+            yield range(start, end)
+            start, tokens = end, 0
+        tokens += length
+    if lengths:
+        yield range(start, len(lengths))
+
+
+def opened_blocks(
+    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+) -> "Iterator[tuple[Block, OpenBlock]]":
+    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen."""
+    for block in plan_blocks(encoded, packing_for(references.model, token_budget)):
+        items = [encoded[index] for index in block.indices]
+        yield block, open_block(references, items, target, token_budget)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.blocks import OpenBlock, opened_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation import (  # noqa: F401 - they register the metrics
     as_published,
@@ -96,10 +96,8 @@ def judge_maps(
     for place, one in enumerate(maps):
         places.setdefault(one.encoded, []).append(place)
     encoded = list(places)
-    for block in plan_blocks(encoded):
-        items = [encoded[index] for index in block.indices]
-        opened = open_block(refs, items, "predicted", token_budget)
-        own = [(place, maps[place]) for item in items for place in places[item]]
+    for block, opened in opened_blocks(refs, encoded, "predicted", token_budget):
+        own = [(place, maps[place]) for index in block.indices for place in places[encoded[index]]]
         rows = judge_block(opened, [one for _, one in own], metrics, usual).rows
         each = len(rows) // len(own)
         for number, (place, one) in enumerate(own):

@@ -17,7 +17,15 @@ from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.bench.attribution import explainer, timing_rows
 from saliency_bench.bench.cost import costs
 from saliency_bench.bench.estimate import Estimate, Share, Subject, estimate, spent
-from saliency_bench.blocks import OpenBlock, Piece, open_block, plan_blocks, plan_pieces
+from saliency_bench.blocks import (
+    OpenBlock,
+    Piece,
+    open_block,
+    opened_blocks,
+    packing_for,
+    plan_blocks,
+    plan_pieces,
+)
 from saliency_bench.convergence import Dense, convergence_rows
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, StorageError
@@ -204,7 +212,8 @@ def compute_piece(
 
 def pieces_of(study: Study) -> list[Piece]:
     """The plan: a pure function of the texts."""
-    return plan_pieces(plan_blocks(study.encoded))
+    packing = packing_for(study.model, study.config.runtime.token_budget)
+    return plan_pieces(plan_blocks(study.encoded, packing))
 
 
 def _named(plan: Sequence[Piece], name: str) -> Piece:
@@ -370,9 +379,8 @@ def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
     if not paired:
         return None
     found: dict[str, float] = {}
-    for block in plan_blocks(study.encoded):
-        items = [study.encoded[index] for index in block.indices]
-        opened = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
+    budget = study.config.runtime.token_budget
+    for _, opened in opened_blocks(refs, study.encoded, study.config.target, budget):
         for setting in paired:
             context = opened.context(setting.output, setting.seed)
             largest = float(relative_tolerance(context, setting).max())

@@ -5,7 +5,7 @@ from typing import Any
 
 from saliency_bench.bench.memory import peak_memory
 from saliency_bench.bench.timing import measure, synchronizer
-from saliency_bench.blocks import open_block, plan_blocks
+from saliency_bench.blocks import opened_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting
@@ -55,12 +55,10 @@ def explainer(
     refs: References, encoded: Sequence[Encoded], setting: Setting, token_budget: int
 ) -> Callable[[], int]:
     """A function that explains all texts under one setting and says how many gradients that took."""
-    blocks = [[encoded[index] for index in block.indices] for block in plan_blocks(encoded)]
 
     def run() -> int:
         n_gradients = 0
-        for items in blocks:
-            block = open_block(refs, items, setting.target, token_budget)
+        for _, block in opened_blocks(refs, encoded, setting.target, token_budget):
             (maps,) = block.explain([setting]).values()
             n_gradients += sum(one.n_gradients for one in maps)
         return n_gradients

@@ -8,19 +8,19 @@ compute it refuses with an `InputError`, which becomes the reason in its row.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.captum import RULES, lacks
 from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.bench.timing import fastest, synchronizer
-from saliency_bench.blocks import open_block, plan_blocks
+from saliency_bench.blocks import Block, Packing, opened_blocks, packing_for, plan_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.models.model import Model
@@ -82,6 +82,16 @@ class Problem:
         """Tokens of all texts, no padding."""
         return sum(map(len, self.encoded))
 
+    @cached_property
+    def packing(self) -> Packing:
+        """How our blocks are filled."""
+        return packing_for(self.model, self.token_budget)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """Our blocks."""
+        return plan_blocks(self.encoded, self.packing)
+
     @property
     def setting(self) -> Setting:
         """The same as a setting of ours."""
@@ -114,16 +124,20 @@ def ours(problem: Problem) -> Contestant:
         (found,) = explained(problem, settings)
         return found
 
-    describe = f"ours: blocks of equal length, {problem.token_budget} tokens at a time"
-    return Contestant("ours", describe, run, padded_tokens=problem.n_tokens)
+    kind = "equal length" if problem.packing.least_filled == 1 else "neighbouring lengths, padded"
+    describe = f"ours: blocks of {kind}, {problem.token_budget} tokens at a time"
+    return Contestant("ours", describe, run, padded_tokens=_padded_in_blocks(problem))
+
+
+def _padded_in_blocks(problem: Problem) -> int:
+    return padded_tokens(problem.encoded, [block.indices for block in problem.blocks])
 
 
 def explained(problem: Problem, settings: Sequence[Setting]) -> list[Scores]:
     """Our scores under each setting, from one pass over what they share."""
     found: list[Scores] = [[np.empty(0)] * len(problem.encoded) for _ in settings]
-    for block in plan_blocks(problem.encoded):
-        items = [problem.encoded[index] for index in block.indices]
-        opened = open_block(problem.references, items, "predicted", problem.token_budget)
+    blocks = opened_blocks(problem.references, problem.encoded, "predicted", problem.token_budget)
+    for block, opened in blocks:
         for own, maps in zip(found, opened.explain(settings).values(), strict=True):
             for index, one in zip(block.indices, maps, strict=True):
                 own[index] = one.scores
@@ -312,25 +326,26 @@ def _logits(
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows of equal length with nothing left to do but a forward and a backward pass; `texts` on the host."""
+    """Rows with nothing left to do but a forward and a backward pass; `texts` on the host."""
 
     texts: Sequence[int]
     weights: Float[Tensor, " R"]
     points: Float[Tensor, "R T D"]
     moved: Float[Tensor, "R T D"]
     ids: Int[Tensor, "R T"]
+    mask: Bool[Tensor, "R T"] | None
     types: Int[Tensor, "R T"] | None
     target: Int[Tensor, "R 1"]
 
 
 def bare_loop(problem: Problem) -> Contestant:
-    """The 100 %: a loop by hand over prepared batches of equal length, gradients discarded."""
+    """The 100 %: a loop by hand over prepared batches of the same texts as our blocks, gradients discarded."""
     model = problem.model
     batches = list(_prepared(problem))
 
     def gradient(batch: Prepared) -> Float[Tensor, "R T D"]:
         points = batch.points.detach().requires_grad_()
-        logits = model.output(batch.ids, None, batch.types, points)
+        logits = model.output(batch.ids, batch.mask, batch.types, points)
         found: Tensor
         (found,) = torch.autograd.grad(logits.gather(1, batch.target).sum(), points)
         return found
@@ -345,33 +360,32 @@ def bare_loop(problem: Problem) -> Contestant:
             scores = (gradient(batch).double() * batch.moved.double()).sum(-1)
             weighted = (scores * batch.weights[:, None]).cpu().numpy()
             for text, row in zip(batch.texts, weighted, strict=True):
-                found[text] += row
+                found[text] += row[: len(found[text])]
         return found
 
-    describe = "bare loop: prepared batches of equal length, no mask, results discarded"
-    return Contestant("bare_loop", describe, run, check, padded_tokens=problem.n_tokens)
+    describe = "bare loop: prepared batches of the texts of our blocks, results discarded"
+    return Contestant("bare_loop", describe, run, check, padded_tokens=_padded_in_blocks(problem))
 
 
 def _prepared(problem: Problem) -> Iterator[Prepared]:
-    """Every pair of a text and a step, texts of equal length together, up to the token budget."""
+    """Every pair of a text and a step, texts of a block together, up to the token budget."""
     model = problem.model
     nodes, weights = (
         torch.tensor(side, dtype=torch.float64, device=model.device)
         for side in rule(problem.quadrature, problem.n_steps)
     )
-    alike: dict[tuple[int, bool], list[int]] = {}
-    for index, item in enumerate(problem.encoded):
-        alike.setdefault((len(item), item.token_type_ids is None), []).append(index)
-    for (length, _), indices in sorted(alike.items()):
+    for block in problem.blocks:
+        indices = block.indices
         batch = task.collate(model, [problem.encoded[index] for index in indices])
         ids, types = batch.input_ids, batch.token_type_ids
+        mask = batch.mask if batch.padded else None
         end = model.embed(ids)
         away = problem.references.vector(problem.baseline)
         start = torch.where(batch.attributable[:, :, None], away, end)
         with torch.no_grad():
-            target = model.output(ids, None, types).argmax(-1, keepdim=True)
+            target = model.output(ids, mask, types).argmax(-1, keepdim=True)
         pairs = [(row, step) for row in range(len(indices)) for step in range(len(nodes))]
-        for own in _cut(pairs, max(1, problem.token_budget // length)):
+        for own in _cut(pairs, max(1, problem.token_budget // ids.shape[1])):
             rows, steps = (
                 torch.tensor(side, device=model.device) for side in zip(*own, strict=True)
             )
@@ -383,6 +397,7 @@ def _prepared(problem: Problem) -> Iterator[Prepared]:
                 ),
                 moved=(end - start)[rows],
                 ids=ids[rows],
+                mask=None if mask is None else mask[rows],
                 types=None if types is None else types[rows],
                 target=target[rows],
             )

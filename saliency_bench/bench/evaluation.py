@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from saliency_bench.blocks import open_block, plan_blocks
+from saliency_bench.blocks import opened_blocks
 from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation.reading import Reading
 from saliency_bench.judge import judge_block
@@ -39,14 +39,11 @@ def evaluation_contestants(
         removal: see `evaluation.removal`.
         token_budget: tokens per pass.
     """
-    blocks = plan_blocks(encoded)
     usual = [Reading(removal, "token", "probability", "signed")]
 
     def judged(refs: References, settings: Sequence[str], entries: Entries) -> Rows:
         rows: Rows = []
-        for block in blocks:
-            items = [encoded[index] for index in block.indices]
-            opened = open_block(refs, items, "predicted", token_budget)
+        for block, opened in opened_blocks(refs, encoded, "predicted", token_budget):
             asked = [maps[setting][index] for setting in settings for index in block.indices]
             rows += judge_block(opened, asked, entries, usual).rows
         return rows

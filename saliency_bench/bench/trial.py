@@ -17,7 +17,7 @@ from saliency_bench.bench.contestants import CONTESTANTS, Contestant, Problem, S
 from saliency_bench.bench.floor import encoder_of, gradient_flops, layer_products
 from saliency_bench.bench.memory import peak_memory
 from saliency_bench.bench.timing import is_stable, measure, synchronizer, warm_up
-from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.blocks import OpenBlock, opened_blocks
 from saliency_bench.errors import InputError
 from saliency_bench.rows import DISAGREES, FAILED, MATMUL, NOT_APPLICABLE, OK, Setting
 
@@ -123,13 +123,10 @@ def rounding(problem: Problem, settings: Sequence[Setting]) -> Float[np.ndarray,
 
 
 def opened(problem: Problem) -> Iterator[tuple[list[int], OpenBlock]]:
-    """The problem's texts in blocks of equal length, each with the places of its texts."""
-    for block in plan_blocks(problem.encoded):
-        items = [problem.encoded[index] for index in block.indices]
-        yield (
-            list(block.indices),
-            open_block(problem.references, items, "predicted", problem.token_budget),
-        )
+    """The problem's texts in blocks, each with the places of its texts."""
+    blocks = opened_blocks(problem.references, problem.encoded, "predicted", problem.token_budget)
+    for block, opened in blocks:
+        yield list(block.indices), opened
 
 
 def differences(scores: Scores, expected: Scores) -> Float[np.ndarray, " N"]:

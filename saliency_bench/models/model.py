@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saliency_bench.errors import InputError, is_out_of_memory
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (
+    FAILURES,
     WATCHED,
     Intake,
     captured,
@@ -33,6 +34,10 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
+
+#: With and without padding the arithmetic is the same in another order; in half precision that would let anything pass.
+EPSILONS = 1024
+LARGEST_DIFFERENCE = 0.05
 
 #: Ids that a layer which is no table of a known size is watched on.
 WATCHED_VOCABULARY = 5
@@ -191,6 +196,37 @@ class Model:
 
         with frozen(self.module):
             return how_ids_arrive(self.module, self.embedding, run, ids)
+
+    @cached_property
+    def pads_exactly(self) -> bool:
+        """Whether padding on the right, with a mask, changes no output: tried on two texts of different lengths."""
+        pad = self.pad_token_id
+        if pad is None:
+            return False
+        config = getattr(self.module, "config", None)
+        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
+        long, short = watched_ids(vocabulary, getattr(config, "eos_token_id", None), self.device, 2)
+        short = short[1:]
+        both = torch.stack([long, torch.cat([short, short.new_tensor([pad])])])
+        real = torch.ones_like(both, dtype=torch.bool)
+        real[1, -1] = False
+        # What is proved here is proved of the model, not of how products are rounded.
+        with frozen(self.module), products(tf32=False), torch.no_grad():
+            try:
+                together = self.output(both, real)
+                alone = [self.output(one[None]) for one in (long, short)]
+            except FAILURES as error:
+                if is_out_of_memory(error):
+                    raise
+                return False
+        rows = (
+            together[row][: len(one)] if self.per_token else together[row]
+            for row, one in enumerate((long, short))
+        )
+        largest = max(float(one.abs().max()) for one in alone)
+        difference = max(float((a - b[0]).abs().max()) for a, b in zip(rows, alone, strict=True))
+        share = min(EPSILONS * torch.finfo(together.dtype).eps, LARGEST_DIFFERENCE)
+        return difference <= share * largest
 
     @cached_property
     def first_position(self) -> int | None:
