@@ -17,7 +17,6 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.maps import AttributionMap
-from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, Target
@@ -145,7 +144,7 @@ class OpenBlock:
 
     def __post_init__(self) -> None:
         self.model = self.references.model
-        with self.model.ledger.under(part=TEXTS), torch.no_grad():
+        with torch.no_grad():
             outputs = self.model.output(
                 self.batch.input_ids,
                 self.batch.mask if self.batch.padded else None,

@@ -423,7 +423,7 @@ def estimate(words: list[str]) -> int:
 
     cfg = config.load([word for word in words if word])
     config.validate(cfg)
-    from saliency_bench.report.estimate import show
+    from saliency_bench.report.forecast import show
     from saliency_bench.runner import foresee
     from saliency_bench.study import prepare
 

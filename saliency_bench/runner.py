@@ -15,8 +15,7 @@ from saliency_bench.attribution import baselines
 from saliency_bench.attribution.explain import Family
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.bench.attribution import explainer, timing_rows
-from saliency_bench.bench.cost import costs
-from saliency_bench.bench.estimate import Estimate, Share, Subject, estimate, spent
+from saliency_bench.bench.forecast import N_BLOCKS, Forecast, Share, forecast
 from saliency_bench.blocks import (
     OpenBlock,
     Piece,
@@ -31,11 +30,10 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.judge import agreement_rows, judge_block
 from saliency_bench.maps import AttributionMap
-from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
 from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.references import References
-from saliency_bench.report.estimate import sentence
+from saliency_bench.report.forecast import sentence
 from saliency_bench.rows import REFERENCE_BACKENDS, Setting
 from saliency_bench.store.coverage import require_planned
 from saliency_bench.store.events import EventLog
@@ -59,6 +57,9 @@ from saliency_bench.study import (
 TIMING = "timing"  # the name of the part that holds the timings
 #: Work that is announced.
 LONG_SECONDS = 30.0
+
+#: With fewer texts left than this, running some of them to foresee the rest would take longer than it tells.
+FORESEEN_TEXTS = 40
 
 Progress = Callable[[str, int, int], None]
 #: Sees to it that blocks of a claimed folder get finished, wherever: the folder, their names, how far they are.
@@ -478,41 +479,34 @@ def foresee(
     finished: Collection[str] = (),
     *,
     choose: bool = True,
-    long_seconds: float | None = None,
-) -> Estimate:
+    n_blocks: int = N_BLOCKS,
+) -> Forecast:
     """What the study will cost, of which these parts are finished; `choose`: with the study that chooses before it.
 
-    `long_seconds`: see `estimate`.
-
-    Raises:
-        InputError: the model's task is another than sequence classification, whose outputs the rehearsal mimics.
+    `n_blocks`: see `forecast`.
     """
-    if study.model.task != SEQUENCE_CLASSIFICATION:
-        raise InputError(f"model.task={study.model.task} cannot be rehearsed")
-    subject = Subject(
-        model=study.model,
-        shares=_shares(study, finished, choose),
-        token_budget=study.config.runtime.token_budget,
-        rehearse=partial(_rehearse, study),
-        taste=partial(_taste, study),
-        families=partial(_families, study),
-    )
+    refs = References(study.model)
+    shares = _shares(study, finished, choose)
     with study.model.frozen():
-        return estimate(subject, long_seconds=long_seconds)
+        return forecast(
+            refs,
+            shares,
+            partial(_all_of, study, refs, {share.stage for share in shares}),
+            _families(study, refs),
+            study.config.runtime.token_budget,
+            n_blocks=n_blocks,
+        )
 
 
 def _announced(
     study: Study, folder: Path, finished: Collection[str], announce: Callable[[str], None]
-) -> Estimate | None:
-    """The estimate, if there is work left, and it can be had: a study does not fail for want of one."""
+) -> Forecast | None:
+    """What is foreseen from one block, if there is so much left that this is little; and it is said if it is long."""
     choose = not (folder / CHOICE / MANIFEST).is_file()
-    if not _shares(study, finished, choose):
+    shares = _shares(study, finished, choose)
+    if not shares or len(shares[0].texts) < FORESEEN_TEXTS:
         return None
-    try:
-        foreseen = foresee(study, finished, choose=choose, long_seconds=LONG_SECONDS)
-    except Exception as error:
-        announce(f"No estimate of what this will cost: {' '.join(str(error).split())}")
-        return None
+    foreseen = foresee(study, finished, choose=choose, n_blocks=1)
     if foreseen.total.seconds >= LONG_SECONDS:
         announce(sentence(foreseen))
     return foreseen
@@ -525,13 +519,14 @@ def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share
     left = [encoded[index] for piece in pieces for index in piece.indices]
     checked = {item.example_id for item in encoded[: config.convergence.n_examples]}
     timed = config.timing.enabled and TIMING not in finished
+    compared = any(setting.backend in REFERENCE_BACKENDS for setting in study.settings)
     passes = config.timing.n_warmup + config.timing.n_repeats + 1  # one for the memory
     shares = [
         Share(MAPS, left),
         Share(CURVES, left),
         Share(CONVERGENCE, [item for item in left if item.example_id in checked]),
         Share(TIMED, encoded[: config.timing.n_examples] if timed else [], passes),
-        Share(PARITY, encoded if pieces or timed else []),
+        Share(PARITY, encoded if compared and (pieces or timed) else []),
     ]
     if config.choose is not None and choose:
         examples = load_examples(_choosing(study))
@@ -541,38 +536,32 @@ def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share
     return [share for share in shares if share.texts]
 
 
-def _rehearse(study: Study, refs: References, item: Encoded) -> None:
-    """All that the study does with one text, each setting timed once, on a model that stands in for its own."""
-    model, config = refs.model, study.config
-    one = replace(study, model=model, encoded=(item,))
-    with model.frozen():
-        block_tables(one, refs, [item], {item.example_id} if config.convergence.n_examples else ())
-        with model.ledger.under(PARITY):
-            captum_tolerances(one, refs)
-        if config.timing.enabled:
-            with model.ledger.under(TIMED):
-                for setting in study.settings:
-                    explainer(refs, [item], setting, config.runtime.token_budget)()
+def _all_of(
+    study: Study, refs: References, stages: Collection[str], items: Sequence[Encoded]
+) -> None:
+    """All that the study does with some texts; each setting is timed once."""
+    config = study.config
+    probe = {item.example_id for item in items} if CONVERGENCE in stages else ()
+    block_tables(study, refs, items, probe)
+    with study.model.ledger.under(PARITY):
+        captum_tolerances(replace(study, encoded=tuple(items)), refs)
+    if TIMED in stages:
+        with study.model.ledger.under(TIMED):
+            for setting in study.settings:
+                explainer(refs, items, setting, config.runtime.token_budget)()
 
 
-def _taste(study: Study, refs: References, item: Encoded) -> None:
-    """The maps of one text and their metrics."""
-    with refs.model.frozen():
-        block_tables(replace(study, model=refs.model), refs, [item], ())
-
-
-def _families(study: Study, refs: References, item: Encoded) -> list[Family]:
-    with refs.model.frozen():
-        budget = study.config.runtime.token_budget
-        block = open_block(refs, [item], study.config.target, budget)
-        return block.families(study.settings)
+def _families(study: Study, refs: References) -> list[Family]:
+    """Of the longest text: its settings that share points."""
+    item = max(study.encoded, key=len)
+    block = open_block(refs, [item], study.config.target, study.config.runtime.token_budget)
+    return block.families(study.settings)
 
 
 def _spent(study: Study, refs: References, before: Ledger) -> dict[str, Any]:
     """What this process has paid since; parts that an earlier one had finished are not among it."""
     ledger = study.model.ledger.since(before)
-    paid = spent(ledger, costs(study.model, max(study.encoded, key=len)))
-    return paid._asdict() | {"calls": ledger.calls, "budget_halvings": refs.halvings}
+    return ledger.total._asdict() | {"calls": ledger.calls, "budget_halvings": refs.halvings}
 
 
 def _manifest(

@@ -26,7 +26,6 @@ from torch import Tensor
 from saliency_bench.attribution.points import RandomStarts
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models import references as known
-from saliency_bench.models.ledger import SEARCH
 from saliency_bench.models.references import References
 from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
@@ -193,8 +192,7 @@ def _least_known(ctx: "Context") -> Float[Tensor, "B T D"]:
     vectors = []
     for frame in _frames(ctx):
         if frame not in found:
-            with ctx.references.model.ledger.under(part=SEARCH):
-                found[frame] = least_known(ctx.references, frame)
+            found[frame] = least_known(ctx.references, frame)
             _warn_once(ctx.references, frame)
         vectors.append(found[frame].vector)
     return torch.stack(vectors)[:, None, :].expand_as(ctx.embeddings)

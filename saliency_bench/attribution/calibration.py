@@ -20,7 +20,6 @@ from saliency_bench.attribution.density import Density, learn
 from saliency_bench.data import movie_reviews
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
-from saliency_bench.models.ledger import DENSITY
 from saliency_bench.rows import digest
 from saliency_bench.store import cache
 from saliency_bench.streams import generator_for
@@ -67,8 +66,7 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
         name = _cache_name(ctx, facts)
         found = _read(name)
         if found is None:
-            with ctx.references.model.ledger.under(part=DENSITY):
-                found = learn(_integrands(ctx, baseline, special_tokens))
+            found = learn(_integrands(ctx, baseline, special_tokens))
             _write(name, found)
         known[as_called] = found
     return known[as_called]

@@ -1,7 +1,7 @@
 """What a method may use: one batch, its clean pass, the gradient primitive, baselines and noise."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,6 @@ from saliency_bench.attribution import baselines
 from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.errors import unknown
-from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.seeding import token_hash
 from saliency_bench.tasks import sequence_classification as task
@@ -60,16 +59,8 @@ class Context:
     @cached_property
     def clean(self) -> Clean:
         """F(x), from the logits by which the class was chosen, and ∇F(x), once it is asked for."""
-        model = self.references.model
-        scores = task.output_of(model, self.output)(self.logits, self.target)
-        clean = self.engine.clean(self.embeddings, scores)
-        take = clean.take
-
-        def noted() -> Float[Tensor, "B T D"]:
-            with model.ledger.under(part=TEXTS):
-                return take()
-
-        return replace(clean, take=noted)
+        scores = task.output_of(self.references.model, self.output)(self.logits, self.target)
+        return self.engine.clean(self.embeddings, scores)
 
     @property
     def clean_score(self) -> Float[Tensor, " B"]:
@@ -115,8 +106,7 @@ class Context:
     def reference_score(self, path: StraightPath) -> Float[Tensor, " B"]:
         """F(x'), computed once per path."""
         if path.key not in self._reference_scores:
-            with self.references.model.ledger.under(part=TEXTS):
-                self._reference_scores[path.key] = self.scores_at(path, 0.0)
+            self._reference_scores[path.key] = self.scores_at(path, 0.0)
         return self._reference_scores[path.key]
 
     def noise_cloud(self, noise_special_tokens: bool) -> NoiseCloud:

@@ -1,7 +1,6 @@
 """Settings to attributions: the settings of a batch that use the same points share their gradients."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,16 +96,15 @@ def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
     until_sure = []
     families: dict[object, list[tuple[Setting, Plan]]] = {}
     for setting in settings:
-        with _under(ctx, setting.name):
-            made = _made(ctx, setting)
-            if isinstance(made, Attribution):
-                found[setting.id] = made
-            elif isinstance(made, Values):
-                found[setting.id] = _reduced(ctx, setting, made)
-            elif isinstance(made, Expectation) and made.draws.auto:
-                until_sure.append((setting, made))
-            else:
-                families.setdefault(made.points.key, []).append((setting, made))
+        made = _made(ctx, setting)
+        if isinstance(made, Attribution):
+            found[setting.id] = made
+        elif isinstance(made, Values):
+            found[setting.id] = _reduced(ctx, setting, made)
+        elif isinstance(made, Expectation) and made.draws.auto:
+            until_sure.append((setting, made))
+        else:
+            families.setdefault(made.points.key, []).append((setting, made))
     return Planned(tuple(Family.of(one) for one in families.values()), tuple(until_sure), found)
 
 
@@ -119,19 +117,12 @@ def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attributi
     planned = plan(ctx, settings)
     found = dict(planned.found)
     for setting, drawn in planned.until_sure:
-        with _under(ctx, setting.name):
-            found[setting.id] = _until_sure(ctx, setting, drawn)
+        found[setting.id] = _until_sure(ctx, setting, drawn)
     for family in planned.families:
-        with _under(ctx, family.name):
-            sums = _gather(ctx, family.requests)
-            for (setting, own_plan), own in zip(family.members, sums, strict=True):
-                found[setting.id] = _finish(ctx, setting, own_plan, own)
+        sums = _gather(ctx, family.requests)
+        for (setting, own_plan), own in zip(family.members, sums, strict=True):
+            found[setting.id] = _finish(ctx, setting, own_plan, own)
     return {setting.id: found[setting.id] for setting in settings}
-
-
-def _under(ctx: Context, part: str) -> AbstractContextManager[None]:
-    """What is spent from here on is this part's."""
-    return ctx.references.model.ledger.under(part=part)
 
 
 def _words(key: object) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from saliency_bench.errors import InputError
 from saliency_bench.models.model import Model
-from saliency_bench.models.stand_in import StandIn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,10 +61,6 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
         InputError: there is not one transformers model in the module.
     """
     attentions = Attentions(model.name)
-    if isinstance(model.module, StandIn):
-        with _rehearsed(model.module, attentions):
-            yield attentions
-        return
     transformer = _transformer(model)
 
     def record(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -78,18 +72,6 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
             yield attentions
         finally:
             handle.remove()
-
-
-@contextmanager
-def _rehearsed(module: StandIn, attentions: Attentions) -> Iterator[None]:
-    """A stand-in has one layer's weights to show for each pass."""
-    module.record = lambda weights: attentions.outputs.append(
-        SimpleNamespace(attentions=(weights,))
-    )
-    try:
-        yield
-    finally:
-        module.record = None
 
 
 def _transformer(model: Model) -> "PreTrainedModel":

@@ -12,11 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.models.ledger import PROOF
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.rounding import products
-from saliency_bench.models.stand_in import provable
 from saliency_bench.types import Batch, sent
 
 #: Both ways are the same arithmetic in another order.
@@ -49,8 +47,7 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     key = "dropping", batch.input_ids.shape[1], frames
     if key not in references.found:
         may = references.may_drop
-        with references.model.ledger.under(part=PROOF):
-            references.found[key] = _tried(provable(references.model), batch) if may else None
+        references.found[key] = _tried(references.model, batch) if may else None
     found: Dropping | None = references.found[key]
     return found
 
@@ -85,8 +82,7 @@ def hides(references: References, batch: Batch) -> bool:
     frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
     key = "hiding", batch.input_ids.shape[1], frames
     if key not in references.found:
-        with references.model.ledger.under(part=PROOF):
-            references.found[key] = _hidden(provable(references.model), batch)
+        references.found[key] = _hidden(references.model, batch)
     return bool(references.found[key])
 
 

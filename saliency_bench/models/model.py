@@ -86,6 +86,11 @@ class Model:
         return next(self.module.parameters()).dtype
 
     @property
+    def parameter_bytes(self) -> int:
+        """Size of the weights."""
+        return sum(one.numel() * one.element_size() for one in self.module.parameters())
+
+    @property
     def precision(self) -> str:
         """The name of what it computes in, as `runtime.dtype` has it."""
         return TF32 if self.tf32 else str(self.dtype).removeprefix("torch.")
@@ -317,7 +322,7 @@ class Model:
             returned = self.forward(self.module, inputs)
         logits = _ends(returned) if self.task == QUESTION_ANSWERING else _logits(returned)
         # Weights are frozen, so that a graph is there only where a gradient at the embeddings is wanted.
-        self.ledger.note(*input_ids.shape, gradient=logits.requires_grad, short=short)
+        self.ledger.note(*input_ids.shape, gradient=logits.requires_grad)
         return logits
 
     @contextmanager

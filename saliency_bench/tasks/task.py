@@ -15,7 +15,6 @@ from torch import Tensor
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
-from saliency_bench.models.ledger import TEXTS
 from saliency_bench.models.model import Model
 
 #: Where a text is asked about: tokens by place, or words that a task gives a meaning; None: the task's own choice.
@@ -65,7 +64,7 @@ def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "... C"]:
     types = text.token_type_ids
     typed = None if types is None else torch.tensor([types], device=model.device)
     mask = None if text.pads is None else torch.tensor([text.attended], device=model.device)
-    with model.frozen(), model.ledger.under(part=TEXTS):
+    with model.frozen():
         return model.output(ids, mask, typed)[0]
 
 
