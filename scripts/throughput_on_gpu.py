@@ -33,19 +33,19 @@ WHEELS = (
 LONGEST_SECONDS = 220
 GRACE_SECONDS = 30
 INTERRUPTED = 130
-#: Captum is tuned over passes as large as such a machine takes.
+#: Captum is tuned over batches and passes as large as such a machine takes.
 SIZES = (
-    *("profile=full", "max_warmups=1", "product_seconds=0.2", "precision.n_examples=48", "precision.n_steps=32"),
-    *("options.captum_sorted.batch_sizes=[32]", "options.captum_sorted.tokens_at_once=[8192,32768]"),
+    *("profile=full", "n_examples=512", "max_warmups=1", "product_seconds=0.2", "precision.n_examples=128"),
+    *("precision.n_steps=32", "precision.dtypes=[float32,tf32,bfloat16]"),
+    *("options.captum_sorted.batch_sizes=[32,128]", "options.captum_sorted.tokens_at_once=[8192,32768]"),
 )  # fmt: skip
 #: What is measured on each model, and in which type.
 STUDIES = {
-    "bert_base": (*SIZES, "runtime.dtype=bfloat16", "n_examples=64", "precision.dtypes=[float32,tf32,bfloat16]",
-                  "contestants=[ours,captum_sorted,captum_single,bare_loop]", "sections=[contestants,precision,length,budget]",
-                  "length.lengths=[128,32]", "length.n_examples=64", "budget.n_examples=32",
-                  "budget.token_budgets=[32768,8192,2048]", "budget.contestants=[ours,bare_loop]"),
-    "default": (*SIZES, "runtime.dtype=float32", "n_examples=64", "precision.dtypes=[float32,tf32,bfloat16,float16]",
-                "sections=[contestants,precision,memory,sweep,evaluation]", "evaluation.removals=[mask]", "evaluation.n_examples=4"),
+    "bert_base": (*SIZES, "runtime.dtype=bfloat16", "contestants=[ours,captum_sorted,captum_random,bare_loop]",
+                  "sections=[contestants,length,precision]", "length.lengths=[128,32]", "length.n_examples=128"),
+    "default": (*SIZES, "runtime.dtype=float32", "contestants=[ours,captum_sorted,captum_random,bare_loop]",
+                "sections=[contestants,precision,sweep,evaluation]", "evaluation.removals=[mask]",
+                "evaluation.n_examples=16", "sweep.n_examples=16"),
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """How texts are put together in blocks, and that this changes no number."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_blocks_hold_every_text_once_fill_passes_and_pad_no_more_than_is_allowed
         assert len(own) == 1 or (padded <= tokens and sum(own) >= least * padded)
     ends = [length for own in widths for length in own]
     assert ends == sorted(ends)
-    for own, following in zip(widths, widths[1:], strict=False):  # none could have taken one more
+    for own, following in itertools.pairwise(widths):  # none could have taken one more
         wider = [*own, following[0]]
         padded = len(wider) * max(wider)
         assert padded > tokens or sum(wider) < least * padded
