@@ -53,14 +53,16 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saliency_bench.report.build.FIGURES", {})
 
 
+#: Tests of what kills, starves or attacks; `scripts/test --faults` runs them.
+FAULTS = ("tests/faults/", "tests/test_scale.py", "tests/report/test_payloads.py")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Tests of minutes run where they are asked for."""
-    for marker in ("long", "conformance"):
-        if marker not in config.getoption("-m"):
-            skip = pytest.mark.skip(reason=f"takes minutes: scripts/test -m {marker}")
-            for item in items:
-                if item.get_closest_marker(marker):
-                    item.add_marker(skip)
+    """Marks tests of faults by where they stand, before pytest selects by marker."""
+    for item in items:
+        if item.nodeid.startswith(FAULTS):
+            item.add_marker("faults")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

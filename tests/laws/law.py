@@ -51,8 +51,15 @@ def law(*twins: Twin, dtypes: tuple[torch.dtype, ...] = BOTH) -> Callable[[Check
         known = LAWS.setdefault(check.__name__, Law(check, dtypes, twins))
         if known.check.__code__.co_filename != check.__code__.co_filename:
             raise TypeError(f"two laws are called {check.__name__}")
-        names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-        return pytest.mark.parametrize("dtype", dtypes, ids=names)(check)
+        asked = [
+            pytest.param(
+                dtype,
+                id=str(dtype).removeprefix("torch."),
+                marks=pytest.mark.thorough if dtype != dtypes[0] else (),
+            )
+            for dtype in dtypes
+        ]
+        return pytest.mark.parametrize("dtype", asked)(check)
 
     return register
 

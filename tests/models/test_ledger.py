@@ -1,65 +1,58 @@
-"""Every row and second has one place."""
+"""Every row and second is paid by one stage."""
 
 import torch
 from tiny import token_inputs
 
-from saliency_bench.models.ledger import DENSITY, Asked, Ledger, Place
+from saliency_bench.models.ledger import Ledger, Work
 
 
 def clocked(*readings):
     return Ledger(clock=iter(map(float, readings)).__next__)
 
 
-def test_the_outermost_stage_and_the_innermost_part_hold():
+def test_the_outermost_stage_pays():
     ledger = Ledger()
-    with ledger.under("timing"), ledger.under("maps", "a"), ledger.under("curves", "b"):
-        ledger.note(3, 7, gradient=True, short=False)
-    assert ledger.rows == {Asked(Place("timing", "b"), True, False, 7): 3}
+    with ledger.under("timing"), ledger.under("maps"):
+        ledger.note(3, 7, gradient=True)
+        ledger.note(2, 5, gradient=False)
+    assert ledger.work.keys() == {"timing"}
+    assert ledger.work["timing"][:4] == (3, 21, 2, 10)
 
 
-def test_what_is_learnt_once_has_no_parts():
-    ledger = Ledger()
-    with ledger.under("maps", DENSITY), ledger.under(part="texts"):
-        ledger.note(1, 1, gradient=True, short=True)
-    assert [asked.place.part for asked in ledger.rows] == [DENSITY]
-
-
-def test_seconds_are_a_places_own_and_add_up_to_the_whole():
-    # Opened at 0, inside from 1 to 4, closed at 9; what passes outside any place belongs to none.
-    ledger = clocked(0, 1, 4, 9, 20, 22)
-    with ledger.under("maps"), ledger.under(part="a"):
+def test_seconds_are_those_while_a_stage_is_open():
+    ledger = clocked(0, 9, 20, 22)
+    with ledger.under("maps"), ledger.under("metrics"):
         pass
-    with ledger.under("curves"):
+    with ledger.under("metrics"):
         pass
-    assert ledger.seconds == {
-        Place("maps", ""): 1 + 5,
-        Place("maps", "a"): 3,
-        Place("curves", ""): 2,
-    }
+    assert {stage: paid.seconds for stage, paid in ledger.work.items()} == {"maps": 9, "metrics": 2}
+    assert ledger.total.seconds == 11
 
 
-def test_a_place_is_closed_by_an_error():
+def test_a_stage_is_closed_by_an_error():
     ledger = Ledger()
     try:
         with ledger.under("maps"):
             raise ArithmeticError
     except ArithmeticError:
         pass
-    ledger.note(1, 1, gradient=False, short=False)
-    assert next(iter(ledger.rows)).place == Place("", "")
+    ledger.note(1, 1, gradient=False)
+    assert ledger.work[""].forward_rows == 1
+    assert ledger.work["maps"].forward_rows == 0
 
 
 def test_since_is_the_difference():
     ledger = Ledger()
-    ledger.note(2, 5, gradient=True, short=True)
+    ledger.note(2, 5, gradient=True)
     before = ledger.copy()
-    ledger.note(3, 5, gradient=True, short=True)
+    ledger.note(3, 5, gradient=True)
     since = ledger.since(before)
-    assert list(since.rows.values()) == [3]
+    assert since.total == Work(gradients=3, gradient_tokens=15)
     assert (since.calls, before.calls, ledger.calls) == (1, 1, 2)
 
 
 def test_a_model_tells_gradients_from_answers(bert):
+    _ = bert.pooled_layer  # proved once
     before = bert.ledger.copy()
     ids = torch.tensor([one["input_ids"] for one in token_inputs(6, 6)])
     with bert.frozen():
@@ -68,8 +61,4 @@ def test_a_model_tells_gradients_from_answers(bert):
         bert.output(ids, embeddings=points, short=True)
         with torch.inference_mode():
             bert.output(ids, embeddings=bert.embed(ids))
-    kinds = {
-        (one.gradient, one.short, one.width): n for one, n in bert.ledger.since(before).rows.items()
-    }
-    # A proof of the short last layer may be among them, on texts of another length.
-    assert kinds[True, False, 6] == kinds[True, True, 6] == kinds[False, False, 6] == 2
+    assert bert.ledger.since(before).total[:4] == (4, 24, 2, 12)
