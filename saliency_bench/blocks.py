@@ -41,15 +41,16 @@ class Block:
 
 def plan_blocks(encoded: Sequence[Encoded]) -> list[Block]:
     """Blocks of equal length, shortest first: no padding but that of texts that bring it. A pure function of the inputs."""
-    alike: dict[tuple[int, bool, bool], list[int]] = {}
+    alike: dict[tuple[int, bool, bool, str], list[int]] = {}
     for index, item in enumerate(encoded):
-        kind = len(item), item.token_type_ids is None, item.pads is not None
+        extra = "".join(f"-{name}" + "x".join(map(str, np.shape(one))) for name, one in item.extra)
+        kind = len(item), item.token_type_ids is None, item.pads is not None, extra
         alike.setdefault(kind, []).append(index)
     blocks = []
-    for (length, untyped, padded), indices in sorted(alike.items()):
+    for (length, untyped, padded, extra), indices in sorted(alike.items()):
         size = max(1, BLOCK_TOKENS // length)
         for start in range(0, len(indices), size):
-            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}{'-padded' * padded}"
+            name = f"{length:05d}-{start // size:04d}{'-untyped' if untyped else ''}{'-padded' * padded}{extra}"
             blocks.append(Block(name, tuple(indices[start : start + size])))
     return blocks
 
@@ -94,6 +95,7 @@ class OpenBlock:
                 self.batch.input_ids,
                 self.batch.mask if self.batch.padded else None,
                 self.batch.token_type_ids,
+                extra=self.batch.extra,
             )
         self.logits = self.batch.read(outputs)
         #: With a second column where one class is explained against another.

@@ -68,13 +68,15 @@ def stand_in(model: Model, n_classes: int, *, seed: int | None) -> Model:
     """
     source = Zeros() if seed is None else Noise(seed)
     module = StandIn(model, n_classes, source)
-    return replace(
+    found = replace(
         model,
         module=module,
         forward=lambda _, inputs: module(inputs),
         facts={"source": "stand-in"},
         ledger=Ledger(),
     )
+    vars(found)["configured"] = model.configured  # the facts are the original's
+    return found
 
 
 def provable(model: Model) -> Model:
@@ -93,7 +95,6 @@ class StandIn(nn.Module):
         super().__init__()
         self.original = model
         self.embedding = model.embedding
-        self.config = getattr(model.module, "config", None)
         self.n_classes = n_classes
         self.source = source
         #: Given what stands for attention weights [R 1 T T], while somebody asks for them.
