@@ -199,7 +199,8 @@ class Model:
         wrong = next((one for one in input_ids if one < 0 or (size is not None and one >= size)), 0)
         if size is None or 0 <= wrong < size:
             return
-        token = "" if self.tokenizer is None else self.tokenizer.convert_ids_to_tokens([wrong])[0]
+        named = self.tokenizer is not None and wrong >= 0
+        token = self.tokenizer.convert_ids_to_tokens([wrong])[0] if named else None
         raise InputError(
             f"{where}: token ids must lie in 0 ... {size - 1}, the rows of the embedding table of {self.name}; got "
             f"{wrong}{f' ({token})' if token else ''}. If tokens were added to the tokenizer, call "

@@ -17,7 +17,7 @@ def configured(module: nn.Module) -> Configured:
     level, found = [module], []
     while level:
         found.append([one for one in level if getattr(one, "config", None) is not None])
-        level = [child for one in level if not _of_transformers(one) for child in one.children()]
+        level = [child for one in level if not of_transformers(one) for child in one.children()]
     return found
 
 
@@ -57,9 +57,12 @@ def class_names_in(id2label: Any) -> tuple[str, ...]:
 
 def typical_weight(module: nn.Module) -> Tensor:
     """A weight by which the module's device and type are told: the first of real numbers, parameters before buffers."""
-    tensors = [*chain(module.parameters(), module.buffers())]
-    real = (one for one in tensors if one.is_floating_point())
-    return next(real, tensors[0] if tensors else torch.empty(0))
+    first = None
+    for one in chain(module.parameters(), module.buffers()):
+        if one.is_floating_point():
+            return one
+        first = one if first is None else first
+    return torch.empty(0) if first is None else first
 
 
 def called(module: nn.Module) -> nn.Module:
@@ -85,5 +88,6 @@ def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return {name: one for name, one in found.items() if one.kind not in kinds}
 
 
-def _of_transformers(module: nn.Module) -> bool:
+def of_transformers(module: nn.Module) -> bool:
+    """Whether the module is one of transformers, by its configuration."""
     return hasattr(getattr(module, "config", None), "model_type")

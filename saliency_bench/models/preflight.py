@@ -15,7 +15,7 @@ from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
-from saliency_bench.models.module_facts import class_names_in
+from saliency_bench.models.module_facts import called, class_names_in, of_transformers
 from saliency_bench.models.rounding import products
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
@@ -201,10 +201,6 @@ def _cut(values: tuple[Any, ...], most: int) -> tuple[Any, ...]:
     return values if len(values) <= most else (*values[: most - 1], values[-1])
 
 
-#: How the one output of a module is reached by its shape, [B] or [B 1].
-_REACHED = {1: "[:, None]", 2: ""}
-
-
 def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
     shape, head = tuple(logits.shape), HEADS[model.task]
     expected = (1, n_tokens) if head.per_token else (1,)
@@ -213,7 +209,7 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
             f"model {model.name} cannot be explained: it gives one number for a text, expected {head.shape}. If it is "
             "the logit of yes against no (a reranker), or a number to be explained (a regression), give [0, z] in "
             "wrap_model(): forward=lambda module, inputs: torch.nn.functional.pad(module(**inputs)"
-            f"{_REACHED[len(shape)]}, (1, 0))"
+            f"{'.logits' * of_transformers(called(model.module))}{'[:, None]' * (len(shape) == 1)}, (1, 0))"
         )
     fits = shape[:-1] == expected and shape[-1] >= 2
     _require(fits, model, f"gives outputs of shape {shape}, expected {head.shape}")

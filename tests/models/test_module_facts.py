@@ -254,16 +254,32 @@ def test_the_logarithm_of_probabilities_is_a_logit():
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", ["[B 1]", "[B]"])
-def test_one_output_is_refused_with_the_way_that_works(shape):
-    take = (lambda x: x[:, :1]) if shape == "[B 1]" else (lambda x: x[:, 0])
-    module = Probabilities(take)
+def reranker():
+    """A model of transformers with one output."""
+    from transformers import BertForSequenceClassification
+
+    config = tiny_bert().config
+    config.num_labels = 1
+    torch.manual_seed(0)
+    return BertForSequenceClassification(config).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "read"),
+    [
+        (lambda: Probabilities(lambda x: x[:, :1]), lambda out: out[0, 0]),
+        (lambda: Probabilities(lambda x: x[:, 0]), lambda out: out[0]),
+        (reranker, lambda out: out.logits[0, 0]),
+    ],
+)
+def test_one_output_is_refused_with_the_way_that_works(build, read):
+    module = build()
     with pytest.raises(InputError, match=r"give \[0, z\]") as refused:
         sb.attribute(sb.wrap_model(module), [TEXT], "vanilla", reduction="l2")
     line = str(refused.value).partition("forward=")[2]
     model = sb.wrap_model(module, forward=eval(line, {"torch": torch}))  # as the message has it
     (found,) = sb.attribute(model, [TEXT], "vanilla", reduction="l2", target=1)
-    z = module.inner(torch.tensor([IDS])).logits[0, 0]
+    z = read(module(torch.tensor([IDS])))
     np.testing.assert_allclose(found.probability, z.sigmoid().item(), rtol=1e-10)
 
 
