@@ -71,7 +71,8 @@ def attribute(
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
         inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
-            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left out, unless the
+            or DataLoader of these, in batches too; a mapping may have whatever else the model's `forward` names
+            (`position_ids`, `bbox`), and the rest is refused by name; padding (where `attention_mask` is 0) is left out, unless the
             model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
@@ -268,6 +269,8 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
             f"inputs[{cut[0]}] is longer than {model.max_length} tokens and was cut ({len(cut)} in all)",
             stacklevel=3,
         )
+    if unknown_words := task.mostly_unknown(model, encoded):
+        warnings.warn(unknown_words, stacklevel=3)
     return encoded
 
 

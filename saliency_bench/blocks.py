@@ -64,23 +64,24 @@ def packing_for(model: Model, token_budget: int) -> Packing:
 def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Block]:
     """Blocks of neighbours in length, shortest first, with no more padding than `packing` allows.
 
-    A pure function of its arguments. Texts that bring padding of their own stay with their equals.
+    A pure function of its arguments. Texts that bring padding or further inputs of their own stay with their equals.
     """
-    alike: dict[tuple[bool, bool, int], list[int]] = {}
+    alike: dict[tuple[bool, bool, str, int], list[int]] = {}
     for index, item in enumerate(encoded):
         padded = item.pads is not None
-        alone = len(item) if padded or packing.least_filled == 1.0 else 0
-        alike.setdefault((item.token_type_ids is None, padded, alone), []).append(index)
-    blocks: dict[tuple[int, bool, bool, int], Block] = {}
-    places: Counter[tuple[int, bool, bool]] = Counter()
-    for (untyped, padded, _), indices in alike.items():
+        extra = "".join(f"-{name}" + "x".join(map(str, np.shape(one))) for name, one in item.extra)
+        alone = len(item) if padded or extra or packing.least_filled == 1.0 else 0
+        alike.setdefault((item.token_type_ids is None, padded, extra, alone), []).append(index)
+    blocks: dict[tuple[int, bool, bool, str, int], Block] = {}
+    places: Counter[tuple[int, bool, bool, str]] = Counter()
+    for (untyped, padded, extra, _), indices in alike.items():
         indices.sort(key=lambda index: len(encoded[index]))  # stable: equal lengths stay in order
         for own in _filled([len(encoded[index]) for index in indices], packing):
             length = len(encoded[indices[own.start]])
-            key = length, untyped, padded
+            key = length, untyped, padded, extra
             place = places[key]
             places[key] += 1
-            name = f"{length:05d}-{place:04d}{'-untyped' if untyped else ''}{'-padded' * padded}"
+            name = f"{length:05d}-{place:04d}{'-untyped' if untyped else ''}{'-padded' * padded}{extra}"
             blocks[(*key, place)] = Block(name, tuple(indices[own.start : own.stop]))
     return [blocks[key] for key in sorted(blocks)]
 
@@ -149,6 +150,7 @@ class OpenBlock:
                 self.batch.input_ids,
                 self.batch.mask if self.batch.padded else None,
                 self.batch.token_type_ids,
+                extra=self.batch.extra,
             )
         self.logits = self.batch.read(outputs)
         #: With a second column where one class is explained against another.

@@ -37,6 +37,8 @@ class Encoded:
     boundary: int | None = None  # the classes are the tokens of the context: 0 their start, 1 end
     default_class: int | None = None  # of target=predicted; None: that of the largest logit
     pads: tuple[bool, ...] | None = None  # which tokens are padding; None: there is none
+    #: Further inputs of the model by name, as nested tuples of numbers: positions, boxes.
+    extra: tuple[tuple[str, Any], ...] = ()
 
     @property
     def attended(self) -> tuple[bool, ...]:

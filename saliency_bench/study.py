@@ -29,6 +29,7 @@ from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import CONFIG, IDENTITY, SETTINGS, read_json, write_json
 from saliency_bench.tasks import targets
 from saliency_bench.tasks.registry import questions, task_of
+from saliency_bench.tasks.sequence_classification import mostly_unknown
 
 RUNS = Path("results") / "runs"
 CHOICE = "choice"  # the folder of the study that chooses
@@ -100,6 +101,8 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
         for example, item in asked_of
         if item.truncated
     ]
+    if message := mostly_unknown(model, encoded):
+        warnings.append({"example_id": "", "source": "model", "message": message})
     identity = identity_of(config, fitted, model, encoded)
     return Study(
         config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
@@ -238,6 +241,7 @@ def identity_of(
     inputs = [
         [item.example_id, item.input_ids, item.token_type_ids, item.gold]
         + ([] if item.relevant is None else [item.relevant])
+        + ([] if not item.extra else [item.extra])
         + ([] if model.task == SEQUENCE_CLASSIFICATION else [_asked(item)])
         for item in encoded
     ]

@@ -4,9 +4,9 @@ Letters are fixed: B examples, T tokens, D embedding, R rows (example, point), S
 K settings or fractions, C classes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class Batch:
 
     `attributable` is False for padding and special tokens. What is asked of each text is read in the outputs of every
     token where `positions` or `boundaries` are there: at one token, or one logit of each token that is `answerable`.
+    `extra` has further inputs of the model by name, [B ...].
     """
 
     encoded: tuple[Encoded, ...]
@@ -86,6 +87,11 @@ class Batch:
     positions: Int[Tensor, " B"] | None = None
     boundaries: Int[Tensor, " B"] | None = None
     answerable: Bool[Tensor, "B T"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def extra_of(self, rows: Any = slice(None)) -> dict[str, Tensor]:
+        """Further inputs of the model by name, of these rows."""
+        return {name: one[rows] for name, one in self.extra.items()}
 
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None

@@ -26,6 +26,7 @@ from torch import Tensor
 from saliency_bench.attribution.points import RandomStarts
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models import references as known
+from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
 from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
@@ -175,6 +176,7 @@ class Frame:
     types: tuple[int, ...] | None
     attributable: tuple[bool, ...]
     attended: tuple[bool, ...]
+    extra: Extra = ()
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def _frames(ctx: "Context") -> list[Frame]:
                 None if types is None else tuple(types[row][:length]),
                 words,
                 item.attended,
+                item.extra,
             )
         )
     return frames
@@ -242,10 +245,9 @@ def _kept_ids(ctx: "Context") -> set[int]:
     Without a tokenizer they may be among the attributable ones.
     """
     model = ctx.references.model
-    config = getattr(model.module, "config", None)
     kept = set(getattr(model.tokenizer, "all_special_ids", ()))
     for name in task.FRAME_TOKENS:
-        own = getattr(config, f"{name}_token_id", None)
+        own = model.fact(f"{name}_token_id")
         kept |= set(own) if isinstance(own, list | tuple) else {own}
     return kept - {None}
 
@@ -317,10 +319,11 @@ def _mixture(
     types = None if frame.types is None else torch.tensor([frame.types], device=device)
     moved = torch.tensor([frame.attributable], device=device)[:, :, None]
     mask = None if all(frame.attended) else torch.tensor([frame.attended], device=device)
-    around = model.embed(ids, mask, types)
+    extra = tensors_of(model, [frame.extra], [len(frame.ids)], len(frame.ids))
+    around = model.embed(ids, mask, types, extra=extra)
     vector = (weights.to(matrix.dtype) @ matrix).to(around.dtype).requires_grad_()
     with torch.enable_grad():
-        out = model.output(ids, mask, types, torch.where(moved, vector, around))
+        out = model.output(ids, mask, types, torch.where(moved, vector, around), extra=extra)
         if model.per_token:
             raise InputError(
                 f"baseline=max_entropy is of one prediction for a text, and {model.task} has one for every token: "

@@ -256,7 +256,7 @@ def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
     def score(ids: Int[Tensor, "R T"], rows: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
         mask = batch.mask[rows] if batch.padded else None
         types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-        logits = model.output(ids, mask, types)
+        logits = model.output(ids, mask, types, extra=batch.extra_of(rows))
         return task.output_of(model, ctx.output)(batch.read(logits, rows), ctx.target[rows])
 
     return score

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from saliency_bench.bench.timing import measure, synchronizer
 from saliency_bench.errors import InputError, is_out_of_memory
@@ -114,6 +115,7 @@ def _cache_name(model: Model) -> str:
     """Models of one shape, on one kind of device with so many threads, take the same time."""
     device = model.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    shapes = sorted((name, tuple(one.shape)) for name, one in model.module.state_dict().items())
+    state = model.module.state_dict().items()
+    shapes = sorted((name, tuple(one.shape)) for name, one in state if isinstance(one, Tensor))
     facts = [type(model.module).__name__, shapes, model.precision, kind, torch.get_num_threads()]
     return digest([facts, torch.__version__, VERSION], 32)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from saliency_bench.bench.timing import measure, synchronizer
+from saliency_bench.models.module_facts import configured, fact
 
 
 class Encoder(NamedTuple):
@@ -32,9 +33,9 @@ class Encoder(NamedTuple):
 
 def encoder_of(module: nn.Module) -> Encoder | None:
     """The sizes of a transformer as its configuration names them; None where it does not."""
-    config = getattr(module, "config", None)
-    hidden, n_layers = (getattr(config, key, None) for key in ("hidden_size", "num_hidden_layers"))
-    ffn = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
+    known = configured(module)
+    hidden, n_layers = (fact(known, key) for key in ("hidden_size", "num_hidden_layers"))
+    ffn = fact(known, "intermediate_size") or fact(known, "hidden_dim")
     if isinstance(hidden, int) and isinstance(n_layers, int) and isinstance(ffn, int):
         return Encoder(n_layers, hidden, ffn)
     return None

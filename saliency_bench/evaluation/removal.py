@@ -231,6 +231,14 @@ class _ShorteningProbe(CachingProbe):
 class DeletingProbe(_ShorteningProbe):
     """The text without the removed tokens, its positions counted anew."""
 
+    def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
+        super().__init__(references, batch, token_budget)
+        if batch.extra:
+            raise InputError(
+                f"{batch.example_ids[0]} comes with {', '.join(batch.extra)}, and it is not known what these would be of "
+                "a text with tokens deleted: use removal mask, zero or attention"
+            )
+
 
 class AttentionProbe(_ShorteningProbe):
     """Nothing attends to removed tokens, and the others keep their positions.

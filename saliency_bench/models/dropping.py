@@ -46,7 +46,8 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
     key = "dropping", batch.input_ids.shape[1], frames
     if key not in references.found:
-        may = references.may_drop
+        # Further inputs tell tokens' places in ways of their own.
+        may = references.may_drop and not batch.extra
         references.found[key] = _tried(references.model, batch) if may else None
     found: Dropping | None = references.found[key]
     return found
@@ -92,10 +93,11 @@ def _hidden(model: Model, batch: Batch) -> bool:
     examples, stays = _questions(batch)
     rows, removed = examples.to(model.device), ~stays.to(model.device)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
+    extra = batch.extra_of(rows)
     embeddings = embed_batch(model, batch, rows=rows)
     other = torch.where(removed[:, :, None], 1 - embeddings.roll(1, 1), embeddings)
     seen, same = (
-        batch.read(model.output(batch.input_ids[rows], ~removed, types, one), rows)
+        batch.read(model.output(batch.input_ids[rows], ~removed, types, one, extra=extra), rows)
         for one in (other, embeddings)
     )
     # Some models compute a softmax in float32 whatever their weights are.
@@ -124,7 +126,8 @@ def masked_output(
     """Logits of whole texts in which no token attends to one that does not stay."""
     rows, seen = sent(examples, model.device), sent(stays, model.device)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    return batch.read(model.output(batch.input_ids[rows], seen, types), rows)
+    outputs = model.output(batch.input_ids[rows], seen, types, extra=batch.extra_of(rows))
+    return batch.read(outputs, rows)
 
 
 def dropped_output(

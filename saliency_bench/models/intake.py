@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.models.module_facts import configured, fact, typical_weight
 
 #: Tokens of the rows that a model is watched on.
 WATCHED = 5
@@ -39,12 +40,25 @@ class Intake:
 Call = Callable[[nn.Module, Int[Tensor, "1 5"]], Float[Tensor, "1 5 D"]]
 
 
+@dataclass(frozen=True)
+class PositionTable:
+    """A table that is asked for the places of a text's tokens."""
+
+    first: int  # of the first token
+    most: int  # tokens from there on
+
+
 def watched_ids(
-    vocabulary: int, end: object, device: torch.device, n_rows: int = 1
+    vocabulary: int, end: object, device: torch.device, n_rows: int = 1, pad: int | None = None
 ) -> Int[Tensor, "R 5"]:
-    """Ids that are neither positions nor constant, so that no other table can receive the same numbers."""
+    """Ids that are neither positions nor constant, so that no other table can receive the same numbers.
+
+    `pad` is not among them: RoBERTa and its kin count no position for it.
+    """
     steps = 7 * torch.arange(WATCHED, device=device) + 3
     ids = torch.stack([steps.roll(row) + row for row in range(n_rows)]) % vocabulary
+    if pad is not None:
+        ids[ids == pad] = (pad + 1) % vocabulary
     if isinstance(end, int) and 0 <= end < vocabulary:
         ids[:, -1] = end  # BART pools there, and refuses a text without it
     return ids
@@ -87,6 +101,30 @@ def how_ids_arrive(
     ]
     call = _with_other_ids(calls[0], ids[:1]) if len(calls) == 1 else None
     return Intake(turned, tuple(echoes), looked[0] if len(looked) == 1 else None, call)
+
+
+def position_tables(
+    module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], ids: Int[Tensor, "1 T"]
+) -> list[PositionTable]:
+    """The tables that are asked for consecutive numbers, one for each token, in one pass."""
+    weights = {one: getattr(one, "weight", None) for one in module.modules()}
+    sizes = {
+        one: len(weight)
+        for one, weight in weights.items()
+        if isinstance(weight, Tensor) and weight.ndim == 2
+    }
+    asked: dict[nn.Module, list[Tensor]] = {}
+    with _listening({*sizes}, asked), torch.no_grad():
+        run(ids)
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    return [
+        PositionTable(first, sizes[table] - first)
+        for table, given in asked.items()
+        for one in given
+        if not one.is_floating_point() and one.ndim and one.shape[-1] >= len(steps)
+        for first in [int(one.flatten()[0])]
+        if bool((one[..., : len(steps)] == steps + first).all())
+    ]
 
 
 def _with_other_ids(
@@ -159,9 +197,8 @@ def find_embedding(
     Raises:
         InputError: none or several layers receive the ids, or the layer is called more than once.
     """
-    device = next(module.parameters()).device
-    end = getattr(getattr(module, "config", None), "eos_token_id", None)
-    ids = watched_ids(vocabulary, end, device)
+    device = typical_weight(module).device
+    ids = watched_ids(vocabulary, fact(configured(module), "eos_token_id"), device)
     asked: dict[nn.Module, list[Tensor]] = {}
     names = {one: name for name, one in module.named_modules() if isinstance(one, nn.Embedding)}
     try:
@@ -193,17 +230,25 @@ def find_embedding(
 
 @contextmanager
 def replaced(
-    layer: nn.Module, embeddings: Float[Tensor, "R T D"] | None, intake: Callable[[], Intake]
+    layer: nn.Module,
+    embeddings: Float[Tensor, "R T D"] | None,
+    intake: Callable[[], Intake],
+    types: Int[Tensor, "R T"] | None = None,
 ) -> Iterator[None]:
-    """While open, the layer's output is `embeddings`; that it fired exactly once is checked."""
+    """While open, the layer's output is `embeddings`; that it fired exactly once is checked.
+
+    A call on the token types does not count and is left alone: GPT-2 and its kin look these up as words too.
+    """
     if embeddings is None:
         yield
         return
     how = intake()
     fired = 0
 
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Tensor:
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         nonlocal fired
+        if types is not None and args and _same_memory(args[0], types):
+            return None
         fired += 1
         return _in_place_of(output, embeddings, how.time_first)
 
@@ -255,6 +300,15 @@ def _listening(layers: set[nn.Module], asked: dict[nn.Module, list[Tensor]]) -> 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _same_memory(one: Any, other: Tensor) -> bool:
+    """Whether these are the same numbers in the same place, seen without waiting for a GPU."""
+    return (
+        isinstance(one, Tensor)
+        and one.data_ptr() == other.data_ptr()
+        and one.numel() == other.numel()
+    )
 
 
 def _begins(one: Tensor, ids: Int[Tensor, "R T"]) -> bool:

@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -42,8 +42,23 @@ from saliency_bench.models.heads import (
     Head,
     trained_for,
 )
-from saliency_bench.models.intake import find_embedding
+from saliency_bench.models.intake import (
+    FAILURES,
+    WATCHED,
+    find_embedding,
+    position_tables,
+    watched_ids,
+)
 from saliency_bench.models.model import Criterion, Forward, Model, frozen
+from saliency_bench.models.module_facts import (
+    called,
+    class_names_in,
+    configured,
+    fact,
+    named_inputs,
+    parameters_of,
+    typical_weight,
+)
 from saliency_bench.models.rounding import TF32
 
 DTYPES = {
@@ -190,8 +205,9 @@ def load_model(
         revision = check_hub(path, revision)
     folder = None if adapter is None else _adapter_folder(adapter)
     n_labels = None if folder is None else _n_labels_of(folder)
+    brought = () if folder is None else _tensors_of(folder)
     module = _from_pretrained(
-        path, dtype, attention, task=task, revision=revision, n_labels=n_labels
+        path, dtype, attention, task=task, revision=revision, n_labels=n_labels, brought=brought
     )
     if folder is not None:
         module = _merge_adapter(module, folder)
@@ -221,13 +237,13 @@ def wrap_model(
 
     Args:
         module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply and
-            that its `forward` takes.
+            that its `forward` takes, and with what else it names where an input has it.
         tokenizer: a transformers tokenizer; without one, inputs must be tokenised already.
         task: as in `load_model`; all but sequence classification have logits for every token, [R T C].
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
             watching a forward pass where None.
         encoder: the same in the words of koren-v/Interpret: the attribute whose `embeddings` are that layer.
-        forward: `forward(module, inputs) -> logits`, for a module that is called in another way.
+        forward: `forward(module, inputs) -> logits`, for a module that is called in another way; it is given all inputs.
         criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or
             probability, so that what speaks for the class is positive.
         labels: names of the classes, one for each and all different; `LABEL_0`, ... where neither they nor the
@@ -265,11 +281,12 @@ def wrap_model(
         name=type(module).__name__,
         labels=tuple(labels) if labels is not None else _labels(module, task),
         embedding=layer,
-        max_length=_max_length(module, tokenizer),
+        max_length=_max_length(module, tokenizer, layer, call, wants_mask),
         forward=call,
         criterion=criterion,
         wants_mask=wants_mask,
         takes_positions=forward is None and _takes_positions(module),
+        takes=named_inputs(module) if forward is None else None,
         facts={
             "source": "module",
             "class": type(module).__name__,
@@ -298,6 +315,8 @@ def weights_digest(module: nn.Module) -> str:
     """The SHA-256 of all weights and buffers by name, whatever files they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):  # of `get_extra_state`: any object at all
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -311,7 +330,9 @@ def _from_pretrained(
     task: str = SEQUENCE_CLASSIFICATION,
     revision: str | None = None,
     n_labels: int | None = None,
+    brought: Sequence[str] = (),
 ) -> nn.Module:
+    """The module; `brought` are the tensors that an adapter brings, some of which the weights may lack."""
     import transformers
 
     head = HEADS[task]
@@ -350,15 +371,33 @@ def _from_pretrained(
         if is_out_of_memory(error):
             raise
         raise InputError(_why_not(str(path), error, head)) from error
-    missing = sorted(report["missing_keys"])
-    if missing and n_labels is None:
+    missing = sorted(name for name in report["missing_keys"] if not _brought(name, brought))
+    if missing and (n_labels is None or brought):
         raise InputError(
             f"model.path={path} is no trained {head.what}: its weights lack {', '.join(missing[:3])}. "
             f"Give a model that was trained for {task}."
         )
+    _warn_unused(path, report["unexpected_keys"])
     if task == TEXT_GENERATION:
         _require_decoder(path, module.config)
     return cast(nn.Module, module)
+
+
+def _brought(name: str, tensors: Sequence[str]) -> bool:
+    """Whether an adapter's tensors have this weight; PEFT puts the path of its own modules before the name."""
+    return any(one.endswith(f".{name}") for one in tensors)
+
+
+def _warn_unused(path: str | Path, unused: Iterable[str]) -> None:
+    """Tells of weights of a checkpoint that the module of its configuration has no place for."""
+    if names := sorted(unused):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"model.path={path}: the model of its config.json does not use the weights {', '.join(names[:3])}{more}. If "
+            "these are layers, or a head that was trained for this task, mend config.json: what is explained is the model "
+            "without them",
+            stacklevel=4,
+        )
 
 
 def _require_head(path: str | Path, config: Any, task: str) -> None:
@@ -467,6 +506,14 @@ def _n_labels_of(adapter: Path) -> int | None:
         ) from error
 
 
+def _tensors_of(adapter: Path) -> tuple[str, ...]:
+    """The names of an adapter's tensors; its file was found readable."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as weights:
+        return tuple(weights.keys())
+
+
 def _merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
     from peft import PeftModel
 
@@ -520,26 +567,28 @@ def _finish(
             f"runtime.dtype={TF32} needs an NVIDIA GPU, and the device is {where.type}: use float32"
         )
     module = module.to(where).eval()
+    layer = _watch(module, _call)
     return Model(
         module=module,
         tokenizer=tokenizer,
         task=task,
         name=name,
         labels=_labels(module, task),
-        embedding=_watch(module, _call),
-        max_length=_max_length(module, tokenizer),
+        embedding=layer,
+        max_length=_max_length(module, tokenizer, layer, _call),
         forward=_call,
         takes_positions=_takes_positions(module),
+        takes=named_inputs(module),
         tf32=dtype == TF32,
         facts=facts,
     )
 
 
 def _call(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
-    """Calls a module on its ids and on those of the other inputs that it takes."""
+    """Calls a module on its inputs, less those that tokenizers and padding bring and it does not take."""
     taken = _taken(vars(module).get("forward", type(module).forward))
     return module(
-        **{name: one for name, one in inputs.items() if name == "input_ids" or name in taken}
+        **{name: one for name, one in inputs.items() if name not in OPTIONAL or name in taken}
     )
 
 
@@ -554,17 +603,16 @@ def _taken(forward: Callable[..., Any]) -> frozenset[str]:
 
 def _needs_mask(module: nn.Module) -> bool:
     """Whether `forward` has an attention mask that must be given."""
-    mask = inspect.signature(module.forward).parameters.get("attention_mask")
+    mask = parameters_of(called(module)).get("attention_mask")
     return mask is not None and mask.default is mask.empty
 
 
 def _takes_positions(module: nn.Module) -> bool:
-    return "position_ids" in inspect.signature(module.forward).parameters
+    return "position_ids" in parameters_of(called(module))
 
 
 def _watch(module: nn.Module, call: Forward, wants_mask: bool = False) -> nn.Module:
-    config = getattr(module, "config", None)
-    vocabulary = getattr(config, "vocab_size", None)
+    vocabulary = fact(configured(module), "vocab_size")
     tables = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
     if not tables:
         raise InputError("the module has no nn.Embedding layer: give embeddings= in wrap_model()")
@@ -588,14 +636,12 @@ def _layer_at(module: nn.Module, path: str) -> nn.Module:
 def _labels(module: nn.Module, task: str) -> tuple[str, ...]:
     if not HEADS[task].named:
         return ()
-    config = getattr(module, "config", None)
-    names = getattr(config, "id2label", None)
-    return tuple(str(names[index]) for index in sorted(names)) if names else ()
+    return class_names_in(fact(configured(module), "id2label", of_head=True))
 
 
 def _renamed(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     """The user's names for the model's classes."""
-    if len(labels) != len(known) or len({*labels}) != len(labels):
+    if (known and len(labels) != len(known)) or len({*labels}) != len(labels):
         raise InputError(
             f"model.labels={list(labels)}: expected {len(known)} different names, one for each class of the model "
             f"({', '.join(known)})"
@@ -603,12 +649,39 @@ def _renamed(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _max_length(module: nn.Module, tokenizer: Any) -> int:
+def _max_length(
+    module: nn.Module, tokenizer: Any, layer: nn.Module, call: Forward, wants_mask: bool = False
+) -> int:
     """The longest text the positions and the tokenizer allow, in tokens."""
-    config: Any = getattr(module, "config", None)
-    positions = getattr(config, "max_position_embeddings", None) or 10**6
-    if positions < 0:  # XLNet's way to say that there is no limit
-        positions = 10**6
-    if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
-        positions -= config.pad_token_id + 1  # their position ids start after the pad id
+    positions = _most_positions(module, tokenizer, layer, call, wants_mask)
     return int(min(positions, getattr(tokenizer, "model_max_length", None) or 10**6))
+
+
+def _most_positions(
+    module: nn.Module, tokenizer: Any, layer: nn.Module, call: Forward, wants_mask: bool
+) -> int:
+    """How many positions there are, by the configuration and by the tables that are asked for them.
+
+    RoBERTa and its kin begin to count after the pad id, so that the table has fewer than the configuration says.
+    """
+    known = configured(module)
+    said = fact(known, "max_position_embeddings") or 10**6
+    if said < 0:  # XLNet's way to say that there is no limit
+        said = 10**6
+    pads = [getattr(tokenizer, "pad_token_id", None), fact(known, "pad_token_id")]
+    pad = next((one for one in pads[::-1] if isinstance(one, int)), None)
+    device, end = typical_weight(module).device, fact(known, "eos_token_id")
+    ids = watched_ids(getattr(layer, "num_embeddings", WATCHED), end, device, pad=pad)
+
+    def run(ids: torch.Tensor) -> Any:
+        mask = {"attention_mask": torch.ones_like(ids)} if wants_mask else {}
+        return call(module, {"input_ids": ids} | mask)
+
+    try:
+        with frozen(module):
+            seen = position_tables(module, run, ids)
+    except FAILURES as error:  # it wants more than ids
+        if is_out_of_memory(error):
+            raise
+        return int(said)
+    return int(min([said, *(one.most for one in seen)]))

@@ -1,6 +1,6 @@
 """A model under study: a module, its tokenizer, and the layer whose output stands for the input."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,14 +19,16 @@ from saliency_bench.models.intake import (
     captured,
     how_ids_arrive,
     only_output,
+    position_tables,
     replaced,
     watched_ids,
 )
 from saliency_bench.models.ledger import Ledger
+from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 from saliency_bench.models.rounding import TF32, products
 
-#: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
+#: Calls the module on `input_ids` and, where they apply, `attention_mask`, `token_type_ids` and further inputs.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
 
 #: A loss of logits [R C] and classes [R]: one number per row, or their mean.
@@ -52,6 +54,7 @@ class Model:
     `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
     `takes_positions`: the module can be told `position_ids`.
+    `takes`: the inputs that the module's `forward` names; None: `forward` is the user's own, and is given all.
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
     `tf32`: products of float32 matrices may be rounded to TensorFloat-32.
@@ -70,6 +73,7 @@ class Model:
     criterion: Criterion | None = None
     wants_mask: bool = False
     takes_positions: bool = False
+    takes: frozenset[str] | None = None
     short_last_layer: bool = True
     tf32: bool = False
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
@@ -78,12 +82,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.module.parameters()).device
+        return typical_weight(self.module).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
-        return next(self.module.parameters()).dtype
+        return typical_weight(self.module).dtype
 
     @property
     def parameter_bytes(self) -> int:
@@ -109,6 +113,8 @@ class Model:
         input_ids: Int[Tensor, "B T"],
         mask: Bool[Tensor, "B T"] | None = None,
         token_type_ids: Int[Tensor, "B T"] | None = None,
+        *,
+        extra: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The embedding layer's output for token ids, scaled as the model scales it.
 
@@ -116,6 +122,7 @@ class Model:
             input_ids: any tokens.
             mask: as in `output`; only a layer that is no table can depend on it, and on the next.
             token_type_ids: as in `output`.
+            extra: as in `output`.
 
         Raises:
             InputError: the layer is not called once in a pass, or its output is not [B T D].
@@ -125,7 +132,7 @@ class Model:
             return output.detach()
         # What else such a layer is given is the module's affair: it is watched in a whole pass.
         with frozen(self.module), captured(self.embedding) as seen:
-            self.output(input_ids, mask, token_type_ids)
+            self.output(input_ids, mask, token_type_ids, extra=extra)
         return only_output(seen, input_ids)
 
     @property
@@ -162,10 +169,13 @@ class Model:
 
     @property
     def pad_token_id(self) -> int | None:
-        """The token of padding, as the tokenizer or else the module's configuration names it."""
-        for one in (self.tokenizer, getattr(self.module, "config", None)):
-            pad = getattr(one, "pad_token_id", None)
-            if isinstance(pad, int):
+        """The token of padding, as the tokenizer or else the module's configuration names it.
+
+        None too where it was added to the tokenizer and the model has no embedding for it.
+        """
+        size = self.vocabulary if self.looks_up else None
+        for pad in (getattr(self.tokenizer, "pad_token_id", None), self.fact("pad_token_id")):
+            if isinstance(pad, int) and pad >= 0 and (size is None or pad < size):
                 return pad
         return None
 
@@ -177,8 +187,34 @@ class Model:
     @property
     def multi_label(self) -> bool:
         """Whether classes do not exclude each other, so that each has a probability of its own (a sigmoid)."""
-        config = getattr(self.module, "config", None)
-        return getattr(config, "problem_type", None) == "multi_label_classification"
+        return bool(self.fact("problem_type", of_head=True) == "multi_label_classification")
+
+    @cached_property
+    def configured(self) -> Configured:
+        """The modules whose configurations say something of this one."""
+        return configured(self.module)
+
+    def fact(self, name: str, *, of_head: bool = False) -> Any:
+        """What the configurations say; None where they do not (see `module_facts.fact`)."""
+        return fact(self.configured, name, of_head=of_head)
+
+    def require_embedded(self, input_ids: Sequence[int], where: str) -> None:
+        """Refuses token ids for which the embedding layer has no vector.
+
+        Raises:
+            InputError: names the first, and its token.
+        """
+        size = self.vocabulary
+        wrong = next((one for one in input_ids if one < 0 or (size is not None and one >= size)), 0)
+        if size is None or 0 <= wrong < size:
+            return
+        named = self.tokenizer is not None and wrong >= 0
+        token = self.tokenizer.convert_ids_to_tokens([wrong])[0] if named else None
+        raise InputError(
+            f"{where}: token ids must lie in 0 ... {size - 1}, the rows of the embedding table of {self.name}; got "
+            f"{wrong}{f' ({token})' if token else ''}. If tokens were added to the tokenizer, call "
+            "model.resize_token_embeddings(len(tokenizer)) and train the new rows"
+        )
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -190,9 +226,8 @@ class Model:
     @cached_property
     def intake(self) -> Intake:
         """How ids reach the embedding layer, seen in one pass over two rows."""
-        config = getattr(self.module, "config", None)
         vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
-        ids = watched_ids(vocabulary, getattr(config, "eos_token_id", None), self.device, 2)
+        ids = watched_ids(vocabulary, self.fact("eos_token_id"), self.device, 2)
 
         def run(ids: Int[Tensor, "R 5"]) -> Any:
             mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
@@ -242,28 +277,18 @@ class Model:
         """
         if not self.takes_positions:
             return None
-        ids = torch.tensor([[3, 1, 4, 2, 4]], device=self.device)
-        asked: list[Tensor] = []
-        tables = [one for one in self.module.modules() if isinstance(one, nn.Embedding)]
-        handles = [
-            one.register_forward_pre_hook(lambda _, args: asked.append(args[0])) for one in tables
-        ]
+        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
+        end, pad = self.fact("eos_token_id"), self.pad_token_id
+        ids = watched_ids(vocabulary, end, self.device, pad=pad)
         try:
-            with frozen(self.module), torch.no_grad():
-                self.output(ids)
-        except (RuntimeError, ValueError, IndexError) as error:  # it wants other tokens than these
+            with frozen(self.module):
+                tables = position_tables(self.module, self.output, ids)
+        except FAILURES as error:  # it wants other tokens than these
             if is_out_of_memory(error):
                 raise
             return None
-        finally:
-            for handle in handles:
-                handle.remove()
-        steps = torch.arange(ids.shape[1], device=self.device)
-        for one in asked:
-            if one.shape[-1] == len(steps) and torch.equal(
-                one.flatten()[: len(steps)] - one.flatten()[0], steps
-            ):
-                return int(one.flatten()[0])
+        if tables:
+            return tables[0].first
         return 0
 
     @cached_property
@@ -291,6 +316,7 @@ class Model:
         token_type_ids: Int[Tensor, "R T"] | None = None,
         embeddings: Float[Tensor, "R T D"] | None = None,
         *,
+        extra: Mapping[str, Tensor] | None = None,
         position_ids: Int[Tensor, "R T"] | None = None,
         short: bool = False,
     ) -> Float[Tensor, "R ..."]:
@@ -301,10 +327,11 @@ class Model:
             mask: which tokens are real; None where nothing is padded.
             token_type_ids: for models that take them.
             embeddings: what is to stand for the ids.
+            extra: further inputs of the module by name, a row for each row of the ids.
             position_ids: where the tokens stand; only for a model that has a `first_position`.
             short: leave out what no logit reads, where that is proved; equal within rounding.
         """
-        inputs = {"input_ids": input_ids}
+        inputs = {"input_ids": input_ids} | dict(extra or {})
         if mask is not None:
             inputs["attention_mask"] = mask.long()
         elif self.wants_mask:
@@ -315,7 +342,7 @@ class Model:
             inputs["position_ids"] = position_ids
         layer = self.pooled_layer if short else None
         with (
-            replaced(self.embedding, embeddings, lambda: self.intake),
+            replaced(self.embedding, embeddings, lambda: self.intake, token_type_ids),
             self._batches_allowed(mask is None),
             first_row_only(layer),
         ):
@@ -329,16 +356,20 @@ class Model:
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
         # Classifiers without a pad token refuse batches, because they could not tell where a padded text ends.
         # In a block of equal lengths there is nothing to tell.
-        config: Any = getattr(self.module, "config", None)
-        lift = unpadded and hasattr(config, "pad_token_id") and config.pad_token_id is None
-        if not lift:
+        configs: list[Any] = [one.config for level in self.configured for one in level]
+        lifted = [
+            one for one in configs if hasattr(one, "pad_token_id") and one.pad_token_id is None
+        ]
+        if not unpadded or not lifted:
             yield
             return
         try:
-            config.pad_token_id = NO_TOKEN
+            for one in lifted:
+                one.pad_token_id = NO_TOKEN
             yield
         finally:
-            config.pad_token_id = None
+            for one in lifted:
+                one.pad_token_id = None
 
 
 @contextmanager

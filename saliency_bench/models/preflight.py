@@ -1,6 +1,6 @@
 """What is checked of a model before anything is computed with it: a clear error, or a recorded finding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress, groupby
 from typing import Any
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
+from saliency_bench.models.module_facts import called, class_names_in, of_transformers
 from saliency_bench.models.rounding import products
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
@@ -39,8 +41,32 @@ STEPS = (5e-3, 5e-3 / 8, 5e-3 / 64)
 #: what they compute are within 0.03 %; the approximate backward pass of YOSO is off by 1 to 4 %.
 LARGEST_GRADIENT_DIFFERENCE = 0.005
 
+#: The largest difference from 1 of a sum of probabilities, in half precision.
+LARGEST_ROUNDING = 0.02
+
+#: Steps of autograd that move numbers and leave them as they are.
+REARRANGING = {
+    "Alias", "Cat", "Clone", "Expand", "Index", "Permute", "Select", "Slice", "Split", "Squeeze", "Stack", "T",
+    "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
+}  # fmt: skip
+
 #: Half precision is too coarse for differences.
 FINEST = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a model is given beside ids: token types, and further inputs by name."""
+
+    types: Int[Tensor, "R T"] | None
+    extra: Mapping[str, Tensor]
+
+    def of(self, change: Callable[[Tensor], Tensor]) -> "Beside":
+        """The same with each tensor changed."""
+        return Beside(
+            None if self.types is None else change(self.types),
+            {name: change(one) for name, one in self.extra.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -79,9 +105,10 @@ def inspect_texts(model: Model, texts: Sequence[Encoded]) -> Findings:
     Raises:
         InputError: see `inspect_model`.
     """
-    first: dict[tuple[int, ...] | None, Encoded] = {}
+    first: dict[tuple[Any, ...], Encoded] = {}
     for text in texts:
-        first.setdefault(_arrangement(text.token_type_ids), text)
+        kind = _arrangement(text.token_type_ids), tuple(name for name, _ in text.extra)
+        first.setdefault(kind, text)
     found = [inspect_model(model, *_unpadded(one)) for one in first.values()]
     return replace(found[0], sum_vanishes=any(one.sum_vanishes for one in found))
 
@@ -91,17 +118,21 @@ def _arrangement(types: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if types is None else tuple(kind for kind, _ in groupby(types))
 
 
-def _unpadded(text: Encoded) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Ids and token types of the tokens that are attended to."""
-    types = text.token_type_ids
+def _unpadded(text: Encoded) -> tuple[tuple[int, ...], tuple[int, ...] | None, Extra]:
+    """Ids, token types and further inputs of the tokens that are attended to."""
+    types, attended = text.token_type_ids, text.attended
     return (
-        tuple(compress(text.input_ids, text.attended)),
-        None if types is None else tuple(compress(types, text.attended)),
+        tuple(compress(text.input_ids, attended)),
+        None if types is None else tuple(compress(types, attended)),
+        tuple(
+            (name, tuple(compress(one, attended)) if len(one) == len(text) else one)
+            for name, one in text.extra
+        ),
     )
 
 
 def inspect_model(
-    model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None
+    model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None, extra: Extra = ()
 ) -> Findings:
     """Probes a model on one tokenised text.
 
@@ -111,20 +142,20 @@ def inspect_model(
     """
     most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
     ids = torch.tensor([_cut(input_ids, most)], device=model.device)
-    token_types = None if types is None else torch.tensor([_cut(types, most)], device=model.device)
+    beside = _beside(model, len(input_ids), most, types, extra)
     # What is proved here is proved of the model, not of how products are rounded.
     with model.frozen(), products(tf32=False):
-        logits = _first_output(model, ids, token_types)
+        logits = _first_output(model, ids, beside)
         _require_classes(model, logits, ids.shape[1])
-        repeat = _difference(logits, _output(model, ids, token_types))
-        hook = _difference(
-            logits, _output(model, ids, token_types, model.embed(ids, None, token_types))
-        )
-        batch = _difference(logits, _beside_another(model, ids, token_types))
-        padding = _padding_difference(model, ids, token_types, logits)
-        unseen = _unseen_difference(model, ids, token_types)
-        gradient = _gradient(model, ids, token_types)
-        slope = _gradient_difference(model, ids, token_types, gradient)
+        together = _beside_another(model, ids, beside)
+        _require_logits(model, ids, beside, together)
+        repeat = _difference(logits, _output(model, ids, beside))
+        hook = _difference(logits, _output(model, ids, beside, _embed(model, ids, beside)))
+        batch = _difference(logits, together[:1])
+        padding = _padding_difference(model, ids, beside, logits)
+        unseen = _unseen_difference(model, ids, beside)
+        gradient = _gradient(model, ids, beside)
+        slope = _gradient_difference(model, ids, beside, gradient)
     _require(
         repeat == 0,
         model,
@@ -165,7 +196,7 @@ def inspect_model(
     return Findings(hook, repeat, batch, padding, unseen, slope, share, vanishes, short)
 
 
-def _cut(values: tuple[int, ...], most: int) -> tuple[int, ...]:
+def _cut(values: tuple[Any, ...], most: int) -> tuple[Any, ...]:
     """At most so many tokens, the last one kept: some models look for the end of the text."""
     return values if len(values) <= most else (*values[: most - 1], values[-1])
 
@@ -173,6 +204,13 @@ def _cut(values: tuple[int, ...], most: int) -> tuple[int, ...]:
 def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
     shape, head = tuple(logits.shape), HEADS[model.task]
     expected = (1, n_tokens) if head.per_token else (1,)
+    if not head.per_token and shape in ((1,), (1, 1)):
+        raise InputError(
+            f"model {model.name} cannot be explained: it gives one number for a text, expected {head.shape}. If it is "
+            "the logit of yes against no (a reranker), or a number to be explained (a regression), give [0, z] in "
+            "wrap_model(): forward=lambda module, inputs: torch.nn.functional.pad(module(**inputs)"
+            f"{'.logits' * of_transformers(called(model.module))}{'[:, None]' * (len(shape) == 1)}, (1, 0))"
+        )
     fits = shape[:-1] == expected and shape[-1] >= 2
     _require(fits, model, f"gives outputs of shape {shape}, expected {head.shape}")
     _require_labels(model, shape[-1])
@@ -180,10 +218,48 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
     _require(finite, model, "gives outputs that are not finite; try runtime.dtype=float32")
 
 
+def _require_logits(
+    model: Model, ids: Int[Tensor, "1 T"], beside: Beside, seen: Float[Tensor, "2 ..."]
+) -> None:
+    """Refuses probabilities: outputs of at least 0 that sum to 1 for two texts, or those of a sigmoid.
+
+    Taken as logits they would go through a softmax a second time.
+    """
+    n_classes = seen.shape[-1]
+    limits = torch.finfo(seen.dtype)
+    # Each was rounded, at least to float32, and in half precision the small ones to multiples of the smallest number.
+    tolerance = min(64 * max(limits.eps, FLOAT32_EPSILON), LARGEST_ROUNDING)
+    tolerance += n_classes * limits.tiny * limits.eps
+    if not bool(((seen >= 0) & (seen <= 1 + tolerance)).all()):
+        return
+    if bool(((seen.double().sum(-1) - 1).abs() <= tolerance).all()):
+        inverse = "log"
+    elif _last_step(model, ids, beside) == "Sigmoid":
+        inverse = "logit"
+    else:
+        return
+    raise InputError(
+        f"model {model.name} cannot be explained: its outputs are probabilities, expected logits. Return what goes into "
+        f"the softmax or sigmoid, or give forward=lambda module, inputs: module(**inputs).{inverse}() in wrap_model()"
+    )
+
+
+def _last_step(model: Model, ids: Int[Tensor, "1 T"], beside: Beside) -> str:
+    """The function that made the outputs, as autograd names it, whatever was rearranged afterwards."""
+    embeddings = _embed(model, ids, beside).requires_grad_()
+    with torch.enable_grad():
+        outputs = model.output(ids, None, beside.types, embeddings, extra=beside.extra)
+    node: Any = outputs.grad_fn
+    while node is not None and (name := type(node).__name__.removesuffix("Backward0")):
+        if name not in REARRANGING:
+            return name
+        node = node.next_functions[0][0]
+    return ""
+
+
 def _require_labels(model: Model, n_classes: int) -> None:
     """Refuses names given for another number of classes; those of a configuration may be an encoder's defaults."""
-    own = getattr(getattr(model.module, "config", None), "id2label", None) or {}
-    given = tuple(model.labels) != tuple(str(own[index]) for index in sorted(own))
+    given = model.labels != class_names_in(model.fact("id2label", of_head=True))
     if HEADS[model.task].named and model.labels and given and len(model.labels) != n_classes:
         raise InputError(
             f"labels={list(model.labels)}: expected {n_classes} names, one for each class of {model.name}, got "
@@ -191,43 +267,60 @@ def _require_labels(model: Model, n_classes: int) -> None:
         )
 
 
-def _first_output(
-    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
-) -> Float[Tensor, "1 ..."]:
+def _first_output(model: Model, ids: Int[Tensor, "1 T"], beside: Beside) -> Float[Tensor, "1 ..."]:
     try:
-        return _output(model, ids, types)
+        return _output(model, ids, beside)
     except FAILURES as error:
         raise _failed(model, "fails on its first text", error) from error
 
 
+def _beside(
+    model: Model, length: int, most: int, types: tuple[int, ...] | None, extra: Extra
+) -> Beside:
+    """Token types and further inputs of a text that is cut to so many tokens."""
+    typed = None if types is None else torch.tensor([_cut(types, most)], device=model.device)
+    shorter = tuple((name, _cut(one, most) if len(one) == length else one) for name, one in extra)
+    width = min(length, most)
+    return Beside(typed, tensors_of(model, [shorter], [width], width))
+
+
 @torch.no_grad()
 def _output(
-    model: Model, ids: Tensor, types: Tensor | None, embeddings: Tensor | None = None
+    model: Model, ids: Tensor, beside: Beside, embeddings: Tensor | None = None
 ) -> Float[Tensor, "R ..."]:
-    return model.output(ids, None, types, embeddings)
+    return model.output(ids, None, beside.types, embeddings, extra=beside.extra)
+
+
+def _embed(model: Model, ids: Tensor, beside: Beside) -> Float[Tensor, "R T D"]:
+    return model.embed(ids, None, beside.types, extra=beside.extra)
 
 
 def _beside_another(
-    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
-) -> Float[Tensor, "1 ..."]:
+    model: Model, ids: Int[Tensor, "1 T"], beside: Beside
+) -> Float[Tensor, "2 ..."]:
     other = ids.clone()
     other[:, 1:-1] = ids[:, 1:2]  # another bag of words, not only another order
-    both = None if types is None else types.repeat(2, 1)
-    return _output(model, torch.cat([ids, other]), both)[:1]
+    return _output(model, torch.cat([ids, other]), beside.of(lambda one: torch.cat([one, one])))
 
 
 @torch.no_grad()
 def _padding_difference(
-    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None, logits: Tensor
+    model: Model, ids: Int[Tensor, "1 T"], beside: Beside, logits: Tensor
 ) -> float | None:
     pad, n = model.pad_token_id, min(N_PADS, model.max_length - ids.shape[1])
     if pad is None or n < 1:
         return None
     extra = torch.full((1, n), pad, device=ids.device)
     mask = torch.cat([torch.ones_like(ids), torch.zeros_like(extra)], 1).bool()
-    padded_types = None if types is None else torch.cat([types, torch.zeros_like(extra)], 1)
+
+    def longer(one: Tensor) -> Tensor:
+        if one.shape[1] != ids.shape[1]:
+            return one
+        return torch.cat([one, one.new_zeros(1, n, *one.shape[2:])], 1)
+
+    both = beside.of(longer)
     try:
-        padded = model.output(torch.cat([ids, extra], 1), mask, padded_types)
+        padded = model.output(torch.cat([ids, extra], 1), mask, both.types, extra=both.extra)
     except FAILURES as error:  # a classifier that is not told its pad token takes no padded texts
         if is_out_of_memory(error):
             raise
@@ -235,25 +328,21 @@ def _padding_difference(
     return _difference(logits, padded[:, : ids.shape[1]] if model.per_token else padded)
 
 
-def _unseen_difference(
-    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
-) -> float:
+def _unseen_difference(model: Model, ids: Int[Tensor, "1 T"], beside: Beside) -> float:
     """The text with its inner tokens in another order, by ids and by embeddings under the first text's ids."""
     if ids.shape[1] < 4:  # nothing between the ends to change places
         return 0.0
     other = torch.cat([ids[:, :1], ids[:, 1:-1].roll(1, 1), ids[:, -1:]], 1)
     return _difference(
-        _output(model, other, types), _output(model, ids, types, model.embed(other, None, types))
+        _output(model, other, beside), _output(model, ids, beside, _embed(model, other, beside))
     )
 
 
-def _gradient(
-    model: Model, ids: Int[Tensor, "1 T"], types: Int[Tensor, "1 T"] | None
-) -> Float[Tensor, "T D"]:
-    embeddings = model.embed(ids, None, types).requires_grad_()
+def _gradient(model: Model, ids: Int[Tensor, "1 T"], beside: Beside) -> Float[Tensor, "T D"]:
+    embeddings = _embed(model, ids, beside).requires_grad_()
     try:
         with torch.enable_grad():
-            score = model.output(ids, None, types, embeddings).max()
+            score = model.output(ids, None, beside.types, embeddings, extra=beside.extra).max()
             (gradient,) = torch.autograd.grad(score, embeddings)
     except FAILURES as error:
         raise _failed(model, "has no gradient at its embeddings", error) from error
@@ -263,7 +352,7 @@ def _gradient(
 def _gradient_difference(
     model: Model,
     ids: Int[Tensor, "1 T"],
-    types: Int[Tensor, "1 T"] | None,
+    beside: Beside,
     gradient: Float[Tensor, "T D"],
 ) -> float | None:
     """By how much differences of outputs along the gradient are not the gradient's length; the best of some steps.
@@ -273,18 +362,18 @@ def _gradient_difference(
     length = gradient.double().norm()
     if model.dtype not in FINEST or not (length.isfinite() and length > 0):
         return None
-    embeddings = model.embed(ids, None, types)
+    embeddings = _embed(model, ids, beside)
     size = embeddings.double().square().sum().sqrt()
     if size == 0:  # no length to measure a step by
         return None
-    logits = _output(model, ids, types)
+    logits = _output(model, ids, beside)
     target = logits.argmax()
     rounding = 8 * FLOAT32_EPSILON * float(logits.abs().max())
     found = []
     for step in STEPS:
         move = gradient.double() / length * (step * size)
         sides = [
-            _output(model, ids, types, (embeddings.double() + sign * move).to(model.dtype))
+            _output(model, ids, beside, (embeddings.double() + sign * move).to(model.dtype))
             for sign in (1, -1)
         ]
         above, middle, below = (

@@ -67,7 +67,11 @@ def available(model: Model, name: str, key: str = "baseline") -> bool:
     """Whether the model can give this vector; `key` names the configuration key in the error."""
     if name not in NAMES:
         raise unknown(key, name, list(NAMES))
-    return name in VECTORS or getattr(model.tokenizer, TOKENS[name], None) is not None
+    if name in VECTORS:
+        return True
+    token = getattr(model.tokenizer, TOKENS[name], None)
+    # One that was added to the tokenizer alone has no embedding.
+    return token is not None and (model.vocabulary is None or token < model.vocabulary)
 
 
 def resolve(model: Model, name: str, key: str = "baseline") -> str:
@@ -375,7 +379,8 @@ def embed_batch(
     if model.looks_up:
         return model.embed(ids)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    return model.embed(ids, batch.mask[rows] if batch.padded else None, types)
+    mask = batch.mask[rows] if batch.padded else None
+    return model.embed(ids, mask, types, extra=batch.extra_of(rows))
 
 
 def identity(name: str) -> str:
@@ -494,7 +499,7 @@ def _words(model: Model, baseline: str, key: str) -> Int[Tensor, " N"]:
             f"{key}={baseline!r} needs a tokenizer, which this model has not: give it one, or the vector itself "
             f"({VECTOR}FILE.npy)"
         )
-    tokens = _tokenized(model, [text])
+    tokens = _tokenized(model, [text], f"{key}={baseline!r}")
     if not len(tokens):
         raise InputError(f"{key}={baseline!r}: the tokenizer makes no token of this text")
     return tokens
@@ -529,13 +534,15 @@ def _stream(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
         raise InputError(
             f"{where} needs a tokenizer, which this model has not. Use vocabulary or uniform."
         )
-    return _tokenized(model, texts)
+    return _tokenized(model, texts, where)
 
 
-def _tokenized(model: Model, texts: list[str]) -> Int[Tensor, " N"]:
+def _tokenized(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
     options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     rows = model.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
-    return torch.tensor([token for row in rows for token in row], dtype=torch.long)
+    found = [token for row in rows for token in row]
+    model.require_embedded(found, where)
+    return torch.tensor(found, dtype=torch.long)
 
 
 def _reviews(model: Model) -> Int[Tensor, " N"]:

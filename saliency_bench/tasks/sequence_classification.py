@@ -12,6 +12,7 @@ from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
 from saliency_bench.encoded import NO_OFFSET, Encoded
 from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.extra import extra_of, tensors_of
 from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.tasks.pieces import Reading, read, segments_of
@@ -86,6 +87,24 @@ def encode(
     return [encode_one(model, example, too_long) for example in examples]
 
 
+def mostly_unknown(model: Model, encoded: Sequence[Encoded]) -> str | None:
+    """A warning where the tokenizer knows less than half of what the texts are made of; None where it knows more."""
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    ids = [
+        token
+        for item in encoded
+        for token, special in zip(item.input_ids, item.special, strict=True)
+        if not special
+    ]
+    n_unknown = ids.count(unknown) if isinstance(unknown, int) else 0
+    if 2 * n_unknown <= len(ids):
+        return None
+    return (
+        f"{n_unknown} of {len(ids)} tokens are {model.tokenizer.unk_token}, unknown to the tokenizer of {model.name}: is "
+        "its vocabulary that of the model, and of the language of the texts?"
+    )
+
+
 def encoded_ids(
     model: Model,
     inputs: Mapping[str, Any],
@@ -95,7 +114,7 @@ def encoded_ids(
     *,
     keep_pads: bool = False,
 ) -> Encoded:
-    """An already tokenised input: `input_ids` and, where given, the other model inputs.
+    """An already tokenised input: `input_ids` and, where given, whatever else the model's `forward` names.
 
     Its padding, where `attention_mask` is 0, is stripped, or kept as special tokens that are not attended to
     (see `padding`). Padding that is attended to stays, and is special where the pad token is known.
@@ -134,6 +153,7 @@ def encoded_ids(
         text_pair=reading.text_pair,
         gold=_gold(model, label, where),
         pads=tuple(pads) if any(pads) else None,
+        extra=extra_of(model, inputs, mask if not keep_pads else [1] * len(mask), where),
     )
 
 
@@ -167,9 +187,7 @@ def _check_ids(
         raise InputError(f"{where}: input_ids, attention_mask and token_type_ids differ in length")
     if len(ids) > model.max_length:
         raise InputError(f"{where}: {len(ids)} tokens, but {model.name} takes {model.max_length}")
-    size = model.vocabulary
-    if size is not None and not all(0 <= token < size for token in ids):
-        raise InputError(f"{where}: token ids must lie in 0 ... {size - 1}")
+    model.require_embedded(ids, where)
 
 
 def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = None) -> Batch:
@@ -189,6 +207,7 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
         mask=table([item.attended for item in encoded], False),
         token_type_ids=table(types, 0) if len(types) == len(encoded) else None,
         attributable=table([[not special for special in item.special] for item in encoded], False),
+        extra=tensors_of(model, [item.extra for item in encoded], [*map(len, encoded)], width),
         **_places(model, encoded, table),
     )
 
@@ -283,6 +302,7 @@ def logits_fn(
             batch.mask[row_example] if batch.padded else None,
             None if batch.token_type_ids is None else batch.token_type_ids[row_example],
             embeddings,
+            extra=batch.extra_of(row_example),
             short=short,
         )
         return batch.read(outputs, row_example)
@@ -310,6 +330,7 @@ def encode_one(
         encoding = tokenizer(
             example.text, *pair, **options, truncation=truncation, max_length=model.max_length
         )
+    model.require_embedded(encoding["input_ids"], where)
     special = tuple(map(bool, encoding["special_tokens_mask"]))
     if all(special):
         raise InputError(
@@ -328,6 +349,7 @@ def encode_one(
         text_pair=example.text_pair,
         gold=gold,
         truncated=truncated,
+        extra=extra_of(model, encoding, [1] * len(special), where, given=False),
         relevant=_relevant(example, _offsets(encoding, special), _segments(encoding, special)),
     )
 

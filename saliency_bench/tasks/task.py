@@ -15,6 +15,7 @@ from torch import Tensor
 from saliency_bench.data.example import Example
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
+from saliency_bench.models.extra import tensors_of
 from saliency_bench.models.model import Model
 
 #: Where a text is asked about: tokens by place, or words that a task gives a meaning; None: the task's own choice.
@@ -64,8 +65,9 @@ def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "... C"]:
     types = text.token_type_ids
     typed = None if types is None else torch.tensor([types], device=model.device)
     mask = None if text.pads is None else torch.tensor([text.attended], device=model.device)
+    extra = tensors_of(model, [text.extra], [len(text)], len(text))
     with model.frozen():
-        return model.output(ids, mask, typed)[0]
+        return model.output(ids, mask, typed, extra=extra)[0]
 
 
 def asked_at(text: Encoded, position: int, **more: Any) -> Encoded:

@@ -72,6 +72,7 @@ def before(text: Encoded, n: int) -> Encoded:
         words=text.words[:n],
         relevant=None if text.relevant is None else text.relevant[:n],
         pads=None if text.pads is None else text.pads[:n],
+        extra=tuple((name, one[:n] if len(one) == len(text) else one) for name, one in text.extra),
     )
 
 

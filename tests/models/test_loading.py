@@ -391,3 +391,28 @@ def test_classes_get_the_names_they_are_given(folder):
 def test_names_that_are_not_one_for_each_class_are_refused(folder, names):
     with pytest.raises(InputError, match=r"model\.labels=.*different names.*LABEL_0"):
         sb.load_model(str(folder), labels=names)
+
+
+def test_weights_that_the_config_has_no_place_for_are_said(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
+    with pytest.warns(UserWarning, match=r"bert\.encoder\.layer\.1\.\S+ and \d+ more"):
+        model = sb.load_model(str(folder))
+    assert model.module.config.num_hidden_layers == 1
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks it
+def test_weights_that_neither_a_folder_nor_its_adapter_has_are_missed(folder, tmp_path):
+    from peft import LoraConfig, TaskType, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(folder)
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"])
+    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    held = load_file(folder / "model.safetensors")
+    lost = "bert.encoder.layer.1.output.dense.weight"
+    rest = {name: one for name, one in held.items() if name not in (lost, "classifier.weight")}
+    save_file(rest, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=f"its weights lack {lost}"):
+        sb.load_model(str(folder), adapter=str(tmp_path / "adapter"))

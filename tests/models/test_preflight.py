@@ -102,6 +102,7 @@ class Rough(torch.autograd.Function):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_backward_pass_that_is_no_derivative_is_refused(dtype):
+    torch.manual_seed(0)  # near 0 a tanh is a straight line
     with pytest.raises(InputError, match="not those of its outputs"):
         inspect_model(sb.wrap_model(Odd(Rough.apply).to(dtype)), IDS, None)
     found = inspect_model(sb.wrap_model(Odd(torch.tanh).to(dtype)), IDS, None)

@@ -1,0 +1,93 @@
+"""What is known of a module from what lies inside: a wrapper (`DataParallel`, one's own) has no configuration itself."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Modules that have a configuration, by how deep they lie; the module itself is at depth 0.
+Configured = Sequence[Sequence[nn.Module]]
+
+
+def configured(module: nn.Module) -> Configured:
+    """The modules that have a `config`, outermost first; what lies inside one of transformers is not looked at."""
+    level, found = [module], []
+    while level:
+        found.append([one for one in level if getattr(one, "config", None) is not None])
+        level = [child for one in level if not of_transformers(one) for child in one.children()]
+    return found
+
+
+def fact(modules: Configured, name: str, *, of_head: bool = False) -> Any:
+    """What the outermost configuration says that says anything; None where several there say different things.
+
+    `of_head`: a fact of the outputs. A bare encoder inside another module does not know these: the head is another's,
+    and the encoder's configuration still has what its checkpoint was trained for.
+    """
+    for depth, level in enumerate(modules):
+        known = [
+            value
+            for one in level
+            if not (of_head and depth and getattr(one, "base_model", None) is one)
+            and (value := getattr(one.config, name, None)) is not None
+        ]
+        if known:
+            return known[0] if all(value == known[0] for value in known) else None
+    return None
+
+
+def class_names_in(id2label: Any) -> tuple[str, ...]:
+    """The names in a configuration's `id2label`, by class; none where its keys are not the numbers of all classes.
+
+    The keys may be text, as JSON has them.
+    """
+    if not isinstance(id2label, Mapping):
+        return ()
+    try:
+        names = {int(key): str(name) for key, name in id2label.items()}
+    except (TypeError, ValueError):
+        return ()
+    if sorted(names) != list(range(len(id2label))):
+        return ()
+    return tuple(names[index] for index in range(len(names)))
+
+
+def typical_weight(module: nn.Module) -> Tensor:
+    """A weight by which the module's device and type are told: the first of real numbers, parameters before buffers."""
+    first = None
+    for one in chain(module.parameters(), module.buffers()):
+        if one.is_floating_point():
+            return one
+        first = one if first is None else first
+    return torch.empty(0) if first is None else first
+
+
+def called(module: nn.Module) -> nn.Module:
+    """The module whose `forward` names the inputs: not `DataParallel`'s, which hands on whatever it is given."""
+    inside = [*module.children()]
+    if len(inside) == 1 and "input_ids" not in parameters_of(module):
+        return called(inside[0])
+    return module
+
+
+def named_inputs(module: nn.Module) -> frozenset[str]:
+    """The inputs that the module's `forward` names; of one with a PEFT adapter those of the model inside too."""
+    module = called(module)
+    names = frozenset(parameters_of(module))
+    inner = getattr(module, "get_base_model", None)
+    return names | named_inputs(inner()) if callable(inner) else names
+
+
+def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """What the module's `forward` takes by name."""
+    found = inspect.signature(module.forward).parameters
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: one for name, one in found.items() if one.kind not in kinds}
+
+
+def of_transformers(module: nn.Module) -> bool:
+    """Whether the module is one of transformers, by its configuration."""
+    return hasattr(getattr(module, "config", None), "model_type")
