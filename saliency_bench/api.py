@@ -32,8 +32,8 @@ from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, Target, expand_axes
 from saliency_bench.tasks import padding
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
 from saliency_bench.tasks.items import items as items_of
-from saliency_bench.tasks.items import label_of
 from saliency_bench.tasks.registry import questions, task_of
 from saliency_bench.tasks.targets import ALL
 from saliency_bench.tasks.task import At
@@ -70,9 +70,11 @@ def attribute(
 
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
-        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
-            or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left out, unless the
-            model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
+        inputs: texts, pairs of texts, mappings with `text` (and `text_pair`, `label`), (text, class number), already
+            tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens beside them),
+            or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`.
+            Padding (where `attention_mask` is 0) is left out, unless the model's outputs depend on it: then a text is
+            explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (the label), "runner_up", a class by index or name, "all" (a map for each
@@ -276,7 +278,7 @@ def _padding_matters(model: Model, items: Sequence[Any]) -> bool:
     given = [
         (f"inputs[{index}]", item) for index, item in enumerate(items) if isinstance(item, Mapping)
     ]
-    if unmarked := [where for where, item in given if padding.attended(model, item)]:
+    if unmarked := [where for where, item in given if padding.attended(model, item, where)]:
         warnings.warn(
             f"{unmarked[0]} is padded and has no attention_mask ({len(unmarked)} in all), so that the model reads the "
             "pads as it reads words: give a mapping with input_ids and attention_mask, or ids without padding",
@@ -304,7 +306,10 @@ def _encode_one(
     if isinstance(item, Mapping):
         if label is None and model.task == SEQUENCE_CLASSIFICATION:
             label = label_of(item)
-        return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
+        if "input_ids" in item:
+            return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
+        item = _example(item, index, label, where)
+        label = None
     if isinstance(item, Example):
         return task_of(model).encode(
             model, item if label is None else replace(item, label=label), "truncate"
@@ -316,11 +321,30 @@ def _encode_one(
     ):
         text, pair = item
     else:
+        flat = ", texts of batches as [text for batch in inputs for text in batch]"
         raise InputError(
-            f"{where} is {type(item).__name__}; expected a text, a pair of texts or a mapping with input_ids"
+            f"{where} is {type(item).__name__} ({item!r:.40}); expected a text, a pair of texts or a mapping with input_ids"
+            f"{flat if isinstance(item, list | tuple | np.ndarray) else ''}"
         )
     example = Example(str(index), text, pair, label, source=where)
     return task_of(model).encode(model, example, "truncate")
+
+
+def _example(item: Mapping[str, Any], index: int, label: int | str | None, where: str) -> Example:
+    """The text of a row: one with `text`, and with nothing that would be left out.
+
+    Raises:
+        InputError: it has other columns, or `text` is no text.
+    """
+    text, pair = item.get(TEXT), item.get(TEXT_PAIR)
+    if {*item} <= {*KEYS} and isinstance(text, str) and isinstance(pair, str | None):
+        return Example(str(index), text, pair, label, source=where)
+    named = next((key for key in item if isinstance(item[key], str)), TEXT)
+    raise InputError(
+        f"{where} has no input_ids; it has: {', '.join(map(str, item))}. Expected a mapping with input_ids, or with text "
+        f"(and text_pair, label) alone. Give the texts themselves, as [row[{named!r}] for row in inputs], and classes "
+        "as labels="
+    )
 
 
 def _settings(

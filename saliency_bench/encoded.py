@@ -8,6 +8,8 @@ T = TypeVar("T")
 
 #: Of a token that is not known to stand anywhere in a text.
 NO_OFFSET = (-1, -1)
+#: Unicode's categories of what has no place of its own: combining marks, and format characters such as joiners.
+MARKS = {"Mn", "Me", "Mc", "Cf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Encoded:
     boundary: int | None = None  # the classes are the tokens of the context: 0 their start, 1 end
     default_class: int | None = None  # of target=predicted; None: that of the largest logit
     pads: tuple[bool, ...] | None = None  # which tokens are padding; None: there is none
+    words_known: bool = True  # else nothing says what is a word, and `words` has each token as one
 
     @property
     def attended(self) -> tuple[bool, ...]:
