@@ -258,6 +258,8 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
         raise InputError("inputs is empty: expected at least one text")
     if labels is not None and model.task != SEQUENCE_CLASSIFICATION:
         raise InputError(f"labels are of texts, and {model.task} has none: name a target")
+    if labels is not None:  # by place: a Series would be asked by its index
+        labels = labels.tolist() if hasattr(labels, "tolist") else [*labels]
     if labels is not None and len(labels) != len(items):
         raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
     keep_pads = _padding_matters(model, items)

@@ -115,6 +115,14 @@ def test_a_text_may_bring_its_class(model, holder):
     assert [one.target for one in found] == CLASSES
 
 
+@pytest.mark.parametrize(
+    "hold", [list, np.array, torch.tensor, lambda labels: pd.Series(labels, index=[3, 2, 1, 0])]
+)
+def test_classes_are_those_of_the_texts_in_their_order(model, hold):
+    found = explained(model, FRAME["film"], labels=hold(CLASSES), target="gold")
+    assert [one.target for one in found] == CLASSES
+
+
 class Article(torch.utils.data.Dataset):
     """The article's: the inputs of the model, and the tokens to show."""
 
