@@ -32,8 +32,8 @@ from saliency_bench.models.references import References
 from saliency_bench.rows import Setting, Target, expand_axes
 from saliency_bench.tasks import padding
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
 from saliency_bench.tasks.items import items as items_of
-from saliency_bench.tasks.items import label_of
 from saliency_bench.tasks.registry import questions, task_of
 from saliency_bench.tasks.targets import ALL
 from saliency_bench.tasks.task import At
@@ -70,10 +70,12 @@ def attribute(
 
     Args:
         model: from `load_model` or `wrap_model`; it is left as found.
-        inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
-            or DataLoader of these, in batches too; a mapping may have whatever else the model's `forward` names
-            (`position_ids`, `bbox`), and the rest is refused by name; padding (where `attention_mask` is 0) is left out, unless the
-            model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
+        inputs: texts, pairs of texts, mappings with `text` (and `text_pair`, `label`), (text, class number), already
+            tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens beside them),
+            or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`.
+            A mapping may have whatever else the model's `forward` names (`position_ids`, `bbox`), and the rest is
+            refused by name. Padding (where `attention_mask` is 0) is left out, unless the model's outputs depend on it:
+            then a text is explained at the length given, its pads marked as special.
         method: see `saliency-bench list methods`.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold" (the label), "runner_up", a class by index or name, "all" (a map for each
@@ -257,6 +259,8 @@ def _encode_all(model: Model, inputs: Inputs, labels: Sequence[int | str] | None
         raise InputError("inputs is empty: expected at least one text")
     if labels is not None and model.task != SEQUENCE_CLASSIFICATION:
         raise InputError(f"labels are of texts, and {model.task} has none: name a target")
+    if labels is not None:  # by place: a Series would be asked by its index
+        labels = labels.tolist() if hasattr(labels, "tolist") else [*labels]
     if labels is not None and len(labels) != len(items):
         raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
     keep_pads = _padding_matters(model, items)
@@ -279,7 +283,7 @@ def _padding_matters(model: Model, items: Sequence[Any]) -> bool:
     given = [
         (f"inputs[{index}]", item) for index, item in enumerate(items) if isinstance(item, Mapping)
     ]
-    if unmarked := [where for where, item in given if padding.attended(model, item)]:
+    if unmarked := [where for where, item in given if padding.attended(model, item, where)]:
         warnings.warn(
             f"{unmarked[0]} is padded and has no attention_mask ({len(unmarked)} in all), so that the model reads the "
             "pads as it reads words: give a mapping with input_ids and attention_mask, or ids without padding",
@@ -307,7 +311,10 @@ def _encode_one(
     if isinstance(item, Mapping):
         if label is None and model.task == SEQUENCE_CLASSIFICATION:
             label = label_of(item)
-        return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
+        if "input_ids" in item:
+            return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
+        item = _example(item, index, label, where)
+        label = None
     if isinstance(item, Example):
         return task_of(model).encode(
             model, item if label is None else replace(item, label=label), "truncate"
@@ -319,11 +326,30 @@ def _encode_one(
     ):
         text, pair = item
     else:
+        flat = ", texts of batches as [text for batch in inputs for text in batch]"
         raise InputError(
-            f"{where} is {type(item).__name__}; expected a text, a pair of texts or a mapping with input_ids"
+            f"{where} is {type(item).__name__} ({item!r:.40}); expected a text, a pair of texts or a mapping with input_ids"
+            f"{flat if isinstance(item, list | tuple | np.ndarray) else ''}"
         )
     example = Example(str(index), text, pair, label, source=where)
     return task_of(model).encode(model, example, "truncate")
+
+
+def _example(item: Mapping[str, Any], index: int, label: int | str | None, where: str) -> Example:
+    """The text of a row: one with `text`, and with nothing that would be left out.
+
+    Raises:
+        InputError: it has other columns, or `text` is no text.
+    """
+    text, pair = item.get(TEXT), item.get(TEXT_PAIR)
+    if {*item} <= {*KEYS} and isinstance(text, str) and isinstance(pair, str | None):
+        return Example(str(index), text, pair, label, source=where)
+    named = next((key for key in item if isinstance(item[key], str)), TEXT)
+    raise InputError(
+        f"{where} has no input_ids; it has: {', '.join(map(str, item))}. Expected a mapping with input_ids, or with text "
+        f"(and text_pair, label) alone. Give the texts themselves, as [row[{named!r}] for row in inputs], and classes "
+        "as labels="
+    )
 
 
 def _settings(

@@ -8,6 +8,8 @@ T = TypeVar("T")
 
 #: Of a token that is not known to stand anywhere in a text.
 NO_OFFSET = (-1, -1)
+#: Unicode's categories of what has no place of its own: combining marks, and format characters such as joiners.
+MARKS = {"Mn", "Me", "Mc", "Cf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Encoded:
     pads: tuple[bool, ...] | None = None  # which tokens are padding; None: there is none
     #: Further inputs of the model by name, as nested tuples of numbers: positions, boxes.
     extra: tuple[tuple[str, Any], ...] = ()
+    words_known: bool = True  # else nothing says what is a word, and `words` has each token as one
 
     @property
     def attended(self) -> tuple[bool, ...]:

@@ -11,15 +11,11 @@ from unicodedata import category
 import numpy as np
 from jaxtyping import Float
 
-from saliency_bench.encoded import Encoded
+from saliency_bench.encoded import MARKS, Encoded
 from saliency_bench.errors import InputError, unknown
 
 FORMAT = "saliency_bench.map/2"
 N_IN_REPR = 8
-
-#: Unicode's categories of what has no place of its own: combining marks, and format characters such as joiners.
-_MARKS = {"Mn", "Me", "Mc", "Cf"}
-
 
 #: From the scores of a word's pieces to one; `signed_max` is the one of the largest magnitude, with its sign.
 WORD_REDUCTIONS: Mapping[str, Callable[[Float[np.ndarray, " P"]], float]] = {
@@ -31,12 +27,16 @@ WORD_REDUCTIONS: Mapping[str, Callable[[Float[np.ndarray, " P"]], float]] = {
 
 
 class Word(NamedTuple):
-    """A word of the original text; `score` is of all its pieces, `start` and `end` are characters (-1: unknown)."""
+    """A word of the original text; `score` is of all its pieces, `start` and `end` are characters (-1: unknown).
+
+    `segment` says in which text they are: 0, or 1 for the second of a pair.
+    """
 
     text: str
     score: float
     start: int
     end: int
+    segment: int = 0
 
 
 class Segment(NamedTuple):
@@ -109,6 +109,8 @@ class AttributionMap:
     def words(self, reduction: str = "sum") -> list[Word]:
         """Words in order, as they were written, special tokens left out; `reduction` is one of `WORD_REDUCTIONS`.
 
+        Where nothing says what is a word (`encoded.words_known` is False) each token is one.
+
         Raises:
             InputError: there is no such reduction.
         """
@@ -138,7 +140,13 @@ class AttributionMap:
     def _words(self, words: Sequence[list[int]], reduction: str) -> list[Word]:
         reduce = WORD_REDUCTIONS[reduction]
         return [
-            Word(self._written(own), reduce(self.scores[own]), *self._span(own)) for own in words
+            Word(
+                self._written(own),
+                reduce(self.scores[own]),
+                *self._span(own),
+                self.encoded.segments[own[0]],
+            )
+            for own in words
         ]
 
     def _written(self, positions: Sequence[int]) -> str:
@@ -170,10 +178,12 @@ class AttributionMap:
             if segment == own and offset >= end
         ]
         limit = min(starts, default=len(source))
-        while end < limit and category(source[end]) in _MARKS:
+        while end < limit and category(source[end]) in MARKS:
             end += 1
-        blank = len(source[start:end]) - len(source[start:end].lstrip())
-        return (start + blank if blank < end - start else start), end
+        written = source[start:end]
+        if not written.strip():
+            return start, end
+        return start + len(written) - len(written.lstrip()), start + len(written.rstrip())
 
     def save(self, path: str | Path) -> None:
         """Writes the map as JSON; floats survive exactly, those that are no numbers as the text "nan" or "inf"."""

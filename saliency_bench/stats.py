@@ -55,13 +55,30 @@ class Resampling:
         )
 
 
-def with_texts(table: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """A table of a run with the text of each example, in tasks that put several questions to a text; else as it is."""
-    model = (manifest.get("config") or {}).get("model") or {}
-    if model.get("task", ONE_QUESTION) == ONE_QUESTION:
+def with_texts(
+    table: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    repeated: Mapping[str, Mapping[str, str]] = {},
+) -> pd.DataFrame:
+    """A table of a run with the text of each example, where several examples are of one text; else as it is.
+
+    They are in tasks that put several questions to a text, and where the data has a text more than once (`repeated`, see
+    `Run`): what a model says of it is then no new evidence.
+    """
+    several = asks_several(manifest)
+    if not several and not repeated:
         return table
-    text = table["example_id"].astype(object).str.replace(QUESTION, "", regex=True)
-    return table.assign(**{TEXT: text})
+    text = table["example_id"].astype(object)
+    for cell, firsts in repeated.items():
+        own = table["cell_id"] == cell
+        text = text.where(~own, text.map(firsts).fillna(text))
+    return table.assign(**{TEXT: text.str.replace(QUESTION, "", regex=True) if several else text})
+
+
+def asks_several(manifest: Mapping[str, Any]) -> bool:
+    """Whether a study's task puts several questions to a text."""
+    model = (manifest.get("config") or {}).get("model") or {}
+    return bool(model.get("task", ONE_QUESTION) != ONE_QUESTION)
 
 
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
@@ -338,7 +355,7 @@ def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
         raise InputError(
             f"choose.metric={metric}: neither more nor less of it is better. Choose another metric."
         )
-    known = with_texts(own[own["status"] == OK], run.manifest)
+    known = with_texts(own[own["status"] == OK], run.manifest, run.repeated)
     if TEXT in known:
         known = known.groupby(["setting_id", "cell_id", TEXT], as_index=False)["value"].mean()
     values = known.groupby("setting_id")["value"].agg(["mean", "count"])

@@ -19,6 +19,7 @@ from saliency_bench.encoded import Encoded, Shared
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation.reading import Reading, usual
 from saliency_bench.evaluation.removal import fit_operator
+from saliency_bench.evaluation.units import WORD, refuse_unknown_words
 from saliency_bench.models import loading, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
@@ -84,12 +85,13 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     asked_of = questions_of(model, examples, config.too_long)
     encoded = [question for _, question in asked_of]
     targets.check(config.target, model.labels, encoded)
+    _refuse_unknown_words(config, encoded)
     findings = inspect_texts(model, encoded)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     config, lacking = fit_removals(model, config)
-    warnings += lacking + ungated(model)
+    warnings += lacking + ungated(model) + _repeats(examples)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
     warnings += [
@@ -107,6 +109,14 @@ def prepare(config: Any, settings: Sequence[Setting]) -> Study:
     return Study(
         config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
     )
+
+
+def _refuse_unknown_words(config: Any, encoded: Sequence[Encoded]) -> None:
+    """Refuses granularity=word, wherever it is asked for, where nothing says what the words of a text are."""
+    asked = [config.evaluation.granularity, config.agreement.granularity]
+    if WORD in [*asked, *(entry.get("granularity") for entry in config.metric.values())]:
+        for item in encoded:
+            refuse_unknown_words(item)
 
 
 def questions_of(
@@ -217,6 +227,18 @@ def ungated(model: Model) -> list[dict[str, str]]:
     return [{"example_id": "", "source": "model", "message": message}]
 
 
+def _repeats(examples: Sequence[Example]) -> list[dict[str, str]]:
+    """A warning where the data has a text more than once."""
+    different = len({(one.text, one.text_pair) for one in examples})
+    if different == len(examples):
+        return []
+    message = (
+        f"{len(examples) - different} of {len(examples)} examples repeat the text of another: means, intervals and tests "
+        f"are over the {different} different texts, of each of which the examples are averaged first"
+    )
+    return [{"example_id": "", "source": "data", "message": message}]
+
+
 def usual_readings(config: Any) -> list[Reading]:
     """How the study looks at texts where a metric says nothing else."""
     one = config.evaluation
@@ -227,6 +249,10 @@ def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
     needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
     message = f"{model.name} has no {needed}: {used} is used instead"
     return {"example_id": "", "source": key, "message": message}
+
+
+#: What says how a file is read, which shows in what is read.
+_READING = ("quotes",)
 
 
 def identity_of(
@@ -248,7 +274,8 @@ def identity_of(
     provenance = collect(computation(config, model), command=[], started=datetime.now(UTC))
     return {
         "model": dict(model.facts) | {"name": model.name, "labels": list(model.labels)},
-        "data": plain["data"] | {"sha256": digest(inputs, 64)},
+        "data": {key: value for key, value in plain["data"].items() if key not in _READING}
+        | {"sha256": digest(inputs, 64)},
         "seed": config.seed,
         "settings": [setting.id for setting in settings],
         "config": kept,

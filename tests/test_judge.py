@@ -137,7 +137,8 @@ def worded(module):
     """A text of seven tokens, the first and the last special, whose five others are three words."""
     (one,) = sb.attribute(sb.wrap_model(module), token_inputs(7), n_steps=2, baseline="zero")
     special = tuple(place in (0, 6) for place in range(7))
-    encoded = replace(one.encoded, special=special, words=(-1, 0, 0, 1, 2, 2, -1))
+    words = (-1, 0, 0, 1, 2, 2, -1)
+    encoded = replace(one.encoded, special=special, words=words, words_known=True)
     return [replace(one, encoded=encoded)]
 
 

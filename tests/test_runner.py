@@ -227,3 +227,24 @@ def test_a_maximum_entropy_baseline_that_falls_short_is_a_warning_row(tmp_path, 
     (row,) = read_run(folder).tables["warnings"].to_dict("records")
     assert row["source"] == "method.input_baseline_x_gradient.baseline"
     assert "less than 1.1" in row["message"]
+
+
+def test_texts_that_repeat_are_told_of_and_count_once(tmp_path):
+    from saliency_bench.report.analysis import analyse
+
+    texts = ["a good film", "dull", "a good film", "so bad", "a good film"]
+    (tmp_path / "films.csv").write_text("\n".join(["text", *texts]))
+    path = tmp_path / "films.csv"
+    asked = ["data=file", f"data.path={path}", "metric=[srg]", "method=[vanilla]"]
+    cfg = config.load([*asked, "timing.enabled=false"])
+    found = read_run(run(replace(cfg, out=str(tmp_path / "run")), config.settings(cfg), ["x"]))
+    (warning,) = found.tables["warnings"]["message"]
+    assert warning.startswith("2 of 5 examples repeat the text of another")
+    analysis = analyse(found)
+    assert (analysis.n_examples, analysis.counted) == (3, "3 texts, 5 examples")
+    rows = found.tables["rows"].merge(found.tables["examples"], on="example_id")
+    values = rows.drop_duplicates("text")["value"]  # the same of the same text
+    assert len(rows) == 5
+    assert analysis.summary["n"].tolist() == [3]
+    assert analysis.summary["mean"].item() == pytest.approx(values.mean(), rel=1e-12)
+    assert analysis.summary["sd"].item() == pytest.approx(values.std(ddof=1), rel=1e-12)

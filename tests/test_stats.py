@@ -364,6 +364,22 @@ def test_questions_are_paired_before_they_are_averaged():
     assert (of_b["n"], of_b["n_not_ok"]) == (2, 0)
 
 
+@pytest.mark.parametrize("manifest", [{}, MANY])
+def test_a_text_that_the_data_repeats_is_no_new_evidence(manifest):
+    """Each text three times under ids of their own: the numbers are those of the texts alone."""
+    values = {"a": gamma(1), "b": gamma(2), "c": [*gamma(3)[:-2], None, None]}
+    plain = rows_of(values)
+    copies = [plain.assign(example_id=plain["example_id"] + f"-{copy}") for copy in (2, 3)]
+    rows = pd.concat([plain, *copies], ignore_index=True)
+    names = plain["example_id"].unique()
+    repeated = {plain["cell_id"][0]: {f"{name}-{copy}": name for name in names for copy in (2, 3)}}
+    again = with_texts(rows, manifest, repeated)
+    pd.testing.assert_frame_equal(summarize(again, QUICK), summarize(plain, QUICK), rtol=1e-12)
+    pd.testing.assert_frame_equal(
+        compare(again, "a", QUICK), compare(plain, "a", QUICK), rtol=1e-12
+    )
+
+
 def test_a_classifiers_ids_may_look_like_questions():
     rows = asked({"a": gamma(4)}, 2)
     for manifest in ({}, {"config": {"model": {"task": "sequence-classification"}}}):

@@ -1,15 +1,17 @@
 """The user's own file: CSV, TSV, JSON lines or Parquet, read strictly."""
 
 import codecs
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from saliency_bench.data.example import Example
-from saliency_bench.data.readers import read_csv, read_jsonl, read_parquet, read_tsv
+from saliency_bench.data.readers import QUOTED, QUOTES, read_csv, read_jsonl, read_parquet, read_tsv
 from saliency_bench.data.records import Columns, Record, to_examples
 from saliency_bench.errors import InputError, unknown
 
-Reader = Callable[[bytes, str, Columns], Iterator[Record]]
+Reader = Callable[..., Iterator[Record]]
 
 FORMATS: Mapping[str, Reader] = {
     "csv": read_csv,
@@ -17,6 +19,7 @@ FORMATS: Mapping[str, Reader] = {
     "jsonl": read_jsonl,
     "parquet": read_parquet,
 }
+DELIMITED = ("csv", "tsv")
 SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -44,6 +47,7 @@ def load(
     relevant: str | None = None,
     relevant_format: str | None = None,
     format: str | None = None,
+    quotes: str | None = None,
 ) -> list[Example]:
     """The rows of a file as examples, in the order of the file.
 
@@ -52,21 +56,48 @@ def load(
 
     Args:
         path: the file.
-        text: column of the texts.
+        text: column of the texts, or of lists of their words, which single spaces join.
         text_pair: column of the second texts, for pairs.
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
-        relevant_format: spans, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
         format: csv, tsv, jsonl or parquet; told by the suffix if None.
+        quotes: what quotes in CSV and TSV are: "fields" (they stand around fields, RFC 4180; of CSV if None) or
+            "letters" (like others, each line a row, as in GLUE's files; of TSV if None).
 
     Raises:
         InputError: the file or a row of it cannot be used; says which (file:row) and what to do.
     """
     columns = Columns(text, text_pair, label, id, relevant)
     data = _read(Path(path).expanduser())
-    read = FORMATS[_format(path, data, format)]
-    return to_examples(read(data, path, columns), columns, path, relevant_format)
+    found = _format(path, data, format)
+    read = FORMATS[found]
+    if quotes is not None:
+        _check_quotes(quotes, found)
+        read = partial(read, quotes=quotes)
+    examples = to_examples(read(data, path, columns), columns, path, relevant_format)
+    if found == "tsv" and quotes is None:
+        _tell_of_doubled_quotes(examples)
+    return examples
+
+
+def _tell_of_doubled_quotes(examples: list[Example]) -> None:
+    """Warns of texts that look as CSV writes a text with quotes in it."""
+    texts = ((one.source, text) for one in examples for text in (one.text, one.text_pair or ""))
+    if found := [where for where, text in texts if QUOTED.fullmatch(text) and '""' in text[1:-1]]:
+        warnings.warn(
+            f"{found[0]}: a text in quotes, with doubled quotes in it as in CSV ({len(found)} in all); quotes in TSV are "
+            "taken as letters: set data.quotes=fields if they are not, else data.quotes=letters",
+            stacklevel=3,
+        )
+
+
+def _check_quotes(quotes: str, format: str) -> None:
+    if quotes not in QUOTES:
+        raise unknown("data.quotes", quotes, list(QUOTES))
+    if format not in DELIMITED:
+        raise InputError(f"data.quotes={quotes}: of {', '.join(DELIMITED)} alone, not of {format}")
 
 
 def _read(path: Path) -> bytes:

@@ -39,12 +39,12 @@ def load(
         split: train, test, ...; or a slice ("test[:100]"), but not of data from `save_to_disk`.
         name: the dataset's configuration, where it has several.
         revision: commit, tag or branch of a hub id.
-        text: column of the texts.
+        text: column of the texts, or of lists of their words, which single spaces join.
         text_pair: column of the second texts, for pairs.
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
-        relevant_format: spans, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
 
     Raises:
         InputError: `datasets` is not installed, or the dataset or a row of it cannot be used.

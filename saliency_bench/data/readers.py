@@ -15,14 +15,18 @@ LINE_BREAK = re.compile(rb"\r\n?|\n")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_csv(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
+#: What quotes in CSV and TSV are: letters like others, or what goes around a field that holds separators or line breaks.
+LETTERS, FIELDS = QUOTES = ("letters", "fields")
+
+
+def read_csv(data: bytes, path: str, columns: Columns, quotes: str = FIELDS) -> Iterator[Record]:
     """Comma-separated values (RFC 4180) under a header; a row is named by its first line."""
-    return _read_delimited(data, path, columns, ",")
+    return _read_delimited(data, path, columns, ",", quotes)
 
 
-def read_tsv(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
-    """Tab-separated values under a header, quoted like CSV; a row is named by its first line."""
-    return _read_delimited(data, path, columns, "\t")
+def read_tsv(data: bytes, path: str, columns: Columns, quotes: str = LETTERS) -> Iterator[Record]:
+    """Tab-separated values under a header, a row on each line; a row is named by its first line."""
+    return _read_delimited(data, path, columns, "\t", quotes)
 
 
 def read_jsonl(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
@@ -91,24 +95,42 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _read_delimited(data: bytes, path: str, columns: Columns, delimiter: str) -> Iterator[Record]:
-    records = _parse_delimited(decode(data, path), path, delimiter)
+def _read_delimited(
+    data: bytes, path: str, columns: Columns, delimiter: str, quotes: str
+) -> Iterator[Record]:
+    records = _parse_delimited(decode(data, path), path, delimiter, quotes)
     if not records:
         raise InputError(f"{path}: the file is empty. Expected a header and at least one row.")
     (line, header), *rows = records
+    if quotes == LETTERS and all(map(QUOTED.fullmatch, header)):
+        raise InputError(f"{path}:{line}: the columns are in quotes. {_SET_FIELDS}")
     columns.check(header, f"{path}:{line}")
     for number, row in rows:
         if len(row) != len(header):
+            remedy = (
+                f"In a field there is a separator or a line break. {_SET_FIELDS}"
+                if quotes == LETTERS
+                else "Quote fields that hold the separator, quotes or line breaks. If quotes are letters, set "
+                "data.quotes=letters."
+            )
             raise InputError(
-                f"{path}:{number}: expected {len(header)} fields as in the header, got {len(row)}. "
-                "Quote fields that hold the separator, quotes or line breaks."
+                f"{path}:{number}: expected {len(header)} fields as in the header, got {len(row)}. {remedy}"
             )
         yield number, dict(zip(header, row, strict=True))
 
 
-def _parse_delimited(text: str, path: str, delimiter: str) -> list[tuple[int, list[str]]]:
+#: A whole field as `FIELDS` has it.
+QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_SET_FIELDS = "If quotes stand around fields, as in CSV, set data.quotes=fields."
+
+
+def _parse_delimited(
+    text: str, path: str, delimiter: str, quotes: str
+) -> list[tuple[int, list[str]]]:
     """Every record with the line it begins on; blank lines are passed over."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    quoting: Any = csv.QUOTE_NONE if quotes == LETTERS else csv.QUOTE_MINIMAL
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
     records, line = [], 1
     limit = csv.field_size_limit(len(text))  # of the whole process: put back below
     try:
@@ -119,7 +141,8 @@ def _parse_delimited(text: str, path: str, delimiter: str) -> list[tuple[int, li
     except csv.Error as error:
         raise InputError(
             f"{path}:{line}: wrong quotes in the row that begins here ({error}). "
-            'A field that begins with " ends with " and has its own quotes doubled.'
+            'A field that begins with " ends with " and has its own quotes doubled; if quotes are letters, set '
+            "data.quotes=letters."
         ) from None
     finally:
         csv.field_size_limit(limit)

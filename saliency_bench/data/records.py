@@ -87,24 +87,43 @@ def _example(where: str, values: Mapping[str, Any], columns: Columns) -> Example
 
 
 def _text(value: Any, column: str, where: str) -> str:
+    value = _joined(value)
     fault = _fault(value)
     if fault:
         raise InputError(f"{where}: expected a text in column {column!r}, got {fault}")
     return str(value)
 
 
+def _joined(value: Any) -> Any:
+    """A list of words as a text, as HateXplain's `post_tokens` are meant; anything else as it is."""
+    words = isinstance(value, list) and all(
+        isinstance(word, str) and len(word.split()) == 1 and word == word.strip() for word in value
+    )
+    return " ".join(value) if words else value
+
+
 def _fault(value: Any) -> str | None:
     """What keeps a value from being a text to explain."""
     if not isinstance(value, str):
-        return "nothing (null)" if value is None else f"a value of type {type(value).__name__}"
+        return "nothing (null)" if value is None else _kind(value)
     if not value.strip():
         return "only whitespace" if value else "an empty one. Remove the row, or give it a text."
     if "\0" in value:
         return f"a NUL at character {value.index(chr(0)) + 1}. Remove it."
+    return half_character(value)
+
+
+def _kind(value: Any) -> str:
+    words = ", of which not every one is a single word" if isinstance(value, list) else ""
+    return f"a value of type {type(value).__name__}{words}"
+
+
+def half_character(text: str) -> str | None:
+    """What keeps a text from being encoded: a surrogate without its other half."""
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        half = f"U+{ord(value[error.start]):04X} at character {error.start + 1}"
+        half = f"U+{ord(text[error.start]):04X} at character {error.start + 1}"
         return f"half of a character, the lone surrogate {half}. Export the text again."
     return None
 

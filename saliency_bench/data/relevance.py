@@ -10,11 +10,13 @@ from saliency_bench.data.example import Example, Span
 from saliency_bench.errors import InputError, unknown
 
 SPANS = "spans"
+CHARACTERS = "characters"
 HATEXPLAIN = "hatexplain"
 ERASER = "eraser"
 #: What a value of each format is.
 FORMATS: Mapping[str, str] = {
     SPANS: "character spans [[start, end], ...]",
+    CHARACTERS: "numbers of characters [3, 4, 5, ...]",
     HATEXPLAIN: "a 0 or 1 for each word of the text, or a list of such lists",
     ERASER: "evidence of word numbers, [{start_token, end_token}, ...]",
 }
@@ -37,6 +39,7 @@ def with_relevant(
         format: one of FORMATS; None: the one that every row can be read in.
 
             spans: `[[start, end], ...]` in characters.
+            characters: `[3, 4, 5, ...]`, the number of each character (SemEval-2021 task 5, Pavlopoulos et al. 2021).
             hatexplain: a 0 or 1 for each word, or several annotators' lists of these: what more than half of them mark
             (Mathew et al. 2021); an empty list says that nobody was asked.
             eraser: `[{"start_token": 3, "end_token": 5}, ...]`, or groups of these (DeYoung et al. 2020).
@@ -97,7 +100,10 @@ def _possible(value: Sequence[Any], example: Example) -> set[str]:
     if all(isinstance(one, dict) for one in _flat(value)):
         return {ERASER}
     if all(map(_flag, value)):
-        return {HATEXPLAIN}
+        flags = len(value) == len(_words(example)) or len({*value}) < len(value)
+        return {HATEXPLAIN} if flags else {HATEXPLAIN, CHARACTERS}
+    if all(map(_whole, value)):
+        return {CHARACTERS}
     if not all(isinstance(one, list) for one in value):
         return set()
     found = {SPANS} if all(len(one) == 2 for one in value) else set()
@@ -115,6 +121,18 @@ def _read_spans(value: Sequence[Any], example: Example, column: str) -> tuple[Sp
         if not pair or not 0 <= one[0] < one[1] <= length:
             raise _refused(example, column, SPANS, one, f"within its {length} characters")
     return tuple((0, start, end) for start, end in value)
+
+
+def _read_characters(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...]:
+    length = len(example.text)
+    for one in value:
+        if not _whole(one) or not 0 <= one < length:
+            raise _refused(example, column, CHARACTERS, one, f"within its {length} characters")
+    spans: list[Span] = []
+    for place in sorted({*value}):
+        start = spans.pop()[1] if spans and spans[-1][2] == place else place
+        spans.append((0, start, place + 1))
+    return tuple(spans)
 
 
 def _read_flags(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...] | None:
@@ -143,7 +161,12 @@ def _read_evidence(value: Sequence[Any], example: Example, column: str) -> tuple
     return tuple(found)
 
 
-_READERS = {SPANS: _read_spans, HATEXPLAIN: _read_flags, ERASER: _read_evidence}
+_READERS = {
+    SPANS: _read_spans,
+    CHARACTERS: _read_characters,
+    HATEXPLAIN: _read_flags,
+    ERASER: _read_evidence,
+}
 
 
 def _words(example: Example) -> Words:

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.data import movie_reviews
+from saliency_bench.data.records import half_character
 from saliency_bench.data.scores import read_scores
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
@@ -494,6 +495,8 @@ def _remembered(model: Model, name: str) -> Float[np.ndarray, " D"] | None:
 
 def _words(model: Model, baseline: str, key: str) -> Int[Tensor, " N"]:
     text = baseline.removeprefix(TEXT)
+    if fault := half_character(text):
+        raise InputError(f"{key}={baseline!r}: expected a text, got {fault}")
     if not callable(model.tokenizer):
         raise InputError(
             f"{key}={baseline!r} needs a tokenizer, which this model has not: give it one, or the vector itself "

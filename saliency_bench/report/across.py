@@ -205,7 +205,9 @@ def _described(settings: Mapping[str, Mapping[str, Any]], key: str) -> str:
 
 
 def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
-    rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
+    rows = with_removal(
+        with_texts(run.tables["rows"], run.manifest, run.repeated), removals(run.manifest)
+    )
     own = rows[rows["metric"] == metric]
     if own.empty or own["higher_is_better"].isna().all():
         raise InputError(f"{run.folder} has no metric {metric} with a direction")

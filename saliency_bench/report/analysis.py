@@ -16,6 +16,7 @@ from saliency_bench.rows import OK
 from saliency_bench.stats import (
     TEXT,
     Resampling,
+    asks_several,
     compare,
     per_text,
     summarize,
@@ -77,7 +78,12 @@ class Analysis:
         """What numbers are over, in words."""
         if self.n_questions == self.n_examples:
             return f"{self.n_examples} examples"
-        return f"{self.n_examples} texts, {self.n_questions} questions"
+        return f"{self.n_examples} texts, {self.n_questions} {self.question}s"
+
+    @property
+    def question(self) -> str:
+        """What there may be several of for a text: questions, or examples where the data repeats texts."""
+        return "question" if asks_several(self.run.manifest) else "example"
 
     @property
     def claims(self) -> bool:
@@ -102,7 +108,7 @@ class Analysis:
     @property
     def curves(self) -> pd.DataFrame:
         """Of the main way of removing."""
-        found = with_texts(self.run.tables["curves"], self.run.manifest)
+        found = with_texts(self.run.tables["curves"], self.run.manifest, self.run.repeated)
         main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
         return found[found["removal"].isin(main)]
 
@@ -130,7 +136,9 @@ def analyse(run: Run) -> Analysis:
             f"{run.folder}/settings.json lists no setting: there is nothing to report."
         )
     resampling = Resampling.of(run.manifest)
-    rows = with_removal(with_texts(run.tables["rows"], run.manifest), removals(run.manifest))
+    rows = with_removal(
+        with_texts(run.tables["rows"], run.manifest, run.repeated), removals(run.manifest)
+    )
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
     primary = _primary(metrics, _endpoint(run.manifest))
@@ -181,7 +189,7 @@ def _ordered(
 
 def n_texts(run: Run) -> int:
     """How many texts a run explained, whatever was asked about each."""
-    examples = with_texts(run.tables["examples"], run.manifest)
+    examples = with_texts(run.tables["examples"], run.manifest, run.repeated)
     return len(examples.drop_duplicates(["cell_id", TEXT])) if TEXT in examples else len(examples)
 
 

@@ -106,8 +106,8 @@ def what_was_run(analysis: Analysis) -> str:
     )
     if analysis.n_questions != analysis.n_examples:
         text += (
-            f" {_counted(analysis.n_questions, 'question')} in all: numbers are means over texts of the means over a "
-            "text's questions."
+            f" {_counted(analysis.n_questions, analysis.question)} in all: numbers are means over texts of the means "
+            f"over a text's {analysis.question}s."
         )
     if len(known := examples["correct"].dropna()):
         text += f" The model is right on {int(known.sum())} of {len(known)}."
@@ -248,9 +248,12 @@ def _chosen(analysis: Analysis) -> pd.DataFrame:
     """Texts to show: by the hash of their ids, so that nobody picked them."""
     config = analysis.run.manifest.get("config") or {}
     n = (config.get("report") or {}).get("n_examples", N_SENTENCES)
-    examples = with_texts(analysis.run.tables["examples"], analysis.run.manifest)
+    examples = with_texts(
+        analysis.run.tables["examples"], analysis.run.manifest, analysis.run.repeated
+    )
     names = zip(examples["example_id"], examples.get(TEXT, examples["example_id"]), strict=True)
-    examples = examples.assign(**{_QUESTION: [one[len(text) + 1 :] for one, text in names]})
+    asked = [one[len(text) + 1 :] if one.startswith(f"{text}@") else "" for one, text in names]
+    examples = examples.assign(**{_QUESTION: asked})
     ids = examples["example_id"].map(lambda name: hashlib.sha256(str(name).encode()).hexdigest())
     mixed = examples.assign(order=ids).sort_values("order").drop(columns="order")
     wrong = mixed[mixed["correct"].eq(False).fillna(False)].head(n // 2)

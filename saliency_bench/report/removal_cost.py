@@ -41,7 +41,7 @@ def removal_cost(analysis: Analysis) -> Table:
 
 
 def _random_curves(analysis: Analysis) -> pd.DataFrame:
-    curves = with_texts(analysis.run.tables["curves"], analysis.run.manifest)
+    curves = with_texts(analysis.run.tables["curves"], analysis.run.manifest, analysis.run.repeated)
     ids = [one["setting_id"] for one in analysis.settings if one["method"] == RANDOM]
     return curves[curves["setting_id"].isin(ids[:1])]
 

@@ -78,7 +78,7 @@ def interval_words(analysis: Analysis) -> str:
 
 def _units(analysis: Analysis) -> str:
     several = analysis.n_questions > analysis.n_examples
-    return "texts, whose questions are averaged first" if several else "examples"
+    return f"texts, whose {analysis.question}s are averaged first" if several else "examples"
 
 
 def headline(analysis: Analysis) -> Table:
@@ -253,7 +253,9 @@ def _group_row(
 
 def agreement(analysis: Analysis) -> Table:
     """How far every two of the drawn settings agree, by every metric, beside what random rankings would have."""
-    found = with_texts(analysis.run.tables["agreement"], analysis.run.manifest)
+    found = with_texts(
+        analysis.run.tables["agreement"], analysis.run.manifest, analysis.run.repeated
+    )
     drawn = set(analysis.drawn)
     own = found[
         (found["status"] == OK) & found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)

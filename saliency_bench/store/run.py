@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,20 @@ class Run:
     manifest: dict[str, Any]
     settings: list[dict[str, Any]]
     tables: "dict[str, pd.DataFrame]"
+
+    @cached_property
+    def repeated(self) -> dict[str, dict[str, str]]:
+        """By cell, examples whose text (and pair) another one before them has, with the first that has it."""
+        examples = self.tables["examples"]
+        text = examples.groupby(["cell_id", "text", "text_pair"], dropna=False, sort=False)
+        first = text["example_id"].transform("first")
+        later = first != examples["example_id"]
+        found: dict[str, dict[str, str]] = {}
+        for cell, example, of in zip(
+            examples["cell_id"][later], examples["example_id"][later], first[later], strict=True
+        ):
+            found.setdefault(cell, {})[example] = of
+        return found
 
 
 def read_run(folder: Path) -> Run:

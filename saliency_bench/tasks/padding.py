@@ -15,7 +15,7 @@ from saliency_bench.encoded import Encoded
 from saliency_bench.errors import is_out_of_memory
 from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
-from saliency_bench.tasks.sequence_classification import encoded_ids, pads_outside
+from saliency_bench.tasks.sequence_classification import encoded_ids, pads_outside, whole_numbers
 from saliency_bench.tasks.task import outputs_of
 
 #: With and without padding a model that does not depend on it does the same arithmetic in another order.
@@ -47,12 +47,11 @@ def matters(model: Model, inputs: Sequence[tuple[str, Mapping[str, Any]]]) -> bo
     return _differ(model, whole, bare)
 
 
-def attended(model: Model, one: Mapping[str, Any]) -> bool:
+def attended(model: Model, one: Mapping[str, Any], where: str) -> bool:
     """Whether a tokenised input ends or begins in pads and no mask says so, so that they are read as words."""
     if "attention_mask" in one or "input_ids" not in one:
         return False
-    ids = torch.as_tensor(one["input_ids"]).flatten().tolist()
-    return bool(pads_outside(model, ids))
+    return bool(pads_outside(model, whole_numbers(one, "input_ids", where)))
 
 
 def _differ(model: Model, whole: Encoded, bare: Encoded) -> bool:

@@ -10,12 +10,14 @@ from torch.nn import functional
 
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
+from saliency_bench.data.records import half_character
 from saliency_bench.encoded import NO_OFFSET, Encoded
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.extra import extra_of, tensors_of
 from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.model import Model
-from saliency_bench.tasks.pieces import Reading, read, segments_of
+from saliency_bench.tasks.items import TOKENS
+from saliency_bench.tasks.pieces import Reading, read, read_text, segments_of, words_in
 from saliency_bench.tasks.targets import class_names
 from saliency_bench.tasks.task import At
 from saliency_bench.types import Batch, ScoreFn
@@ -121,9 +123,13 @@ def encoded_ids(
     """
     if "input_ids" not in inputs:
         raise InputError(f"{where} has no input_ids; it has: {', '.join(map(str, inputs))}")
-    ids = _flat(inputs["input_ids"])
-    mask = _flat(inputs.get("attention_mask", [1] * len(ids)))
-    types = _flat(inputs["token_type_ids"]) if "token_type_ids" in inputs else None
+    ids = whole_numbers(inputs, "input_ids", where)
+    mask = (
+        whole_numbers(inputs, "attention_mask", where)
+        if "attention_mask" in inputs
+        else [1] * len(ids)
+    )
+    types = whole_numbers(inputs, "token_type_ids", where) if "token_type_ids" in inputs else None
     _check_ids(model, ids, mask, types, where)
     if not any(mask):
         raise InputError(f"{where}: no token is attended to")
@@ -131,7 +137,7 @@ def encoded_ids(
     ids = [ids[position] for position in kept]
     pads = [not mask[position] for position in kept]
     tokenizer = model.tokenizer
-    tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else [str(token) for token in ids]
+    tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else _named(inputs, ids, kept, where)
     special_ids = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME_TOKENS}
     outside = pads_outside(model, ids)
     special = tuple(
@@ -149,6 +155,7 @@ def encoded_ids(
         offsets=reading.offsets,
         segments=reading.segments,
         words=reading.words,
+        words_known=reading.known,
         text=reading.text,
         text_pair=reading.text_pair,
         gold=_gold(model, label, where),
@@ -160,15 +167,22 @@ def encoded_ids(
 def _reading(
     model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
 ) -> Reading:
-    """The words and texts of ids; without a tokenizer each token is a word, and no text is known."""
-    # What a causal language model reads is one text: a second one would be what follows it.
-    one_text = model.task == TEXT_GENERATION
-    separator = None if one_text else getattr(model.tokenizer, "sep_token_id", None)
-    segments = segments_of(ids, special, None if one_text else types, separator)
+    """The words and texts of ids; without a tokenizer each token is taken for a word, and no text is known."""
+    segments = _segments_of(model, ids, special, types)
     if model.tokenizer is not None:
         return read(model.tokenizer, ids, special, segments)
     words = tuple(-1 if skip else place for place, skip in enumerate(special))
-    return Reading((NO_OFFSET,) * len(ids), segments, words, "", None)
+    return Reading((NO_OFFSET,) * len(ids), segments, words, "", None, known=False)
+
+
+def _segments_of(
+    model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
+) -> tuple[int, ...]:
+    # What a causal language model reads is one text: a second one would be what follows it.
+    one_text = model.task == TEXT_GENERATION
+    ends = [getattr(model.tokenizer, f"{name}_token_id", None) for name in ("sep", "eos")]
+    separator = None if one_text else next((one for one in ends if one is not None), None)
+    return segments_of(ids, special, None if one_text else types, separator)
 
 
 def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
@@ -178,6 +192,18 @@ def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
     if pad is None or not inside:
         return set()
     return set(range(len(ids))) - set(range(inside[0], inside[-1] + 1))
+
+
+def _named(
+    inputs: Mapping[str, Any], ids: Sequence[int], kept: Sequence[int], where: str
+) -> list[str]:
+    """The tokens without a tokenizer: as they came beside the ids, else these."""
+    if TOKENS not in inputs:
+        return [str(token) for token in ids]
+    given = inputs[TOKENS]
+    if kept and len(given) <= kept[-1]:
+        raise InputError(f"{where}: {len(given)} tokens stand beside {len(ids)} token ids")
+    return [given[position] for position in kept]
 
 
 def _check_ids(
@@ -317,6 +343,9 @@ def encode_one(
     where = example.source or example.id
     if not example.text.strip():
         raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
+    for text in (example.text, example.text_pair or ""):
+        if fault := half_character(text):
+            raise InputError(f"{where}: expected a text, got {fault}")
     gold = _gold(model, example.label, where)
     tokenizer = model.tokenizer
     pair = () if example.text_pair is None else (example.text_pair,)
@@ -336,31 +365,67 @@ def encode_one(
         raise InputError(
             f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
         )
+    types = tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None
+    reading = _placed(model, encoding, special, types, example)
     return Encoded(
         example_id=example.id,
         input_ids=tuple(encoding["input_ids"]),
-        token_type_ids=tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None,
+        token_type_ids=types,
         special=special,
         tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
-        offsets=_offsets(encoding, special),
-        segments=_segments(encoding, special),
-        words=_words(encoding, special, (example.text, example.text_pair or "")),
+        offsets=reading.offsets,
+        segments=reading.segments,
+        words=reading.words,
+        words_known=reading.known,
         text=example.text,
         text_pair=example.text_pair,
         gold=gold,
         truncated=truncated,
         extra=extra_of(model, encoding, [1] * len(special), where, given=False),
-        relevant=_relevant(example, _offsets(encoding, special), _segments(encoding, special)),
+        relevant=_relevant(example, reading.offsets, reading.segments, where),
     )
 
 
+def _placed(
+    model: Model,
+    encoding: Any,
+    special: tuple[bool, ...],
+    types: Sequence[int] | None,
+    example: Example,
+) -> Reading:
+    """Where the tokens of a text stand in it and what its words are: as a fast tokenizer says, else as is found out."""
+    texts = (example.text, example.text_pair or "")
+    if not encoding.is_fast:
+        ids = encoding["input_ids"]
+        # Not told by what stands between them where there is one text.
+        segments = (
+            tuple(-skip for skip in special)
+            if example.text_pair is None
+            else _segments_of(model, ids, special, types)
+        )
+        return read_text(model.tokenizer, ids, special, segments, texts)
+    offsets, segments = _offsets(encoding, special), _segments(encoding, special)
+    words = words_in(offsets, segments, texts, encoding.word_ids())
+    return Reading(offsets, segments, words, example.text, example.text_pair)
+
+
 def _relevant(
-    example: Example, offsets: Sequence[tuple[int, int]], segments: Sequence[int]
+    example: Example,
+    offsets: Sequence[tuple[int, int]],
+    segments: Sequence[int],
+    where: str,
 ) -> tuple[bool, ...] | None:
     """The tokens that share a character with what is known to matter."""
     spans = example.relevant
     if spans is None:
         return None
+    if spans and any(
+        span == NO_OFFSET for span, of in zip(offsets, segments, strict=True) if of >= 0
+    ):
+        raise InputError(
+            f"{where}: what is known to matter (data.relevant) is a stretch of the text, and the tokenizer does not say "
+            "where its tokens stand: use a fast tokenizer, or leave data.relevant out"
+        )
     return tuple(
         any(own == segment and start < last and first < end for own, first, last in spans)
         for segment, (start, end) in zip(segments, offsets, strict=True)
@@ -394,55 +459,42 @@ def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None
 
 
 def _offsets(encoding: Any, special: tuple[bool, ...]) -> tuple[tuple[int, int], ...]:
-    offsets = encoding.get("offset_mapping") or [NO_OFFSET] * len(special)
     return tuple(
-        NO_OFFSET if skip else tuple(span) for span, skip in zip(offsets, special, strict=True)
+        NO_OFFSET if skip else tuple(span)
+        for span, skip in zip(encoding["offset_mapping"], special, strict=True)
     )
 
 
 def _segments(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
-    sequences = encoding.sequence_ids() if encoding.is_fast else [0] * len(special)
-    return tuple(-1 if skip or s is None else s for s, skip in zip(sequences, special, strict=True))
+    return tuple(
+        -1 if skip or s is None else s
+        for s, skip in zip(encoding.sequence_ids(), special, strict=True)
+    )
 
 
-def _words(encoding: Any, special: tuple[bool, ...], texts: tuple[str, str]) -> tuple[int, ...]:
-    """The word each token is a piece of, counted through both texts; -1 for special tokens.
+def whole_numbers(inputs: Mapping[str, Any], key: str, where: str) -> list[int]:
+    """A row of whole numbers, as a list.
 
-    White space parts words as well: some tokenizers take a whole text for one word (Llama, Gemma, Mistral).
+    Raises:
+        InputError: these are other numbers, or none; of a mask other than 0 and 1.
     """
-    words = encoding.word_ids() if encoding.is_fast else range(len(special))
-    segments = _segments(encoding, special)
-    parts = _parts(_offsets(encoding, special), segments, texts)
-    keys = [
-        None if skip else (segment, word, part)
-        for segment, word, part, skip in zip(segments, words, parts, special, strict=True)
-    ]
-    order: dict[tuple[int, int | None, int], int] = {}
-    return tuple(-1 if key is None else order.setdefault(key, len(order)) for key in keys)
-
-
-def _parts(
-    offsets: Sequence[tuple[int, int]], segments: Sequence[int], texts: tuple[str, str]
-) -> list[int]:
-    """For each token how often white space in or before one has begun a new word so far.
-
-    A token of nothing but white space begins one that goes on with the next token.
-    """
-    found, n, blank = [], 0, False
-    covered = [0, 0]
-    for (start, end), segment in zip(offsets, segments, strict=True):
-        if segment >= 0 and start >= 0:
-            text, piece = texts[segment], texts[segment][start:end]
-            before = text[covered[segment] : start]
-            n += not blank and any(map(str.isspace, before + piece))
-            blank = piece.isspace()
-            covered[segment] = max(covered[segment], end)
-        found.append(n)
-    return found
-
-
-def _flat(values: Any) -> list[int]:
-    return [int(value) for value in torch.as_tensor(values).flatten()]
+    try:
+        values = torch.as_tensor(inputs[key]).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{where}: {key}: expected whole numbers, got {inputs[key]!r:.60}"
+        ) from None
+    found: list[Any] = values.tolist()
+    if key == "attention_mask":  # of any type: some models take a mask of floats
+        if wrong := [value for value in found if value not in (0, 1)]:
+            raise InputError(
+                f"{where}: attention_mask holds {wrong[0]}: expected 1 (attended to) or 0 (padding) for each token"
+            )
+    elif found and (values.is_floating_point() or values.dtype == torch.bool):
+        raise InputError(
+            f"{where}: {key} are {str(values.dtype).removeprefix('torch.')}: expected whole numbers, as {key}.long()"
+        )
+    return [int(value) for value in found]
 
 
 def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]) -> Float[Tensor, " R"]:

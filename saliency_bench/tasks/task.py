@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.data.example import Example
+from saliency_bench.data.records import half_character
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError
 from saliency_bench.models.extra import tensors_of
@@ -131,6 +132,8 @@ def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> 
         return name
     if not callable(model.tokenizer):
         raise InputError(f"target={name!r}: {model.name} has no tokenizer: give a token id")
+    if fault := half_character(name):
+        raise InputError(f"target={name!r}: expected a token, got {fault}")
     made = [
         model.tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"]
         for one in spellings

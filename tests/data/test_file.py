@@ -44,6 +44,11 @@ def write(folder, format, rows, name="data"):
     return str(path)
 
 
+def quoted(format):
+    """What says of a format that it is quoted as the standard library writes it."""
+    return {"quotes": "fields"} if format == "tsv" else {}
+
+
 def refused(path, *fragments, text="text", **columns):
     """The one message of a refusal, which names the file and holds the fragments."""
     with pytest.raises(InputError) as caught:
@@ -73,7 +78,8 @@ def folder(tmp_path_factory):
 @given(texts=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5))
 def test_any_text_comes_back_unchanged(folder, format, texts):
     rows = [{"text": text, "second": pair} for text, pair in texts]
-    examples = load(path=write(folder, format, rows), text="text", text_pair="second")
+    path = write(folder, format, rows)
+    examples = load(path=path, text="text", text_pair="second", **quoted(format))
     assert [(example.text, example.text_pair) for example in examples] == texts
 
 
@@ -87,7 +93,8 @@ def test_line_endings_of_the_file_do_not_reach_the_texts(folder, format, ending,
     writer = csv.writer(text, delimiter=delimiter, lineterminator=ending, quoting=csv.QUOTE_ALL)
     writer.writerows([["text"], *([text] for text in texts)])
     path = raw(folder, text.getvalue().encode(), f"endings.{format}")
-    assert [example.text for example in load(path=str(path), text="text")] == texts
+    examples = load(path=str(path), text="text", quotes="fields")
+    assert [example.text for example in examples] == texts
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -160,6 +167,78 @@ def test_a_repeated_id_is_refused_with_both_rows(tmp_path, format):
     path = write(tmp_path, format, [{"text": t, "n": n} for t, n in ("ax", "by", "cx")])
     row = FIRST_ROW[format]
     refused(path, f"{path}:{row + 2}:", f"{path}:{row}.", "'x'", id="n")
+
+
+# Quotes
+
+
+GLUE = [  # as in the files of GLUE: a quote is a letter, wherever it stands
+    ('"good film', "1"),
+    ('bad film"', "0"),
+    ("dull", "0"),
+    ('"a ""great"" one"', "1"),
+    ('5\'10" tall , " he said', "1"),
+    ('"', "0"),
+]
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.text(st.sampled_from('ab" ,'), min_size=1).filter(str.strip),
+            st.sampled_from(["0", "1"]),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+@pytest.mark.filterwarnings("ignore:.*doubled quotes")
+def test_a_line_of_tsv_is_a_row_and_a_quote_a_letter(folder, rows):
+    for ending in ("\n", "\r\n"):
+        lines = ["sentence\tlabel", *("\t".join(row) for row in [*GLUE, *rows])]
+        path = raw(folder, (ending.join(lines) + ending).encode(), "glue.tsv")
+        found = load(path=str(path), text="sentence", label="label")
+        assert [(one.text, one.label) for one in found] == [*GLUE, *rows]
+        assert [one.source for one in found] == [
+            f"{path}:{line}" for line in range(2, 2 + len(GLUE) + len(rows))
+        ]
+
+
+def test_text_that_looks_quoted_is_told_of_unless_it_is_said_what_quotes_are(tmp_path):
+    data = b'text\n"a ""great"" one"\n"plain"\n'
+    path = str(raw(tmp_path, data, "data.tsv"))
+    with pytest.warns(UserWarning, match=r"data.tsv:2: .*\(1 in all\).*data.quotes=fields"):
+        found = load(path=path, text="text")
+    assert [one.text for one in found] == ['"a ""great"" one"', '"plain"']
+    for quotes, texts in {
+        "letters": ['"a ""great"" one"', '"plain"'],
+        "fields": ['a "great" one', "plain"],
+    }.items():
+        assert [one.text for one in load(path=path, text="text", quotes=quotes)] == texts
+
+
+def test_quotes_of_csv_may_be_letters(tmp_path):
+    path = raw(tmp_path, b'text,label\n"good film,1\nbad film",0\n')
+    found = load(path=str(path), text="text", label="label", quotes="letters")
+    assert [(one.text, one.label) for one in found] == [('"good film', "1"), ('bad film"', "0")]
+
+
+def test_quotes_around_the_columns_of_tsv_are_no_part_of_their_names(tmp_path):
+    path = raw(tmp_path, b'"text"\t"label"\n"good"\t"1"\n', "data.tsv")
+    refused(path, f"{path}:1: the columns are in quotes", "data.quotes=fields")
+
+
+def test_a_field_that_runs_over_a_line_of_tsv_is_refused_with_its_line(tmp_path):
+    path = raw(tmp_path, b'text\tlabel\n"good\nfilm"\t1\n', "data.tsv")
+    refused(path, f"{path}:2: expected 2 fields", "data.quotes=fields", label="label")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_quotes_are_is_one_of_two_and_of_csv_and_tsv_alone(tmp_path, format):
+    path = write(tmp_path, format, [{"text": "a"}])
+    with pytest.raises(InputError, match=r"data\.quotes"):
+        load(path=path, text="text", quotes="letter" if format in ("csv", "tsv") else "letters")
 
 
 # Files that cannot be read
@@ -328,7 +407,8 @@ def test_an_empty_text_is_refused(tmp_path, format, column, value, said):
     rows[1][column] = value
     path = write(tmp_path, format, rows)
     where = f"{path}:{FIRST_ROW[format] + 1}: "
-    refused(path, where, f"column {column!r}", said, text_pair="second", id="key")
+    columns = {"text_pair": "second", "id": "key"} | quoted(format)
+    refused(path, where, f"column {column!r}", said, **columns)
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
@@ -339,7 +419,7 @@ def test_an_empty_text_is_refused(tmp_path, format, column, value, said):
         (3, "int"),
         (0.5, "float"),
         (True, "bool"),
-        (["a", "b"], "list"),
+        (["a b", "c"], "list"),
         ({"a": "b"}, "dict"),
     ],
 )

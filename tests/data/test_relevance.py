@@ -15,6 +15,7 @@ TEXTS = ["a truly  griping film", "dull"]
 #: What each format says of the two texts: griping and film; nothing of the other.
 SAID = {
     "spans": [[[9, 16], [17, 21]], []],
+    "characters": [[*range(9, 16), *range(17, 21)], []],
     "hatexplain": [[0, 0, 1, 1], [0]],
     "eraser": [[{"start_token": 2, "end_token": 4}], []],
 }
@@ -30,7 +31,8 @@ def write(folder, kind, said, texts=TEXTS):
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",")
+            tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
+            writer = csv.writer(file, **(tabs if kind == "tsv" else {}))
             writer.writerow(["text", "why"])
             writer.writerows(
                 [row["text"], "" if row["why"] is None else json.dumps(row["why"])] for row in rows
@@ -106,7 +108,11 @@ def test_evidence_may_come_in_groups_with_other_keys(tmp_path):
         ("eraser", [[0, 1]], "evidence"),
         ("spans", {"start": 0}, "expected a list"),
         ("spans", "[[0, 1", "expected JSON"),
-        (None, [3, 4], "no format"),
+        ("characters", [3, 4], "within its 4 characters"),
+        ("characters", [-1], "within its 4 characters"),
+        ("characters", [1.0], "numbers of characters"),
+        (None, [3, 4], "within its 4 characters"),
+        (None, [0.5], "no format"),
         ("letters", [[0, 1]], "relevant_format"),
     ],
 )
@@ -129,3 +135,37 @@ def test_rows_of_different_formats_and_rows_of_two_are_refused(tmp_path):
 def test_a_column_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"data\.relevant"):
         load(path=write(tmp_path, "csv", SAID["spans"]), text="text", relevant="reason")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_semevals_places_of_characters_are_read_as_they_are_published(tmp_path, kind):
+    """SemEval-2021 task 5: `spans` is the place of every character of what is toxic."""
+    text, value = "you are an idiot, a damn fool", [*range(11, 16), *range(20, 29)]
+    path = write(tmp_path, kind, [value, []], [text, "thank you"])
+    toxic, clean = load(path=path, text="text", relevant="why")
+    assert parts(toxic) == ["idiot", "damn fool"]
+    assert parts(clean) == []
+
+
+def test_places_of_the_first_characters_are_no_marks_of_words(tmp_path):
+    path = write(tmp_path, "jsonl", [[0, 1], [4, 5]], ["so it is", "not so"])
+    assert [parts(one) for one in load(path=path, text="text", relevant="why")] == [["so"], ["so"]]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_hatexplains_words_are_a_text_and_their_marks_fit(tmp_path, kind):
+    """HateXplain: `post_tokens` are words, `rationales` a list of marks for each annotator."""
+    words = ["<user>", "you", "'re", "a", "fool", "."]
+    marks = [[0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 0], [0, 1, 0, 0, 0, 0]]
+    path = write(tmp_path, kind, [marks, []], [words, ["thanks"]])
+    first, second = load(path=path, text="text", relevant="why", relevant_format="hatexplain")
+    assert first.text == "<user> you 're a fool ."
+    assert parts(first) == ["fool"]
+    assert (second.text, parts(second)) == ("thanks", None)
+
+
+@pytest.mark.parametrize("words", [["two words", "here"], ["", "a"], ["a", 3], [" a"]])
+def test_a_list_that_is_not_of_words_is_no_text(tmp_path, words):
+    path = write(tmp_path, "jsonl", [None], [words])
+    with pytest.raises(InputError, match=r":1: .*list, of which not every one is a single word"):
+        load(path=path, text="text")

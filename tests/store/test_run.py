@@ -1,6 +1,7 @@
 """A run is read back as it was written, or not at all."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -52,6 +53,23 @@ def test_a_run_comes_back_as_it_was_written(folder):
     assert list(examples["probability"]) == [0.75, 0.75]
     assert list(examples["gold"].isna()) == [True, False]
     assert pd.isna(run.tables["warnings"]["example_id"][0])
+
+
+def test_examples_of_one_text_are_known_in_each_cell(folder):
+    run = read_run(folder)
+    assert run.repeated == {"c": {"e1": "e0"}}
+    examples = pd.DataFrame(
+        [
+            ("c", "a", "one", None),
+            ("c", "b", "one", "two"),
+            ("c", "d", "one", None),
+            ("c", "e", "one", "two"),
+            ("other", "a", "one", None),
+        ],
+        columns=["cell_id", "example_id", "text", "text_pair"],
+    )
+    again = replace(run, tables={"examples": examples})
+    assert again.repeated == {"c": {"d": "a", "e": "b"}}
 
 
 def test_every_table_is_there_with_its_columns(folder):
