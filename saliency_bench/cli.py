@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from saliency_bench.config import Config
+    from saliency_bench.maps import AttributionMap
+    from saliency_bench.progress import Show
     from saliency_bench.runner import Execute
     from saliency_bench.store.run import Run
 
@@ -197,15 +199,17 @@ def _study(node: "DictConfig", words: Sequence[str]) -> None:
     from saliency_bench import config
 
     cfg = config.from_hydra(node)
-    config.validate(cfg)
     hydra = HydraConfig.get()
     given = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else words
-    from saliency_bench.progress import progress
-    from saliency_bench.runner import run as run_study
-    from saliency_bench.scale import executor
+    from saliency_bench.progress import importing, progress
 
-    command, execute = ["saliency-bench", *given], executor(cfg.runtime.executor)
     with progress() as show:
+        importing(show)
+        config.validate(cfg)
+        from saliency_bench.runner import run as run_study
+        from saliency_bench.scale import executor
+
+        command, execute = ["saliency-bench", *given], executor(cfg.runtime.executor)
         folder = run_study(cfg, config.settings(cfg), command, show, _announce, execute)
     _report(folder)
 
@@ -215,12 +219,15 @@ def _announce(text: str) -> None:
 
 
 def _report(folder: Path) -> None:
+    from saliency_bench.progress import progress
     from saliency_bench.report.build import build_report
     from saliency_bench.report.terminal import show
     from saliency_bench.store.run import read_run
 
-    finished = read_run(folder)
-    build_report(finished)
+    with progress() as tell:
+        tell("making tables and figures", 0, 0)
+        finished = read_run(folder)
+        build_report(finished)
     show(finished)
     _refuse_wrong_numbers(finished)
 
@@ -242,7 +249,11 @@ def _refuse_wrong_numbers(finished: "Run") -> None:
 
 def resume(words: list[str]) -> int:
     """Goes on with a run that was stopped; what its folder says is read as data."""
-    from saliency_bench import scale
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench import scale
 
     typed = [word.removeprefix(scale.ADDRESS) for word in words if word.startswith(scale.ADDRESS)]
     address = typed[-1] if typed else None
@@ -256,7 +267,11 @@ def resume(words: list[str]) -> int:
 
 def merge(words: list[str]) -> int:
     """Puts together what workers have finished, once nothing is missing."""
-    from saliency_bench import scale
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench import scale
 
     return _go_on("merge", words, lambda cfg: scale.nobody)
 
@@ -300,10 +315,13 @@ def doctor(words: list[str]) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from saliency_bench.progress import progress
     from saliency_bench.verbs.doctor import BAD, GOOD, checks
 
     table = Table(box=None, show_header=False)
-    found = list(checks())
+    with progress() as show:
+        show("trying what is installed", 0, 0)
+        found = list(checks())
     for one in found:
         shade = {GOOD: "green", BAD: "bold red"}.get(one.state, "yellow")
         table.add_row(Text(one.name, style="bold"), Text(one.state, style=shade), Text(one.said))
@@ -338,20 +356,48 @@ def explain(words: list[str]) -> int:
     if not words or not words[0].strip():
         raise InputError('explain takes a text: saliency-bench explain "a gripping, funny film"')
     from saliency_bench import config
+    from saliency_bench.progress import progress
 
     text, *rest = words
     options, overrides = _explain_options(rest)
     if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
         overrides.append("~experiment")
     cfg = config.load(overrides)
-    config.validate(cfg)
-    from saliency_bench.api import attribute
+    with progress() as show:
+        maps = _explained(cfg, text, options, show)
     from saliency_bench.report import explanation
     from saliency_bench.report.terminal import show_maps
+
+    top = int(options["top"]) if "top" in options else None
+    special = "special-tokens" in options
+    if options.get("json"):
+        print(json.dumps(explanation.records(maps, options["json"]), indent=1, allow_nan=False))
+        return 0
+    if options.get("html"):
+        from saliency_bench.store.durable import replace_file
+
+        made = explanation.page(maps, top=top, special_tokens=special)
+        replace_file(Path(options["html"]), made.encode())
+    show_maps(maps, top=top, special_tokens=special)
+    return 0
+
+
+def _explained(
+    cfg: "Config", text: str, options: Mapping[str, str], show: "Show"
+) -> "list[AttributionMap]":
+    """The maps of the text by every setting."""
+    from saliency_bench import config
+    from saliency_bench.progress import importing
+
+    importing(show)
+    config.validate(cfg)
+    from saliency_bench.api import attribute
     from saliency_bench.study import load_configured_model
 
+    show("loading the model", 0, 0)
     model, at = load_configured_model(cfg), _places(options.get("at"))
-    maps = [
+    show("explaining the text", 0, 0)
+    return [
         one
         for s in config.settings(cfg)
         for one in attribute(
@@ -368,18 +414,6 @@ def explain(words: list[str]) -> int:
             **s.hyper,
         )
     ]
-    top = int(options["top"]) if "top" in options else None
-    special = "special-tokens" in options
-    if options.get("json"):
-        print(json.dumps(explanation.records(maps, options["json"]), indent=1, allow_nan=False))
-        return 0
-    if options.get("html"):
-        from saliency_bench.store.durable import replace_file
-
-        made = explanation.page(maps, top=top, special_tokens=special)
-        replace_file(Path(options["html"]), made.encode())
-    show_maps(maps, top=top, special_tokens=special)
-    return 0
 
 
 def _places(at: str | None) -> int | list[int] | str | None:
@@ -422,12 +456,19 @@ def estimate(words: list[str]) -> int:
     from saliency_bench import config
 
     cfg = config.load([word for word in words if word])
-    config.validate(cfg)
-    from saliency_bench.report.estimate import show
-    from saliency_bench.runner import foresee
-    from saliency_bench.study import prepare
+    from saliency_bench.progress import importing, progress
 
-    show(foresee(prepare(cfg, config.settings(cfg))))
+    with progress() as tell:
+        importing(tell)
+        config.validate(cfg)
+        from saliency_bench.report.estimate import show
+        from saliency_bench.runner import foresee
+        from saliency_bench.study import prepare
+
+        study = prepare(cfg, config.settings(cfg), lambda stage: tell(stage, 0, 0))
+        tell("estimating", 0, 0)
+        found = foresee(study)
+    show(found)
     return 0
 
 
@@ -455,8 +496,11 @@ def list_parts(words: list[str]) -> int:
 
 def validate(words: list[str]) -> int:
     """Every method that Captum has too, on several models and in two types, against Captum."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import validation
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import validation
 
     chosen = validation.options(words)
     with progress() as show:
@@ -467,8 +511,11 @@ def validate(words: list[str]) -> int:
 
 def throughput(words: list[str]) -> int:
     """Ours, Captum and a bare loop timed side by side, after they were found to agree."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import throughput as verb
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import throughput as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -479,8 +526,11 @@ def throughput(words: list[str]) -> int:
 
 def trust(words: list[str]) -> int:
     """Every metric on rankings that are known to be right and on spoilt ones, by every removal operator."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import trust as verb
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import trust as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -491,8 +541,11 @@ def trust(words: list[str]) -> int:
 
 def sanity(words: list[str]) -> int:
     """Random weights, random labels, other seeds, small changes, random removal and special tokens."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import sanity as verb
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import sanity as verb
 
     chosen = verb.options(words)
     with progress() as show:
