@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -154,6 +154,10 @@ def _dispatch(words: list[str]) -> int:
     verb, rest = "run", words
     if words and not words[0].startswith(("-", "~", "+")) and "=" not in words[0]:
         verb, rest = words[0], words[1:]
+    if verb not in VERBS and rest and rest[0].startswith("="):
+        raise InputError(
+            f"{verb} {' '.join(rest[:2])}: expected no space around =, as n_examples=3"
+        )
     if verb not in VERBS:
         raise unknown("command", verb, list(VERBS))
     return VERBS[verb](rest)
@@ -164,11 +168,17 @@ def run(words: list[str]) -> int:
     import hydra
     from hydra._internal.utils import get_args_parser
 
-    from saliency_bench import config, trusted
+    from saliency_bench import config, hydra_words, trusted
 
-    for_hydra = config.with_optional_keys([word for word in words if word != trusted.FLAG])
-    given, _ = get_args_parser().parse_known_args(for_hydra)
-    trusted.refuse_code(given, trusts=len(for_hydra) < len(words))
+    plain = [word for word in words if word != trusted.FLAG]
+    given, strange = get_args_parser().parse_known_intermixed_args(plain)
+    if strange:
+        raise InputError(
+            f"unknown option {strange[0]!r}: expected KEY=VALUE, or an option of saliency-bench --help."
+        )
+    trusted.refuse_code(given, trusts=len(plain) < len(words))
+    overrides = hydra_words.as_hydra_reads(given.overrides, sweeps=given.multirun)
+    for_hydra = [*_without(plain, given.overrides), *overrides]
     config.register()
     studies: list[Exception | None] = []
 
@@ -182,7 +192,7 @@ def run(words: list[str]) -> int:
 
     decorate = hydra.main(str(conf_files.folder()), "config", version_base="1.3")
     try:
-        with _as_program(for_hydra):
+        with config.refusing_absent_folders(), _as_program(for_hydra):
             decorate(study)()
     except Exception as error:
         if studies:
@@ -190,6 +200,17 @@ def run(words: list[str]) -> int:
         # Until a study is entered, all that Hydra does is to read what the user gave.
         raise InputError(config.readable(error, config.Config)) from error
     return max([_fail(error) for error in studies if error is not None], default=0)
+
+
+def _without(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The words that are not among others, which stand among them in their order."""
+    kept, left = [], list(others)
+    for word in words:
+        if left[:1] == [word]:
+            del left[0]
+        else:
+            kept.append(word)
+    return kept
 
 
 def _study(node: "DictConfig", words: Sequence[str]) -> None:
@@ -220,12 +241,13 @@ def _announce(text: str) -> None:
 
 def _report(folder: Path) -> None:
     from saliency_bench.progress import progress
-    from saliency_bench.report.build import build_report
-    from saliency_bench.report.terminal import show
-    from saliency_bench.store.run import read_run
 
     with progress() as tell:
         tell("making tables and figures", 0, 0)
+        from saliency_bench.report.build import build_report
+        from saliency_bench.report.terminal import show
+        from saliency_bench.store.run import read_run
+
         finished = read_run(folder)
         build_report(finished)
     show(finished)
@@ -331,12 +353,17 @@ def doctor(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     """Tables, figures and page from the rows of a folder, of a run or of `trust` or `sanity`; loads no model."""
-    from saliency_bench.report import findings
+    from saliency_bench.progress import progress
 
     folder = _one_folder("report", words)
-    if findings.is_one(folder):
-        found = findings.read(folder)
-        findings.render(found, folder)
+    with progress() as tell:
+        tell("making tables and figures", 0, 0)
+        from saliency_bench.report import findings
+
+        found = findings.read(folder) if findings.is_one(folder) else None
+        if found is not None:
+            findings.render(found, folder)
+    if found is not None:
         findings.show(found, folder)
     else:
         _report(folder)
@@ -556,42 +583,50 @@ def sanity(words: list[str]) -> int:
 
 def across(words: list[str]) -> int:
     """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
-    from saliency_bench.report.across import across as read
-    from saliency_bench.report.build import build_across
-    from saliency_bench.report.labels import PRIMARY
-    from saliency_bench.report.terminal import console_for, print_fitting
-    from saliency_bench.store.manifest import portable
-    from saliency_bench.store.run import read_run
+    from saliency_bench.progress import progress
 
-    given = dict(word.split("=", 1) for word in words if word.startswith(("out=", "metric=")))
-    folders = [Path(word) for word in words if not word.startswith(("out=", "metric="))]
+    given, folders = _options_and_folders("across", words, {"out", "metric"})
     if not given.get("out"):
         raise InputError(
             "across takes run folders and out=DIR: saliency-bench across A B C out=DIR"
         )
-    runs = [read_run(folder) for folder in folders]
-    found = read(runs, given.get("metric", PRIMARY))
-    command = portable(shlex.join(["saliency-bench", "across", *words]))
-    console, out = console_for(), Path(given["out"])
-    for table in build_across(found, runs, out, command):
+    out = Path(given["out"])
+    with progress() as tell:
+        tell("making tables and figures", 0, 0)
+        from saliency_bench.report.across import across as read
+        from saliency_bench.report.build import build_across
+        from saliency_bench.report.labels import PRIMARY
+        from saliency_bench.report.terminal import console_for, print_fitting
+        from saliency_bench.store.manifest import portable
+        from saliency_bench.store.run import read_run
+
+        runs = [read_run(folder) for folder in folders]
+        found = read(runs, given.get("metric", PRIMARY))
+        command = portable(shlex.join(["saliency-bench", "across", *words]))
+        made = list(build_across(found, runs, out, command))
+    console = console_for()
+    for table in made:
         print_fitting(console, table, out / "across.md")
     return 0
 
 
 def compare(words: list[str]) -> int:
     """Two runs beside each other, or a run beside the numbers of a published table."""
-    from saliency_bench.report import published
-    from saliency_bench.report.build import write_tables
-    from saliency_bench.report.differences import differences
-    from saliency_bench.report.terminal import console_for, print_whole
-    from saliency_bench.store.run import read_run
+    from saliency_bench.progress import progress
 
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    folders = [Path(word) for word in words if "=" not in word]
-    runs = [read_run(folder) for folder in folders]
+    given, folders = _options_and_folders("compare", words, {"published", "cell", "out"})
+    with progress() as tell:
+        tell("reading the runs", 0, 0)
+        from saliency_bench.report import published
+        from saliency_bench.report.build import write_tables
+        from saliency_bench.report.differences import differences
+        from saliency_bench.report.terminal import console_for, print_whole
+        from saliency_bench.store.run import read_run
+
+        runs = [read_run(folder) for folder in folders]
     if len(runs) == 2 and not given.keys() - {"out"}:
         found = differences(*runs)
-    elif len(runs) == 1 and given.get("published") and not given.keys() - _COMPARE:
+    elif len(runs) == 1 and given.get("published"):
         found = published.compare(runs[0], published.read(given["published"]), given.get("cell"))
     else:
         raise InputError(
@@ -606,7 +641,23 @@ def compare(words: list[str]) -> int:
     return 0
 
 
-_COMPARE = {"published", "cell", "out"}
+def _options_and_folders(
+    verb: str, words: Sequence[str], known: Collection[str]
+) -> tuple[dict[str, str], list[Path]]:
+    """The words `key=value` with a known key, and all others, which are folders; a folder's name may have a `=` too."""
+    given: dict[str, str] = {}
+    folders: list[Path] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in known:
+            given[key] = value
+        elif equals and not Path(word).exists():
+            listed = ", ".join(f"{one}=" for one in sorted(known))
+            raise InputError(f"{verb}: {word} is no folder here, and no option: {listed}")
+        else:
+            folders.append(Path(word))
+    return given, folders
+
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
