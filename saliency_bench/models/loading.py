@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from saliency_bench.errors import InputError, is_out_of_memory, unknown
+from saliency_bench.errors import InputError, is_out_of_memory, shown, unknown
 from saliency_bench.models.encoder import (
     ADAPTERS,
     MASKED,
@@ -611,4 +611,14 @@ def _max_length(module: nn.Module, tokenizer: Any) -> int:
         positions = 10**6
     if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         positions -= config.pad_token_id + 1  # their position ids start after the pad id
-    return int(min(positions, getattr(tokenizer, "model_max_length", None) or 10**6))
+    return int(min(positions, _longest_of(tokenizer)))
+
+
+def _longest_of(tokenizer: Any) -> int:
+    """The longest text that a tokenizer says it is for, in tokens; a large number where it says nothing."""
+    given = getattr(tokenizer, "model_max_length", None) or 10**6
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
+        raise InputError(
+            f"the tokenizer's model_max_length is {shown(given)} (tokenizer_config.json): expected a whole number of tokens"
+        )
+    return int(min(given, 10**6))
