@@ -1,26 +1,22 @@
 """What a configuration asks for: checked against the parts that it names, and expanded into settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
-from saliency_bench import conf_files, overrides
-from saliency_bench.errors import InputError, unknown
+from saliency_bench import conf_files, overrides, ranges
+from saliency_bench.errors import InputError, one_of, shown, unknown
 from saliency_bench.rows import Setting, expand_axes
 from saliency_bench.signatures import typed
 
 if TYPE_CHECKING:
-    from saliency_bench.config import Config, Runtime
+    from saliency_bench.config import Config, ModelConfig, Runtime
     from saliency_bench.registry import Registry
 
 TOO_LONG = ("truncate", "error")
 BASELINE_SPECIAL_TOKENS = ("keep", "replace")
-
-#: No rule or average needs more gradients per text; beyond it, finding the nodes takes longer than using them.
-MOST_POINTS = 10_000
-
-MOST_SEED = 2**63 - 1  # of PyTorch's generators
-MOST_THREADS = 1024  # with many more, libraries fail to start
+CLUSTERS = ("slurm", "local", "debug")  # of submitit
 
 NAME_CHARACTERS = frozenset(ascii_letters + digits + "-_")
 
@@ -31,17 +27,18 @@ def validate(cfg: "Config") -> None:
     Raises:
         InputError: the first thing that is wrong.
     """
-    _check_numbers(cfg)
+    ranges.check(asdict(cfg))
+    _check_model(cfg.model)
     _check_names(cfg)
     _check_runtime(cfg.runtime)
     _check_data(cfg)
     _check_metrics(cfg)
     _check_choose(cfg)
     settings(cfg)
-    if cfg.statistics.endpoint not in (None, *cfg.metric):
-        raise unknown("statistics.endpoint", cfg.statistics.endpoint, list(cfg.metric))
-    if cfg.statistics.reference not in (None, *cfg.method):
-        raise unknown("statistics.reference", cfg.statistics.reference, list(cfg.method))
+    if cfg.statistics.endpoint is not None:
+        one_of("statistics.endpoint", cfg.statistics.endpoint, cfg.metric)
+    if cfg.statistics.reference is not None:
+        one_of("statistics.reference", cfg.statistics.reference, cfg.method)
 
 
 def settings(cfg: "Config") -> list[Setting]:
@@ -95,9 +92,13 @@ def _expand(cfg: "Config", name: str, entry: Mapping[str, Any]) -> Iterator[Sett
 
 def _backends(cfg: "Config", entry: Mapping[str, Any], method: str, where: str) -> list[str]:
     from saliency_bench.attribution.methods import KINDS, ONLY
+    from saliency_bench.attribution.settings import BACKENDS
 
     if method not in ONLY and KINDS[method] != "token":
-        return as_list(entry.get("backend", cfg.backend))
+        found = as_list(entry.get("backend", cfg.backend))
+        for backend in found:
+            one_of(f"{where}.backend", backend, BACKENDS)
+        return found
     if "backend" in entry:
         raise InputError(f"{where}.backend: {method} has no choice of backends. Remove it.")
     return [ONLY.get(method, "native")]
@@ -105,6 +106,7 @@ def _backends(cfg: "Config", entry: Mapping[str, Any], method: str, where: str) 
 
 def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
     from saliency_bench.attribution.methods import KINDS
+    from saliency_bench.attribution.reduction import REDUCTIONS
 
     if KINDS[method] == "token":
         if "reduction" in entry:
@@ -114,7 +116,10 @@ def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
         return ["none"]
     if "reduction" not in entry:
         raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
-    return as_list(entry["reduction"])
+    found = as_list(entry["reduction"])
+    for reduction in found:
+        one_of(f"{where}.reduction", reduction, REDUCTIONS)
+    return found
 
 
 def _outputs(cfg: "Config", entry: Mapping[str, Any], where: str) -> list[str]:
@@ -123,7 +128,7 @@ def _outputs(cfg: "Config", entry: Mapping[str, Any], where: str) -> list[str]:
 
     found = as_list(entry.get("output", cfg.output))
     for output in found:
-        _one_of(f"{where}.output", output, list(OUTPUTS))
+        one_of(f"{where}.output", output, OUTPUTS)
     return found
 
 
@@ -144,12 +149,10 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
     }
     value = typed(function, key, value, f"{where}.{key}")
     if key in known:
-        _one_of(f"{where}.{key}", value, known[key])
+        one_of(f"{where}.{key}", value, known[key])
     own = {"baseline": check_baseline, "references": check_references}
     if key in own:
         own[key](value, f"{where}.{key}")
-    if key.startswith(("n_", "beam_")) and isinstance(value, int):
-        _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
     return value
 
 
@@ -165,8 +168,7 @@ def _component(
     if kind not in entry:
         raise InputError(f"{key} is missing: it names the function. Is {where} selected at all?")
     name = entry[kind]
-    if name not in registry:
-        raise unknown(key, name, registry.names())
+    one_of(key, name, registry.names())
     hyper = {one: value for one, value in entry.items() if one not in (kind, *others)}
     registry.check(name, hyper, where)
     return name, hyper
@@ -180,24 +182,27 @@ def _check_axis(where: str, values: Sequence[Any]) -> None:
             raise InputError(f"{where} lists {value!r} twice. Remove one.")
 
 
-def _check_numbers(cfg: "Config") -> None:
-    _at_least("n_examples", cfg.n_examples, 1)
-    _at_least("seed", cfg.seed, 0, MOST_SEED)
-    _at_least("convergence.n_examples", cfg.convergence.n_examples, 0)
-    for key in ("reference_steps", "reference_samples"):
-        if (value := getattr(cfg.convergence, key)) is not None:
-            _at_least(f"convergence.{key}", value, 2, MOST_POINTS)
-    _at_least("timing.n_examples", cfg.timing.n_examples, 1)
-    _at_least("timing.n_repeats", cfg.timing.n_repeats, 1)
-    _at_least("timing.n_warmup", cfg.timing.n_warmup, 0)
-    _at_least("statistics.n_resamples", cfg.statistics.n_resamples, 100)
-    _at_least("report.n_examples", cfg.report.n_examples, 0)
-    if cfg.runtime.threads is not None:
-        _at_least("runtime.threads", cfg.runtime.threads, 1, MOST_THREADS)
-    if not 0 < cfg.statistics.confidence < 1:
+def _check_model(model: "ModelConfig") -> None:
+    """What can be known of a model before it is loaded."""
+    from saliency_bench.data.shortcuts import KINDS
+    from saliency_bench.models.heads import TASKS
+
+    known = vars(model)
+    if "kind" in known:
+        one_of("model.kind", known["kind"], KINDS)
+    if "task" in known:
+        one_of("model.task", known["task"], TASKS)
+    if known.get("path") == "":
         raise InputError(
-            f"statistics.confidence={cfg.statistics.confidence}: expected a number between 0 and 1"
+            "model.path is empty. Give a folder or hub id: model.path=FOLDER_OR_HUB_ID"
         )
+    labels = known.get("labels")
+    if labels is not None:
+        if not labels or not all(isinstance(one, str) and one for one in labels):
+            raise InputError(
+                f"model.labels={shown(labels)}: expected a name for each class: model.labels=[negative,positive]"
+            )
+        _check_axis("model.labels", labels)
 
 
 def _check_names(cfg: "Config") -> None:
@@ -211,16 +216,16 @@ def _check_names(cfg: "Config") -> None:
             f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
         )
     read_target(cfg.target)
-    _one_of("output", cfg.output, list(OUTPUTS))
-    _one_of("too_long", cfg.too_long, TOO_LONG)
+    one_of("output", cfg.output, OUTPUTS)
+    one_of("too_long", cfg.too_long, TOO_LONG)
     _check_axis("evaluation.removal", cfg.evaluation.removal)
     for key, known in _views().items():
         for value in as_list(getattr(cfg.evaluation, key)):
-            _one_of(f"evaluation.{key}", value, known)
+            one_of(f"evaluation.{key}", value, known)
     _check_agreement(cfg)
-    _one_of("statistics.test", cfg.statistics.test, list(TESTS))
+    one_of("statistics.test", cfg.statistics.test, TESTS)
     for backend in cfg.backend:
-        _one_of("backend", backend, list(BACKENDS))
+        one_of("backend", backend, BACKENDS)
     _check_axis("backend", cfg.backend)
 
 
@@ -232,19 +237,16 @@ def _check_agreement(cfg: "Config") -> None:
     if asked.metrics:
         _check_axis("agreement.metrics", asked.metrics)
     for metric in asked.metrics:
-        _one_of("agreement.metrics", metric, NAMES)
-    _one_of("agreement.granularity", asked.granularity, GRANULARITIES)
-    _check_fractions("agreement.k", asked.k)
-    if not 0 < asked.p < 1:
-        raise InputError(f"agreement.p={asked.p}: expected a number between 0 and 1")
+        one_of("agreement.metrics", metric, NAMES)
+    one_of("agreement.granularity", asked.granularity, GRANULARITIES)
 
 
 def _check_runtime(runtime: "Runtime") -> None:
     from saliency_bench.bench.budget import check_budget
     from saliency_bench.models.loading import ATTENTION, DTYPES, resolve_device
 
-    _one_of("runtime.dtype", runtime.dtype, list(DTYPES))
-    _one_of("runtime.attention", runtime.attention, ATTENTION)
+    one_of("runtime.dtype", runtime.dtype, DTYPES)
+    one_of("runtime.attention", runtime.attention, ATTENTION)
     resolve_device(runtime.device)
     check_budget(runtime.token_budget, "runtime.token_budget")
     _check_executor(runtime)
@@ -253,18 +255,19 @@ def _check_runtime(runtime: "Runtime") -> None:
 def _check_executor(runtime: "Runtime") -> None:
     """The keys of the chosen file of conf/runtime/, with values like those that stand there."""
     name = runtime.executor.get("name")
-    _one_of("runtime.executor.name", name, conf_files.names("runtime"))
+    one_of("runtime.executor.name", name, conf_files.names("runtime"))
     known = conf_files.read("runtime", str(name))["executor"]
     for key, value in runtime.executor.items():
         if key not in known:
             raise unknown(f"key of runtime.executor ({name})", key, list(known))
-        if not overrides.alike(value, known[key]):
+        if known[key] is None and not (value is None or isinstance(value, str)):
+            raise InputError(f"runtime.executor.{key}={value!r}: expected text or null")
+        if known[key] is not None and not overrides.alike(value, known[key]):
             raise InputError(f"runtime.executor.{key}={value!r}: expected one like {known[key]!r}")
     if missing := [key for key in known if key not in runtime.executor]:
         raise InputError(f"runtime.executor.{missing[0]} is missing. Choose it by runtime={name}.")
-    for key in ("workers", "timeout_minutes"):
-        if key in known:
-            _at_least(f"runtime.executor.{key}", runtime.executor[key], 1)
+    if "cluster" in known:
+        one_of("runtime.executor.cluster", runtime.executor["cluster"], CLUSTERS)
     if name != "here" and runtime.threads is None:
         raise InputError(
             f"runtime.threads=null: with runtime={name} the threads of a worker must be given, since the last digits "
@@ -334,12 +337,10 @@ def _check_metrics(cfg: "Config") -> None:
         if idle:
             raise InputError(f"{where}.{idle[0]}: {metric} removes nothing. Remove the key.")
         for key in apart:
-            _one_of(f"{where}.{key}", entry[key], views[key])
+            one_of(f"{where}.{key}", entry[key], views[key])
         for key, value in hyper.items():
             typed(METRICS[metric], key, value, f"{where}.{key}")
-            if key.startswith(("n_", "beam_")) and isinstance(value, int):
-                _at_least(f"{where}.{key}", value, 1, MOST_POINTS)
-        for key in hyper.keys() & {"grid", "fraction"}:
+        for key in hyper.keys() & {"grid", "shares"}:
             _check_fractions(f"metric.{name}.{key}", hyper[key])
 
 
@@ -348,32 +349,20 @@ def _check_fractions(where: str, grid: Any) -> None:
     from saliency_bench.evaluation.grid import FRACTIONS, FULL
 
     if isinstance(grid, str):
-        _one_of(where, grid, [*FRACTIONS, FULL])
+        one_of(where, grid, [*FRACTIONS, FULL])
         return
     _check_axis(where, as_list(grid))
     for one in as_list(grid):
-        if isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one <= 1:
-            raise InputError(f"{where}={one!r}: expected a fraction above 0 and up to 1")
+        if isinstance(one, bool) or not isinstance(one, int | float):
+            raise InputError(f"{where}={one!r}: expected {ranges.range_of(where)}")
 
 
 def _check_choose(cfg: "Config") -> None:
     if cfg.choose is None:
         return
-    _at_least("choose.n_examples", cfg.choose.n_examples, 1)
     if cfg.data.get("split") in (None, cfg.choose.split):
         raise InputError(
             f"choose.split={cfg.choose.split}, data.split={cfg.data.get('split')}: what is chosen and what is "
             "reported must be two splits. Set choose=null to report every setting without choosing."
         )
-    _one_of("choose.metric", cfg.choose.metric, list(cfg.metric))
-
-
-def _at_least(key: str, value: int, least: int, most: int | None = None) -> None:
-    if value < least or (most is not None and value > most):
-        between = f"at least {least}" if most is None else f"{least} to {most}"
-        raise InputError(f"{key}={value}: expected a whole number, {between}")
-
-
-def _one_of(key: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise unknown(key, value, list(known))
+    one_of("choose.metric", cfg.choose.metric, cfg.metric)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from saliency_bench.config import Config
+    from saliency_bench.maps import AttributionMap
+    from saliency_bench.progress import Show
     from saliency_bench.runner import Execute
     from saliency_bench.store.run import Run
 
@@ -152,6 +154,10 @@ def _dispatch(words: list[str]) -> int:
     verb, rest = "run", words
     if words and not words[0].startswith(("-", "~", "+")) and "=" not in words[0]:
         verb, rest = words[0], words[1:]
+    if verb not in VERBS and rest and rest[0].startswith("="):
+        raise InputError(
+            f"{verb} {' '.join(rest[:2])}: expected no space around =, as n_examples=3"
+        )
     if verb not in VERBS:
         raise unknown("command", verb, list(VERBS))
     return VERBS[verb](rest)
@@ -162,11 +168,17 @@ def run(words: list[str]) -> int:
     import hydra
     from hydra._internal.utils import get_args_parser
 
-    from saliency_bench import config, trusted
+    from saliency_bench import config, hydra_words, trusted
 
-    for_hydra = config.with_optional_keys([word for word in words if word != trusted.FLAG])
-    given, _ = get_args_parser().parse_known_args(for_hydra)
-    trusted.refuse_code(given, trusts=len(for_hydra) < len(words))
+    plain = [word for word in words if word != trusted.FLAG]
+    given, strange = get_args_parser().parse_known_intermixed_args(plain)
+    if strange:
+        raise InputError(
+            f"unknown option {strange[0]!r}: expected KEY=VALUE, or an option of saliency-bench --help."
+        )
+    trusted.refuse_code(given, trusts=len(plain) < len(words))
+    overrides = hydra_words.as_hydra_reads(given.overrides, sweeps=given.multirun)
+    for_hydra = [*_without(plain, given.overrides), *overrides]
     config.register()
     studies: list[Exception | None] = []
 
@@ -180,7 +192,7 @@ def run(words: list[str]) -> int:
 
     decorate = hydra.main(str(conf_files.folder()), "config", version_base="1.3")
     try:
-        with _as_program(for_hydra):
+        with config.refusing_absent_folders(), _as_program(for_hydra):
             decorate(study)()
     except Exception as error:
         if studies:
@@ -190,6 +202,17 @@ def run(words: list[str]) -> int:
     return max([_fail(error) for error in studies if error is not None], default=0)
 
 
+def _without(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The words that are not among others, which stand among them in their order."""
+    kept, left = [], list(others)
+    for word in words:
+        if left[:1] == [word]:
+            del left[0]
+        else:
+            kept.append(word)
+    return kept
+
+
 def _study(node: "DictConfig", words: Sequence[str]) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -197,15 +220,17 @@ def _study(node: "DictConfig", words: Sequence[str]) -> None:
     from saliency_bench import config
 
     cfg = config.from_hydra(node)
-    config.validate(cfg)
     hydra = HydraConfig.get()
     given = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else words
-    from saliency_bench.progress import progress
-    from saliency_bench.runner import run as run_study
-    from saliency_bench.scale import executor
+    from saliency_bench.progress import importing, progress
 
-    command, execute = ["saliency-bench", *given], executor(cfg.runtime.executor)
     with progress() as show:
+        importing(show)
+        config.validate(cfg)
+        from saliency_bench.runner import run as run_study
+        from saliency_bench.scale import executor
+
+        command, execute = ["saliency-bench", *given], executor(cfg.runtime.executor)
         folder = run_study(cfg, config.settings(cfg), command, show, _announce, execute)
     _report(folder)
 
@@ -215,12 +240,16 @@ def _announce(text: str) -> None:
 
 
 def _report(folder: Path) -> None:
-    from saliency_bench.report.build import build_report
-    from saliency_bench.report.terminal import show
-    from saliency_bench.store.run import read_run
+    from saliency_bench.progress import progress
 
-    finished = read_run(folder)
-    build_report(finished)
+    with progress() as tell:
+        tell("making tables and figures", 0, 0)
+        from saliency_bench.report.build import build_report
+        from saliency_bench.report.terminal import show
+        from saliency_bench.store.run import read_run
+
+        finished = read_run(folder)
+        build_report(finished)
     show(finished)
     _refuse_wrong_numbers(finished)
 
@@ -242,7 +271,11 @@ def _refuse_wrong_numbers(finished: "Run") -> None:
 
 def resume(words: list[str]) -> int:
     """Goes on with a run that was stopped; what its folder says is read as data."""
-    from saliency_bench import scale
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench import scale
 
     typed = [word.removeprefix(scale.ADDRESS) for word in words if word.startswith(scale.ADDRESS)]
     address = typed[-1] if typed else None
@@ -256,7 +289,11 @@ def resume(words: list[str]) -> int:
 
 def merge(words: list[str]) -> int:
     """Puts together what workers have finished, once nothing is missing."""
-    from saliency_bench import scale
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench import scale
 
     return _go_on("merge", words, lambda cfg: scale.nobody)
 
@@ -300,10 +337,13 @@ def doctor(words: list[str]) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from saliency_bench.progress import progress
     from saliency_bench.verbs.doctor import BAD, GOOD, checks
 
     table = Table(box=None, show_header=False)
-    found = list(checks())
+    with progress() as show:
+        show("trying what is installed", 0, 0)
+        found = list(checks())
     for one in found:
         shade = {GOOD: "green", BAD: "bold red"}.get(one.state, "yellow")
         table.add_row(Text(one.name, style="bold"), Text(one.state, style=shade), Text(one.said))
@@ -313,12 +353,17 @@ def doctor(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     """Tables, figures and page from the rows of a folder, of a run or of `trust` or `sanity`; loads no model."""
-    from saliency_bench.report import findings
+    from saliency_bench.progress import progress
 
     folder = _one_folder("report", words)
-    if findings.is_one(folder):
-        found = findings.read(folder)
-        findings.render(found, folder)
+    with progress() as tell:
+        tell("making tables and figures", 0, 0)
+        from saliency_bench.report import findings
+
+        found = findings.read(folder) if findings.is_one(folder) else None
+        if found is not None:
+            findings.render(found, folder)
+    if found is not None:
         findings.show(found, folder)
     else:
         _report(folder)
@@ -338,20 +383,48 @@ def explain(words: list[str]) -> int:
     if not words or not words[0].strip():
         raise InputError('explain takes a text: saliency-bench explain "a gripping, funny film"')
     from saliency_bench import config
+    from saliency_bench.progress import progress
 
     text, *rest = words
     options, overrides = _explain_options(rest)
     if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
         overrides.append("~experiment")
     cfg = config.load(overrides)
-    config.validate(cfg)
-    from saliency_bench.api import attribute
+    with progress() as show:
+        maps = _explained(cfg, text, options, show)
     from saliency_bench.report import explanation
     from saliency_bench.report.terminal import show_maps
+
+    top = int(options["top"]) if "top" in options else None
+    special = "special-tokens" in options
+    if options.get("json"):
+        print(json.dumps(explanation.records(maps, options["json"]), indent=1, allow_nan=False))
+        return 0
+    if options.get("html"):
+        from saliency_bench.store.durable import replace_file
+
+        made = explanation.page(maps, top=top, special_tokens=special)
+        replace_file(Path(options["html"]), made.encode())
+    show_maps(maps, top=top, special_tokens=special)
+    return 0
+
+
+def _explained(
+    cfg: "Config", text: str, options: Mapping[str, str], show: "Show"
+) -> "list[AttributionMap]":
+    """The maps of the text by every setting."""
+    from saliency_bench import config
+    from saliency_bench.progress import importing
+
+    importing(show)
+    config.validate(cfg)
+    from saliency_bench.api import attribute
     from saliency_bench.study import load_configured_model
 
+    show("loading the model", 0, 0)
     model, at = load_configured_model(cfg), _places(options.get("at"))
-    maps = [
+    show("explaining the text", 0, 0)
+    return [
         one
         for s in config.settings(cfg)
         for one in attribute(
@@ -368,18 +441,6 @@ def explain(words: list[str]) -> int:
             **s.hyper,
         )
     ]
-    top = int(options["top"]) if "top" in options else None
-    special = "special-tokens" in options
-    if options.get("json"):
-        print(json.dumps(explanation.records(maps, options["json"]), indent=1, allow_nan=False))
-        return 0
-    if options.get("html"):
-        from saliency_bench.store.durable import replace_file
-
-        made = explanation.page(maps, top=top, special_tokens=special)
-        replace_file(Path(options["html"]), made.encode())
-    show_maps(maps, top=top, special_tokens=special)
-    return 0
 
 
 def _places(at: str | None) -> int | list[int] | str | None:
@@ -422,12 +483,19 @@ def estimate(words: list[str]) -> int:
     from saliency_bench import config
 
     cfg = config.load([word for word in words if word])
-    config.validate(cfg)
-    from saliency_bench.report.forecast import show
-    from saliency_bench.runner import foresee
-    from saliency_bench.study import prepare
+    from saliency_bench.progress import importing, progress
 
-    show(foresee(prepare(cfg, config.settings(cfg))))
+    with progress() as tell:
+        importing(tell)
+        config.validate(cfg)
+        from saliency_bench.report.forecast import show
+        from saliency_bench.runner import foresee
+        from saliency_bench.study import prepare
+
+        study = prepare(cfg, config.settings(cfg), lambda stage: tell(stage, 0, 0))
+        tell("estimating", 0, 0)
+        found = foresee(study)
+    show(found)
     return 0
 
 
@@ -455,8 +523,11 @@ def list_parts(words: list[str]) -> int:
 
 def validate(words: list[str]) -> int:
     """Every method that Captum has too, on several models and in two types, against Captum."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import validation
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import validation
 
     chosen = validation.options(words)
     with progress() as show:
@@ -467,8 +538,11 @@ def validate(words: list[str]) -> int:
 
 def throughput(words: list[str]) -> int:
     """Ours, Captum and a bare loop timed side by side, after they were found to agree."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import throughput as verb
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import throughput as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -479,8 +553,11 @@ def throughput(words: list[str]) -> int:
 
 def trust(words: list[str]) -> int:
     """Every metric on rankings that are known to be right and on spoilt ones, by every removal operator."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import trust as verb
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import trust as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -491,8 +568,11 @@ def trust(words: list[str]) -> int:
 
 def sanity(words: list[str]) -> int:
     """Random weights, random labels, other seeds, small changes, random removal and special tokens."""
-    from saliency_bench.progress import progress
-    from saliency_bench.verbs import sanity as verb
+    from saliency_bench.progress import importing, progress
+
+    with progress() as show:
+        importing(show)
+        from saliency_bench.verbs import sanity as verb
 
     chosen = verb.options(words)
     with progress() as show:
@@ -503,42 +583,50 @@ def sanity(words: list[str]) -> int:
 
 def across(words: list[str]) -> int:
     """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
-    from saliency_bench.report.across import across as read
-    from saliency_bench.report.build import build_across
-    from saliency_bench.report.labels import PRIMARY
-    from saliency_bench.report.terminal import console_for, print_fitting
-    from saliency_bench.store.manifest import portable
-    from saliency_bench.store.run import read_run
+    from saliency_bench.progress import progress
 
-    given = dict(word.split("=", 1) for word in words if word.startswith(("out=", "metric=")))
-    folders = [Path(word) for word in words if not word.startswith(("out=", "metric="))]
+    given, folders = _options_and_folders("across", words, {"out", "metric"})
     if not given.get("out"):
         raise InputError(
             "across takes run folders and out=DIR: saliency-bench across A B C out=DIR"
         )
-    runs = [read_run(folder) for folder in folders]
-    found = read(runs, given.get("metric", PRIMARY))
-    command = portable(shlex.join(["saliency-bench", "across", *words]))
-    console, out = console_for(), Path(given["out"])
-    for table in build_across(found, runs, out, command):
+    out = Path(given["out"])
+    with progress() as tell:
+        tell("making tables and figures", 0, 0)
+        from saliency_bench.report.across import across as read
+        from saliency_bench.report.build import build_across
+        from saliency_bench.report.labels import PRIMARY
+        from saliency_bench.report.terminal import console_for, print_fitting
+        from saliency_bench.store.manifest import portable
+        from saliency_bench.store.run import read_run
+
+        runs = [read_run(folder) for folder in folders]
+        found = read(runs, given.get("metric", PRIMARY))
+        command = portable(shlex.join(["saliency-bench", "across", *words]))
+        made = list(build_across(found, runs, out, command))
+    console = console_for()
+    for table in made:
         print_fitting(console, table, out / "across.md")
     return 0
 
 
 def compare(words: list[str]) -> int:
     """Two runs beside each other, or a run beside the numbers of a published table."""
-    from saliency_bench.report import published
-    from saliency_bench.report.build import write_tables
-    from saliency_bench.report.differences import differences
-    from saliency_bench.report.terminal import console_for, print_whole
-    from saliency_bench.store.run import read_run
+    from saliency_bench.progress import progress
 
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    folders = [Path(word) for word in words if "=" not in word]
-    runs = [read_run(folder) for folder in folders]
+    given, folders = _options_and_folders("compare", words, {"published", "cell", "out"})
+    with progress() as tell:
+        tell("reading the runs", 0, 0)
+        from saliency_bench.report import published
+        from saliency_bench.report.build import write_tables
+        from saliency_bench.report.differences import differences
+        from saliency_bench.report.terminal import console_for, print_whole
+        from saliency_bench.store.run import read_run
+
+        runs = [read_run(folder) for folder in folders]
     if len(runs) == 2 and not given.keys() - {"out"}:
         found = differences(*runs)
-    elif len(runs) == 1 and given.get("published") and not given.keys() - _COMPARE:
+    elif len(runs) == 1 and given.get("published"):
         found = published.compare(runs[0], published.read(given["published"]), given.get("cell"))
     else:
         raise InputError(
@@ -553,7 +641,23 @@ def compare(words: list[str]) -> int:
     return 0
 
 
-_COMPARE = {"published", "cell", "out"}
+def _options_and_folders(
+    verb: str, words: Sequence[str], known: Collection[str]
+) -> tuple[dict[str, str], list[Path]]:
+    """The words `key=value` with a known key, and all others, which are folders; a folder's name may have a `=` too."""
+    given: dict[str, str] = {}
+    folders: list[Path] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in known:
+            given[key] = value
+        elif equals and not Path(word).exists():
+            listed = ", ".join(f"{one}=" for one in sorted(known))
+            raise InputError(f"{verb}: {word} is no folder here, and no option: {listed}")
+        else:
+            folders.append(Path(word))
+    return given, folders
+
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": run,

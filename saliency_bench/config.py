@@ -1,12 +1,13 @@
 """The configuration: its schema, its composition by Hydra, its checks, and the settings it asks for.
 
-Only this module and `cli` know Hydra. Nothing is instantiated from a configuration: names are looked up in the
+Only this module, `hydra_words` and `cli` know Hydra. Nothing is instantiated from a configuration: names are looked up in the
 registries, and everything else is data.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -16,8 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saliency_bench import conf_files
 from saliency_bench.checks import as_list, settings, validate
-from saliency_bench.config_errors import readable
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.config_errors import readable, unknown_key
+from saliency_bench.errors import InputError, one_of
+from saliency_bench.hydra_words import as_hydra_reads
 
 __all__ = [
     "Config",
@@ -27,7 +29,6 @@ __all__ = [
     "register",
     "settings",
     "validate",
-    "with_optional_keys",
 ]
 
 
@@ -71,6 +72,16 @@ class HubModel(ModelConfig):
     revision: str | None
     labels: list[str] | None
     adapter: str | None
+
+
+#: The schema of each `model.name`.
+MODELS: Mapping[str, type[ModelConfig]] = {
+    "default": DefaultModel,
+    "masked": MaskedModel,
+    "random_labels": RandomLabelsModel,
+    "shortcuts": ShortcutModel,
+    "hub": HubModel,
+}
 
 
 @dataclass
@@ -186,11 +197,8 @@ def register() -> None:
     """Makes the schema known to Hydra under the names that conf/ uses."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(group="model", name="default_schema", node=DefaultModel)
-    store.store(group="model", name="masked_schema", node=MaskedModel)
-    store.store(group="model", name="random_labels_schema", node=RandomLabelsModel)
-    store.store(group="model", name="shortcuts_schema", node=ShortcutModel)
-    store.store(group="model", name="hub_schema", node=HubModel)
+    for name, model in MODELS.items():
+        store.store(group="model", name=f"{name}_schema", node=model)
 
 
 def load(overrides: Sequence[str] = ()) -> Config:
@@ -200,23 +208,31 @@ def load(overrides: Sequence[str] = ()) -> Config:
         InputError: an override is not understood, or a key or a type is wrong.
     """
     register()
+    words = as_hydra_reads(overrides)
     try:
-        with initialize_config_dir(str(conf_files.folder()), version_base="1.3"):
-            node = compose("config", with_optional_keys(overrides))
+        with (
+            refusing_absent_folders(),
+            initialize_config_dir(str(conf_files.folder()), version_base="1.3"),
+        ):
+            node = compose("config", words)
     except Exception as error:  # Hydra lets builtin exceptions through; composing does nothing else
         raise InputError(readable(error, Config)) from error
     return from_hydra(node)
 
 
-def with_optional_keys(overrides: Sequence[str]) -> list[str]:
-    """Overrides in which keys of method and metric entries need no `+`: what an entry may hold, `validate` knows."""
-    return [re.sub(r"^(?=(method|metric)\.\w+\.\w+=)", "++", word) for word in overrides]
+@contextmanager
+def refusing_absent_folders() -> Iterator[None]:
+    """Hydra warns of a folder in its search path that is not there, and goes on without what was wanted of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
+        yield
 
 
 def from_hydra(node: DictConfig) -> Config:
     """A composed configuration as plain objects, interpolations resolved and what is implied written out."""
     try:
         _refuse_targets(OmegaConf.to_container(node, resolve=False))
+        _refuse_other_keys(node)
         if missing := sorted(OmegaConf.missing_keys(node)):
             raise InputError(f"{missing[0]} is missing. Give it: {missing[0]}=VALUE")
         cfg = OmegaConf.to_object(node)
@@ -225,6 +241,7 @@ def from_hydra(node: DictConfig) -> Config:
     except RecursionError as error:
         raise InputError("a value refers to itself through ${...}. Break the circle.") from error
     assert isinstance(cfg, Config)
+    _refuse_another_model(cfg.model)
     cfg.backend = as_list(cfg.backend)
     cfg.evaluation.removal = as_list(cfg.evaluation.removal)
     cfg.agreement.metrics = as_list(cfg.agreement.metrics)
@@ -241,25 +258,44 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
     Raises:
         InputError: it is none.
     """
-    models = {
-        "default": DefaultModel,
-        "masked": MaskedModel,
-        "random_labels": RandomLabelsModel,
-        "shortcuts": ShortcutModel,
-        "hub": HubModel,
-    }
     if "${" in str(plain):
         raise InputError("the configuration holds ${...}, which a finished configuration has not.")
     model = plain.get("model")
     name = model.get("name") if isinstance(model, Mapping) else None
-    if name not in models:
-        raise unknown("model.name", name, list(models))
+    one_of("model.name", name, MODELS)
     schema = OmegaConf.structured(Config)
     try:
-        schema.model = OmegaConf.structured(models[name])
+        schema.model = OmegaConf.structured(MODELS[cast(str, name)])
         return from_hydra(cast(DictConfig, OmegaConf.merge(schema, dict(plain))))
     except OmegaConfBaseException as error:
         raise InputError(readable(error, Config)) from error
+
+
+def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
+    """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
+    kind = OmegaConf.get_type(node)
+    known = [one.name for one in fields(kind)] if is_dataclass(kind) else None
+    for name in known or ():
+        if name not in node:
+            raise InputError(f"{key}{name} is missing. Remove ~{key}{name}.")
+    for name in map(str, node):
+        if known is not None and name not in known:
+            raise InputError(unknown_key(f"{key}{name}", Config))
+        if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+            continue
+        if isinstance(node[name], DictConfig):
+            _refuse_other_keys(node[name], f"{key}{name}.")
+
+
+def _refuse_another_model(model: ModelConfig) -> None:
+    """`model.name` goes with the keys beside it, which the file that is chosen for `model` has."""
+    one_of("model.name", model.name, MODELS)
+    if type(model) is not MODELS[model.name]:
+        own = next(name for name, kind in MODELS.items() if kind is type(model))
+        raise InputError(
+            f"model.name={model.name}: what is chosen for model is {own}, which has other keys. Choose the other by "
+            f"model={model.name}."
+        )
 
 
 def _refuse_targets(value: Any, key: str = "") -> None:

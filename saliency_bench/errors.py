@@ -1,5 +1,7 @@
 """What goes wrong, by exit code. An error is one message: what was expected, what came, where, what to do."""
 
+from collections.abc import Iterable
+
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -56,4 +58,12 @@ def unknown(kind: str, name: object, known: list[str]) -> InputError:
 
     near = get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return InputError(f"unknown {kind} {shown(name)}{hint} Known: {', '.join(sorted(known))}.")
+    listed = f"Known: {', '.join(sorted(known))}." if known else "There is none."
+    return InputError(f"unknown {kind} {shown(name)}{hint} {listed}")
+
+
+def one_of(kind: str, name: object, known: Iterable[str]) -> None:
+    """Refuses a name that is not in a list; it may be anything, as a list or a mapping, which is no name."""
+    names = list(known)
+    if name not in names:
+        raise unknown(kind, name, names)

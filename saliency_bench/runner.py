@@ -88,7 +88,11 @@ def run(
         KeyboardInterrupt: with the command that goes on.
     """
     started = datetime.now(UTC)
-    study = prepare(config, settings)
+
+    def say(stage: str) -> None:
+        progress(stage, 0, 0)
+
+    study = prepare(config, settings, say)
     folder = folder_of(study)
     with locked(folder):
         refuse_another(study, folder)
@@ -118,6 +122,8 @@ def _go_on(
         (announce or _nothing)(
             f"Block {block} is damaged ({reason}): it is computed again, and kept in {folder / 'parts' / '.set_aside'}."
         )
+    if announce is not None:
+        progress("estimating what it will cost", 0, 0)
     foreseen = None if announce is None else _announced(study, folder, finished, announce)
     chosen = _choose(study, folder, command, progress)
     claim(study, folder)
@@ -184,6 +190,8 @@ def _compute(
             progress("timing", 0, 1)
             with study.model.ledger.under(TIMED):
                 store.write(TIMING, {"timings": timings(study, refs)})
+            progress("timing", 1, 1)
+        progress("finding what rounding may differ by", 0, 0)
         with study.model.ledger.under(PARITY):
             parity = captum_tolerances(study, refs)
         return _Done(parity, _spent(study, refs, before))
@@ -264,7 +272,7 @@ def _logged(progress: Progress, log: EventLog) -> Progress:
     def both(stage: str, done: int, total: int) -> None:
         nonlocal spoken
         progress(stage, done, total)
-        if done == total or time.monotonic() - spoken >= 1.0:
+        if total and (done == total or time.monotonic() - spoken >= 1.0):
             spoken = time.monotonic()
             log("progress", stage=stage, done=done, total=total)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -75,17 +75,23 @@ class Study:
         return digest({key: self.identity[key] for key in ("model", "data", "seed")})
 
 
-def prepare(config: Any, settings: Sequence[Setting]) -> Study:
-    """Loads model and data and checks that they fit; writes nothing."""
+def prepare(
+    config: Any, settings: Sequence[Setting], say: Callable[[str], None] = lambda stage: None
+) -> Study:
+    """Loads model and data and checks that they fit; writes nothing. `say` is told what is being done."""
     asked = config
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
+    say("reading the data")
     examples = load_examples(config)
+    say("loading the model")
     model = load_configured_model(config)
+    say("reading the texts as the model does")
     asked_of = questions_of(model, examples, config.too_long)
     encoded = [question for _, question in asked_of]
     targets.check(config.target, model.labels, encoded)
     _refuse_unknown_words(config, encoded)
+    say("trying the model on a text")
     findings = inspect_texts(model, encoded)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:

@@ -39,6 +39,9 @@ def refuse_code(given: Namespace, trusts: bool) -> None:
         raise InputError(
             "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
         )
+    own = given.config_dir
+    if own is not None and not (own and Path(own).is_dir()):
+        raise InputError(f"--config-dir {own!r}: there is no such folder.")
     if trusts:
         return
     for option in ("config_dir", "config_path"):

@@ -16,6 +16,12 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 
+@pytest.fixture(autouse=True)
+def _only_what_takes_minutes_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command prints must not depend on how busy the machine is."""
+    monkeypatch.setattr("saliency_bench.progress.SECONDS_OF_SILENCE", 60.0)
+
+
 @pytest.fixture(scope="session")
 def bert() -> Model:
     """The tiny BERT in float64, without a tokenizer."""

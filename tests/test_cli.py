@@ -11,7 +11,7 @@ import pytest
 
 from saliency_bench import __version__, cli, conf_files, runner
 from saliency_bench.errors import InputError, StorageError
-from saliency_bench.progress import SECONDS_BETWEEN_LINES, Lines
+from saliency_bench.progress import IMPORTING, SECONDS_BETWEEN_LINES, Lines, progress
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,15 @@ def test_version_is_that_of_the_package(capsys):
         (["method=[vanila]"], ["'vanilla'"]),
         (["model=hub"], ["model.path"]),
         (["=="], ["=="]),
-        (["--config-dir", "nowhere"], ["nowhere"]),
+        (["--config-dir", "nowhere"], ["--config-dir 'nowhere'", "no such folder"]),
+        (["n_examples=3", "--config-dir", "nowhere", "seed=1"], ["'nowhere'"]),
+        (["--config-dir", ""], ["--config-dir ''", "no such folder"]),
+        (["--trust-config-dir", "hydra.searchpath=[file://nowhere]"], ["'nowhere'"]),
+        (["method=[vanilla"], ["method=[vanilla", "bracket ] is missing"]),
+        (["n_examples", "=", "3"], ["n_examples = 3", "no space"]),
+        (["data=file", "data.path=my", "reviews.csv"], ["'reviews.csv'", "quote the whole word"]),
+        (["compare", "a=b", "c"], ["a=b is no folder here"]),
+        (["across", "a", "metrc=srg", "out=x"], ["metrc=srg is no folder here", "metric="]),
         (["--cfg", "job", "n_exmples=3"], ["'n_examples'"]),
         (["--experimental-rerun", "job.pickle"], ["pickles"]),
         (["list", "method"], ["'method'", "'methods'"]),
@@ -112,8 +120,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(words, said, capfd, elsewhere)
 
 
 def test_an_unknown_option_ends_with_exit_code_2(capfd, elsewhere):
-    assert cli.main(["--no-such-option"]) == 2
-    assert "--no-such-option" in capfd.readouterr().err
+    assert "--no-such-option" in mistake(capfd, "n_examples=3", "--no-such-option", "seed=1")
     assert not list(elsewhere.iterdir())
 
 
@@ -220,6 +227,45 @@ def test_multirun_is_one_study_per_combination(studies):
     ]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "n_examples=3", "seed=0,1"],
+        ["n_examples=3", "-m", "seed=0,1"],
+        ["n_examples=3", "seed=0,1", "--multirun"],
+    ],
+)
+def test_options_stand_anywhere_among_overrides(words, studies):
+    assert cli.main(words) == 0
+    assert [(cfg.seed, cfg.n_examples) for cfg, _, _ in studies] == [(0, 3), (1, 3)]
+
+
+def test_a_value_of_an_option_is_no_override(studies, elsewhere):
+    """Though it looks like one: a folder may have a `=` in its name."""
+    (elsewhere / "a=b" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nname: mine\n"
+    (elsewhere / "a=b" / "experiment" / "own.yaml").write_text(text, "utf-8")
+    words = ["n_examples=3", "--config-dir", "a=b", "experiment=own", "seed=4"]
+    assert cli.main(words) == 0
+    ((cfg, _, _),) = studies
+    assert (cfg.name, cfg.n_examples, cfg.seed) == ("mine", 3, 4)
+
+
+def test_a_path_reaches_a_study_as_it_was_typed(studies):
+    path = "my réviews (1)=a,b.csv"
+    for words in ([], ["-m", "seed=0,1"]):
+        assert cli.main([*words, "data=file", f"data.path={path}", f"out={path}"]) == 0
+    assert [(cfg.data["path"], cfg.out) for cfg, _, _ in studies] == [(path, path)] * 3
+
+
+@pytest.mark.parametrize("verb", ["compare", "across"])
+def test_a_folder_with_a_sign_of_equality_is_a_folder(verb, capfd, elsewhere):
+    for name in ("a=b", "c d (1)"):
+        (elsewhere / name).mkdir()
+    message = mistake(capfd, verb, "a=b", "c d (1)", "out=made")
+    assert "a=b is no run folder" in message
+
+
 def test_multirun_goes_on_after_a_mistake_and_reports_it(studies, capfd):
     assert cli.main(["-m", "n_examples=0,3"]) == 2
     assert [cfg.n_examples for cfg, _, _ in studies] == [3]
@@ -272,9 +318,62 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capsys):
         show("blocks", done, 4)
     assert capsys.readouterr().err.splitlines() == [
         "blocks: 0 of 4",
-        "blocks: 2 of 4",
+        # two took 30 seconds, and two are left
+        "blocks: 2 of 4, about 30 seconds left",
         "blocks: 4 of 4",
     ]
+
+
+def test_the_time_left_goes_by_what_was_done_since_the_stage_began(capsys):
+    """A resumed run begins with 90 of 100 done, and its pace is that of the rest."""
+    now = [0.0]
+    show = Lines(clock=lambda: now[0])
+    for done, now[0] in [(90, 100.0), (92, 140.0), (94, 180.0)]:
+        show("blocks", done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "blocks: 90 of 100",
+        "blocks: 92 of 100, about 3 minutes left",  # 8 at 20 seconds each: 160 seconds
+        "blocks: 94 of 100, about 2 minutes left",
+    ]
+
+
+def test_what_takes_more_than_a_moment_is_said_and_what_does_not_is_not(capsys, monkeypatch):
+    monkeypatch.setattr("saliency_bench.progress.SECONDS_OF_SILENCE", 0.05)
+    with progress() as show:
+        show("loading the model", 0, 0)
+        time.sleep(0.5)
+        show("trying it", 0, 0)
+        show("blocks", 0, 3)
+        show("writing", 0, 0)
+    time.sleep(0.2)
+    assert capsys.readouterr().err.splitlines() == ["loading the model ...", "blocks: 0 of 3"]
+
+
+def test_every_verb_says_what_it_does_before_it_loads_pytorch(elsewhere):
+    """Which takes seconds, in a fresh process in which nobody can load it: all ends there, with that word said."""
+    (elsewhere / "run").mkdir()
+    commands = [
+        ["n_examples=3"], ["estimate"], ["explain", "a film"], ["resume", "run"], ["merge", "run"],
+        ["validate"], ["throughput"], ["trust"], ["sanity"],
+    ]  # fmt: skip
+    script = f"""
+import sys
+from saliency_bench import cli
+class Closed:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Closed())
+for words in {commands!r}:
+    print(words, file=sys.stderr)
+    assert cli.main(words) == 130, words
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines[::3] == [str(words) for words in commands]
+    assert set(lines[1::3]) == {f"{IMPORTING} ..."}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="scripts are for bash")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import yaml
 
@@ -178,7 +179,7 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("agreement.k=0", ["agreement.k", "fraction"]),
         ("agreement.p=1", ["agreement.p=1.0", "between 0 and 1"]),
         ("data.dataset=movies", ["data.dataset", "'movie_reviews'"]),
-        ("data.split=3", ["data.split=3", "text"]),
+        ("data.lexicon=high", ["data.lexicon='high'", "a finite number"]),
         ("model=hub", ["model.path is missing"]),
         ("data=file", ["data.path is missing"]),
         ("metric=[srgg]", ["metric", "'srg'"]),
@@ -190,6 +191,28 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("metric.sufficiency.grid=[]", ["metric.sufficiency.grid", "empty"]),
         ("metric.log_odds.fraction=0", ["metric.log_odds.fraction=0"]),
         ("~metric.log_odds.fraction", ["metric.log_odds", "fraction"]),
+        ("convergence.largest_gap=-1", ["convergence.largest_gap=-1", "at least 0"]),
+        ("convergence.largest_gap=nan", ["convergence.largest_gap=nan", "at least 0"]),
+        ("convergence.smallest_tau=7", ["convergence.smallest_tau=7", "-1 to 1"]),
+        ("seed='a'", ["seed", "a whole number", "'a'"]),
+        ("data.lexicon=-1", ["data.lexicon=-1", "up to 4"]),
+        ("+foo=1", ["unknown key 'foo'"]),
+        ("++convergence.largest_gp=0.1", ["'convergence.largest_gp'", "convergence.largest_gap"]),
+        ("+model.path=x", ["'model.path'", "model=hub"]),
+        ("+choose.x=1", ["'choose.x'"]),
+        ("+runtime.thread=1", ["'runtime.thread'", "'runtime.threads'"]),
+        ("+runtime.executor.worker=1", ["runtime.executor", "'worker'"]),
+        ("+timing.deep.er=1", ["'timing.deep'"]),
+        ("~seed", ["seed is missing"]),
+        ("model={a: b}", ["'model.a'"]),
+        ("data={a: b}", ["'data.a'"]),
+        ("choose={split: validation, n: 3}", ["'choose.n'", "n_examples"]),
+        ("method.vanilla.reduction={a: b}", ["method.vanilla.reduction", "l2"]),
+        ("method.vanilla.reduction=[[l2]]", ["method.vanilla.reduction", "'l2'"]),
+        ("method.vanilla.backend={a: b}", ["method.vanilla.backend", "captum"]),
+        ("method.vanilla.backend=[[native]]", ["method.vanilla.backend", "'native'"]),
+        ("model.name=hub", ["model.name=hub", "model=hub"]),
+        ("model.name=defualt", ["model.name", "'default'"]),
         ("choose.split=test", ["choose.split=test", "data.split=test"]),
         ("choose={split: validation, metric: sgr}", ["choose.metric", "'srg'"]),
     ],
@@ -197,6 +220,52 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
 def test_a_mistake_is_refused_by_the_key_that_it_is_in(override, words):
     message = refusal(override)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.labels=[a,a]", ["model.labels", "twice"]),
+        ("model.labels=[]", ["model.labels", "a name for each class"]),
+        ("model.name=default", ["model.name=default", "hub"]),
+        ("model.name=shortcuts", ["model.name=shortcuts", "hub"]),
+        ("model.task=classification", ["model.task", "sequence-classification"]),
+        ("model.path=", ["model.path is empty"]),
+    ],
+)
+def test_a_mistake_in_a_model_is_refused_before_it_is_loaded(override, words):
+    message = refusal("model=hub", "model.path=x", override)
+    assert all(word in message for word in words), message
+
+
+def test_a_label_that_is_a_list_is_no_name():
+    jaxtyping.config.update("jaxtyping_disable", True)  # a user's calls are not type-checked
+    try:
+        message = refusal("model=hub", "model.path=x", "model.labels=[[a],b]")
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert message.startswith("model.labels=[['a'], 'b']: expected a name for each class")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "override", "words"),
+    [
+        ("processes", "runtime.executor.workers=-1", ["workers=-1", "at least 1"]),
+        ("slurm", "runtime.executor.memory_gb=-1", ["memory_gb=-1", "at least 1"]),
+        ("slurm", "runtime.executor.gpus_per_worker=-1", ["gpus_per_worker=-1", "at least 0"]),
+        ("slurm", "runtime.executor.cluster=slrum", ["runtime.executor.cluster", "'slurm'"]),
+        ("ray", "runtime.executor={address: [a]}", ["runtime.executor.address", "text or null"]),
+    ],
+)
+def test_a_mistake_in_who_computes_is_refused(runtime, override, words):
+    message = refusal(f"runtime={runtime}", override)
+    assert all(word in message for word in words), message
+
+
+def test_shares_are_fractions():
+    for wrong in ("[x]", "[0.1,true]", "[0.5,1.5]"):
+        override = f"metric.ferret_sufficiency.shares={wrong}"
+        assert "shares=" in refusal("metric=[ferret_sufficiency]", override)
 
 
 def test_a_mistake_in_what_is_not_selected_by_default_is_refused_too():

@@ -26,7 +26,7 @@ HEAVY = {
 #: From left to right. Parts of one tuple do not import each other.
 LAYERS = [
     ("errors",),
-    ("rows", "encoded", "signatures"),
+    ("rows", "encoded", "signatures", "ranges"),
     ("registry",),
     ("seeding", "types", "conf_files", "orders", "overrides"),
     ("streams",),
@@ -44,7 +44,7 @@ LAYERS = [
     ("bench",),
     ("study",),
     ("api", "runner"),
-    ("checks", "config_errors", "progress", "trusted"),
+    ("checks", "config_errors", "hydra_words", "progress", "trusted"),
     ("verbs",),
     ("config",),
     ("scale",),
@@ -145,4 +145,4 @@ def test_only_the_command_line_and_the_configuration_know_hydra():
         )
         if name.split(".")[0] in ("hydra", "omegaconf")
     }
-    assert knowing == {"cli", "config", "config_errors"}
+    assert knowing == {"cli", "config", "config_errors", "hydra_words"}

@@ -70,6 +70,22 @@ def test_curves_start_at_the_full_text_and_end_at_the_empty_one(finished):
         assert ends.deletion.iloc[0] == own[own.k == 0].insertion.iloc[0]
 
 
+def test_a_run_says_what_it_does_before_the_first_block(tmp_path):
+    said = []
+    words = ["~experiment", "n_examples=1", "method=[vanilla]", "metric=[log_odds]"]
+    cfg = config.load([*words, "convergence.n_examples=0"])
+    cfg = replace(cfg, out=str(tmp_path / "study"))
+    run(cfg, config.settings(cfg), [], lambda *one: said.append(one), lambda text: None)
+    before = said[: said.index(("blocks", 0, 1))]
+    assert before == [
+        ("reading the data", 0, 0),
+        ("loading the model", 0, 0),
+        ("reading the texts as the model does", 0, 0),
+        ("trying the model on a text", 0, 0),
+        ("estimating what it will cost", 0, 0),
+    ]
+
+
 def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
     assert files(run_with(tmp_path / "again")) == files(finished.folder)
 

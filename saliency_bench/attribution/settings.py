@@ -1,9 +1,10 @@
 """Which combinations of method, backend, reduction and hyperparameters make sense; one name per number."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
-from saliency_bench import signatures
+from saliency_bench import ranges, signatures
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
@@ -11,7 +12,7 @@ from saliency_bench.attribution.noise import AUTO
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import InputError, one_of, shown
 from saliency_bench.registry import Registry
 from saliency_bench.rows import Setting, Target
 from saliency_bench.tasks.sequence_classification import CRITERION, OUTPUTS
@@ -41,19 +42,17 @@ def checked_setting(
         InputError: a name is unknown, or the combination has no meaning.
     """
     where = f"method.{name}"
-    if method not in METHODS:
-        raise unknown(f"{where}.method", method, METHODS.names())
+    one_of(f"{where}.method", method, METHODS.names())
     METHODS.check(method, hyper, where)
     _check_numbers(where, method, hyper)
-    if output not in OUTPUTS and output != CRITERION:
-        raise unknown("output", output, list(OUTPUTS))
-    if backend not in BACKENDS:
-        raise unknown("backend", backend, list(BACKENDS))
+    if output != CRITERION:
+        one_of("output", output, OUTPUTS)
+    one_of("backend", backend, BACKENDS)
+    seed = _whole_seed(seed)
     hyper = _only_what_counts(hyper)
     if KINDS[method] == "token":
         return Setting(name, method, ONLY.get(method, "none"), "none", target, output, seed, hyper)
-    if reduction not in REDUCTIONS:
-        raise unknown(f"{where}.reduction", reduction, list(REDUCTIONS))
+    one_of(f"{where}.reduction", reduction, REDUCTIONS)
     if reduction == "dot" and KINDS[method] == "product":
         raise InputError(
             f"{where}.reduction=dot would multiply the input in twice: {method} has it in already. Use sum, l2 or l1."
@@ -90,13 +89,22 @@ def _only_what_counts(hyper: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _whole_seed(seed: object) -> int:
+    """A seed as Python's own whole number: numpy's are other names for the same draws."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(f"seed={shown(seed)}: expected {ranges.range_of('seed')}")
+    ranges.check(int(seed), "seed")
+    return int(seed)
+
+
 def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
     for key in ("n_steps", "n_samples", "n_rankings", "max_steps"):
         value = hyper.get(key, 1)
         if isinstance(value, str) and key == "n_samples":
             continue  # auto, or refused below
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{where}.{key}={value}: expected a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{where}.{key}={value}: expected {ranges.range_of(key)}")
+    ranges.check(hyper, where)
     if "tolerance" in hyper:
         _check_adaptive(where, hyper["tolerance"], hyper["max_steps"])
     try:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from saliency_bench.errors import InputError, is_out_of_memory, unknown
+from saliency_bench.errors import InputError, is_out_of_memory, shown, unknown
 from saliency_bench.models.encoder import (
     ADAPTERS,
     MASKED,
@@ -654,7 +654,7 @@ def _max_length(
 ) -> int:
     """The longest text the positions and the tokenizer allow, in tokens."""
     positions = _most_positions(module, tokenizer, layer, call, wants_mask)
-    return int(min(positions, getattr(tokenizer, "model_max_length", None) or 10**6))
+    return min(positions, _longest_of(tokenizer))
 
 
 def _most_positions(
@@ -685,3 +685,13 @@ def _most_positions(
             raise
         return int(said)
     return int(min([said, *(one.most for one in seen)]))
+
+
+def _longest_of(tokenizer: Any) -> int:
+    """The longest text that a tokenizer says it is for, in tokens; a large number where it says nothing."""
+    given = getattr(tokenizer, "model_max_length", None) or 10**6
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
+        raise InputError(
+            f"the tokenizer's model_max_length is {shown(given)} (tokenizer_config.json): expected a whole number of tokens"
+        )
+    return int(min(given, 10**6))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.errors import StorageError, shown
+from saliency_bench.ranges import MOST_RESAMPLES, MOST_SEED
 from saliency_bench.rows import Setting
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -16,8 +17,6 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "output": (str,),
     "seed": (int,),
 }
-#: No bootstrap needs more, and memory grows with them.
-MOST_RESAMPLES = 1_000_000
 
 
 def check_settings(settings: Sequence[Any], path: Path) -> None:
@@ -108,7 +107,7 @@ _MANIFEST: dict[str, tuple[Callable[[Any], bool], str]] = {
     "chosen": _OBJECT,
     "chosen.best": _OBJECT,
     "config": _OBJECT,
-    "config.seed": (_whole(0, 2**63 - 1), "a whole number of at least 0"),
+    "config.seed": (_whole(0, MOST_SEED), "a whole number of at least 0"),
     "config.model": _OBJECT,
     "config.data": _OBJECT,
     "config.method": _OBJECT,

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from saliency_bench import conf_files, overrides
+from saliency_bench import conf_files, overrides, ranges
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.bench.budget import check_budget
 from saliency_bench.bench.contestants import CONTESTANTS
@@ -20,7 +20,7 @@ from saliency_bench.bench.throughput import SECTIONS, Bench, throughput
 from saliency_bench.bench.trial import Row
 from saliency_bench.data import DATASETS
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, SaliencyBenchError, ValidationError, unknown
+from saliency_bench.errors import SaliencyBenchError, ValidationError, one_of, unknown
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import NAMES
@@ -120,6 +120,7 @@ def benchmark(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
             attention=runtime["attention"],
         )
 
+    progress("loading the model", 0, 0)
     model = load(runtime["dtype"])
     # The labels are the bundled data's, not those of any model.
     examples = [
@@ -267,21 +268,17 @@ def _refuse(rows: pd.DataFrame) -> None:
 def _check(config: Mapping[str, Any]) -> None:
     """Refuses names that nothing has and numbers that make no sense."""
     check_budget(config["runtime"]["token_budget"], "runtime.token_budget")
+    ranges.check(config)
     for key, value in overrides.leaves(config):
         last = key.rpartition(".")[2]
         for one in value if isinstance(value, list) else [value]:
-            least = 0 if last in ("seed", "extra_steps") else 1
-            if isinstance(one, int) and not isinstance(one, bool) and one < least:
-                raise InputError(f"{key}={one}: expected at least {least}")
-            if isinstance(one, float) and not one > 0:
-                raise InputError(f"{key}={one}: expected a number above 0")
-            if last == "sections" and one not in SECTIONS:
-                raise unknown("section", one, list(SECTIONS))
-            if last == "contestants" and one not in CONTESTANTS:
-                raise unknown("contestant", one, CONTESTANTS.names())
-            if last in ("dtypes", "dtype") and one not in loading.DTYPES:
-                raise unknown(key, one, list(loading.DTYPES))
-            if last == "baseline" and one not in NAMES:
-                raise unknown(key, one, list(NAMES))
+            if last == "sections":
+                one_of("section", one, SECTIONS)
+            if last == "contestants":
+                one_of("contestant", one, CONTESTANTS.names())
+            if last in ("dtypes", "dtype"):
+                one_of(key, one, loading.DTYPES)
+            if last == "baseline":
+                one_of(key, one, NAMES)
     for own in (config, config["sweep"]):
         check_rule(own["quadrature"], 2)

@@ -20,13 +20,13 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from saliency_bench import conf_files, overrides
+from saliency_bench import conf_files, overrides, ranges
 from saliency_bench.bench.budget import check_budget
 from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.blocks import open_block, plan_blocks
 from saliency_bench.data import shortcuts
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, SaliencyBenchError, unknown
+from saliency_bench.errors import InputError, SaliencyBenchError, one_of
 from saliency_bench.evaluation.corruption import (
     CORRUPTIONS,
     KNOWN,
@@ -181,6 +181,7 @@ def _judge_model(
     chosen: Options, kind: str, training_seed: int, progress: Progress = lambda *_: None
 ) -> Judged:
     runtime = chosen.config["runtime"]
+    progress("loading the model", 0, 0)
     torch.set_num_threads(chosen.threads)
     model = loading.load_shortcuts(
         kind=kind,
@@ -301,25 +302,14 @@ def _check(config: Mapping[str, Any]) -> None:
     }
     for key, names in known.items():
         for one in config[key]:
-            if one not in names:
-                raise unknown(key, one, list(names))
-    if config["output"] not in OUTPUTS:
-        raise unknown("output", config["output"], list(OUTPUTS))
-    if config["runtime"]["dtype"] not in loading.DTYPES:
-        raise unknown("runtime.dtype", config["runtime"]["dtype"], list(loading.DTYPES))
+            one_of(key, one, names)
+    one_of("output", config["output"], OUTPUTS)
+    one_of("runtime.dtype", config["runtime"]["dtype"], loading.DTYPES)
     check_budget(config["runtime"]["token_budget"], "runtime.token_budget")
     for key in (*known, "training_seeds"):
         if repeated := [one for one in config[key] if config[key].count(one) > 1]:
             raise InputError(f"{key} lists {repeated[0]!r} twice. Remove one.")
-    for key in ("n_examples", "workers", "statistics.n_resamples"):
-        if (value := dict(overrides.leaves(config))[key]) < 1:
-            raise InputError(f"{key}={value}: expected at least 1")
-    if config["tie"] < 0:
-        raise InputError(f"tie={config['tie']}: expected 0 or more")
-    if not 0 < config["statistics"]["confidence"] < 1:
-        raise InputError(
-            f"statistics.confidence={config['statistics']['confidence']}: expected a number between 0 and 1"
-        )
+    ranges.check(config)
     for name in config["metrics"]:
         info = INFO[conf_files.metric_defaults(name)["metric"]]
         if info.reads not in ("curve", "inquiry") or info.higher_is_better is None:

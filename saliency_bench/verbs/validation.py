@@ -1,5 +1,6 @@
 """Our numbers against Captum's: every shared method, on several models, in float32 and float64, as one matrix."""
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from saliency_bench import conf_files
+from saliency_bench import conf_files, ranges
 from saliency_bench.attribution.captum import BACKENDS
 from saliency_bench.attribution.explain import explain
 from saliency_bench.attribution.methods import METHODS
@@ -176,6 +177,7 @@ def validate(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
     started, clock = datetime.now(UTC), time.monotonic()
     models: dict[str, dict[str, Any]] = {}
     found: list[Comparison] = []
+    progress("loading the model", 0, 0)
     for subject in _subjects(chosen.config):
         models.setdefault(subject.name, dict(subject.model.facts) | {"dtypes": []})
         models[subject.name]["dtypes"].append(subject.dtype)
@@ -651,9 +653,9 @@ def _complaint(wrong: Sequence[Comparison]) -> str:
 
 
 def _whole(key: str, value: str) -> int:
-    least = 1 if key == "n_examples" else 0
-    if not value.isdecimal() or int(value) < least:
-        raise InputError(f"{key}={value}: expected a whole number of at least {least}")
+    if not re.fullmatch(r"-?[0-9]{1,30}", value):
+        raise InputError(f"{key}={value}: expected {ranges.range_of(key)}")
+    ranges.check(int(value), key)
     return int(value)
 
 

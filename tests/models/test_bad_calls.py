@@ -48,6 +48,41 @@ def test_targets_as_arrays_are_classes(model, target):
     assert (found.target, found.label) == (1, "b")
 
 
+@pytest.mark.parametrize("seed", ["a", 1.5, True, None, -1, 2**63, [0, "a"]])
+def test_seeds_that_are_no_whole_numbers(model, seed):
+    with pytest.raises(InputError, match=r"^seed=.*: expected a whole number, 0 to"):
+        sb.attribute(model, token_inputs(4), "random", seed=seed)
+
+
+def test_a_seed_of_numpy_is_the_number_that_it_is(model):
+    plain, of_numpy = (
+        sb.attribute(model, token_inputs(4), "random", seed=seed)[0] for seed in (3, np.int64(3))
+    )
+    assert of_numpy.scores.tolist() == plain.scores.tolist()
+    assert of_numpy.setting == plain.setting
+
+
+def test_hyperparameters_that_are_out_of_their_range(model):
+    for name, value in {"kernel_width": np.nan, "penalty": -1.0, "n_samples": 0}.items():
+        with pytest.raises(InputError, match=rf"lime\.{name}=.*: expected"):
+            sb.attribute(model, token_inputs(4), "lime", **{name: value})
+
+
+@pytest.mark.parametrize("name", [{"a": "b"}, ["l2"], None])
+def test_reductions_and_backends_that_are_no_names(model, name):
+    for key in ("reduction", "backend"):
+        with pytest.raises(InputError, match=rf"unknown .*{key}"):
+            sb.attribute(model, token_inputs(4), "vanilla", **{key: [name]})
+
+
+@pytest.mark.parametrize("longest", ["lots", -1, True, float("nan"), [512]])
+def test_a_longest_text_that_is_no_number(longest):
+    tokenizer = FrameTokenizer()
+    tokenizer.model_max_length = longest
+    with pytest.raises(InputError, match=r"model_max_length is .*expected a whole number"):
+        sb.wrap_model(tiny_bert(), tokenizer)
+
+
 @pytest.mark.parametrize("axis", ["n_steps", "baseline", "seed", "reduction", "backend"])
 def test_an_axis_without_values(model, axis):
     with pytest.raises(InputError, match=rf"{axis}=\[\] is empty"):

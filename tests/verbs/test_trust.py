@@ -374,7 +374,7 @@ def test_a_worker_that_fails_ends_the_others(elsewhere, monkeypatch):
         (["metrics=[soft_retention]"], ["soft_retention", "direction"]),
         (["metrics=[sgr]"], ["sgr", "srg"]),
         (["output=logits"], ["logits", "'logit'"]),
-        (["tie=-1"], ["tie=-1", "0 or more"]),
+        (["tie=-1"], ["tie=-1", "at least 0"]),
         (["statistics.confidence=95"], ["confidence", "between 0 and 1"]),
         (["training_seeds=[7]"], ["training_seed=7"]),
     ],

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from saliency_bench import conf_files, overrides
+from saliency_bench import conf_files, overrides, ranges
 from saliency_bench.bench.budget import check_budget
 from saliency_bench.bench.budget import resolve as resolve_budget
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.errors import InputError, one_of
 from saliency_bench.evaluation.removal import OPERATORS
 from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
@@ -96,6 +96,7 @@ def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
     started, config = datetime.now(UTC), chosen.config
     if config["runtime"]["threads"]:
         torch.set_num_threads(config["runtime"]["threads"])
+    progress("loading the model", 0, 0)
     models = _models(config)
     examples = _examples(config)
     rows: list[Row] = []
@@ -181,8 +182,7 @@ def _check(config: Mapping[str, Any]) -> None:
     values = dict(overrides.leaves(config))
     for key, names in known.items():
         for one in values[key]:
-            if one not in names:
-                raise unknown(key, one, list(names))
+            one_of(key, one, names)
     lists = [*known, *(key for key, value in values.items() if isinstance(value, list))]
     for key in dict.fromkeys(lists):
         if repeated := [one for one in values[key] if values[key].count(one) > 1]:
@@ -190,28 +190,6 @@ def _check(config: Mapping[str, Any]) -> None:
     for key in ("stability.noise_seeds", "stability.training_seeds"):
         if len(values[key]) < 2:
             raise InputError(f"{key}={values[key]}: expected two or more, to be compared")
-    _check_numbers(values)
-    if values["runtime.dtype"] not in loading.DTYPES:
-        raise unknown("runtime.dtype", values["runtime.dtype"], list(loading.DTYPES))
+    ranges.check(config)
+    one_of("runtime.dtype", values["runtime.dtype"], loading.DTYPES)
     check_budget(values["runtime.token_budget"], "runtime.token_budget")
-
-
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    for key in (
-        "n_examples",
-        "sensitivity.n_samples",
-        "removal.n_draws",
-        "removal.n_examples",
-        "statistics.n_resamples",
-    ):
-        if values[key] < 1:
-            raise InputError(f"{key}={values[key]}: expected at least 1")
-    if not values["sensitivity.radius"] > 0:
-        raise InputError(
-            f"sensitivity.radius={values['sensitivity.radius']}: expected a number above 0"
-        )
-    for one in values["removal.fractions"]:
-        if not 0 < one <= 1:
-            raise InputError(f"removal.fractions={one}: expected numbers above 0 and up to 1")
-    if not 0 < (confidence := values["statistics.confidence"]) < 1:
-        raise InputError(f"statistics.confidence={confidence}: expected a number between 0 and 1")
