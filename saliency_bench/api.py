@@ -69,7 +69,7 @@ def attribute(
     What is asked of a text, what classes are and what may be removed depends on the model's task: docs/tasks.md.
 
     Args:
-        model: from `load_model` or `wrap_model`; it is left as found.
+        model: from `load_model` or `wrap_model`; it is left as found. Threads that explain the same one take turns.
         inputs: texts, pairs of texts, already tokenised inputs (mappings with `input_ids`, or ids alone), or a Dataset
             or DataLoader of these, in batches too; padding (where `attention_mask` is 0) is left out, unless the
             model's outputs depend on it: then a text is explained at the length given, its pads marked as special.
@@ -105,10 +105,10 @@ def attribute(
         given["baseline"] = baseline
     if continuation is not None:
         inputs = _continued(model, inputs, continuation)
-    texts = _encode_all(model, inputs, labels)
     asked = _asked(target)
     found: dict[tuple[int, int, int, int], AttributionMap] = {}
     with model.frozen():
+        texts = _encode_all(model, inputs, labels)
         placed = questions(model, texts, at)
         encoded = [question for _, question in placed]
         budget = _tokens_per_pass(token_budget, model, encoded)

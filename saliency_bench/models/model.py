@@ -24,6 +24,7 @@ from saliency_bench.models.intake import (
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 from saliency_bench.models.rounding import TF32, products
+from saliency_bench.models.threads import given_back, held
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask` and `token_type_ids`.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
@@ -172,10 +173,14 @@ class Model:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
-        _ = self.intake  # a pass of its own, before anybody watches the model's layers
-        with frozen(self.module), products(self.tf32):
-            yield
+        """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
+
+        Other threads that explain this model, or use its tokenizer, wait.
+        """
+        with products(self.tf32), held(self.module, self.tokenizer):
+            _ = self.intake  # a pass of its own, before anybody watches the model's layers
+            with frozen(self.module):
+                yield
 
     @cached_property
     def intake(self) -> Intake:
@@ -302,19 +307,20 @@ class Model:
 
 @contextmanager
 def frozen(root: nn.Module) -> Iterator[None]:
-    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
-    training = {module: module.training for module in root.modules()}
-    wanted = {weight: weight.requires_grad for weight in root.parameters()}
-    try:
+    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
+
+    Other threads wait, also those of a model that shares a part with this one.
+    """
+    weights = list(root.parameters())
+    with (
+        held(root),
+        given_back(root.modules(), "training"),
+        given_back(weights, "requires_grad"),
+    ):
         root.eval()
-        for weight in wanted:
+        for weight in weights:
             weight.requires_grad_(False)
         yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for weight, flag in wanted.items():
-            weight.requires_grad_(flag)
 
 
 def _logits(output: Any) -> Tensor:
