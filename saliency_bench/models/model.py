@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.models.causes import refuse_autocast, refuse_inference_weights
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (
     WATCHED,
@@ -176,7 +177,11 @@ class Model:
         """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
 
         Other threads that explain this model, or use its tokenizer, wait.
+
+        Raises:
+            InputError: called inside `torch.autocast`.
         """
+        refuse_autocast(self.device)
         with products(self.tf32), held(self.module, self.tokenizer):
             _ = self.intake  # a pass of its own, before anybody watches the model's layers
             with frozen(self.module):
@@ -311,6 +316,7 @@ def frozen(root: nn.Module) -> Iterator[None]:
 
     Other threads wait, also those of a model that shares a part with this one.
     """
+    refuse_inference_weights(root)
     weights = list(root.parameters())
     with (
         held(root),
