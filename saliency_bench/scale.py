@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -285,7 +286,8 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
     submitit = _import("submitit", SLURM)
     write_json(folder / PIECES, list(pieces))
     n = min(options["workers"], len(pieces))
-    array = submitit.AutoExecutor(folder=str(folder / LOGS), cluster=options["cluster"])
+    python = {f"{one}_python": shlex.join(PYTHON) for one in ("slurm", "local")}
+    array = submitit.AutoExecutor(folder=str(folder / LOGS), cluster=options["cluster"], **python)
     array.update_parameters(
         name="saliency-bench",
         timeout_min=options["timeout_minutes"],

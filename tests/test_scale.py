@@ -699,7 +699,7 @@ def test_slurm_is_asked_for_as_many_cpus_as_a_worker_has_threads(study_in, monke
 
     class Executor:
         def __init__(self, **options):
-            pass
+            asked.update(options)
 
         def update_parameters(self, **options):
             asked.update(options)
@@ -710,6 +710,8 @@ def test_slurm_is_asked_for_as_many_cpus_as_a_worker_has_threads(study_in, monke
     with pytest.raises(KeyboardInterrupt):
         scale.on_slurm(folder, ["a"], options, lambda done: None)
     assert asked["cpus_per_task"] == 3
+    # What starts a job runs no file of the current folder either.
+    assert [shlex.split(asked[f"{one}_python"])[1:] for one in ("slurm", "local")] == [["-P"]] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What in a module or around a call keeps a model from being explained, by name: its symptoms point elsewhere."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saliency_bench.errors import InputError
 
@@ -47,7 +49,7 @@ def refuse_inference_mode() -> None:
         )
 
 
-def refuse_inference_weights(module: nn.Module) -> None:
+def refuse_inference_weights(weights: Iterable[Tensor]) -> None:
     """Refuses weights that can neither be frozen nor have a gradient.
 
     Raises:
@@ -55,10 +57,10 @@ def refuse_inference_weights(module: nn.Module) -> None:
     """
     if torch.is_inference_mode_enabled():
         return
-    if any(weight.is_inference() for weight in module.parameters()):
+    if any(weight.is_inference() for weight in weights):
         raise InputError(
-            f"the weights of {type(module).__name__} were made inside torch.inference_mode(), so that nothing they compute "
-            "has a gradient. Load the model outside of it."
+            "the model's weights were made inside torch.inference_mode(), so that nothing they compute has a gradient. Load "
+            "the model outside of it."
         )
 
 

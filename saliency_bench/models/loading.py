@@ -497,7 +497,7 @@ def _merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
             # PEFT would go on with random numbers in the place of what is missing.
             warnings.filterwarnings("error", ".*missing adapter keys", UserWarning)
             # With a configuration in hand, PEFT reads none of the folder's.
-            config = PeftConfig.from_peft_type(**keys)
+            config = PeftConfig.from_peft_type(**keys)  # type: ignore[no-untyped-call]
             adapted = PeftModel.from_pretrained(module, str(adapter), config=config)
             merged: nn.Module = adapted.merge_and_unload()
     except Exception as error:  # PEFT's errors are of many kinds; a missing head is a KeyError

@@ -182,10 +182,9 @@ class Model:
             InputError: called inside `torch.autocast`.
         """
         refuse_autocast(self.device)
-        with products(self.tf32), held(self.module, self.tokenizer):
+        with products(self.tf32), frozen(self.module, self.tokenizer):
             _ = self.intake  # a pass of its own, before anybody watches the model's layers
-            with frozen(self.module):
-                yield
+            yield
 
     @cached_property
     def intake(self) -> Intake:
@@ -311,15 +310,18 @@ class Model:
 
 
 @contextmanager
-def frozen(root: nn.Module) -> Iterator[None]:
+def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
     """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
 
-    Other threads wait, also those of a model that shares a part with this one.
+    Other threads wait, also those of a model that shares a part with this one, or that use one of the `others`.
+
+    Raises:
+        InputError: the weights were made inside `torch.inference_mode`.
     """
-    refuse_inference_weights(root)
     weights = list(root.parameters())
+    refuse_inference_weights(weights)
     with (
-        held(root),
+        held(root, *others),
         given_back(root.modules(), "training"),
         given_back(weights, "requires_grad"),
     ):

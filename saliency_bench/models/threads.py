@@ -3,7 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -31,10 +31,15 @@ def held(root: nn.Module, *others: Any) -> Iterator[None]:
     parts = list(root.modules())
     configs = [getattr(part, "config", None) for part in parts]
     things = {id(one): one for one in (*parts, *configs, *others) if one is not None}
-    with ExitStack() as stack:
-        for key in sorted(things):
-            stack.enter_context(_lock_of(things[key]))
+    taken = []
+    try:
+        for lock in _locks_of([things[key] for key in sorted(things)]):
+            lock.acquire()
+            taken.append(lock)
         yield
+    finally:
+        for lock in taken:
+            lock.release()
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def given_back(things: Iterable[Any], name: str) -> Iterator[None]:
                 count, before = _LENT.pop((id(one), name))
                 if count > 1:
                     _LENT[id(one), name] = count - 1, before
-                else:
+                elif getattr(one, name) != before:
                     setattr(one, name, before)
 
 
@@ -67,13 +72,17 @@ def in_this_thread(own: Callable[..., Any], others: Callable[..., Any]) -> Calla
     return call
 
 
+def _locks_of(things: Iterable[Any]) -> list[threading.RLock]:
+    with _BOOKS:
+        return [_lock_of(one) for one in things]
+
+
 def _lock_of(thing: Any) -> threading.RLock:
     key = id(thing)
-    with _BOOKS:
-        if key not in _LOCKS:
-            try:
-                ends: Any = weakref.ref(thing, lambda _: _LOCKS.pop(key, None))
-            except TypeError:  # of a kind that cannot be referred to weakly: kept
-                ends = thing
-            _LOCKS[key] = threading.RLock(), ends
-        return _LOCKS[key][0]
+    if key not in _LOCKS:
+        try:
+            ends: Any = weakref.ref(thing, lambda _: _LOCKS.pop(key, None))
+        except TypeError:  # of a kind that cannot be referred to weakly: kept
+            ends = thing
+        _LOCKS[key] = threading.RLock(), ends
+    return _LOCKS[key][0]

@@ -120,7 +120,11 @@ def test_a_configuration_as_deep_as_json_can_be_is_read(tmp_path):
         check_adapter(rewritten(tmp_path, deep=deep))
 
 
-def test_where_an_adapter_is_from_is_neither_read_nor_refused(tmp_path):
+def test_where_an_adapter_is_from_is_neither_read_nor_refused(tmp_path, monkeypatch):
+    import peft
+
+    # The file is read once, by what checks it: PEFT is given what was found.
+    monkeypatch.setattr(peft.PeftConfig, "from_json_file", no_reading)
     right = outputs(adapted("LORA", tmp_path))
     rewritten(
         tmp_path,

@@ -27,7 +27,7 @@ def test_inference_mode_is_named_and_no_grad_does_no_harm():
 def test_weights_that_were_made_in_inference_mode_are_named():
     with torch.inference_mode():
         model = sb.wrap_model(tiny_bert())
-    with pytest.raises(InputError, match=r"weights of Bert.* made inside torch\.inference_mode"):
+    with pytest.raises(InputError, match=r"weights were made inside torch\.inference_mode"):
         vanilla(model)
 
 
