@@ -69,7 +69,7 @@ def attribute(
     What is asked of a text, what classes are and what may be removed depends on the model's task: docs/tasks.md.
 
     Args:
-        model: from `load_model` or `wrap_model`; it is left as found.
+        model: from `load_model` or `wrap_model`; it is left as found. Threads that explain the same one take turns.
         inputs: texts, pairs of texts, mappings with `text` (and `text_pair`, `label`), (text, class number), already
             tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens beside them),
             or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`.
@@ -108,10 +108,10 @@ def attribute(
         given["baseline"] = baseline
     if continuation is not None:
         inputs = _continued(model, inputs, continuation)
-    texts = _encode_all(model, inputs, labels)
     asked = _asked(target)
     found: dict[tuple[int, int, int, int], AttributionMap] = {}
     with model.frozen():
+        texts = _encode_all(model, inputs, labels)
         placed = questions(model, texts, at)
         encoded = [question for _, question in placed]
         budget = _tokens_per_pass(token_budget, model, encoded)

@@ -52,6 +52,13 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
+def said(error: BaseException, most: int = 1000) -> str:
+    """What somebody else's error says, on one line: of a long one the start and the end, where remedies stand."""
+    text = " ".join(str(error).split())
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+
+
 def unknown(kind: str, name: object, known: list[str]) -> InputError:
     """The error for a name that is not in a list, with the nearest one suggested."""
     from difflib import get_close_matches

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from saliency_bench.errors import (
     StorageError,
     ValidationError,
     is_out_of_memory,
+    said,
     shown,
     unknown,
 )
@@ -55,7 +57,11 @@ _KINDS: Mapping[int, tuple[type[Exception], str]] = {
 }
 _INTERRUPTED = 130  # of a worker that was asked to stop by whoever rules the machine
 
+#: Workers import nothing from the folder that they are started in (-P): it holds data, and may be somebody else's.
+PYTHON = (sys.executable, "-P")
 DRIVER = "SALIENCY_BENCH_DRIVER"  # in the environment of a worker: the process that waits for it
+RAY_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 ADDRESS = "runtime.executor.address="
 
@@ -237,6 +243,8 @@ def on_processes(
 
 def on_ray(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell: Tell) -> None:
     """Ray actors, each with a model of its own; a block goes to whoever is free, that of a dead worker to another."""
+    if options["address"] is None:
+        _keep_ray_to_this_machine()
     ray, threads = _import("ray", RAY), _threads(folder)
     n = min(options["workers"], len(pieces))
     with _ray_cluster(ray, options, n * threads):
@@ -278,7 +286,8 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
     submitit = _import("submitit", SLURM)
     write_json(folder / PIECES, list(pieces))
     n = min(options["workers"], len(pieces))
-    array = submitit.AutoExecutor(folder=str(folder / LOGS), cluster=options["cluster"])
+    python = {f"{one}_python": shlex.join(PYTHON) for one in ("slurm", "local")}
+    array = submitit.AutoExecutor(folder=str(folder / LOGS), cluster=options["cluster"], **python)
     array.update_parameters(
         name="saliency-bench",
         timeout_min=options["timeout_minutes"],
@@ -287,7 +296,7 @@ def on_slurm(folder: Path, pieces: Sequence[str], options: Mapping[str, Any], te
         **({"gpus_per_node": options["gpus_per_worker"]} if options["gpus_per_worker"] else {}),
         **({"slurm_partition": options["partition"]} if options["partition"] else {}),
     )
-    commands = [[sys.executable, "-c", _HEAR, *_command(folder, i, n)] for i in range(n)]
+    commands = [[*PYTHON, "-c", _HEAR, *_command(folder, i, n)] for i in range(n)]
     with array.batch():
         jobs = [array.submit(submitit.helpers.CommandFunction(one)) for one in commands]
     try:
@@ -325,17 +334,30 @@ class _Worker:
         return self.work(name)
 
 
+def _keep_ray_to_this_machine() -> None:
+    """Has Ray take the loopback address for this machine's, as it does on Windows and macOS.
+
+    Elsewhere it takes one that others reach, also where it is given the loopback's, and hears them on every interface.
+    """
+    os.environ[RAY_CLUSTERS] = "0"  # read when Ray is imported
+    if (constants := sys.modules.get("ray._private.ray_constants")) is not None:
+        constants.ENABLE_RAY_CLUSTER = False  # type: ignore[attr-defined]
+
+
 @contextmanager
 def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[None]:
-    """A cluster of this machine's own, without dashboard or usage reports; or the one at an address."""
+    """A cluster of this machine's own, without dashboard or usage reports, heard by nobody else; or the one at an address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_worker_niceness", "0"
     )  # Ray's 15 would starve them beside anything else
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    # Ray would put the current folder on its workers' path, unless a client of its own has sent the job.
+    job = ray.job_config.JobConfig()
+    job._client_job = True
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "job_config": job}
     address = options["address"]
     if address is None:
-        quiet |= {"num_cpus": n_cpus, "include_dashboard": False}
+        quiet |= {"num_cpus": n_cpus, "include_dashboard": False, "_node_ip_address": LOOPBACK}
     else:
         _refuse_address(address)
     try:
@@ -345,10 +367,13 @@ def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[
     ) as error:  # of many kinds: no cluster, another version, a node that does not start in time
         if is_out_of_memory(error):
             raise
-        text = " ".join(str(error).split())[:300]
+        if address is None:  # nothing that was asked for is wrong
+            raise SaliencyBenchError(
+                "no Ray cluster could be started here. Try again where the machine has more to spare, or use "
+                f"runtime=processes, which needs none. It said: {said(error)}"
+            ) from error
         raise InputError(
-            f"runtime.executor.address={address}: no Ray cluster could be "
-            f"{'started here' if address is None else 'joined'}. It said: {text}"
+            f"runtime.executor.address={address}: no Ray cluster could be joined. It said: {said(error)}"
         ) from error
     try:
         yield
@@ -429,7 +454,7 @@ def _was_stopped(code: int) -> bool:
 
 def _command(folder: Path, shard: int, n: int) -> list[str]:
     words = ["work", str(folder), f"shard={shard}/{n}", "help=true"]
-    return [sys.executable, "-m", "saliency_bench", *words]
+    return [*PYTHON, "-m", "saliency_bench", *words]
 
 
 def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":

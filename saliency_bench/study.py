@@ -97,7 +97,7 @@ def prepare(
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     config, lacking = fit_removals(model, config)
-    warnings += lacking + ungated(model) + _repeats(examples)
+    warnings += lacking + ungated(model) + _repeats(examples) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
     warnings += [
@@ -245,6 +245,15 @@ def _repeats(examples: Sequence[Example]) -> list[dict[str, str]]:
     return [{"example_id": "", "source": "data", "message": message}]
 
 
+def other_attention(model: Model) -> list[dict[str, str]]:
+    """A warning where the model has another attention than the one that was asked for."""
+    used = model.facts.get("attention")
+    if used is None:
+        return []
+    message = f"{model.name} does not have the attention that was asked for: {used} is used instead"
+    return [{"example_id": "", "source": "runtime.attention", "message": message}]
+
+
 def usual_readings(config: Any) -> list[Reading]:
     """How the study looks at texts where a metric says nothing else."""
     one = config.evaluation
@@ -300,7 +309,7 @@ def computation(config: Any, model: Model) -> dict[str, Any]:
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": config.runtime.dtype,
-        "attention": config.runtime.attention,
+        "attention": model.facts.get("attention", config.runtime.attention),
         "threads": torch.get_num_threads(),
         "token_budget": config.runtime.token_budget,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, said
 
 FLAG = "--trust-config-dir"
 _SUFFIXES = (".yaml", ".yml")
@@ -101,7 +101,7 @@ def _reaches_beyond(path: Path, folder: Path) -> str | None:
     except InputError:
         raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        return f"cannot be read ({' '.join(str(error).split())[:200]})"
+        return f"cannot be read ({said(error)})"
     return next((f"says {word[:80]!r}" for word in words if _CODE.search(word)), None)
 
 

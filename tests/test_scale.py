@@ -4,8 +4,10 @@ import json
 import random
 import shlex
 import shutil
+import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -697,7 +699,7 @@ def test_slurm_is_asked_for_as_many_cpus_as_a_worker_has_threads(study_in, monke
 
     class Executor:
         def __init__(self, **options):
-            pass
+            asked.update(options)
 
         def update_parameters(self, **options):
             asked.update(options)
@@ -708,6 +710,8 @@ def test_slurm_is_asked_for_as_many_cpus_as_a_worker_has_threads(study_in, monke
     with pytest.raises(KeyboardInterrupt):
         scale.on_slurm(folder, ["a"], options, lambda done: None)
     assert asked["cpus_per_task"] == 3
+    # What starts a job runs no file of the current folder either.
+    assert [shlex.split(asked[f"{one}_python"])[1:] for one in ("slurm", "local")] == [["-P"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -729,6 +733,8 @@ def test_an_address_without_a_cluster_is_refused_at_once(address, said):
 @pytest.mark.parametrize("kind", [ConnectionError, RuntimeError])
 def test_a_cluster_that_cannot_be_joined_is_one_sentence(kind):
     class Ray:
+        job_config = SimpleNamespace(JobConfig=SimpleNamespace)
+
         def init(self, **options):
             raise kind("no\n cluster")
 
@@ -737,6 +743,98 @@ def test_a_cluster_that_cannot_be_joined_is_one_sentence(kind):
         scale._ray_cluster(Ray(), {"address": "auto"}, 1),
     ):
         pass
+    # Where it cannot be started here, nothing that was asked for is wrong: exit code 1, not 2.
+    with (
+        pytest.raises(
+            SaliencyBenchError, match=r"started here.*runtime=processes.*no cluster"
+        ) as own,
+        scale._ray_cluster(Ray(), {"address": None}, 1),
+    ):
+        pass
+    assert own.value.exit_code == 1
+
+
+def test_a_worker_runs_no_python_file_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "hydra", "torch", "subprocess"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the current folder ran')")
+    command = scale._command(tmp_path / "nothing", 0, 1)
+    for words in (command, [*scale.PYTHON, "-c", scale._HEAR, *command]):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert "of the current folder ran" not in done.stderr
+        assert "no unfinished run" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+@pytest.mark.skipif(
+    not Path("/proc/net/tcp").is_file(), reason="listening sockets are read in /proc"
+)
+def test_a_cluster_of_this_machine_hears_nobody_else_and_runs_no_file_of_the_current_folder(
+    tmp_path,
+):
+    """In a process of its own, since Ray is imported once; sockets that listen by /proc, not by Ray."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    script = tmp_path / "script.py"
+    (tmp_path / "here").mkdir()
+    script.write_text(CLUSTER)
+    done = subprocess.run(
+        [*scale.PYTHON, str(script)],
+        cwd=tmp_path / "here",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["listening"]
+    assert {address[-8:] for address in found["listening"]} == {"0100007F"}
+    assert not {"", ".", str(tmp_path / "here")} & set(found["path"])
+
+
+#: Starts a cluster, and says what its processes listen at (hexadecimal, as the system has it) and a worker's path.
+CLUSTER = """
+import json, os
+from pathlib import Path
+from saliency_bench import scale
+
+def listening():
+    def inodes(pid):
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                yield os.readlink(one)
+            except OSError:
+                pass
+    def parent(pid):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    def ours(pid):
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = parent(pid)
+        return False
+    held = set()
+    for one in Path("/proc").glob("[0-9]*"):
+        try:
+            if ours(int(one.name)):
+                held |= set(inodes(one.name))
+        except OSError:
+            pass
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return [row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held]
+
+def path():
+    import sys
+    return sys.path
+
+scale._keep_ray_to_this_machine()
+import ray
+with scale._ray_cluster(ray, {"address": None}, 1):
+    found = ray.get(ray.remote(path).remote())
+    print(json.dumps({"listening": listening(), "path": found}))
+"""
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from saliency_bench.attribution.points import Draw, NoiseCloud, RandomPaths
 from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.references import TOKENS
+from saliency_bench.models.threads import PROCESS
 from saliency_bench.registry import Registry
 from saliency_bench.tasks import sequence_classification as task
 
@@ -384,12 +385,13 @@ def _numpy_that_draws(values: Sequence[float]) -> SimpleNamespace:
 
 @contextmanager
 def standing_in(module: ModuleType, **names: Any) -> Iterator[None]:
-    """While open, what the module finds under these names; other threads find the same."""
-    before = {name: getattr(module, name) for name in names}
-    try:
-        for name, value in names.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
+    """While open, what the module finds under these names; other threads find the same, and wait to do likewise."""
+    with PROCESS:
+        before = {name: getattr(module, name) for name in names}
+        try:
+            for name, value in names.items():
+                setattr(module, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(module, name, value)

@@ -37,7 +37,9 @@ from saliency_bench.attribution.methods import METHODS, paths
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Plan
 from saliency_bench.attribution.moments import SQUARE, VARIANCE
 from saliency_bench.attribution.points import NoiseCloud, NoisyPaths, Points, StraightPath
+from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.attribution.reduction import REDUCTIONS
+from saliency_bench.models.threads import in_this_thread
 from saliency_bench.rows import Setting
 from saliency_bench.types import Attribution
 
@@ -74,7 +76,7 @@ def relative_tolerance(
 
 def in_captums_rounding(ctx: Context, setting: Setting) -> Attribution:
     """Our attribution at Captum's own nodes and weights, as it rounds them: then only the order of sums is left."""
-    with captum.standing_in(paths, rule=captum.rounded_rule):
+    with captum.standing_in(paths, rule=in_this_thread(captum.rounded_rule, quadrature)):
         return explain(ctx, [setting])[setting.id]
 
 

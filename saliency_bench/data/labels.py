@@ -10,6 +10,7 @@ from saliency_bench.errors import InputError
 #: pandas writes "1.0" for whole numbers in a column with gaps.
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0+)?")
 BOOLEANS = {"false": 0, "true": 1}
+UNNAMED = re.compile(r"LABEL_[0-9]+")
 SHOWN = 20  # classes listed in a message
 
 
@@ -50,7 +51,9 @@ def resolve_label(label: Any, labels: Sequence[str], source: str) -> int:
     index = value if isinstance(value, int) else _index_of_text(value, labels, source)
     if index is None or not 0 <= index < len(labels):
         known = _listed(value, labels)
-        raise InputError(f"{source}: label {value!r} is none of the model's classes: {known}")
+        raise InputError(
+            f"{source}: label {value!r} is none of the model's classes: {known}{_how_to_name(labels)}"
+        )
     return index
 
 
@@ -75,6 +78,13 @@ def _listed(value: int | str, labels: Sequence[str]) -> str:
     more = f", ... ({len(labels)} in all)" if len(labels) > SHOWN else ""
     near = get_close_matches(str(value), labels, n=1)
     return listed + more + (f". Did you mean {near[0]!r}?" if near else "")
+
+
+def _how_to_name(labels: Sequence[str]) -> str:
+    """What to do where the classes have no names but those that transformers gives."""
+    if not labels or not all(UNNAMED.fullmatch(name) for name in labels):
+        return ""
+    return ". They have no names of their own: give them, in this order, as model.labels=[...], or labels= in Python"
 
 
 def _printable(label: str, source: str) -> str:

@@ -5,19 +5,40 @@ that an adapter's configuration names: neither is asked before the names have be
 """
 
 import json
+import re
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.errors import InputError
+from saliency_bench.errors import InputError, said
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+#: The one folder inside a model's that transformers looks into.
+TEMPLATES = "additional_chat_templates"
 
 #: Keys of a model's config.json that make transformers load code, kernels or weights from elsewhere.
 CODE_KEYS = ("auto_map", "_attn_implementation_internal", "transformers_weights")
+#: Types of adapters that PEFT merges into the weights exactly. Of the others some never leave the model, and some make PEFT
+#: unpickle a file, ask a hub, or load a second model.
+MERGED = (
+    "LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "HRA", "VERA", "FOURIERFT", "LN_TUNING", "VBLORA", "RANDLORA",
+    "SHIRA", "C3A", "ROAD", "MISS", "WAVEFT", "DELORA", "GRALORA", "OSF", "TRAINABLE_TOKENS",
+)  # fmt: skip
+#: Keys of an adapter's configuration that say where it is from, and when; merging needs none.
+UNUSED_KEYS = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "peft_version",
+    "revision",
+    "runtime_config",
+)
+#: Words in the keys of paths, in `corda_config.cache_file` and the like.
+_NAMES_A_FILE = re.compile(r"(^|_)(path|file|dir|folder|url|repo|hub|checkpoint)s?(_|$)")
 #: Keys of an adapter's configuration that make PEFT import the module they name.
 ADAPTER_CODE_KEYS = ("megatron_config",)
 
@@ -45,30 +66,56 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
             f"model.path={folder} holds an adapter too ({ADAPTER_CONFIG}), which would be merged unasked. Keep it in a "
             "folder of its own and give that as model.adapter."
         )
+    for file in (*folder.iterdir(), *(folder / TEMPLATES).glob("*")):
+        if file.is_file():
+            _refuse_outside(folder, file, str(file))
     if (folder / INDEX).exists():
         _check_index(folder, whole)
 
 
-def check_adapter(folder: Path) -> None:
-    """Refuses an adapter's folder that asks for anything but its own safetensors.
+def check_adapter(folder: Path) -> dict[str, Any]:
+    """Refuses an adapter's folder that asks for anything but its own safetensors; what its configuration says.
+
+    What merging does not need, such as the name of the model that it was trained on, is left out.
 
     Raises:
-        InputError: a file is missing, is none of PEFT's, or lies elsewhere.
+        InputError: a file is missing or lies elsewhere, or the adapter is of a type that is not merged, or names files.
     """
     weights, config = folder / ADAPTER_WEIGHTS, folder / ADAPTER_CONFIG
     for path in (weights, config):
         if not path.is_file():
             raise InputError(f"model.adapter={folder} has no {path.name}.")
-    _refuse_outside(folder, weights, str(weights))
-    keys = read_object(config)
+        _refuse_outside(folder, path, str(path))
+    found = read_object(config)
+    keys = {key: value for key, value in found.items() if key not in UNUSED_KEYS}
     _refuse_code(config, keys, [key for key in ADAPTER_CODE_KEYS if keys.get(key) is not None])
-    from peft import PeftType
-
-    known = sorted(PeftType)
-    if keys.get("peft_type") not in known:
+    if keys.get("peft_type") not in MERGED:
         raise InputError(
-            f"{config}: peft_type is {keys.get('peft_type')!r}, expected one that PEFT knows: {', '.join(known)}"
+            f"{config}: peft_type is {keys.get('peft_type')!r}, expected one that can be merged into the weights: "
+            f"{', '.join(MERGED)}"
         )
+    if (named := _file_named(keys)) is not None:
+        raise InputError(
+            f"{config} names a file or a model elsewhere ({named}), which is never read. Remove the key if you can, or "
+            "merge the adapter yourself and give the model."
+        )
+    return keys
+
+
+def _file_named(keys: dict[str, Any]) -> str | None:
+    """A key, of any depth, under which a path stands or could stand; None where there is none."""
+    waiting: list[tuple[str, Any]] = list(keys.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, one) for one in value]
+        elif isinstance(value, str) and (
+            _NAMES_A_FILE.search(key) or "/" in value or ":\\" in value
+        ):
+            return key
+    return None
 
 
 def check_hub(name: str, revision: str | None) -> str:
@@ -78,6 +125,7 @@ def check_hub(name: str, revision: str | None) -> str:
         InputError: the hub or its cache has no such model, or it asks for more than its own safetensors.
     """
     try:
+        _ask_once(name, revision)
         config = _from_hub(name, CONFIG, revision, must=True)
         assert config is not None
         snapshot = config.parent
@@ -87,10 +135,12 @@ def check_hub(name: str, revision: str | None) -> str:
         _from_hub(name, INDEX, commit)
         adapter = _from_hub(name, ADAPTER_CONFIG, commit)
     except (OSError, ValueError) as error:
+        near = _near(name)
         raise InputError(
             f"model.path={name} is neither a folder here nor a model that could be had from the hub "
-            f"(no network, or no such id). Give a local folder, or download it first. It said: "
-            f"{' '.join(str(error).split())[:160]}"
+            "(no network, or no such id)"
+            + (". " if near is None else f"; did you mean {str(near)!r}? ")
+            + f"Give a local folder, or download it first. It said: {said(error)}"
         ) from error
     if adapter is not None:
         raise InputError(
@@ -146,7 +196,6 @@ def _check_index(folder: Path, whole: bool) -> None:
             raise InputError(
                 f"{path} names {name!r}, which is not there. Copy the whole model's folder."
             )
-        _refuse_outside(folder, folder / name, f"{path} names {name!r}, which")
 
 
 def _refuse_outside(folder: Path, file: Path, what: str) -> None:
@@ -158,6 +207,30 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
         raise InputError(
             f"{what} is a link to {file.resolve()}, out of its folder. Put the file itself there."
         )
+
+
+def _near(name: str) -> Path | None:
+    """A model's folder here of nearly this name."""
+    with suppress(OSError):
+        beside = [one for one in Path(name).parent.iterdir() if (one / CONFIG).is_file()]
+        names = {one.name: one for one in beside}
+        return next((names[one] for one in get_close_matches(Path(name).name, names, n=1)), None)
+    return None
+
+
+def _ask_once(name: str, revision: str | None) -> None:
+    """Asks the hub for what is not in its cache, a single time: the hub's own client would try for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode() or isinstance(
+        try_to_load_from_cache(name, CONFIG, revision=revision), str
+    ):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision))
+    except Exception as error:  # the hub's and its client's are of many kinds
+        raise OSError(said(error)) from error
 
 
 def _from_hub(name: str, file: str, revision: str | None, must: bool = False) -> Path | None:

@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from saliency_bench.errors import InputError, is_out_of_memory, shown, unknown
+from saliency_bench.errors import InputError, is_out_of_memory, said, shown, unknown
+from saliency_bench.models.causes import adapter_note, refuse_compiled
 from saliency_bench.models.encoder import (
     ADAPTERS,
     MASKED,
@@ -60,6 +61,7 @@ from saliency_bench.models.module_facts import (
     typical_weight,
 )
 from saliency_bench.models.rounding import TF32
+from saliency_bench.models.threads import PROCESS
 
 DTYPES = {
     "float64": torch.float64,
@@ -68,7 +70,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-ATTENTION = ("sdpa", "eager")
+EAGER = "eager"
+ATTENTION = ("sdpa", EAGER)
 
 #: Inputs that tokenizers produce or padding needs, and not every module takes.
 OPTIONAL = ("attention_mask", "token_type_ids", "position_ids")
@@ -184,7 +187,7 @@ def load_model(
         revision: the commit, tag or branch of a hub id.
         adapter: the folder or hub id of a PEFT adapter, merged into the weights.
         labels: names of the classes, in their order, for a model that calls them LABEL_0, LABEL_1, ...
-        attention: sdpa or eager.
+        attention: sdpa or eager; a model that has no sdpa is loaded with eager, with a warning.
 
     Raises:
         InputError: there is no such model, it has no safetensors, or it asks for code of its own.
@@ -218,6 +221,8 @@ def load_model(
         "adapter": adapter and Path(adapter).name,
         "weights_sha256": weights_digest(module),
     }
+    if (used := getattr(module.config, "_attn_implementation", attention)) != attention:
+        facts["attention"] = used
     model = _finish(module, _tokenizer(path, revision), local.name, device, dtype, facts, task)
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
 
@@ -355,14 +360,13 @@ def _from_pretrained(
             config=config,
             revision=revision,
             dtype=DTYPES[dtype],
-            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-        with _quiet():
+        with PROCESS, _quiet():
             try:
-                module, report = load()
+                module, report = _with_attention(path, load, attention)
             except RuntimeError as error:
                 raise _mismatch(path, load) or error from error
     except InputError:
@@ -443,6 +447,20 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) -> Any:
+    """The model with this attention, or with eager where it has no other, as transformers does unasked; it is said."""
+    try:
+        return load(attn_implementation=attention)
+    except ValueError as error:
+        if attention == EAGER or "scaled_dot_product_attention" not in str(error):
+            raise
+    warnings.warn(
+        f"model.path={path} has no {attention} attention: eager is used (runtime.attention=eager)",
+        stacklevel=4,
+    )
+    return load(attn_implementation=EAGER)
+
+
 def _mismatch(path: str | Path, load: Callable[..., Any]) -> InputError | None:
     """The error that names a tensor of another shape than the model's; None where that is not what is wrong.
 
@@ -468,7 +486,7 @@ def _why_not(path: str, error: Exception, head: Head) -> str:
             f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
             f"{head.auto}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    return f"model.path={path} could not be loaded as a {head.what}: {text[:300]}"
+    return f"model.path={path} could not be loaded as a {head.what}: {said(error)}"
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -515,20 +533,24 @@ def _tensors_of(adapter: Path) -> tuple[str, ...]:
 
 
 def _merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
+    keys = check_adapter(adapter)
     try:
-        with warnings.catch_warnings():
+        with PROCESS, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # peft 0.21 asks transformers 5 an old question
             # PEFT would go on with random numbers in the place of what is missing.
             warnings.filterwarnings("error", ".*missing adapter keys", UserWarning)
-            merged: nn.Module = PeftModel.from_pretrained(module, str(adapter)).merge_and_unload()
+            # With a configuration in hand, PEFT reads none of the folder's.
+            config = PeftConfig.from_peft_type(**keys)  # type: ignore[no-untyped-call]
+            adapted = PeftModel.from_pretrained(module, str(adapter), config=config)
+            merged: nn.Module = adapted.merge_and_unload()
     except Exception as error:  # PEFT's errors are of many kinds; a missing head is a KeyError
         if is_out_of_memory(error):
             raise
-        text = " ".join(str(error).split())[:300]
+        text = said(error)
         if isinstance(error, KeyError):
             text = f"it lacks the tensor {text}"
         raise InputError(f"model.adapter={adapter} does not fit the model: {text}") from error
@@ -542,7 +564,7 @@ def _tokenizer(path: str | Path, revision: str | None = None) -> Any:
         found = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         raise InputError(
-            f"model.path={path} has no tokenizer that can be loaded: {str(error)[:200]}"
+            f"model.path={path} has no tokenizer that can be loaded: {said(error)}"
         ) from error
     # Where its files are missing, transformers 5 makes one that knows no word, and every text becomes [UNK] [UNK] ...
     if len(found) <= len(found.all_special_tokens):
@@ -621,8 +643,14 @@ def _watch(module: nn.Module, call: Forward, wants_mask: bool = False) -> nn.Mod
         mask = {"attention_mask": torch.ones_like(ids)} if wants_mask else {}
         return call(module, {"input_ids": ids} | mask)
 
+    refuse_compiled(module)
     with frozen(module):
-        return find_embedding(module, run, vocabulary or max(tables))
+        try:
+            return find_embedding(module, run, vocabulary or max(tables))
+        except InputError as error:
+            if note := adapter_note(module):
+                raise InputError(f"{error}.{note}") from error
+            raise
 
 
 def _layer_at(module: nn.Module, path: str) -> nn.Module:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.models.causes import refuse_autocast, refuse_inference_weights
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (
     FAILURES,
@@ -27,6 +28,7 @@ from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 from saliency_bench.models.rounding import TF32, products
+from saliency_bench.models.threads import given_back, held
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask`, `token_type_ids` and further inputs.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
@@ -218,9 +220,16 @@ class Model:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
-        _ = self.intake  # a pass of its own, before anybody watches the model's layers
-        with frozen(self.module), products(self.tf32):
+        """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
+
+        Other threads that explain this model, or use its tokenizer, wait.
+
+        Raises:
+            InputError: called inside `torch.autocast`.
+        """
+        refuse_autocast(self.device)
+        with products(self.tf32), frozen(self.module, self.tokenizer):
+            _ = self.intake  # a pass of its own, before anybody watches the model's layers
             yield
 
     @cached_property
@@ -373,20 +382,25 @@ class Model:
 
 
 @contextmanager
-def frozen(root: nn.Module) -> Iterator[None]:
-    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was."""
-    training = {module: module.training for module in root.modules()}
-    wanted = {weight: weight.requires_grad for weight in root.parameters()}
-    try:
+def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
+    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
+
+    Other threads wait, also those of a model that shares a part with this one, or that use one of the `others`.
+
+    Raises:
+        InputError: the weights were made inside `torch.inference_mode`.
+    """
+    weights = list(root.parameters())
+    refuse_inference_weights(weights)
+    with (
+        held(root, *others),
+        given_back(root.modules(), "training"),
+        given_back(weights, "requires_grad"),
+    ):
         root.eval()
-        for weight in wanted:
+        for weight in weights:
             weight.requires_grad_(False)
         yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for weight, flag in wanted.items():
-            weight.requires_grad_(flag)
 
 
 def _logits(output: Any) -> Tensor:

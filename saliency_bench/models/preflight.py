@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.errors import InputError, is_out_of_memory, said
+from saliency_bench.models.causes import adapter_note, refuse_compiled, refuse_inference_mode
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
@@ -138,8 +139,10 @@ def inspect_model(
 
     Raises:
         InputError: its outputs are random, replacing embeddings changes it, tokens reach it by another way, or its
-            gradients are zero, not finite, or not those of its outputs.
+            gradients are zero, not finite, or not those of its outputs; or it is called where none of these can be told.
     """
+    refuse_inference_mode()
+    refuse_compiled(model.module)
     most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
     ids = torch.tensor([_cut(input_ids, most)], device=model.device)
     beside = _beside(model, len(input_ids), most, types, extra)
@@ -150,7 +153,7 @@ def inspect_model(
         together = _beside_another(model, ids, beside)
         _require_logits(model, ids, beside, together)
         repeat = _difference(logits, _output(model, ids, beside))
-        hook = _difference(logits, _output(model, ids, beside, _embed(model, ids, beside)))
+        hook = _difference(logits, _with_own_embeddings(model, ids, beside))
         batch = _difference(logits, together[:1])
         padding = _padding_difference(model, ids, beside, logits)
         unseen = _unseen_difference(model, ids, beside)
@@ -167,6 +170,7 @@ def inspect_model(
         hook <= tolerance,
         model,
         f"changes by {hook:.2g} when its embeddings are replaced by themselves",
+        adapter_note(model.module),
     )
     # Some models compute a softmax or a rotation in float32 whatever their weights are.
     coarse = max(tolerance, 1e3 * FLOAT32_EPSILON * max(1.0, float(logits.abs().max())))
@@ -180,6 +184,7 @@ def inspect_model(
         model,
         f"reads tokens by another way than its embedding layer: other ids under the same embeddings change its outputs "
         f"by {unseen:.2g}",
+        adapter_note(model.module),
     )
     _require(bool(gradient.isfinite().all()), model, "has gradients that are not finite")
     _require(bool((gradient != 0).any()), model, "has a zero gradient at its embeddings")
@@ -295,6 +300,16 @@ def _embed(model: Model, ids: Tensor, beside: Beside) -> Float[Tensor, "R T D"]:
     return model.embed(ids, None, beside.types, extra=beside.extra)
 
 
+def _with_own_embeddings(
+    model: Model, ids: Int[Tensor, "1 T"], beside: Beside
+) -> Float[Tensor, "1 ..."]:
+    """The outputs with the embeddings replaced by themselves."""
+    try:
+        return _output(model, ids, beside, _embed(model, ids, beside))
+    except InputError as error:
+        raise InputError(f"{str(error).rstrip('.')}.{adapter_note(model.module)}") from error
+
+
 def _beside_another(
     model: Model, ids: Int[Tensor, "1 T"], beside: Beside
 ) -> Float[Tensor, "2 ..."]:
@@ -402,16 +417,15 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max())
 
 
-def _require(holds: bool, model: Model, problem: str) -> None:
+def _require(holds: bool, model: Model, problem: str, note: str = "") -> None:
     if not holds:
-        raise InputError(f"model {model.name} cannot be explained: it {problem}.")
+        raise InputError(f"model {model.name} cannot be explained: it {problem}.{note}")
 
 
 def _failed(model: Model, what: str, error: Exception) -> Exception:
     """The failure as a sentence; one of memory as it is."""
     if isinstance(error, InputError) or is_out_of_memory(error):
         return error
-    text = " ".join(str(error).split())[:200]
     return InputError(
-        f"model {model.name} cannot be explained: it {what} ({type(error).__name__}: {text})."
+        f"model {model.name} cannot be explained: it {what} ({type(error).__name__}: {said(error)})."
     )

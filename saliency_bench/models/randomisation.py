@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saliency_bench.errors import InputError
 from saliency_bench.models.model import Model
+from saliency_bench.models.threads import PROCESS
 
 EMBEDDINGS, HEAD = "embeddings", "head"
 
@@ -54,7 +55,7 @@ def fresh_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
         InputError: some weights cannot be initialised anew.
     """
     like = next(module.parameters())
-    with torch.random.fork_rng(devices=[]):
+    with PROCESS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = _rebuilt(module) if _configured(module) else _restarted(module)
     weights = dict(twin.named_parameters())

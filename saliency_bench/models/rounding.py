@@ -1,5 +1,6 @@
 """How products of float32 matrices are rounded while a model is asked."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,27 +13,64 @@ TF32 = "tf32"
 _INHERITED = "none"
 
 
+_CHANGED = threading.Condition()
+#: Who is inside `products`, in the order of coming: the thread, whether it rounds, and what all found at first.
+_INSIDE: "list[tuple[int, bool, _Found]]" = []
+
+
 @contextmanager
 def products(tf32: bool) -> Iterator[None]:
     """Products rounded to TensorFloat-32, or not, whatever the process has set, which is found again afterwards.
 
-    PyTorch has an older flag for all of its libraries, which refuses to be read where somebody has set the newer ones
-    of each in another way. Where it can be read it is used, since others read it (torch.compile does).
+    The flags are of the whole process: threads of which none rounds share them, and one that rounds is there alone.
     """
-    flags = _flags()
-    older = _older()
-    before = [_own(one) for one in flags]
+    me = threading.get_ident()
+
+    def may_enter() -> bool:
+        return not any(one != me and (tf32 or rounds) for one, rounds, _ in _INSIDE)
+
+    with _CHANGED:
+        _CHANGED.wait_for(may_enter)
+        found = _INSIDE[0][2] if _INSIDE else _Found()
+        mine = me, tf32, found
+        _INSIDE.append(mine)
+        found.change(tf32)
     try:
-        if older is None:
-            for one, value in zip(flags, (TF32 if tf32 else "ieee", "ieee"), strict=True):
+        yield
+    finally:
+        with _CHANGED:
+            _INSIDE.remove(mine)
+            if _INSIDE:
+                found.change(_INSIDE[-1][1])
+            else:
+                found.put_back()
+            _CHANGED.notify_all()
+
+
+class _Found:
+    """The flags as they were when the first came.
+
+    PyTorch has an older flag for all of its libraries, which refuses to be read where somebody has set the newer ones
+    of each in another way. Where it could be read it is used, since others read it (torch.compile does).
+    """
+
+    def __init__(self) -> None:
+        self.older = _older()
+        self.newer = [_own(one) for one in _flags()]
+
+    def change(self, tf32: bool) -> None:
+        """Rounds, or does not."""
+        if self.older is None:
+            for one, value in zip(_flags(), (TF32 if tf32 else "ieee", "ieee"), strict=True):
                 one.fp32_precision = value
         else:
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        yield
-    finally:
-        if older is not None:
-            torch.set_float32_matmul_precision(older)
-        for one, value in zip(flags, before, strict=True):
+
+    def put_back(self) -> None:
+        """As they were."""
+        if self.older is not None:
+            torch.set_float32_matmul_precision(self.older)
+        for one, value in zip(_flags(), self.newer, strict=True):
             one.fp32_precision = value
 
 

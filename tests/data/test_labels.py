@@ -82,3 +82,11 @@ def test_of_many_classes_some_are_listed():
 def test_a_missing_label_is_refused(label):
     with pytest.raises(InputError, match=r"data\.csv:3: the label is missing"):
         as_label(label, "data.csv:3")
+
+
+def test_classes_without_names_of_their_own_say_how_they_get_some():
+    with pytest.raises(InputError, match=r"0 = 'LABEL_0'.*model\.labels=.*labels="):
+        resolve_label("positive", ["LABEL_0", "LABEL_1"], "a.csv:2")
+    with pytest.raises(InputError) as named:
+        resolve_label("positive", ["good", "LABEL_1"], "a.csv:2")
+    assert "model.labels" not in str(named.value)

@@ -22,6 +22,7 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Values, method
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.errors import InputError
+from saliency_bench.models.threads import PROCESS
 from saliency_bench.seeding import seed_of
 from saliency_bench.types import Attribution, ScoreFn
 
@@ -231,12 +232,13 @@ def _seeded(seed: int) -> Iterator[None]:
 
     Not by torch.manual_seed, which would seed the generators of all devices.
     """
-    before = torch.random.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        torch.random.set_rng_state(before)
+    with PROCESS:
+        before = torch.random.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
+            yield
+        finally:
+            torch.random.set_rng_state(before)
 
 
 def _require_count(name: str, value: Any) -> None:
@@ -299,7 +301,7 @@ def _lifted(
 ) -> Float[Tensor, "R T D"]:
     from captum.attr import DeepLift
 
-    with warnings.catch_warnings():
+    with PROCESS, warnings.catch_warnings():
         # It announces its hooks, which it removes, each time.
         warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)
         found: Tensor = DeepLift(module).attribute(
