@@ -90,7 +90,7 @@ def _on(
     model = ctx.references.model
     batch = task.collate(model, items)
     with torch.no_grad():
-        logits = model.output(batch.input_ids, None, batch.token_type_ids)
+        logits = batch.read(model.output(batch.input_ids, None, batch.token_type_ids))
     other = Context(
         ctx.references,
         batch,

@@ -63,7 +63,7 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
         return None
     examples, stays = _questions(batch)
     masked = masked_output(model, batch, examples, stays)
-    share = min(EPSILONS * torch.finfo(masked.dtype).eps, LARGEST_DIFFERENCE)
+    share = min(EPSILONS * torch.finfo(model.dtype).eps, LARGEST_DIFFERENCE)
     size = float(masked.abs().max())
     for ones in (False, True):
         how = Dropping(first, ones, 0.0)
@@ -103,7 +103,7 @@ def _hidden(model: Model, batch: Batch) -> bool:
         for one in (other, embeddings)
     )
     # Some models compute a softmax in float32 whatever their weights are.
-    epsilon = max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps)
+    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
     share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
     return float((seen - same).abs().max()) <= share * float(same.abs().max())
 
