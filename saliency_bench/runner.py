@@ -412,6 +412,7 @@ def map_row(one: AttributionMap) -> dict[str, Any]:
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
         "target": one.target,
+        "against": one.against,
         "label": one.label,
         "probability": one.probability,
         "tokens": list(encoded.tokens),
