@@ -343,6 +343,8 @@ def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> l
         return []
     deletion = np.mean([curve.deletion for curve in curves], 0)
     insertion = np.mean([curve.insertion for curve in curves], 0)
+    if not (np.isfinite(deletion).all() and np.isfinite(insertion).all()):
+        return []  # the rows of its metrics say that they failed
     return [
         {
             "setting_id": one.setting["setting_id"],
