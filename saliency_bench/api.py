@@ -4,14 +4,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from saliency_bench import conf_files
-from saliency_bench.attribution.methods import METHODS
+from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
 from saliency_bench.bench.budget import resolve as resolve_budget
@@ -41,7 +41,16 @@ from saliency_bench.tasks.task import At
 if TYPE_CHECKING:
     import pandas as pd
 
-Targets = Target | Sequence[Target]
+
+@runtime_checkable
+class Listable(Protocol):
+    """Numbers or names in an array, a tensor or a column, or one of their elements."""
+
+    def tolist(self) -> Any:
+        """The same as Python's own."""
+
+
+Targets = Target | Sequence[Any] | Listable
 Inputs = str | Iterable[Any] | Dataset[Any]
 Baseline = str | np.ndarray | Tensor
 
@@ -53,14 +62,14 @@ def attribute(
     *,
     backend: str | Sequence[str] = "native",
     target: Targets = "predicted",
-    labels: Sequence[int | str] | None = None,
+    labels: int | str | Sequence[Any] | Listable | None = None,
     output: str | None = None,
     baseline: Baseline | Sequence[Baseline] | None = None,
-    reduction: str | Sequence[str] | None = None,
-    seed: int | Sequence[int] = 0,
-    token_budget: int | str | None = None,
+    reduction: str | Sequence[str] | Listable | None = None,
+    seed: int | Sequence[Any] | Listable = 0,
+    token_budget: int | str | Listable | None = None,
     progress: bool = False,
-    at: At = None,
+    at: At | Listable = None,
     continuation: str | None = None,
     **hyperparameters: Any,
 ) -> list[AttributionMap]:
@@ -102,7 +111,12 @@ def attribute(
         TypeError: the method has no such hyperparameter.
         InputError: an input, a name or a value is not usable.
     """
-    given = dict(hyperparameters)
+    given = {key: _plain(value) for key, value in hyperparameters.items()}
+    reduction, seed, at, labels, token_budget = map(
+        _plain, (reduction, seed, at, labels, token_budget)
+    )
+    if isinstance(labels, str | int):  # of the only text
+        labels = [labels]
     explained = _explained(model, output)
     if baseline is not None:
         given["baseline"] = baseline
@@ -138,10 +152,18 @@ def _asked(target: Any) -> list[Target]:
     Raises:
         InputError: there is none, or one is neither a class by name or number nor a pair of these.
     """
-    listed = [*target] if isinstance(target, list | np.ndarray | Tensor | range) else [target]
+    plain = _plain(target)
+    listed = [*plain] if isinstance(plain, list | range) else [plain]
     if not listed:
         raise _no_target(target)
     return [_pair(one) if isinstance(one, tuple) else _class(one) for one in listed]
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, rows and columns of numpy, torch and pandas as Python's own numbers and lists."""
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _pair(asked: tuple[Any, ...]) -> Target:
@@ -151,7 +173,10 @@ def _pair(asked: tuple[Any, ...]) -> Target:
 
 
 def _class(asked: Any) -> str | int:
-    asked = asked.item() if isinstance(asked, np.generic | Tensor) else asked
+    if (
+        isinstance(asked, list) and len(asked) == 1
+    ):  # a row of one, as argmax of a batch of one gives
+        (asked,) = asked
     if isinstance(asked, bool) or not isinstance(asked, str | int):
         raise _no_target(asked)
     return asked
@@ -195,7 +220,7 @@ def evaluate(
     metrics: str | Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
     *,
     removal: str | Sequence[str] = "mask",
-    grid: str | Sequence[float] | None = None,
+    grid: str | Sequence[float] | Listable | None = None,
     output: str = "probability",
     granularity: str = "token",
     ranking: str = "signed",
@@ -227,13 +252,15 @@ def evaluate(
     entries = {name: conf_files.metric_defaults(name) for name in names}
     for entry in entries.values():
         if grid is not None and "grid" in entry:
-            entry["grid"] = grid
+            entry["grid"] = _plain(grid)
     if output not in OUTPUTS:
         raise unknown("output", output, list(OUTPUTS))
     if ranking not in RANKINGS:
         raise unknown("ranking", ranking, list(RANKINGS))
     removals = [removal] if isinstance(removal, str) else removal
     resolved = [fit_operator(model, one) for one in removals]
+    for asked, used in zip(removals, resolved, strict=True):
+        _warn_of(model, "removal", asked, used, stacklevel=3)
     views = usual(list(dict.fromkeys(resolved)), granularity, output, ranking)
     budget = _tokens_per_pass(token_budget, model, [one.encoded for one in maps])
     with model.frozen():
@@ -385,6 +412,8 @@ def _settings(
         if key in values:
             choices = values[key] if isinstance(values[key], list | tuple) else [values[key]]
             values[key] = [resolve(model, choice, key) for choice in choices]
+            for asked, used in zip(choices, values[key], strict=True):
+                _warn_of(model, key, asked, used)
     reductions = reduction if reduction is not None else entry.get("reduction", "none")
     for key, value in {
         "backend": backends,
@@ -395,7 +424,31 @@ def _settings(
         if isinstance(value, list | tuple) and not value:
             raise InputError(f"{key}={value!r} is empty: expected a value, or a list of some")
     axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
+    _warn_of_unused(method, backends, reduction)
     return [_setting(method, output, axis) for axis in axes]
+
+
+def _warn_of(model: Model, key: str, asked: Any, used: str, stacklevel: int = 4) -> None:
+    """Tells that something stands in for what the model lacks."""
+    if message := references.lacking(model, asked, used):
+        warnings.warn(f"{key}={asked}: {message}", stacklevel=stacklevel)
+
+
+def _warn_of_unused(
+    method: str, backends: str | Sequence[str], reduction: str | Sequence[str] | None
+) -> None:
+    """Tells of what was asked for and has no say in this method."""
+    if method not in METHODS or KINDS[method] != "token":
+        return
+    own = ONLY.get(method, "native")
+    others = {backends} if isinstance(backends, str) else {*backends}
+    if given := sorted(others - {"native", own}):
+        warnings.warn(f"{method} has no backend {given[0]}: it is computed by {own}", stacklevel=4)
+    if reduction not in (None, "none"):
+        warnings.warn(
+            f"{method} gives one number per token: reduction={reduction} changes nothing",
+            stacklevel=4,
+        )
 
 
 def _setting(method: str, output: str, axis: dict[str, Any]) -> Setting:

@@ -237,6 +237,7 @@ class OpenBlock:
                 target=target,
                 label=self.label(row, *asked),
                 probability=probability[row],
+                against=asked[1] if len(asked) > 1 else None,
                 **_numbers(attribution, row, len(item)),
             )
             for row, (item, target, asked) in enumerate(

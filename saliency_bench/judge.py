@@ -24,7 +24,7 @@ from saliency_bench.evaluation.agreement import (
     rank_biased_overlap,
     top_k_jaccard,
 )
-from saliency_bench.evaluation.curves import OUTPUTS, Curve, evaluate_curves, there_or_not
+from saliency_bench.evaluation.curves import OUTPUTS, Curve, Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL, count
 from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
@@ -39,7 +39,6 @@ from saliency_bench.models.references import References
 from saliency_bench.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.seeding import token_hash
 from saliency_bench.tasks.registry import refusal
-from saliency_bench.types import Probe
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]
@@ -174,21 +173,25 @@ def _curves(
     unit_of = [units(item, view.granularity) for item in block.batch.encoded]
     place = {item: row for row, item in enumerate(block.batch.encoded)}
     found: dict[tuple[tuple[int, int], int], Curve] = {}
-    asks = [(one.target, own_operator(view.removal, one.setting)) for one in maps]
-    for target, operator in dict.fromkeys(asks):
+    asks = [(_explained(block.model, one), own_operator(view.removal, one.setting)) for one in maps]
+    logits = block.logits.double().cpu().numpy()
+    for explained, operator in dict.fromkeys(asks):
         rankings = {
             ((number, draw), place[one.encoded]): ranking
             for number, one in enumerate(maps)
-            if asks[number] == (target, operator)
+            if asks[number] == (explained, operator)
             for draw, ranking in enumerate(_rankings(one, view))
         }
         if not rankings or operator is None or refusal(block.model, operator):
             continue
-        one = _Decision(block, target)
-        targets = [one.target] * len(unit_of)
-        probe = one.asked(block.probe(operator))
         found |= evaluate_curves(
-            probe, rankings, unit_of, targets, one.predicted, grids, view.output
+            block.probe(operator),
+            rankings,
+            unit_of,
+            [explained] * len(unit_of),
+            explained.decided(logits).tolist(),
+            grids,
+            view.output,
         )
     curves: list[list[Curve]] = [[] for _ in maps]
     for ((number, _), _), curve in sorted(found.items(), key=lambda item: item[0]):
@@ -196,32 +199,9 @@ def _curves(
     return curves
 
 
-class _Decision:
-    """What a model decides about the explained class: which of all it is, or, by a multi-label one, whether it is there."""
-
-    def __init__(self, block: OpenBlock, target: int) -> None:
-        self._block, self._class = block, target
-        self._alone = block.model.multi_label
-
-    @property
-    def target(self) -> int:
-        """The explained class among those that `logits` has."""
-        return 0 if self._alone else self._class
-
-    @property
-    def predicted(self) -> list[int]:
-        """What is decided of each full text."""
-        if not self._alone:
-            return [*self._block.predicted.tolist()]
-        return [*self.logits(self._block.logits.double().cpu().numpy()).argmax(-1).tolist()]
-
-    def logits(self, answers: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N D"]:
-        """Those of what can be decided, from the model's."""
-        return there_or_not(answers, self._class) if self._alone else answers
-
-    def asked(self, probe: Probe) -> Probe:
-        """The probe's answers as such logits."""
-        return lambda examples, keep: self.logits(probe(examples, keep))
+def _explained(model: Model, one: AttributionMap) -> Explained:
+    """What a map explains, as metrics read it."""
+    return Explained(one.target, one.against, model.multi_label)
 
 
 def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]:
@@ -276,12 +256,11 @@ class _Inquiries:
         """One inquiry, or one per draw of a random ranking."""
         row, unit_of = self.place[one.encoded], units(one.encoded, view.granularity)
         names = np.flatnonzero(heads(unit_of))
-        read, _ = OUTPUTS[view.output]
         # The unit of each token by its place among the units; special tokens have the place after the last.
         index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
         name = token_hash(one.token_ids)
         operator = own_operator(view.removal, one.setting)
-        said = _Decision(self.block, one.target)
+        explained = _explained(self.block.model, one)
         if operator is None:
             raise ValueError(
                 f"{one.setting['method']} has no {view.removal} that could replace a token"
@@ -290,13 +269,13 @@ class _Inquiries:
         def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
             stays = np.column_stack([kept, np.ones(len(kept), dtype=bool)])[:, index]
             rows = np.full(len(kept), row)
-            return read(said.logits(self.block.probe(operator)(rows, list(stays))), said.target)
+            return explained.read(self.block.probe(operator)(rows, list(stays)), view.output)
 
         def blur(stays: Float[np.ndarray, " U"], n_draws: int) -> Float[np.ndarray, " n"]:
             logits = self.block.blurring(row, np.append(stays, 1.0)[index], n_draws, name)
-            return read(said.logits(logits), said.target)
+            return explained.read(logits, view.output)
 
-        shared = self.shared.setdefault((row, one.target, operator, view), {})
+        shared = self.shared.setdefault((row, explained, operator, view), {})
         rankings = _rankings(one, view)
         return [
             Inquiry(
@@ -362,6 +341,8 @@ def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> l
         return []
     deletion = np.mean([curve.deletion for curve in curves], 0)
     insertion = np.mean([curve.insertion for curve in curves], 0)
+    if not (np.isfinite(deletion).all() and np.isfinite(insertion).all()):
+        return []  # the rows of its metrics say that they failed
     return [
         {
             "setting_id": one.setting["setting_id"],

@@ -52,7 +52,8 @@ class AttributionMap:
     """The scores of one input under one setting.
 
     `scores` has one float64 per token as tokenised, special tokens included; `attributable` is False for these.
-    `label` and `target` are the explained class, `probability` is its probability on the unperturbed text.
+    `label` and `target` are the explained class, `probability` is its probability on the unperturbed text; `against` is
+    the class that it is explained against, whose score is taken off (a contrast), None where there is none.
     `completeness_gap` is Σ scores - (F(x) - F(x')), None where the method does not claim that they agree.
     `n_gradients` is what this map alone costs. `setting` holds every hyperparameter.
     Of approximate methods, None elsewhere: `standard_errors` of the scores and `split_half_tau`, the rank correlation
@@ -76,6 +77,7 @@ class AttributionMap:
     error: float | None = None
     converged: bool | None = None
     reason: str | None = None
+    against: int | None = None
 
     @property
     def example_id(self) -> str:

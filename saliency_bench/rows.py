@@ -62,15 +62,16 @@ TABLES: dict[str, dict[str, str]] = {
         "removal": "string",
         "k": "int64",  # number of units dropped, or kept
         "n_units": "int64",
-        "deletion": "float64",  # probability of the explained class without the top k
-        "insertion": "float64",  # probability of the explained class with only the top k
-        "flipped": "bool",  # without the top k the model predicts another class
+        "deletion": "float64",  # output of the explained class (or difference of two) without the top k
+        "insertion": "float64",  # the same with only the top k
+        "flipped": "bool",  # without the top k the model decides otherwise
     },
     "maps": {
         "cell_id": "string",
         "setting_id": "string",
         "example_id": "string",
         "target": "int64",
+        "against": "int64",  # the class whose score is taken off in a contrast; null elsewhere
         "label": "string",
         "probability": "float64",  # of the explained class, on the full text
         "tokens": "list<string>",
@@ -129,7 +130,7 @@ TABLES: dict[str, dict[str, str]] = {
 
 #: Columns that runs of earlier versions do not have; they read as null.
 ADDED: dict[str, tuple[str, ...]] = {
-    "maps": ("standard_errors", "split_half_tau", "error", "converged"),
+    "maps": ("against", "standard_errors", "split_half_tau", "error", "converged"),
     "agreement": ("chance",),
 }
 

@@ -1,6 +1,7 @@
 """The only loop: a configured study to rows on disk, block by block; what is finished is not done again."""
 
 import json
+import math
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -413,13 +414,18 @@ def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
                 "gold_label": None if item.gold is None else block.label(row, item.gold),
                 "predicted": predicted,
                 "predicted_label": block.label(row, predicted),
-                "probability": probability[row],
+                "probability": _number(probability[row]),
                 "correct": None if item.gold is None else item.gold == predicted,
                 "n_tokens": len(item),
                 "truncated": item.truncated,
             }
         )
     return rows
+
+
+def _number(value: float) -> float | None:
+    """The value; null where it is none, which the rows of the text's metrics say as failed ones."""
+    return value if math.isfinite(value) else None
 
 
 def map_row(one: AttributionMap) -> dict[str, Any]:
@@ -429,8 +435,9 @@ def map_row(one: AttributionMap) -> dict[str, Any]:
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
         "target": one.target,
+        "against": one.against,
         "label": one.label,
-        "probability": one.probability,
+        "probability": _number(one.probability),
         "tokens": list(encoded.tokens),
         "token_ids": list(encoded.input_ids),
         "attributable": list(one.attributable),

@@ -196,8 +196,7 @@ def fit_settings(
             if key in hyper:
                 where, asked = f"method.{setting.name}.{key}", hyper[key]
                 hyper[key] = resolve(model, asked, where)
-                if not hyper[key].startswith(asked):  # a digest at its end is no other choice
-                    warnings.append(_lacks(model, where, asked, hyper[key]))
+                warnings += _lacks(model, where, asked, hyper[key])
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings
@@ -209,8 +208,7 @@ def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
 
     def fitted(asked: str, where: str) -> str:
         found = fit_operator(model, asked, where)
-        if found != asked:
-            warnings.append(_lacks(model, where, asked, found))
+        warnings.extend(_lacks(model, where, asked, found))
         return found
 
     removals = [fitted(one, "evaluation.removal") for one in config.evaluation.removal]
@@ -260,10 +258,10 @@ def usual_readings(config: Any) -> list[Reading]:
     return usual(one.removal, one.granularity, one.output, one.ranking)
 
 
-def _lacks(model: Model, key: str, asked: str, used: str) -> dict[str, str]:
-    needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
-    message = f"{model.name} has no {needed}: {used} is used instead"
-    return {"example_id": "", "source": key, "message": message}
+def _lacks(model: Model, key: str, asked: str, used: str) -> list[dict[str, str]]:
+    """A warning where something stands in for what the model lacks."""
+    message = references.lacking(model, asked, used)
+    return [{"example_id": "", "source": key, "message": message}] if message else []
 
 
 #: What says how a file is read, which shows in what is read.

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.encoded import Encoded
+from saliency_bench.models.rounding import at_least_float32
 
 #: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
 #: Row r of the result depends on row r alone. Model, task, target and real input ids are inside.
@@ -96,15 +97,19 @@ class Batch:
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
     ) -> Float[Tensor, "R C"]:
-        """The logits of what is asked about these rows (all where None) in the outputs of a model."""
+        """The logits of what is asked about these rows (all where None) in the outputs of a model.
+
+        They are in at least float32, whatever the model computes in: a probability near 1, and its gradient, have no
+        digits left in half precision.
+        """
         own = torch.arange(len(outputs), device=outputs.device)
         rows = own if rows is None else rows
         if self.positions is not None:
-            return outputs[own, self.positions[rows]]
+            return at_least_float32(outputs[own, self.positions[rows]])
         if self.boundaries is None:
-            return outputs
+            return at_least_float32(outputs)
         assert self.answerable is not None
-        ends = outputs[own, :, self.boundaries[rows]]
+        ends = at_least_float32(outputs[own, :, self.boundaries[rows]])
         return ends.masked_fill(~self.answerable[rows], -torch.inf)
 
     @property

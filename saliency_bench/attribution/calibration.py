@@ -88,7 +88,8 @@ def _on(
     model = ctx.references.model
     batch = task.collate(model, items)
     with torch.no_grad():
-        logits = model.output(batch.input_ids, None, batch.token_type_ids, extra=batch.extra)
+        outputs = model.output(batch.input_ids, None, batch.token_type_ids, extra=batch.extra)
+        logits = batch.read(outputs)
     other = Context(
         ctx.references,
         batch,

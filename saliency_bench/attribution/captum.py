@@ -27,6 +27,7 @@ from saliency_bench.attribution.points import Draw, NoiseCloud, RandomPaths
 from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.references import TOKENS
+from saliency_bench.models.rounding import at_least_float32
 from saliency_bench.models.threads import PROCESS
 from saliency_bench.registry import Registry
 from saliency_bench.tasks import sequence_classification as task
@@ -77,7 +78,7 @@ def input_baseline_x_gradient(
     path = ctx.path(baseline, baseline_special_tokens)
     with standing_in(module, np=_numpy_that_draws([1.0] * len(ctx.batch))):
         values = module.InputBaselineXGradient(ctx.score).attribute(
-            **_inputs(ctx), baselines=path.reference
+            **_inputs(ctx), baselines=at_least_float32(path.reference)
         )
     return Values(values, 1)
 
@@ -111,7 +112,9 @@ def integrated_gradients(
 
     path = ctx.path(baseline, baseline_special_tokens)
     values = IntegratedGradients(ctx.score).attribute(
-        **_inputs(ctx), baselines=path.reference, **_steps(ctx, quadrature, n_steps)
+        **_inputs(ctx),
+        baselines=at_least_float32(path.reference),
+        **_steps(ctx, quadrature, n_steps),
     )
     return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
 
@@ -161,7 +164,7 @@ def smooth_integrated_gradients(
         nt_type=TUNNELS[statistic],
         nt_samples=draws.n,
         nt_samples_batch_size=1,
-        baselines=path.reference,
+        baselines=at_least_float32(path.reference),
         **_steps(ctx, quadrature, n_steps),
     )
     return Values(values, draws.n * _paid(quadrature, n_steps))
@@ -297,7 +300,7 @@ def _noisy_saliency(ctx: Context, draws: Draws, noise: Noise, statistic: str) ->
 
 def _inputs(ctx: Context) -> dict[str, Tensor]:
     """Embeddings that ask for a gradient, and each row's example, which Captum repeats along with them."""
-    embeddings = ctx.embeddings.clone().requires_grad_()
+    embeddings = at_least_float32(ctx.embeddings).clone().requires_grad_()
     rows = torch.arange(len(ctx.batch), device=embeddings.device)
     return {"inputs": embeddings, "additional_forward_args": rows}
 
@@ -323,7 +326,7 @@ def _shared_tunnel(cloud: NoiseCloud, nodes: Sequence[Draw]) -> type[Any]:
         ) -> Tensor:
             own = nodes[self.drawn : self.drawn + nt_samples_partition]
             self.drawn += nt_samples_partition
-            return cloud.at(*_rows(len(input), own)).detach()
+            return at_least_float32(cloud.at(*_rows(len(input), own)).detach())
 
         @staticmethod
         def _expand_partial(
@@ -344,7 +347,7 @@ def _gradient_shap(ctx: Context, plan: object) -> Values:
     assert isinstance(points, RandomPaths)
     nodes = [node for sample in range(plan.draws.n) for node, _ in plan.sample(sample)]
     at_once = max(1, _rows_at_once(ctx) // len(ctx.batch))
-    total = torch.zeros_like(ctx.embeddings)
+    total = torch.zeros_like(at_least_float32(ctx.embeddings))
     for start in range(0, len(nodes), at_once):
         own = nodes[start : start + at_once]
         total += len(own) * _gradient_shap_of(ctx, points, own)
@@ -359,7 +362,9 @@ def _gradient_shap_of(
 
     rows, own = _rows(len(ctx.batch), nodes)
     pairs = zip(rows.tolist(), own, strict=True)
-    starts = torch.stack([points.reference(example, node.number) for example, node in pairs])
+    starts = at_least_float32(
+        torch.stack([points.reference(example, node.number) for example, node in pairs])
+    )
     tunnel = _shared_tunnel(points.cloud, nodes)
     positions = _numpy_that_draws(points.positions(rows, own))
     with standing_in(module, NoiseTunnel=tunnel, np=positions):

@@ -17,7 +17,7 @@ from torch import Tensor
 from saliency_bench.attribution.moments import RELATIVE, Row, Term, product
 from saliency_bench.attribution.points import Points
 from saliency_bench.errors import is_out_of_memory
-from saliency_bench.models.rounding import products
+from saliency_bench.models.rounding import at_least_float32, products
 from saliency_bench.types import ScoreFn, TokenBudget, on_device
 
 
@@ -195,7 +195,7 @@ class GradientEngine:
     def _gradients(
         self, points: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
     ) -> tuple[Float[Tensor, " R"], Float[Tensor, "R T D"]]:
-        points = points.detach().requires_grad_()
+        points = at_least_float32(points.detach()).requires_grad_()
         with torch.enable_grad():
             scores = self.score(points, row_example)
             # Rows are independent, so the gradient of their sum is each row's own gradient.

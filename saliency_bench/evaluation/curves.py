@@ -58,20 +58,58 @@ OUTPUTS: Mapping[str, tuple[Read, str]] = {
 
 
 @dataclass(frozen=True)
+class Explained:
+    """What a map explains, and how it is read off logits [K C]: a class, or a class rather than another (`against`).
+
+    Of a class against another the difference of both is read; their log-odds are those of the one to the other, and what
+    is decided is which of the two has the larger logit. `alone`: classes do not exclude each other, so that each has a
+    probability of its own, and what is decided of a class is whether it is there.
+    """
+
+    target: int
+    against: int | None = None
+    alone: bool = False
+
+    def read(self, logits: Logits, output: str) -> Float[np.ndarray, " K"]:
+        """The output, see `OUTPUTS`."""
+        of, _ = OUTPUTS[output]
+        own = of(*self._one(logits, self.target))
+        if self.against is None:
+            return own
+        with np.errstate(invalid="ignore"):  # of infinities
+            return np.asarray(own - of(*self._one(logits, self.against)))
+
+    def log_odds(self, logits: Logits) -> Float[np.ndarray, " K"]:
+        """Log p/(1 - p) of the class; of a class against another log p_A/p_B, the difference of their logits."""
+        if self.against is None:
+            return log_odds(*self._one(logits, self.target))
+        return self.read(logits, "logit")
+
+    def decided(self, logits: Logits) -> Int[np.ndarray, " K"]:
+        """What is decided, as the number of one of the possible decisions."""
+        if self.against is not None:
+            return np.asarray(logits[:, [self.target, self.against]].argmax(-1))
+        return np.asarray(self._one(logits, self.target)[0].argmax(-1))
+
+    def _one(self, logits: Logits, target: int) -> tuple[Float[np.ndarray, "K D"], int]:
+        """Logits of classes that exclude each other, and the place of a class among them."""
+        return (there_or_not(logits, target), 0) if self.alone else (logits, target)
+
+
+@dataclass(frozen=True)
 class Curve:
     """What the model says of one example when only some of its units stay (Samek et al. 2017).
 
     Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
     `without[i]` are the logits with the top k[i] units removed, `only[i]` with only the top k[i] kept; so without[0]
-    is the full text and only[0] the empty one. `target` is the explained class, `predicted` that of the full text,
-    and `output` what `deletion` and `insertion` show of the explained class. Classes exclude each other: see
-    `there_or_not` for those that do not.
+    is the full text and only[0] the empty one. `explained` says what is read of them, `predicted` what it decides of the
+    full text, and `output` what `deletion` and `insertion` show.
     """
 
     k: Int[np.ndarray, " K"]
     without: Logits
     only: Logits
-    target: int
+    explained: Explained
     predicted: int
     output: str
 
@@ -83,29 +121,29 @@ class Curve:
     @cached_property
     def deletion(self) -> Float[np.ndarray, " K"]:
         """The output without the top k."""
-        return OUTPUTS[self.output][0](self.without, self.target)
+        return self.explained.read(self.without, self.output)
 
     @cached_property
     def insertion(self) -> Float[np.ndarray, " K"]:
         """The output with only the top k."""
-        return OUTPUTS[self.output][0](self.only, self.target)
+        return self.explained.read(self.only, self.output)
 
     @cached_property
     def flipped(self) -> Bool[np.ndarray, " K"]:
-        """Whether another class than that of the full text is predicted without the top k."""
-        return np.asarray(self.without.argmax(-1) != self.predicted)
+        """Whether another decision than that of the full text is made without the top k."""
+        return np.asarray(self.explained.decided(self.without) != self.predicted)
 
     @cached_property
     def kept(self) -> Bool[np.ndarray, " K"]:
-        """Whether the class of the full text is predicted from the top k alone."""
-        return np.asarray(self.only.argmax(-1) == self.predicted)
+        """Whether the decision of the full text is made from the top k alone."""
+        return np.asarray(self.explained.decided(self.only) == self.predicted)
 
 
 def evaluate_curves(
     probe: Probe,
     rankings: Mapping[tuple[Key, int], Int[np.ndarray, " _"]],
     units: Sequence[Int[np.ndarray, " _"]],
-    targets: Sequence[int],
+    explained: Sequence[Explained],
     predicted: Sequence[int],
     grids: Sequence[Grid],
     output: str,
@@ -118,8 +156,8 @@ def evaluate_curves(
             distinct one costs one forward row is the probe's promise.
         rankings: names of units, most relevant first.
         units: for each example, the unit of each of its own tokens (see `units.units`).
-        targets: for each example, the class that the curves are about.
-        predicted: for each example, the class predicted on the full text.
+        explained: for each example, what the curves are about.
+        predicted: for each example, what is decided of the full text.
         grids: see `grid.counts`; both ends, none and all of the units, are always there.
         output: what the curves show of the class, see `OUTPUTS`.
     """
@@ -136,7 +174,7 @@ def evaluate_curves(
         own = answers[start : start + 2 * len(k)]
         start += 2 * len(k)
         curves[key, example] = Curve(
-            k, own[0::2], own[1::2], targets[example], predicted[example], output
+            k, own[0::2], own[1::2], explained[example], predicted[example], output
         )
     return curves
 

@@ -2,7 +2,9 @@
 
 p is the output for the explained class, its probability if nothing else is asked for; U the number of units that are
 ranked, tokens or words; "the top k" the k most relevant. Of a multi-label model p is the sigmoid of the class's logit, and
-what is decided is whether the class is there: that changes where p crosses one half.
+what is decided is whether the class is there: that changes where p crosses one half. Of a map that explains one class
+against another p is the difference of both, and what is decided is which of the two has the larger logit (see
+`curves.Explained`).
 
 With one removal operator and the full grid several readings are one number in other clothes (`report.labels.SAME_EVIDENCE`):
 deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
@@ -16,7 +18,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 
-from saliency_bench.evaluation import curves
 from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.grid import FULL, Grid, counts
 from saliency_bench.evaluation.metrics import NotApplicable, metric
@@ -137,7 +138,7 @@ def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float
 )
 def log_odds(curve: Curve, *, fraction: float) -> float:
     """The change of log p/(1 - p) when the top fraction is removed: the more negative the better."""
-    return _change(curve, curves.log_odds(curve.without, curve.target), fraction)
+    return _change(curve, curve.explained.log_odds(curve.without), fraction)
 
 
 @metric(
@@ -153,8 +154,7 @@ def log_probability_drop(curve: Curve, *, fraction: float) -> float:
 
     Unbounded, so that a few examples can decide its mean.
     """
-    read, _ = curves.OUTPUTS["log_probability"]
-    return _change(curve, read(curve.without, curve.target), fraction)
+    return _change(curve, curve.explained.read(curve.without, "log_probability"), fraction)
 
 
 @metric(

@@ -61,7 +61,7 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
         return None
     examples, stays = _questions(batch)
     masked = masked_output(model, batch, examples, stays)
-    share = min(EPSILONS * torch.finfo(masked.dtype).eps, LARGEST_DIFFERENCE)
+    share = min(EPSILONS * torch.finfo(model.dtype).eps, LARGEST_DIFFERENCE)
     size = float(masked.abs().max())
     for ones in (False, True):
         how = Dropping(first, ones, 0.0)
@@ -83,14 +83,25 @@ def hides(references: References, batch: Batch) -> bool:
     frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
     key = "hiding", batch.input_ids.shape[1], frames
     if key not in references.found:
-        references.found[key] = _hidden(references.model, batch)
+        hidden = _hidden(references.model, batch)
+        if hidden is None:  # no text here has an answer, whatever is removed
+            return True
+        references.found[key] = hidden
     return bool(references.found[key])
 
 
 @torch.inference_mode()
 @products(tf32=False)
-def _hidden(model: Model, batch: Batch) -> bool:
-    examples, stays = _questions(batch)
+def _hidden(model: Model, batch: Batch) -> bool | None:
+    """What is seen on the first texts of which some output is finite; None where there is none."""
+    for start in range(0, len(batch), N_TRIED):
+        if (hidden := _hidden_in(model, batch, start)) is not None:
+            return hidden
+    return None
+
+
+def _hidden_in(model: Model, batch: Batch, start: int) -> bool | None:
+    examples, stays = _questions(batch, start)
     rows, removed = examples.to(model.device), ~stays.to(model.device)
     types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
     extra = batch.extra_of(rows)
@@ -100,15 +111,19 @@ def _hidden(model: Model, batch: Batch) -> bool:
         batch.read(model.output(batch.input_ids[rows], ~removed, types, one, extra=extra), rows)
         for one in (other, embeddings)
     )
+    finite = same.isfinite().all(-1)
+    if not finite.any():
+        return None
+    seen, same = seen[finite], same[finite]
     # Some models compute a softmax in float32 whatever their weights are.
-    epsilon = max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps)
+    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
     share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
     return float((seen - same).abs().max()) <= share * float(same.abs().max())
 
 
-def _questions(batch: Batch) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
+def _questions(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
     examples, stays = [], []
-    for row in range(min(N_TRIED, len(batch))):
+    for row in range(start, min(start + N_TRIED, len(batch))):
         free = batch.attributable[row].cpu()
         always = batch.mask[row].cpu() & ~free
         places = free.nonzero()[:, 0]

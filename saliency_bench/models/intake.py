@@ -253,7 +253,8 @@ def replaced(
         return _in_place_of(output, embeddings, how.time_first)
 
     def echo(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        return torch.cat([output[:, :1], embeddings[:, :-1]], 1)  # the first is a token of its own
+        own = embeddings[:, :-1].to(output.dtype)
+        return torch.cat([output[:, :1], own], 1)  # the first is a token of its own
 
     handles = [layer.register_forward_hook(hook)]
     handles += [one.register_forward_hook(echo) for one in how.echoes]
@@ -274,7 +275,7 @@ def _in_place_of(output: Any, embeddings: Float[Tensor, "R T D"], time_first: bo
             f"the embedding layer returns {type(output).__name__}, expected a tensor [B T D]: name another one in "
             "embeddings="
         )
-    mine = embeddings.transpose(0, 1) if time_first else embeddings
+    mine = (embeddings.transpose(0, 1) if time_first else embeddings).to(output.dtype)
     length = mine.shape[1]
     if output.ndim == 3 and output.shape[1] > length and output[:, :length].shape == mine.shape:
         return torch.cat([mine, output[:, length:]], 1)  # padding of the model's own

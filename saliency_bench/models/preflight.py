@@ -26,6 +26,9 @@ VANISHING_EPSILONS = 64
 #: In half precision the rounding of the sum is as large as a sum that does not vanish; beyond this none is refused.
 LARGEST_VANISHING = 1e-2
 
+#: Texts of one kind that are tried before a model is refused whose outputs are not finite.
+MOST_TRIED = 32
+
 FLOAT32_EPSILON = torch.finfo(torch.float32).eps
 
 #: The text is cut to this before it is probed, and to what leaves room for so many pads.
@@ -100,18 +103,40 @@ class Findings:
 def inspect_texts(model: Model, texts: Sequence[Encoded]) -> Findings:
     """Probes a model on the first text, and on the first of each other arrangement of token types (single, pair).
 
+    A text whose outputs are not finite says nothing of the model's other texts: the next few are tried in its place.
+
     Returns:
         What was seen on the first; `sum_vanishes` where it does on any.
 
     Raises:
         InputError: see `inspect_model`.
     """
-    first: dict[tuple[Any, ...], Encoded] = {}
+    first: dict[tuple[Any, ...], list[Encoded]] = {}
     for text in texts:
         kind = _arrangement(text.token_type_ids), tuple(name for name, _ in text.extra)
-        first.setdefault(kind, text)
-    found = [inspect_model(model, *_unpadded(one)) for one in first.values()]
+        alike = first.setdefault(kind, [])
+        if len(alike) < MOST_TRIED:
+            alike.append(text)
+    seen = [_inspect_first(model, alike) for alike in first.values()]
+    found = [one for one in seen if isinstance(one, Findings)]
+    if not found:
+        raise next(one for one in seen if isinstance(one, InputError))
     return replace(found[0], sum_vanishes=any(one.sum_vanishes for one in found))
+
+
+class _NotFinite(InputError):
+    """A text's outputs, or their gradient, are no numbers."""
+
+
+def _inspect_first(model: Model, texts: Sequence[Encoded]) -> Findings | InputError:
+    """What was seen on the first of these texts that has finite outputs; the refusal of the first if none has."""
+    refused: list[InputError] = []
+    for text in texts:
+        try:
+            return inspect_model(model, *_unpadded(text))
+        except _NotFinite as error:
+            refused.append(error)
+    return refused[0]
 
 
 def _arrangement(types: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -186,7 +211,7 @@ def inspect_model(
         f"by {unseen:.2g}",
         adapter_note(model.module),
     )
-    _require(bool(gradient.isfinite().all()), model, "has gradients that are not finite")
+    _require_finite(gradient, model, "has gradients that are not finite")
     _require(bool((gradient != 0).any()), model, "has a zero gradient at its embeddings")
     _require(
         slope is None or slope <= LARGEST_GRADIENT_DIFFERENCE,
@@ -219,8 +244,12 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
     fits = shape[:-1] == expected and shape[-1] >= 2
     _require(fits, model, f"gives outputs of shape {shape}, expected {head.shape}")
     _require_labels(model, shape[-1])
-    finite = bool(logits.isfinite().all())
-    _require(finite, model, "gives outputs that are not finite; try runtime.dtype=float32")
+    _require_finite(logits, model, "gives outputs that are not finite; try runtime.dtype=float32")
+
+
+def _require_finite(values: Tensor, model: Model, problem: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise _NotFinite(_refusal(model, problem))
 
 
 def _require_logits(
@@ -419,7 +448,11 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 def _require(holds: bool, model: Model, problem: str, note: str = "") -> None:
     if not holds:
-        raise InputError(f"model {model.name} cannot be explained: it {problem}.{note}")
+        raise InputError(_refusal(model, problem) + note)
+
+
+def _refusal(model: Model, problem: str) -> str:
+    return f"model {model.name} cannot be explained: it {problem}."
 
 
 def _failed(model: Model, what: str, error: Exception) -> Exception:

@@ -80,6 +80,15 @@ def resolve(model: Model, name: str, key: str = "baseline") -> str:
     return next(choice for choice in (name, *FALLBACK) if available(model, choice, key))
 
 
+def lacking(model: Model, asked: Any, used: str) -> str | None:
+    """What the model lacks, and what stands in for it, where that is not what was asked for."""
+    # A digest at its end is no other choice, and neither is the name of a vector that came as numbers.
+    if not isinstance(asked, str) or used.startswith(asked):
+        return None
+    needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
+    return f"{model.name} has no {needed}: {used} is used instead"
+
+
 def check_baseline(name: str, key: str) -> None:
     """Refuses what cannot be a baseline of any model: an unknown name, an empty text, a file that is none."""
     if name.startswith(VECTOR):
@@ -299,9 +308,9 @@ class References:
     def embedding_std(self) -> float:
         """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`.
 
-        Of a layer that adds positions it is that of its outputs for the vocabulary, each token at one place.
+        A token whose vector is not finite is left out: it would make NaN of every text. Of a layer that adds positions it is that of its outputs for the vocabulary, each token at one place.
         """
-        return float(self.model.each_token().double().std(correction=0))
+        return float(_finite_rows(self.model.each_token()).double().std(correction=0))
 
     @cached_property
     def spread(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
@@ -322,7 +331,7 @@ class References:
         return torch.tensor([token for token in range(size) if token not in special])
 
     def matrix(self) -> Float[Tensor, "V D"]:
-        """The embedding layer's output for every token of the vocabulary; not kept, since it may be large.
+        """The embedding layer's output for every token of the vocabulary that has a finite one; not kept, since it may be large.
 
         Raises:
             InputError: a token has another vector at each place.
@@ -334,7 +343,7 @@ class References:
                 "have none: use mask, pad, unk, zero, a text or a vector of your own, or name the table of words in "
                 "embeddings="
             )
-        return self.model.each_token()
+        return _finite_rows(self.model.each_token())
 
     def _token(self, name: str) -> int:
         """The id of one of `TOKENS`."""
@@ -370,6 +379,12 @@ class References:
         if references == "movie_reviews":
             return _reviews(self.model)
         return _stream(self.model, _read_texts(references, "references"), references)
+
+
+def _finite_rows(table: Float[Tensor, "V D"]) -> Float[Tensor, "W D"]:
+    """The vectors that are finite; all of them where none is."""
+    finite = table.isfinite().all(1)
+    return table[finite] if 0 < int(finite.sum()) < len(table) else table
 
 
 def embed_batch(

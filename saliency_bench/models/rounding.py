@@ -1,16 +1,68 @@
-"""How products of float32 matrices are rounded while a model is asked."""
+"""What numbers are rounded to: products of float32 matrices, and gradients of a model in half precision."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 #: TensorFloat-32 is float32 with products of 10 bits, on NVIDIA GPUs.
 TF32 = "tf32"
 
 _INHERITED = "none"
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The same numbers, in float32 where they are in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class Scaling:
+    """Gradients of rows that go through a model in half precision at a size of about 1.
+
+    That of a probability near 1 is so small that float16 has no number for it. So each row's gradient is multiplied by a
+    power of two where it enters the model from its outputs, and divided by it where it comes out at the embeddings, if
+    these are in float32. That rounds nothing.
+    """
+
+    def __init__(self) -> None:
+        self._powers: Tensor | None = None
+
+    def embeddings(self, values: Float[Tensor, "R T D"]) -> Float[Tensor, "R T D"]:
+        """The same; on the way back the power is taken off."""
+        found: Tensor = _Changed.apply(values, self._taken_off)  # type: ignore[no-untyped-call]
+        return found
+
+    def outputs(self, values: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        """The same; on the way back each row's largest number is brought between 1/2 and 1."""
+        found: Tensor = _Changed.apply(values, self._put_on)  # type: ignore[no-untyped-call]
+        return found
+
+    def _put_on(self, gradient: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        largest = gradient.abs().amax(-1)
+        usable = largest.isfinite() & (largest > 0)
+        # A number over its mantissa is a power of two.
+        self._powers = torch.where(usable, largest / torch.frexp(largest).mantissa, 1.0)
+        return gradient / self._powers[:, None]
+
+    def _taken_off(self, gradient: Float[Tensor, "R T D"]) -> Float[Tensor, "R T D"]:
+        return gradient if self._powers is None else gradient * self._powers[:, None, None]
+
+
+class _Changed(torch.autograd.Function):
+    """The identity, whose gradient is changed by a function."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change = change
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(*gradients), None
 
 
 _CHANGED = threading.Condition()

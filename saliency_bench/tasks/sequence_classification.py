@@ -16,6 +16,7 @@ from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.extra import extra_of, tensors_of
 from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import Scaling
 from saliency_bench.tasks.items import TOKENS
 from saliency_bench.tasks.pieces import Reading, read, read_text, segments_of, words_in
 from saliency_bench.tasks.targets import class_names
@@ -30,21 +31,22 @@ ONLY_SECOND = "only_second"
 
 #: How the score of a class is read off the logits [R C]; results [R].
 #: A target with a second column is a contrast: the difference of both classes' scores.
+#: Probabilities are taken in float64: of one near 1, float32 has neither 1 - p nor the gradient.
 Output = Callable[[Float[Tensor, "R C"], Int[Tensor, "R ..."]], Float[Tensor, " R"]]
 OUTPUTS: Mapping[str, Output] = {
     "logit": lambda logits, target: _pick(logits, target),
-    "probability": lambda logits, target: _pick(logits.softmax(-1), target),
-    "log_probability": lambda logits, target: _pick(logits.log_softmax(-1), target),
-    "cross_entropy": lambda logits, target: _pick(-logits.log_softmax(-1), target),
+    "probability": lambda logits, target: _pick(logits.double().softmax(-1), target),
+    "log_probability": lambda logits, target: _pick(logits.double().log_softmax(-1), target),
+    "cross_entropy": lambda logits, target: _pick(-logits.double().log_softmax(-1), target),
 }
 #: What is explained of a model with a loss of its own: the negative of that.
 CRITERION = "criterion"
 #: The same where classes do not exclude each other: each has a probability of its own.
 MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
     "logit": OUTPUTS["logit"],
-    "probability": lambda logits, target: _pick(logits.sigmoid(), target),
-    "log_probability": lambda logits, target: _pick(functional.logsigmoid(logits), target),
-    "cross_entropy": lambda logits, target: _pick(-functional.logsigmoid(logits), target),
+    "probability": lambda logits, target: _pick(logits.double().sigmoid(), target),
+    "log_probability": lambda logits, target: _pick(functional.logsigmoid(logits.double()), target),
+    "cross_entropy": lambda logits, target: _pick(-functional.logsigmoid(logits.double()), target),
 }
 
 
@@ -318,20 +320,27 @@ def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
 def logits_fn(
     model: Model, batch: Batch, *, short: bool = False
 ) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
-    """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`."""
+    """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`.
+
+    With embeddings in float32, their gradients through a model in half precision are not lost where they are small
+    (`rounding.Scaling`); those at other places of the model have no meaning then.
+    """
 
     def logits(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
     ) -> Float[Tensor, "R C"]:
+        widened = torch.finfo(model.dtype).bits < torch.finfo(embeddings.dtype).bits
+        scaling = Scaling()
         outputs = model.output(
             batch.input_ids[row_example],
             batch.mask[row_example] if batch.padded else None,
             None if batch.token_type_ids is None else batch.token_type_ids[row_example],
-            embeddings,
+            scaling.embeddings(embeddings) if widened else embeddings,
             extra=batch.extra_of(row_example),
             short=short,
         )
-        return batch.read(outputs, row_example)
+        read = batch.read(outputs, row_example)
+        return scaling.outputs(read) if widened else read
 
     return logits
 

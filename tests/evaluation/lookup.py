@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from saliency_bench.evaluation.curves import Curve, evaluate_curves
+from saliency_bench.evaluation.curves import Curve, Explained, evaluate_curves
 from saliency_bench.evaluation.inquiry import Inquiry
 
 
@@ -58,7 +58,7 @@ def curve_of(
     attributable = np.zeros(len(ranking) if n_tokens is None else n_tokens, dtype=bool)
     attributable[ranking] = True
     rankings, units = {("one", 0): ranking}, [tokens(attributable)]
-    found = evaluate_curves(probe, rankings, units, [target], [predicted], grids, output)
+    found = evaluate_curves(probe, rankings, units, [Explained(target)], [predicted], grids, output)
     return found["one", 0]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluation.lookup import LookupProbe, arbitrary, curve_of, table, tokens
 
-from saliency_bench.evaluation.curves import evaluate_curves, log_odds
+from saliency_bench.evaluation.curves import Explained, evaluate_curves, log_odds
 from saliency_bench.evaluation.grid import FULL
 
 #: Tokens 0 and 3 are special.
@@ -41,7 +41,7 @@ def test_curves_are_those_of_one_question_at_a_time():
         probe,
         rankings,
         [tokens(own) for own in attributable],
-        targets,
+        [Explained(target) for target in targets],
         predicted,
         [FULL, "eraser"],
         "probability",
@@ -83,9 +83,11 @@ def test_the_ends_of_both_curves_are_the_full_and_the_empty_text():
 def test_other_grids_and_other_settings_change_no_number():
     probe, units = arbitrary(4), [np.arange(6)]
     a, b = np.arange(6), np.array([3, 1, 5, 0, 2, 4])
-    alone = evaluate_curves(probe, {("a", 0): a}, units, [0], [0], ["eraser"], "logit")["a", 0]
+    alone = evaluate_curves(probe, {("a", 0): a}, units, [Explained(0)], [0], ["eraser"], "logit")[
+        "a", 0
+    ]
     together = evaluate_curves(
-        probe, {("b", 0): b, ("a", 0): a}, units, [0], [0], [FULL, "eraser"], "logit"
+        probe, {("b", 0): b, ("a", 0): a}, units, [Explained(0)], [0], [FULL, "eraser"], "logit"
     )["a", 0]
     place = np.searchsorted(together.k, alone.k)
     assert np.array_equal(together.deletion[place], alone.deletion)
@@ -133,7 +135,7 @@ def test_a_word_is_removed_with_all_its_pieces():
     # Tokens: special, a word of two pieces, a word of one, special.
     probe, units = arbitrary(5), [np.array([-1, 1, 1, 3, -1])]
     rankings = {("one", 0): np.array([3, 1])}
-    curve = evaluate_curves(probe, rankings, units, [0], [0], [FULL], "logit")["one", 0]
+    curve = evaluate_curves(probe, rankings, units, [Explained(0)], [0], [FULL], "logit")["one", 0]
     assert curve.n_units == 2
     assert set(probe.questions) == {
         (0, (0, 1, 2, 3, 4)),

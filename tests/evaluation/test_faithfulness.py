@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saliency_bench.errors import InputError
 from saliency_bench.evaluation import faithfulness as f
-from saliency_bench.evaluation.curves import evaluate_curves
+from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
@@ -314,7 +314,9 @@ def test_metrics_of_one_group_order_rankings_alike_and_others_need_not(seed):
 def test_over_all_rankings_srg_is_zero(seed):
     probe = arbitrary(seed)
     rankings = {(order, 0): np.array(order) for order in permutations(range(4))}
-    curves = evaluate_curves(probe, rankings, [np.arange(4)], [0], [0], [FULL], "probability")
+    curves = evaluate_curves(
+        probe, rankings, [np.arange(4)], [Explained(0)], [0], [FULL], "probability"
+    )
     values = [f.srg(curve) for curve in curves.values()]
     assert np.ptp(values) > 0.1
     assert np.mean(values) == pytest.approx(0, abs=ROUNDING)
@@ -329,7 +331,7 @@ def test_the_mean_srg_of_random_scores_is_zero_within_its_error():
         for draw, own in enumerate(scores)
     }
     units = [np.arange(n_units)]
-    curves = evaluate_curves(probe, rankings, units, [0], [0], [FULL], "probability")
+    curves = evaluate_curves(probe, rankings, units, [Explained(0)], [0], [FULL], "probability")
     values = [f.srg(curve) for curve in curves.values()]
     assert abs(np.mean(values)) < 4 * np.std(values, ddof=1) / np.sqrt(n_draws)
 

@@ -8,7 +8,7 @@ import torch
 from tiny import token_inputs
 
 from saliency_bench.errors import InputError
-from saliency_bench.evaluation.curves import evaluate_curves
+from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.removal import ReplacingProbe
 from saliency_bench.models.references import References
@@ -112,7 +112,8 @@ def test_rows_of_a_pass_stay_within_the_token_budget(bert, batch, rows_asked):
 
 def curves(probe, rankings, grids):
     units = [np.array([-1, *range(1, length)]) for length in LENGTHS]
-    return evaluate_curves(probe, rankings, units, [0, 1, 2], [0, 0, 0], grids, "probability")
+    classes = [Explained(target) for target in range(3)]
+    return evaluate_curves(probe, rankings, units, classes, [0, 0, 0], grids, "probability")
 
 
 def test_deletion_and_insertion_of_all_settings_share_their_questions(bert, batch, rows_asked):

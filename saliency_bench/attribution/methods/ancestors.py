@@ -13,6 +13,7 @@ from torch.nn import functional
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
 from saliency_bench.errors import InputError, unknown
+from saliency_bench.models.rounding import at_least_float32
 from saliency_bench.streams import generator_for
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.types import Attribution
@@ -78,7 +79,7 @@ def _loss_gradient(
     """The gradient of the cross-entropy of the target, or of the class predicted at the points themselves."""
     if ctx.target.ndim > 1:
         raise InputError("these systems explain one class, not a contrast: target=predicted")
-    points = points.detach().requires_grad_()
+    points = at_least_float32(points.detach()).requires_grad_()
     rows = torch.arange(len(points), device=points.device)
     with torch.enable_grad():
         logits = task.logits_fn(ctx.references.model, ctx.batch)(points, rows)

@@ -22,6 +22,7 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Values, method
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.errors import InputError
+from saliency_bench.models.rounding import at_least_float32
 from saliency_bench.models.threads import PROCESS
 from saliency_bench.seeding import seed_of
 from saliency_bench.types import Attribution, ScoreFn
@@ -305,8 +306,8 @@ def _lifted(
         # It announces its hooks, which it removes, each time.
         warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)
         found: Tensor = DeepLift(module).attribute(
-            path.embeddings[rows].requires_grad_(),
-            baselines=path.reference[rows],
+            at_least_float32(path.embeddings[rows]).requires_grad_(),
+            baselines=at_least_float32(path.reference[rows]),
             additional_forward_args=rows,
         )
     return found.detach()

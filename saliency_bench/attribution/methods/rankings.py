@@ -74,8 +74,9 @@ def beam_search(
     for row, own in enumerate(attributable):
         places = np.flatnonzero(own)
         gains = GOALS[goal](_drops(ctx, row, places, removal, objective))
-        _, order = best_order(gains, len(places), beam_size)
-        scores[row, places[order]] = torch.arange(len(places), 0, -1, dtype=torch.float64)
+        best, order = best_order(gains, len(places), beam_size)
+        ranks = torch.arange(len(places), 0, -1, dtype=torch.float64)
+        scores[row, places[order]] = ranks if np.isfinite(best) else torch.nan
     return Attribution(scores=scores, n_gradients=0)
 
 
