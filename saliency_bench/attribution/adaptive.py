@@ -11,8 +11,18 @@ Two things make the error visible, and both say where to refine.
 
 Errors of different cells are taken as independent. With r the root of the sum of squared residuals, and d that of the
 squared differences of the worst token, the estimate of the largest token error is sqrt(r² + (d/2)²), in units of the
-largest score. It is an estimate and no bound: what lies between two nodes and moves neither F nor its gradient at them
-is not seen. `MEASURED` says how often it is wrong.
+largest score, so that the output's own unit does not count.
+
+What `converged` promises: this estimate and the completeness gap are at most the tolerance. It is no bound. At a
+tolerance of 1 %, with 128 gradients at most, it was measured that
+
+* on ReLU nets with one and two hidden layers, whose integrals are known, 0.4 % of the converged maps are off by more
+  (of 900, the worst by 1.3 %), and 0.8 % of all maps by more than is stated;
+* on nets with smooth units (tanh, softplus; 900 maps), and on 100 test sentences of the bundled classifier with mask
+  and zero baselines, none is off by more than is stated; there the true error is an eighth of it in the median.
+
+It cannot see what lies between two nodes and moves neither F nor the gradient at a node: a bump that cancels between
+two tokens is found where it is as wide as 5 % of the path, and missed where it is 2 % wide.
 """
 
 import math
