@@ -143,7 +143,7 @@ class Refinement:
 
     def _residuals(self) -> Float[np.ndarray, " C"]:
         known = np.diff(np.concatenate([[self.start], self.values, [self.end]]))
-        return np.abs(known - cell_integrals(self.u, self.integrands.sum(1)))
+        return np.asarray(np.abs(known - cell_integrals(self.u, self.integrands.sum(1))))
 
 
 def schedule(tolerance: float, max_steps: int) -> Iterator[int]:

@@ -106,7 +106,7 @@ def spline_weights(u: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
     weights = (widths[:-1] + widths[1:]) / 2
     weights[1:] += change
     weights[:-1] -= change
-    return weights
+    return np.asarray(weights)
 
 
 def _curvature(
