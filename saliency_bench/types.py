@@ -140,7 +140,8 @@ class Convergence:
     correlation (Kendall's τ-b) of the scores from one half of the draws with those from the other.
     `error` estimates the relative error of the scores: for random draws the norm of the standard errors over that
     of the scores, for quadrature the largest error of a token over the largest score.
-    `converged` says whether `error` came down to the tolerance that was asked for, and `reasons` why not.
+    `converged` says whether `error` came down to the tolerance that was asked for, and `reasons` why not. The error is
+    estimated, so this is no proof; `attribution.adaptive` says how often it was wrong, and where that was measured.
     """
 
     standard_errors: Float[np.ndarray, "B T"] | None = None

@@ -1,10 +1,31 @@
 """Integrated Gradients to a stated accuracy: points where an example needs them, until its own error is small.
 
-What is known for nothing makes the error visible: F at every node that was visited. The token integrands c_t sum to
-dF/dα, so over each cell between two nodes Σ_t ∫ c_t must be the difference of F; what the spline through the visited
-nodes gives instead is that cell's residual. Residuals say where to refine, and, all together, how far to trust.
+Two things make the error visible, and both say where to refine.
+
+* Of the sum over tokens the integral is known: F at every node that was visited. The token integrands c_t sum to
+  dF/dα, so over each cell between two nodes Σ_t ∫ c_t must be the difference of F. What the spline through the visited
+  nodes gives instead is that cell's residual.
+* Of a single token nothing is known but its integrand at the nodes. Each node is left out in turn and predicted by the
+  cubic through its four neighbours. What it differs by, times the node's share of the path, is what the node's
+  neighbours did not know of this token.
+
+Errors of different cells are taken as independent. With r the root of the sum of squared residuals, and d that of the
+squared differences of the worst token, the estimate of the largest token error is sqrt(r² + (d/2)²), in units of the
+largest score, so that the output's own unit does not count.
+
+What `converged` promises: this estimate and the completeness gap are at most the tolerance. It is no bound. At a
+tolerance of 1 %, with 128 gradients at most, it was measured that
+
+* on ReLU nets with one and two hidden layers, whose integrals are known, 0.4 % of the converged maps are off by more
+  (of 900, the worst by 1.3 %), and 0.8 % of all maps by more than is stated;
+* on nets with smooth units (tanh, softplus; 900 maps), and on 100 test sentences of the bundled classifier with mask
+  and zero baselines, none is off by more than is stated; there the true error is an eighth of it in the median.
+
+It cannot see what lies between two nodes and moves neither F nor the gradient at a node: a bump that cancels between
+two tokens is found where it is as wide as 5 % of the path, and missed where it is 2 % wide.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +36,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.density import Density, cells, middles, refined
+from saliency_bench.attribution.density import (
+    Density,
+    cell_integrals,
+    middles,
+    refined,
+    spline_weights,
+    unpredicted,
+)
 from saliency_bench.attribution.gradient import Rows
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.types import Attribution, Convergence
@@ -23,12 +51,8 @@ from saliency_bench.types import Attribution, Convergence
 #: Nodes of the first round at a tolerance of 1 %, besides the input itself; they grow with tolerance^(-1/4).
 FIRST_ROUND = 12
 
-#: The estimate of the error is SAFETY × min(round, 4) × the root of the sum of squared residuals, in units of the
-#: largest score. Chosen on 100 training sentences of the bundled data (mask and zero baselines, five random
-#: divisions into 24 for the density and 76 for the test) so that at least 95 % of the errors stay below it where
-#: refinement stops at 1 %. It grows with the round since each round places nodes where the residual was, which
-#: lowers the residual faster than the error.
-SAFETY = 0.45
+#: What a difference between a node and its neighbours' cubic counts in the estimate, beside a residual.
+LEFT_OUT = 0.5
 
 
 class Step(NamedTuple):
@@ -52,7 +76,6 @@ class Refinement:
     integrands: Float[np.ndarray, "S T"]  # per du
     values: Float[np.ndarray, " S"]  # F at the nodes
     epsilon: float  # of the type in which F was computed
-    rounds: int = 0
 
     @classmethod
     def at_input(
@@ -81,30 +104,46 @@ class Refinement:
         self.u = together[order]
         self.integrands = np.concatenate([self.integrands, per_u])[order]
         self.values = np.concatenate([self.values, values])[order]
-        self.rounds += 1
         return self._step()
 
     def next_nodes(self, n_more: int) -> Float[np.ndarray, " N"]:
         """Where to look further, in u."""
-        return refined(self.u, self._residuals(), n_more)
+        left_out = np.abs(unpredicted(self.u, self.integrands)).max(1)
+        beside = (left_out[:-1] + left_out[1:]) / 2
+        ends = left_out[[0]], left_out[[-1]]
+        expected = np.concatenate([ends[0], beside, ends[1]]) * self._widths()
+        return refined(self.u, np.maximum(self._residuals(), expected), n_more)
 
     def _step(self) -> Step:
-        weights = cells(self.u).sum(0)
+        weights = spline_weights(self.u)
         # The spline's weights are exact for constants in u; in α they are made so.
         scores = weights @ self.integrands
         scores = scores / float(weights @ self.density.stretch(self.density.alpha(self.u)))
-        size = float(np.abs(scores).max(initial=0.0)) or 1.0
-        factor = SAFETY * min(self.rounds, 4)
-        error = factor * float(np.linalg.norm(self._residuals())) / size
-        gap = abs(float(scores.sum()) - (self.end - self.start)) / size
+        size = float(np.abs(scores).max(initial=0.0))
         # A residual is the difference of two values of F, each rounded, over each of the cells.
         rounding = self.epsilon * float(np.abs([*self.values, self.start]).max())
-        floor = factor * rounding * len(self.u) ** 0.5 / size
-        return Step(scores, error, gap, len(self.u), floor)
+        floor = rounding * len(self.u) ** 0.5
+        gap = abs(float(scores.sum()) - (self.end - self.start))
+        if size == 0:
+            # In units of nothing: all that F does beyond its rounding is missing from the scores.
+            missing = 0.0 if max(self._error(), gap) <= floor else math.inf
+            return Step(scores, missing, missing, len(self.u), 0.0)
+        return Step(scores, self._error() / size, gap / size, len(self.u), floor / size)
+
+    def _error(self) -> float:
+        """The estimate of the largest token error, in the unit of F."""
+        widths = self._widths()
+        own = (widths[:-1] + widths[1:]) / 2
+        left_out = unpredicted(self.u, self.integrands) * own[:, None]
+        worst = np.linalg.norm(left_out, axis=0).max(initial=0.0)
+        return float(np.hypot(np.linalg.norm(self._residuals()), LEFT_OUT * worst))
+
+    def _widths(self) -> Float[np.ndarray, " C"]:
+        return np.diff(np.concatenate([[0.0], self.u, [1.0]]))
 
     def _residuals(self) -> Float[np.ndarray, " C"]:
         known = np.diff(np.concatenate([[self.start], self.values, [self.end]]))
-        return np.asarray(np.abs(known - cells(self.u) @ self.integrands.sum(1)))
+        return np.asarray(np.abs(known - cell_integrals(self.u, self.integrands.sum(1))))
 
 
 def schedule(tolerance: float, max_steps: int) -> Iterator[int]:
@@ -199,11 +238,16 @@ def _attribution(
             error=error,
             converged=error <= tolerance,
             reasons=tuple(
-                None
-                if worst <= tolerance
-                else f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
-                + ("" if worst > step.floor else f", by the rounding of {dtype} alone")
+                None if worst <= tolerance else _reason(step, worst, tolerance, dtype)
                 for step, worst in zip(steps, error, strict=True)
             ),
         ),
     )
+
+
+def _reason(step: Step, worst: float, tolerance: float, dtype: str) -> str:
+    """Why a map has not converged."""
+    if math.isinf(worst):
+        return f"after {step.n} gradients every score is 0, and yet the output changes on the path"
+    said = f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
+    return said if worst > step.floor else f"{said}, by the rounding of {dtype} alone"

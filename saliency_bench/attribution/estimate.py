@@ -76,10 +76,10 @@ class Estimate:
         size = np.linalg.norm(scores, axis=1)
         # A norm of a mean that is not sure is too large on average, and no spread between groups shows that.
         unsure = np.hypot(np.linalg.norm(errors, axis=1), np.linalg.norm(bias, axis=1))
-        relative = np.divide(unsure, size, out=np.zeros_like(size), where=size != 0)
-        relative[~np.isfinite(relative)] = (
-            np.inf
-        )  # a score that is no number is not sure of anything
+        # Scores of 0 are sure only where nothing at all varies; a score that is no number is not sure of anything.
+        nothing = np.where(unsure == 0, 0.0, np.inf)
+        relative = np.divide(unsure, size, out=nothing, where=size != 0)
+        relative[~np.isfinite(relative)] = np.inf
         converged = reasons = None
         if self.plan.draws.auto:
             limit = self.plan.draws.relative_error

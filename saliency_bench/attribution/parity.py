@@ -8,7 +8,7 @@ for the model's type. A tolerance is the sum of what applies:
    random positions have the type of the input.
 2. Rounded quadrature, in float64 (in float32 it drowns in r). Captum rounds its weights to float32 whatever the type
    of the model, and takes the nodes of its Riemann rules from a float32 linspace: a weight w_s is off by at most
-   u |w_s|, a node by at most 2u. Its Gauss-Legendre nodes are exact. With c_s the contribution of node s to a token
+   u |w_s|, a node by at most 2u. Its Gauss-Legendre nodes are those of float64. With c_s the contribution of node s to a token
    (Σ_d (x - x')_d ∂_d F for a signed sum, and each dimension by itself for a norm), a score moves, to first order, by
    at most u Σ_s |w_s c_s| + 2u Σ_s |w_s dc_s/dα|. The derivative is a difference quotient.
    In a noise tunnel the value v_i of each sample moves by such a p_i: the mean of v by at most E p, the mean of v² by

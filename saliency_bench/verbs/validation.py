@@ -43,6 +43,7 @@ from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
 from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.verbs.premises import Premise, premises
 
 OUT = Path("results") / "validate"
 NO_MODEL = "none"
@@ -57,6 +58,9 @@ BIASED_RULE = "captum_riemann_trapezoid"
 
 #: Hyperparameters by which the rows of the matrix differ.
 VARIANTS = ("quadrature", "statistic", "sampler")
+
+#: Above this relative difference a tolerance no longer sees what a wrong implementation would give.
+WIDE = 1e-3
 
 _PLAIN_WIDTH = 160  # of a file or pipe, which has none
 
@@ -79,6 +83,7 @@ class Subject:
     dtype: str
     model: Model
     encoded: Sequence[Encoded]
+    random: bool = False  # built here, and small
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that was compared, and what is known of each model."""
+    """Everything that was compared, what both sides share, and what is known of each model."""
 
     comparisons: Sequence[Comparison]
+    premises: Sequence[Premise]
     models: Mapping[str, Mapping[str, Any]]
     started: datetime
     seconds: float
@@ -177,12 +183,14 @@ def validate(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
     started, clock = datetime.now(UTC), time.monotonic()
     models: dict[str, dict[str, Any]] = {}
     found: list[Comparison] = []
+    shared: list[Premise] = []
     progress("loading the model", 0, 0)
     for subject in _subjects(chosen.config):
         models.setdefault(subject.name, dict(subject.model.facts) | {"dtypes": []})
         models[subject.name]["dtypes"].append(subject.dtype)
+        shared += premises_of(subject)
         found += compared(subject, chosen.config, progress)
-    return Outcome(found, models, started, time.monotonic() - clock)
+    return Outcome(found, shared, models, started, time.monotonic() - clock)
 
 
 def conclude(
@@ -191,12 +199,15 @@ def conclude(
     """Prints the matrix and writes it to the folder.
 
     Raises:
-        ValidationError: a pair is further apart than its tolerance; everything has been printed and written.
+        ValidationError: a pair is further apart than its tolerance, or what both sides share is not what it should
+            be; everything has been printed and written.
     """
-    show(outcome.comparisons, outcome.seconds, chosen.out, console)
+    show(outcome.comparisons, outcome.premises, outcome.seconds, chosen.out, console)
     _write(chosen, outcome, command)
     if wrong := [one for one in outcome.comparisons if one.verdict == DIFFERS]:
         raise ValidationError(_complaint(wrong))
+    if broken := [one for one in outcome.premises if not one.holds]:
+        raise ValidationError(_complaint_of_premises(broken))
 
 
 def compared(subject: Subject, config: Mapping[str, Any], progress: Progress) -> list[Comparison]:
@@ -219,6 +230,20 @@ def compared(subject: Subject, config: Mapping[str, Any], progress: Progress) ->
         _comparison(subject, pair, *map(np.concatenate, zip(*ratios[number], strict=True)))
         for number, pair in enumerate(own)
     ]
+
+
+def premises_of(subject: Subject) -> list[Premise]:
+    """What our numbers and Captum's share, held against what shares nothing with them, on the first block of texts.
+
+    Captum's own noise takes many gradients: it is asked for on the small random models alone, in float64.
+    """
+    refs = References(subject.model)
+    first = plan_blocks(subject.encoded)[0]
+    items = [subject.encoded[index] for index in first.indices]
+    own_noise = subject.random and subject.dtype == "float64"
+    with subject.model.frozen():
+        block = open_block(refs, items, "predicted", ON_CPU)
+        return premises(block, subject.name, subject.dtype, own_noise)
 
 
 class BlockCheck:
@@ -357,7 +382,7 @@ def _subjects(config: Mapping[str, Any]) -> Iterator[Subject]:
         for dtype in config["dtypes"]:
             model = random_model(architecture, dtype, seed)
             texts = random_texts(model, n, config["n_tokens"], seed)
-            yield Subject(f"random {architecture}", dtype, model, texts)
+            yield Subject(f"random {architecture}", dtype, model, texts, random=True)
 
 
 #: Random classifiers by architecture: absolute positions, positions counted from the ids, and a decoder that reads
@@ -437,7 +462,11 @@ def random_texts(model: Model, n: int, n_tokens: int, seed: int = 0) -> list[Enc
 
 
 def show(
-    found: Sequence[Comparison], seconds: float, out: Path, console: Console | None = None
+    found: Sequence[Comparison],
+    shared: Sequence[Premise],
+    seconds: float,
+    out: Path,
+    console: Console | None = None,
 ) -> None:
     """Prints the matrix, a table for each type; models that do not fit beside each other come below."""
     if console is None:
@@ -447,7 +476,10 @@ def show(
     for table in matrices(found):
         for part in _fitting(table, console.width):
             console.print(_to_rich(part))
-    for line in (*notes(found), f"{len(found)} pairs in {seconds:.0f} s. Written to {out}."):
+    for line in (
+        *notes(found, shared),
+        f"{len(found)} pairs in {seconds:.0f} s. Written to {out}.",
+    ):
         console.print(Text(line), soft_wrap=True)
 
 
@@ -507,8 +539,8 @@ def _cell(one: Comparison, numbers: tuple[float, float] | None) -> str:
     return f"{mark} {f'{difference:.0e}' if difference else 'equal'} / {tolerance:.0e}"
 
 
-def notes(found: Sequence[Comparison]) -> list[str]:
-    """What the marks mean, the known bias, and how many pairs agree."""
+def notes(found: Sequence[Comparison], shared: Sequence[Premise]) -> list[str]:
+    """What the marks mean, the known bias, what float32 cannot see, what both sides share, and how many pairs agree."""
     marks = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     lines = [
         "Each cell: the largest difference of a token score, over Captum's largest score of the text / its tolerance. "
@@ -523,10 +555,52 @@ def notes(found: Sequence[Comparison]) -> list[str]:
             "the weights of Captum's riemann_trapezoid sum to (n-1)/n. Without it the largest difference is "
             f"{rest:.0e}."
         )
+    if wide := [one for one in found if one.tolerance > WIDE]:
+        methods = ", ".join(sorted({one.pair.method for one in wide}))
+        lines.append(
+            f"{methods} in {', '.join(sorted({one.dtype for one in wide}))}: the tolerance is above {WIDE:g}, since "
+            "Captum takes a variance as E g² - (E g)², of which so many digits cancel. There float64 carries the check."
+        )
+    if shared:
+        lines.append(_premises_line(shared))
     wrong = [one for one in found if one.verdict == DIFFERS]
     agree = len(found) - len(wrong)
     lines.append(f"{agree} of {len(found)} pairs agree." if wrong else f"All {agree} pairs agree.")
     return lines
+
+
+def _premises_line(shared: Sequence[Premise]) -> str:
+    """What Captum is handed, and whether it is right."""
+    broken = [one for one in shared if not one.holds]
+    said = "hold" if not broken else f", of which {len(broken)} do not hold"
+    return (
+        "Captum is handed our noise, baselines and references. They are held against the embedding matrix, token ids, "
+        f"the normal distribution and Captum's own draws: {len(shared)} checks {said}."
+    )
+
+
+def premises_table(shared: Sequence[Premise]) -> Table:
+    """A row for every check of what both sides share."""
+    names = ("premise", "model", "dtype", "difference", "tolerance", "holds")
+    return Table(
+        name="premises",
+        title="What ours and Captum's share",
+        caption="",
+        columns=tuple(Column(name, name) for name in names),
+        rows=tuple(
+            (one.name, one.model, one.dtype, one.difference, one.tolerance, str(one.holds).lower())
+            for one in shared
+        ),
+        marks_best=False,
+    )
+
+
+def _complaint_of_premises(broken: Sequence[Premise]) -> str:
+    one = broken[0]
+    return (
+        f"{one.name} on {one.model} in {one.dtype} is off by {one.difference:.2g}, expected at most "
+        f"{one.tolerance:.2g} ({len(broken)} such checks fail). Both sides share it, so that pairs agree all the same."
+    )
 
 
 def _fitting(table: Table, width: int) -> Iterator[Table]:
@@ -608,9 +682,10 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
     """The matrix for people, every comparison for programs, and what made them."""
     found = outcome.comparisons
     parts = ["# saliency-bench validate\n", *map(to_markdown, matrices(found))]
-    text = "\n".join([*parts, *(f"{line}\n" for line in notes(found))])
+    text = "\n".join([*parts, *(f"{line}\n" for line in notes(found, outcome.premises))])
     replace_file(chosen.out / "parity.md", text.encode())
     replace_file(chosen.out / "parity.csv", to_csv(long_table(found)).encode())
+    replace_file(chosen.out / "premises.csv", to_csv(premises_table(outcome.premises)).encode())
     computation = {
         "device": "cpu",
         "dtypes": list(chosen.config["dtypes"]),
@@ -627,6 +702,8 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
         "models": dict(outcome.models),
         "n_pairs": len(found),
         "n_differ": sum(one.verdict == DIFFERS for one in found),
+        "n_premises": len(outcome.premises),
+        "n_broken_premises": sum(not one.holds for one in outcome.premises),
         "derived_in": "saliency_bench.attribution.parity",
     }
     write_json(chosen.out / MANIFEST, manifest | provenance)

@@ -1,8 +1,11 @@
 """Quadrature rules against what they integrate exactly, and at the rate they converge."""
 
+import time
+
 import numpy as np
 import pytest
 
+from saliency_bench.attribution.density import calibrated_rule, uniform
 from saliency_bench.attribution.quadrature import RULES, quadrature
 from saliency_bench.errors import InputError
 
@@ -69,3 +72,41 @@ def test_an_unknown_rule_is_refused_with_the_nearest_name():
 def test_too_few_steps_are_refused(rule, n):
     with pytest.raises(InputError, match="n_steps"):
         quadrature(rule, n)
+
+
+def legendre(n):
+    """Nodes and weights by Newton's method in extended precision, from the recurrence of P_n."""
+    x = np.cos(np.pi * (np.arange(n, 0, -1).astype(np.longdouble) - 0.25) / (n + 0.5))
+    for last in [False] * 8 + [True]:
+        before, value = np.ones_like(x), x.copy()
+        for k in range(2, n + 1):
+            before, value = value, ((2 * k - 1) * x * value - (k - 1) * before) / k
+        slope = n * (x * value - before) / (x * x - 1)
+        if not last:
+            x = x - value / slope
+    return (1 + x) / 2, 1 / ((1 - x * x) * slope**2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9, 50, 161, 1000])
+def test_gauss_legendre_nodes_and_weights_are_exact_to_rounding(n):
+    for found, exact in zip(quadrature("gauss_legendre", n), legendre(n), strict=True):
+        np.testing.assert_allclose(found, exact.astype(float), rtol=0, atol=2**-51)
+
+
+@pytest.mark.parametrize("rule", ["gauss_legendre", "clenshaw_curtis"])
+def test_thousands_of_nodes_are_there_at_once(rule):
+    # An eigenvalue problem of n equations takes a minute, a table of n cosines for each node a gigabyte.
+    started = time.process_time()
+    nodes, weights = map(np.array, quadrature(rule, 6001))
+    assert time.process_time() - started < 5
+    assert weights @ np.exp(nodes) == pytest.approx(np.e - 1, rel=1e-13)
+    assert weights.sum() == pytest.approx(1, rel=1e-13)
+    assert (weights > 0).all()
+
+
+def test_thousands_of_calibrated_nodes_are_there_at_once():
+    started = time.process_time()
+    nodes, weights = calibrated_rule(uniform(), 6001)
+    assert time.process_time() - started < 5
+    # With h = 1/6001 the spline is off by h⁴ at most, and its ends, whose curvature is not 0, by h³.
+    assert weights @ np.exp(nodes) == pytest.approx(np.e - 1, rel=1e-10)

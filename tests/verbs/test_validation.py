@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 from functools import wraps
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,19 @@ import torch
 from rich.console import Console
 
 from saliency_bench import cli, conf_files
-from saliency_bench.attribution import captum
+from saliency_bench.attribution import baselines, captum
+from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods import METHODS, paths
 from saliency_bench.attribution.methods.gradients import smoothgrad
+from saliency_bench.attribution.noise import SAMPLERS, UNITS
+from saliency_bench.attribution.points import NoiseCloud
 from saliency_bench.attribution.quadrature import quadrature
-from saliency_bench.verbs import validation
+from saliency_bench.models import references
+from saliency_bench.models.references import References
+from saliency_bench.verbs import premises, validation
+
+#: As the names of baselines stand in a tokenizer, whatever a test makes of them.
+RIGHT = {"TOKENS": dict(references.TOKENS)}
 
 SMALL = {
     "model": "none",
@@ -66,6 +75,7 @@ def test_every_shared_method_agrees_on_every_model_and_is_written_down(small, ca
     assert {path.name for path in (elsewhere / "here").iterdir()} == {
         "parity.csv",
         "parity.md",
+        "premises.csv",
         "manifest.json",
     }
     table = (elsewhere / "here" / "parity.csv").read_text("utf-8")
@@ -176,7 +186,7 @@ def test_no_cell_is_cut_on_a_narrow_terminal():
     ]
     stream = io.StringIO()
     console = Console(file=stream, width=80, highlight=False)
-    validation.show(found, 1.0, validation.OUT, console)
+    validation.show(found, [], 1.0, validation.OUT, console)
     printed = stream.getvalue()
     assert printed.count("✓ 1e-07 / 1e-06") == 10
     assert printed.count("✓ 1e-15 / 1e-12") == 5
@@ -247,3 +257,89 @@ def test_the_configuration_covers_what_captum_has():
     # Weights 1/n of a power of two are exact in float32: there would be nothing to see.
     assert hyper["n_steps"] & (hyper["n_steps"] - 1)
     assert set(config["random_models"]) <= set(validation.ARCHITECTURES)
+
+
+# --- what both sides share
+
+
+@pytest.fixture(scope="module")
+def subject():
+    model = validation.random_model("bert", "float64")
+    texts = validation.random_texts(model, 2, 4)
+    return validation.Subject("random bert", "float64", model, texts)
+
+
+def broken(subject):
+    return {one.name for one in validation.premises_of(subject) if not one.holds}
+
+
+def test_what_captum_is_handed_is_right(subject):
+    assert not broken(replace(subject, random=True))
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "gpt2"])
+def test_what_captum_is_handed_is_right_on_other_models_in_float32(architecture):
+    model = validation.random_model(architecture, "float32")
+    texts = validation.random_texts(model, 3, 6)
+    assert not broken(validation.Subject(architecture, "float32", model, texts))
+
+
+def test_a_unit_of_noise_that_is_read_as_absolute_is_seen(subject, monkeypatch):
+    monkeypatch.setattr(
+        Context, "noise_unit", lambda self, _: torch.ones(len(self.batch), dtype=torch.float64)
+    )
+    found = broken(replace(subject, random=True))
+    assert {f"noise in std, {one}: variance" for one in SAMPLERS} < found
+    assert {f"noise in range, {one}: variance" for one in SAMPLERS} < found
+    assert any(name.startswith("Captum's own noise, smoothgrad") for name in found)
+    assert "Captum's own noise, vargrad, iid" in found
+    assert not any("absolute" in name for name in found)
+
+
+def test_centred_noise_without_its_factor_is_seen(subject, monkeypatch):
+    right = NoiseCloud.block
+
+    def quiet(self, example, index, size):
+        noise = right(self, example, index, size)
+        return noise if size == 1 else noise / (size / (size - 1)) ** 0.5
+
+    monkeypatch.setattr(NoiseCloud, "block", quiet)
+    assert {f"noise in {unit}, centred: variance" for unit in UNITS} <= broken(subject)
+
+
+def test_noise_that_is_not_normal_or_not_where_it_should_be_is_seen(subject, monkeypatch):
+    right = NoiseCloud.noise
+
+    def uniform(self, example, number):
+        normal = right(self, example, number) / 2**0.5
+        return 12**0.5 * (torch.special.erf(normal) / 2)
+
+    monkeypatch.setattr(NoiseCloud, "noise", uniform)
+    assert "noise in std, iid: fourth moment" in broken(subject)
+    monkeypatch.setattr(NoiseCloud, "noise", lambda *of: right(*of) + 0.1)
+    assert {"noise in std, iid: mean", "noise in std, iid: elsewhere"} <= broken(subject)
+
+
+@pytest.mark.parametrize("name", ["mask", "pad", "unk"])
+def test_a_baseline_of_another_token_is_seen(subject, monkeypatch, name):
+    monkeypatch.setitem(references.TOKENS, name, "sep_token_id")
+    monkeypatch.setattr(premises, "references", SimpleNamespace(**vars(references) | RIGHT))
+    assert broken(subject) == {
+        f"baseline {name}, special tokens {kept}" for kept in ("keep", "replace")
+    }
+
+
+def test_references_that_are_no_tokens_are_seen(subject, monkeypatch):
+    monkeypatch.setattr(
+        baselines, "random_reference", lambda ctx, *_: lambda *_: ctx.embeddings[0] + 0.01
+    )
+    assert broken(subject) == {"references are token embeddings", "references that are the same"}
+
+
+def test_a_broken_premise_ends_with_exit_code_3_though_all_pairs_agree(small, capsys, monkeypatch):
+    monkeypatch.setattr(References, "embedding_std", 1.0)
+    out, said = failure(capsys, code=3)
+    assert "pairs agree." in out.replace("\n", " ")
+    assert said.startswith("saliency-bench: noise in std, iid: variance on random bert in float64")
+    assert "Both sides share it" in said
+    assert "✗" not in out.replace("✗ differs", "")

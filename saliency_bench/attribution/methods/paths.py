@@ -51,7 +51,9 @@ def integrated_gradients_adaptive(
     """Integrated Gradients, summed per token, to a stated accuracy: as many points as each example needs.
 
     `tolerance` bounds the estimate of the largest token error and the completeness gap, both in units of the text's
-    largest score. An example that does not get there within `max_steps` points says so. See `adaptive`.
+    largest score. An example that does not get there within `max_steps` points says so. `converged` is no proof: on
+    nets with known integrals about one converged map in 250 was off by more than a tolerance of 1 %, on the bundled
+    classifier none of 200. See `adaptive`.
     """
     path = ctx.path(baseline, baseline_special_tokens)
     density = density_of(ctx, baseline, baseline_special_tokens)
