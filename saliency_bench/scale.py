@@ -148,7 +148,8 @@ def open_worker(folder: Path) -> _Open:
     cfg = read_config(folder)
     study = prepare(cfg, config.settings(cfg))
     refuse_another(study, folder)
-    refs, store, plan = References(study.model), PartStore(folder), pieces_of(study)
+    refs, plan = References(study.model), pieces_of(study)
+    store = PartStore(folder, run=study.id)
 
     def work(name: str) -> str:
         with study.model.frozen():

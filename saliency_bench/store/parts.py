@@ -43,9 +43,14 @@ class PartStore:
     no times, so that equal results give equal files.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str, str], None] = lambda *_: None) -> None:
-        """`tell` is told which block was set aside, and why."""
-        self._folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path,
+        tell: Callable[[str, str], None] = lambda *_: None,
+        run: str | None = None,
+    ) -> None:
+        """`tell` is told which block was set aside, and why; `run` is the id that every part must be of."""
+        self._folder, self._run = Path(folder), run
         self._parts = self._folder / "parts"
         self._scratch = self._parts / ".merging"
         self._set_aside = self._parts / ".set_aside"
@@ -68,7 +73,7 @@ class PartStore:
             f"{name}.parquet": to_parquet(to_table(name, rows)) for name, rows in tables.items()
         }
         digests = {name: sha256(data) for name, data in files.items()}
-        record = to_json({"block": block, "files": digests})
+        record = to_json({"block": block, "files": digests} | self._of_run)
         with storing(self._parts / block):
             if not self._is_held(block, record):
                 self._commit(block, files | {DIGESTS: record})
@@ -159,6 +164,10 @@ class PartStore:
         if not any(self._parts.iterdir()):
             self._parts.rmdir()
 
+    @property
+    def _of_run(self) -> dict[str, str]:
+        return {} if self._run is None else {"run": self._run}
+
     def _record(self) -> dict[str, Any] | None:
         return sealed_record(self._folder)
 
@@ -194,7 +203,7 @@ class PartStore:
 
     def _is_whole(self, block: str) -> bool:
         try:
-            _verify(self._parts / block)
+            _verify(self._parts / block, self._run)
         except _DamagedError as damage:
             self._put_aside(block, str(damage))
             return False
@@ -266,12 +275,14 @@ def read_sealed(folder: Path) -> dict[str, bytes]:
             ) from damage
 
 
-def _verify(part: Path) -> None:
+def _verify(part: Path, run: str | None) -> None:
     if not part.is_dir():
         raise _DamagedError("not a folder")
     record = _parse_record(part / DIGESTS, "block", str)
     if record["block"] != part.name:
         raise _DamagedError(f"the part of block {record['block']!r} under another name")
+    if run is not None and record.get("run") != run:
+        raise _DamagedError("a part of another run, with other weights, data or configuration")
     if stray := {path.name for path in part.iterdir()} - record["files"].keys() - {DIGESTS}:
         raise _DamagedError(f"{min(stray)} is not among the files that were written")
     for name in _tables_in(record):
