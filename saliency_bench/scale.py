@@ -4,7 +4,6 @@ All that moves are names: a worker reads what the run folder says of the study, 
 blocks to that folder, which every worker must see. Nothing that was computed passes through the process that waits.
 """
 
-import ctypes
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench import config
+from saliency_bench.driver import DRIVER, end_with_driver
 from saliency_bench.errors import (
     InputError,
     SaliencyBenchError,
@@ -55,9 +55,8 @@ _KINDS: Mapping[int, tuple[type[Exception], str]] = {
 }
 _INTERRUPTED = 130  # of a worker that was asked to stop by whoever rules the machine
 
-DRIVER = "SALIENCY_BENCH_DRIVER"  # in the environment of a worker: the process that waits for it
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-ADDRESS = "runtime.executor.address="
+#: What `resume` may change of how a run is computed.
+ADDRESS, WORKERS = "runtime.executor.address=", "runtime.executor.workers="
 
 Tell = Callable[[int], None]
 
@@ -128,6 +127,23 @@ def typed_address(options: Mapping[str, Any], typed: str | None, folder: Path) -
     return dict(options) | {"address": None if typed == "null" else typed}
 
 
+def typed_workers(options: Mapping[str, Any], typed: str | None) -> dict[str, Any]:
+    """The executor of a folder with as many workers as were typed; no number of a result depends on them.
+
+    Raises:
+        InputError: no such number, or the executor has no workers.
+    """
+    if typed is None:
+        return dict(options)
+    if "workers" not in options:
+        raise InputError(
+            f"{WORKERS}{shown(typed)}: the run is computed by {options['name']}. Remove it."
+        )
+    if not re.fullmatch(r"[1-9]\d{0,5}", typed):
+        raise InputError(f"{WORKERS}{shown(typed)}: expected a whole number from 1 to 999999.")
+    return dict(options) | {"workers": int(typed)}
+
+
 @dataclass(frozen=True)
 class _Open:
     """A worker that has loaded model and data: called with a block's name, it computes and commits it."""
@@ -192,20 +208,6 @@ def work(folder: Path, shard: int, n_shards: int, helps: bool = False) -> None:
         for name in left:
             end_with_driver()
             worker(name)
-
-
-def end_with_driver() -> None:
-    """Ends this process with the one that started it for a run: a worker that nobody waits for only takes the machine.
-
-    Where the system can (Linux) it is killed at once, elsewhere it ends before its next block; blocks are whole always.
-    """
-    driver = os.environ.get(DRIVER)
-    if driver is None:  # started by hand or by a scheduler
-        return
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if str(os.getppid()) != driver:
-        raise SaliencyBenchError("the run that this worker is of has ended.")
 
 
 def on_processes(
