@@ -1,5 +1,6 @@
 """What a run has finished, block by block: a block is on disk completely or not at all."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -117,7 +118,7 @@ class PartStore:
         """
         record = self._record()
         if record is not None:
-            read_sealed(self._folder)
+            verify_sealed(self._folder)
             return set(record["blocks"])
         with storing(self._parts):
             found = self._committed()
@@ -257,8 +258,8 @@ def sealed_record(folder: Path) -> dict[str, Any] | None:
             ) from damage
 
 
-def read_sealed(folder: Path) -> dict[str, bytes]:
-    """The verified Parquet bytes of a sealed run, by table.
+def verify_sealed(folder: Path) -> None:
+    """Every table of a sealed run is what was recorded.
 
     Raises:
         StorageError: the run is not sealed, or a file is missing, truncated or altered.
@@ -268,7 +269,8 @@ def read_sealed(folder: Path) -> dict[str, bytes]:
         raise StorageError(f"{folder} is unfinished. Go on with it: saliency-bench resume {folder}")
     with storing(folder):
         try:
-            return {name: _verified(folder, record["files"], name) for name in _tables_in(record)}
+            for name in _tables_in(record):
+                _verify_file(folder, record["files"], name)
         except _DamagedError as damage:
             raise StorageError(
                 f"{folder}: {damage}. Restore the file, or delete the folder and run again."
@@ -286,7 +288,7 @@ def _verify(part: Path, run: str | None) -> None:
     if stray := {path.name for path in part.iterdir()} - record["files"].keys() - {DIGESTS}:
         raise _DamagedError(f"{min(stray)} is not among the files that were written")
     for name in _tables_in(record):
-        _verified(part, record["files"], name)
+        _verify_file(part, record["files"], name)
 
 
 def _parse_record(path: Path, key: str, kind: type) -> dict[str, Any]:
@@ -308,17 +310,17 @@ def _tables_in(record: Mapping[str, Any]) -> list[str]:
     return [name for name in TABLES if f"{name}.parquet" in record["files"]]
 
 
-def _verified(folder: Path, digests: Mapping[str, str], name: str) -> bytes:
+def _verify_file(folder: Path, digests: Mapping[str, str], name: str) -> None:
     path = folder / f"{name}.parquet"
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise _DamagedError(f"{path.name} is missing") from error
-    if sha256(data) != digests[path.name]:
+    if found != digests[path.name]:
         raise _DamagedError(
             f"{path.name} was truncated or altered: its SHA-256 is not the one recorded"
         )
-    return data
 
 
 def _some(names: Sequence[str]) -> str:
