@@ -41,6 +41,7 @@ Usage:
   saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
   saliency-bench estimate [OVERRIDE ...]        what that would cost; runs nothing
   saliency-bench resume DIR                     go on with a run that was stopped
+      [runtime.executor.workers=N]              by as many workers as you like
   saliency-bench merge DIR                      put together what workers finished
   saliency-bench work DIR shard=I/N             be one of N workers of a run
   saliency-bench report DIR                     make them again from a run's rows,
@@ -277,14 +278,18 @@ def resume(words: list[str]) -> int:
         importing(show)
         from saliency_bench import scale
 
-    typed = [word.removeprefix(scale.ADDRESS) for word in words if word.startswith(scale.ADDRESS)]
-    address = typed[-1] if typed else None
+    def typed(key: str) -> str | None:
+        given = [word.removeprefix(key) for word in words if word.startswith(key)]
+        return given[-1] if given else None
+
+    address, workers = typed(scale.ADDRESS), typed(scale.WORKERS)
 
     def execute(cfg: "Config") -> "Execute | None":
-        folder = Path(str(cfg.out))
-        return scale.executor(scale.typed_address(cfg.runtime.executor, address, folder))
+        options = scale.typed_address(cfg.runtime.executor, address, Path(str(cfg.out)))
+        return scale.executor(scale.typed_workers(options, workers))
 
-    return _go_on("resume", [word for word in words if not word.startswith(scale.ADDRESS)], execute)
+    rest = [word for word in words if not word.startswith((scale.ADDRESS, scale.WORKERS))]
+    return _go_on("resume", rest, execute)
 
 
 def merge(words: list[str]) -> int:
@@ -316,6 +321,9 @@ def _go_on(verb: str, words: list[str], execute: "Callable[[Config], Execute | N
 
 def work(words: list[str]) -> int:
     """One of the workers of a run; an executor starts it."""
+    from saliency_bench.driver import end_with_driver
+
+    end_with_driver()  # before the libraries are loaded, which takes seconds
     from saliency_bench import scale
 
     helps = words[2:] == ["help=true"]

@@ -66,6 +66,17 @@ def _native(setting: Setting, change: Mapping[str, Any]) -> Setting | None:
     return None if lacks("native", setting.method, found.hyper) else found
 
 
+def companions(settings: Sequence[Setting], dense: Dense) -> list[tuple[Setting, str, Setting]]:
+    """Each setting that is compared, what it is compared with (`REFERENCE`, `DOUBLED`), and that companion."""
+    pairs = []
+    for setting in settings:
+        if (other := reference(setting, dense)) is not None:
+            pairs.append((setting, REFERENCE, other))
+        elif (other := doubled(setting)) is not None:
+            pairs.append((setting, DOUBLED, other))
+    return pairs
+
+
 def convergence_rows(
     block: OpenBlock,
     maps: Mapping[str, Sequence[AttributionMap]],
@@ -76,12 +87,7 @@ def convergence_rows(
 
     `maps` are those of `settings` on at least the block's examples, by setting id.
     """
-    pairs = []
-    for setting in settings:
-        if (other := reference(setting, dense)) is not None:
-            pairs.append((setting, REFERENCE, other))
-        elif (other := doubled(setting)) is not None:
-            pairs.append((setting, DOUBLED, other))
+    pairs = companions(settings, dense)
     others = block.explain(list({other.id: other for _, _, other in pairs}.values()))
     rows = []
     for setting, against, other in pairs:

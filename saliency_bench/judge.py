@@ -82,6 +82,22 @@ def judge_block(
     return judged
 
 
+def planned(
+    metrics: Entries, usual: Sequence[Reading]
+) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
+    """The (metric, removal) of the rows that `judge_block` makes of every map, and those read from curves it returns."""
+    asked = [_Asked.of(name, entry, usual) for name, entry in metrics.items()]
+    rows = [(one.name, _removal(view)) for one in asked for view in one.views or (None,)]
+    curves = [
+        (one.name, view.removal)
+        for one in asked
+        if one.reads == "curve"
+        for view in one.views
+        if view in usual
+    ]
+    return rows, curves
+
+
 def judge_maps(
     refs: References,
     maps: Sequence[AttributionMap],
@@ -310,7 +326,7 @@ def _row(
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
         "metric": metric.name,
-        "removal": view.removal or None if view else None,
+        "removal": _removal(view),
         "unit": info.unit if view is None else _unit(info.unit, view),
         "higher_is_better": info.higher_is_better,
     }
@@ -326,6 +342,11 @@ def _row(
     if not np.isfinite(value):
         return row | {"value": None, "status": FAILED, "reason": f"the value is {value}"}
     return row | {"value": value, "status": OK, "reason": None}
+
+
+def _removal(view: Reading | None) -> str | None:
+    """What a row says of it; None where nothing is removed."""
+    return view.removal or None if view else None
 
 
 def _unit(declared: str, view: Reading) -> str:

@@ -26,17 +26,17 @@ from saliency_bench.blocks import (
     plan_blocks,
     plan_pieces,
 )
-from saliency_bench.convergence import Dense, convergence_rows
+from saliency_bench.convergence import Dense, companions, convergence_rows
 from saliency_bench.encoded import Encoded
 from saliency_bench.errors import InputError, StorageError
-from saliency_bench.judge import agreement_rows, judge_block
+from saliency_bench.judge import agreement_rows, judge_block, planned
 from saliency_bench.maps import AttributionMap
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
 from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.references import References
 from saliency_bench.report.forecast import sentence
 from saliency_bench.rows import REFERENCE_BACKENDS, Setting
-from saliency_bench.store.coverage import require_planned
+from saliency_bench.store.coverage import Plan, require_planned
 from saliency_bench.store.events import EventLog
 from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
@@ -116,8 +116,9 @@ def _go_on(
     """All that is left to do in a folder that is free or this study's."""
     log = EventLog(folder)
     damaged: list[tuple[str, str]] = []
-    store = PartStore(folder, lambda *one: damaged.append(one))
-    finished = store.finished(_names(study))
+    store = PartStore(folder, lambda *one: damaged.append(one), study.id)
+    plan = plan_of(study)
+    finished = store.finished(plan.parts)
     for block, reason in damaged:
         log("set_aside", name=block, reason=reason)
         (announce or _nothing)(
@@ -129,10 +130,10 @@ def _go_on(
     chosen = _choose(study, folder, command, progress)
     claim(study, folder)
     try:
-        _open_log(log, study, finished)
+        _open_log(log, study, plan.parts, finished)
         done = _compute(study, store, finished, _logged(progress, log), execute, log)
-        require_planned(folder, _ids(study), _judged(study))
-        store.seal(_names(study))
+        require_planned(folder, plan)
+        store.seal(plan.parts)
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         with suppress(StorageError):  # a full disk must not hide what has ended the run
@@ -233,22 +234,29 @@ def _named(plan: Sequence[Piece], name: str) -> Piece:
     raise InputError(f"the study has no block {name!r}")
 
 
-def _names(study: Study) -> list[str]:
-    """The parts of which the study's tables are made."""
-    return [*_ids(study)] + ([TIMING] if study.config.timing.enabled else [])
-
-
-def _ids(study: Study) -> dict[str, list[str]]:
-    """The texts of each piece."""
-    return {
-        piece.name: [study.encoded[index].example_id for index in piece.indices]
-        for piece in pieces_of(study)
-    }
-
-
-def _judged(study: Study) -> list[str]:
-    """The settings that have rows."""
-    return [setting.id for setting in study.settings] if study.config.metric else []
+def plan_of(study: Study) -> Plan:
+    """The rows that the study's tables must have."""
+    config, settings = study.config, [setting.id for setting in study.settings]
+    metrics, curves = planned(config.metric, usual_readings(config))
+    dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
+    return Plan(
+        cell_id=study.cell_id,
+        texts={
+            piece.name: [study.encoded[index].example_id for index in piece.indices]
+            for piece in pieces_of(study)
+        },
+        settings=settings,
+        judged=settings if metrics else (),
+        metrics=metrics,
+        curves=curves,
+        agreement=config.agreement.metrics,
+        convergence=[(one.id, against) for one, against, _ in companions(study.settings, dense)],
+        probed=frozenset(
+            item.example_id for item in study.encoded[: config.convergence.n_examples]
+        ),
+        timings=TIMING if config.timing.enabled else None,
+        repeats=config.timing.n_repeats,
+    )
 
 
 def _show_anew(study: Study, folder: Path) -> None:
@@ -259,8 +267,7 @@ def _show_anew(study: Study, folder: Path) -> None:
         write_json(folder / MANIFEST, manifest | shown)
 
 
-def _open_log(log: EventLog, study: Study, finished: Collection[str]) -> None:
-    names = _names(study)
+def _open_log(log: EventLog, study: Study, names: Sequence[str], finished: Collection[str]) -> None:
     log("start", id=study.id, name=study.config.name, blocks=len(names), finished=len(finished))
     for one in study.warnings:
         log("warning", **one)

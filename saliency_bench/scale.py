@@ -4,7 +4,6 @@ All that moves are names: a worker reads what the run folder says of the study, 
 blocks to that folder, which every worker must see. Nothing that was computed passes through the process that waits.
 """
 
-import ctypes
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench import config
+from saliency_bench.driver import DRIVER, end_with_driver
 from saliency_bench.errors import (
     InputError,
     SaliencyBenchError,
@@ -59,11 +59,11 @@ _INTERRUPTED = 130  # of a worker that was asked to stop by whoever rules the ma
 
 #: Workers import nothing from the folder that they are started in (-P): it holds data, and may be somebody else's.
 PYTHON = (sys.executable, "-P")
-DRIVER = "SALIENCY_BENCH_DRIVER"  # in the environment of a worker: the process that waits for it
 RAY_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-ADDRESS = "runtime.executor.address="
+#: What `resume` may change of how a run is computed.
+ADDRESS, WORKERS = "runtime.executor.address=", "runtime.executor.workers="
 
 Tell = Callable[[int], None]
 
@@ -134,6 +134,23 @@ def typed_address(options: Mapping[str, Any], typed: str | None, folder: Path) -
     return dict(options) | {"address": None if typed == "null" else typed}
 
 
+def typed_workers(options: Mapping[str, Any], typed: str | None) -> dict[str, Any]:
+    """The executor of a folder with as many workers as were typed; no number of a result depends on them.
+
+    Raises:
+        InputError: no such number, or the executor has no workers.
+    """
+    if typed is None:
+        return dict(options)
+    if "workers" not in options:
+        raise InputError(
+            f"{WORKERS}{shown(typed)}: the run is computed by {options['name']}. Remove it."
+        )
+    if not re.fullmatch(r"[1-9]\d{0,5}", typed):
+        raise InputError(f"{WORKERS}{shown(typed)}: expected a whole number from 1 to 999999.")
+    return dict(options) | {"workers": int(typed)}
+
+
 @dataclass(frozen=True)
 class _Open:
     """A worker that has loaded model and data: called with a block's name, it computes and commits it."""
@@ -154,7 +171,8 @@ def open_worker(folder: Path) -> _Open:
     cfg = read_config(folder)
     study = prepare(cfg, config.settings(cfg))
     refuse_another(study, folder)
-    refs, store, plan = References(study.model), PartStore(folder), pieces_of(study)
+    refs, plan = References(study.model), pieces_of(study)
+    store = PartStore(folder, run=study.id)
 
     def work(name: str) -> str:
         with study.model.frozen():
@@ -197,20 +215,6 @@ def work(folder: Path, shard: int, n_shards: int, helps: bool = False) -> None:
         for name in left:
             end_with_driver()
             worker(name)
-
-
-def end_with_driver() -> None:
-    """Ends this process with the one that started it for a run: a worker that nobody waits for only takes the machine.
-
-    Where the system can (Linux) it is killed at once, elsewhere it ends before its next block; blocks are whole always.
-    """
-    driver = os.environ.get(DRIVER)
-    if driver is None:  # started by hand or by a scheduler
-        return
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if str(os.getppid()) != driver:
-        raise SaliencyBenchError("the run that this worker is of has ended.")
 
 
 def on_processes(

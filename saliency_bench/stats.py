@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy import optimize, special
 from scipy import stats as distributions
 
@@ -30,7 +30,10 @@ QUESTION = r"@(?:\d+|start|end)$"
 ONE_QUESTION = "sequence-classification"
 #: What sums of a few thousand numbers may be off by, relative to the largest.
 ROUNDING = 1e-12
+#: Of more values than this the bootstrap is not drawn but expanded.
+MOST_RESAMPLED = 10_000
 _BATCH = 1000  # resamples held in memory at once
+_BATCH_DRAWS = 2**21  # and the most values that are drawn for them: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -147,25 +150,50 @@ def _constant(values: Float[np.ndarray, "N M"]) -> Bool[np.ndarray, " M"]:
 def _bca(
     values: Float[np.ndarray, "N M"], resampling: Resampling
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    # A resample is how often it takes each example, so the means of all columns are one matrix product.
-    def means(indices: Int[np.ndarray, "... K"], axis: int) -> Float[np.ndarray, "M ..."]:
-        taken = np.atleast_2d(indices)
-        offsets = taken + len(values) * np.arange(len(taken))[:, None]
-        counts = np.bincount(offsets.ravel(), minlength=len(taken) * len(values))
-        found = values.T @ counts.reshape(len(taken), -1).T / taken.shape[1]
-        return np.asarray(found if indices.ndim > 1 else found[:, 0])
+    """The ends of each column's interval, in a time and a memory that grow with N and not with its square.
 
-    found = distributions.bootstrap(
-        (np.arange(len(values)),),
-        means,
-        vectorized=True,
-        n_resamples=resampling.n_resamples,
-        batch=_BATCH,
-        confidence_level=resampling.confidence,
-        method="BCa",
-        rng=np.random.default_rng(resampling.seed),
-    ).confidence_interval
-    return found.low, found.high
+    The mean without one value is known from the mean and that value, so that the jackknife of the acceleration needs no
+    sample of its own: with all N at once, as for a statistic of which nothing is known, it takes N squared. Of more than
+    `MOST_RESAMPLED` values nothing is drawn: the ends are those of all resamples there are, by the expansion of both the
+    bootstrap distribution and the correction in 1 / sqrt(N) (Hall 1988; DiCiccio & Efron 1996, section 8). What is left
+    out is some 1 / N of the width, and what drawing adds a hundredth of it.
+    """
+    observed = values.mean(0)
+    away = values - observed  # N - 1 times what the mean falls by without the value
+    acceleration = (away**3).sum(0) / (6 * (away**2).sum(0) ** 1.5)
+    if len(values) > MOST_RESAMPLED:
+        z = -special.ndtri((1 - resampling.confidence) / 2)
+        error, skew = np.sqrt((away**2).sum(0)) / len(values), acceleration * (2 * z**2 + 1)
+        return observed + error * (skew - z), observed + error * (skew + z)
+    means = _resampled(values, resampling)
+    apart = means - observed
+    apart[abs(apart) <= ROUNDING * abs(values).max(0)] = 0.0  # the same values in another order
+    bias = special.ndtri(((apart < 0).mean(0) + (apart <= 0).mean(0)) / 2)
+    tail = special.ndtri((1 - resampling.confidence) / 2)
+
+    def end(quantile: float) -> Float[np.ndarray, " M"]:
+        shifted = bias + quantile
+        levels = special.ndtr(bias + shifted / (1 - acceleration * shifted))
+        return np.array([np.quantile(*one) for one in zip(means.T, levels, strict=True)])
+
+    return end(tail), end(-tail)
+
+
+def _resampled(
+    values: Float[np.ndarray, "N M"], resampling: Resampling
+) -> Float[np.ndarray, "B M"]:
+    """The means of every column over samples with replacement, the same samples for all columns."""
+    n, stream = len(values), np.random.default_rng(resampling.seed)
+    size = max(1, min(_BATCH, _BATCH_DRAWS // n))
+    found = []
+    for start in range(0, resampling.n_resamples, size):
+        n_samples = min(size, resampling.n_resamples - start)
+        drawn = stream.integers(0, n, (n_samples, n))
+        # A resample is how often it takes each example, so the means of all columns are one matrix product.
+        drawn += n * np.arange(n_samples)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n_samples * n).reshape(n_samples, n)
+        found.append(counts @ values / n)
+    return np.concatenate(found)
 
 
 def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:

@@ -22,12 +22,13 @@ from typing import Any
 
 from saliency_bench.blocks import Piece, plan_blocks, plan_pieces
 from saliency_bench.encoded import NO_OFFSET, Encoded, Shared
-from saliency_bench.store.coverage import require_planned
+from saliency_bench.store.coverage import Plan, require_planned
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.parts import PartStore
 
 METRICS = ("comprehensiveness", "srg", "sufficiency")
 SETTING = "000000000000"
+CELL = "cccccccccccc"
 
 
 def texts_of(n_examples: int) -> list[Encoded]:
@@ -61,7 +62,7 @@ def _text(index: int, ids: Sequence[int], words: Sequence[str]) -> Encoded:
 
 def tables_of(piece: Piece) -> dict[str, list[dict[str, Any]]]:
     """What a stub makes of a piece."""
-    cell = {"cell_id": "cccccccccccc"}
+    cell = {"cell_id": CELL}
     examples, rows = [], []
     for index in piece.indices:
         known = {"example_id": f"text-{index:07d}", "text": "a text", "n_tokens": 24}
@@ -90,9 +91,14 @@ def simulate(n_examples: int, folder: Path) -> dict[str, Any]:
         texts = texts_of(n_examples)
     with timed("plan"):
         pieces = plan_pieces(plan_blocks(texts))
-        parts = {
-            piece.name: [texts[index].example_id for index in piece.indices] for piece in pieces
-        }
+        planned = Plan(
+            cell_id=CELL,
+            texts={
+                piece.name: [texts[index].example_id for index in piece.indices] for piece in pieces
+            },
+            judged=[SETTING],
+            metrics=[(metric, "mask") for metric in METRICS],
+        )
     store, making, storing = PartStore(folder), 0.0, time.perf_counter()
     for piece in pieces:
         started = time.perf_counter()
@@ -103,9 +109,9 @@ def simulate(n_examples: int, folder: Path) -> dict[str, Any]:
     seconds["store, which workers do"] = time.perf_counter() - storing - making
     print(f"stored, peak {peak_gib():.2f} GiB", file=sys.stderr)
     with timed("check against the plan"):
-        require_planned(folder, parts, [SETTING])
+        require_planned(folder, planned)
     with timed("merge"):
-        store.seal(list(parts))
+        store.seal(planned.parts)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.parquet"))}
     return {"n_examples": n_examples, "n_pieces": len(pieces), "seconds": seconds, "bytes": sizes}
 

@@ -1,12 +1,15 @@
 """Whoever computes the blocks, and in whatever order: the same bytes, and nothing is put together before it is there."""
 
+import ctypes
 import json
+import os
 import random
 import shlex
 import shutil
 import subprocess
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -259,6 +262,119 @@ def test_rows_are_held_against_the_plan_before_anything_is_put_together(study_in
     assert not list(scale.Path(cfg.out).glob("*.parquet"))
 
 
+def other_weights(folder, place):
+    """A model folder that differs in its weights alone."""
+    import torch
+    from tiny import tiny_bert
+
+    shutil.copytree(folder, place)
+    tiny_bert(torch.float32, seed=5).save_pretrained(place)
+    return place
+
+
+def test_a_part_of_another_run_is_not_merged_but_set_aside_and_computed_again(
+    study_in, whole, folder, tmp_path, capsys
+):
+    """Equal texts and settings: by other weights, and by the same weights where words are removed, not tokens."""
+    cfg = study_in("run")
+    weights = replace(cfg.model, path=str(other_weights(folder, tmp_path / "model")))
+    others = [
+        replace(study_in("weights"), model=weights),
+        study_in("words", "evaluation.granularity=word"),
+    ]
+    run_folder = stopped(cfg)
+    pieces = [block.name for block in runner.plan_blocks(scale_encoded(run_folder))]
+    for other, name in zip(others, pieces, strict=False):
+        scale.work(stopped(other), 0, 1)
+        shutil.copytree(scale.Path(other.out) / "parts" / name, run_folder / "parts" / name)
+    scale.work(run_folder, 0, 1)
+    capsys.readouterr()
+    assert cli.main(["merge", str(run_folder)]) == 4
+    err = capsys.readouterr().err
+    assert f"Block {pieces[0]} is damaged (a part of another run" in err
+    assert "2 blocks are missing" in err
+    assert not list(run_folder.glob("*.parquet"))
+    assert cli.main(["resume", str(run_folder)]) == 0
+    assert tables(run_folder) == whole
+
+
+def test_a_part_that_only_says_it_is_of_this_run_is_not_merged(study_in, folder, tmp_path):
+    cfg = study_in("run")
+    weights = replace(cfg.model, path=str(other_weights(folder, tmp_path / "model")))
+    other = replace(study_in("other"), model=weights)
+    run_folder = stopped(cfg)
+    scale.work(run_folder, 0, 1)
+    scale.work(stopped(other), 0, 1)
+    name = next(path.name for path in (run_folder / "parts").glob("[!.]*"))
+    record = json.loads((run_folder / "parts" / name / "digests.json").read_text("utf-8"))
+    shutil.rmtree(run_folder / "parts" / name)
+    shutil.copytree(scale.Path(other.out) / "parts" / name, run_folder / "parts" / name)
+    path = run_folder / "parts" / name / "digests.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": record["run"]}), "utf-8")
+    with pytest.raises(StorageError, match=r"is of another run: its cell .*resume"):
+        run(cfg)
+    assert not list(run_folder.glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("nth", "verb"), [(0, "resume"), (1, "merge"), (4, "same"), (7, "resume"), (43, "merge")]
+)
+def test_a_run_killed_while_its_parts_are_removed_goes_on(study_in, whole, nth, verb, monkeypatch):
+    """Ten parts of some five files are removed; the process dies instead of the removal of this number."""
+    cfg, seen = study_in("run"), []
+    folder = scale.Path(cfg.out)
+
+    def dying(real, *args, **kwargs):
+        if (folder / "digests.json").is_file():
+            seen.append(args)
+            if len(seen) == nth + 1:
+                raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir"):
+            patch.setattr(os, name, partial(dying, getattr(os, name)))
+        with pytest.raises(KeyboardInterrupt):
+            run(cfg)
+    assert (folder / "parts").is_dir() and not (folder / "manifest.json").exists()
+    if verb == "same":
+        run(cfg)
+    else:
+        assert cli.main([verb, str(folder)]) == 0
+    assert tables(folder) == whole
+    assert not (folder / "parts").exists()
+
+
+def test_a_run_goes_on_by_another_number_of_workers(study_in, whole, monkeypatch, capsys):
+    folder, started = stopped(study_in("run", "runtime=processes")), []
+
+    class Worker:
+        returncode = 0
+
+        def __init__(self, folder, shard, n):
+            started.append(n)
+            scale.work(folder, shard, n)
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(scale, "_start", Worker)
+    monkeypatch.setattr(scale, "_stop", lambda running: None)
+    for typed in ("0", "-1", "two", "1.5", ""):
+        assert cli.main(["resume", str(folder), f"runtime.executor.workers={typed}"]) == 2
+        assert "runtime.executor.workers=" in capsys.readouterr().err
+    assert started == []
+    assert cli.main(["resume", str(folder), "runtime.executor.workers=3"]) == 0
+    assert started == [3, 3, 3]
+    assert tables(folder) == whole
+
+
+def test_a_run_without_workers_takes_no_number_of_them(study_in, capsys):
+    folder = stopped(study_in("run"))
+    assert cli.main(["resume", str(folder), "runtime.executor.workers=2"]) == 2
+    assert "the run is computed by here. Remove it." in capsys.readouterr().err
+
+
 def test_blocks_that_are_committed_together_give_the_same_bytes(study_in, whole, monkeypatch):
     monkeypatch.setattr(
         runner, "plan_pieces", lambda blocks: blocks_module.plan_pieces(blocks, most=3)
@@ -377,7 +493,7 @@ def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatc
     cfg = study_in("run")
     folder = stopped(cfg)
     study = runner.prepare(cfg, config.settings(cfg))
-    refs, store = runner.References(study.model), scale.PartStore(folder)
+    refs, store = runner.References(study.model), scale.PartStore(folder, run=study.id)
     name = runner.pieces_of(study)[0].name
     with study.model.frozen():
         plan = runner.pieces_of(study)
@@ -399,7 +515,7 @@ def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatc
 
 
 def test_a_worker_ends_with_the_process_that_waits_for_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(scale.ctypes, "CDLL", lambda *_: None)  # where the system has no such call
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: None)  # where the system has no such call
     monkeypatch.setenv(scale.DRIVER, str(scale.os.getppid()))
     scale.end_with_driver()
     monkeypatch.setenv(scale.DRIVER, "1000000000")

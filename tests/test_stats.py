@@ -63,6 +63,62 @@ def test_an_interval_is_the_one_that_scipy_gives_a_single_column():
         assert high[column] == pytest.approx(expected.high, rel=1e-12)
 
 
+@pytest.mark.parametrize("n", [5, 2500, 9_001])
+def test_the_jackknife_in_closed_form_gives_the_interval_of_one_that_leaves_each_value_out(n):
+    # Whole numbers: their sums are exact in any order, so that resamples equal to the sample are so here and there.
+    values = np.random.default_rng(n).poisson(3.0, size=n).astype(float)
+    few = Resampling(confidence=0.95, n_resamples=199, seed=0)
+    (low,), (high,) = intervals(values[:, None], few)
+    stream = np.random.default_rng(0)
+    means = np.array([values[stream.integers(0, n, n)].mean() for _ in range(few.n_resamples)])
+    left_out = np.array([(values.sum() - one) / (n - 1) for one in values])
+    if n == 5:  # as the definition has it
+        assert left_out == pytest.approx([np.delete(values, i).mean() for i in range(n)])
+    away = left_out.mean() - left_out
+    acceleration = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    below = ((means < values.mean()).mean() + (means <= values.mean()).mean()) / 2
+    for end, level in ((low, 0.025), (high, 0.975)):
+        shifted = scipy_stats.norm.ppf(below) + scipy_stats.norm.ppf(level)
+        at = scipy_stats.norm.cdf(
+            scipy_stats.norm.ppf(below) + shifted / (1 - acceleration * shifted)
+        )
+        # Sums of 9,000 numbers are off by some 1e-12 of themselves, and quantiles hardly change with the level.
+        assert end == pytest.approx(np.quantile(means, at), rel=1e-9)
+
+
+def test_beyond_ten_thousand_texts_the_interval_is_that_of_all_resamples():
+    values = np.random.default_rng(0).gamma(0.5, size=20_000)  # a skewness of 2.8
+    confidence, n_resamples = 0.95, 2000
+    (low,), (high,) = intervals(values[:, None], Resampling(confidence, n_resamples, 0))
+    found = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=n_resamples, batch=50, method="percentile", rng=0
+    )
+    means, error = found.bootstrap_distribution, values.std() / np.sqrt(len(values))
+    acceleration = scipy_stats.skew(values) / 6 / np.sqrt(len(values))
+    for end, z in ((low, -1.959964), (high, 1.959964)):
+        # The bias of a mean's bootstrap is its acceleration, to 1 / n (Efron 1987, section 4).
+        shifted = acceleration + z
+        level = scipy_stats.norm.cdf(acceleration + shifted / (1 - acceleration * shifted))
+        # A quantile at 2.5 % of 2,000 draws has a standard error of sqrt(0.025 * 0.975 / 2000) / 0.058 = 0.06 errors
+        # of the mean, and three of these are 0.18; the skew moves both ends by 2.8 / 141 / 6 * 8.7 = 0.03.
+        assert end == pytest.approx(np.quantile(means, level), abs=0.18 * error)
+    # Both ends move by the same, which is what skew does; drawn, they would not do so to more than two digits.
+    shift = (low + high) / 2 - values.mean()
+    assert shift == pytest.approx(error * acceleration * (2 * 1.959964**2 + 1), rel=1e-6)
+
+
+def test_the_memory_of_an_interval_does_not_grow_with_the_square_of_the_texts():
+    import tracemalloc
+
+    values = np.random.default_rng(0).normal(size=(10_000, 2))
+    tracemalloc.start()
+    intervals(values, Resampling(0.95, 500, 0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 500 resamples at once are 40 MB for each of four arrays, and so is a jackknife by samples; 2^21 draws are 17 MB.
+    assert peak < 110e6
+
+
 def test_an_interval_does_not_depend_on_the_columns_beside_it():
     values = np.random.default_rng(2).normal(size=(30, 4))
     values[::5, 1] = np.nan

@@ -12,7 +12,7 @@ from saliency_bench.ranks import letters, mean_ranks, pairwise_p
 from saliency_bench.report.convergence import doubtful, gates, marked
 from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.report.table import Estimate
-from saliency_bench.rows import OK
+from saliency_bench.rows import OK, TABLES
 from saliency_bench.stats import (
     TEXT,
     Resampling,
@@ -105,12 +105,12 @@ class Analysis:
         """The metrics of the main table."""
         return self.metrics[:N_HEADLINE]
 
-    @property
-    def curves(self) -> pd.DataFrame:
-        """Of the main way of removing."""
-        found = with_texts(self.run.tables["curves"], self.run.manifest, self.run.repeated)
+    def curves(self, setting_id: str) -> pd.DataFrame:
+        """Those of a setting, by the main way of removing."""
+        chosen = {"setting_id": [setting_id]}
+        found = self.run.columns("curves", [*TABLES["curves"]], chosen)
         main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
-        return found[found["removal"].isin(main)]
+        return with_texts(found[found["removal"].isin(main)], self.run.manifest, self.run.repeated)
 
     def higher_is_better(self, metric: str) -> bool | None:
         """The direction of a metric; None where neither is better."""
@@ -205,8 +205,11 @@ def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:
     apart = (n_removals > 1) & ~rows["removal"].isin(named[:1])
     if not apart.any():
         return rows
-    full = rows["metric"] + " (" + rows["removal"].fillna("none") + ")"
-    return rows.assign(metric=rows["metric"].where(~apart, full))
+    metric, removal = (
+        rows[column].astype(str) for column in ("metric", "removal")
+    )  # no categories
+    full = metric + " (" + removal.fillna("none") + ")"
+    return rows.assign(metric=metric.where(~apart, full))
 
 
 def costs(run: Run) -> pd.DataFrame:
@@ -215,7 +218,7 @@ def costs(run: Run) -> pd.DataFrame:
     Seconds are the median of the repeats.
     """
     found = pd.DataFrame(index=[setting["setting_id"] for setting in run.settings])
-    found["n_gradients"] = run.tables["maps"].groupby("setting_id")["n_gradients"].mean()
+    found["n_gradients"] = _mean_gradients(run)
     timings = run.tables["timings"]
     timed = timings.assign(each=timings["seconds"] / timings["n_examples"]).groupby("setting_id")
     found["seconds"] = timed["each"].median()
@@ -225,6 +228,12 @@ def costs(run: Run) -> pd.DataFrame:
     timed_gradients = gradients.groupby("setting_id")["each"].mean().reindex(found.index)
     found["n_gradients"] = found["n_gradients"].fillna(timed_gradients)
     return found.astype(float)
+
+
+def _mean_gradients(run: Run) -> "pd.Series[float]":
+    """Of the maps of each setting."""
+    maps = run.columns("maps", ["setting_id", "n_gradients"])
+    return maps.groupby("setting_id")["n_gradients"].mean()
 
 
 def _estimates(summary: pd.DataFrame) -> dict[tuple[str, str], Estimate]:

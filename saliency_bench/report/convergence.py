@@ -12,6 +12,12 @@ from saliency_bench.store.run import Run
 REFERENCE = "reference"
 KEY = ["cell_id", "setting_id", "example_id"]
 
+#: What maps say of their convergence.
+_OF_MAPS = (
+    *("completeness_gap", "output_difference", "converged"),
+    *("error", "standard_errors", "split_half_tau"),
+)
+
 #: Where at least this share of the checked texts converged, a row stands without a mark.
 ENOUGH = 0.95
 
@@ -54,7 +60,7 @@ def gates(run: Run) -> pd.DataFrame:
     steps, or with the reference, keep the limits; where a method stops by itself, where it says so. What cannot be said of a text (no
     completeness claimed, a single token) is no reason to doubt it.
     """
-    maps = run.tables["maps"].set_index(KEY)
+    maps = run.columns("maps", [*KEY, *_OF_MAPS]).set_index(KEY)
     gap = (maps["completeness_gap"] / maps["output_difference"].replace(0.0, np.nan)).abs()
     found = run.tables["convergence"]
     order = found.set_index(KEY)["tau"]

@@ -17,7 +17,7 @@ from saliency_bench.report.heatmap import bar, map_of_row, number, panel, spans_
 from saliency_bench.report.labels import method_label, metric_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
-from saliency_bench.rows import OK
+from saliency_bench.rows import OK, TABLES
 from saliency_bench.stats import TEXT, with_texts
 
 N_SENTENCES = 8  # shown where the study does not say
@@ -211,12 +211,14 @@ def _primary_comparison(analysis: Analysis) -> Table | None:
 
 def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
     """Example texts with a map per method: as many wrong predictions as right ones, if there are."""
-    rows = analysis.run.tables["maps"]
+    examples = _chosen(analysis).to_dict("records")
+    named = {"example_id": [example["example_id"] for example in examples]}
+    rows = analysis.run.columns("maps", [*TABLES["maps"]], named)
     shown = [key for key in analysis.drawn if analysis.setting(key)["backend"] != "captum"] or list(
         analysis.drawn
     )
     sentences = []
-    for example in _chosen(analysis).to_dict("records"):
+    for example in examples:
         own = rows[rows["example_id"] == example["example_id"]].to_dict("records")
         by_setting = {row["setting_id"]: row for row in own}
         cards = [
@@ -254,7 +256,12 @@ def _chosen(analysis: Analysis) -> pd.DataFrame:
     names = zip(examples["example_id"], examples.get(TEXT, examples["example_id"]), strict=True)
     asked = [one[len(text) + 1 :] if one.startswith(f"{text}@") else "" for one, text in names]
     examples = examples.assign(**{_QUESTION: asked})
-    ids = examples["example_id"].map(lambda name: hashlib.sha256(str(name).encode()).hexdigest())
+    # As objects: what is made of categories keeps their order.
+    ids = (
+        examples["example_id"]
+        .astype(object)
+        .map(lambda name: hashlib.sha256(str(name).encode()).hexdigest())
+    )
     mixed = examples.assign(order=ids).sort_values("order").drop(columns="order")
     wrong = mixed[mixed["correct"].eq(False).fillna(False)].head(n // 2)
     rest = mixed[~mixed["example_id"].isin(wrong["example_id"])]

@@ -46,14 +46,14 @@ def parities(run: Run) -> list[Parity]:
     `manifest["parity"]["relative_tolerance"]` is a number, or one per native setting id.
     """
     tolerance = (run.manifest.get("parity") or {}).get("relative_tolerance")
-    scores = {
-        key: own.set_index("example_id")["scores"]
-        for key, own in run.tables["maps"].groupby("setting_id")
-    }
+    pairs = [*_twins(run.settings), *_trapezoids(run.settings)]
+    paired = {key for native, captum, _ in pairs for key in (native, captum)}
+    maps = run.columns("maps", ["setting_id", "example_id", "scores"], {"setting_id": paired})
+    scores = {key: own.set_index("example_id")["scores"] for key, own in maps.groupby("setting_id")}
     found = []
     # Captum rounds the same weights whichever of our rules stands beside it.
     twins = {captum: native for native, captum, _ in _twins(run.settings)}
-    for native, captum, expected in [*_twins(run.settings), *_trapezoids(run.settings)]:
+    for native, captum, expected in pairs:
         if native in scores and captum in scores:
             key = twins.get(captum, native)
             own = tolerance.get(key) if isinstance(tolerance, Mapping) else tolerance

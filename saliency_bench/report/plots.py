@@ -45,17 +45,19 @@ _HOLLOW = "white"
 
 def curves(analysis: Analysis) -> Figure | None:
     """Probability against the fraction of tokens dropped, and kept, with bands."""
-    found = analysis.curves
-    drawn = [key for key in analysis.drawn if key in set(found["setting_id"])]
+    found = {}
+    for key in analysis.drawn:  # one after the other: all curves of a large study fill a machine
+        if len(own := analysis.curves(key)):
+            found[key] = [_on_grid(own, name) for name in ("deletion", "insertion")]
+    drawn = list(found)
     if not drawn:
         return None
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     marks = signs([analysis.setting(key) for key in drawn])
     for key in drawn:
-        own = found[found["setting_id"] == key]
-        for axes, name in ((left, "deletion"), (right, "insertion")):
-            _curve(axes, analysis, key, _on_grid(own, name), marks[key])
+        for axes, values in zip((left, right), found[key], strict=True):
+            _curve(axes, analysis, key, values, marks[key])
     left.set(title="Deletion ↓", xlabel="Fraction of tokens removed, top first", xlim=(0, 1))
     right.set(title="Insertion ↑", xlabel="Fraction of tokens kept, top first", xlim=(0, 1))
     left.set_ylabel("Probability of the explained class")
@@ -91,12 +93,24 @@ def _curve(
 def _on_grid(own: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
     """The curve of every text at common fractions of its tokens, linear between its points."""
     keys = index_of(own)
-    found = {
-        key: np.interp(_FRACTIONS, one["k"] / one["n_units"], one[name])
-        for key, one in own.sort_values("k").groupby(keys)
-    }
-    index = pd.MultiIndex.from_tuples(list(found), names=keys)
-    return np.asarray(per_text(pd.DataFrame(np.stack([*found.values()]), index=index)))
+    text = own.groupby(keys, sort=True).ngroup().to_numpy()
+    order = np.lexsort((own["k"], text))
+    starts = np.flatnonzero(np.diff(text[order], prepend=-1))
+    last = np.append(starts[1:], len(order)) - 1
+    at = (own["k"] / own["n_units"]).to_numpy()[order]
+    value = own[name].to_numpy(float)[order]
+    found = np.empty((len(starts), len(_FRACTIONS)))
+    for column, fraction in enumerate(_FRACTIONS):
+        before = starts + np.add.reduceat((at <= fraction).astype(int), starts) - 1
+        low = np.clip(before, starts, last)
+        high = np.clip(
+            before + 1, starts, last
+        )  # the same point before the first and after the last
+        width = np.where(high > low, at[high] - at[low], 1.0)
+        slope = (value[high] - value[low]) / width
+        found[:, column] = slope * (fraction - at[low]) + value[low]
+    index = pd.MultiIndex.from_frame(own[keys].iloc[order[starts]])
+    return np.asarray(per_text(pd.DataFrame(found, index=index)))
 
 
 def metric_bars(analysis: Analysis) -> Figure | None:

@@ -13,6 +13,7 @@ import pandas as pd
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.labels import value_label
 from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.rows import TABLES
 from saliency_bench.stats import index_of, intervals, per_text, with_texts
 
 RANDOM = "random"
@@ -41,9 +42,9 @@ def removal_cost(analysis: Analysis) -> Table:
 
 
 def _random_curves(analysis: Analysis) -> pd.DataFrame:
-    curves = with_texts(analysis.run.tables["curves"], analysis.run.manifest, analysis.run.repeated)
     ids = [one["setting_id"] for one in analysis.settings if one["method"] == RANDOM]
-    return curves[curves["setting_id"].isin(ids[:1])]
+    curves = analysis.run.columns("curves", [*TABLES["curves"]], {"setting_id": ids[:1]})
+    return with_texts(curves, analysis.run.manifest, analysis.run.repeated)
 
 
 def _estimates(analysis: Analysis, own: pd.DataFrame) -> list[Cell]:

@@ -1,61 +1,170 @@
-"""Whether the rows on disk are those of the plan, part by part, in the memory of one part."""
+"""Whether the tables on disk are those of the plan and of this run, part by part, in the memory of one part."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 from saliency_bench.errors import StorageError
+from saliency_bench.rows import FAILED, OK, SORT_KEYS, TABLES
 from saliency_bench.store.durable import storing
+from saliency_bench.store.parts import sealed_record
 from saliency_bench.store.tables import from_parquet
 
-_Row = tuple[str | None, ...]
-_KEYS = ["setting_id", "example_id", "metric", "removal"]
+_Key = tuple[Any, ...]  # the columns of `SORT_KEYS` after the cell
 
 
-def require_planned(
-    folder: Path, plan: Mapping[str, Sequence[str]], settings: Sequence[str]
-) -> None:
-    """Every part has its own texts, each once; every setting has all of its metrics on all of them, and no other rows.
+@dataclass(frozen=True)
+class Plan:
+    """What the tables of a run must hold.
 
-    `plan` holds the ids of each part's texts; `settings` the ids of those that are judged, empty where none is. Parts
-    that are not there are passed over: whether all are is known elsewhere.
+    `texts` are the ids of each part's; `settings` those of the settings that explain, in their order, `judged` of those
+    that have rows. `metrics` are the (metric, removal) of every map, `curves` those among them that are read from stored
+    curves; `agreement` the metrics of every two settings; `convergence` the (setting, against) of the `probed` texts.
+    `timings` names the part that holds `repeats` of every setting; there is none where it is None.
+    """
+
+    cell_id: str
+    texts: Mapping[str, Sequence[str]]
+    settings: Sequence[str] = ()
+    judged: Sequence[str] = ()
+    metrics: Sequence[tuple[str, str | None]] = ()
+    curves: Sequence[tuple[str, str]] = ()
+    agreement: Sequence[str] = ()
+    convergence: Sequence[tuple[str, str]] = ()
+    probed: frozenset[str] = frozenset()
+    timings: str | None = None
+    repeats: int = 0
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of all parts."""
+        return [*self.texts, *([] if self.timings is None else [self.timings])]
+
+
+def require_planned(folder: Path, plan: Plan) -> None:
+    """Every table of every part is of this run's cell, and has the rows that are planned, each once, and no others.
+
+    Parts that are not there are passed over: whether all are is known elsewhere. Of a sealed run nothing is looked at:
+    what still stands among its parts is about to be removed.
 
     Raises:
-        StorageError: a part lacks rows, has some twice, or has others'; the first is named.
+        StorageError: a part is of another cell, lacks rows, has some twice, or has others'; the first is named.
     """
-    metrics: dict[str | None, set[_Row]] = {}
-    for name, ids in plan.items():
-        part = folder / "parts" / name
-        if not part.is_dir():
-            continue
-        texts = Counter(_read(part, "examples", ["example_id"]))
-        _require_same(part, "examples", texts, Counter[_Row]((example,) for example in ids))
-        rows = Counter(_read(part, "rows", _KEYS))
-        for setting, _, metric, removal in rows if not metrics else ():
-            metrics.setdefault(setting, set()).add((metric, removal))
-        planned = Counter[_Row](
-            (setting, example, *pair)
-            for setting in settings
-            for example in ids
-            for pair in metrics.get(setting, {("any", None)})
+    if sealed_record(folder) is not None:
+        return
+    for name in plan.parts:
+        if (part := folder / "parts" / name).is_dir():
+            _Part(part, plan).check()
+
+
+class _Part:
+    """The keys of one part's tables, and those that the plan has for it."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
+        self.ids = plan.texts.get(folder.name, ())
+        self.found = {name: self._read(name, SORT_KEYS[name][1:]) for name in TABLES}
+
+    def check(self) -> None:
+        """Raises `StorageError` for the first table that is not as planned."""
+        plan, ids = self.plan, self.ids
+        timed = plan.settings if self.folder.name == plan.timings else ()
+        self._same("examples", ((one,) for one in ids))
+        self._same("rows", _joined(plan.judged, ids, plan.metrics))
+        self._same(
+            "agreement",
+            (
+                (a, b, one, metric)
+                for (a, b), one, metric in product(
+                    combinations(plan.settings, 2), ids, plan.agreement
+                )
+            ),
         )
-        _require_same(part, "rows", rows, planned)
+        self._same(
+            "convergence",
+            (
+                (setting, one, against)
+                for setting, against in plan.convergence
+                for one in ids
+                if one in plan.probed
+            ),
+        )
+        self._same("timings", product(timed, range(plan.repeats)))
+        self._same("maps", product(plan.settings, ids), may_lack=self._without_map())
+        self._same("curves", self._curves())
+        own = {"", *ids} if ids else set()
+        self._same("warnings", (key for key in self.found["warnings"] if key[0] in own))
 
-
-def _read(part: Path, name: str, columns: Sequence[str]) -> list[_Row]:
-    path = part / f"{name}.parquet"
-    with storing(path):
-        if not path.is_file():
-            return []
-        table = from_parquet(name, path.read_bytes(), path).select(columns)
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
-def _require_same(part: Path, table: str, found: Counter[_Row], planned: Counter[_Row]) -> None:
-    for problem, left in (("lacks", planned - found), ("has unplanned", found - planned)):
-        if left:
-            first = min(" ".join(map(str, row)) for row in left)
+    def _read(self, name: str, columns: Sequence[str]) -> list[_Key]:
+        """Those columns of every row of a table, which must be of this run's cell."""
+        path = self.folder / f"{name}.parquet"
+        with storing(path):
+            if not path.is_file():
+                return []
+            table = from_parquet(name, path.read_bytes(), path)
+        if others := set(table["cell_id"].unique().to_pylist()) - {self.plan.cell_id}:
             raise StorageError(
-                f"{part}: table {table!r} {problem} {left.total()} rows, for instance of {first}. Remove this folder, "
-                f"and go on with: saliency-bench resume {part.parent.parent}"
+                f"{self.folder}: table {name!r} is of another run: its cell (model, data and seed) is "
+                f"{min(map(str, others))}, and that of this run {self.plan.cell_id}. {self._remedy}"
             )
+        return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+    def _same(
+        self, name: str, planned: Iterable[_Key], may_lack: Iterable[_Key] = frozenset()
+    ) -> None:
+        found, wanted = Counter(self.found[name]), Counter(planned)
+        lacking = (wanted - found) - Counter(may_lack)
+        for problem, left in (("lacks", lacking), ("has unplanned", found - wanted)):
+            if left:
+                first = min(" ".join(map(str, row)) for row in left)
+                raise StorageError(
+                    f"{self.folder}: table {name!r} {problem} {left.total()} rows, for instance of {first}. {self._remedy}"
+                )
+
+    @property
+    def _remedy(self) -> str:
+        run = self.folder.parent.parent
+        return f"Remove this folder, and go on with: saliency-bench resume {run}"
+
+    def _without_map(self) -> list[_Key]:
+        """The settings and texts that have no map since a score is not finite: nothing about them has a value."""
+        said: dict[_Key, set[str]] = {}
+        for setting, text, status in self._read("rows", ["setting_id", "example_id", "status"]):
+            said.setdefault((setting, text), set()).add(status)
+        pairs = ["setting_a", "setting_b", "example_id", "status"]
+        for a, b, text, status in self._read("agreement", pairs):
+            said.setdefault((a, text), set()).add(status)
+            said.setdefault((b, text), set()).add(status)
+        keys = product(self.plan.settings, self.ids)
+        # Where nothing is judged or compared, nothing says so.
+        return [key for key in keys if FAILED in (own := said.get(key, {FAILED})) and OK not in own]
+
+    def _curves(self) -> list[_Key]:
+        """Every text has its curves at the same k under all settings; there are none where no value was read from one."""
+        of_curves = set(self.plan.curves)
+        removals = sorted({removal for _, removal in of_curves})
+        found = {key[:3] for key in self.found["curves"]}
+        columns = ["setting_id", "example_id", "removal", "metric", "status"]
+        read = {
+            (setting, text, removal)
+            for setting, text, removal, metric, status in self._read("rows", columns)
+            if status == OK and (metric, removal) in of_curves
+        }
+        at: dict[_Key, dict[int, None]] = {}
+        for _, text, removal, k in self.found["curves"]:
+            at.setdefault((text, removal), {})[k] = None
+        return [
+            (*key, k)
+            for key in product(self.plan.settings, self.ids, removals)
+            if key in read or key in found
+            for k in at.get(key[1:], {None: None})
+        ]
+
+
+def _joined(
+    settings: Sequence[str], ids: Sequence[str], metrics: Sequence[tuple[str, str | None]]
+) -> Iterable[_Key]:
+    return ((setting, text, *pair) for setting, text, pair in product(settings, ids, metrics))

@@ -1,5 +1,6 @@
 """What a run has finished, block by block: a block is on disk completely or not at all."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -43,9 +44,14 @@ class PartStore:
     no times, so that equal results give equal files.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str, str], None] = lambda *_: None) -> None:
-        """`tell` is told which block was set aside, and why."""
-        self._folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path,
+        tell: Callable[[str, str], None] = lambda *_: None,
+        run: str | None = None,
+    ) -> None:
+        """`tell` is told which block was set aside, and why; `run` is the id that every part must be of."""
+        self._folder, self._run = Path(folder), run
         self._parts = self._folder / "parts"
         self._scratch = self._parts / ".merging"
         self._set_aside = self._parts / ".set_aside"
@@ -68,7 +74,7 @@ class PartStore:
             f"{name}.parquet": to_parquet(to_table(name, rows)) for name, rows in tables.items()
         }
         digests = {name: sha256(data) for name, data in files.items()}
-        record = to_json({"block": block, "files": digests})
+        record = to_json({"block": block, "files": digests} | self._of_run)
         with storing(self._parts / block):
             if not self._is_held(block, record):
                 self._commit(block, files | {DIGESTS: record})
@@ -112,7 +118,7 @@ class PartStore:
         """
         record = self._record()
         if record is not None:
-            read_sealed(self._folder)
+            verify_sealed(self._folder)
             return set(record["blocks"])
         with storing(self._parts):
             found = self._committed()
@@ -159,6 +165,10 @@ class PartStore:
         if not any(self._parts.iterdir()):
             self._parts.rmdir()
 
+    @property
+    def _of_run(self) -> dict[str, str]:
+        return {} if self._run is None else {"run": self._run}
+
     def _record(self) -> dict[str, Any] | None:
         return sealed_record(self._folder)
 
@@ -194,7 +204,7 @@ class PartStore:
 
     def _is_whole(self, block: str) -> bool:
         try:
-            _verify(self._parts / block)
+            _verify(self._parts / block, self._run)
         except _DamagedError as damage:
             self._put_aside(block, str(damage))
             return False
@@ -248,8 +258,8 @@ def sealed_record(folder: Path) -> dict[str, Any] | None:
             ) from damage
 
 
-def read_sealed(folder: Path) -> dict[str, bytes]:
-    """The verified Parquet bytes of a sealed run, by table.
+def verify_sealed(folder: Path) -> None:
+    """Every table of a sealed run is what was recorded.
 
     Raises:
         StorageError: the run is not sealed, or a file is missing, truncated or altered.
@@ -259,23 +269,26 @@ def read_sealed(folder: Path) -> dict[str, bytes]:
         raise StorageError(f"{folder} is unfinished. Go on with it: saliency-bench resume {folder}")
     with storing(folder):
         try:
-            return {name: _verified(folder, record["files"], name) for name in _tables_in(record)}
+            for name in _tables_in(record):
+                _verify_file(folder, record["files"], name)
         except _DamagedError as damage:
             raise StorageError(
                 f"{folder}: {damage}. Restore the file, or delete the folder and run again."
             ) from damage
 
 
-def _verify(part: Path) -> None:
+def _verify(part: Path, run: str | None) -> None:
     if not part.is_dir():
         raise _DamagedError("not a folder")
     record = _parse_record(part / DIGESTS, "block", str)
     if record["block"] != part.name:
         raise _DamagedError(f"the part of block {record['block']!r} under another name")
+    if run is not None and record.get("run") != run:
+        raise _DamagedError("a part of another run, with other weights, data or configuration")
     if stray := {path.name for path in part.iterdir()} - record["files"].keys() - {DIGESTS}:
         raise _DamagedError(f"{min(stray)} is not among the files that were written")
     for name in _tables_in(record):
-        _verified(part, record["files"], name)
+        _verify_file(part, record["files"], name)
 
 
 def _parse_record(path: Path, key: str, kind: type) -> dict[str, Any]:
@@ -297,17 +310,17 @@ def _tables_in(record: Mapping[str, Any]) -> list[str]:
     return [name for name in TABLES if f"{name}.parquet" in record["files"]]
 
 
-def _verified(folder: Path, digests: Mapping[str, str], name: str) -> bytes:
+def _verify_file(folder: Path, digests: Mapping[str, str], name: str) -> None:
     path = folder / f"{name}.parquet"
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise _DamagedError(f"{path.name} is missing") from error
-    if sha256(data) != digests[path.name]:
+    if found != digests[path.name]:
         raise _DamagedError(
             f"{path.name} was truncated or altered: its SHA-256 is not the one recorded"
         )
-    return data
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """A finished run read back: its tables, settings and manifest. Imports no torch."""
 
 import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from saliency_bench.store.schema import check_manifest, check_same_settings, che
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
@@ -24,15 +26,55 @@ IDENTITY = "identity.json"  # all that can change a number
 class Run:
     """One finished study.
 
-    `tables` has a frame for every name in `rows.TABLES`, empty where the study made no such rows.
-    Booleans are pandas' nullable `boolean`; an integer column with nulls is float64 with NaN, as
-    pandas has it.
+    `tables` has a frame for every name in `rows.TABLES`, empty where the study made no such rows; it is read when it is
+    first asked for. What needs few columns of a large table reads them by `columns`. Booleans are pandas' nullable
+    `boolean`; an integer column with nulls is float64 with NaN, as pandas has it. Texts of a table of more than
+    `tables.MANY` rows are categories.
     """
 
     folder: Path
     manifest: dict[str, Any]
     settings: list[dict[str, Any]]
-    tables: "dict[str, pd.DataFrame]"
+    tables: "Mapping[str, pd.DataFrame]"
+
+    def columns(
+        self, name: str, columns: Sequence[str], of: Mapping[str, Collection[Any]] | None = None
+    ) -> "pd.DataFrame":
+        """These columns of a table, in the rows whose columns in `of` have one of the given values."""
+        of = of or {}
+        if isinstance(self.tables, Tables):
+            return self.tables.read(name, columns, of)
+        table = self.tables[name]
+        for column, values in of.items():
+            table = table[table[column].isin(values)]
+        return table[[*columns]]
+
+
+class Tables(Mapping[str, "pd.DataFrame"]):
+    """The tables of a sealed run whose files were verified, each read when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[str, pd.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> "pd.DataFrame":
+        if name not in self._read:
+            self._read[name] = self.read(name, [*TABLES[name]], {})
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TABLES)
+
+    def __len__(self) -> int:
+        return len(TABLES)
+
+    def read(
+        self, name: str, columns: Sequence[str], of: Mapping[str, Collection[Any]]
+    ) -> "pd.DataFrame":
+        """Columns of some rows, read anew: lists of a hundred thousand texts fill no memory that they are not asked of."""
+        from saliency_bench.store.tables import read_columns
+
+        return _to_frame(read_columns(name, self._folder / f"{name}.parquet", columns, of))
 
     @cached_property
     def repeated(self) -> dict[str, dict[str, str]]:
@@ -56,11 +98,11 @@ def read_run(folder: Path) -> Run:
         InputError: the folder is no run folder.
         StorageError: the run is unfinished, or a file is missing or damaged, or not what such a file holds.
     """
-    from saliency_bench.store.parts import read_sealed
+    from saliency_bench.store.parts import verify_sealed
 
     folder = Path(folder)
     _require_finished(folder)
-    data = read_sealed(folder)
+    verify_sealed(folder)
     manifest = read_json(folder / MANIFEST, dict)
     check_manifest(manifest, folder / MANIFEST)
     settings = read_json(folder / SETTINGS, list)
@@ -72,7 +114,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         manifest=manifest,
         settings=settings,
-        tables={name: _frame(name, data.get(name), folder) for name in TABLES},
+        tables=Tables(folder),
     )
 
 
@@ -82,9 +124,10 @@ def read_table(folder: Path, name: str) -> "pd.DataFrame":
     Raises:
         StorageError: the run is not sealed, or a file is missing or damaged.
     """
-    from saliency_bench.store.parts import read_sealed
+    from saliency_bench.store.parts import verify_sealed
 
-    return _frame(name, read_sealed(folder).get(name), folder)
+    verify_sealed(folder)
+    return Tables(folder)[name]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -140,13 +183,14 @@ def read_json(path: Path, kind: type) -> Any:
     return value
 
 
-def _frame(name: str, data: bytes | None, folder: Path) -> "pd.DataFrame":
+def _to_frame(table: "pa.Table") -> "pd.DataFrame":
+    """As pandas has it; where there are very many rows, texts are categories, in the order of texts."""
     import pandas as pd
     import pyarrow as pa
 
-    from saliency_bench.store.tables import from_parquet, schema_of
-
-    where = folder / f"{name}.parquet"
-    table = schema_of(name).empty_table() if data is None else from_parquet(name, data, where)
     # With nulls pandas would make a column of Python objects, on which `~` is arithmetic.
-    return table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    found = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    for name, column in found.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            found[name] = column.cat.reorder_categories(sorted(column.cat.categories))
+    return found

@@ -1,7 +1,8 @@
 """Rows as Arrow tables and Parquet files: checked, sorted, the same bytes for the same rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ OPTIONS: dict[str, Any] = {
     "compression_level": 3,
     "store_schema": False,
 }
+#: In tables of more rows than this texts are read as dictionaries: each is held once.
+MANY = 1_000_000
 _NOT_CONVERTIBLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
@@ -93,6 +96,56 @@ def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{where} is not the table {name!r}: {error}") from error
+
+
+def read_columns(
+    name: str, path: Path, columns: Sequence[str], of: Mapping[str, Collection[Any]]
+) -> pa.Table:
+    """Columns of a file, in the rows whose columns in `of` have one of the given values, a row group at a time.
+
+    Of a file that is not there no row; columns that an earlier version did not have are null.
+
+    Raises:
+        StorageError: not Parquet, not this table's columns, or the disk refuses.
+    """
+    schema = schema_of(name)
+    asked = pa.schema([schema.field(column) for column in dict.fromkeys([*columns, *of])])
+    if not path.is_file():
+        return asked.empty_table().select(columns)
+    found = []
+    try:
+        with pq.ParquetFile(path) as file:
+            added = set(ADDED.get(name, ())) - set(file.schema_arrow.names)
+            if sorted([*file.schema_arrow.names, *added]) != sorted(schema.names):
+                raise pa.ArrowInvalid(f"columns {file.schema_arrow.names}, expected {schema.names}")
+            texts = file.metadata.num_rows > MANY
+            held = [column for column in asked.names if column not in added]
+            for group in range(file.num_row_groups):
+                part = file.read_row_group(group, columns=held)
+                for column in asked.names:
+                    if column in added:
+                        nothing = pa.nulls(len(part), asked.field(column).type)
+                        part = part.append_column(column, nothing)
+                part = part.select(asked.names).cast(asked)
+                for column, values in of.items():
+                    wanted = pa.array([*values], asked.field(column).type)
+                    part = part.filter(pc.is_in(part[column], wanted))
+                found.append(_encoded(part.select(columns)) if texts else part.select(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{path} is not the table {name!r}: {error}") from error
+    return pa.concat_tables(found or [asked.empty_table().select(columns)]).unify_dictionaries()
+
+
+def _encoded(table: pa.Table) -> pa.Table:
+    """The same with a dictionary for each column of texts."""
+    return pa.table(
+        {
+            column: table[column].dictionary_encode()
+            if pa.types.is_string(table[column].type)
+            else table[column]
+            for column in table.column_names
+        }
+    )
 
 
 def _arrow_type(kind: str) -> pa.DataType:

@@ -142,6 +142,23 @@ def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(
 
 
 @pytest.mark.slow
+def test_workers_that_still_load_libraries_end_with_a_driver_that_is_killed(
+    folder, tmp_path, undisturbed
+):
+    words = command(folder, undisturbed.place, tmp_path / "run", "runtime=processes")
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and len(_workers_of(tmp_path / "run")) < 2:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    # Torch alone takes a second to import; an interpreter starts, and asks for its driver, in a tenth of that.
+    deadline = time.monotonic() + 1
+    while (left := _workers_of(tmp_path / "run")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == []
+
+
+@pytest.mark.slow
 def test_neither_hashes_nor_time_zone_nor_language_change_a_byte(folder, tmp_path):
     texts(tmp_path, 4)
     found = []

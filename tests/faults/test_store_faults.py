@@ -15,7 +15,7 @@ import pytest
 
 from saliency_bench.errors import StorageError
 from saliency_bench.store import parts as parts_module
-from saliency_bench.store.parts import DIGESTS, PartStore, read_sealed
+from saliency_bench.store.parts import DIGESTS, PartStore, verify_sealed
 
 NURSERY = Path(nursery.__file__)
 
@@ -272,8 +272,8 @@ def test_a_sealed_run_that_was_damaged_is_served_to_nobody(
     for one in damages:
         (tmp_path / name).write_bytes(one)
         with pytest.raises(StorageError, match=name):
-            read_sealed(tmp_path)
+            verify_sealed(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(StorageError):
-        read_sealed(tmp_path)
+        verify_sealed(tmp_path)
     record_property("faults: damage to sealed runs found", len(damages) + 1)

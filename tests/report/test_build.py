@@ -2,15 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
 from saliency_bench.report.heatmap import DARK, LIGHT, bar, panel
 from saliency_bench.report.html import caution, what_was_run
-from saliency_bench.store.run import Run
+from saliency_bench.store import tables as store_tables
+from saliency_bench.store.run import Run, Tables
+from saliency_bench.store.tables import schema_of, to_parquet
 
 NASTY = "<script>alert('x')</script>\x1b[31m \u202e{{ 7*7 }}$\\frac$"
 
@@ -49,6 +54,20 @@ def files(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def test_texts_as_categories_give_the_bytes_of_texts(reported, tmp_path, monkeypatch):
+    """As those of tables of very many rows are read; and of maps only what is asked for."""
+    for name, table in reported.tables.items():
+        held = pa.Table.from_pandas(table, schema=schema_of(name), preserve_index=False)
+        (tmp_path / f"{name}.parquet").write_bytes(to_parquet(held))
+    monkeypatch.setattr(store_tables, "MANY", 0)
+    run = replace(reported, folder=tmp_path, tables=Tables(tmp_path))
+    assert isinstance(run.tables["rows"]["metric"].dtype, pd.CategoricalDtype)
+    build_report(run)
+    found, expected = files(tmp_path), files(reported.folder)
+    assert expected.keys() <= found.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
 
 
 def test_maps_have_panels_for_light_and_dark_pages_and_magnitudes_one_hue(reported):

@@ -271,3 +271,19 @@ def test_settings_of_one_colour_have_a_marker_each_and_twins_share_theirs(make_r
     ]
     looks = {(p.get_color(), p.get_marker(), p.get_markerfacecolor()) for p in points}
     assert len(looks) == len(points) == 5
+
+
+def test_curves_of_texts_are_read_as_numpy_reads_each_alone():
+    """Of any lengths, with grids that leave points out, and texts in any order."""
+    stream, lines, expected = np.random.default_rng(0), [], []
+    for text in range(60):
+        n = int(stream.integers(1, 30))
+        inner = [k for k in range(1, n) if stream.random() < 0.7]
+        ks = ([] if text % 7 == 0 else [0]) + inner + [n]
+        values = stream.random(len(ks))
+        key = {"cell_id": "c", "example_id": f"e{text:02d}", "n_units": n}
+        lines += [key | {"k": k, "deletion": v} for k, v in zip(ks, values, strict=True)]
+        expected.append(np.interp(np.linspace(0, 1, 21), np.array(ks) / n, values))
+    own = pd.DataFrame(lines).sample(frac=1, random_state=0)
+    # The same formula as numpy's but for the last step of a sum.
+    np.testing.assert_allclose(plots._on_grid(own, "deletion"), np.stack(expected), rtol=1e-12)

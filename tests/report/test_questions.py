@@ -49,9 +49,7 @@ def test_tables_of_questions_have_the_numbers_of_their_texts(plain, asked):
 def test_the_curves_of_questions_have_the_bands_of_their_texts(plain, asked):
     both = [analyse(run) for run in (asked, plain)]
     key = both[0].drawn[0]
-    mine, other = (
-        _on_grid(one.curves[one.curves["setting_id"] == key], "deletion") for one in both
-    )
+    mine, other = (_on_grid(one.curves(key), "deletion") for one in both)
     np.testing.assert_array_equal(mine, other)
     assert removal_cost(both[0]).rows == removal_cost(both[1]).rows
 

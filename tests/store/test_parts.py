@@ -14,7 +14,7 @@ import pytest
 
 from saliency_bench.errors import InputError, StorageError
 from saliency_bench.store.durable import sha256
-from saliency_bench.store.parts import PartStore, read_sealed
+from saliency_bench.store.parts import PartStore, verify_sealed
 from saliency_bench.store.tables import from_parquet
 
 
@@ -44,6 +44,12 @@ def snapshot(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def read_sealed(folder):
+    """The bytes of every table of a sealed run, once they were verified."""
+    verify_sealed(folder)
+    return {path.stem: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
 def visible(folder):

@@ -81,6 +81,14 @@ def test_every_table_is_there_with_its_columns(folder):
     assert run.tables["rows"]["value"].dtype == "float64"
 
 
+def test_a_table_is_read_when_it_is_asked_for_and_columns_of_chosen_rows_alone(folder):
+    run = read_run(folder)
+    chosen = run.columns("examples", ["n_tokens", "text"], {"example_id": ["e1", "e9"]})
+    assert chosen.to_dict("list") == {"n_tokens": [6], "text": ["Très bon, 愛"]}
+    assert run.columns("maps", ["scores"]).to_dict("list") == {"scores": []}
+    assert run.tables["examples"] is run.tables["examples"]
+
+
 def test_booleans_with_nulls_can_be_negated(folder):
     correct = read_run(folder).tables["examples"]["correct"]
     assert correct.dtype == "boolean"
@@ -215,6 +223,16 @@ def test_settings_of_another_run_are_refused(folder):
         ({"chosen": {"best": 1}}, "chosen.best"),
         ({"parity": {"relative_tolerance": {"s": "x"}}}, "parity.relative_tolerance"),
         ({"name": 7}, "name"),
+        ({"config": {"report": 7}}, "config.report"),
+        ({"config": {"report": {"n_examples": "many"}}}, "config.report.n_examples"),
+        ({"config": {"report": {"n_examples": -1}}}, "config.report.n_examples"),
+        ({"config": {"convergence": {"largest_gap": "x"}}}, "config.convergence.largest_gap"),
+        ({"config": {"convergence": {"smallest_tau": 7}}}, "config.convergence.smallest_tau"),
+        ({"config": {"statistics": {"endpoint": ["srg"]}}}, "config.statistics.endpoint"),
+        ({"config": {"target": {"a": 1}}}, "config.target"),
+        ({"config": {"output": 1}}, "config.output"),
+        ({"data": {"dataset": 1}}, "data.dataset"),
+        ({"model": {"name": []}}, "model.name"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused_by_its_field(folder, manifest, key):
