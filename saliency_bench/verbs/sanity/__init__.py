@@ -199,6 +199,8 @@ def _check(config: Mapping[str, Any]) -> None:
 def _check_numbers(values: Mapping[str, Any]) -> None:
     for key in (
         "n_examples",
+        "randomisation.n_draws",
+        "randomisation.n_draws_deeper",
         "sensitivity.n_samples",
         "removal.n_draws",
         "removal.n_examples",
