@@ -65,7 +65,8 @@ class Curve:
     `without[i]` are the logits with the top k[i] units removed, `only[i]` with only the top k[i] kept; so without[0]
     is the full text and only[0] the empty one. `target` is the explained class, `predicted` that of the full text,
     and `output` what `deletion` and `insertion` show of the explained class. Classes exclude each other: see
-    `there_or_not` for those that do not.
+    `there_or_not` for those that do not. `ordered` is whether any two units have different scores: else the ranking is
+    that of the tie-break alone.
     """
 
     k: Int[np.ndarray, " K"]
@@ -74,6 +75,7 @@ class Curve:
     target: int
     predicted: int
     output: str
+    ordered: bool = True
 
     @property
     def n_units(self) -> int:
