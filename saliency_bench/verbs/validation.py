@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -521,10 +522,21 @@ def notes(found: Sequence[Comparison]) -> list[str]:
             "the weights of Captum's riemann_trapezoid sum to (n-1)/n. Without it the largest difference is "
             f"{rest:.0e}."
         )
-    wrong = [one for one in found if one.verdict == DIFFERS]
-    agree = len(found) - len(wrong)
-    lines.append(f"{agree} of {len(found)} pairs agree." if wrong else f"All {agree} pairs agree.")
+    lines.append(_counted(found))
     return lines
+
+
+def _counted(found: Sequence[Comparison]) -> str:
+    """How many pairs there are of every verdict: one that differs by the known bias does not agree."""
+    of = Counter(one.verdict for one in found)
+    if of[AGREES] == len(found):
+        return f"All {len(found)} pairs agree."
+    words = [f"{of[AGREES]} of {len(found)} pairs agree"]
+    if of[BIASED]:
+        words.append(f"{of[BIASED]} differ by the known bias and by nothing else")
+    if of[DIFFERS]:
+        words.append(f"{of[DIFFERS]} differ")
+    return f"{', '.join(words)}."
 
 
 def _fitting(table: Table, width: int) -> Iterator[Table]:
@@ -625,6 +637,7 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
         "models": dict(outcome.models),
         "n_pairs": len(found),
         "n_differ": sum(one.verdict == DIFFERS for one in found),
+        "n_known_bias": sum(one.verdict == BIASED for one in found),
         "derived_in": "saliency_bench.attribution.parity",
     }
     write_json(chosen.out / MANIFEST, manifest | provenance)
