@@ -200,7 +200,6 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
     for key in (
         "n_examples",
         "randomisation.n_draws",
-        "randomisation.n_draws_deeper",
         "sensitivity.n_samples",
         "removal.n_draws",
         "removal.n_examples",
@@ -208,6 +207,10 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
     ):
         if values[key] < 1:
             raise InputError(f"{key}={values[key]}: expected at least 1")
+    if values["randomisation.n_draws_deeper"] < 0:
+        raise InputError(
+            "randomisation.n_draws_deeper: expected 0, which leaves the other parts out, or more"
+        )
     if not values["sensitivity.radius"] > 0:
         raise InputError(
             f"sensitivity.radius={values['sensitivity.radius']}: expected a number above 0"
