@@ -51,7 +51,7 @@ def forest(found: Across) -> Figure:
     legend(figure, *axes.get_legend_handles_labels())
     note(
         figure,
-        f"Mean paired differences in each cell; bars: {found.resampling.words} over its examples."
+        "Mean paired differences in each cell; bars: intervals over its examples."
         f"{found.mark_words}",
     )
     return figure

@@ -36,8 +36,11 @@ def test_no_number_is_cut_on_a_terminal_of_any_width(run, width):
 
 
 @pytest.mark.parametrize(("n", "warned"), [(9, True), (10, False)])
-def test_a_terminal_warns_of_intervals_over_fewer_than_ten_texts(make_run, n, warned):
-    text = shown(make_run(n_examples=n), width=160)
+def test_a_terminal_warns_of_intervals_over_fewer_than_ten_texts(
+    make_run, make_settings, n, warned
+):
+    run = make_run(make_settings("vanilla", "smoothgrad"), n_examples=n)
+    text = shown(run, width=160)
     assert ("Warning: n = 9." in text) == warned
     assert ("Warning" in text) == warned
 
