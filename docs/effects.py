@@ -172,7 +172,7 @@ def row(
 
 
 def summarised(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every measure with its 95 % BCa bootstrap interval over texts."""
+    """Mean of every measure with its 95 % interval over texts (`stats.intervals`)."""
     lines = []
     for keys, own in found.groupby(["effect", "variant", "measure"], sort=False):
         values = own["value"].dropna().to_numpy(float)
@@ -222,7 +222,7 @@ def draw(summary: pd.DataFrame) -> Figure:
         if len(measures) > 1:
             axes.legend(fontsize=6.5)
     figure.axes[1].set_xlabel("Noise (standard deviations of the embedding matrix)")
-    style.note(figure, "Means over texts with 95 % BCa bootstrap intervals.")
+    style.note(figure, "Means over texts with 95 % intervals (Student's t and BCa bootstrap).")
     return figure
 
 

@@ -92,7 +92,7 @@ def features(
 
 
 def mean(values: Sequence[float]) -> str:
-    """A mean over texts with its 95 % BCa bootstrap interval."""
+    """A mean over texts with its 95 % interval (`stats.intervals`)."""
     column = np.asarray(values, dtype=float)[:, None]
     low, high = intervals(column, Resampling(0.95, 9999, 0))
     return f"{column.mean():.3f} [{low[0]:.3f}, {high[0]:.3f}]"

@@ -210,8 +210,9 @@ def _curves(
             view.output,
         )
     curves: list[list[Curve]] = [[] for _ in maps]
-    for ((number, _), _), curve in sorted(found.items(), key=lambda item: item[0]):
-        curves[number].append(curve)
+    for ((number, draw), _), curve in sorted(found.items(), key=lambda item: item[0]):
+        ordered = len(np.unique(_ranked(maps[number], view)[draw])) > 1
+        curves[number].append(replace(curve, ordered=ordered))
     return curves
 
 
@@ -234,6 +235,13 @@ def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]
         rank(summed(scores, unit_of), heads(unit_of), signed=signed, tie_seed=seed)
         for scores in _draws(one)
     ]
+
+
+def _ranked(one: AttributionMap, view: Reading) -> list[Float[np.ndarray, " U"]]:
+    """What the units of each draw are ranked by: their scores, or the magnitudes of these."""
+    unit_of = units(one.encoded, view.granularity)
+    own = [summed(scores, unit_of)[heads(unit_of)] for scores in _draws(one)]
+    return own if view.ranking == SIGNED else [np.abs(one) for one in own]
 
 
 def _truths(one: AttributionMap, view: Reading) -> list[Truth]:

@@ -112,6 +112,7 @@ RANGES: Mapping[str, Range] = {
     "floor": _NOT_NEGATIVE,
     "n_sets": _POINTS,
     "n_draws": _POINTS,
+    "n_draws_deeper": _COUNT_OR_NONE,
     "exact_up_to": _whole(0, MOST_EXACT),
     # sanity
     "noise_seeds": _SEED,

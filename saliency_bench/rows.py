@@ -198,6 +198,7 @@ SANITY = (
     "method",  # null where no method is asked
     "case",  # order of randomisation, kind of seed, removal operator, treatment of special tokens
     "level",  # part of the model, pair of seeds, fraction removed, special token
+    "draw",  # of random weights; null where nothing is drawn more than once
     "measure",
     "example_id",
     "value",  # null where there is none

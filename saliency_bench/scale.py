@@ -61,7 +61,6 @@ _INTERRUPTED = 130  # of a worker that was asked to stop by whoever rules the ma
 PYTHON = (sys.executable, "-P")
 RAY_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOOPBACK = "127.0.0.1"
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 #: What `resume` may change of how a run is computed.
 ADDRESS, WORKERS = "runtime.executor.address=", "runtime.executor.workers="
 

@@ -6,7 +6,7 @@ share most of what they are about, and are averaged first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,16 @@ ONE_QUESTION = "sequence-classification"
 ROUNDING = 1e-12
 #: Of more values than this the bootstrap is not drawn but expanded.
 MOST_RESAMPLED = 10_000
+#: Metrics with quotients or gaps so large on a few texts that the mean of a hundred says little: their middle is the
+#: median. On the texts of results/ no interval of their means covers (docs/evaluation.md).
+HEAVY_TAILED = (
+    "completeness_gap",
+    "completeness_gap_relative",
+    "deletion_auc_normalized",
+    "insertion_auc_normalized",
+)
+#: With fewer texts an interval is as good as its assumptions: less than what it says is covered, or hardly anything said.
+N_FOR_INTERVALS = 10
 _BATCH = 1000  # resamples held in memory at once
 _BATCH_DRAWS = 2**21  # and the most values that are drawn for them: 16 MiB
 
@@ -56,6 +66,11 @@ class Resampling:
             config.get("seed", 0),
             chosen.get("test", "wilcoxon"),
         )
+
+    @property
+    def words(self) -> str:
+        """What intervals are called."""
+        return f"{100 * self.confidence:g} % intervals (Student's t and BCa bootstrap)"
 
 
 def with_texts(
@@ -112,7 +127,12 @@ def per_text(table: pd.DataFrame) -> pd.DataFrame:
 def intervals(
     values: Float[np.ndarray, "N M"], resampling: Resampling
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Bias-corrected and accelerated bootstrap intervals of column means, NaN left out (Efron 1987).
+    """Intervals of column means, NaN left out: on each side the farther end of Student's t and of the BCa bootstrap.
+
+    The first covers what is nearly symmetric however few the texts, as differences are, the second follows skew (Efron
+    1987), its quantiles at the t distribution's level (Hesterberg 2015, section 5.3), as those of few texts are too
+    narrow. Either alone covers less than it says on half of the metrics; see docs/evaluation.md. An end may lie beyond
+    the values that a metric can have.
 
     Columns without NaN in the same places share their resamples. A column that is constant has an interval of
     no width, one with fewer than two values none (NaN).
@@ -124,8 +144,92 @@ def intervals(
     for number in range(patterns.shape[1]):
         columns = np.flatnonzero(varying)[np.ravel(group) == number]
         kept = values[np.ix_(patterns[:, number], columns)]
-        low[columns], high[columns] = _bca(kept, resampling)
+        wide = replace(resampling, confidence=_expanded(len(kept), resampling))
+        ends, half = _bca(kept, wide), _half_width(kept, resampling.confidence)
+        low[columns] = np.minimum(ends[0], kept.mean(0) - half)
+        high[columns] = np.maximum(ends[1], kept.mean(0) + half)
     return low, high
+
+
+def _half_width(values: Float[np.ndarray, "N M"], confidence: float) -> Float[np.ndarray, " M"]:
+    """Of Student's t interval for each column's mean."""
+    quantile = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
+    return np.asarray(quantile * values.std(0, ddof=1) / np.sqrt(len(values)))
+
+
+def _expanded(n: int, resampling: Resampling) -> float:
+    """The confidence at which normal quantiles are those of t for n values, the deviation being divided by n.
+
+    Not more than the resamples can tell: their smallest and largest mean.
+    """
+    quantile = special.stdtrit(n - 1, (1 + resampling.confidence) / 2)
+    expanded = 1 - 2 * special.ndtr(-quantile * np.sqrt(n / (n - 1)))
+    return float(min(expanded, 1 - 2 / (resampling.n_resamples + 1)))
+
+
+def median_interval(
+    values: Float[np.ndarray, " N"], confidence: float
+) -> tuple[float, float, float]:
+    """The median and an interval between two order statistics, NaN left out.
+
+    It covers the true median with at least `confidence` whatever the distribution (Conover 1999, section 3.2). Where
+    so few values have no such interval (below 6 at 95 %), it is their whole range; of fewer than two it is NaN.
+    """
+    known = np.sort(values[~np.isnan(values)])
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else np.nan), np.nan, np.nan
+    outside = max(int(distributions.binom.ppf((1 - confidence) / 2, len(known), 0.5)) - 1, 0)
+    return float(np.median(known)), float(known[outside]), float(known[-1 - outside])
+
+
+def few_words(n: int) -> str:
+    """A warning where intervals are over so few texts that they do not cover what they say; else nothing."""
+    if n >= N_FOR_INTERVALS:
+        return ""
+    return f"Warning: n = {n}. Intervals of fewer than {N_FOR_INTERVALS} texts can cover the mean less often than they say."
+
+
+def middle_of(metric: str) -> str:
+    """What stands for many texts: "mean", or "median" if the metric has heavy tails, however it removes ("srg (pad)")."""
+    return "median" if metric.split(" ", 1)[0] in HEAVY_TAILED else "mean"
+
+
+def middles(
+    values: Float[np.ndarray, "N M"], metrics: Sequence[str], resampling: Resampling
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """The middle of each column and the ends of its interval: the mean, or the median of a metric with heavy tails."""
+    heavy = np.array([middle_of(metric) == "median" for metric in metrics], dtype=bool)
+    middle = np.full(len(heavy), np.nan)
+    low, high = middle.copy(), middle.copy()
+    middle[~heavy] = pd.DataFrame(values[:, ~heavy]).mean().to_numpy()
+    low[~heavy], high[~heavy] = intervals(values[:, ~heavy], resampling)
+    for column in np.flatnonzero(heavy):
+        found = median_interval(values[:, column], resampling.confidence)
+        middle[column], low[column], high[column] = found
+    return middle, low, high
+
+
+def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tuple[float, float]:
+    """An interval of the mean where both rows and columns are samples, as texts and draws of random weights; NaN left out.
+
+    The variance is that of rows, plus that of columns, less that of single values, which is in both (Cameron, Gelbach
+    & Miller 2011), but not below either; the quantile is of t with one degree less than the fewer of the two.
+    """
+    known = ~np.isnan(values)
+    rows, columns = values[known.any(1)], known.any(0)
+    rows = rows[:, columns]
+    if min(rows.shape) < 2:
+        return np.nan, np.nan
+    mean = float(np.nanmean(rows))
+    apart = np.where(np.isnan(rows), 0.0, rows - mean)
+    of_rows, of_columns = (
+        float((apart.sum(axis) ** 2).sum()) * n / (n - 1)
+        for axis, n in ((1, len(rows)), (0, len(rows.T)))
+    )
+    variance = max(of_rows + of_columns - float((apart**2).sum()), of_rows, of_columns)
+    quantile = special.stdtrit(min(rows.shape) - 1, (1 + confidence) / 2)
+    half = float(quantile * np.sqrt(variance)) / int(known.sum())
+    return mean - half, mean + half
 
 
 def _ends_of_constant(
@@ -197,10 +301,11 @@ def _resampled(
 
 
 def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    """The mean of every (setting, metric) over texts with its interval, and how many texts have no value.
+    """The middle of every (setting, metric) over texts with its interval, and how many texts have no value.
 
     Returns:
-        One line per pair: setting_id, metric, unit, higher_is_better, n, n_not_ok, mean, sd, low, high.
+        One line per pair: setting_id, metric, unit, higher_is_better, n, n_not_ok, mean, sd, low, high. `mean` is the
+        median of metrics with heavy tails (`HEAVY_TAILED`).
     """
     pairs = rows.groupby(["setting_id", "metric"], sort=True)
     found = pairs.agg(unit=("unit", "first"), higher_is_better=("higher_is_better", "first"))
@@ -209,8 +314,9 @@ def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
     text = ["cell_id", TEXT if TEXT in rows else "example_id"]
     asked = rows.drop_duplicates([*text, "setting_id", "metric"]).groupby(["setting_id", "metric"])
     found["n_not_ok"] = asked.size() - found["n"]
-    found["mean"], found["sd"] = table.mean(), table.std(ddof=1)
-    found["low"], found["high"] = intervals(table.to_numpy(), resampling)
+    found["sd"] = table.std(ddof=1)
+    metrics = list(found.index.get_level_values("metric"))
+    found["mean"], found["low"], found["high"] = middles(table.to_numpy(), metrics, resampling)
     return found.reset_index()
 
 
@@ -233,7 +339,7 @@ def summarize_by_correctness(
 def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
     """Every setting against a reference on the examples where both have a value, by text.
 
-    `difference` is the mean of setting - reference with its interval; `p` is that of the chosen test (`TESTS`);
+    `difference` is the mean of setting - reference with its interval, the median of metrics with heavy tails; `p` is that of the chosen test (`TESTS`);
     `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
     the matched-pairs rank-biserial correlation; `detectable` see `detectable_difference`.
 
@@ -251,14 +357,17 @@ def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.Da
     values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
     found = pd.DataFrame(pairs, columns=["setting_id", "metric"])
     found["n"] = (~np.isnan(values)).sum(0)
-    found["difference"] = pd.DataFrame(values).mean()
-    found["low"], found["high"] = intervals(values, resampling)
+    metrics = [metric for _, metric in pairs]
+    found["difference"], found["low"], found["high"] = middles(values, metrics, resampling)
     columns = [column[~np.isnan(column)] for column in values.T]
     found["p"] = [TESTS[resampling.test](column, resampling) for column in columns]
     found["p_holm"] = found.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
     found["effect"] = [rank_biserial(column) for column in columns]
     found["detectable"] = [
-        detectable_difference(column, alpha=1 - resampling.confidence) for column in columns
+        np.nan
+        if middle_of(metric) == "median"  # what could be detected is a difference of means
+        else detectable_difference(column, alpha=1 - resampling.confidence)
+        for column, metric in zip(columns, metrics, strict=True)
     ]
     return found
 
@@ -360,13 +469,14 @@ def interleaved_ratio(
         raise InputError(
             f"a ratio needs repeats in pairs, got {len(seconds_a)} and {len(seconds_b)}"
         )
-    ratios = np.sort(np.asarray(seconds_a) / np.asarray(seconds_b))
-    outside = max(int(distributions.binom.ppf(0.025, len(ratios), 0.5)) - 1, 0)
-    return float(np.median(ratios)), float(ratios[outside]), float(ratios[-1 - outside])
+    ratios = np.asarray(seconds_a) / np.asarray(seconds_b)
+    if len(ratios) == 1:
+        return (float(ratios[0]),) * 3
+    return median_interval(ratios, 0.95)
 
 
 def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
-    """For each method entry the setting with the best mean of a metric; the first of equals.
+    """For each method entry the setting with the best mean of a metric (`summarize`); the first of equals.
 
     Returns:
         Entry name to setting_id, mean and n; entries without a value are left out.
@@ -386,7 +496,7 @@ def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
     known = with_texts(own[own["status"] == OK], run.manifest, run.repeated)
     if TEXT in known:
         known = known.groupby(["setting_id", "cell_id", TEXT], as_index=False)["value"].mean()
-    values = known.groupby("setting_id")["value"].agg(["mean", "count"])
+    values = known.groupby("setting_id")["value"].agg(mean=middle_of(metric), count="count")
     return _best_by_name(run, values, max if better else min)
 
 

@@ -267,6 +267,26 @@ def test_nothing_known_is_not_applicable_and_asks_nothing(module, maps):
     assert module.rows - before == len(maps)  # the clean pass
 
 
+@pytest.mark.parametrize(
+    ("scores", "ranking", "status"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), "signed", "not_applicable"),
+        ((2.0, -2.0, 2.0, 2.0), "signed", "ok"),
+        ((2.0, -2.0, 2.0, 2.0), "absolute", "not_applicable"),
+    ],
+)
+def test_monotonicity_of_scores_that_are_all_equal_is_not_applicable(
+    module, maps, scores, ranking, status
+):
+    one = replace(maps[0], scores=np.array(scores))
+    model = once_watched(module)
+    (row,) = sb.evaluate(model, [one], ["monotonicity"], removal="zero", ranking=ranking).to_dict(
+        "records"
+    )
+    assert row["status"] == status
+    assert (row["reason"] or "").startswith("all scores are equal") == (status != "ok")
+
+
 def test_random_rankings_are_averaged_over_their_draws(module, maps):
     model = sb.wrap_model(module)
     (one,) = sb.attribute(model, token_inputs(6), "random", n_rankings=4)

@@ -103,7 +103,8 @@ class Curve:
     Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
     `without[i]` are the logits with the top k[i] units removed, `only[i]` with only the top k[i] kept; so without[0]
     is the full text and only[0] the empty one. `explained` says what is read of them, `predicted` what it decides of the
-    full text, and `output` what `deletion` and `insertion` show.
+    full text, and `output` what `deletion` and `insertion` show. `ordered` is whether any two units have different
+    scores: else the ranking is that of the tie-break alone.
     """
 
     k: Int[np.ndarray, " K"]
@@ -112,6 +113,7 @@ class Curve:
     explained: Explained
     predicted: int
     output: str
+    ordered: bool = True
 
     @property
     def n_units(self) -> int:

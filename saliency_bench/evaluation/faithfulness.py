@@ -269,6 +269,8 @@ def monotonicity(curve: Curve) -> float:
     k = _counts(curve, FULL)
     if len(k) < 2:
         raise NotApplicable("fewer than two units can be ranked, so there is no order to compare")
+    if not curve.ordered:
+        raise NotApplicable("all scores are equal, so there is no order to compare")
     added = -np.diff(_at(curve, curve.deletion, np.arange(len(k) + 1)))
     if np.isnan(added).any():
         return float("nan")

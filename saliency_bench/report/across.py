@@ -28,7 +28,7 @@ from saliency_bench.report.convergence import ENOUGH, MARK, doubtful, gates, mar
 from saliency_bench.report.labels import PRIMARY, metric_label, setting_labels
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.rows import digest
-from saliency_bench.stats import Resampling, intervals, per_text, wide, with_texts
+from saliency_bench.stats import Resampling, middle_of, middles, per_text, wide, with_texts
 from saliency_bench.store.run import Run
 
 #: What one cell can differ from another in, and how it is called.
@@ -120,8 +120,9 @@ class Across:
 
     @cached_property
     def means(self) -> Float[np.ndarray, "N K"]:
-        """The mean of every method in every cell."""
-        return np.stack([cell.values[list(self.keys)].mean().to_numpy() for cell in self.cells])
+        """The mean of every method in every cell; the median of a metric with heavy tails."""
+        middle = middle_of(self.metric)
+        return np.stack([cell.values[list(self.keys)].agg(middle) for cell in self.cells])
 
     @cached_property
     def friedman(self) -> Friedman | None:
@@ -166,7 +167,7 @@ def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
     if not with_value:
         raise InputError(f"no setting has a value of {metric} in every run")
     better = cells[0].higher_is_better
-    order = np.mean([cell.values[with_value].mean().to_numpy() for cell in cells], 0) * (
+    order = np.mean([cell.values[with_value].agg(middle_of(metric)) for cell in cells], 0) * (
         1 if better else -1
     )
     ids = setting_labels(runs[0].settings)
@@ -252,7 +253,7 @@ def cells_table(found: Across) -> Table:
         Column("rank", "Mean rank over cells"),
     ]
     ranks = mean_ranks(found.means, found.higher_is_better)
-    by_cell = [_estimates(cell.values[list(found.keys)], found.resampling) for cell in found.cells]
+    by_cell = [_estimates(cell.values[list(found.keys)], found) for cell in found.cells]
     pooled, groups = _pooled(found)
     if groups:
         columns.append(Column("group", "Group"))
@@ -277,20 +278,17 @@ def _pooled(found: Across) -> tuple[list[Cell], list[str]]:
         return [float(one) for one in found.means.mean(0)], []
     values = together[list(found.keys)]
     p = pairwise_p(values.to_numpy(), found.resampling, found.resampling.test)
-    return list(_estimates(values, found.resampling)), letters(p < 1 - found.resampling.confidence)
+    return list(_estimates(values, found)), letters(p < 1 - found.resampling.confidence)
 
 
-def _estimates(values: pd.DataFrame, resampling: Resampling) -> list[Estimate]:
-    low, high = intervals(values.to_numpy(), resampling)
-    return [
-        Estimate(*ends)
-        for ends in zip(values.mean().tolist(), low.tolist(), high.tolist(), strict=True)
-    ]
+def _estimates(values: pd.DataFrame, found: Across) -> list[Estimate]:
+    metrics = [found.metric] * len(values.columns)
+    ends = middles(values.to_numpy(), metrics, found.resampling)
+    return [Estimate(*map(float, one)) for one in zip(*ends, strict=True)]
 
 
 def _cells_caption(found: Across) -> str:
-    percent = f"{100 * found.resampling.confidence:g} %"
-    text = f"Means with {percent} BCa bootstrap intervals over the examples of the cell.{found.mark_words}"
+    text = f"Means with {found.resampling.words} over the examples of the cell.{found.mark_words}"
     if found.same_examples is not None:
         text += (
             " All cells have the same examples: the mean over cells is taken example by example and its interval and "
@@ -311,7 +309,7 @@ def differences_by_cell(found: Across) -> list[list[Estimate]]:
     by_cell = []
     for cell in found.cells:
         own = cell.values[list(found.keys)]
-        by_cell.append(_estimates(own.sub(own[found.reference], axis=0), found.resampling))
+        by_cell.append(_estimates(own.sub(own[found.reference], axis=0), found))
     return [list(own) for own in zip(*by_cell, strict=True)]
 
 
@@ -327,8 +325,8 @@ def differences(found: Across) -> Table:
     )
     title = f"Differences in {metric_label(found.metric)} from {found.labels[found.reference]}"
     caption = (
-        "Mean paired differences with bootstrap intervals over the examples of each cell. Cells above: in how many the "
-        f"mean is larger.{found.mark_words}"
+        f"Mean paired differences with {found.resampling.words} over the examples of each cell. Cells above: in how "
+        f"many the mean is larger.{found.mark_words}"
     )
     return Table("differences", title, caption, tuple(columns), rows, False)
 

@@ -51,7 +51,7 @@ def forest(found: Across) -> Figure:
     legend(figure, *axes.get_legend_handles_labels())
     note(
         figure,
-        "Mean paired differences in each cell; bars: bootstrap intervals over its examples."
+        "Mean paired differences in each cell; bars: intervals over its examples."
         f"{found.mark_words}",
     )
     return figure

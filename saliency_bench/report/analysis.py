@@ -11,8 +11,9 @@ from saliency_bench.errors import InputError
 from saliency_bench.ranks import letters, mean_ranks, pairwise_p
 from saliency_bench.report.convergence import doubtful, gates, marked
 from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
+from saliency_bench.report.parity import pairs
 from saliency_bench.report.table import Estimate
-from saliency_bench.rows import OK, TABLES
+from saliency_bench.rows import OK, REFERENCE_BACKENDS, TABLES
 from saliency_bench.stats import (
     TEXT,
     Resampling,
@@ -99,6 +100,13 @@ class Analysis:
     def endpoint(self) -> str:
         """The metric that was fixed in advance; the study may have been run without it."""
         return _endpoint(self.run.manifest)
+
+    @property
+    def drawn_words(self) -> str:
+        """How many of the settings figures of methods show, where these are not all."""
+        if len(self.drawn) == len(self.shown):
+            return ""
+        return f" Shown: {len(self.drawn)} of {len(self.shown)} settings."
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -289,13 +297,17 @@ def _drawn(
 ) -> tuple[str, ...]:
     """What figures show: what others are held against, then a setting of each entry, then a second one of each.
 
-    Of an entry those that converged come first, then our code, then the best; of entries the plain methods, then the
-    best.
+    Of an entry those that converged come first, then our code, then the best; second comes what Captum has beside the
+    first. Of entries the plain methods come first, then the best.
     """
     place = {key: number for number, key in enumerate(shown)}
     own = [one for one in settings if one["setting_id"] in place]
-    own.sort(key=lambda one: (one["setting_id"] in unsure, one["backend"] == "captum"))
+    own.sort(key=lambda one: (one["setting_id"] in unsure, one["backend"] in REFERENCE_BACKENDS))
     own.sort(key=lambda one: one["setting_id"] != reference)
+    firsts = {one["name"]: one["setting_id"] for one in reversed(own)}
+    beside = {other for ours, other, _ in pairs(own) if ours in firsts.values()}
+    own.sort(key=lambda one: one["setting_id"] not in beside)
+    own.sort(key=lambda one: one["setting_id"] not in firsts.values())
     turns: Counter[str] = Counter()
     order: dict[str, tuple[Any, ...]] = {}
     for one in own:

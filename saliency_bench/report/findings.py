@@ -76,12 +76,13 @@ class _Kind:
     columns: Sequence[str]
     number: str  # the column that holds one; all others are text
     nullable: tuple[str, ...]
+    added: tuple[str, ...]  # that folders of earlier versions do not have; they read as null
     find: Callable[[pd.DataFrame, Models, Resampling], Findings]
 
 
 KINDS = {
-    "trust": _Kind(TRUST, "preferred", ("reason",), of_trust),
-    "sanity": _Kind(SANITY, "value", ("method", "reason"), of_sanity),
+    "trust": _Kind(TRUST, "preferred", ("reason",), (), of_trust),
+    "sanity": _Kind(SANITY, "value", ("method", "draw", "reason"), ("draw",), of_sanity),
 }
 
 
@@ -127,7 +128,9 @@ def _rows(path: Path, kind: _Kind) -> pd.DataFrame:
         data = path.read_bytes()
     try:
         text = gzip.decompress(data)
-        found = pd.read_csv(BytesIO(text), dtype=str, keep_default_na=False)[list(kind.columns)]
+        found = pd.read_csv(BytesIO(text), dtype=str, keep_default_na=False)
+        absent = [column for column in kind.added if column not in found]
+        found = found.assign(**dict.fromkeys(absent, ""))[list(kind.columns)]
         found[kind.number] = pd.to_numeric(found[kind.number].replace("", None))
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise StorageError(f"{path} is damaged ({error}). Restore the file.") from error

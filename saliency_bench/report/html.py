@@ -17,7 +17,7 @@ from saliency_bench.report.heatmap import bar, map_of_row, number, panel, spans_
 from saliency_bench.report.labels import method_label, metric_label
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.tables import comparison
-from saliency_bench.rows import OK, TABLES
+from saliency_bench.rows import OK, REFERENCE_BACKENDS, TABLES
 from saliency_bench.stats import TEXT, with_texts
 
 N_SENTENCES = 8  # shown where the study does not say
@@ -151,7 +151,9 @@ def caution(analysis: Analysis) -> str:
     """What this number of examples can and cannot show."""
     primary, found = analysis.primary, analysis.comparison
     # A Captum twin differs from ours by rounding alone: what it could detect says nothing.
-    others = [one["setting_id"] for one in analysis.settings if one["backend"] != "captum"]
+    others = [
+        one["setting_id"] for one in analysis.settings if one["backend"] not in REFERENCE_BACKENDS
+    ]
     own = (
         found[(found["metric"] == primary) & found["setting_id"].isin(others)]
         if len(found)
@@ -214,9 +216,9 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
     examples = _chosen(analysis).to_dict("records")
     named = {"example_id": [example["example_id"] for example in examples]}
     rows = analysis.run.columns("maps", [*TABLES["maps"]], named)
-    shown = [key for key in analysis.drawn if analysis.setting(key)["backend"] != "captum"] or list(
-        analysis.drawn
-    )
+    shown = [
+        key for key in analysis.drawn if analysis.setting(key)["backend"] not in REFERENCE_BACKENDS
+    ] or list(analysis.drawn)
     sentences = []
     for example in examples:
         own = rows[rows["example_id"] == example["example_id"]].to_dict("records")

@@ -53,8 +53,8 @@ _METRICS = {
     "log_odds": "Log-odds change",
     "aopc_comprehensiveness_full": "Comprehensiveness (full)",
     "aopc_sufficiency_full": "Sufficiency (full)",
-    "deletion_auc_normalized": "Deletion AUC (norm.)",
-    "insertion_auc_normalized": "Insertion AUC (norm.)",
+    "deletion_auc_normalized": "Median deletion AUC (norm.)",
+    "insertion_auc_normalized": "Median insertion AUC (norm.)",
     "log_probability_drop": "Log-probability change",
     "morf": "MoRF",
     "lerf": "LeRF",
@@ -80,8 +80,8 @@ _METRICS = {
     "auprc": "AUPRC",
     "token_f1": "Token F1",
     "token_iou": "Token IOU",
-    "completeness_gap": "Completeness gap",
-    "completeness_gap_relative": "Completeness gap (rel.)",
+    "completeness_gap": "Median completeness gap",
+    "completeness_gap_relative": "Median completeness gap (rel.)",
     "kendall_tau": "Kendall τ-b",
     "top_k_jaccard": "Top-k Jaccard",
     "rbo": "RBO",
@@ -93,7 +93,7 @@ SAME_EVIDENCE = (
     ("srg", "abpc"),
     ("log_odds", "log_probability_drop"),
 )
-#: Of these, what has a unit of its own on every example, so that its mean need not order methods as theirs do.
+#: Of these, what has a unit of its own on every example, so that over texts it need not order methods as theirs do.
 OWN_UNIT = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
 _BACKENDS = {"native": "native", "captum": "Captum", "captum_layer": "Captum (layer)", "none": ""}
 _UNITS = {"1": "", "": ""}
@@ -152,7 +152,7 @@ def same_evidence_words(metrics: Collection[str], *, of_means: bool = True) -> s
     if groups:
         text += f" The same evidence in other units: {'; '.join(map(_listed, groups))}."
     if own := [one for group in groups for one in group if one in OWN_UNIT and of_means]:
-        text += f" On each text, that is: the mean of {_listed(own)} may order methods otherwise."
+        text += f" On each text, that is: over texts {_listed(own)} may order methods otherwise."
     if {"srg", "insertion_auc", "deletion_auc"} <= set(metrics):
         difference = " − ".join(map(metric_label, ("insertion_auc", "deletion_auc")))
         text += f" {metric_label('srg')} is {difference}."

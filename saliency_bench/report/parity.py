@@ -1,6 +1,6 @@
 """Native token scores against Captum's, setting by setting."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +46,14 @@ def parities(run: Run) -> list[Parity]:
     `manifest["parity"]["relative_tolerance"]` is a number, or one per native setting id.
     """
     tolerance = (run.manifest.get("parity") or {}).get("relative_tolerance")
-    pairs = [*_twins(run.settings), *_trapezoids(run.settings)]
-    paired = {key for native, captum, _ in pairs for key in (native, captum)}
+    compared = pairs(run.settings)
+    paired = {key for native, captum, _ in compared for key in (native, captum)}
     maps = run.columns("maps", ["setting_id", "example_id", "scores"], {"setting_id": paired})
     scores = {key: own.set_index("example_id")["scores"] for key, own in maps.groupby("setting_id")}
     found = []
     # Captum rounds the same weights whichever of our rules stands beside it.
     twins = {captum: native for native, captum, _ in _twins(run.settings)}
-    for native, captum, expected in pairs:
+    for native, captum, expected in compared:
         if native in scores and captum in scores:
             key = twins.get(captum, native)
             own = tolerance.get(key) if isinstance(tolerance, Mapping) else tolerance
@@ -61,28 +61,35 @@ def parities(run: Run) -> list[Parity]:
     return found
 
 
-def _twins(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
+def pairs(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
+    """The ids of ours and Captum's that are the same by definition, and the relative difference that they must have."""
+    return [*_twins(settings), *_trapezoids(settings)]
+
+
+def _twins(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
     native = {_key(one): one["setting_id"] for one in settings if one["backend"] == "native"}
     for one in settings:
         if one["backend"] in REFERENCE_BACKENDS and (own := native.get(_key(one))):
             yield own, one["setting_id"], 0.0
 
 
-def twin_of(settings: list[dict[str, Any]], native: str) -> str | None:
+def twin_of(settings: Sequence[Mapping[str, Any]], native: str) -> str | None:
     """The Captum setting of the same name and hyperparameters, if the run has one."""
     return next((other for own, other, _ in _twins(settings) if own == native), None)
 
 
-def _trapezoids(settings: list[dict[str, Any]]) -> Iterator[tuple[str, str, float]]:
+def _trapezoids(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
     """Captum's trapezoid weights sum to (n-1)/n: relative to its scores, ours are larger by 1/(n-1)."""
     captum = [
-        one for one in settings if one["backend"] == "captum" and one.get("quadrature") == _BIASED
+        one
+        for one in settings
+        if one["backend"] in REFERENCE_BACKENDS and one.get("quadrature") == _BIASED
     ]
-    biased = {_key(one, "name", "quadrature"): one["setting_id"] for one in captum}
     for one in settings:
-        other = biased.get(_key(one, "name", "quadrature"))
-        if other and one["backend"] == "native" and one["quadrature"] == "trapezoid":
-            yield one["setting_id"], other, 1 / (one["n_steps"] - 1)
+        if one["backend"] == "native" and one.get("quadrature") == "trapezoid":
+            for other in captum:
+                if _key(one, "name", "quadrature") == _key(other, "name", "quadrature"):
+                    yield one["setting_id"], other["setting_id"], 1 / (one["n_steps"] - 1)
 
 
 def _key(setting: Mapping[str, Any], *ignored: str) -> tuple[tuple[str, str], ...]:

@@ -29,7 +29,7 @@ from saliency_bench.report.style import (
     wrapped,
 )
 from saliency_bench.report.table import Estimate
-from saliency_bench.rows import OK
+from saliency_bench.rows import OK, REFERENCE_BACKENDS
 from saliency_bench.stats import index_of, intervals, per_text
 
 _FRACTIONS = np.linspace(0, 1, 21)
@@ -67,7 +67,7 @@ def curves(analysis: Analysis) -> Figure | None:
     bands = "bands" if all(map(leads, marks.values())) else "bands, one for each colour"
     words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
     hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
-    note(figure, words + (hidden if _both_backends(analysis) else ""))
+    note(figure, words + (hidden if _both_backends(analysis) else "") + analysis.drawn_words)
     return figure
 
 
@@ -76,7 +76,7 @@ def _curve(
 ) -> None:
     setting = analysis.setting(key)
     is_random = setting["method"] == "random"
-    if setting["backend"] != "captum" and leads(sign):
+    if setting["backend"] not in REFERENCE_BACKENDS and leads(sign):
         low, high = intervals(values, analysis.resampling)
         shade, strength = color(setting["method"]), 0.28 if is_random else 0.12
         axes.fill_between(_FRACTIONS, low, high, color=shade, alpha=strength, lw=0)
@@ -122,6 +122,7 @@ def metric_bars(analysis: Analysis) -> Figure | None:
     row = 0.75 + max(0.19, 0.15 * n_lines) * len(analysis.drawn)
     most = _ROWS if len(analysis.drawn) > _FEW else _ROWS - 1
     n_rows = max(1, min(most, -(-len(metrics) // _PANELS), int((HEIGHT - 0.4) // row)))
+    n_metrics = len(metrics)
     metrics = metrics[: n_rows * _PANELS]
     figure = Figure(figsize=(WIDTH, n_rows * row + 0.4), layout="constrained")
     grid = figure.subplots(n_rows, min(_PANELS, len(metrics)), sharey=True, squeeze=False)
@@ -131,11 +132,12 @@ def metric_bars(analysis: Analysis) -> Figure | None:
     for axes in panels[len(metrics) :]:
         axes.remove()
     panels[0].invert_yaxis()
+    some = f" {len(metrics)} of {n_metrics} metrics." if len(metrics) < n_metrics else ""
     hatched = " Hatched: Captum." if _both_backends(analysis) else ""
     note(
         figure,
         f"Mean over {_over(analysis, metrics)}; whiskers: {_interval(analysis)}.{hatched}"
-        f"{same_evidence_words(metrics)}",
+        f"{same_evidence_words(metrics)}{some}{analysis.drawn_words}",
     )
     return figure
 
@@ -169,7 +171,7 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
             axes.text(0.02, place, "n/a", size=7, **beside)
             continue
         setting = analysis.setting(key)
-        hatch = "////" if setting["backend"] == "captum" else None
+        hatch = "////" if setting["backend"] in REFERENCE_BACKENDS else None
         shade, ends = color(setting["method"]), [one.low, one.high]
         axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
         axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=HALO)
@@ -213,7 +215,9 @@ def agreement(analysis: Analysis) -> Figure | None:
     _bare(axes)
     figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", aspect=30).outline.set_visible(False)
     note(
-        figure, f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
+        figure,
+        f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
+        f"{analysis.drawn_words}",
     )
     return figure
 
@@ -253,7 +257,7 @@ def cost(analysis: Analysis) -> Figure | None:
     note(
         figure,
         f"Whiskers: {_interval(analysis)}; bands: those of what takes no gradient. "
-        f"Points of equal cost are moved apart.{hollow}",
+        f"Points of equal cost are moved apart.{hollow}{analysis.drawn_words}",
     )
     return figure
 
@@ -292,7 +296,7 @@ def _cost_point(
 ) -> None:
     setting = analysis.setting(key)
     shade = color(setting["method"])
-    face = _HOLLOW if setting["backend"] == "captum" else shade
+    face = _HOLLOW if setting["backend"] in REFERENCE_BACKENDS else shade
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
     label = literal(analysis.labels[key])
     point = marker(setting, sign)
@@ -304,4 +308,4 @@ def _both_backends(analysis: Analysis) -> bool:
 
 
 def _interval(analysis: Analysis) -> str:
-    return f"{100 * analysis.resampling.confidence:g} % BCa bootstrap intervals"
+    return analysis.resampling.words

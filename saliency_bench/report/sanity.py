@@ -7,7 +7,7 @@ import pandas as pd
 
 from saliency_bench.report.labels import method_label
 from saliency_bench.report.table import Cell, Column, Estimate, Table
-from saliency_bench.stats import Resampling, intervals
+from saliency_bench.stats import Resampling, crossed_interval, few_words, intervals
 
 #: What cases, levels and measures are called.
 CASES = {
@@ -20,18 +20,25 @@ CASES = {
     "replace": "baseline replaces special tokens",
 }
 MEASURES = {
-    "tau": "scores",
+    "tau": "signed scores",
     "tau_absolute": "magnitudes",
     "accuracy": "Accuracy",
     "kept_class": "Texts that keep their class",
     "max_probability": "Largest probability",
+}
+#: A method without signs has one kind of τ: it is compared with others by magnitudes alone.
+_KINDS = {
+    "tau": "Methods whose scores have signs: a model that turns all signs round turns τ round.",
+    "tau_absolute": "The same quantity for methods with and without signs.",
 }
 SEED_SECTIONS = ("stability", "random_labels")
 TAU = "Kendall's τ-b"
 
 
 def means(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.DataFrame:
-    """The mean of a value by some columns, each text counting once, with its BCa bootstrap interval over texts.
+    """The mean of a value by some columns, each text counting once, with its interval over texts.
+
+    Where a group has several draws of random weights, its interval is over draws and texts (`stats.crossed_interval`).
 
     Returns:
         One line per group: the columns, n (texts), mean, low, high; groups without any value are left out.
@@ -45,19 +52,27 @@ def means(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.D
     found["n"] = table.notna().sum(axis=1)
     found["mean"] = table.mean(axis=1)
     found["low"], found["high"] = intervals(table.to_numpy().T, resampling)
+    drawn = known[known["draw"].notna()]
+    for key, own in drawn.groupby(list(by), sort=False):
+        if own["draw"].nunique() > 1:
+            crossed = own.pivot_table(index="example_id", columns="draw", values="value")
+            place = key if len(by) > 1 else key[0]
+            ends = crossed_interval(crossed.to_numpy(), resampling.confidence)
+            found.loc[place, ["low", "high"]] = ends
     return found.reset_index()
 
 
 def tables(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
-    """A table or more for each section that was asked for."""
+    """A table or more for each section that was asked for and has values."""
+    known = rows.dropna(subset=["value"])
     sections = (_randomisation, _seeds, _sensitivity, _removal, _special_tokens)
-    return [table for section in sections for table in section(rows, resampling)]
+    return [table for section in sections for table in section(known, resampling)]
 
 
 def split(made: Sequence[Table]) -> tuple[list[Table], list[Table]]:
-    """The tables to be shown, and those to be written only: of magnitudes, and more than one measure of removal."""
+    """The tables to be shown, and those to be written only: more than one measure of removal."""
     names = {table.name for table in made}
-    rest = {name for name in names if name.endswith("_absolute")} | {"removal_max_probability"}
+    rest = {"removal_max_probability"}
     if "removal_accuracy" in names:
         rest.add("removal_kept_class")
     return [one for one in made if one.name not in rest], [one for one in made if one.name in rest]
@@ -70,13 +85,35 @@ def _randomisation(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
             one,
             f"randomisation_{case}" + ("_absolute" if measure == "tau_absolute" else ""),
             f"Agreement of {MEASURES[measure]} with the trained model's, weights made random {CASES[case]}",
-            f"{TAU} of {MEASURES[measure]}. Lower: the maps depend on what the model has learnt.",
+            f"{TAU} of {MEASURES[measure]}. {_KINDS[measure]} Lower: the maps depend on what the model has learnt. "
+            f"{_draws(one)}",
             ("level", "Made random"),
             "method",
             resampling,
         )
         for (case, measure), one in own.groupby(["case", "measure"], sort=False)
     ]
+
+
+def _draws(rows: pd.DataFrame) -> str:
+    """Of how many draws of weights a table is."""
+    of = rows.groupby("level", sort=False)["draw"].nunique()
+    several = of[of > 1]
+    if several.empty:
+        return "One draw of random weights: intervals say nothing of other draws."
+    named = ", ".join(map(label, several.index))
+    said = f"Of {named}, {_range(several)} draws of random weights: intervals over draws and texts (t)."
+    rest = (
+        " Of the other parts, one draw: intervals over texts alone."
+        if len(several) < len(of)
+        else ""
+    )
+    return said + rest
+
+
+def _range(numbers: "pd.Series[int]") -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _seeds(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
@@ -86,9 +123,9 @@ def _seeds(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
             one,
             "seeds" + ("_absolute" if measure == "tau_absolute" else ""),
             f"Agreement of {MEASURES[measure]} between models and between seeds",
-            f"{TAU} of {MEASURES[measure]}. Between noise seeds more is better; that maps of a model with random "
-            "labels are unlike the others is what is hoped for, and other training seeds show how unlike models are "
-            "that learnt the same.",
+            f"{TAU} of {MEASURES[measure]}. {_KINDS[measure]} Between noise seeds more is better; that maps of a model "
+            "with random labels are unlike the others is what is hoped for, and other training seeds show how unlike "
+            "models are that learnt the same; intervals do not cover other seeds.",
             ("method", "Method"),
             "case",
             resampling,
@@ -173,7 +210,7 @@ def _matrix(
     found = means(rows, [down[0], across], resampling).set_index([down[0], across])
     firsts = list(dict.fromkeys(rows[down[0]]))
     seconds = list(dict.fromkeys(rows[across]))
-    over = f"{100 * resampling.confidence:g} % BCa bootstrap intervals over {rows['example_id'].nunique()} texts."
+    over = f"{resampling.words} over {rows['example_id'].nunique()} texts."
     return Table(
         name=name,
         title=title,
@@ -212,7 +249,7 @@ def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     return Table(
         name="means",
         title="Every mean",
-        caption=f"{100 * resampling.confidence:g} % BCa bootstrap intervals over texts.",
+        caption=f"{resampling.words} over texts, and over draws of random weights where there are several.",
         columns=tuple(Column(key, key) for key in (*by, "n", "mean")),
         rows=cells,
         marks_best=False,
@@ -231,7 +268,8 @@ def notes(rows: pd.DataFrame) -> list[str]:
             "That a map changes with the weights does not prove it right, and one that is multiplied with the input can "
             "stay alike because the input does (Binder et al. 2023)."
         )
-    return [*said, _counted(rows)]
+    few = few_words(int(rows.groupby("section")["example_id"].nunique().min())) if len(rows) else ""
+    return [*said, _counted(rows), *filter(None, [few])]
 
 
 def _counted(rows: pd.DataFrame) -> str:

@@ -224,7 +224,4 @@ def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 
 
 def _over(rows: pd.DataFrame, resampling: Resampling) -> str:
-    return (
-        f"Means over {rows['example_id'].nunique()} texts with {100 * resampling.confidence:g} % BCa bootstrap "
-        "intervals."
-    )
+    return f"Means over {rows['example_id'].nunique()} texts with {resampling.words}."

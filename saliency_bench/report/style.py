@@ -18,6 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from saliency_bench.report.convergence import MARK
 from saliency_bench.report.heatmap import ink
+from saliency_bench.rows import REFERENCE_BACKENDS
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart. A method has its colour in every figure.
 _COLORS = {
@@ -117,7 +118,7 @@ def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:
     """A setting's line: solid for our code and rankings, dashed for Captum's; with its sign, if it has one."""
     line = {
         "color": color(setting["method"]),
-        "linestyle": "--" if setting["backend"] == "captum" else "-",
+        "linestyle": "--" if setting["backend"] in REFERENCE_BACKENDS else "-",
     }
     if not sign:
         return line

@@ -57,7 +57,10 @@ def convergence(analysis: Analysis) -> Figure | None:
     }
     legend(figure, list(lines.values()), list(lines))
     confidence = f"{100 * analysis.resampling.confidence:g} %"
-    note(figure, f"Mean over examples; whiskers: {confidence} BCa bootstrap intervals.")
+    note(
+        figure,
+        f"Median over examples; whiskers: its {confidence} intervals between order statistics.",
+    )
     return figure
 
 

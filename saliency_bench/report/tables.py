@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from saliency_bench.report import convergence
@@ -19,13 +20,13 @@ from saliency_bench.report.labels import (
     value_label,
     varying,
 )
-from saliency_bench.report.parity import parities
+from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.removal_cost import removal_cost
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
 from saliency_bench.report.trust import gates
 from saliency_bench.rows import OK
-from saliency_bench.stats import TEXT, with_texts
+from saliency_bench.stats import TEXT, middle_of, with_texts
 
 NAMES = (
     "headline",
@@ -70,10 +71,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
 def interval_words(analysis: Analysis) -> str:
     """How every interval was made."""
     resampling = analysis.resampling
-    return (
-        f"{100 * resampling.confidence:g} % BCa bootstrap intervals over {_units(analysis)} "
-        f"({resampling.n_resamples} resamples)"
-    )
+    return f"{resampling.words} over {_units(analysis)}, {resampling.n_resamples} resamples"
 
 
 def _units(analysis: Analysis) -> str:
@@ -182,7 +180,7 @@ def _comparison_row(analysis: Analysis, row: Any, key: str, metric: str) -> tupl
         Estimate(row.difference, row.low, row.high),
         *tests,
         float(row.effect),
-        float(row.detectable),
+        None if pd.isna(row.detectable) else float(row.detectable),
     )
 
 
@@ -192,8 +190,10 @@ def _comparison_caption(analysis: Analysis) -> str:
         if analysis.claims
         else ""
     )
+    heavy = any(middle_of(metric) == "median" for metric in analysis.metrics)
+    medians = ", medians of metrics that are named so," if heavy else ""
     return (
-        f"Mean paired differences with {interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
+        f"Mean paired differences{medians} with {interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
         "correlation. Detectable: smallest true difference that this many examples find with 80 % power at "
         f"α = {1 - analysis.resampling.confidence:.2g}. "
         f"{_endpoint_words(analysis)}"
@@ -252,14 +252,21 @@ def _group_row(
 
 
 def agreement(analysis: Analysis) -> Table:
-    """How far every two of the drawn settings agree, by every metric, beside what random rankings would have."""
+    """How far every two of the drawn settings agree, by every metric, beside what random rankings would have.
+
+    Ours and Captum's of the same are there whether they are drawn or not.
+    """
     found = with_texts(
         analysis.run.tables["agreement"], analysis.run.manifest, analysis.run.repeated
     )
     drawn = set(analysis.drawn)
-    own = found[
-        (found["status"] == OK) & found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)
+    twins = {frozenset(pair[:2]) for pair in pairs(analysis.settings)}
+    both = found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)
+    paired = [
+        frozenset(pair) in twins
+        for pair in zip(found["setting_a"], found["setting_b"], strict=True)
     ]
+    own = found[(found["status"] == OK) & (both | np.array(paired, dtype=bool))]
     columns = (
         _METHOD,
         Column("other", "Other method"),
@@ -282,7 +289,7 @@ def agreement(analysis: Analysis) -> Table:
     ]
     caption = (
         "Means over the n examples where both methods have an order. By chance: the mean of two random rankings. "
-        "RBO is extrapolated (Webber, Moffat & Zobel 2010)."
+        f"RBO is extrapolated (Webber, Moffat & Zobel 2010).{analysis.drawn_words}"
     )
     title = "Agreement of methods"
     return Table("agreement", title, caption, columns, tuple(rows), False)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -17,6 +18,7 @@ from saliency_bench.report.heatmap import map_of_attribution, only_top, spans_to
 from saliency_bench.report.html import caution
 from saliency_bench.report.table import Printed, Table, printed
 from saliency_bench.report.tables import headline
+from saliency_bench.stats import few_words
 from saliency_bench.store.run import Run
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ def _words(analysis: Analysis, table: Table, colored: bool) -> str:
     n_hidden = len(headline(analysis).columns) - len(table.columns)
     caption = table.caption if colored else table.caption.replace("Bold:", "*:")
     hidden = f" {n_hidden} columns did not fit: see the report." if n_hidden else ""
-    return " ".join(part for part in (caption + hidden, caution(analysis)) if part)
+    counts = analysis.summary["n"] if len(analysis.summary) else pd.Series(dtype=int)
+    few = few_words(int(counts[counts > 0].min())) if (counts > 0).any() else ""
+    return " ".join(part for part in (caption + hidden, few, caution(analysis)) if part)
 
 
 def _say(console: Console, text: str) -> None:

@@ -33,8 +33,8 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def shares(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.DataFrame:
     """The share of comparisons in which the known ranking is preferred, a tie being half of one, by some columns.
 
-    A text counts once: what it says under several seeds, kinds or corruptions is averaged first, and the BCa bootstrap
-    interval is over texts.
+    A text counts once: what it says under several seeds, kinds or corruptions is averaged first, and the interval is
+    over texts.
 
     Returns:
         One line per group: the columns, n (texts), n_missing (comparisons without a value), share, low, high, ties.
@@ -104,7 +104,7 @@ def _estimate(found: pd.DataFrame, key: tuple[str, str]) -> Cell:
 def _caption(rows: pd.DataFrame, resampling: Resampling) -> str:
     return (
         f"Shares of comparisons, a tie counted half; 0.5 is what a metric gets that sees nothing. "
-        f"{100 * resampling.confidence:g} % BCa bootstrap intervals over {rows['example_id'].nunique()} texts, "
+        f"{resampling.words} over {rows['example_id'].nunique()} texts, "
         "each averaged over training seeds and whatever else is pooled."
         + same_evidence_words(set(rows["metric"]), of_means=False)
     )

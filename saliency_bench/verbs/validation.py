@@ -3,6 +3,7 @@
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -563,9 +564,7 @@ def notes(found: Sequence[Comparison], shared: Sequence[Premise]) -> list[str]:
         )
     if shared:
         lines.append(_premises_line(shared))
-    wrong = [one for one in found if one.verdict == DIFFERS]
-    agree = len(found) - len(wrong)
-    lines.append(f"{agree} of {len(found)} pairs agree." if wrong else f"All {agree} pairs agree.")
+    lines.append(_counted(found))
     return lines
 
 
@@ -601,6 +600,19 @@ def _complaint_of_premises(broken: Sequence[Premise]) -> str:
         f"{one.name} on {one.model} in {one.dtype} is off by {one.difference:.2g}, expected at most "
         f"{one.tolerance:.2g} ({len(broken)} such checks fail). Both sides share it, so that pairs agree all the same."
     )
+
+
+def _counted(found: Sequence[Comparison]) -> str:
+    """How many pairs there are of every verdict: one that differs by the known bias does not agree."""
+    of = Counter(one.verdict for one in found)
+    if of[AGREES] == len(found):
+        return f"All {len(found)} pairs agree."
+    words = [f"{of[AGREES]} of {len(found)} pairs agree"]
+    if of[BIASED]:
+        words.append(f"{of[BIASED]} differ by the known bias and by nothing else")
+    if of[DIFFERS]:
+        words.append(f"{of[DIFFERS]} differ")
+    return f"{', '.join(words)}."
 
 
 def _fitting(table: Table, width: int) -> Iterator[Table]:
@@ -704,6 +716,7 @@ def _write(chosen: Options, outcome: Outcome, command: Sequence[str]) -> None:
         "n_differ": sum(one.verdict == DIFFERS for one in found),
         "n_premises": len(outcome.premises),
         "n_broken_premises": sum(not one.holds for one in outcome.premises),
+        "n_known_bias": sum(one.verdict == BIASED for one in found),
         "derived_in": "saliency_bench.attribution.parity",
     }
     write_json(chosen.out / MANIFEST, manifest | provenance)

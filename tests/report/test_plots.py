@@ -162,6 +162,25 @@ def test_agreement_is_the_mean_of_the_pair_and_one_with_itself(run):
     assert values[0, 1] == pytest.approx(pair["value"].mean(), rel=1e-12)
 
 
+@pytest.mark.parametrize("plot", FIGURES, ids=lambda plot: plot.__name__)
+@pytest.mark.parametrize("n_steps", [[4, 8], [2, 4, 8]])
+def test_a_figure_says_how_many_of_the_settings_it_shows(plot, n_steps, make_run):
+    many = [*settings("smoothgrad", n_samples=[4]), *steps(n_steps=n_steps)]
+    figure = drawn(plot, make_run(many, n_examples=4))
+    words = " ".join(
+        " ".join(one.get_text() for one in figure.findobj(matplotlib.text.Text)).split()
+    )
+    assert ("10 of 13 settings" in words) == (len(many) == 13)
+    assert ("of 9 settings" in words) is False
+
+
+@pytest.mark.parametrize("backend", ["captum", "captum_layer"])
+def test_every_backend_of_captums_is_drawn_as_captums(backend):
+    ours, theirs = (settings("smoothgrad", one, n_samples=[4])[0] for one in ("native", backend))
+    assert style.stroke(ours.to_dict())["linestyle"] == "-"
+    assert style.stroke(theirs.to_dict())["linestyle"] == "--"
+
+
 def test_convergence_has_a_panel_per_baseline_and_a_line_per_rule(make_run):
     figure = drawn(sweep_plots.convergence, make_run(steps(), n_examples=4))
     assert [axes.get_title(loc="left") for axes in figure.axes] == [

@@ -1,6 +1,7 @@
 """The tables of a run with invented numbers."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from saliency_bench.errors import InputError
 from saliency_bench.report.analysis import analyse, with_removal
 from saliency_bench.report.convergence import gates
+from saliency_bench.report.html import caution
 from saliency_bench.report.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.report.tables import agreement, tables
 from saliency_bench.rows import Setting
@@ -264,6 +266,48 @@ def test_twins_are_paired_and_judged_by_the_tolerance(make_run):
     assert row[4] == pytest.approx(1e-7, rel=1e-5)
 
 
+def parity_run(make_run, backend, n_steps=range(2, 10)):
+    """One entry in more settings than a figure has room for, each with its twin."""
+    found = [
+        of("integrated_gradients", backend=one, baseline="mask", n_steps=n, quadrature="left")
+        for n in n_steps
+        for one in ("native", backend)
+    ]
+    return make_run([*found, of("random")], n_examples=4, metrics=("srg",))
+
+
+@pytest.mark.parametrize("backend", ["captum", "captum_layer"])
+def test_agreement_of_a_parity_run_has_every_pair_and_figures_the_first(make_run, backend):
+    run = parity_run(make_run, backend)
+    analysis = analyse(run)
+    by_steps = {}
+    for one in run.settings[:-1]:
+        by_steps.setdefault(one["n_steps"], []).append(one["setting_id"])
+    listed = {frozenset(row[:2]) for row in agreement(analysis).rows}
+    for pair in by_steps.values():
+        assert frozenset(analysis.labels[key] for key in pair) in listed
+    assert len(analysis.drawn) == 10
+    assert set(by_steps[2]) <= set(analysis.drawn)  # the reference and its twin
+    assert "10 of 17 settings" in agreement(analysis).caption
+
+
+@pytest.mark.parametrize("backend", ["captum", "captum_layer"])
+def test_what_rounding_could_detect_is_not_said(make_run, backend):
+    settings = [
+        of("vanilla"),
+        of("vanilla", backend=backend),
+        of("smoothgrad", n_samples=25, noise_std=0.1),
+    ]
+    run = make_run(settings, n_examples=12, metrics=("srg",))
+    rows = run.tables["rows"]
+    values = rows.set_index(["setting_id", "example_id"])["value"]
+    twin = rows["setting_id"] == settings[1].id
+    ours = [values[settings[0].id, example] for example in rows.loc[twin, "example_id"]]
+    rows.loc[twin, "value"] = np.array(ours) + 1e-9 * np.arange(12)
+    said = caution(analyse(run))
+    assert re.search(r"could be detected is 0\.\d+ \(paired", said), said
+
+
 def test_settings_that_differ_in_a_hyperparameter_are_no_twins(make_run):
     run = make_run([sweep_settings()[0], sweep_settings(backend="captum")[1]], n_examples=3)
     assert "parity" not in tables(analyse(run))
@@ -405,8 +449,10 @@ def test_the_summary_says_which_columns_are_the_same_evidence(make_run):
 def test_what_is_the_same_evidence_on_each_text_alone_is_said_to_be_so():
     auc = ("insertion_auc", "deletion_auc_normalized", "deletion_auc")
     words = same_evidence_words(auc)
-    assert "Deletion AUC and Deletion AUC (norm.). On each text, that is: the mean of" in words
-    assert "mean" not in same_evidence_words(auc, of_means=False)
+    assert (
+        "Deletion AUC and Median deletion AUC (norm.). On each text, that is: over texts" in words
+    )
+    assert "over texts" not in same_evidence_words(auc, of_means=False)
     assert same_evidence_words(("srg", *auc)).endswith("SRG is Insertion AUC − Deletion AUC.")
     assert same_evidence_words(("srg", "log_odds")) == ""
 

@@ -35,6 +35,16 @@ def test_no_number_is_cut_on_a_terminal_of_any_width(run, width):
             assert f"{cell.text} {cell.interval}".strip() in line
 
 
+@pytest.mark.parametrize(("n", "warned"), [(9, True), (10, False)])
+def test_a_terminal_warns_of_intervals_over_fewer_than_ten_texts(
+    make_run, make_settings, n, warned
+):
+    run = make_run(make_settings("vanilla", "smoothgrad"), n_examples=n)
+    text = shown(run, width=160)
+    assert ("Warning: n = 9." in text) == warned
+    assert ("Warning" in text) == warned
+
+
 def test_a_narrow_terminal_keeps_the_method_and_the_first_metrics(run):
     table = headline(analyse(run))
     assert [column.key for column in fitting(table, 60).columns] == ["method", "srg"]

@@ -18,7 +18,7 @@ from saliency_bench.models.shifting import shifted
 from saliency_bench.report import sanity as report
 from saliency_bench.report.sanity_plots import figures
 from saliency_bench.rows import SANITY
-from saliency_bench.stats import Resampling
+from saliency_bench.stats import Resampling, crossed_interval, intervals
 from saliency_bench.tasks import sequence_classification as task
 from saliency_bench.verbs import sanity
 from saliency_bench.verbs.sanity import randomisation, removal, seeds, sensitivity, special_tokens
@@ -48,20 +48,53 @@ def values(rows, **where):
 
 
 METHODS = ["vanilla", "integrated_gradients", "random"]
+DRAWS = {"randomisation.n_draws": 2}
 
 
 # --- random weights
 
 
 def test_a_method_that_never_looks_at_the_model_is_the_same_whatever_is_random():
-    rows = list(randomisation.rows(subject(methods=METHODS), quiet))
-    own = values(rows, method="random")
-    assert len(own) == 2 * 4 * 3 * 2
+    rows = list(randomisation.rows(subject(methods=METHODS, **DRAWS), quiet))
+    own = values(rows, method="random", measure="tau_absolute")
+    # Two orders, three texts: two draws of the head, one of each of three other parts.
+    assert len(own) == 2 * 3 * (2 + 3)
     assert own == pytest.approx([1.0] * len(own))
 
 
+def test_a_method_without_signs_is_compared_by_magnitudes_alone():
+    rows = list(randomisation.rows(subject(methods=METHODS, **DRAWS), quiet))
+    for method in ("vanilla", "random"):
+        assert set(values(rows, method=method, measure="tau")) == {None}
+        assert None not in values(rows, method=method, measure="tau_absolute")
+    assert None not in values(rows, method="integrated_gradients")
+
+
+def test_the_head_is_drawn_as_often_as_asked_and_each_draw_is_a_head_of_its_own():
+    n_draws = {"randomisation.n_draws": 3, "randomisation.n_draws_deeper": 2}
+    one = subject(methods=["vanilla"], **n_draws)
+    rows = list(randomisation.rows(one, quiet))
+    drawn = {}
+    for row in rows:
+        drawn.setdefault(row["level"], set()).add(row["draw"])
+    assert drawn.pop("head") == {"0", "1", "2"}
+    assert all(one == {"0", "1"} for one in drawn.values())
+    twin = tiny_bert()
+    fresh = randomisation.fresh_weights(twin, one.config["seed"] + 2)
+    own = dict(twin.named_parameters())
+    with torch.no_grad():
+        for name in randomisation.stages(twin)[0].parameters:
+            own[name].copy_(fresh[name])
+    new = wrap_model(twin, tokenizer=FrameTokenizer())
+    settings = settings_of(one.model, ["vanilla"], 0)
+    maps = [explained(model, one.fixed, settings, BUDGET) for model in (one.model, new)]
+    expected = [row["value"] for row in compared(*maps) if row["measure"] == "tau_absolute"]
+    found = values(rows, case="cascading", level="head", draw="2", measure="tau_absolute")
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
 def test_everything_random_is_a_new_model_and_both_orders_begin_alike():
-    one = subject(methods=METHODS)
+    one = subject(methods=METHODS, **DRAWS)
     rows = list(randomisation.rows(one, quiet))
     twin = tiny_bert()
     fresh = randomisation.fresh_weights(twin, one.config["seed"])
@@ -72,7 +105,9 @@ def test_everything_random_is_a_new_model_and_both_orders_begin_alike():
     after = explained(new, one.fixed, settings, BUDGET)
     expected = [row["value"] for row in compared(before, after)]
     found = values(rows, case="cascading", level="embeddings")
-    assert found == pytest.approx(expected, abs=1e-12)
+    assert [one is None for one in found] == [one is None for one in expected]
+    numbers = [[one for one in own if one is not None] for own in (found, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-12)
     for method in METHODS:
         both = [
             values(rows, case=case, level="head", method=method) for case in randomisation.ORDERS
@@ -88,8 +123,9 @@ def test_a_head_with_its_sign_turned_round_turns_the_maps_round(monkeypatch):
     part = randomisation.Stage("head", ("classifier.weight",))
     monkeypatch.setattr(randomisation, "stages", lambda module: [part])
     rows = list(randomisation.rows(one, quiet))
-    assert values(rows, measure="tau") == pytest.approx([-1.0] * 3)
-    assert values(rows, measure="tau_absolute") == pytest.approx([1.0] * 3)
+    n = 3 * one.config["randomisation"]["n_draws"]
+    assert values(rows, measure="tau") == pytest.approx([-1.0] * n)
+    assert values(rows, measure="tau_absolute") == pytest.approx([1.0] * n)
 
 
 # --- seeds
@@ -101,7 +137,10 @@ def test_only_methods_that_draw_have_noise_seeds():
     assert {row["method"] for row in rows} == {"random", "smoothgrad"}
     assert {row["level"] for row in rows} == {"0, 1", "0, 2", "1, 2"}
     assert {row["case"] for row in rows} == {seeds.NOISE}
-    assert min(values(rows, method="smoothgrad")) > max(values(rows, method="random")) - 1e-12
+    smooth, random = (
+        values(rows, method=method, measure="tau_absolute") for method in ("smoothgrad", "random")
+    )
+    assert min(smooth) > max(random) - 1e-12
 
 
 def test_a_model_of_ones_own_has_no_other_training_seeds():
@@ -259,10 +298,11 @@ def rows_of_everything():
                 for measure in measures.get(section, ["tau", "tau_absolute"]):
                     for method in ["vanilla", "smoothgrad"] if section != "removal" else [None]:
                         for text in range(4):
-                            found = [section, "m", method, case, level, measure, f"t{text}"]
-                            value = float(stream.random()) if text else None
-                            found += [value, None if text else "no order"]
-                            rows.append(dict(zip(SANITY, found, strict=True)))
+                            for draw in "01" if level == "head" else [None]:
+                                found = [section, "m", method, case, level, draw, measure]
+                                value = float(stream.random()) if text else None
+                                found += [f"t{text}", value, None if text else "no order"]
+                                rows.append(dict(zip(SANITY, found, strict=True)))
     import pandas as pd
 
     return pd.DataFrame(rows, columns=list(SANITY)).astype({"value": float})
@@ -287,8 +327,11 @@ def test_every_section_has_its_table_and_its_figure():
     shown, written = report.split(made)
     assert [one.name for one in shown] == [
         "randomisation_cascading",
+        "randomisation_cascading_absolute",
         "randomisation_independent",
+        "randomisation_independent_absolute",
         "seeds",
+        "seeds_absolute",
         "sensitivity",
         "removal_accuracy",
         "special_tokens",
@@ -299,6 +342,38 @@ def test_every_section_has_its_table_and_its_figure():
     (one,) = [table for table in made if table.name == "removal_accuracy"]
     assert [row[0] for row in one.rows] == ["mask", "delete"]
     assert [column.label for column in one.columns] == ["Operator", "0%", "50%"]
+
+
+def test_a_part_that_was_drawn_several_times_has_an_interval_over_draws_and_texts():
+    rows = rows_of_everything()
+    own = rows[(rows["section"] == "randomisation") & (rows["case"] == "cascading")]
+    own = own[(own["measure"] == "tau") & (own["method"] == "vanilla")]
+    found = report.means(own, ["level", "method"], RESAMPLING).set_index("level")
+    table = own[own["level"] == "head"].pivot(index="example_id", columns="draw", values="value")
+    expected = crossed_interval(table.to_numpy(), 0.95)
+    assert tuple(found.loc["head", ["low", "high"]]) == pytest.approx(expected)
+    alone = own[own["level"] == "embeddings"]["value"].dropna().to_numpy()[:, None]
+    low, high = intervals(alone, RESAMPLING)
+    assert tuple(found.loc["embeddings", ["low", "high"]]) == pytest.approx((low[0], high[0]))
+    made = {one.name: one for one in report.tables(rows, RESAMPLING)}
+    caption = made["randomisation_cascading"].caption
+    assert "Of head, 2 draws" in caption and "one draw" in caption
+
+
+def test_methods_without_signs_are_in_no_table_of_signed_scores():
+    rows = rows_of_everything()
+    none = (rows["measure"] == "tau") & (rows["method"] == "vanilla")
+    made = {
+        one.name: one
+        for one in report.tables(rows.assign(value=rows["value"].mask(none)), RESAMPLING)
+    }
+    for name in ("randomisation_cascading", "randomisation_independent"):
+        assert [column.key for column in made[name].columns] == ["level", "smoothgrad"]
+        columns = [column.key for column in made[f"{name}_absolute"].columns]
+        assert columns == ["level", "vanilla", "smoothgrad"]
+    signed = rows.assign(value=rows["value"].mask(rows["measure"] == "tau"))
+    names = {one.name for one in report.tables(signed, RESAMPLING)}
+    assert "seeds" not in names and "seeds_absolute" in names
 
 
 def test_operators_stand_beside_each_other_with_whiskers_and_no_bands():
@@ -340,10 +415,12 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_verb_runs_to_the_end_on_a_model_and_texts_of_ones_own(capsys, elsewhere, folder):
     (elsewhere / "mine.txt").write_text("good film\n\nbad bad film\n", "utf-8")
     words = [f"model={folder}", "texts=mine.txt", "methods=[vanilla,smoothgrad]", "out=here"]
+    words += ["randomisation.n_draws=2"]
     words += ["statistics.n_resamples=100", "removal.operators=[mask,delete]"]
     assert cli.main(["sanity", *words]) == 0
     out, err = capsys.readouterr()
     assert "Written to here" in out
+    assert "Warning: n = 2." in out
     assert "Traceback" not in err
     here = elsewhere / "here"
     text = gzip.decompress((here / "rows.csv.gz").read_bytes()).decode()
@@ -369,6 +446,7 @@ def test_the_verb_runs_to_the_end_on_a_model_and_texts_of_ones_own(capsys, elsew
         (["n_exmaples=3"], ["'n_exmaples'", "'n_examples'"]),
         (["here"], ["sanity:", "'here'", "key=value"]),
         (["n_examples=0"], ["n_examples=0", "at least 1"]),
+        (["randomisation.n_draws=0"], ["randomisation.n_draws=0", "at least 1"]),
         (["sections=[randomization]"], ["'randomization'", "'randomisation'"]),
         (["methods=[vanila]"], ["'vanila'", "'vanilla'"]),
         (["methods=[vanilla,vanilla]"], ["twice"]),

@@ -164,6 +164,19 @@ def test_a_verdict_is_that_of_both_tolerances_and_what_is_no_number_differs():
     assert comparison(1e-7, copied=(1e-13, 1e-12)).verdict == "agrees"
 
 
+def test_a_pair_that_differs_by_the_known_bias_is_not_counted_as_agreeing():
+    agrees, biased, differs = comparison(1e-7), comparison(1e-7, bias=0.5), comparison(1.0)
+    said = [
+        validation.notes(found)[-1]
+        for found in ([agrees] * 2, [agrees, agrees, biased], [agrees, biased, differs])
+    ]
+    assert said == [
+        "All 2 pairs agree.",
+        "2 of 3 pairs agree, 1 differ by the known bias and by nothing else.",
+        "1 of 3 pairs agree, 1 differ by the known bias and by nothing else, 1 differ.",
+    ]
+
+
 def test_maps_of_zeros_agree_and_what_is_no_number_is_worst():
     zero, one = np.zeros((1, 2)), np.array([[1.0, 0.5]])
     assert validation._relative(zero, zero) == 0

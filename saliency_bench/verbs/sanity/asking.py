@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from saliency_bench.maps import AttributionMap
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
+from saliency_bench.report.signs import signed
 from saliency_bench.rows import Setting
 
 Row = dict[str, Any]
 Maps = Mapping[str, Sequence[AttributionMap]]
 
 TAU, TAU_ABSOLUTE = "tau", "tau_absolute"
+NO_SIGNS = "scores have no sign, so that only their magnitudes are compared"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Subject:
     fixed: tuple[Encoded, ...]
     config: Mapping[str, Any]
     budget: int
+
+    @cached_property
+    def maps(self) -> Maps:
+        """The maps by the model as it is, which every section compares others with."""
+        settings = settings_of(self.model, self.config["methods"], self.config["seed"])
+        return explained(self.model, self.fixed, settings, self.budget)
 
 
 def fix_class(model: Model, encoded: Sequence[Encoded], budget: int) -> tuple[Encoded, ...]:
@@ -85,7 +94,11 @@ def explained(
 
 
 def compared(a: Maps, b: Maps) -> Iterator[Row]:
-    """How alike the maps of two occasions are, text by text: of the scores, and of their magnitudes."""
+    """How alike the maps of two occasions are, text by text: of the magnitudes, and of the scores where they have signs.
+
+    Magnitudes are what methods with and without signs can be compared by. The agreement of scores of a method without
+    signs is that of its magnitudes, and not applicable: beside signed ones it would be another quantity.
+    """
     for name, own in a.items():
         for one, other in zip(own, b[name], strict=True):
             row = {"method": name, "example_id": one.example_id}
@@ -95,5 +108,7 @@ def compared(a: Maps, b: Maps) -> Iterator[Row]:
                 found: list[Row] = [{"value": None, "reason": str(reason)}] * 2
             else:
                 found = [{"value": value, "reason": None} for value in values]
-            for measure, what in zip((TAU, TAU_ABSOLUTE), found, strict=True):
-                yield row | {"measure": measure} | what
+            if not any(signed(made.setting, made.scores) for made in (one, other)):
+                found[0] = {"value": None, "reason": NO_SIGNS}
+            yield row | {"measure": TAU_ABSOLUTE} | found[1]
+            yield row | {"measure": TAU} | found[0]

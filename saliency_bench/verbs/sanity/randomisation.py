@@ -3,9 +3,12 @@
 A map that stays as it was when weights are random does not show what they hold. That it changes proves little: so
 does the map of a method that is wrong. Products with the input keep its magnitudes, so that their unsigned maps stay
 alike for a reason that has nothing to do with weights.
+
+What is nearest to the output is drawn many times: whether one random head turns the signs of scores round is chance.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from saliency_bench.models.randomisation import Stage, fresh_weights, randomised, stages
 from saliency_bench.verbs.sanity.asking import Row, Subject, compared, explained, settings_of
@@ -15,21 +18,31 @@ ORDERS = (CASCADING, INDEPENDENT)
 
 
 def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
-    """How alike maps are to the trained model's, for every part of the model that is made random."""
+    """How alike maps are to the trained model's, for every part that is made random and every draw of its weights.
+
+    Draw d has the seed `seed + d`. What two orders make random alike is explained once.
+    """
     model, config = subject.model, subject.config
-    parts = stages(model.module)
-    fresh = fresh_weights(model.module, config["seed"])
     settings = settings_of(model, config["methods"], config["seed"])
-    before = explained(model, subject.fixed, settings, subject.budget)
-    orders = config["randomisation"]["orders"]
-    for number, order in enumerate(orders):
+    planned = _planned(stages(model.module), config["randomisation"])
+    for number, (random, draw) in enumerate(planned):
+        progress(number, len(planned))
+        fresh = fresh_weights(model.module, config["seed"] + draw)
+        changed = randomised(model, random, fresh)
+        after = explained(changed, subject.fixed, settings, subject.budget)
+        for row in compared(subject.maps, after):
+            for case, level in planned[random, draw]:
+                yield {"model": model.name, "case": case, "level": level, "draw": str(draw)} | row
+
+
+def _planned(
+    parts: Sequence[Stage], asked: Mapping[str, Any]
+) -> dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]]:
+    """What is random and the draw of its weights, with the orders and the parts by which tables call it."""
+    found: dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]] = {}
+    for order in asked["orders"]:
         for depth, part in enumerate(parts):
-            progress(number * len(parts) + depth, len(orders) * len(parts))
-            changed = randomised(model, _random(parts, depth, order), fresh)
-            after = explained(changed, subject.fixed, settings, subject.budget)
-            for row in compared(before, after):
-                yield {"model": model.name, "case": order, "level": part.name} | row
-
-
-def _random(parts: Sequence[Stage], depth: int, order: str) -> Sequence[Stage]:
-    return parts[: depth + 1] if order == CASCADING else parts[depth : depth + 1]
+            random = tuple(parts[: depth + 1] if order == CASCADING else [part])
+            for draw in range(asked["n_draws_deeper" if depth else "n_draws"]):
+                found.setdefault((random, draw), []).append((order, part.name))
+    return found

@@ -59,6 +59,9 @@ def _maps(subject: Subject, models: Mapping[str, Model], progress: Progress) -> 
     found: dict[str, Maps] = {}
     for done, (name, model) in enumerate(models.items()):
         progress(done, len(models))
+        if model is subject.model:
+            found[name] = subject.maps
+            continue
         settings = settings_of(model, subject.config["methods"], subject.config["seed"])
         found[name] = explained(model, subject.fixed, settings, subject.budget)
     return found

@@ -23,7 +23,6 @@ def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row
     model, config = subject.model, subject.config
     asked = config["sensitivity"]
     settings = settings_of(model, config["methods"], config["seed"])
-    before = explained(model, subject.fixed, settings, subject.budget)
     for place, item in enumerate(subject.fixed):
         progress(place, len(subject.fixed))
         copies = [item] * asked["n_samples"]
@@ -31,7 +30,7 @@ def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row
         moves = perturbations(model, item, config["seed"], asked["radius"], asked["n_samples"])
         with shifted(model, ids, moves):
             after = explained(model, copies, settings, max(subject.budget, ids.numel()))
-        for name, own in before.items():
+        for name, own in subject.maps.items():
             value = max_sensitivity(
                 own[place].scores, np.stack([one.scores for one in after[name]])
             )
