@@ -112,11 +112,10 @@ def attribute(
         InputError: an input, a name or a value is not usable.
     """
     given = {key: _plain(value) for key, value in hyperparameters.items()}
-    reduction, seed, at, labels, token_budget = map(
-        _plain, (reduction, seed, at, labels, token_budget)
-    )
-    if isinstance(labels, str | int):  # of the only text
-        labels = [labels]
+    plain: Any = map(_plain, (reduction, seed, at, labels, token_budget))
+    reductions, seeds, places, gold, tokens = plain
+    if isinstance(gold, str | int):  # of the only text
+        gold = [gold]
     explained = _explained(model, output)
     if baseline is not None:
         given["baseline"] = baseline
@@ -125,12 +124,12 @@ def attribute(
     asked = _asked(target)
     found: dict[tuple[int, int, int, int], AttributionMap] = {}
     with model.frozen():
-        texts = _encode_all(model, inputs, labels)
-        placed = questions(model, texts, at)
+        texts = _encode_all(model, inputs, gold)
+        placed = questions(model, texts, places)
         encoded = [question for _, question in placed]
-        budget = _tokens_per_pass(token_budget, model, encoded)
+        budget = _tokens_per_pass(tokens, model, encoded)
         refs = References(model)
-        settings = _settings(model, method, backend, reduction, seed, explained, given)
+        settings = _settings(model, method, backend, reductions, seeds, explained, given)
         findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:

@@ -18,6 +18,7 @@ USUAL = {"input_ids", "attention_mask", "token_type_ids"}
 NO_INPUTS = {
     "label",
     "labels",
+    "input_tokens",  # as they are written
     "special_tokens_mask",
     "offset_mapping",
     "overflowing_tokens",

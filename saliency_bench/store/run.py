@@ -49,6 +49,20 @@ class Run:
             table = table[table[column].isin(values)]
         return table[[*columns]]
 
+    @cached_property
+    def repeated(self) -> dict[str, dict[str, str]]:
+        """By cell, examples whose text (and pair) another one before them has, with the first that has it."""
+        examples = self.tables["examples"]
+        text = examples.groupby(["cell_id", "text", "text_pair"], dropna=False, sort=False)
+        first = text["example_id"].transform("first")
+        later = first != examples["example_id"]
+        found: dict[str, dict[str, str]] = {}
+        for cell, example, of in zip(
+            examples["cell_id"][later], examples["example_id"][later], first[later], strict=True
+        ):
+            found.setdefault(cell, {})[example] = of
+        return found
+
 
 class Tables(Mapping[str, "pd.DataFrame"]):
     """The tables of a sealed run whose files were verified, each read when it is first asked for."""
@@ -75,20 +89,6 @@ class Tables(Mapping[str, "pd.DataFrame"]):
         from saliency_bench.store.tables import read_columns
 
         return _to_frame(read_columns(name, self._folder / f"{name}.parquet", columns, of))
-
-    @cached_property
-    def repeated(self) -> dict[str, dict[str, str]]:
-        """By cell, examples whose text (and pair) another one before them has, with the first that has it."""
-        examples = self.tables["examples"]
-        text = examples.groupby(["cell_id", "text", "text_pair"], dropna=False, sort=False)
-        first = text["example_id"].transform("first")
-        later = first != examples["example_id"]
-        found: dict[str, dict[str, str]] = {}
-        for cell, example, of in zip(
-            examples["cell_id"][later], examples["example_id"][later], first[later], strict=True
-        ):
-            found.setdefault(cell, {})[example] = of
-        return found
 
 
 def read_run(folder: Path) -> Run:
