@@ -17,27 +17,27 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from saliency_bench import conf_files
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.methods.gradients import smoothgrad
-from saliency_bench.attribution.moments import Moment
 from saliency_bench.attribution.noise import Draws, Noise
-from saliency_bench.bench.budget import ON_CPU
-from saliency_bench.blocks import OpenBlock, open_block, plan_blocks
+from saliency_bench.attribution.statistics import Moment
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting
 from saliency_bench.data import movie_reviews
-from saliency_bench.evaluation.reading import Reading
-from saliency_bench.judge import judge_block
-from saliency_bench.maps import AttributionMap
+from saliency_bench.evaluation.view import Reading
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.references import References
+from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report import style
-from saliency_bench.rows import Setting
-from saliency_bench.runner import by_text_hash
-from saliency_bench.stats import Resampling, intervals
+from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import write_json
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.study.block import OpenBlock, open_block, plan_blocks
+from saliency_bench.study.budget import ON_CPU
+from saliency_bench.study.evaluate import judge_block
+from saliency_bench.study.run import by_text_hash
 
 ABSOLUTE = Moment("absolute", (lambda row: row.gradient.abs(),), lambda mean: mean)
 SRG = {"srg": conf_files.metric_defaults("srg")}

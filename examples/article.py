@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 import saliency_bench as sb
+from saliency_bench.core.display import page
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.encoder import encoder_folder
 from saliency_bench.models.model import Model
-from saliency_bench.report.explanation import page
-from saliency_bench.stats import Resampling, intervals
+from saliency_bench.report.stats import Resampling, intervals
 
 RATINGS = ("-3", "-2", "-1", "0", "1", "2", "3")
 METHODS = {

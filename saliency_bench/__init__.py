@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saliency_bench.api import attribute as attribute
     from saliency_bench.api import evaluate as evaluate
-    from saliency_bench.errors import InputError as InputError
-    from saliency_bench.maps import AttributionMap as AttributionMap
+    from saliency_bench.core.errors import InputError as InputError
+    from saliency_bench.core.maps import AttributionMap as AttributionMap
     from saliency_bench.models.loading import load_model as load_model
     from saliency_bench.models.loading import wrap_model as wrap_model
 

@@ -10,33 +10,33 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from saliency_bench import conf_files
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
-from saliency_bench.bench.budget import resolve as resolve_budget
-from saliency_bench.blocks import Block, open_block, packing_for, plan_blocks
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting, Target, expand_axes
+from saliency_bench.core.text import Encoded
 from saliency_bench.data.example import Example
-from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, unknown
 from saliency_bench.evaluation.curves import OUTPUTS
-from saliency_bench.evaluation.reading import RANKINGS, usual
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.judge import judge_maps
-from saliency_bench.maps import AttributionMap
+from saliency_bench.evaluation.view import RANKINGS, usual
 from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting, Target, expand_axes
-from saliency_bench.tasks import padding
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
-from saliency_bench.tasks.items import items as items_of
-from saliency_bench.tasks.registry import questions, task_of
-from saliency_bench.tasks.targets import ALL
-from saliency_bench.tasks.task import At
+from saliency_bench.models.tasks import padding
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
+from saliency_bench.models.tasks.items import items as items_of
+from saliency_bench.models.tasks.registry import questions, task_of
+from saliency_bench.models.tasks.targets import ALL
+from saliency_bench.models.tasks.task import At
+from saliency_bench.study.block import Block, open_block, packing_for, plan_blocks
+from saliency_bench.study.budget import resolve as resolve_budget
+from saliency_bench.study.evaluate import judge_maps
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ settings.load_profile("suite")
 @pytest.fixture(autouse=True)
 def _only_what_takes_minutes_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command prints must not depend on how busy the machine is."""
-    monkeypatch.setattr("saliency_bench.progress.SECONDS_OF_SILENCE", 60.0)
+    monkeypatch.setattr("saliency_bench.cli.progress.SECONDS_OF_SILENCE", 60.0)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Tests of what kills, starves or attacks; `scripts/test --faults` runs them.
-FAULTS = ("tests/faults/", "tests/test_scale.py", "tests/report/test_payloads.py")
+FAULTS = ("tests/faults/", "tests/study/test_executors.py", "tests/report/test_payloads.py")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saliency_bench import cli
+from saliency_bench.cli import main as cli
 
 
 def assert_made_again_from_its_rows(folder: Path, capsys) -> None:

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from saliency_bench.encoded import Encoded
-from saliency_bench.maps import AttributionMap
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.text import Encoded
 
 
 class Reader(HTMLParser):

@@ -1,4 +1,4 @@
-"""scripts/throughput_on_gpu.py, as far as a machine without a GPU goes: what it brings, and that a study ends in time."""
+"""benchmarks/gpu.py, as far as a machine without a GPU goes: what it brings, and that a study ends in time."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[1] / "scripts" / "throughput_on_gpu.py"
+PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_only_what_this_python_lacks_is_unpacked(script, tmp_path):
 
 
 def test_its_studies_are_taken_by_the_verb(script, tmp_path, monkeypatch):
-    from saliency_bench.verbs import throughput
+    from saliency_bench.experiments.throughput import run as throughput
 
     monkeypatch.chdir(tmp_path)
     for name, words in script.STUDIES.items():

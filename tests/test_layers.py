@@ -1,4 +1,4 @@
-"""A module imports only from what stands left of it, and nothing heavy comes along unasked."""
+"""A room imports only from floors below its own, and nothing heavy comes along unasked."""
 
 import ast
 import subprocess
@@ -23,51 +23,30 @@ HEAVY = {
     "pyarrow",
 }
 
-#: From left to right. Parts of one tuple do not import each other.
-LAYERS = [
-    ("errors",),
-    ("rows", "encoded", "signatures", "ranges"),
-    ("registry",),
-    ("seeding", "types", "conf_files", "orders", "overrides"),
-    ("streams",),
-    ("store",),
-    ("stats",),
-    ("ranks",),
-    ("report",),
-    ("maps",),
-    ("data",),
-    ("models",),
-    ("tasks",),
+#: Rooms from the ground up: each imports only from floors below its own, and no room from another on its floor.
+FLOORS = [
+    ("core",),
+    ("data", "store"),
+    ("models", "report"),
     ("attribution", "evaluation"),
-    ("blocks",),
-    ("judge", "convergence"),
-    ("bench",),
     ("study",),
-    ("api", "runner"),
-    ("checks", "config_errors", "hydra_words", "progress", "trusted"),
-    ("verbs",),
-    ("config",),
-    ("scale",),
+    ("experiments", "api"),
     ("cli",),
     ("__main__",),
 ]
-RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def part_of(path: Path) -> str:
-    """The part of the package that a file belongs to: "attribution", "cli"."""
+def room_of(path: Path) -> str:
+    """The room that a file stands in: "attribution", "api"."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imported(path: Path) -> set[str]:
-    """The parts that a file imports, inside functions too, but not for annotations only."""
+    """The rooms that a file imports from, inside functions and for annotations too."""
     found: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting.extend(node.orelse)
-            continue
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -77,29 +56,40 @@ def imported(path: Path) -> set[str]:
             deeper = [f"{module}.{alias.name}" for alias in node.names]
             names = deeper if module == "saliency_bench" else [module]
         found |= {name.split(".")[1] for name in names if name.startswith("saliency_bench.")}
-        waiting.extend(ast.iter_child_nodes(node))
-    return found
+    return found - {"__version__"}
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def runs_back_up(path: Path, room: str) -> set[str]:
+    """The rooms that a file of `room` must not import from."""
+    return {other for other in imported(path) - {room} if FLOOR[other] >= FLOOR[room]}
+
+
+def test_the_listing_of_the_package_is_short_and_every_room_has_a_floor():
+    names = {path.name for path in PACKAGE.iterdir()} - {"__init__.py", "__pycache__", "py.typed"}
+    assert {name.removesuffix(".py") for name in names} == set(FLOOR)
+    assert len(names) <= 12
+    assert len(FLOORS) <= 10
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_the_left(path):
-    part = part_of(path)
-    for other in imported(path) - {part} - {"__version__"}:
-        assert RANK[other] < RANK[part], f"{part} imports {other}"
+def test_no_import_runs_back_up(path):
+    assert runs_back_up(path, room_of(path)) == set()
 
 
-def test_the_check_sees_imports_inside_functions_and_skips_annotations(tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from saliency_bench.cli.main import main\n",
+        "def function():\n    from saliency_bench.cli import main\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import saliency_bench.cli.main\n",
+    ],
+    ids=["at the top", "inside a function", "for annotations"],
+)
+def test_an_import_that_runs_back_up_is_seen(tmp_path, text):
     file = tmp_path / "module.py"
-    file.write_text(
-        "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from saliency_bench.cli import main\n"
-        "def function():\n    from saliency_bench import runner\n    import saliency_bench.store.run\n",
-        "utf-8",
-    )
-    assert imported(file) == {"runner", "store"}
+    file.write_text(f"from saliency_bench.core.errors import InputError\n{text}", "utf-8")
+    assert imported(file) == {"core", "cli"}
+    assert runs_back_up(file, "study") == {"cli"}
 
 
 def loaded_after(code: str) -> set[str]:
@@ -116,7 +106,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_help_and_version_load_nothing_heavy():
-    code = "from saliency_bench.cli import main; main(['--help']); main(['--version'])"
+    code = "from saliency_bench.cli.main import main; main(['--help']); main(['--version'])"
     assert loaded_after(code).isdisjoint(HEAVY)
 
 
@@ -124,16 +114,17 @@ def test_what_reads_results_needs_no_torch():
     names = [
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
         for path in FILES
-        if part_of(path) in ("rows", "store", "stats", "report") and path.name != "__init__.py"
+        if room_of(path) in ("core", "store", "report")
+        and path.name not in ("__init__.py", "tensors.py", "random.py", "removal_order.py")
     ]
     assert names
     code = "\n".join(f"import {name}" for name in names)
     assert loaded_after(code).isdisjoint({"torch", "transformers", "captum", "hydra"})
 
 
-def test_only_the_command_line_and_the_configuration_know_hydra():
+def test_only_the_command_line_knows_hydra():
     knowing = {
-        part_of(path)
+        room_of(path)
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         for name in (
@@ -145,4 +136,4 @@ def test_only_the_command_line_and_the_configuration_know_hydra():
         )
         if name.split(".")[0] in ("hydra", "omegaconf")
     }
-    assert knowing == {"cli", "config", "config_errors", "hydra_words"}
+    assert knowing == {"cli"}

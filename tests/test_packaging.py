@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import saliency_bench
-from saliency_bench import conf_files
+from saliency_bench.core import conf as conf_files
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

@@ -46,7 +46,7 @@ from saliency_bench.attribution.density import (
 )
 from saliency_bench.attribution.gradient import Rows
 from saliency_bench.attribution.points import StraightPath
-from saliency_bench.types import Attribution, Convergence
+from saliency_bench.core.tensors import Attribution, Convergence
 
 #: Nodes of the first round at a tolerance of 1 %, besides the input itself; they grow with tolerance^(-1/4).
 FIRST_ROUND = 12

@@ -24,13 +24,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saliency_bench.attribution.points import RandomStarts
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.tensors import on_device, sent
 from saliency_bench.models import references as known
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
-from saliency_bench.streams import generator_for
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import on_device, sent
+from saliency_bench.models.tasks import sequence_classification as task
 
 if TYPE_CHECKING:
     from saliency_bench.attribution.context import Context

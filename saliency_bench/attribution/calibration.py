@@ -17,13 +17,13 @@ from torch import nn
 from saliency_bench.attribution.adaptive import token_integrand
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import Density, learn
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.rows import digest
+from saliency_bench.core.text import Encoded
 from saliency_bench.data import movie_reviews
-from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
-from saliency_bench.rows import digest
+from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.store import cache
-from saliency_bench.streams import generator_for
-from saliency_bench.tasks import sequence_classification as task
 
 #: Texts, and equally spaced nodes on the path of each.
 N_TEXTS = 24

@@ -25,12 +25,12 @@ from saliency_bench.attribution.methods.paths import STATISTICS
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import Draw, NoiseCloud, RandomPaths
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.registry import Registry
+from saliency_bench.core.tensors import at_least_float32
 from saliency_bench.models.references import TOKENS
-from saliency_bench.models.rounding import at_least_float32
+from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.threads import PROCESS
-from saliency_bench.registry import Registry
-from saliency_bench.tasks import sequence_classification as task
 
 METHODS: Registry[Any] = Registry("Captum method", "saliency_bench.captum_methods")
 LAYER_METHODS: Registry[Any] = Registry(

@@ -12,11 +12,11 @@ from torch import Tensor
 from saliency_bench.attribution import baselines
 from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
-from saliency_bench.errors import unknown
+from saliency_bench.core.errors import unknown
+from saliency_bench.core.seeding import token_hash
+from saliency_bench.core.tensors import Batch, Probe, ScoreFn
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.seeding import token_hash
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Batch, Probe, ScoreFn
+from saliency_bench.models.tasks import sequence_classification as task
 
 SPECIAL_TOKENS = ("keep", "replace")
 

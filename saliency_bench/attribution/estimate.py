@@ -7,11 +7,11 @@ from torch import Tensor
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation
-from saliency_bench.attribution.moments import Moment, Row
 from saliency_bench.attribution.noise import jackknife, split_half
 from saliency_bench.attribution.reduction import reduce_scores
-from saliency_bench.rows import Setting
-from saliency_bench.types import Attribution, Convergence
+from saliency_bench.attribution.statistics import Moment, Row
+from saliency_bench.core.rows import Setting
+from saliency_bench.core.tensors import Attribution, Convergence
 
 #: Sums over groups of draws, one [K B T D] for each term of a moment.
 Sums = list[Float[Tensor, "K B T D"]]

@@ -13,11 +13,11 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.estimate import Estimate, Sums
 from saliency_bench.attribution.methods import METHODS, ONLY
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Plan, Values
-from saliency_bench.attribution.moments import Moment, Term
 from saliency_bench.attribution.points import Points
 from saliency_bench.attribution.reduction import reduce_scores
-from saliency_bench.rows import Setting
-from saliency_bench.types import Attribution, Convergence
+from saliency_bench.attribution.statistics import Moment, Term
+from saliency_bench.core.rows import Setting
+from saliency_bench.core.tensors import Attribution, Convergence
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.attribution.moments import RELATIVE, Row, Term, product
 from saliency_bench.attribution.points import Points
-from saliency_bench.errors import is_out_of_memory
-from saliency_bench.models.rounding import at_least_float32, products
-from saliency_bench.types import ScoreFn, TokenBudget, on_device
+from saliency_bench.attribution.statistics import RELATIVE, Row, Term, product
+from saliency_bench.core.errors import is_out_of_memory
+from saliency_bench.core.tensors import ScoreFn, TokenBudget, at_least_float32, on_device
+from saliency_bench.models.rounding import products
 
 
 @dataclass

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from saliency_bench.attribution.points import Draw
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
 
 #: How many samples of each sampler depend on each other. Those of a centred block sum to 0 and are N(0, I) each, so
 #: that means stay unbiased: of the Hermite terms of the gradient the first cancels, as in antithetic pairs (a block

@@ -35,13 +35,13 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.explain import explain
 from saliency_bench.attribution.methods import METHODS, paths
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Plan
-from saliency_bench.attribution.moments import SQUARE, VARIANCE
 from saliency_bench.attribution.points import NoiseCloud, NoisyPaths, Points, StraightPath
 from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.attribution.reduction import REDUCTIONS
+from saliency_bench.attribution.statistics import SQUARE, VARIANCE
+from saliency_bench.core.rows import Setting
+from saliency_bench.core.tensors import Attribution
 from saliency_bench.models.threads import in_this_thread
-from saliency_bench.rows import Setting
-from saliency_bench.types import Attribution
 
 #: Half a unit in the last place of float32 at 1.
 UNIT_ROUNDOFF = 2.0**-24

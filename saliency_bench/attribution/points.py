@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.streams import generator_for
-from saliency_bench.types import numbers, on_device
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.tensors import numbers, on_device
 
 
 class Points(ABC):

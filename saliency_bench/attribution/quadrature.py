@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float
 
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
 
 Rule = tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]
 

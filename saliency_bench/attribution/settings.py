@@ -1,10 +1,17 @@
 """Which combinations of method, backend, reduction and hyperparameters make sense; one name per number."""
 
 from collections.abc import Mapping
-from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from saliency_bench import ranges, signatures
+from saliency_bench.core import ranges
+from saliency_bench.core.errors import InputError, one_of, shown
+from saliency_bench.core.rows import Setting
+
+if TYPE_CHECKING:
+    from saliency_bench.core.registry import Registry
+
+from numbers import Integral
+
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
@@ -12,10 +19,10 @@ from saliency_bench.attribution.noise import AUTO
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
-from saliency_bench.errors import InputError, one_of, shown
-from saliency_bench.registry import Registry
-from saliency_bench.rows import Setting, Target
-from saliency_bench.tasks.sequence_classification import CRITERION, OUTPUTS
+from saliency_bench.core import signatures
+from saliency_bench.core.registry import Registry
+from saliency_bench.core.rows import Target
+from saliency_bench.models.tasks.sequence_classification import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
 
@@ -146,3 +153,6 @@ def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:
             f"method.{setting.name}.reduction=sum: in this model the gradients of a token sum to exactly 0 over "
             "its dimensions (LayerNorm follows the embedding), so the scores would be rounding noise. Use l2 or dot."
         )
+
+
+BASELINE_SPECIAL_TOKENS = ("keep", "replace")

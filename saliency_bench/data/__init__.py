@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from saliency_bench.core.registry import Registry
 from saliency_bench.data import file, hub, movie_reviews, shortcuts
 from saliency_bench.data.example import Example
-from saliency_bench.registry import Registry
 
 DATASETS: Registry[Callable[..., list[Example]]] = Registry("data", "saliency_bench.data")
 DATASETS.add("movie_reviews", movie_reviews.load)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.data.example import Example
 from saliency_bench.data.readers import QUOTED, QUOTES, read_csv, read_jsonl, read_parquet, read_tsv
 from saliency_bench.data.records import Columns, Record, to_examples
-from saliency_bench.errors import InputError, unknown
 
 Reader = Callable[..., Iterator[Record]]
 

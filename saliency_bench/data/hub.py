@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.data.example import Example
 from saliency_bench.data.readers import first_line, table_records
 from saliency_bench.data.records import Columns, Record, to_examples
-from saliency_bench.errors import InputError, unknown
 
 #: The builders of `datasets` that only parse tables. Others unpickle, unpack or decode media.
 BUILDERS = ("arrow", "csv", "json", "parquet")

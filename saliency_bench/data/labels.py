@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 #: pandas writes "1.0" for whole numbers in a column with gaps.
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0+)?")

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.data.example import Example
 from saliency_bench.data.lexicon import rated
-from saliency_bench.errors import InputError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd

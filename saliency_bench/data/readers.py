@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.records import Columns, Record
-from saliency_bench.errors import InputError
 
 LINE_BREAK = re.compile(rb"\r\n?|\n")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

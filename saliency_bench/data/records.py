@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import as_label
 from saliency_bench.data.relevance import with_relevant
-from saliency_bench.errors import InputError
 
 #: Where the user finds a row in the source, counted from 1, and its values by column.
 Record: TypeAlias = tuple[int, Mapping[str, Any]]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.data.example import Example, Span
-from saliency_bench.errors import InputError, unknown
 
 SPANS = "spans"
 CHARACTERS = "characters"

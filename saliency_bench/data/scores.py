@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.text import Encoded
 from saliency_bench.data.readers import json_lines
-from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError
 
 KEYS = ("scores", "text", "text_pair", "id", "tokens", "label")
 

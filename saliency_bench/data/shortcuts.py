@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.seeding import seed_of
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.example import Example, Span
-from saliency_bench.errors import InputError, unknown
-from saliency_bench.seeding import seed_of
 
 SINGLE_TOKEN = "single_token"
 TOKEN_IN_CONTEXT = "token_in_context"

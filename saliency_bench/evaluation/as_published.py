@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from saliency_bench.evaluation.inquiry import Inquiry
 from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.evaluation.query import Inquiry
 
 FERRET = "Attanasio et al. 2023 (ferret), its released code"
 DIG = "Sanyal & Ren 2021 (DIG), section 4.2, and its released code, which Enguehard 2023 (SIG) uses too"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from saliency_bench.core.maps import AttributionMap
 from saliency_bench.evaluation.metrics import NotApplicable, metric
-from saliency_bench.maps import AttributionMap
 
 SOURCE = "Sundararajan, Taly & Yan 2017, proposition 1 (completeness)"
 

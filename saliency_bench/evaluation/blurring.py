@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.streams import generator_for
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Batch, sent
+from saliency_bench.models.tasks import sequence_classification as task
 
 
 class BlurringProbe:

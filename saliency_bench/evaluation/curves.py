@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax, logsumexp
 
+from saliency_bench.core.tensors import Probe
 from saliency_bench.evaluation.grid import Grid, counts
 from saliency_bench.evaluation.units import NONE
-from saliency_bench.types import Probe
 
 Key = TypeVar("Key", bound=Hashable)
 Logits = Float[np.ndarray, "K C"]

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 from jaxtyping import Int
 
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
 
 #: The name of a grid, or its fractions.
 Grid = str | Sequence[float | int]

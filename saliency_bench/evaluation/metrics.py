@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from saliency_bench.registry import Registry
+from saliency_bench.core.registry import Registry
 
 Reads = Literal["curve", "attribution", "inquiry", "truth"]
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saliency_bench.errors import SaliencyBenchError
+from saliency_bench.core.errors import SaliencyBenchError
 
 
 def rank(

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.errors import InputError, is_out_of_memory, unknown
+from saliency_bench.core.errors import InputError, is_out_of_memory, unknown
+from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import (
@@ -27,9 +28,8 @@ from saliency_bench.models.references import (
     embed_batch,
     resolve_removal,
 )
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.tasks.registry import refusal
-from saliency_bench.types import Batch, sent
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.registry import refusal
 
 OPERATORS = (*NAMES, ATTENTION, DELETE)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.text import Encoded
 
 TOKEN = "token"
 WORD = "word"

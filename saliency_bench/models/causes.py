@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 
 def refuse_compiled(module: nn.Module) -> None:

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.rounding import products
-from saliency_bench.types import Batch, sent
 
 #: Both ways are the same arithmetic in another order.
 EPSILONS = 1024

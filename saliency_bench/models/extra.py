@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.model import Model
 
 #: Inputs by name, as nested tuples of numbers.

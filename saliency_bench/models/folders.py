@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.errors import InputError, said
+from saliency_bench.core.errors import InputError, said
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

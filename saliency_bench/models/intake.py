@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.core.errors import InputError, is_out_of_memory
 from saliency_bench.models.module_facts import configured, fact, typical_weight
 
 #: Tokens of the rows that a model is watched on.

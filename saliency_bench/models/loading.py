@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from saliency_bench.errors import InputError, is_out_of_memory, said, shown, unknown
+from saliency_bench.core.errors import InputError, is_out_of_memory, said, shown, unknown
 from saliency_bench.models.causes import adapter_note, refuse_compiled
 from saliency_bench.models.encoder import (
     ADAPTERS,

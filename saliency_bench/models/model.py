@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.errors import InputError, is_out_of_memory
+from saliency_bench.core.errors import InputError, is_out_of_memory
 from saliency_bench.models.causes import refuse_autocast, refuse_inference_weights
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (

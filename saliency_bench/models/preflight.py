@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.encoded import Encoded
-from saliency_bench.errors import InputError, is_out_of_memory, said
+from saliency_bench.core.errors import InputError, is_out_of_memory, said
+from saliency_bench.core.text import Encoded
 from saliency_bench.models.causes import adapter_note, refuse_compiled, refuse_inference_mode
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.heads import HEADS

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.model import Model
 from saliency_bench.models.threads import PROCESS
 

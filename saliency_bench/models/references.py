@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.tensors import Batch, TokenBudget
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.records import half_character
 from saliency_bench.data.scores import read_scores
-from saliency_bench.errors import InputError, unknown
 from saliency_bench.models.model import Model
-from saliency_bench.types import Batch, TokenBudget
 
 TOKENS = {"mask": "mask_token_id", "pad": "pad_token_id", "unk": "unk_token_id"}
 VECTORS = ("zero", "mean")

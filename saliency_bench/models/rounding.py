@@ -15,11 +15,6 @@ TF32 = "tf32"
 _INHERITED = "none"
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """The same numbers, in float32 where they are in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 class Scaling:
     """Gradients of rows that go through a model in half precision at a size of about 1.
 

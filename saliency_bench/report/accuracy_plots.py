@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from saliency_bench.core.labels import method_label, value_label
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.convergence import SMALL
-from saliency_bench.report.labels import method_label, value_label
+from saliency_bench.report.convergence_table import SMALL
 from saliency_bench.report.style import WIDTH, legend, literal, note
 from saliency_bench.report.sweep_plots import rule_label, rule_stroke
 

@@ -14,8 +14,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from saliency_bench.errors import InputError
-from saliency_bench.ranks import (
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.labels import PRIMARY, metric_label, setting_labels
+from saliency_bench.core.rows import digest
+from saliency_bench.report.analysis import removals, with_removal
+from saliency_bench.report.convergence_table import ENOUGH, MARK, doubtful, gates, marked
+from saliency_bench.report.rank_statistics import (
     N_CELLS_FOR_CLAIMS,
     Friedman,
     friedman,
@@ -23,12 +27,8 @@ from saliency_bench.ranks import (
     mean_ranks,
     pairwise_p,
 )
-from saliency_bench.report.analysis import removals, with_removal
-from saliency_bench.report.convergence import ENOUGH, MARK, doubtful, gates, marked
-from saliency_bench.report.labels import PRIMARY, metric_label, setting_labels
+from saliency_bench.report.stats import Resampling, middle_of, middles, per_text, wide, with_texts
 from saliency_bench.report.table import Cell, Column, Estimate, Table
-from saliency_bench.rows import digest
-from saliency_bench.stats import Resampling, middle_of, middles, per_text, wide, with_texts
 from saliency_bench.store.run import Run
 
 #: What one cell can differ from another in, and how it is called.

@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from saliency_bench.ranks import cliques
+from saliency_bench.core.labels import arrow, metric_label
 from saliency_bench.report.across import Across, differences_by_cell
-from saliency_bench.report.labels import arrow, metric_label
+from saliency_bench.report.rank_statistics import cliques
 from saliency_bench.report.style import HEIGHT, WIDTH, legend, literal, note, wrapped
 
 _LABEL = 38  # characters of a name in one line: names are most of what a forest holds

@@ -7,14 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from saliency_bench.errors import InputError
-from saliency_bench.ranks import letters, mean_ranks, pairwise_p
-from saliency_bench.report.convergence import doubtful, gates, marked
-from saliency_bench.report.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
+from saliency_bench.core.rows import OK, REFERENCE_BACKENDS, TABLES
+from saliency_bench.report.convergence_table import doubtful, gates, marked
 from saliency_bench.report.parity import pairs
-from saliency_bench.report.table import Estimate
-from saliency_bench.rows import OK, REFERENCE_BACKENDS, TABLES
-from saliency_bench.stats import (
+from saliency_bench.report.rank_statistics import letters, mean_ranks, pairwise_p
+from saliency_bench.report.stats import (
     TEXT,
     Resampling,
     asks_several,
@@ -25,6 +24,7 @@ from saliency_bench.stats import (
     wide,
     with_texts,
 )
+from saliency_bench.report.table import Estimate
 from saliency_bench.store.run import Run
 
 #: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the

@@ -18,8 +18,8 @@ from saliency_bench.report import (
 from saliency_bench.report.across import Across
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.html import page
+from saliency_bench.report.study_tables import NAMES, tables
 from saliency_bench.report.table import Table
-from saliency_bench.report.tables import NAMES, tables
 from saliency_bench.store.durable import refuse_links, replace_file, storing
 from saliency_bench.store.run import MANIFEST, Run, write_json
 

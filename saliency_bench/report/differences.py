@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.rows import SORT_KEYS, TABLES
 from saliency_bench.report.table import Cell, Column, Table
-from saliency_bench.rows import SORT_KEYS, TABLES
 from saliency_bench.store.run import Run
 
 #: What of a manifest says how numbers came about; dates, places and costs differ always.

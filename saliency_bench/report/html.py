@@ -11,14 +11,14 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from saliency_bench.core.captions import place_of_row
+from saliency_bench.core.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
+from saliency_bench.core.labels import method_label, metric_label
+from saliency_bench.core.rows import OK, REFERENCE_BACKENDS, TABLES
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.captions import place_of_row
-from saliency_bench.report.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
-from saliency_bench.report.labels import method_label, metric_label
+from saliency_bench.report.stats import TEXT, with_texts
+from saliency_bench.report.study_tables import comparison
 from saliency_bench.report.table import Table, printed
-from saliency_bench.report.tables import comparison
-from saliency_bench.rows import OK, REFERENCE_BACKENDS, TABLES
-from saliency_bench.stats import TEXT, with_texts
 
 N_SENTENCES = 8  # shown where the study does not say
 _QUESTION = "question"  # what follows the text's name in the name of an example

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from saliency_bench.report.labels import value_label
-from saliency_bench.rows import REFERENCE_BACKENDS
+from saliency_bench.core.labels import value_label
+from saliency_bench.core.rows import REFERENCE_BACKENDS
 from saliency_bench.store.run import Run
 
 _BIASED = "captum_riemann_trapezoid"

@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from saliency_bench.core.labels import arrow, metric_label, same_evidence_words, unit_label
+from saliency_bench.core.rows import OK, REFERENCE_BACKENDS
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.labels import arrow, metric_label, same_evidence_words, unit_label
+from saliency_bench.report.stats import index_of, intervals, per_text
 from saliency_bench.report.style import (
     HALO,
     HEIGHT,
@@ -29,8 +31,6 @@ from saliency_bench.report.style import (
     wrapped,
 )
 from saliency_bench.report.table import Estimate
-from saliency_bench.rows import OK, REFERENCE_BACKENDS
-from saliency_bench.stats import index_of, intervals, per_text
 
 _FRACTIONS = np.linspace(0, 1, 21)
 _PANELS = 3  # beside each other

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from scipy.stats import kendalltau
 
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.labels import metric_label
 from saliency_bench.report.analysis import Analysis, analyse
-from saliency_bench.report.labels import metric_label
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.store.run import Run
 

@@ -10,11 +10,11 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.labels import value_label
+from saliency_bench.core.rows import TABLES
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.labels import value_label
+from saliency_bench.report.stats import index_of, intervals, per_text, with_texts
 from saliency_bench.report.table import Cell, Column, Estimate, Table
-from saliency_bench.rows import TABLES
-from saliency_bench.stats import index_of, intervals, per_text, with_texts
 
 RANDOM = "random"
 #: Shares of the tokens that are gone.

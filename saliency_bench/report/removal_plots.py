@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from saliency_bench.core.labels import arrow, metric_label
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.labels import arrow, metric_label
 from saliency_bench.report.style import WIDTH, ink_on, note, shades, wrapped
 
 _FRAME = "#D55E00"  # is seen on the dark and on the bright end of the scale

@@ -16,9 +16,9 @@ from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.patheffects import withStroke
 
-from saliency_bench.report.convergence import MARK
-from saliency_bench.report.heatmap import ink
-from saliency_bench.rows import REFERENCE_BACKENDS
+from saliency_bench.core.heatmap import ink
+from saliency_bench.core.rows import REFERENCE_BACKENDS
+from saliency_bench.report.convergence_table import MARK
 
 #: Okabe & Ito's colours, which colour-blind readers can tell apart. A method has its colour in every figure.
 _COLORS = {

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from saliency_bench.core.labels import PRIMARY, metric_label, value_label, varying
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.labels import PRIMARY, metric_label, value_label, varying
 from saliency_bench.report.style import WIDTH, ink_on, legend, literal, note
 from saliency_bench.report.table import Estimate
 

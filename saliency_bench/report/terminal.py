@@ -11,18 +11,18 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from saliency_bench.core.captions import facts, headings, legend
+from saliency_bench.core.heatmap import map_of_attribution, only_top, spans_to_rich, visible
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import PAGE
-from saliency_bench.report.captions import facts, headings, legend
-from saliency_bench.report.heatmap import map_of_attribution, only_top, spans_to_rich, visible
 from saliency_bench.report.html import caution
+from saliency_bench.report.stats import few_words
+from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import Printed, Table, printed
-from saliency_bench.report.tables import headline
-from saliency_bench.stats import few_words
 from saliency_bench.store.run import Run
 
 if TYPE_CHECKING:
-    from saliency_bench.maps import AttributionMap
+    from saliency_bench.core.maps import AttributionMap
 
 _PLAIN_WIDTH = 160  # of a file or pipe, which has none
 _GAP = 3  # between columns

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.errors import StorageError
+from saliency_bench.core.errors import StorageError
 from saliency_bench.store.durable import replace_file, to_json
 
 

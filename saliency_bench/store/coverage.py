@@ -7,11 +7,11 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.errors import StorageError
-from saliency_bench.rows import FAILED, OK, SORT_KEYS, TABLES
+from saliency_bench.core.errors import StorageError
+from saliency_bench.core.rows import FAILED, OK, SORT_KEYS, TABLES
 from saliency_bench.store.durable import storing
+from saliency_bench.store.parquet import from_parquet
 from saliency_bench.store.parts import sealed_record
-from saliency_bench.store.tables import from_parquet
 
 _Key = tuple[Any, ...]  # the columns of `SORT_KEYS` after the cell
 

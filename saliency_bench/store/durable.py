@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from saliency_bench.errors import StorageError
+from saliency_bench.core.errors import StorageError
 
 _ADVICE = {
     errno.ENOSPC: "Free some space and run again",

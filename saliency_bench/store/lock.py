@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from saliency_bench.errors import StorageError
+from saliency_bench.core.errors import StorageError
 from saliency_bench.store.durable import storing
 
 

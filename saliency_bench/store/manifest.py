@@ -7,26 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from saliency_bench.core.versions import CARRYING, COMPUTING, PACKAGE, _version, versions
 from saliency_bench.store.durable import sha256
 
-PACKAGE = Path(__file__).parents[1]
-#: Libraries whose version can change a number, and those that only carry or draw it.
-COMPUTING = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "captum",
-    "peft",
-    "numpy",
-    "scipy",
-    "pandas",
-    "pyarrow",
-)
-CARRYING = ("hydra-core", "omegaconf", "matplotlib", "seaborn")
 _GIT_SECONDS = 10.0
 
 
@@ -118,18 +104,6 @@ def _folder(find: Callable[[], Path]) -> Path | None:
     try:
         return find()
     except (OSError, RuntimeError):  # deleted meanwhile, or a user without a home
-        return None
-
-
-def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """The installed versions of packages; None of those that are not there."""
-    return {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saliency_bench.rows import SORT_KEYS, TABLES
+from saliency_bench.core.rows import SORT_KEYS, TABLES
 from saliency_bench.store.durable import put_in_place, replace_file, sha256, storing
-from saliency_bench.store.tables import OPTIONS, from_parquet, merge, schema_of, to_parquet
+from saliency_bench.store.parquet import OPTIONS, from_parquet, merge, schema_of, to_parquet
 
 #: Rows of a row group, and the most that are in memory at once, about.
 GROUP_ROWS = 65_536

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saliency_bench.errors import InputError, StorageError
-from saliency_bench.rows import TABLES
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.core.rows import TABLES
 from saliency_bench.store.durable import (
     is_leftover,
     remove_leftovers,
@@ -25,7 +25,7 @@ from saliency_bench.store.durable import (
     write_new,
 )
 from saliency_bench.store.merging import merge_files
-from saliency_bench.store.tables import from_parquet, to_parquet, to_table
+from saliency_bench.store.parquet import from_parquet, to_parquet, to_table
 
 DIGESTS = "digests.json"
 PIECES = ".pieces.json"  # among the parts: what is left to do, for workers

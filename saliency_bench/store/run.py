@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saliency_bench.errors import InputError, StorageError
-from saliency_bench.rows import TABLES
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.core.rows import TABLES
 from saliency_bench.store.durable import replace_file, storing, to_json
 from saliency_bench.store.schema import check_manifest, check_same_settings, check_settings
 
@@ -86,7 +86,7 @@ class Tables(Mapping[str, "pd.DataFrame"]):
         self, name: str, columns: Sequence[str], of: Mapping[str, Collection[Any]]
     ) -> "pd.DataFrame":
         """Columns of some rows, read anew: lists of a hundred thousand texts fill no memory that they are not asked of."""
-        from saliency_bench.store.tables import read_columns
+        from saliency_bench.store.parquet import read_columns
 
         return _to_frame(read_columns(name, self._folder / f"{name}.parquet", columns, of))
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.errors import StorageError, shown
-from saliency_bench.ranges import MOST_RESAMPLES, MOST_SEED
-from saliency_bench.rows import Setting
+from saliency_bench.core.errors import StorageError, shown
+from saliency_bench.core.ranges import MOST_RESAMPLES, MOST_SEED
+from saliency_bench.core.rows import Setting
 
 _FIELDS: dict[str, tuple[type, ...]] = {
     "name": (str,),

@@ -26,7 +26,7 @@ from saliency_bench.attribution.density import (
     uniform,
     unpredicted,
 )
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep"}
 

@@ -9,11 +9,11 @@ from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 from torch.nn import functional
 
 import saliency_bench as sb
-from saliency_bench import config
-from saliency_bench.errors import InputError
+from saliency_bench.cli import config
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.seeding import token_hash
 from saliency_bench.models.loading import wrap_model
-from saliency_bench.seeding import token_hash
-from saliency_bench.streams import generator_for
 
 INPUTS = framed(*token_inputs(5, 8, 5, 3))
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import saliency_bench as sb
-from saliency_bench import cli
+from saliency_bench.cli import main as cli
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.scores import read_scores
-from saliency_bench.errors import InputError
 from saliency_bench.models.loading import load_model
 from saliency_bench.store.run import read_run
 

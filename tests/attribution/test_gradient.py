@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from saliency_bench.attribution.gradient import GradientEngine
-from saliency_bench.attribution.moments import gradient
 from saliency_bench.attribution.noise import Draws
 from saliency_bench.attribution.points import (
     Draw,
@@ -13,8 +12,9 @@ from saliency_bench.attribution.points import (
     SingleTokenPaths,
     StraightPath,
 )
-from saliency_bench.errors import InputError
-from saliency_bench.types import TokenBudget
+from saliency_bench.attribution.statistics import gradient
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.tensors import TokenBudget
 
 B, T, D = 3, 4, 5
 

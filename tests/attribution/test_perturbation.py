@@ -18,10 +18,10 @@ from torch import nn
 import saliency_bench as sb
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.methods.perturbation import LinearSurrogate
-from saliency_bench.blocks import open_block
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import open_block
 
 ROUNDING = 1e-12
 SINGLE = 3e-6

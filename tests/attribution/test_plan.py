@@ -5,8 +5,8 @@ from tiny import token_inputs
 
 from saliency_bench.api import _encode_all, _settings
 from saliency_bench.attribution.explain import explain, plan
-from saliency_bench.blocks import open_block
 from saliency_bench.models.references import References
+from saliency_bench.study.block import open_block
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from saliency_bench.attribution.density import calibrated_rule, uniform
 from saliency_bench.attribution.quadrature import RULES, quadrature
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 UNBIASED = sorted(set(RULES) - {"captum_riemann_trapezoid"})
 

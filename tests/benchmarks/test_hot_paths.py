@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from saliency_bench.attribution.moments import gradient
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.attribution.quadrature import quadrature
-from saliency_bench.bench.timing import interleaved_ratio, measure
-from saliency_bench.blocks import open_block
+from saliency_bench.attribution.statistics import gradient
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import open_block
+from saliency_bench.study.timing import interleaved_ratio, measure
 
 N_STEPS = 16
 BUDGET = 2048

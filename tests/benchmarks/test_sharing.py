@@ -7,12 +7,17 @@ import sys
 
 import pytest
 
-from saliency_bench.bench.contestants import Problem, explained, integrated_gradients, setting_of
-from saliency_bench.bench.timing import interleaved_ratio, measure
-from saliency_bench.conf_files import method_defaults
+from saliency_bench.core.conf import method_defaults
 from saliency_bench.data import movie_reviews
+from saliency_bench.experiments.throughput.contestants import (
+    Problem,
+    explained,
+    integrated_gradients,
+    setting_of,
+)
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.timing import interleaved_ratio, measure
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from torch import Tensor
 
 import saliency_bench as sb
 from saliency_bench.attribution import parity
-from saliency_bench.blocks import OpenBlock, open_block
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.rows import Setting
 from saliency_bench.models.model import Model, frozen
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import OpenBlock, open_block
 
 PASSES, REFUSED, NOT_BUILT, WRONG = "passes", "refused", "not built", "wrong"
 

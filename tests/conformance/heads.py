@@ -13,12 +13,12 @@ from tiny_heads import EVERY_HEAD, tiny_model, word_tokenizer
 
 import saliency_bench as sb
 from saliency_bench.attribution import parity
-from saliency_bench.blocks import OpenBlock, open_block
-from saliency_bench.encoded import Encoded
-from saliency_bench.maps import AttributionMap
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting
+from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting
+from saliency_bench.study.block import OpenBlock, open_block
 
 #: A long text and a short one for each task.
 TEXTS: dict[str, list[Any]] = {

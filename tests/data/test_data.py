@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data import DATASETS
-from saliency_bench.errors import InputError
 
 HEAVY = ("datasets", "numpy", "pandas", "pyarrow", "torch", "transformers")
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.file import load
 from saliency_bench.data.labels import resolve_label
-from saliency_bench.errors import InputError
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 LINE_FORMATS = ("csv", "tsv", "jsonl")

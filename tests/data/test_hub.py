@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.hub import load
-from saliency_bench.errors import InputError
 
 datasets = pytest.importorskip("datasets", reason="the extra saliency-bench[data] is not installed")
 
@@ -189,7 +189,9 @@ def test_the_variable_for_offline_use_is_heeded(tmp_path):
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("saliency_bench.errors.InputError: owner/name: there is no such folder")
+    assert last.startswith(
+        "saliency_bench.core.errors.InputError: owner/name: there is no such folder"
+    )
 
 
 def test_a_hub_that_refuses_is_said_so(monkeypatch):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.labels import as_label, resolve_label
-from saliency_bench.errors import InputError
 
 SENTIMENT = ("negative", "positive")
 

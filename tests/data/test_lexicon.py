@@ -2,8 +2,8 @@
 
 import pytest
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data import lexicon, movie_reviews
-from saliency_bench.errors import InputError
 
 
 def words(text, positive, least=1.0):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data import movie_reviews
-from saliency_bench.errors import InputError
 
 COUNTS = {"train": (8566, 4258), "validation": (1000, 502), "test": (1000, 481)}  # all, positive
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data.file import load
-from saliency_bench.errors import InputError
 
 FILES = pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 TEXTS = ["a truly  griping film", "dull"]

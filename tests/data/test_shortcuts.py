@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.data import movie_reviews, shortcuts
 from saliency_bench.data.shortcuts import (
     ABSENT,
@@ -13,8 +14,7 @@ from saliency_bench.data.shortcuts import (
     INCOMPLETE,
     KINDS,
 )
-from saliency_bench.errors import InputError
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
 
 WORDS = {*CLASS_WORDS, CONTEXT_WORD}
 PAIRS = [kind for kind in KINDS if kind != "single_token"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from saliency_bench.evaluation.curves import Curve, Explained, evaluate_curves
-from saliency_bench.evaluation.inquiry import Inquiry
+from saliency_bench.evaluation.query import Inquiry
 
 
 class LookupProbe:

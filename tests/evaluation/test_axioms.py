@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from saliency_bench.encoded import Encoded
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.axioms import completeness_gap, completeness_gap_relative
 from saliency_bench.evaluation.metrics import NotApplicable
-from saliency_bench.maps import AttributionMap
 
 
 def a_map(gap, difference):

@@ -8,12 +8,12 @@ import torch
 from tiny import VOCABULARY, FrameTokenizer, framed, tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.evaluation import removal
 from saliency_bench.evaluation.removal import AttentionProbe, DeletingProbe, removal_probe
 from saliency_bench.models import dropping
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
 
 LENGTHS = (7, 5, 9)
 SIZES = {

@@ -9,13 +9,13 @@ from evaluation.lookup import LookupProbe, arbitrary, curve_of, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.labels import OWN_UNIT, SAME_EVIDENCE
 from saliency_bench.evaluation import faithfulness as f
 from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.ranking import rank
-from saliency_bench.report.labels import OWN_UNIT, SAME_EVIDENCE
 
 # At most a hundred additions of numbers below 1, each rounded by 1.1e-16.
 ROUNDING = 2e-14

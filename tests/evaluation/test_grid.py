@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.evaluation.grid import FULL, count, counts
 
 

@@ -8,12 +8,12 @@ import torch
 from evaluation.lookup import arbitrary, inquire
 from scipy.stats import kendalltau
 
-from saliency_bench import conf_files
-from saliency_bench.evaluation import inquiry as q
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.removal_order import beam_search, orders_between
+from saliency_bench.evaluation import query as q
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
-from saliency_bench.evaluation.reading import hyperparameters
 from saliency_bench.evaluation.soft import equally_retained, retention
-from saliency_bench.orders import beam_search, orders_between
+from saliency_bench.evaluation.view import hyperparameters
 
 SEEDS = pytest.mark.parametrize("seed", range(4))
 ASKING = sorted(name for name in INFO if METRICS[name].__module__ == q.__name__)

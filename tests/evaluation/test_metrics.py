@@ -4,10 +4,11 @@ import inspect
 
 import pytest
 
-from saliency_bench import conf_files
-from saliency_bench.evaluation import as_published, axioms, faithfulness, inquiry, truth
+from saliency_bench.core import conf as conf_files
+from saliency_bench.evaluation import as_published, axioms, faithfulness, truth
+from saliency_bench.evaluation import query as inquiry
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
-from saliency_bench.evaluation.reading import hyperparameters
+from saliency_bench.evaluation.view import hyperparameters
 
 MODULES = (as_published, axioms, faithfulness, inquiry, truth)
 ALL = pytest.mark.parametrize("name", sorted(INFO))

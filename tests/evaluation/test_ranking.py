@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saliency_bench.errors import SaliencyBenchError
+from saliency_bench.core.errors import SaliencyBenchError
 from saliency_bench.evaluation.ranking import rank
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import token_inputs
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.removal import ReplacingProbe
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
 
 LENGTHS = (5, 3, 6)
 

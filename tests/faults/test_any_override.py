@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from saliency_bench import cli, conf_files
+from saliency_bench.cli import main as cli
+from saliency_bench.core import conf as conf_files
 
 GROUPS = ("data", "experiment", "method", "metric", "model", "preset", "runtime")
 KEYS = (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saliency_bench import cli
+from saliency_bench.cli import main as cli
 
 GOOD = b"text,label\nthe film,LABEL_0\na w1 and w2,LABEL_1\n"
 

@@ -6,7 +6,8 @@ from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 from tiny_heads import word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench import cli, conf_files
+from saliency_bench.cli import main as cli
+from saliency_bench.core import conf as conf_files
 from saliency_bench.models.references import References
 
 BROKEN = 7

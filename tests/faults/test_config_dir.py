@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from saliency_bench import cli
-from saliency_bench.trusted import FLAG
+from saliency_bench.cli import main as cli
+from saliency_bench.cli.config_trust import FLAG
 
 CALL = "_target_: logging.FileHandler\n{0}filename: {1}\n"
 

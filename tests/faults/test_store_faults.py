@@ -13,7 +13,7 @@ from pathlib import Path
 import nursery
 import pytest
 
-from saliency_bench.errors import StorageError
+from saliency_bench.core.errors import StorageError
 from saliency_bench.store import parts as parts_module
 from saliency_bench.store.parts import DIGESTS, PartStore, verify_sealed
 

@@ -20,20 +20,24 @@ from parity.test_captum import HYPER, REDUCTIONS, apart, both
 from tiny import VOCABULARY, FrameTokenizer, framed, tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench import cli, conf_files, config, runner
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.explain import Request, _request
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import SAMPLERS
 from saliency_bench.attribution.points import Draw
 from saliency_bench.attribution.settings import checked_setting
-from saliency_bench.bench import budget, floor
-from saliency_bench.bench.memory import peak_memory
-from saliency_bench.bench.timing import measure, synchronizer
-from saliency_bench.blocks import open_block
+from saliency_bench.cli import config
+from saliency_bench.cli import main as cli
+from saliency_bench.core import conf as conf_files
 from saliency_bench.evaluation.removal import OPERATORS
+from saliency_bench.experiments.throughput import floor
 from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
+from saliency_bench.study import budget
+from saliency_bench.study import run as runner
+from saliency_bench.study.block import open_block
+from saliency_bench.study.memory import peak_memory
+from saliency_bench.study.timing import measure, synchronizer
 
 pytestmark = [
     pytest.mark.gpu,

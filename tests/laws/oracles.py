@@ -15,16 +15,16 @@ from tiny import DIMENSIONS, scored_by, tiny_bert, token_inputs
 from torch import Tensor
 
 import saliency_bench as sb
-from saliency_bench import conf_files
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.quadrature import RULES
 from saliency_bench.attribution.settings import checked_setting
-from saliency_bench.blocks import open_block
-from saliency_bench.encoded import Encoded
-from saliency_bench.maps import AttributionMap
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import open_block
 
 #: Tokens of the texts whose scores have a weight for each place.
 T = 5

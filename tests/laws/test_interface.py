@@ -7,7 +7,7 @@ from laws.oracles import T, constants, linear, scores
 from tiny import scored_by, tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 
 def test_vanilla_with_dot_is_input_x_gradient_under_one_name(bert):

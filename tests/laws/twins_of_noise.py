@@ -18,7 +18,7 @@ from saliency_bench.attribution.noise import (
     split_half,
 )
 from saliency_bench.attribution.points import Draw, NoiseCloud
-from saliency_bench.streams import generator_for
+from saliency_bench.core.random import generator_for
 
 # -- noise --------------------------------------------------------------------------------------------------------
 

@@ -6,14 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from saliency_bench import blocks
 from saliency_bench.attribution import context, estimate, explain, gradient
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.attribution.methods import METHODS, gradients, paths
 from saliency_bench.attribution.methods.base import Expectation, Values
-from saliency_bench.attribution.moments import PRODUCT, VARIANCE, Moment, square
-from saliency_bench.attribution.moments import gradient as gradient_term
 from saliency_bench.attribution.noise import draw
 from saliency_bench.attribution.points import (
     NoiseCloud,
@@ -22,8 +19,11 @@ from saliency_bench.attribution.points import (
     SingleTokenPaths,
     StraightPath,
 )
+from saliency_bench.attribution.statistics import PRODUCT, VARIANCE, Moment, square
+from saliency_bench.attribution.statistics import gradient as gradient_term
 from saliency_bench.evaluation import removal
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study import block as blocks
 
 # -- paths --------------------------------------------------------------------------------------------------------
 

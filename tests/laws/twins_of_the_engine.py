@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import torch
 
-from saliency_bench import api, blocks
+from saliency_bench import api
 from saliency_bench.attribution import explain
 from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.attribution.points import StraightPath
+from saliency_bench.core.tensors import Batch
 from saliency_bench.models import model
-from saliency_bench.types import Batch
+from saliency_bench.study import block as blocks
 
 # -- batches, chunks, sweeps --------------------------------------------------------------------------------------
 

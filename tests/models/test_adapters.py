@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_bert
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models import loading
 from saliency_bench.models.folders import MERGED, check_adapter
 

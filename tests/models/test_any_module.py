@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 TEXTS = [[1, 9, 12, 7, 30, 2], [1, 5, 8, 2], [1, 22, 21, 20, 19, 2], [1, 33, 2]]
 

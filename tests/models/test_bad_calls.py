@@ -8,7 +8,7 @@ from tiny import FrameTokenizer, scored_by, tiny_bert, token_inputs
 from tiny_heads import tiny_model, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError, said
+from saliency_bench.core.errors import InputError, said
 
 (TEXT,) = token_inputs(6)
 

@@ -10,7 +10,7 @@ from tiny_heads import SIZES, word_tokenizer
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.references import References
 
 TEXT = "the capital of france is"

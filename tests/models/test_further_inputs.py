@@ -7,11 +7,11 @@ from tiny import VOCABULARY, FrameTokenizer, tiny_bert
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench.blocks import open_block, plan_blocks
-from saliency_bench.errors import InputError
-from saliency_bench.maps import AttributionMap
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.maps import AttributionMap
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import open_block, plan_blocks
 
 IDS = [2, 10, 11, 12, 13, 3]
 SIZES = {

@@ -3,7 +3,7 @@
 import pytest
 
 from saliency_bench.data.shortcuts import KINDS
-from saliency_bench.models.gate import Gate, held_out, judge
+from training.gate import Gate, held_out, judge
 
 GATE = Gate(least_complete=0.99, chance_margin=0.05, margin=0.05)
 GOOD = {"complete": 0.995, "incomplete": 0.80, "original": 0.82}

@@ -7,7 +7,7 @@ import torch
 from tiny import VOCABULARY, tiny_bert
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.loading import load_default, resolve_device, weights_digest
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a", "##s", "."]
@@ -140,7 +140,7 @@ def test_the_default_model_is_as_good_as_its_card_says(default_model):
 
     from saliency_bench.data import movie_reviews
     from saliency_bench.models.encoder import ADAPTERS
-    from saliency_bench.models.training import accuracy
+    from training.fine_tuning import accuracy
 
     examples = movie_reviews.load(split="test")[:300]
     right = accuracy(default_model.module, default_model.tokenizer, examples)

@@ -5,7 +5,7 @@ import torch
 from tiny_heads import SIZES, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.heads import HEADS, trained_for
 
 TASKS = [

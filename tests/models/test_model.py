@@ -6,7 +6,7 @@ from tiny import VOCABULARY, tiny_bert
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 IDS = torch.tensor([[5, 9, 7, 6], [8, 5, 11, 30]])
 

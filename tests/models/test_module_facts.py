@@ -10,7 +10,7 @@ from tiny import VOCABULARY, FrameTokenizer, tiny_bert, token_inputs
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 
 IDS = [2, 10, 11, 12, 13, 3]
 TEXT = {"input_ids": IDS}

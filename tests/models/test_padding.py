@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.preflight import inspect_model, inspect_texts
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
 
 IDS, SHORT, PAD = [1, 9, 12, 7, 30, 8, 21, 2], [1, 9, 12, 7, 2], 0
 #: Batches of padded texts as loaders bring them.

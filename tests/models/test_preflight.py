@@ -6,7 +6,7 @@ from tiny import VOCABULARY, scored_by, tiny_bert, token_inputs
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.preflight import inspect_model
 
 IDS = (5, 9, 7, 6, 12)

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_bert, token_inputs
 from torch import nn
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.randomisation import fresh_weights, randomised, stages
 

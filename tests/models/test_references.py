@@ -11,8 +11,8 @@ import torch
 from tiny import scored_by, tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench import config
-from saliency_bench.errors import InputError
+from saliency_bench.cli import config
+from saliency_bench.core.errors import InputError
 from saliency_bench.models import references
 from saliency_bench.models.references import References
 
@@ -258,7 +258,8 @@ def test_a_file_needs_a_tokenizer(bert, tmp_path):
 def test_a_run_with_too_short_a_file_is_refused_before_anything_is_written(
     default_model, tmp_path, monkeypatch
 ):
-    from saliency_bench import runner, study
+    from saliency_bench.study import prepare as study
+    from saliency_bench.study import run as runner
 
     (tmp_path / "own.txt").write_text("two words")
     monkeypatch.setattr(study, "load_configured_model", lambda _: default_model)

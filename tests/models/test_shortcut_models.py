@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from saliency_bench import config, study
+from saliency_bench.cli import config
+from saliency_bench.core.errors import InputError
 from saliency_bench.data import shortcuts
 from saliency_bench.data.shortcuts import KINDS
-from saliency_bench.errors import InputError
 from saliency_bench.models.encoder import SHORTCUTS
-from saliency_bench.models.gate import Gate, judge
 from saliency_bench.models.loading import CARD, load_shortcuts
-from saliency_bench.models.training import accuracy
+from saliency_bench.study import prepare as study
+from training.fine_tuning import accuracy
+from training.gate import Gate, judge
 
 SEEDS = (0, 1, 2)
 

@@ -3,7 +3,7 @@
 import torch
 from tiny import FrameTokenizer
 
-from saliency_bench.models.training import mask
+from training.fine_tuning import mask
 
 IDS = torch.tensor([[1, *range(10, 40), 2, 0, 0]] * 200)
 FRAME = torch.tensor([[True, *[False] * 30, True, True, True]] * 200)

@@ -8,17 +8,17 @@ import torch
 from tiny import token_inputs
 
 import saliency_bench as sb
-from saliency_bench import config
 from saliency_bench.attribution import captum, parity
 from saliency_bench.attribution.methods import KINDS, METHODS, paths
 from saliency_bench.attribution.quadrature import quadrature
-from saliency_bench.blocks import open_block
-from saliency_bench.errors import InputError
+from saliency_bench.cli import config
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.rows import Setting
+from saliency_bench.experiments import parity as validation
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
-from saliency_bench.rows import Setting
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.verbs import validation
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import open_block
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 9}
 NOISE = {

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from saliency_bench.rows import TABLES, Setting
+from saliency_bench.core.rows import TABLES, Setting
+from saliency_bench.store.parquet import to_table
 from saliency_bench.store.run import Run
-from saliency_bench.store.tables import to_table
 
 CELL = "cell"
 #: Metric: unit, higher_is_better, mean of the best method, spread over examples.

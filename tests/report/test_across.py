@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.rows import Setting
 from saliency_bench.report.across import across, cells_table, differences, tables, variance
 from saliency_bench.report.across_plots import forest, look
 from saliency_bench.report.build import build_across
 from saliency_bench.report.style import HEIGHT, styled
 from saliency_bench.report.terminal import print_fitting
-from saliency_bench.rows import Setting
 
 METHODS = ("vanilla", "integrated_gradients", "random")
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from saliency_bench.core.heatmap import DARK, LIGHT, bar, panel
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
-from saliency_bench.report.heatmap import DARK, LIGHT, bar, panel
 from saliency_bench.report.html import caution, what_was_run
-from saliency_bench.store import tables as store_tables
+from saliency_bench.store import parquet as store_tables
+from saliency_bench.store.parquet import schema_of, to_parquet
 from saliency_bench.store.run import Run, Tables
-from saliency_bench.store.tables import schema_of, to_parquet
 
 NASTY = "<script>alert('x')</script>\x1b[31m \u202e{{ 7*7 }}$\\frac$"
 

@@ -15,10 +15,10 @@ from tiny_heads import tiny_head, word_tokenizer
 
 import saliency_bench as sb
 from saliency_bench.attribution.methods import KINDS
-from saliency_bench.report.captions import Place, facts, headings, legend, place_of_row
-from saliency_bench.report.explanation import page, record, records, to_rich
-from saliency_bench.report.heatmap import map_of_attribution
-from saliency_bench.report.signs import SIGNED_METHODS, UNSIGNED_METHODS, declared, signed
+from saliency_bench.core.captions import Place, facts, headings, legend, place_of_row
+from saliency_bench.core.display import page, record, records, to_rich
+from saliency_bench.core.heatmap import map_of_attribution
+from saliency_bench.core.signs import SIGNED_METHODS, UNSIGNED_METHODS, declared, signed
 from saliency_bench.report.terminal import show_maps
 
 

@@ -8,10 +8,10 @@ import pytest
 from tiny_heads import tiny_head, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench import cli
-from saliency_bench.errors import InputError
+from saliency_bench.cli import main as cli
+from saliency_bench.core.display import page, records
+from saliency_bench.core.errors import InputError
 from saliency_bench.models.loading import load_model
-from saliency_bench.report.explanation import page, records
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from saliency_bench.bench.forecast import Forecast, Shared
+from saliency_bench.cli.forecast_table import show
 from saliency_bench.models.ledger import Work
-from saliency_bench.report.forecast import duration, rounded, sentence, show, size
+from saliency_bench.study.forecast import Forecast, Shared, duration, rounded, sentence, size
 
 FORECAST = Forecast(
     stages={

@@ -9,10 +9,9 @@ import pytest
 from rich.console import Console
 from shown import attribution, read
 
-from saliency_bench.errors import InputError
-from saliency_bench.maps import AttributionMap
-from saliency_bench.report.explanation import fragment, to_rich
-from saliency_bench.report.heatmap import (
+from saliency_bench.core.display import fragment, to_rich
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.heatmap import (
     DARK,
     LIGHT,
     Span,
@@ -26,6 +25,7 @@ from saliency_bench.report.heatmap import (
     token_map,
     visible,
 )
+from saliency_bench.core.maps import AttributionMap
 
 
 def map_of(text, pieces, scores, pair=None, words=None, signed=True, **options):

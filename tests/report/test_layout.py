@@ -5,10 +5,10 @@ from itertools import combinations, pairwise
 
 import pytest
 
+from saliency_bench.core.rows import Setting
 from saliency_bench.report import plots, style
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import FIGURES
-from saliency_bench.rows import Setting
 
 PIXEL = 1.0  # what rounding to whole dots may put outside
 

@@ -10,10 +10,10 @@ from itertools import cycle
 import numpy as np
 import pytest
 
-from saliency_bench.encoded import Encoded
-from saliency_bench.maps import AttributionMap
+from saliency_bench.core.display import page
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.text import Encoded
 from saliency_bench.report.build import build_report
-from saliency_bench.report.explanation import page
 
 MARK = "PAYLOAD-RAN"
 RUN = f"document.title='{MARK}'"

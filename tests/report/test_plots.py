@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from saliency_bench.core.rows import Setting
 from saliency_bench.report import plots, removal_plots, style, sweep_plots
 from saliency_bench.report.analysis import analyse
-from saliency_bench.rows import Setting
 
 FIGURES = [plots.curves, plots.metric_bars, plots.agreement, plots.cost]
 SWEEPS = [sweep_plots.convergence, sweep_plots.noise_map]

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from saliency_bench import cli, conf_files
-from saliency_bench.errors import InputError
+from saliency_bench.cli import main as cli
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.rows import Setting
 from saliency_bench.report import published
 from saliency_bench.report.analysis import analyse
-from saliency_bench.rows import Setting
 
 DISTILBERT = "distilbert-base-uncased-finetuned-sst-2-english"
 

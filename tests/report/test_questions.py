@@ -10,7 +10,7 @@ from saliency_bench.report.analysis import analyse
 from saliency_bench.report.html import what_was_run
 from saliency_bench.report.plots import _on_grid
 from saliency_bench.report.removal_cost import removal_cost
-from saliency_bench.report.tables import tables
+from saliency_bench.report.study_tables import tables
 
 TIMES = 2  # the mean of a number and itself is the number, to the last digit
 

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.labels import metric_label, ordered_metrics, same_evidence_words
+from saliency_bench.core.rows import Setting
 from saliency_bench.report.analysis import analyse, with_removal
-from saliency_bench.report.convergence import gates
+from saliency_bench.report.convergence_table import gates
 from saliency_bench.report.html import caution
-from saliency_bench.report.labels import metric_label, ordered_metrics, same_evidence_words
-from saliency_bench.report.tables import agreement, tables
-from saliency_bench.rows import Setting
+from saliency_bench.report.study_tables import agreement, tables
 from saliency_bench.store.durable import to_json
 from saliency_bench.store.run import Run
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from saliency_bench.report.analysis import analyse
+from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import printed
-from saliency_bench.report.tables import headline
 from saliency_bench.report.terminal import fitting, show
 
 

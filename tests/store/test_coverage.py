@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from saliency_bench.errors import StorageError
-from saliency_bench.rows import TABLES
+from saliency_bench.core.errors import StorageError
+from saliency_bench.core.rows import TABLES
 from saliency_bench.store.coverage import Plan, require_planned
 from saliency_bench.store.parts import PartStore
 

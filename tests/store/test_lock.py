@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from saliency_bench.errors import StorageError
+from saliency_bench.core.errors import StorageError
 from saliency_bench.store.lock import locked
 
 HOLD = """

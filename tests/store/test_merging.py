@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saliency_bench.errors import InputError
+from saliency_bench.core.errors import InputError
 from saliency_bench.store import merging
 from saliency_bench.store.merging import merge_files
-from saliency_bench.store.tables import from_parquet, merge, to_parquet, to_table
+from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_table
 
 
 def row(setting, example, metric, removal=None, value=0.5):

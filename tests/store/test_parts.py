@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from saliency_bench.errors import InputError, StorageError
+from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.store.durable import sha256
+from saliency_bench.store.parquet import from_parquet
 from saliency_bench.store.parts import PartStore, verify_sealed
-from saliency_bench.store.tables import from_parquet
 
 
 class Killed(BaseException):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from saliency_bench.errors import InputError, StorageError
-from saliency_bench.rows import TABLES, Setting
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.core.rows import TABLES, Setting
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import read_run, write_json
 

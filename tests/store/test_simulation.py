@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_million.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "million.py"
 
 
 def test_a_small_simulation_plans_stores_and_merges_every_text(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saliency_bench.errors import InputError, StorageError
-from saliency_bench.rows import ADDED, SORT_KEYS, TABLES
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.core.rows import ADDED, SORT_KEYS, TABLES
+from saliency_bench.store.parquet import from_parquet, merge, schema_of, to_parquet, to_table
 from saliency_bench.store.run import read_run
-from saliency_bench.store.tables import from_parquet, merge, schema_of, to_parquet, to_table
 
 RESULTS = Path(__file__).parents[2] / "results"
 VALUES = {

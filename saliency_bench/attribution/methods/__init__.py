@@ -7,12 +7,12 @@ and one yaml in conf/method/.
 from saliency_bench.attribution.methods import (
     ancestors,
     attention,
-    given,
     gradients,
     paths,
     perturbation,
     rankings,
-)  # they register themselves
+)
+from saliency_bench.attribution.methods import external as given
 from saliency_bench.attribution.methods.base import KINDS, METHODS, ONLY, method
 
 __all__ = [

@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
-from saliency_bench.errors import InputError, unknown
-from saliency_bench.models.rounding import at_least_float32
-from saliency_bench.streams import generator_for
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Attribution
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.tensors import Attribution, at_least_float32
+from saliency_bench.models.tasks import sequence_classification as task
 
 #: What the gradient is multiplied with: each token's own embedding, or that of the first token for all.
 MULTIPLIERS = ("own", "first")

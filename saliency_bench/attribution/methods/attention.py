@@ -12,9 +12,9 @@ from torch import Tensor
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
-from saliency_bench.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.tensors import Attribution
 from saliency_bench.models.attentions import recorded_attentions
-from saliency_bench.types import Attribution
 
 Layers = Sequence[Float[Tensor, "R H T T"]]
 

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.attribution.moments import MEAN, Moment
 from saliency_bench.attribution.noise import Draws
 from saliency_bench.attribution.points import Points
-from saliency_bench.registry import Registry
-from saliency_bench.types import Attribution, Convergence
+from saliency_bench.attribution.statistics import MEAN, Moment
+from saliency_bench.core.registry import Registry
+from saliency_bench.core.tensors import Attribution, Convergence
 
 #: What a method's raw values are, which decides how they may be reduced to one number per token:
 #: "gradient" (nothing multiplied in), "square" (of gradients, never negative), "product" (the input multiplied in),

@@ -2,9 +2,9 @@
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, method
-from saliency_bench.attribution.moments import MEAN, SQUARE, VARIANCE, Moment
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import Input
+from saliency_bench.attribution.statistics import MEAN, SQUARE, VARIANCE, Moment
 
 
 @method("gradient")

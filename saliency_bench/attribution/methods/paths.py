@@ -12,13 +12,13 @@ from saliency_bench.attribution.calibration import density_of
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.density import calibrated_rule
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Values, method
-from saliency_bench.attribution.moments import MEAN, PRODUCT, SQUARE, VARIANCE
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTokenPaths
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import quadrature as rule
-from saliency_bench.errors import unknown
-from saliency_bench.types import Attribution
+from saliency_bench.attribution.statistics import MEAN, PRODUCT, SQUARE, VARIANCE
+from saliency_bench.core.errors import unknown
+from saliency_bench.core.tensors import Attribution
 
 #: What the noise tunnel takes of the noisy copies' integrated gradients; None is their mean.
 STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}

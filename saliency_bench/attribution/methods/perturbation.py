@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Values, method
 from saliency_bench.attribution.points import StraightPath
-from saliency_bench.errors import InputError
-from saliency_bench.models.rounding import at_least_float32
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.seeding import seed_of
+from saliency_bench.core.tensors import Attribution, ScoreFn, at_least_float32
 from saliency_bench.models.threads import PROCESS
-from saliency_bench.seeding import seed_of
-from saliency_bench.types import Attribution, ScoreFn
 
 
 @dataclass(frozen=True)

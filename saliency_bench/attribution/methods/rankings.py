@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
-from saliency_bench.orders import Drops
-from saliency_bench.orders import beam_search as best_order
-from saliency_bench.streams import generator_for
-from saliency_bench.tasks import sequence_classification as task
-from saliency_bench.types import Attribution
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.removal_order import Drops
+from saliency_bench.core.removal_order import beam_search as best_order
+from saliency_bench.core.tensors import Attribution
+from saliency_bench.models.tasks import sequence_classification as task
 
 
 @method("token")

@@ -1,0 +1,36 @@
+"""ferret, transformers-interpret and interpreto against ours: compare_peers.py --out FOLDER ferret=PYTHON ..."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.peers.comparison import compare_peers
+from saliency_bench.data import movie_reviews
+from saliency_bench.models.loading import load_default
+from saliency_bench.models.tasks import sequence_classification as task
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=32, help="sentences")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--calibrated", type=int, default=18, help="nodes of ours in one row more")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("pythons", nargs="+", metavar="PEER=PYTHON")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    model = load_default(device="cpu")
+    compare_peers(
+        model,
+        task.encode(model, movie_reviews.load(split="test")[: given.n]),
+        n_steps=given.steps,
+        n_calibrated=given.calibrated,
+        n_repeats=given.pairs,
+        pythons=dict(one.split("=", 1) for one in given.pythons),
+        out=given.out,
+        command=sys.argv,
+    )
+    print((given.out / "peers.md").read_text())

@@ -1,0 +1,38 @@
+"""The whole method_comparison study, ours against by hand, in interleaved runs: python -m benchmarks.study.run --out FOLDER."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.study import by_hand
+from benchmarks.study.comparison import CONTESTANTS, Asked, compare
+from saliency_bench.cli import config
+
+
+def compose(overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The configuration and its settings."""
+    cfg = config.load(["experiment=method_comparison", *overrides])
+    config.validate(cfg)
+    return cfg, config.settings(cfg)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=50, help="sentences")
+    parser.add_argument("--check", type=int, default=4, help="sentences checked before")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--contestants", nargs="+", choices=[*CONTESTANTS], default=[*CONTESTANTS])
+    parser.add_argument("--draws", choices=("ours", "own"), default="ours")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    rule = "method.integrated_gradients."
+    fewer = (f"{rule}quadrature=calibrated", f"{rule}n_steps=18")
+    names = tuple(given.contestants)
+    asked = Asked(given.out, given.n, given.check, given.pairs, names, given.draws, fewer)
+    compare(compose, by_hand, asked, sys.argv)

@@ -1,0 +1,171 @@
+"""The configuration: its schema, its composition by Hydra, its checks, and the settings it asks for.
+
+Only this module, `hydra_words` and `cli` know Hydra. Nothing is instantiated from a configuration: names are looked up in the
+registries, and everything else is data.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from saliency_bench.cli.checks import settings, validate
+from saliency_bench.cli.hydra_words import as_hydra_reads
+from saliency_bench.cli.messages import readable, unknown_key
+from saliency_bench.cli.schema import (
+    Config,
+    DefaultModel,
+    HubModel,
+    MaskedModel,
+    ModelConfig,
+    RandomLabelsModel,
+    ShortcutModel,
+)
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.rows import as_list
+
+__all__ = [
+    "Config",
+    "from_hydra",
+    "load",
+    "readable",
+    "register",
+    "settings",
+    "validate",
+]
+
+
+#: The schema of each `model.name`.
+MODELS: Mapping[str, type[ModelConfig]] = {
+    "default": DefaultModel,
+    "masked": MaskedModel,
+    "random_labels": RandomLabelsModel,
+    "shortcuts": ShortcutModel,
+    "hub": HubModel,
+}
+
+
+def register() -> None:
+    """Makes the schema known to Hydra under the names that conf/ uses."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, model in MODELS.items():
+        store.store(group="model", name=f"{name}_schema", node=model)
+
+
+def load(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that the command line would have with these overrides, not yet validated.
+
+    Raises:
+        InputError: an override is not understood, or a key or a type is wrong.
+    """
+    register()
+    words = as_hydra_reads(overrides)
+    try:
+        with (
+            refusing_absent_folders(),
+            initialize_config_dir(str(conf_files.folder()), version_base="1.3"),
+        ):
+            node = compose("config", words)
+    except Exception as error:  # Hydra lets builtin exceptions through; composing does nothing else
+        raise InputError(readable(error, Config)) from error
+    return from_hydra(node)
+
+
+@contextmanager
+def refusing_absent_folders() -> Iterator[None]:
+    """Hydra warns of a folder in its search path that is not there, and goes on without what was wanted of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
+        yield
+
+
+def from_hydra(node: DictConfig) -> Config:
+    """A composed configuration as plain objects, interpolations resolved and what is implied written out."""
+    try:
+        _refuse_targets(OmegaConf.to_container(node, resolve=False))
+        _refuse_other_keys(node)
+        if missing := sorted(OmegaConf.missing_keys(node)):
+            raise InputError(f"{missing[0]} is missing. Give it: {missing[0]}=VALUE")
+        cfg = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise InputError(readable(error, Config)) from error
+    except RecursionError as error:
+        raise InputError("a value refers to itself through ${...}. Break the circle.") from error
+    assert isinstance(cfg, Config)
+    _refuse_another_model(cfg.model)
+    cfg.backend = as_list(cfg.backend)
+    cfg.evaluation.removal = as_list(cfg.evaluation.removal)
+    cfg.agreement.metrics = as_list(cfg.agreement.metrics)
+    if cfg.choose is not None and cfg.choose.split is None:
+        cfg.choose = None
+    if cfg.statistics.reference is None:
+        cfg.statistics.reference = next(iter(cfg.method), None)
+    return cfg
+
+
+def from_plain(plain: Mapping[str, Any]) -> Config:
+    """The configuration that a run folder holds, as data: checked against the schema, and nothing in it is called.
+
+    Raises:
+        InputError: it is none.
+    """
+    if "${" in str(plain):
+        raise InputError("the configuration holds ${...}, which a finished configuration has not.")
+    model = plain.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else None
+    one_of("model.name", name, MODELS)
+    schema = OmegaConf.structured(Config)
+    try:
+        schema.model = OmegaConf.structured(MODELS[cast(str, name)])
+        return from_hydra(cast(DictConfig, OmegaConf.merge(schema, dict(plain))))
+    except OmegaConfBaseException as error:
+        raise InputError(readable(error, Config)) from error
+
+
+def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
+    """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
+    kind = OmegaConf.get_type(node)
+    known = [one.name for one in fields(kind)] if is_dataclass(kind) else None
+    for name in known or ():
+        if name not in node:
+            raise InputError(f"{key}{name} is missing. Remove ~{key}{name}.")
+    for name in map(str, node):
+        if known is not None and name not in known:
+            raise InputError(unknown_key(f"{key}{name}", Config))
+        if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+            continue
+        if isinstance(node[name], DictConfig):
+            _refuse_other_keys(node[name], f"{key}{name}.")
+
+
+def _refuse_another_model(model: ModelConfig) -> None:
+    """`model.name` goes with the keys beside it, which the file that is chosen for `model` has."""
+    one_of("model.name", model.name, MODELS)
+    if type(model) is not MODELS[model.name]:
+        own = next(name for name, kind in MODELS.items() if kind is type(model))
+        raise InputError(
+            f"model.name={model.name}: what is chosen for model is {own}, which has other keys. Choose the other by "
+            f"model={model.name}."
+        )
+
+
+def _refuse_targets(value: Any, key: str = "") -> None:
+    """A configuration is data: what Hydra would instantiate has no place in it, at any depth."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "_target_":
+                raise InputError(
+                    f"{key}{name}: a configuration names parts, it does not call code. Remove it."
+                )
+            _refuse_targets(inner, f"{key}{name}.")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_targets(inner, f"{key}{index}.")

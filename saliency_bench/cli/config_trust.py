@@ -1,0 +1,166 @@
+"""Hydra's configuration is code: it can name Python objects that Hydra calls. Whose may, the user says.
+
+A folder of one's own experiments, methods and models is data, and is taken. One that another user can have written, or
+that reaches beyond this program's own keys, is refused unless its owner is said to be trusted.
+"""
+
+import os
+import re
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saliency_bench.core.errors import InputError, said
+
+FLAG = "--trust-config-dir"
+_SUFFIXES = (".yaml", ".yml")
+#: Names of Hydra's own keys, what it calls, and interpolations that call something.
+_CODE = re.compile(r"hydra|_target_|\$\{[^${}]*:", re.IGNORECASE)
+#: What refers to what was said before doubles with every level; nobody's own configuration needs so many.
+MOST_ALIASES = 16
+_PACKAGE = re.compile(r"^\s*#\s*@package\b.*", re.MULTILINE)
+
+
+def refuse_code(given: Namespace, trusts: bool) -> None:
+    """Refuses what would make Hydra run somebody else's code.
+
+    Args:
+        given: Hydra's options as its own parser reads them, abbreviated ones too.
+        trusts: the user has said that the owner of the folder is trusted.
+
+    Raises:
+        InputError: a folder could have been written by another user, or could run code, and is not said to be trusted;
+            or pickles are to be loaded.
+    """
+    if given.experimental_rerun:
+        raise InputError(
+            "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
+        )
+    own = given.config_dir
+    if own is not None and not (own and Path(own).is_dir()):
+        raise InputError(f"--config-dir {own!r}: there is no such folder.")
+    if trusts:
+        return
+    for option in ("config_dir", "config_path"):
+        if folder := getattr(given, option):
+            _refuse_foreign(f"--{option.replace('_', '-')}", Path(folder))
+    for word in given.overrides:
+        if re.match(r"[+~]*hydra\.searchpath\b", word):
+            raise _refusal(word, "it names folders of configuration that are not looked into")
+
+
+def _refuse_foreign(option: str, folder: Path) -> None:
+    for path in _everything_in(folder):
+        found = path.stat()
+        if hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), 0):
+            raise _refusal(f"{option} {folder}", f"{path} belongs to another user")
+        if os.name != "nt" and found.st_mode & 0o002:
+            raise _refusal(f"{option} {folder}", f"every user can write {path}")
+        if reason := _reaches_beyond(path, folder):
+            raise _refusal(f"{option} {folder}", f"{path} {reason}")
+
+
+def _refusal(what: str, why: str) -> InputError:
+    return InputError(
+        f"{what}: {why}. Configuration of Hydra is code: if you trust its owner, say so with {FLAG}."
+    )
+
+
+def _everything_in(folder: Path) -> Iterator[Path]:
+    """The folder, its folders and its configuration files, through links as Hydra goes."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield Path(place)
+        yield from (Path(place, name) for name in files if name.endswith(_SUFFIXES))
+
+
+def _reaches_beyond(path: Path, folder: Path) -> str | None:
+    """Why a file could have Hydra call something."""
+    if _CODE.search(str(path.relative_to(folder))):
+        return "is a file of Hydra's own"
+    if path.is_dir():
+        return None
+    try:
+        text = path.read_text("utf-8")
+        root = yaml.compose(
+            text, yaml.SafeLoader
+        )  # follows no alias, and gives up on depth at once
+        aliases = sum(isinstance(one, yaml.AliasToken) for one in yaml.scan(text, yaml.SafeLoader))
+        if aliases > MOST_ALIASES:
+            return f"has {aliases} aliases, which could stand for billions of values, expected up to {MOST_ALIASES}"
+        _refuse_misshapen(path, text, root)
+        words = [*_scalars(root, set()), *_PACKAGE.findall(text)]
+    except InputError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        return f"cannot be read ({said(error)})"
+    return next((f"says {word[:80]!r}" for word in words if _CODE.search(word)), None)
+
+
+def _refuse_misshapen(path: Path, text: str, root: Any) -> None:
+    """Refuses what Hydra would read in another way than it was meant, or not find the end of."""
+    if text.startswith("\ufeff"):
+        raise InputError(f"{path} begins with a byte order mark. Save it as UTF-8 without one.")
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        kind = "a list" if isinstance(root, yaml.SequenceNode) else "one value"
+        raise InputError(f"{path}: expected keys with values (key: value), got {kind}.")
+    if _includes_itself(path):
+        raise InputError(f"{path}: its defaults lead back to itself. Remove it from them.")
+
+
+def _includes_itself(path: Path) -> bool:
+    """Whether the defaults of a file lead back to it through files of its own folder."""
+    waiting, seen = [path], set[Path]()
+    while waiting:
+        one = waiting.pop()
+        for name in _defaults(one):
+            other = path.parent / f"{name}{path.suffix}"
+            if other == path:
+                return True
+            if other not in seen and other.is_file():
+                seen.add(other)
+                waiting.append(other)
+    return False
+
+
+def _defaults(path: Path) -> list[str]:
+    """The names that the defaults of a file give of files of the same group."""
+    try:
+        root = yaml.compose(path.read_text("utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return []  # its own turn comes
+    if not isinstance(root, yaml.MappingNode):
+        return []
+    found = []
+    for key, value in root.value:
+        if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
+            found += [one.value for one in value.value if isinstance(one, yaml.ScalarNode)]
+    group = f"/{path.parent.name}/"
+    names = [name.removeprefix(group).split("@")[0] for name in found]
+    return [name for name in names if not name.startswith("/")]  # of another group
+
+
+def _scalars(node: Any, seen: set[int]) -> Iterator[str]:
+    """Every key and value, as YAML reads it: escapes and aliases hide nothing. A tag of Python's is one too."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        yield f"_target_ {node.tag}"
+    if isinstance(node, yaml.ScalarNode):
+        yield node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item, seen)
+    else:
+        for pair in node.value:
+            for item in pair:
+                yield from _scalars(item, seen)

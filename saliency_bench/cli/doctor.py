@@ -1,0 +1,113 @@
+"""`saliency-bench doctor`: what works on this machine, and what to do about what does not."""
+
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import SaliencyBenchError
+
+GOOD, MISSING, BAD = "ok", "absent", "broken"
+
+#: Libraries without which nothing works, and what comes with an extra.
+LIBRARIES = ("torch", "transformers", "captum", "hydra-core", "peft", "scipy", "pyarrow")
+EXTRAS = {"data": "datasets", "ray": "ray", "slurm": "submitit"}
+LITTLE_MEMORY_GB = 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, how it is, and what to know or to do."""
+
+    name: str
+    state: str
+    said: str
+
+
+def checks() -> Iterator[Check]:
+    """Everything that is looked at, in order; nothing is downloaded or written but a file that is removed again."""
+    yield Check("python", GOOD, f"{platform.python_version()}, {platform.system()}")
+    for name in LIBRARIES:
+        yield _checked(name, partial(version, name))
+    yield _checked("configuration", lambda: f"{len(conf_files.names('method'))} methods")
+    yield _checked("default encoder", _encoder)
+    yield _checked("devices", _devices)
+    yield _checked("gradient", _gradient)
+    yield _checked("memory", _memory)
+    yield _checked("writing", _writing)
+    for extra, package in EXTRAS.items():
+        there = find_spec(package) is not None
+        said = version(package) if there else f"pip install 'saliency-bench[{extra}]'"
+        yield Check(f"extra {extra}", GOOD if there else MISSING, said)
+
+
+def _checked(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, GOOD, look())
+    except PackageNotFoundError:
+        return Check(name, BAD, f"not installed: pip install {name}")
+    except (SaliencyBenchError, OSError, RuntimeError, ImportError) as error:
+        return Check(name, BAD, " ".join(str(error).split()))
+
+
+def _encoder() -> str:
+    from saliency_bench.models.encoder import PACKAGE, encoder_folder
+
+    encoder_folder()
+    return f"{PACKAGE}, its weights are the ones that results were made with"
+
+
+def _devices() -> str:
+    import torch
+
+    cores = f"cpu with {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        return f"{cores}; no GPU that torch {torch.__version__} can use"
+    names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"{cores}; {', '.join(names)}"
+
+
+def _gradient() -> str:
+    """A method on a random model of two layers, against Captum's number of the same."""
+    import numpy as np
+
+    import saliency_bench as sb
+    from saliency_bench.experiments.random_models import random_model, random_texts
+
+    model = random_model("bert", "float64")
+    ids = {"input_ids": list(random_texts(model, 1, 6)[0].input_ids)}
+    ours, theirs = (
+        sb.attribute(model, [ids], "integrated_gradients", baseline="zero", backend=backend)[0]
+        for backend in ("native", "captum")
+    )
+    apart = float(np.abs(ours.scores - theirs.scores).max() / np.abs(theirs.scores).max())
+    if not apart < 1e-9:
+        raise RuntimeError(f"integrated_gradients differs from Captum's by {apart:.1e}")
+    return f"integrated_gradients differs from Captum's by {apart:.0e} of the largest score"
+
+
+def _memory() -> str:
+    from saliency_bench.store.manifest import memory_bytes
+
+    total = memory_bytes()
+    if total is None:
+        return "unknown"
+    gigabytes = total / 2**30
+    if gigabytes < LITTLE_MEMORY_GB:
+        raise RuntimeError(f"{gigabytes:.1f} GiB: expected {LITTLE_MEMORY_GB} or more")
+    return f"{gigabytes:.0f} GiB"
+
+
+def _writing() -> str:
+    """A file written here as results are, and removed."""
+    from saliency_bench.store.durable import replace_file
+
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".saliency-bench-") as folder:
+        replace_file(Path(folder) / "file", b"")
+    return f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here"

@@ -1,0 +1,119 @@
+"""What a command is doing and how far it is: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SECONDS_BETWEEN_LINES = 30.0
+#: What is over sooner is not worth a line.
+SECONDS_OF_SILENCE = 0.5
+#: Said at once: while libraries are loaded, no other thread may come to speak.
+IMPORTING = "importing PyTorch and transformers"
+
+#: `(stage, done, total)`, called before each step and once more when the stage is done; a total of 0 is not counted.
+Show = Callable[[str, int, int], None]
+
+
+@contextmanager
+def progress() -> Iterator[Show]:
+    """What a runner calls to say how far it is; everything goes to standard error."""
+    if sys.stderr.isatty():
+        with _bars() as show:
+            yield show
+        return
+    lines = Lines()
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def importing(show: Show) -> None:
+    """Says that the large libraries are loaded next, unless they are there."""
+    if "torch" not in sys.modules:
+        show(IMPORTING, 0, 0)
+
+
+@contextmanager
+def _bars() -> Iterator[Show]:
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
+    with rich.Progress(
+        *columns, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bars:
+        tasks: dict[str, rich.TaskID] = {}
+        uncounted: list[str] = []
+
+        def show(stage: str, done: int, total: int) -> None:
+            while uncounted and uncounted[-1] != stage:  # what is not counted ends with the next
+                bars.remove_task(tasks.pop(uncounted.pop()))
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+                uncounted.extend([] if total else [stage])
+            if total:
+                bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+class Lines:
+    """Plain lines: where a stage begins and ends, and every 30 seconds in between, with the time left.
+
+    A stage that is not counted has one, if it takes more than a moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.stage = ""
+        self.spoken = 0.0
+        self.began = (0.0, 0)  # when the stage was first heard of, and what was done by then
+        self.waiting: threading.Timer | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Says how far the stage is, if it is time."""
+        if not total:
+            self._uncounted(stage)
+            return
+        self.close()
+        now = self.clock()
+        if stage == self.stage and done < total and now - self.spoken < SECONDS_BETWEEN_LINES:
+            return
+        if stage != self.stage:
+            self.began = now, done
+        self.stage, self.spoken = stage, now
+        _say(f"{stage}: {done} of {total}{self._left(now, done, total)}")
+
+    def close(self) -> None:
+        """Forgets a stage of which nothing has been said yet."""
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+
+    def _uncounted(self, stage: str) -> None:
+        if stage == self.stage:
+            return
+        self.close()
+        self.stage = stage
+        if stage == IMPORTING:
+            _say(f"{stage} ...")
+            return
+        self.waiting = threading.Timer(SECONDS_OF_SILENCE, _say, [f"{stage} ..."])
+        self.waiting.daemon = True
+        self.waiting.start()
+
+    def _left(self, now: float, done: int, total: int) -> str:
+        """The time that the rest takes at the pace so far; nothing where there is none or no pace."""
+        from saliency_bench.study.forecast import duration
+
+        start, before = self.began
+        if done <= before or done >= total:
+            return ""
+        return f", about {duration((now - start) / (done - before) * (total - done))} left"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,155 @@
+"""The structured configuration that Hydra checks a study against."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ModelConfig:
+    """What is explained; `name` says how it is loaded."""
+
+    name: str
+
+
+@dataclass
+class DefaultModel(ModelConfig):
+    """The bundled model, as trained from one seed."""
+
+    training_seed: int
+
+
+@dataclass
+class MaskedModel(DefaultModel):
+    """The bundled model trained on masked texts too."""
+
+
+@dataclass
+class RandomLabelsModel(DefaultModel):
+    """The bundled encoder with labels learnt by heart that were dealt at random."""
+
+
+@dataclass
+class ShortcutModel(DefaultModel):
+    """The bundled model taught a kind of shortcut."""
+
+    kind: str
+
+
+@dataclass
+class HubModel(ModelConfig):
+    """A local folder or hub id, with an optional PEFT adapter."""
+
+    path: str
+    task: str
+    revision: str | None
+    labels: list[str] | None
+    adapter: str | None
+
+
+@dataclass
+class Evaluation:
+    """How the curves are made that faithfulness metrics read."""
+
+    removal: Any
+    granularity: str
+    output: str
+    ranking: str
+
+
+@dataclass
+class Agreement:
+    """How far methods agree with each other: by which metrics, on which units, and at which top."""
+
+    metrics: Any
+    granularity: str
+    k: float
+    p: float
+
+
+@dataclass
+class Convergence:
+    """How approximate settings are checked against converged ones, and what they are held to."""
+
+    n_examples: int
+    largest_gap: float
+    smallest_tau: float
+    reference_steps: int | None
+    reference_samples: int | None
+
+
+@dataclass
+class Timing:
+    """What is timed, apart from the study itself."""
+
+    enabled: bool
+    n_examples: int
+    n_repeats: int
+    n_warmup: int
+
+
+@dataclass
+class Statistics:
+    """Intervals, the metric entry fixed in advance, and the method entry that the others are compared with."""
+
+    endpoint: str | None
+    reference: str | None
+    test: str
+    confidence: float
+    n_resamples: int
+
+
+@dataclass
+class Choose:
+    """Where and by which metric entry a sweep chooses its best setting; nowhere without a split."""
+
+    split: str | None
+    n_examples: int
+    metric: str
+
+
+@dataclass
+class Report:
+    """What the page shows besides tables and figures."""
+
+    n_examples: int
+
+
+@dataclass
+class Runtime:
+    """How it is computed."""
+
+    device: str
+    dtype: str
+    threads: int | None
+    token_budget: Any
+    attention: str
+    executor: dict[str, Any]  # who computes blocks: conf/runtime/
+
+
+@dataclass
+class Config:
+    """One study. Values and their meaning: conf/config.yaml.
+
+    `data`, `method` and `metric` are checked against the signatures of what they name, by `validate`.
+    """
+
+    name: str
+    model: ModelConfig
+    data: dict[str, Any]
+    n_examples: int
+    seed: int
+    target: str
+    output: str
+    backend: Any
+    too_long: str
+    evaluation: Evaluation
+    agreement: Agreement
+    convergence: Convergence
+    timing: Timing
+    statistics: Statistics
+    choose: Choose | None
+    report: Report
+    runtime: Runtime
+    out: str | None
+    method: dict[str, dict[str, Any]] = field(default_factory=dict)  # empty where none is selected
+    metric: dict[str, dict[str, Any]] = field(default_factory=dict)

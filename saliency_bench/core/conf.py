@@ -1,0 +1,71 @@
+"""Where the configuration stands, and its plain YAML without Hydra: what the Python interface reads."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.core.errors import InputError, unknown
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SUFFIX = ".yaml"
+
+
+@cache
+def folder() -> Path:
+    """`conf` inside the package (a wheel), else beside it (an editable install or a checkout)."""
+    for candidate in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise InputError(
+        f"the installation is broken: no conf/config.yaml in or beside {PACKAGE}. Install it again."
+    )
+
+
+def names(group: str) -> list[str]:
+    """The choices of a group ("method"), sorted: what can stand in `method=[...]`."""
+    return sorted(path.stem for path in (folder() / group).glob(f"*{SUFFIX}"))
+
+
+def read(group: str, name: str) -> dict[str, Any]:
+    """The content of `conf/<group>/<name>.yaml`.
+
+    Raises:
+        InputError: the group has no such choice.
+    """
+    if name not in names(group):
+        raise unknown(group, name, names(group))
+    return _load(folder() / group / f"{name}{SUFFIX}")
+
+
+def summary(group: str, name: str) -> str:
+    """The sentence that heads a file: its first comment that is no directive."""
+    lines = (folder() / group / f"{name}{SUFFIX}").read_text("utf-8").splitlines()
+    comments = (
+        line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line
+    )
+    return next(comments, "")
+
+
+def method_defaults(name: str) -> dict[str, Any]:
+    """The entry of a method as conf/method/ has it: method, reduction and every hyperparameter."""
+    return dict(read("method", name)[name])
+
+
+def metric_defaults(name: str) -> dict[str, Any]:
+    """The entry of a metric as conf/metric/ has it."""
+    return dict(read("metric", name)[name])
+
+
+def runtime_defaults() -> dict[str, Any]:
+    """How things are computed where nothing else is asked for: device, dtype, token budget."""
+    here = {"threads": read("runtime", "here")["threads"]}
+    return here | dict(_load(folder() / f"config{SUFFIX}")["runtime"])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import yaml
+
+    content = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content

@@ -1,0 +1,353 @@
+"""Token maps as coloured text: the words as they were written, for a page and for a terminal."""
+
+import html
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.signs import signed as has_sign
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from saliency_bench.core.maps import AttributionMap
+
+Color = tuple[int, int, int]
+
+
+class Palette(NamedTuple):
+    """Colours of maps: `zero` is the panel that they stand on, `size` is for scores without a sign."""
+
+    zero: Color
+    positive: Color
+    negative: Color
+    size: Color
+    missing: Color
+    text: Color
+
+
+#: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and of its PuOr for what has no sign.
+LIGHT = Palette(
+    zero=(255, 255, 255),
+    positive=(178, 24, 43),
+    negative=(33, 102, 172),
+    size=(84, 39, 136),
+    missing=(214, 214, 214),
+    text=(17, 17, 17),
+)
+#: The same hues, as bright as white text allows: on a dark panel it is the larger score that is brighter.
+DARK = Palette(
+    zero=(28, 33, 38),
+    positive=(214, 40, 57),
+    negative=(33, 118, 199),
+    size=(136, 84, 208),
+    missing=(88, 94, 101),
+    text=(228, 232, 236),
+)
+_PER_TOKEN = ("tokens", "starts", "ends", "segments", "words", "scores")
+#: They would reorder or hide the text around them.
+_INVISIBLE = {
+    *"\u061c\u200b\u200e\u200f\ufeff",
+    *(chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text with its score; None between tokens and for text that the model did not see.
+
+    `colored` is False where other scores are to stand out, `asked` says that the map is about this token.
+    """
+
+    text: str
+    score: float | None = None
+    colored: bool = True
+    asked: bool = False
+
+
+#: Between a text and its pair; a line break of a text itself is shown as a sign for it.
+BREAK = Span("\n")
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """A text cut into spans. Colours are relative to `scale`, the largest absolute score that is a number."""
+
+    spans: tuple[Span, ...]
+    signed: bool
+
+    @property
+    def scale(self) -> float:
+        """The score of the strongest colour."""
+        return max((abs(score) for score in self.scores if math.isfinite(score)), default=0.0)
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores of all spans that have one, in order."""
+        return [span.score for span in self.spans if span.score is not None]
+
+    def color(self, score: float, palette: Palette = LIGHT) -> Color:
+        """Red for positive, blue for negative scores, one hue without signs: the stronger the larger, none for 0."""
+        if not math.isfinite(score):
+            return palette.missing
+        strength = abs(score) / self.scale if self.scale else 0.0
+        end = palette.positive if score > 0 else palette.negative
+        red, green, blue = (
+            round(z + strength * (e - z))
+            for z, e in zip(palette.zero, end if self.signed else palette.size, strict=True)
+        )
+        return red, green, blue
+
+
+def token_map(
+    *,
+    texts: Sequence[str | None],
+    tokens: Sequence[str],
+    starts: Sequence[int],
+    ends: Sequence[int],
+    segments: Sequence[int],
+    words: Sequence[int],
+    scores: Sequence[float],
+    signed: bool,
+    unit: str = "token",
+    special_tokens: bool = False,
+    asked: int | None = None,
+) -> TokenMap:
+    """The map of one input.
+
+    Args:
+        texts: the text and its pair, if any, as they were written.
+        tokens: as the tokenizer writes them; shown where the place in the text is not known.
+        starts: first character of each token in its text; -1 for special tokens, or where unknown.
+        ends: one after its last character.
+        segments: 0: text, 1: pair, -1: special token.
+        words: the word each token is a piece of.
+        scores: one per token.
+        signed: whether negative scores are possible.
+        unit: token, or word: pieces of a word are one span with the sum of their scores.
+        special_tokens: whether special tokens are shown.
+        asked: the token that the map is about, if it is about one.
+    """
+    about = [place == asked for place in range(len(tokens))]
+    pieces = [
+        _Piece(*values)
+        for values in zip(tokens, starts, ends, segments, words, scores, about, strict=True)
+        if special_tokens or values[3] >= 0
+    ]
+    spans: list[Span] = []
+    for segment, own in groupby(_merged(pieces, unit), key=lambda piece: piece.segment):
+        text = texts[segment] if segment >= 0 else None
+        # A text and its pair are two: each begins a line.
+        spans += [BREAK if segment == 1 else Span(" ")] if spans else []
+        spans += _spans(list(own), text or "")
+    return TokenMap(tuple(spans), signed)
+
+
+class _Piece(NamedTuple):
+    text: str
+    start: int
+    end: int
+    segment: int
+    word: int
+    score: float
+    asked: bool
+
+
+def _merged(pieces: Iterable[_Piece], unit: str) -> list[_Piece]:
+    """Pieces of a word as one, if asked for, and tokens that share a character of the text."""
+    merged: list[_Piece] = []
+    for piece in pieces:
+        before = merged[-1] if merged and merged[-1].segment == piece.segment >= 0 else None
+        one_word = before and unit == "word" and piece.word == before.word >= 0
+        if before and (one_word or 0 <= piece.start < before.end):
+            merged[-1] = before._replace(
+                text=before.text + piece.text,
+                end=max(before.end, piece.end),
+                score=before.score + piece.score,
+                asked=before.asked or piece.asked,
+            )
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _spans(pieces: Sequence[_Piece], text: str) -> Iterator[Span]:
+    """The whole text of a segment; tokens whose place in it is unknown as the tokenizer writes them, apart."""
+    cursor = 0
+    for number, piece in enumerate(pieces):
+        known = piece.start >= 0 and bool(text)
+        between = text[cursor : piece.start] if known else " " if number else ""
+        if between:
+            yield Span(between)
+        written = text[piece.start : piece.end] if known else piece.text
+        yield Span(written, float(piece.score), asked=piece.asked)
+        cursor = piece.end if known else cursor
+    if cursor and text[cursor:]:
+        yield Span(text[cursor:])
+
+
+def map_of_row(
+    row: Mapping[str, Any], example: Mapping[str, Any], setting: Mapping[str, Any], **options: Any
+) -> TokenMap:
+    """The map in a line of the table `maps`, with the text in a line of `examples`."""
+    pair = example["text_pair"]
+    return token_map(
+        texts=(example["text"], pair if isinstance(pair, str) else None),
+        signed=has_sign(setting, row["scores"]),
+        **{key: np.asarray(row[key]).tolist() for key in _PER_TOKEN},
+        **options,
+    )
+
+
+def map_of_attribution(one: "AttributionMap", **options: Any) -> TokenMap:
+    """The map in an `AttributionMap`."""
+    encoded = one.encoded
+    return token_map(
+        texts=(encoded.text, encoded.text_pair),
+        tokens=encoded.tokens,
+        starts=[start for start, _ in encoded.offsets],
+        ends=[end for _, end in encoded.offsets],
+        segments=encoded.segments,
+        words=encoded.words,
+        scores=one.scores.tolist(),
+        signed=has_sign(one.setting, one.scores.tolist()),
+        asked=one.encoded.position if one.encoded.boundary is None else one.target,
+        **options,
+    )
+
+
+def only_top(tokens: TokenMap, k: object) -> TokenMap:
+    """The map with the colours of its k largest magnitudes, the first of equal ones; with all of them where k is None.
+
+    Raises:
+        InputError: k is no whole number of at least 1.
+    """
+    if k is None:
+        return tokens
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise InputError(f"top={k!r}: expected a whole number of at least 1")
+    sizes = [math.nan if span.score is None else abs(span.score) for span in tokens.spans]
+    found = [place for place, size in enumerate(sizes) if math.isfinite(size)]
+    rest = set(sorted(found, key=lambda place: -sizes[place])[int(k) :])
+    spans = tuple(
+        replace(span, colored=False) if place in rest else span
+        for place, span in enumerate(tokens.spans)
+    )
+    return replace(tokens, spans=spans)
+
+
+def visible(text: str) -> str:
+    """The text with everything that would act on a page or terminal replaced by a symbol for it."""
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "␡"
+    if character in _INVISIBLE or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return "�"
+    return character
+
+
+def ink(background: Color) -> Color:
+    """Black or white, whichever is easier to read on a background: at least 4.5:1 on any (WCAG 2.2, 1.4.3)."""
+    # The contrast with white falls below that with black where (1.05 / (l + 0.05)) = (l + 0.05) / 0.05.
+    return (0, 0, 0) if luminance(background) > 0.05**0.5 * 1.05**0.5 - 0.05 else (255, 255, 255)
+
+
+def luminance(color: Color) -> float:
+    """Relative luminance of an sRGB colour, from 0 to 1 (WCAG 2.2)."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (x / 255 for x in color)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def spans_to_html(tokens: TokenMap) -> str:
+    """Spans of HTML, escaped, each score in the title of its span; the whole isolated from text around it.
+
+    Colours are for a light panel and for a dark one, whichever `color-scheme` is in force where they stand.
+    """
+    inner = "".join(_span_to_html(tokens, span) for span in tokens.spans)
+    return f'<bdi dir="auto" style="white-space:pre-wrap">{inner}</bdi>'
+
+
+def _span_to_html(tokens: TokenMap, span: Span) -> str:
+    text = span.text if span is BREAK else html.escape(visible(span.text))
+    if span.score is None:
+        return text
+    style = "text-decoration:underline;" if span.asked else ""
+    if span.colored:
+        light, dark = (tokens.color(span.score, palette) for palette in (LIGHT, DARK))
+        style += either("background", light, dark) + either("color", ink(light), ink(dark))
+        style += "border-radius:2px"
+    given = f' style="{style}"' if style else ""
+    return f'<span{given} title="{exact(tokens, span.score)}">{text}</span>'
+
+
+def either(key: str, light: Color, dark: Color) -> str:
+    """A declaration of CSS for both schemes; browsers from before 2024 take the light one, for the panel too."""
+    return f"{key}:{_hex(light)};{key}:light-dark({_hex(light)},{_hex(dark)});"
+
+
+def panel() -> str:
+    """Declarations of what maps stand on: the colour of 0, and of text without a score."""
+    return either("background", LIGHT.zero, DARK.zero) + either("color", LIGHT.text, DARK.text)
+
+
+def bar(signed: bool) -> str:
+    """The declaration of a bar that shows the colours of maps from the smallest score to the largest."""
+    light, dark = (
+        [p.negative, p.zero, p.positive] if signed else [p.zero, p.size] for p in (LIGHT, DARK)
+    )
+    plain = ",".join(map(_hex, light))
+    choice = ",".join(f"light-dark({_hex(a)},{_hex(b)})" for a, b in zip(light, dark, strict=True))
+    return "".join(f"background:linear-gradient(90deg,{stops});" for stops in (plain, choice))
+
+
+def number(tokens: TokenMap, score: float) -> str:
+    """A score to read, with a sign where signs have a meaning."""
+    return f"{score:+.4g}" if tokens.signed else f"{score:.4g}"
+
+
+def exact(tokens: TokenMap, score: float) -> str:
+    """A score to copy: the shortest number that is exactly this one."""
+    if not math.isfinite(score):
+        return f"no number: {score}"
+    return f"{score + 0.0:+}" if tokens.signed else f"{score + 0.0}"  # 0.0: no negative zero
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
+    """Coloured text for a terminal; without colours each score follows its word."""
+    from rich.text import Text
+
+    text = Text(overflow="fold")
+    for span in tokens.spans:
+        style = "underline" if span.asked else ""
+        if span.score is None or not span.colored:
+            text.append(span.text if span is BREAK else visible(span.text), style=style)
+        elif colored:
+            color = tokens.color(span.score)
+            if color == LIGHT.zero:  # nothing to show, and the terminal may be dark
+                text.append(visible(span.text), style=style)
+                continue
+            style += f" {_hex(ink(color))} on {_hex(color)}"
+            text.append(visible(span.text), style=style.strip())
+        else:
+            text.append(f"{visible(span.text)}({number(tokens, span.score)})")
+    return text

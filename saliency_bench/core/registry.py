@@ -1,0 +1,63 @@
+"""Named components: ours by decorator, third parties' by entry point."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from saliency_bench.core import signatures
+from saliency_bench.core.errors import InputError, unknown
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Registry(Generic[T]):
+    """Functions of one kind by name. `entry_point_group` names where installed packages may add theirs."""
+
+    def __init__(self, kind: str, entry_point_group: str) -> None:
+        self.kind = kind
+        self.group = entry_point_group
+        self._known: dict[str, T] = {}
+        self._loaded = False
+
+    def add(self, name: str, function: T) -> T:
+        """Registers a function; a name belongs to one function only."""
+        if self._known.setdefault(name, function) is not function:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        return function
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        self._load_entry_points()
+        return sorted(self._known)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self.names():
+            raise unknown(self.kind, name, self.names())
+        return self._known[name]
+
+    def hyperparameters(self, name: str) -> list[str]:
+        """What a configuration may and must say of a component: its keyword-only parameters."""
+        return list(signatures.parameters(self[name]))
+
+    def call(self, name: str, subject: Any, given: Mapping[str, Any]) -> Any:
+        """The component on a subject, with hyperparameters as a configuration gives them."""
+        return signatures.call(self[name], subject, given=given)
+
+    def check(self, name: str, given: Mapping[str, Any], where: str) -> None:
+        """Refuses hyperparameters that the component does not have, and names those that are missing."""
+        known = self.hyperparameters(name)
+        for key in given:
+            if key not in known:
+                raise InputError(f"{where}: {unknown(f'hyperparameter of {name}', key, known)}")
+        missing = [key for key in known if key not in given]
+        if missing:
+            raise InputError(f"{where}: {self.kind} {name!r} needs {', '.join(missing)}")
+
+    def _load_entry_points(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            for point in entry_points(group=self.group):
+                self.add(point.name, point.load())

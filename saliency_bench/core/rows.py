@@ -1,0 +1,267 @@
+"""What a result is: the columns of every table on disk, and the settings they refer to. Imports no torch.
+
+A run folder holds one Parquet file per table (`TABLES`), `settings.json`, `manifest.json` and what is derived
+from them. Tables are long: one number per row, with what it is about in the other columns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+OK = "ok"
+NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says why
+FAILED = "failed"  # it should have worked: NaN, infinity, an exception
+STATUSES = (OK, NOT_APPLICABLE, FAILED)
+
+DISAGREES = "disagrees"  # of the throughput benchmark: other numbers than ours, so it was not timed
+
+#: Names the matrix products that run among the contestants of the throughput benchmark.
+MATMUL = "matmul"
+
+#: The backends that ours is compared with.
+REFERENCE_BACKENDS = ("captum", "captum_layer")
+
+#: Whose score is explained: a class by index or name, a word for one, or one class against another (`tasks.targets`).
+Target = str | int | tuple[str | int, str | int]
+
+#: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
+TABLES: dict[str, dict[str, str]] = {
+    "examples": {
+        "cell_id": "string",
+        "example_id": "string",
+        "text": "string",
+        "text_pair": "string",  # null for single texts
+        "gold": "int64",  # null without a gold label
+        "gold_label": "string",
+        "predicted": "int64",
+        "predicted_label": "string",
+        "probability": "float64",  # of the predicted class, on the full text
+        "correct": "bool",  # null without a gold label
+        "n_tokens": "int64",  # special tokens included
+        "truncated": "bool",
+    },
+    "rows": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "metric": "string",
+        "removal": "string",  # null where nothing is removed
+        "value": "float64",  # null unless status is ok
+        "unit": "string",
+        "higher_is_better": "bool",  # null where neither is better
+        "status": "string",
+        "reason": "string",
+    },
+    "curves": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "removal": "string",
+        "k": "int64",  # number of units dropped, or kept
+        "n_units": "int64",
+        "deletion": "float64",  # output of the explained class (or difference of two) without the top k
+        "insertion": "float64",  # the same with only the top k
+        "flipped": "bool",  # without the top k the model decides otherwise
+    },
+    "maps": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "target": "int64",
+        "against": "int64",  # the class whose score is taken off in a contrast; null elsewhere
+        "label": "string",
+        "probability": "float64",  # of the explained class, on the full text
+        "tokens": "list<string>",
+        "token_ids": "list<int64>",
+        "attributable": "list<bool>",
+        "starts": "list<int64>",  # character offsets into text or text_pair; -1 for special tokens
+        "ends": "list<int64>",
+        "segments": "list<int64>",  # 0: text, 1: text_pair, -1: special
+        "words": "list<int64>",  # the word each token is a piece of; -1: special
+        "scores": "list<float64>",
+        "completeness_gap": "float64",  # sum of scores - (F(x) - F(x')); null where completeness is not claimed
+        "output_difference": "float64",  # F(x) - F(x'); null likewise
+        "n_gradients": "int64",
+        "standard_errors": "list<float64>",  # of the scores; null where nothing is drawn at random
+        "split_half_tau": "float64",  # rank correlation of two halves of the draws; null likewise
+        "error": "float64",  # estimate of the scores' relative error; null where there is none
+        "converged": "bool",  # whether the error came down to what was asked for; null where nothing was
+    },
+    "agreement": {
+        "cell_id": "string",
+        "setting_a": "string",
+        "setting_b": "string",
+        "example_id": "string",
+        "metric": "string",
+        "value": "float64",
+        "chance": "float64",  # what two random rankings have on average
+        "status": "string",
+        "reason": "string",
+    },
+    "convergence": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "example_id": "string",
+        "against": "string",  # "doubled": the same with twice the steps; "reference": a dense one
+        "tau": "float64",  # rank correlation (Kendall's tau-b) of the two maps; null where there is no order
+        "error": "float64",  # largest difference of a token's scores, over the largest score of the other map
+    },
+    "timings": {
+        "cell_id": "string",
+        "setting_id": "string",
+        "repeat": "int64",
+        "seconds": "float64",
+        "n_examples": "int64",
+        "n_tokens": "int64",
+        "n_gradients": "int64",
+        "peak_bytes": "int64",  # growth of resident (CPU) or allocated (CUDA) memory; null where unknown
+        "device": "string",
+    },
+    "warnings": {
+        "cell_id": "string",
+        "example_id": "string",
+        "source": "string",
+        "message": "string",
+    },
+}
+
+#: Columns that runs of earlier versions do not have; they read as null.
+ADDED: dict[str, tuple[str, ...]] = {
+    "maps": ("against", "standard_errors", "split_half_tau", "error", "converged"),
+    "agreement": ("chance",),
+}
+
+SORT_KEYS: dict[str, list[str]] = {
+    "examples": ["cell_id", "example_id"],
+    "rows": ["cell_id", "setting_id", "example_id", "metric", "removal"],
+    "curves": ["cell_id", "setting_id", "example_id", "removal", "k"],
+    "maps": ["cell_id", "setting_id", "example_id"],
+    "agreement": ["cell_id", "setting_a", "setting_b", "example_id", "metric"],
+    "convergence": ["cell_id", "setting_id", "example_id", "against"],
+    "timings": ["cell_id", "setting_id", "repeat"],
+    "warnings": ["cell_id", "example_id", "source", "message"],
+}
+
+
+#: Columns of the throughput benchmark's table, in order: a row per section, case, contestant and repeat. Null where a
+#: contestant was not timed, or a number is not known.
+THROUGHPUT = (
+    "section",
+    "case",
+    "contestant",
+    "length",  # tokens of every text; null where they differ
+    "n_steps",
+    "token_budget",
+    "dtype",
+    "baseline",
+    "quadrature",
+    "repeat",
+    "seconds",  # of explaining all examples, from token ids to scores on the host
+    "n_examples",
+    "n_tokens",  # of all examples, no padding
+    "n_gradients",  # of all examples
+    "padded_tokens",  # that pass through the model for one gradient of each example; null where unknown
+    "useful_flop",  # of all gradients, no padding; of the products for "matmul"
+    "peak_bytes",
+    "first_seconds",  # of the first run, in which anything is compiled
+    "n_warmups",
+    "stable",  # whether the last two warm-ups took about as long
+    "error",  # of the worst text: largest difference over the largest score, to ours or to a dense or float64 reference
+    "error_median",  # of the middle text
+    "device",
+    "threads",
+    "describe",
+    "status",  # ok, disagrees, failed, not_applicable
+    "reason",
+)
+
+
+#: Columns of the table of `saliency-bench trust`, in order: a row per model, text, corruption, metric and removal.
+TRUST = (
+    "kind",  # of shortcut
+    "training_seed",
+    "example_id",
+    "corruption",
+    "metric",
+    "removal",
+    "preferred",  # 1 where the metric gives the known ranking the better value, 0.5 a tie, 0 else; null if it has none
+    "reason",  # why it has none
+)
+
+#: Columns of the sanity checks' table, in order; what `case` and `level` are, the section says.
+SANITY = (
+    "section",
+    "model",
+    "method",  # null where no method is asked
+    "case",  # order of randomisation, kind of seed, removal operator, treatment of special tokens
+    "level",  # part of the model, pair of seeds, fraction removed, special token
+    "draw",  # of random weights; null where nothing is drawn more than once
+    "measure",
+    "example_id",
+    "value",  # null where there is none
+    "reason",  # why there is none
+)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    canonical = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method entry with one value per axis, and the backend that computes it.
+
+    `name` is the entry's name in the configuration ("ig_zero"); it labels the rows and is no part of the id:
+    two entries that compute the same numbers are the same setting.
+    """
+
+    name: str
+    method: str
+    backend: str  # native, captum; "none" for rankings that have no gradient
+    reduction: str  # l2, l1, sum, dot; "none" for methods that give one number per token
+    target: Target
+    output: str
+    seed: int
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Hashed from everything that can change a number."""
+        return digest({key: value for key, value in asdict(self).items() if key != "name"})
+
+    def at(self, target: Target) -> "Setting":
+        """The same setting with another target."""
+        return replace(self, target=target)
+
+    def twin(self, backend: str) -> "Setting":
+        """The same setting through another backend."""
+        return replace(self, backend=backend)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""
+        flat = asdict(self)
+        hyper: dict[str, Any] = flat.pop("hyper")
+        return hyper | flat | {"setting_id": self.id}
+
+
+def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the values that are lists, the last key fastest; one combination where none is."""
+    choices = [value if isinstance(value, list | tuple) else [value] for value in values.values()]
+    return [dict(zip(values, combination, strict=True)) for combination in product(*choices)]
+
+
+def as_list(value: Any) -> list[Any]:
+    """The values of an axis; what is no list is its only value."""
+    return list(value) if isinstance(value, list | tuple) else [value]

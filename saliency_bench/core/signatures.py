@@ -1,0 +1,110 @@
+"""What a function's keyword-only parameters are called and may be, as a configuration sees them.
+
+A parameter whose type is a dataclass stands for its fields: `draws: Draws` is `n_samples`, `sampler`, ... in a
+configuration, one level deep, and the function gets them as one value that has checked itself.
+"""
+
+import inspect
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from saliency_bench.core.errors import InputError
+
+NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+
+
+def parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's keyword-only parameters by name, those of dataclasses by field."""
+    found: dict[str, Any] = {}
+    for one in _keyword_only(function):
+        if is_dataclass(one.annotation):
+            found |= {field.name: field.type for field in fields(one.annotation)}
+        else:
+            found[one.name] = one.annotation
+    return found
+
+
+def call(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
+    """Calls a function with the parameters that `parameters` lists."""
+    return function(*args, **grouped(function, given))
+
+
+def grouped(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `parameters` as the function takes them: fields of a dataclass as one value.
+
+    Raises:
+        InputError: a dataclass refuses what it is given.
+    """
+    made: dict[str, Any] = {}
+    for one in _keyword_only(function):
+        if is_dataclass(one.annotation):
+            own = {field.name: given[field.name] for field in fields(one.annotation)}
+            made[one.name] = one.annotation(**own)  # type: ignore[operator]
+        else:
+            made[one.name] = given[one.name]
+    return made
+
+
+def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    known = inspect.signature(function).parameters.values()
+    return [one for one in known if one.kind is one.KEYWORD_ONLY]
+
+
+def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) -> Any:
+    """`value` in the type that `function` declares for `parameter`; a whole number becomes a float where one is meant.
+
+    So that 1 and 1.0 are the same setting. Types that are not plain data are taken as they are.
+
+    Raises:
+        InputError: the value is of another type; `where` names its key.
+    """
+    options = _options(_annotation(function, parameter))
+    plain = [option for option in options if option in NAMES]
+    if type(value) in plain and not (isinstance(value, float) and not math.isfinite(value)):
+        return value
+    if type(value) is int and float in plain:
+        return float(value)
+    if any(_fits(option, value) for option in options if option not in NAMES):
+        return value
+    expected = " or ".join(map(_name, options))
+    raise InputError(f"{where}={value!r}: expected {expected}")
+
+
+def _annotation(function: Callable[..., Any], parameter: str) -> Any:
+    known = parameters(function)
+    return (
+        known[parameter]
+        if parameter in known
+        else (inspect.signature(function).parameters[parameter].annotation)
+    )
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, None included; or the annotation alone."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _fits(option: Any, value: Any) -> bool:
+    origin = get_origin(option)
+    if origin is Literal:
+        return value in get_args(option)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return isinstance(value, list | tuple)
+    return True
+
+
+def _name(option: Any) -> str:
+    if get_origin(option) is Literal:
+        return ", ".join(map(str, get_args(option)))
+    return NAMES.get(option, "a list" if get_origin(option) else str(option))

@@ -1,0 +1,174 @@
+"""Tensor vocabulary and the values that pass between the parts.
+
+Letters are fixed: B examples, T tokens, D embedding, R rows (example, point), S points (steps or samples),
+K settings or fractions, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saliency_bench.core.text import Encoded
+
+#: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
+#: Row r of the result depends on row r alone. Model, task, target and real input ids are inside.
+ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, " R"]]
+
+#: `(example indices [N], what stays of each one's own tokens) -> logits [N C]` in float64; the removal operator is
+#: inside.
+Probe: TypeAlias = Callable[
+    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, "_ C"]
+]
+
+
+#: The attribute of a tensor by which the host knows what it sent.
+_KEPT = "_saliency_bench_kept"
+
+
+def on_device(
+    values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Numbers of the host on a device; the host does not wait until a GPU has them, and keeps them (`numbers`)."""
+    there = sent(torch.tensor(values, dtype=dtype), device)
+    if not there.is_floating_point():
+        setattr(there, _KEPT, tuple(values))
+    return there
+
+
+def numbers(there: Int[Tensor, " N"]) -> list[int]:
+    """What a tensor of whole numbers holds; nothing is waited for where the host sent it. Do not change such a one."""
+    kept: Sequence[int] | None = getattr(there, _KEPT, None)
+    return there.tolist() if kept is None else list(kept)
+
+
+def sent(held: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; the host does not wait until a GPU has it."""
+    if device.type != "cuda":
+        return held.to(device)
+    return held.pin_memory().to(device, non_blocking=True)
+
+
+@dataclass
+class TokenBudget:
+    """How many tokens a pass may have: fewer from then on where memory ran out."""
+
+    tokens: int
+    halvings: int = 0
+
+    def rows(self, width: int) -> int:
+        """How many rows of this many tokens a pass takes; at least one."""
+        return max(1, self.tokens // width)
+
+    def fit(self, tokens: int) -> None:
+        """Memory was too small: not more than this many tokens from now on."""
+        self.tokens = max(1, tokens)
+        self.halvings += 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A block of examples in normal form, padded on the right, as they were given (see `Encoded.pads`), or not at all.
+
+    `attributable` is False for padding and special tokens. What is asked of each text is read in the outputs of every
+    token where `positions` or `boundaries` are there: at one token, or one logit of each token that is `answerable`.
+    `extra` has further inputs of the model by name, [B ...].
+    """
+
+    encoded: tuple[Encoded, ...]
+    input_ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    token_type_ids: Int[Tensor, "B T"] | None
+    attributable: Bool[Tensor, "B T"]
+    positions: Int[Tensor, " B"] | None = None
+    boundaries: Int[Tensor, " B"] | None = None
+    answerable: Bool[Tensor, "B T"] | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def extra_of(self, rows: Any = slice(None)) -> dict[str, Tensor]:
+        """Further inputs of the model by name, of these rows."""
+        return {name: one[rows] for name, one in self.extra.items()}
+
+    def read(
+        self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
+    ) -> Float[Tensor, "R C"]:
+        """The logits of what is asked about these rows (all where None) in the outputs of a model.
+
+        They are in at least float32, whatever the model computes in: a probability near 1, and its gradient, have no
+        digits left in half precision.
+        """
+        own = torch.arange(len(outputs), device=outputs.device)
+        rows = own if rows is None else rows
+        if self.positions is not None:
+            return at_least_float32(outputs[own, self.positions[rows]])
+        if self.boundaries is None:
+            return at_least_float32(outputs)
+        assert self.answerable is not None
+        ends = at_least_float32(outputs[own, :, self.boundaries[rows]])
+        return ends.masked_fill(~self.answerable[rows], -torch.inf)
+
+    @property
+    def example_ids(self) -> tuple[str, ...]:
+        """Names that make every row traceable and every comparison paired."""
+        return tuple(item.example_id for item in self.encoded)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each example, special tokens and its own padding included, that up to the block's width not."""
+        return tuple(len(item) for item in self.encoded)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row has padding."""
+        own = any(item.pads is not None for item in self.encoded)
+        return own or min(self.lengths) < self.input_ids.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How sure approximate scores are, example by example; None where it is not known.
+
+    `standard_errors` are those of the scores, from independent groups of random draws. `split_half_tau` is the rank
+    correlation (Kendall's τ-b) of the scores from one half of the draws with those from the other.
+    `error` estimates the relative error of the scores: for random draws the norm of the standard errors over that
+    of the scores, for quadrature the largest error of a token over the largest score.
+    `converged` says whether `error` came down to the tolerance that was asked for, and `reasons` why not. The error is
+    estimated, so this is no proof; `attribution.adaptive` says how often it was wrong, and where that was measured.
+    """
+
+    standard_errors: Float[np.ndarray, "B T"] | None = None
+    split_half_tau: Float[np.ndarray, " B"] | None = None
+    error: Float[np.ndarray, " B"] | None = None
+    converged: Bool[np.ndarray, " B"] | None = None
+    reasons: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Scores of one setting for the examples of a batch.
+
+    `scores` are per token after the reduction; padding is 0. `total` is the signed sum before the reduction
+    and `difference` is F(x) - F(x'), where the method claims that they agree (completeness), else None.
+    `n_gradients` is the cost of each example's map alone: gradients at distinct points; one number where it is the
+    same for all. `draws` are equally valid scores of a random ranking, over which metrics are averaged; `scores` is
+    the first.
+    """
+
+    scores: Float[Tensor, "B T"]
+    n_gradients: int | Int[np.ndarray, " B"]
+    total: Float[Tensor, " B"] | None = None
+    difference: Float[Tensor, " B"] | None = None
+    draws: Float[Tensor, "N B T"] | None = None
+    convergence: Convergence | None = None
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The same numbers, in float32 where they are in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,36 @@
+"""The versions of what computes."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+#: Libraries whose version can change a number, and those that only carry or draw it.
+COMPUTING = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "captum",
+    "peft",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+)
+
+
+CARRYING = ("hydra-core", "omegaconf", "matplotlib", "seaborn")
+
+
+def versions(packages: Sequence[str]) -> dict[str, str | None]:
+    """The installed versions of packages; None of those that are not there."""
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,261 @@
+"""Metrics that ask the model about one ranking's text beyond its curves; each distinct question is asked once for all.
+
+F is the output for the explained class as the reading has it, x without S the text with the units S removed. Random
+sets of units belong to the text: all methods meet the same ones, and the same answers.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import kendalltau
+
+from saliency_bench.core.removal_order import orders_between
+from saliency_bench.core.seeding import seed_of
+from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.evaluation.soft import equally_retained, retention
+
+T = TypeVar("T")
+
+EDIN = "Edin et al. 2025 (NAOPC), section 4"
+ZHAO = "Zhao & Aletras 2023, section 3"
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """One example, the scores of its units in their order in the text, and a model that can be asked.
+
+    `ranking` lists units, most relevant first. `ask` gives F when only some units stay. `blur` gives F for each of n
+    draws in which every number of a unit's embedding stays with the unit's probability and is 0 otherwise. `name` is
+    the text's, to which random draws belong, and `shared` holds what is the same for all rankings of the text.
+    """
+
+    scores: Float[np.ndarray, " U"]
+    ranking: Int[np.ndarray, " U"]
+    ask: Callable[[Bool[np.ndarray, "N U"]], Float[np.ndarray, " N"]]
+    blur: Callable[[Float[np.ndarray, " U"], int], Float[np.ndarray, " n"]]
+    name: str
+    shared: dict[Hashable, Any]
+
+    @property
+    def n_units(self) -> int:
+        """All units that are ranked."""
+        return len(self.scores)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What does not depend on the scores, made for the first ranking that wants it."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        found: T = self.shared[key]
+        return found
+
+    def drops(self, removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
+        """F(x) - F(x without S), for each set S."""
+        answers = self.ask(np.concatenate([np.zeros_like(removed[:1]), removed]) ^ True)
+        return np.asarray(answers[0] - answers[1:])
+
+
+@metric(
+    "leave_one_out_tau",
+    unit="1",
+    higher_is_better=True,
+    bounds=(-1.0, 1.0),
+    source="Jain & Wallace 2019, section 4.1; circular for leave-one-out and sequential IG with the same removal",
+    reads="inquiry",
+)
+def leave_one_out_tau(one: Inquiry) -> float:
+    """Kendall's τ-b of the scores and F(x) - F(x without the unit)."""
+    if one.n_units < 2:
+        raise NotApplicable("fewer than two units can be ranked, so there is no order to compare")
+    drops = one.drops(np.eye(one.n_units, dtype=bool))
+    if np.isnan(drops).any():
+        return float("nan")
+    if np.ptp(one.scores) == 0 or np.ptp(drops) == 0:
+        raise NotApplicable("all scores are equal, so there is no order to compare")
+    return float(kendalltau(one.scores, drops, variant="b").statistic)
+
+
+@metric(
+    "faithfulness_correlation",
+    unit="1",
+    higher_is_better=True,
+    bounds=(-1.0, 1.0),
+    source="Bhatt, Weller & Moura 2020, definition 3; for scores that add up, as those of Integrated Gradients",
+    reads="inquiry",
+)
+def faithfulness_correlation(one: Inquiry, *, share: float, n_sets: int) -> float:
+    """Pearson's correlation over random sets S of the sum of their scores and F(x) - F(x without S).
+
+    All sets have a `share` of the units, at least one.
+    """
+    size = max(1, round(share * one.n_units))
+    if size >= one.n_units:
+        raise NotApplicable("too few units to remove some of them")
+    rng = np.random.default_rng(seed_of("faithfulness_correlation", one.name))
+    removed = np.zeros((n_sets, one.n_units), dtype=bool)
+    np.put_along_axis(removed, rng.random(removed.shape).argsort(1)[:, :size], True, axis=1)
+    sums, drops = removed @ one.scores, one.drops(removed)
+    if np.isnan(drops).any():
+        return float("nan")
+    if np.ptp(sums) == 0 or np.ptp(drops) == 0:
+        raise NotApplicable("all sets weigh the same, so there is nothing to correlate")
+    return float(np.clip(np.corrcoef(sums, drops)[0, 1], -1, 1))
+
+
+@metric(
+    "infidelity",
+    unit="output squared",
+    higher_is_better=False,
+    bounds=(0.0, np.inf),
+    source="Yeh et al. 2019, definition 2.1, where the perturbation is x - x without S",
+    reads="inquiry",
+)
+def infidelity(one: Inquiry, *, probability: float, n_sets: int, normalize: bool) -> float:
+    """The mean over random sets S of (the sum of their scores - (F(x) - F(x without S)))².
+
+    Every unit is in S with `probability`. `normalize` first scales the scores by the number that makes this smallest,
+    so that methods can be compared whose scores have no scale; without it only complete ones can.
+    """
+    if one.n_units == 0:
+        raise NotApplicable("the text has no unit that could be removed")
+    rng = np.random.default_rng(seed_of("infidelity", one.name))
+    removed = rng.random((n_sets, one.n_units)) < probability
+    sums, drops = removed @ one.scores, one.drops(removed)
+    square = float(sums @ sums)
+    if normalize and square > 0:
+        sums = sums * float(sums @ drops) / square
+    return float(np.mean((sums - drops) ** 2))
+
+
+def _normalized(
+    one: Inquiry, value: float, beam_size: int, exact_up_to: int, floor: float
+) -> float:
+    lowest, highest = one.once(
+        ("bounds", beam_size, exact_up_to),
+        lambda: orders_between(one.drops, one.n_units, beam_size, exact_up_to),
+    )
+    if highest - lowest <= floor:
+        raise NotApplicable(f"no order of removal differs from another by more than {floor}")
+    return (value - lowest) / (highest - lowest)
+
+
+def _aopc(one: Inquiry, ranking: Int[np.ndarray, " U"]) -> float:
+    """The mean over k = 1 ... U of F(x) - F(x without the first k)."""
+    if one.n_units == 0:
+        raise NotApplicable("the text has no unit that could be ranked")
+    place = np.argsort(ranking)
+    return float(np.mean(one.drops(place < np.arange(1, one.n_units + 1)[:, None])))
+
+
+@metric(
+    "normalized_comprehensiveness",
+    unit="1",
+    higher_is_better=True,
+    bounds=(-np.inf, np.inf),
+    source=EDIN,
+    reads="inquiry",
+)
+def normalized_comprehensiveness(
+    one: Inquiry, *, beam_size: int, exact_up_to: int, floor: float
+) -> float:
+    """AOPC between 0 for the worst and 1 for the best order of removal, so that models can be compared.
+
+    The two orders are found exactly in texts of up to `exact_up_to` units, else by beam search: then a ranking may
+    lie beyond them. Texts in which they differ by no more than `floor` have no scale.
+    """
+    value = _aopc(one, one.ranking)
+    return _normalized(one, value, beam_size, exact_up_to, floor)
+
+
+@metric(
+    "normalized_sufficiency",
+    unit="1",
+    higher_is_better=False,
+    bounds=(-np.inf, np.inf),
+    source=f"{EDIN}; least relevant first",
+    reads="inquiry",
+)
+def normalized_sufficiency(
+    one: Inquiry, *, beam_size: int, exact_up_to: int, floor: float
+) -> float:
+    """The same of the reversed ranking."""
+    value = _aopc(one, one.ranking[::-1])
+    return _normalized(one, value, beam_size, exact_up_to, floor)
+
+
+@metric(
+    "soft_sufficiency",
+    unit="1",
+    higher_is_better=True,
+    bounds=(0.0, np.inf),
+    source=f"{ZHAO}, equation 3 (Soft-NS)",
+    reads="inquiry",
+)
+def soft_sufficiency(one: Inquiry, *, n_draws: int, retained: float | None, floor: float) -> float:
+    """How much of p(x) is left when numbers stay with their unit's probability, between the empty text (0) and x (1).
+
+    A unit's probability is its score, scaled to [0, 1] within the text. `retained` raises these to the power that
+    makes their mean this number, for a method with larger scores keeps more, and wins by it (Huang & Chan 2026).
+    """
+    full, empty = _ends(one)
+    scale = _scale(full, empty, floor)
+    blurred = one.blur(_kept(one, retained), n_draws)
+    lost = np.maximum(0.0, full - np.mean(blurred))  # NaN stays NaN, as it does not in max
+    return float(np.maximum(0.0, (scale - lost) / scale))
+
+
+@metric(
+    "soft_comprehensiveness",
+    unit="1",
+    higher_is_better=True,
+    bounds=(0.0, np.inf),
+    source=f"{ZHAO}, equation 4 (Soft-NC)",
+    reads="inquiry",
+)
+def soft_comprehensiveness(
+    one: Inquiry, *, n_draws: int, retained: float | None, floor: float
+) -> float:
+    """How much of p(x) is lost when numbers go with their unit's probability, in units of what the empty text loses.
+
+    `retained` is what the probabilities of staying come to on average; see soft_sufficiency.
+    """
+    full, empty = _ends(one)
+    gone = _kept(one, None if retained is None else 1 - retained)
+    lost = np.maximum(0.0, full - np.mean(one.blur(1 - gone, n_draws)))
+    return float(lost / _scale(full, empty, floor))
+
+
+@metric(
+    "soft_retention",
+    unit="share",
+    higher_is_better=None,
+    bounds=(0.0, 1.0),
+    source="Huang & Chan 2026, the control that soft metrics need",
+    reads="inquiry",
+)
+def soft_retention(one: Inquiry) -> float:
+    """The mean probability with which soft_sufficiency keeps a number: methods that differ in it are not comparable."""
+    return float(np.mean(_kept(one, None)))
+
+
+def _kept(one: Inquiry, retained: float | None) -> Float[np.ndarray, " U"]:
+    if one.n_units == 0:
+        raise NotApplicable("the text has no unit that could be ranked")
+    probabilities = retention(one.scores)
+    return probabilities if retained is None else equally_retained(probabilities, retained)
+
+
+def _ends(one: Inquiry) -> tuple[float, float]:
+    """F of the full text, and of the one with every number 0."""
+    full = float(one.ask(np.ones((1, one.n_units), dtype=bool))[0])
+    empty = one.once("zeroed", lambda: float(one.blur(np.zeros(one.n_units), 1)[0]))
+    return full, empty
+
+
+def _scale(full: float, empty: float, floor: float) -> float:
+    """What the empty text loses."""
+    if full - empty <= floor:
+        raise NotApplicable(f"p(x) - p(empty) is not above {floor}")
+    return full - empty

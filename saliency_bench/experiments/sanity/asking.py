@@ -1,0 +1,114 @@
+"""What every section asks of a model: the maps of some texts, and how alike two maps are."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from saliency_bench.attribution.methods import METHODS
+from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting
+from saliency_bench.core.signs import signed
+from saliency_bench.core.text import Encoded
+from saliency_bench.evaluation.metrics import NotApplicable
+from saliency_bench.evaluation.robustness import similarity
+from saliency_bench.models import references
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.study.block import open_block, plan_blocks
+
+Row = dict[str, Any]
+Maps = Mapping[str, Sequence[AttributionMap]]
+
+TAU, TAU_ABSOLUTE = "tau", "tau_absolute"
+NO_SIGNS = "scores have no sign, so that only their magnitudes are compared"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its texts; `fixed` have the class that the model predicts as their label, so that it can be asked for."""
+
+    model: Model
+    encoded: tuple[Encoded, ...]
+    fixed: tuple[Encoded, ...]
+    config: Mapping[str, Any]
+    budget: int
+
+    @cached_property
+    def maps(self) -> Maps:
+        """The maps by the model as it is, which every section compares others with."""
+        settings = settings_of(self.model, self.config["methods"], self.config["seed"])
+        return explained(self.model, self.fixed, settings, self.budget)
+
+
+def fix_class(model: Model, encoded: Sequence[Encoded], budget: int) -> tuple[Encoded, ...]:
+    """The texts labelled with what the model says of them: a class that stays when model or input changes."""
+    refs, found = References(model), list(encoded)
+    with model.frozen():
+        for block in plan_blocks(encoded):
+            items = [encoded[index] for index in block.indices]
+            said = open_block(refs, items, "predicted", budget).predicted.tolist()
+            for index, label in zip(block.indices, said, strict=True):
+                found[index] = replace(encoded[index], gold=label)
+    return tuple(found)
+
+
+def settings_of(
+    model: Model, names: Sequence[str], seed: int, **changed: Any
+) -> dict[str, Setting]:
+    """The entries of conf/method/ as settings, by name; what the model lacks is replaced as everywhere."""
+    found = {}
+    for name in names:
+        entry = conf_files.method_defaults(name)
+        method = entry["method"]
+        hyper = {key: entry[key] for key in METHODS.hyperparameters(method)}
+        hyper |= {key: value for key, value in changed.items() if key in hyper}
+        for key, resolve in references.RESOLVE.items():
+            if key in hyper:
+                hyper[key] = resolve(model, hyper[key], key)
+        reduction = entry.get("reduction", "none")
+        found[name] = checked_setting(
+            name, method, "native", reduction, "gold", "logit", seed, hyper
+        )
+    return found
+
+
+def explained(
+    model: Model, encoded: Sequence[Encoded], settings: Mapping[str, Setting], budget: int
+) -> dict[str, list[AttributionMap]]:
+    """Maps of the texts' own label by the name of a setting, in the order of the texts."""
+    refs = References(model)
+    found: dict[tuple[str, int], AttributionMap] = {}
+    with model.frozen():
+        for block in plan_blocks(encoded):
+            items = [encoded[index] for index in block.indices]
+            made = open_block(refs, items, "gold", budget).explain(list(settings.values()))
+            for name, setting in settings.items():
+                for index, one in zip(block.indices, made[setting.id], strict=True):
+                    found[name, index] = one
+    return {name: [found[name, index] for index in range(len(encoded))] for name in settings}
+
+
+def compared(a: Maps, b: Maps) -> Iterator[Row]:
+    """How alike the maps of two occasions are, text by text: of the magnitudes, and of the scores where they have signs.
+
+    Magnitudes are what methods with and without signs can be compared by. The agreement of scores of a method without
+    signs is that of its magnitudes, and not applicable: beside signed ones it would be another quantity.
+    """
+    for name, own in a.items():
+        for one, other in zip(own, b[name], strict=True):
+            row = {"method": name, "example_id": one.example_id}
+            try:
+                values = similarity(one.scores, other.scores, np.array(one.attributable))
+            except NotApplicable as reason:
+                found: list[Row] = [{"value": None, "reason": str(reason)}] * 2
+            else:
+                found = [{"value": value, "reason": None} for value in values]
+            if not any(signed(made.setting, made.scores) for made in (one, other)):
+                found[0] = {"value": None, "reason": NO_SIGNS}
+            yield row | {"measure": TAU_ABSOLUTE} | found[1]
+            yield row | {"measure": TAU} | found[0]

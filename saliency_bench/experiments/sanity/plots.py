@@ -1,0 +1,227 @@
+"""Figures of the sanity checks, a function for each section that has one."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from saliency_bench.core.labels import method_label
+from saliency_bench.experiments.sanity.report import (
+    CASES,
+    MEASURES,
+    SEED_SECTIONS,
+    TAU,
+    label,
+    means,
+    special_labels,
+)
+from saliency_bench.report.stats import Resampling
+from saliency_bench.report.style import HALO, WIDTH, color, legend, literal, note
+
+_OPERATORS = {
+    "mask": ("#0072B2", "o"),
+    "pad": ("#D55E00", "s"),
+    "unk": ("#CC79A7", "^"),
+    "zero": ("#000000", "D"),
+    "mean": ("#8A8A8A", "v"),
+    "attention": ("#009E73", "P"),
+    "delete": ("#E69F00", "X"),
+}
+_DODGE = 0.013  # of all tokens, by which the lines of operators stand beside each other
+_TOKENS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8A8A8A")
+_ALL = "all special tokens"
+_SEEDS = {
+    "noise seeds": ("#0072B2", "o"),
+    "training seeds": ("#E69F00", "s"),
+    "random labels": ("#000000", "D"),
+}
+
+
+def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
+    """One for each section that was asked for and has something to show."""
+    draw: Mapping[str, tuple[Sequence[str], Callable[[pd.DataFrame, Resampling], Figure]]] = {
+        "randomisation": (["randomisation"], randomisation),
+        "seeds": (SEED_SECTIONS, seeds),
+        "removal": (["removal"], removal),
+        "special_tokens": (["special_tokens"], special_tokens),
+    }
+    made = {}
+    for name, (sections, one) in draw.items():
+        own = rows[rows["section"].isin(sections)].dropna(subset=["value"])
+        if len(own):
+            made[name] = one(own, resampling)
+    return made
+
+
+def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """Agreement with the trained model's maps against what is random, a panel for each order and measure."""
+    orders, measures = list(dict.fromkeys(rows["case"])), list(dict.fromkeys(rows["measure"]))
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * len(measures)), layout="constrained")
+    grid = figure.subplots(len(measures), len(orders), squeeze=False, sharex="col", sharey=True)
+    for (row, column), axes in np.ndenumerate(grid):
+        own = rows[(rows["case"] == orders[column]) & (rows["measure"] == measures[row])]
+        _against_parts(axes, own, resampling)
+        if row == 0:
+            axes.set_title(f"Weights made random {CASES[orders[column]]}", loc="left")
+        if column == 0:
+            axes.set_ylabel(f"{TAU} of {MEASURES[measures[row]]}")
+    legend(figure, *grid[0, 0].get_legend_handles_labels())
+    note(
+        figure,
+        "Agreement of maps with those of the trained model, for the class that it predicts. A method that never looks "
+        f"at the model stays at 1. {_over(rows, resampling)}",
+    )
+    return figure
+
+
+def _against_parts(axes: Axes, rows: pd.DataFrame, resampling: Resampling) -> None:
+    parts = list(dict.fromkeys(rows["level"]))
+    found = means(rows, ["method", "level"], resampling)
+    for method, own in found.groupby("method", sort=False):
+        place = [parts.index(one) for one in own["level"]]
+        name = str(method)
+        shade = color(name)
+        axes.plot(
+            place, own["mean"], marker="o", markersize=3, color=shade, label=method_label(name)
+        )
+        axes.fill_between(place, own["low"], own["high"], color=shade, alpha=0.15, linewidth=0)
+    axes.axhline(0, color="#888888", linewidth=0.7)
+    axes.set_xticks(range(len(parts)), [literal(one) for one in parts], rotation=45, ha="right")
+    axes.grid(axis="y")
+
+
+def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """Agreement between noise seeds, training seeds, and with a model that learnt random labels, by method."""
+    methods = list(dict.fromkeys(rows["method"]))[::-1]
+    cases = [one for one in _SEEDS if one in set(rows["case"])]
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(methods)), layout="constrained")
+    panels = list(dict.fromkeys(rows["measure"]))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, measure in zip(grid, panels, strict=True):
+        own = rows[rows["measure"] == measure]
+        found = means(own, ["method", "case"], resampling)
+        for number, case in enumerate(cases):
+            points = found[found["case"] == case]
+            offset = 0.22 * (number - (len(cases) - 1) / 2)
+            places = [methods.index(one) - offset for one in points["method"]]
+            _points(axes, points, places, *_SEEDS[case], label(case))
+        axes.set_yticks(range(len(methods)), [literal(method_label(one)) for one in methods])
+        axes.axvline(0, color="#888888", linewidth=0.7)
+        axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
+        axes.grid(axis="x")
+    legend(figure, *grid[0].get_legend_handles_labels())
+    note(figure, f"Agreement of the maps of one text. {_over(rows, resampling)}")
+    return figure
+
+
+def _points(
+    axes: Axes, found: pd.DataFrame, places: Sequence[float], shade: str, marker: str, name: str
+) -> None:
+    axes.errorbar(
+        found["mean"],
+        places,
+        xerr=_whiskers(found),
+        color=shade,
+        marker=marker,
+        markersize=4,
+        linestyle="",
+        elinewidth=1,
+        label=name,
+    )
+
+
+def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """What is left of accuracy and confidence against the share of tokens removed, a line for each operator."""
+    if "accuracy" in set(rows["measure"]):
+        rows = rows[rows["measure"] != "kept_class"]
+    measures, models = list(dict.fromkeys(rows["measure"])), list(dict.fromkeys(rows["model"]))
+    figure = Figure(figsize=(WIDTH, 1.0 + 2.0 * len(measures)), layout="constrained")
+    grid = figure.subplots(len(measures), len(models), squeeze=False, sharex=True, sharey="row")
+    for (row, column), axes in np.ndenumerate(grid):
+        own = rows[(rows["measure"] == measures[row]) & (rows["model"] == models[column])]
+        _by_operator(axes, means(own, ["case", "level"], resampling))
+        if row == 0:
+            axes.set_title(literal(models[column]), loc="left")
+        if column == 0:
+            axes.set_ylabel(MEASURES[measures[row]])
+        if row == len(measures) - 1:
+            axes.set_xlabel("Tokens removed at random")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="y")
+    legend(figure, *grid[0, 0].get_legend_handles_labels())
+    note(
+        figure,
+        f"No ranking chose what is removed. {_over(rows, resampling)} Operators stand beside each other at every share.",
+    )
+    return figure
+
+
+def _by_operator(axes: Axes, found: pd.DataFrame) -> None:
+    """Thin lines with whiskers, moved apart: bands of seven operators would lie on each other."""
+    operators = list(dict.fromkeys(found["case"]))
+    for number, operator in enumerate(operators):
+        line = found[found["case"] == operator]
+        shade, marker = _OPERATORS[operator]
+        aside = _DODGE * (number - (len(operators) - 1) / 2)
+        axes.errorbar(
+            line["level"].astype(float) + aside,
+            line["mean"],
+            yerr=_whiskers(line),
+            color=shade,
+            marker=marker,
+            markersize=3.5,
+            linewidth=0.7,
+            elinewidth=1.0,
+            label=operator,
+        )
+
+
+def _whiskers(found: pd.DataFrame) -> Float[np.ndarray, "2 N"]:
+    """From the means down and up to the ends of their intervals."""
+    ends = [found["mean"] - found["low"], found["high"] - found["mean"]]
+    whiskers: Float[np.ndarray, "2 N"] = np.maximum(np.array(ends, dtype=float), 0.0)
+    return whiskers
+
+
+def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
+    """The share of each map on every kind of special token, one beside the other."""
+    named = rows.assign(method=special_labels(rows))
+    own = named[named["level"] != _ALL]
+    found = means(own, ["method", "level"], resampling)
+    methods = list(dict.fromkeys(found["method"]))[::-1]
+    together = means(named[named["level"] == _ALL], ["method"], resampling)
+    ends = together.set_index("method").reindex(methods)
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.3 * len(methods)), layout="constrained")
+    axes = figure.subplots()
+    start = pd.Series(0.0, index=methods)
+    for number, (token, part) in enumerate(found.groupby("level", sort=False)):
+        width = part.set_index("method")["mean"].reindex(methods).fillna(0.0)
+        shade = _TOKENS[number % len(_TOKENS)]
+        axes.barh(range(len(methods)), width, left=start, color=shade, label=literal(token))
+        start += width
+    places = np.arange(len(methods))
+    axes.hlines(places, ends["low"], ends["high"], color="#222222", lw=1.0, path_effects=HALO)
+    for place, value, high in zip(places, start, ends["high"].fillna(start), strict=True):
+        axes.annotate(
+            f"{value:.1%}",
+            (high, place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            size=7.5,
+        )
+    axes.set_yticks(range(len(methods)), [literal(one) for one in methods])
+    axes.set_xlabel("Share of the sum of magnitudes")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.margins(x=0.12)
+    legend(figure, *axes.get_legend_handles_labels())
+    note(figure, f"{_over(own, resampling)} Whiskers: of all special tokens together.")
+    return figure
+
+
+def _over(rows: pd.DataFrame, resampling: Resampling) -> str:
+    return f"Means over {rows['example_id'].nunique()} texts with {resampling.words}."

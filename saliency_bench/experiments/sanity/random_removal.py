@@ -1,0 +1,97 @@
+"""What does it do to the model that tokens are taken away at random: the out-of-distribution cost of each operator.
+
+A metric that removes tokens reads the loss of evidence and the strangeness of what is left as one number. Here no
+token was chosen for a reason, so that an operator under which accuracy falls to chance early says little of a ranking.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import expit
+
+from saliency_bench.core.seeding import seed_of, token_hash
+from saliency_bench.core.text import Encoded
+from saliency_bench.evaluation.grid import count
+from saliency_bench.experiments.sanity.asking import Row, Subject
+from saliency_bench.models.references import References
+from saliency_bench.study.block import OpenBlock, open_block, plan_blocks
+
+ACCURACY, KEPT, CONFIDENCE = "accuracy", "kept_class", "max_probability"
+
+
+def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    """Means over draws, for each text: is the label right, is it that of the whole text, and how sure is the model."""
+    model, asked = subject.model, subject.config["removal"]
+    plan = plan_blocks(subject.encoded)
+    refs = References(model)
+    with model.frozen():
+        for done, one in enumerate(plan):
+            progress(done, len(plan))
+            items = [subject.encoded[index] for index in one.indices]
+            block = open_block(refs, items, "predicted", subject.budget)
+            for operator in asked["operators"]:
+                for fraction in (0.0, *asked["fractions"]):
+                    case = {"case": operator, "level": f"{fraction:g}", "model": model.name}
+                    for place, item in enumerate(items):
+                        for row in _of_text(block, place, item, operator, fraction, subject.config):
+                            yield case | row
+
+
+def _of_text(
+    block: OpenBlock,
+    place: int,
+    item: Encoded,
+    operator: str,
+    fraction: float,
+    config: Mapping[str, Any],
+) -> Iterator[Row]:
+    stays = kept_at_random(item, fraction, config)
+    logits = block.probe(operator)(np.full(len(stays), place), list(stays))
+    sure = _sureness(logits, alone=block.model.multi_label)
+    values = _measures(logits.argmax(1), sure, int(block.predicted[place]), item.gold)
+    for measure, value in values.items():
+        yield {
+            "measure": measure,
+            "example_id": item.example_id,
+            "method": None,
+            "value": value,
+            "reason": None,
+        }
+
+
+def kept_at_random(
+    item: Encoded, fraction: float, config: Mapping[str, Any]
+) -> Bool[np.ndarray, "N T"]:
+    """What stays of a text when this share of its tokens goes, special ones apart; each draw is its own ranking.
+
+    Every operator and every fraction takes tokens in the same orders, so that their differences are paired.
+    """
+    special = np.array(item.special)
+    ranked = np.flatnonzero(~special)
+    n_draws = config["removal"]["n_draws"]
+    stays = np.ones((n_draws if fraction else 1, len(special)), dtype=bool)
+    k = count(fraction, len(ranked)) if fraction else 0
+    for draw, row in enumerate(stays):
+        stream = np.random.default_rng(
+            seed_of("removal", config["seed"], draw, token_hash(item.input_ids))
+        )
+        row[stream.permutation(ranked)[:k]] = False
+    return stays
+
+
+def _sureness(logits: Float[np.ndarray, "N C"], *, alone: bool) -> float:
+    """The mean probability of the class with the largest logit: one of all or, of a multi-label model, its own."""
+    largest = logits.max(1)
+    if alone:
+        return float(expit(largest).mean())
+    shifted = np.exp(logits - largest[:, None])
+    return float((shifted.max(1) / shifted.sum(1)).mean())
+
+
+def _measures(
+    said: Int[np.ndarray, " N"], sure: float, predicted: int, gold: int | None
+) -> dict[str, float]:
+    found = {KEPT: float(np.mean(said == predicted)), CONFIDENCE: sure}
+    return found if gold is None else {ACCURACY: float(np.mean(said == gold))} | found

@@ -1,0 +1,48 @@
+"""Do maps depend on what the model has learnt (Adebayo et al. 2018, section 3)?
+
+A map that stays as it was when weights are random does not show what they hold. That it changes proves little: so
+does the map of a method that is wrong. Products with the input keep its magnitudes, so that their unsigned maps stay
+alike for a reason that has nothing to do with weights.
+
+What is nearest to the output is drawn many times: whether one random head turns the signs of scores round is chance.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from saliency_bench.experiments.sanity.asking import Row, Subject, compared, explained, settings_of
+from saliency_bench.models.randomisation import Stage, fresh_weights, randomised, stages
+
+CASCADING, INDEPENDENT = "cascading", "independent"
+ORDERS = (CASCADING, INDEPENDENT)
+
+
+def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    """How alike maps are to the trained model's, for every part that is made random and every draw of its weights.
+
+    Draw d has the seed `seed + d`. What two orders make random alike is explained once.
+    """
+    model, config = subject.model, subject.config
+    settings = settings_of(model, config["methods"], config["seed"])
+    planned = _planned(stages(model.module), config["randomisation"])
+    for number, (random, draw) in enumerate(planned):
+        progress(number, len(planned))
+        fresh = fresh_weights(model.module, config["seed"] + draw)
+        changed = randomised(model, random, fresh)
+        after = explained(changed, subject.fixed, settings, subject.budget)
+        for row in compared(subject.maps, after):
+            for case, level in planned[random, draw]:
+                yield {"model": model.name, "case": case, "level": level, "draw": str(draw)} | row
+
+
+def _planned(
+    parts: Sequence[Stage], asked: Mapping[str, Any]
+) -> dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]]:
+    """What is random and the draw of its weights, with the orders and the parts by which tables call it."""
+    found: dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]] = {}
+    for order in asked["orders"]:
+        for depth, part in enumerate(parts):
+            random = tuple(parts[: depth + 1] if order == CASCADING else [part])
+            for draw in range(asked["n_draws_deeper" if depth else "n_draws"]):
+                found.setdefault((random, draw), []).append((order, part.name))
+    return found

@@ -1,0 +1,50 @@
+"""What share of a map falls on tokens that frame a text, with their baseline kept and replaced?"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from saliency_bench.attribution.settings import BASELINE_SPECIAL_TOKENS
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting
+from saliency_bench.evaluation.robustness import share
+from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of
+
+SHARE, ALL = "share", "all special tokens"
+CASE = "baseline_special_tokens"
+NO_CASE = "no baseline"
+
+
+def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    """The share of all magnitude on each kind of special token; a path method that keeps them gives them 0."""
+    model, config = subject.model, subject.config
+    for done, case in enumerate(BASELINE_SPECIAL_TOKENS):
+        progress(done, len(BASELINE_SPECIAL_TOKENS))
+        settings = settings_of(model, config["methods"], config["seed"], **{CASE: case})
+        if done:  # the others are as they were
+            settings = {name: one for name, one in settings.items() if CASE in one.hyper}
+        maps = explained(model, subject.fixed, settings, subject.budget)
+        for name, setting in settings.items():
+            for one in maps[name]:
+                for row in _shares(one):
+                    yield {"model": model.name, "method": name, "case": _case(setting)} | row
+
+
+def _case(setting: Setting) -> str:
+    return str(setting.hyper.get(CASE, NO_CASE))
+
+
+def _shares(one: AttributionMap) -> Iterator[Row]:
+    """Of each special token by its name, and of all; the methods that score none give them nothing."""
+    tokens, special = np.array(one.tokens), ~np.array(one.attributable)
+    for name in (*dict.fromkeys(tokens[special].tolist()), ALL):
+        chosen = special if name == ALL else special & (tokens == name)
+        value = share(one.scores, chosen)
+        missing = None if np.isfinite(value) else "every score of the map is 0"
+        yield {
+            "level": name,
+            "measure": SHARE,
+            "example_id": one.example_id,
+            "value": None if missing else value,
+            "reason": missing,
+        }

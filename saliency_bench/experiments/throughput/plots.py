@@ -1,0 +1,163 @@
+"""Figures of the throughput benchmark."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from saliency_bench.core.rows import MATMUL
+from saliency_bench.experiments.throughput.report import LABELS, cases, ratio
+from saliency_bench.report.style import (
+    HALO,
+    WIDTH,
+    contestant_stroke,
+    legend,
+    literal,
+    note,
+    wrapped,
+)
+from saliency_bench.report.table import Estimate
+
+#: Sections that are drawn as lines: the column on the axis, and what it is called.
+_AXES = {
+    "budget": ("token_budget", "Token budget"),
+    "length": ("length", "Length of every text (tokens)"),
+    "steps": ("n_steps", "Steps"),
+}
+_SWEEP = ("ours_sweep", "ours_largest", "captum_sweep")
+
+
+def scaling(rows: pd.DataFrame) -> Figure | None:
+    """Useful work per second over token budgets, lengths and steps, a panel each."""
+    timed = rows[rows["seconds"].notna() & rows["useful_flop"].notna()]
+    sections = [name for name in _AXES if timed[timed["section"] == name]["case"].nunique() > 1]
+    if not sections:
+        return None
+    width = min(WIDTH, 1.2 + 2.6 * len(sections))
+    figure = Figure(figsize=(width, 2.9), layout="constrained")
+    panels = figure.subplots(1, len(sections), sharey=True, squeeze=False)[0]
+    for axes, section in zip(panels, sections, strict=True):
+        _lines(axes, timed[timed["section"] == section], *_AXES[section])
+    panels[0].set_ylabel("Useful GFLOP/s ↑")
+    panels[0].set_ylim(bottom=0)
+    lines = {
+        label: line
+        for axes in panels
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    legend(figure, list(lines.values()), list(lines))
+    note(
+        figure,
+        "Medians of interleaved repeats, whiskers: fastest and slowest. Arithmetic that the gradients of the texts "
+        "need, padding not counted. Grey: matrix products alone, in the same repeats.",
+    )
+    return figure
+
+
+def _lines(axes: Axes, rows: pd.DataFrame, key: str, label: str) -> None:
+    for name in [*(one for one in rows["contestant"].unique() if one != MATMUL), MATMUL]:
+        own = rows[rows["contestant"] == name]
+        rates = 1e-9 * own["useful_flop"].astype(float) / own["seconds"].astype(float)
+        grouped = rates.groupby(own[key].astype(int))
+        places = np.array(sorted(grouped.groups))
+        median, low, high = (
+            np.array([getattr(grouped, name)()[place] for place in places])
+            for name in ("median", "min", "max")
+        )
+        shade, sign = contestant_stroke(name)
+        axes.vlines(places, low, high, color=shade, lw=0.9, alpha=0.6)
+        style = {"ls": ":"} if name == MATMUL else {"marker": sign, "ms": 4}
+        axes.plot(places, median, color=shade, label=literal(LABELS.get(name, name)), **style)
+    ticks = sorted(rows[key].astype(int).unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
+    axes.margins(x=0.08)
+    axes.grid(axis="y")
+
+
+def ratios(rows: pd.DataFrame) -> Figure | None:
+    """How often everybody is as fast as Captum sorted and tuned, on mixed lengths."""
+    found = [own for (section, _), own in cases(rows) if section == "contestants"]
+    if not found or not (found[0]["contestant"] == "captum_sorted").any():
+        return None
+    case = found[0]
+    names = [name for name in case["contestant"].unique() if name != MATMUL]
+    return _bar_figure(
+        [("", [(name, ratio(case, "captum_sorted", name)) for name in names])],
+        "Speed, Captum sorted and tuned = 1 ↑",
+        f"{case['n_examples'].iloc[0]} texts of mixed lengths, {case['n_steps'].iloc[0]} steps: the time of Captum "
+        f"over that of each. {_INTERVALS}",
+    )
+
+
+def sweeps(rows: pd.DataFrame) -> Figure | None:
+    """What a sweep costs in units of its largest setting, a panel for each sweep."""
+    found = [(case, own) for (section, case), own in cases(rows) if section == "sweep"]
+    found = [pair for pair in found if (pair[1]["contestant"] == "ours_largest").any()]
+    if not found:
+        return None
+    return _bar_figure(
+        [
+            (case, [(name, ratio(own, name, "ours_largest")) for name in _SWEEP])
+            for case, own in found
+        ],
+        "Time, largest setting alone = 1 ↓",
+        f"All settings named above a panel, against our largest one alone. {_INTERVALS}",
+    )
+
+
+_INTERVALS = (
+    "Medians of interleaved repeats; whiskers cover the median with at least 95 % from 6 repeats on, else "
+    "they are the range."
+)
+
+
+def _bar_figure(
+    panels: Sequence[tuple[str, Sequence[tuple[str, Estimate | None]]]], label: str, words: str
+) -> Figure:
+    n_bars = max(len(bars) for _, bars in panels)
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.36 * n_bars), layout="constrained")
+    grid: Sequence[Any] = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[
+        0
+    ]
+    largest = max(
+        (one.high for _, bars in panels for _, one in bars if one is not None), default=1.0
+    )
+    for axes, (title, bars) in zip(grid, panels, strict=True):
+        _bars(axes, bars, largest)
+        axes.set_title(literal(title), loc="left")
+        axes.set_xlabel(label)
+    grid[0].invert_yaxis()
+    note(figure, words)
+    return figure
+
+
+def _bars(axes: Axes, bars: Sequence[tuple[str, Estimate | None]], largest: float) -> None:
+    for place, (name, one) in enumerate(bars):
+        if one is None:
+            axes.text(0.02 * largest, place, "not timed", va="center", size=7, color="#777777")
+            continue
+        shade, _ = contestant_stroke(name)
+        axes.barh(place, one.mean, color=shade, height=0.66)
+        axes.hlines(place, one.low, one.high, color="black", lw=1.1, path_effects=HALO)
+        axes.text(one.high + 0.02 * largest, place, f"{one.mean:.2f}", va="center", size=7.5)
+    axes.axvline(1.0, color="#444444", lw=0.8, ls=":")
+    labels, _ = wrapped(LABELS.get(name, name) for name, _ in bars)
+    axes.set_yticks(range(len(bars)), labels)
+    axes.set_xlim(0, 1.2 * largest)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
+    "scaling": scaling,
+    "ratios": ratios,
+    "sweeps": sweeps,
+}

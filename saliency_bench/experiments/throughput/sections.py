@@ -1,0 +1,453 @@
+"""The throughput benchmark: contestants that agree, side by side, over what their speed depends on.
+
+A section is a function in `SECTIONS` from a `Bench` to rows (`rows.THROUGHPUT`). In each of its cases every contestant
+is first compared with ours, then warmed up, then timed in interleaved repeats with the matrix products of one layer of
+the model among them (`trial.measured`).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from saliency_bench.attribution.quadrature import quadrature as rule
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import OK, Setting
+from saliency_bench.core.text import Encoded
+from saliency_bench.experiments.throughput.contestants import (
+    Contestant,
+    Problem,
+    Scores,
+    Trials,
+    captum_in_order,
+    explained,
+    integrated_gradients,
+    setting_of,
+    tuned,
+)
+from saliency_bench.experiments.throughput.evaluation import evaluation_contestants
+from saliency_bench.experiments.throughput.trial import (
+    Case,
+    Clock,
+    Expected,
+    Protocol,
+    Row,
+    absent_rows,
+    admission,
+    entered,
+    expected_of,
+    measured,
+    opened,
+    rounding,
+    row_of,
+)
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References, resolve
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.budget import resolve as resolve_budget
+from saliency_bench.study.memory import peak_memory
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, texts and a configuration as conf/throughput.yaml has it."""
+
+    config: Mapping[str, Any]
+    model: Model
+    encoded: Sequence[Encoded]
+    load: Callable[[str], Model]  # the same model in another type
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    clock: Clock = time.perf_counter
+    references: References = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "references", References(self.model))
+
+    def problem(self, **changes: Any) -> Problem:
+        """The configured problem with some of its values changed."""
+        config = self.config
+        plain = Problem(
+            self.references,
+            tuple(self.encoded),
+            resolve(self.model, config["baseline"]),
+            config["quadrature"],
+            config["n_steps"],
+            resolve_budget(
+                config["runtime"]["token_budget"], self.model, [*map(len, self.encoded)]
+            ),
+        )
+        return replace(plain, **changes)
+
+    def protocol(self) -> Protocol:
+        """How the configuration wants it timed."""
+        config = self.config
+        keys = ("n_repeats", "max_warmups", "stable_within", "product_seconds")
+        tolerance = config["tolerance"][self.model.precision]
+        return Protocol(**{key: config[key] for key in keys}, tolerance=tolerance, clock=self.clock)
+
+
+def throughput(bench: Bench) -> Iterator[Row]:
+    """The rows of every configured section, as they are measured.
+
+    Raises:
+        InputError: a section or contestant is unknown, or cannot be had from this model.
+    """
+    with bench.model.frozen():
+        for name in bench.config["sections"]:
+            yield from SECTIONS[name](bench)
+
+
+# --- sections
+
+
+def contestants(bench: Bench) -> Iterator[Row]:
+    """Everybody on texts of mixed lengths: the main comparison."""
+    yield from _cases(bench, "contestants", {"mixed lengths": bench.problem()}, bench.config)
+
+
+def budget(bench: Bench) -> Iterator[Row]:
+    """Over token budgets, which are Captum's internal_batch_size too."""
+    own = bench.config["budget"]
+    for n in own["token_budgets"]:
+        cases = {f"{n} tokens": _small(bench, own, token_budget=n)}
+        yield from _cases(bench, "budget", cases, own, {"captum_sorted": {"tokens_at_once": [n]}})
+
+
+def length(bench: Bench) -> Iterator[Row]:
+    """Over texts of one length each, where nothing is won by padding less."""
+    own = bench.config["length"]
+    cases = {
+        f"length {n}": _small(
+            bench, own, encoded=texts_of_length(bench.model, bench.encoded, n, own["n_examples"])
+        )
+        for n in own["lengths"]
+    }
+    yield from _cases(bench, "length", cases, own)
+
+
+def steps(bench: Bench) -> Iterator[Row]:
+    """Over numbers of steps."""
+    own = bench.config["steps"]
+    cases = {f"{n} steps": _small(bench, own | {"n_steps": n}) for n in own["n_steps"]}
+    yield from _cases(bench, "steps", cases, own)
+
+
+def precision(bench: Bench) -> Iterator[Row]:
+    """Over types of the model; errors are those to float64."""
+    own = bench.config["precision"]
+    double = replace(bench, model=bench.load("float64"))
+    with double.model.frozen():
+        problem = _small(double, own)
+        (truth,) = explained(problem, [problem.setting])
+    for dtype in own["dtypes"]:
+        other = replace(bench, model=bench.load(dtype))
+        with other.model.frozen():
+            yield from _cases(other, "precision", {dtype: _small(other, own)}, own, truth=truth)
+
+
+def sweep(bench: Bench) -> Iterator[Row]:
+    """All settings of a sweep: together, the largest alone, and by Captum one after the other."""
+    yield from _step_sweep(bench)
+    yield from _sample_sweep(bench)
+
+
+def _step_sweep(bench: Bench) -> Iterator[Row]:
+    own = bench.config["sweep"]
+    counts = sorted(own["n_steps"])
+    problem = _small(bench, own | {"n_steps": counts[-1]})
+    # Nesting rules have both ends of the path among their nodes: one more gradient than Captum's n.
+    settings = [
+        integrated_gradients(
+            baseline=problem.baseline, quadrature=own["quadrature"], n_steps=n + own["extra_steps"]
+        )
+        for n in counts
+    ]
+    nodes = {node for one in settings for node in rule(own["quadrature"], one.hyper["n_steps"])[0]}
+    plain = [replace(problem, n_steps=n) for n in counts]
+    use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
+    runs = [captum_in_order("", "", one, use).run for one in plain]
+    yield from _sweep(
+        bench,
+        Case("sweep", f"{_listed(counts)} steps", problem),
+        settings,
+        (len(nodes), settings[-1].hyper["n_steps"], sum(counts)),
+        lambda: [scores for run in runs for scores in run() or []],
+        expected_of(problem, [one.setting for one in plain]),
+        f"Captum, setting by setting: {use}",
+    )
+
+
+def _sample_sweep(bench: Bench) -> Iterator[Row]:
+    own = bench.config["sweep"]
+    counts = sorted(own["n_samples"])
+    problem = _small(bench, own | {"n_steps": counts[-1]})
+    hyper = conf_files.method_defaults("smoothgrad")
+    name, reduction = hyper.pop("method"), hyper.pop("reduction")
+    settings = [setting_of(name, reduction, hyper | {"n_samples": n}) for n in counts]
+    twins = [one.twin("captum") for one in settings]
+    yield from _sweep(
+        bench,
+        Case("sweep", f"{_listed(counts)} samples", problem),
+        settings,
+        (counts[-1], counts[-1], sum(counts)),
+        lambda: _one_by_one(problem, twins),
+        expected_of(problem, settings),
+        "Captum's NoiseTunnel, setting by setting: our blocks, our noise, our token budget",
+    )
+
+
+def _sweep(
+    bench: Bench,
+    case: Case,
+    settings: Sequence[Setting],
+    n_gradients: tuple[int, int, int],
+    captum: Callable[[], Scores],
+    captum_expected: Expected,
+    describe: str,
+) -> Iterator[Row]:
+    """Three contestants; `n_gradients` is what each text takes of each of them."""
+    bench.progress(case.section, 0, 1)
+    problem, n = case.problem, len(case.problem.encoded)
+    # Every setting by itself: that sharing changes no number is checked too.
+    alone = [explained(problem, [one])[0] for one in settings]
+    entrants = [
+        Contestant(
+            "ours_sweep",
+            "ours: all settings from one pass over the union of their points",
+            lambda: [scores for own in explained(problem, settings) for scores in own],
+        ),
+        Contestant(
+            "ours_largest",
+            "ours: the largest setting alone",
+            lambda: explained(problem, settings[-1:])[0],
+        ),
+        Contestant("captum_sweep", describe, captum, rounds=True),
+    ]
+    exact = [Expected([one for own in alone for one in own]), Expected(alone[-1]), captum_expected]
+    paid = [replace(one, n_gradients=[k] * n) for one, k in zip(entrants, n_gradients, strict=True)]
+    yield from measured(case, list(zip(paid, exact, strict=True)), bench.protocol())
+    bench.progress(case.section, 1, 1)
+
+
+def _one_by_one(problem: Problem, settings: Sequence[Setting]) -> Scores:
+    """The scores of settings that share nothing but the choice of the class."""
+    n = len(problem.encoded)
+    found: Scores = [np.empty(0)] * (n * len(settings))
+    for indices, block in opened(problem):
+        for number, setting in enumerate(settings):
+            (maps,) = block.explain([setting]).values()
+            for index, one in zip(indices, maps, strict=True):
+                found[number * n + index] = one.scores
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """Peak memory at few steps and at many, on texts of one length that fill the token budget at few already.
+
+    One run each, scores compared between contestants. At half the steps a first run loads what a first run loads.
+    """
+    own = bench.config["memory"]
+    encoded = texts_of_length(bench.model, bench.encoded, own["length"], own["n_examples"])
+    fixed = {"encoded": encoded, "token_budget": own["token_budget"]}
+    first, *_ = counts = sorted(own["n_steps"])
+    warm = bench.problem(**fixed, n_steps=max(2, first // 2))
+    for one in entered(warm, own["contestants"], bench.config["options"])[0]:
+        one.run()
+    for done, n in enumerate(counts):
+        bench.progress("memory", done, len(counts))
+        problem = bench.problem(**fixed, n_steps=n)
+        case = Case("memory", f"{n} steps", problem, own["length"])
+        entrants, absent = entered(problem, own["contestants"], bench.config["options"])
+        yield from absent_rows(case, absent)
+        yield from _peaks(case, entrants, bench.protocol())
+    bench.progress("memory", len(counts), len(counts))
+
+
+def _peaks(case: Case, entrants: Sequence[Contestant], protocol: Protocol) -> Iterator[Row]:
+    expected: Expected | None = None
+    for one in entrants:
+        with peak_memory(case.problem.model.device) as peak:
+            found = admission(one, expected, protocol)
+        # The first is what the others are compared with: no run is there for the comparison alone.
+        if expected is None and found.scores is not None:
+            expected = Expected(found.scores, rounding(case.problem, [case.problem.setting]))
+        if found.status == OK:
+            yield row_of(case, one, found) | {
+                "repeat": 0,
+                "seconds": found.seconds,
+                "peak_bytes": peak.peak_bytes,
+            }
+        else:
+            yield row_of(case, one, found)
+
+
+def accuracy(bench: Bench) -> Iterator[Row]:
+    """What Integrated Gradients with a small error cost, ours and Captum's default; errors are those to a dense rule."""
+    own = bench.config["accuracy"]
+    bench.progress("accuracy", 0, 1)
+    problem = _small(bench, own | {"n_steps": own["captum_steps"]})
+    dense = integrated_gradients(
+        baseline=problem.baseline, quadrature="clenshaw_curtis", n_steps=own["reference_steps"]
+    )
+    (truth,) = explained(problem, [dense])
+    adaptive = conf_files.method_defaults("integrated_gradients_adaptive")
+    name = adaptive.pop("method")
+    settings = {
+        "ours_adaptive": setting_of(
+            name, "none", adaptive | {"baseline": problem.baseline, "tolerance": own["tolerance"]}
+        ),
+        "ours_calibrated": integrated_gradients(
+            baseline=problem.baseline, quadrature="calibrated", n_steps=own["calibrated_steps"]
+        ),
+    }
+    entrants = [_by_setting(key, problem, one) for key, one in settings.items()]
+    use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
+    describe = f"Captum, {problem.n_steps} Gauss-Legendre steps, sorted: {use}"
+    entrants.append(captum_in_order("captum_default", describe, problem, use))
+    # They need not be equal, only near: what is further away computes something else.
+    protocol = replace(bench.protocol(), tolerance=own["refused_above"])
+    case = Case("accuracy", f"to {100 * own['tolerance']:g} %", problem)
+    yield from measured(case, [(one, Expected(truth)) for one in entrants], protocol)
+    bench.progress("accuracy", 1, 1)
+
+
+def _by_setting(name: str, problem: Problem, setting: Setting) -> Contestant:
+    """A contestant of ours, run once to see how many gradients each text takes."""
+    costs = _costs(problem, setting)
+    describe = f"ours: {setting.method}, {np.mean(costs):.3g} gradients per text"
+    return Contestant(name, describe, lambda: explained(problem, [setting])[0], n_gradients=costs)
+
+
+def _costs(problem: Problem, setting: Setting) -> list[int]:
+    return [one.n_gradients for one in _maps(problem, setting)]
+
+
+def evaluation(bench: Bench) -> Iterator[Row]:
+    """Metrics of several methods judged from shared curves, against each metric of each method judged by itself."""
+    own = bench.config["evaluation"]
+    problem = _small(bench, own | {"n_steps": bench.config["n_steps"]})
+    entries = {name: conf_files.metric_defaults(name) for name in own["metrics"]}
+    maps: dict[str, list[AttributionMap]] = {}
+    for name in own["methods"]:
+        hyper = conf_files.method_defaults(name)
+        setting = setting_of(hyper.pop("method"), hyper.pop("reduction"), hyper)
+        maps[name] = _maps(problem, setting)
+    for done, removal in enumerate(own["removals"]):
+        bench.progress("evaluation", done, len(own["removals"]))
+        ways = evaluation_contestants(
+            bench.references,
+            problem.encoded,
+            maps,
+            entries,
+            removal,
+            problem.token_budget,
+        )
+        entrants = [
+            Contestant(
+                f"evaluation_{name}", _WAYS[name], run, n_gradients=[0] * len(problem.encoded)
+            )
+            for name, run in ways.items()
+        ]
+        expected = Expected(ways["shared"]())
+        case = Case("evaluation", f"removal {removal}", problem)
+        yield from measured(case, [(one, expected) for one in entrants], bench.protocol())
+    bench.progress("evaluation", len(own["removals"]), len(own["removals"]))
+
+
+_WAYS = {
+    "shared": "all metrics of all methods from shared curves, each question asked once",
+    "separate": "each metric of each method by itself, in the same blocks",
+}
+
+
+def _maps(problem: Problem, setting: Setting) -> list[AttributionMap]:
+    """The maps of all texts, in their order."""
+    found: dict[int, AttributionMap] = {}
+    for indices, block in opened(problem):
+        (maps,) = block.explain([setting]).values()
+        found |= dict(zip(indices, maps, strict=True))
+    return [found[index] for index in range(len(problem.encoded))]
+
+
+#: In the order in which they make sense. `own` keys of conf/throughput.yaml bear the same names.
+SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
+    "contestants": contestants,
+    "length": length,
+    "budget": budget,
+    "steps": steps,
+    "precision": precision,
+    "sweep": sweep,
+    "memory": memory,
+    "accuracy": accuracy,
+    "evaluation": evaluation,
+}
+
+
+def texts_of_length(
+    model: Model, encoded: Sequence[Encoded], length: int, n: int
+) -> tuple[Encoded, ...]:
+    """`n` texts of so many tokens: the ordinary tokens of these end to end, each framed as the first of them is.
+
+    Raises:
+        InputError: the model takes no texts of this length, or there is no room beside the special tokens.
+    """
+    first = encoded[0]
+    inner = [place for place, special in enumerate(first.special) if not special]
+    before, after = first.input_ids[: inner[0]], first.input_ids[inner[-1] + 1 :]
+    room = length - len(before) - len(after)
+    if room < 1:
+        raise InputError(
+            f"length={length}: expected more than the {len(before) + len(after)} special tokens of a text"
+        )
+    stream = [
+        token
+        for item in encoded
+        for token, special in zip(item.input_ids, item.special, strict=True)
+        if not special
+    ]
+    found = []
+    for number in range(n):
+        own = [stream[(number * room + place) % len(stream)] for place in range(room)]
+        inputs: dict[str, Any] = {"input_ids": [*before, *own, *after]}
+        if first.token_type_ids is not None:
+            inputs["token_type_ids"] = [first.token_type_ids[0]] * length
+        name = f"length-{length}-{number}"
+        found.append(task.encoded_ids(model, inputs, name, None, f"length={length}"))
+    return tuple(found)
+
+
+def _small(bench: Bench, own: Mapping[str, Any], **changes: Any) -> Problem:
+    """The configured problem with a section's own number of texts and steps."""
+    plain = {"encoded": tuple(bench.encoded[: own["n_examples"]]), "n_steps": own["n_steps"]}
+    return bench.problem(**(plain | changes))
+
+
+def _cases(
+    bench: Bench,
+    section: str,
+    cases: Mapping[str, Problem],
+    own: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    truth: Scores | None = None,
+) -> Iterator[Row]:
+    """The rows of cases with the contestants that the section names; `options` replace some of theirs."""
+    given = dict(bench.config["options"])
+    for name, changed in (options or {}).items():
+        given[name] = given[name] | changed
+    for done, (name, problem) in enumerate(cases.items()):
+        bench.progress(section, done, len(cases))
+        lengths = set(map(len, problem.encoded))
+        case = Case(section, name, problem, lengths.pop() if len(lengths) == 1 else None)
+        expected = expected_of(problem, [problem.setting])
+        entrants, absent = entered(problem, own["contestants"], given)
+        yield from absent_rows(case, absent)
+        yield from measured(case, [(one, expected) for one in entrants], bench.protocol(), truth)
+    bench.progress(section, len(cases), len(cases))

@@ -1,0 +1,78 @@
+"""Heat maps of which metric can be trusted with which removal operator."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from saliency_bench.core.labels import metric_label, ordered_metrics
+from saliency_bench.experiments.trust_report import SUMMARY, shares
+from saliency_bench.report.gates import KINDS
+from saliency_bench.report.stats import Resampling
+from saliency_bench.report.style import WIDTH, ink_on, literal, note
+
+_ROW, _MARGIN = 0.27, 1.9  # inches
+BLIND = 0.5
+
+
+def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
+    """One over all kinds of shortcut, and one for each where there are several."""
+    kinds = list(dict.fromkeys(rows["kind"]))
+    made = {SUMMARY: heat_map(rows, "All shortcuts", resampling)}
+    if len(kinds) > 1:
+        for kind in kinds:
+            own = rows[rows["kind"] == kind]
+            made[f"{SUMMARY}_{kind}"] = heat_map(own, KINDS.get(kind, kind), resampling)
+    return made
+
+
+def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
+    """Metrics against removal operators: the share of texts in which the known ranking is preferred."""
+    metrics, removals = ordered_metrics(rows["metric"]), list(dict.fromkeys(rows["removal"]))
+    found = shares(rows, ["metric", "removal"], resampling).set_index(["metric", "removal"])
+    grid = found.reindex(pd.MultiIndex.from_product([metrics, removals]))
+    shape = (len(metrics), len(removals))
+    share, low, high = (
+        grid[name].to_numpy(dtype=float).reshape(shape) for name in ("share", "low", "high")
+    )
+    figure = Figure(
+        figsize=(min(WIDTH, 2.9 + 0.6 * len(removals)), _MARGIN + _ROW * len(metrics)),
+        layout="constrained",
+    )
+    axes = figure.subplots()
+    image = axes.imshow(share, aspect="auto", **_scale(share))
+    blind = (low <= BLIND) & (high >= BLIND)
+    for (row, column), value in np.ndenumerate(share):
+        text = _text(value, bool(blind[row, column]))
+        axes.text(column, row, text, ha="center", va="center", size=7.5, color=ink_on(image, value))
+    axes.set_xticks(range(len(removals)), [literal(one) for one in removals])
+    axes.set_yticks(range(len(metrics)), [literal(metric_label(one)) for one in metrics])
+    axes.set_xlabel("Removal operator")
+    axes.set_title(literal(title), loc="left")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, label="Known ranking preferred", aspect=30)
+    bar.outline.set_visible(False)
+    words = (
+        "Share of comparisons in which the metric prefers the known ranking to a spoilt one, a tie counted half; "
+        f"{BLIND} is what a metric gets that sees nothing."
+    )
+    over = f"{100 * resampling.confidence:g} % interval over {rows['example_id'].nunique()} texts"
+    note(figure, f"{words} In brackets: its {over} holds {BLIND}." if blind.any() else words)
+    return figure
+
+
+def _scale(share: Float[np.ndarray, "M R"]) -> dict[str, Any]:
+    """From what a metric gets that sees nothing, if none gets less; else to both sides of it."""
+    if np.nanmin(share) >= BLIND:
+        return {"cmap": "cividis", "vmin": BLIND, "vmax": 1.0}
+    return {"cmap": "RdBu", "vmin": 0.0, "vmax": 1.0}
+
+
+def _text(value: float, blind: bool) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"({value:.2f})" if blind else f"{value:.2f}"

@@ -1,0 +1,220 @@
+"""Whatever inputs come in, one by one: texts, mappings with `input_ids` or `text`, or ids alone; batches are taken apart."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.data.example import Example
+
+#: What a mapping of a text may hold.
+TEXT, TEXT_PAIR = "text", "text_pair"
+LABELS = ("labels", "label")
+#: The written tokens of a tokenised input, where they came beside it.
+TOKENS = "input_tokens"
+KEYS = (TEXT, TEXT_PAIR, *LABELS)
+
+
+def label_of(item: Any) -> int | str | None:
+    """The gold class that an input brings under `labels` or `label`; None where it is not one class.
+
+    Datasets mark a text without a label by a negative one, and several labels are those of tokens or of many classes.
+    """
+    if not isinstance(item, Mapping):
+        return None
+    given = item.get("labels", item.get("label"))
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if _is_list(given) and len(given) == 1:
+        (given,) = given
+    return given if isinstance(given, str) or (_is_whole(given) and given >= 0) else None
+
+
+def items(inputs: Any) -> list[Any]:
+    """The inputs of a text (as words or as ids), a mapping, a list, a Dataset or a DataLoader.
+
+    A mapping with `text` (and `text_pair`, `label`) is a text, and so is (text, class number); (mapping with `input_ids`,
+    labels or tokens) is a tokenised input. What a DataLoader would put together is taken from it one by one.
+
+    Raises:
+        InputError: these are no inputs, a table of several columns, or a batch of which it cannot be told what it is.
+    """
+    _refuse_table(inputs)
+    if isinstance(inputs, str | Example | Mapping) or _is_one_text(inputs):
+        return list(_apart(inputs, "inputs"))
+    if isinstance(inputs, DataLoader):
+        return list(_of_loader(inputs))
+    if not hasattr(inputs, "__iter__"):  # a map-style Dataset
+        if not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+            raise InputError(
+                f"inputs is {inputs!r:.80}; expected a text, a pair of texts, ids, a mapping with input_ids, or a list, "
+                "Dataset or DataLoader of these"
+            )
+        inputs = [inputs[index] for index in range(len(inputs))]
+    return _all_apart(inputs, "inputs")
+
+
+def _all_apart(inputs: Iterable[Any], where: str) -> list[Any]:
+    return [one for index, item in enumerate(inputs) for one in _apart(item, f"{where}[{index}]")]
+
+
+def _refuse_table(inputs: Any) -> None:
+    """Refuses what has named columns, unless each row says by itself what it is (see `_apart`)."""
+    names = getattr(inputs, "column_names", None)  # of datasets and Arrow
+    # Of pandas and polars; a Series may have an entry of that name.
+    frame = names is None and hasattr(type(inputs), "columns") and hasattr(inputs, "shape")
+    if isinstance(names, Mapping):
+        raise InputError(
+            f"inputs has the splits {', '.join(names)}: give one of them, as inputs[{next(iter(names), '')!r}]"
+        )
+    columns = [*map(str, inputs.columns if frame else names or ())]
+    if not columns or (not frame and ("input_ids" in columns or {TEXT} <= {*columns} <= {*KEYS})):
+        return
+    example = TEXT if TEXT in columns else columns[0]
+    raise InputError(
+        f"inputs is a table of the columns {', '.join(columns)}: give the column of the texts alone, as "
+        f"inputs[{example!r}], and that of the classes, where there is one, as labels="
+    )
+
+
+def _of_loader(loader: "DataLoader[Any]") -> Iterator[Any]:
+    """The items of a loader, without torch's way to put them together, which turns pairs and lists of ids over."""
+    own = copy(loader)
+    if own.collate_fn is default_collate:
+        own.collate_fn = list
+        own._iterator = None  # that of workers which are kept and put items together
+    batched = own.batch_sampler is not None
+    for number, batch in enumerate(own):
+        where = f"batch {number} of inputs" if batched else f"inputs[{number}]"
+        whole = _all(batch, str) or (isinstance(batch, list) and _all(batch, Mapping))
+        if batched and (own.collate_fn is list or whole):
+            yield from _all_apart(batch, where)
+        elif batched and isinstance(batch, list) and not _all(batch[:1], Tensor | np.ndarray):
+            raise InputError(
+                f"{where} is a list of {len(batch)} {type(batch[0]).__name__}s from the loader's collate_fn, of which it "
+                "cannot be told whether each is a text or a column: give loader.dataset, or a DataLoader without collate_fn"
+            )
+        else:
+            yield from _apart(batch, where)
+
+
+def _is_one_text(inputs: Any) -> bool:
+    """Whether these are the ids of one text: a row of whole numbers."""
+    if isinstance(inputs, Tensor | np.ndarray):
+        return inputs.ndim == 1 and all(map(_is_whole, inputs.tolist()))
+    return _is_list(inputs) and bool(inputs) and all(map(_is_whole, inputs))
+
+
+def _apart(item: Any, where: str) -> Iterator[Any]:
+    """One item as it is, or the texts of a batch."""
+    if isinstance(item, Tensor) or (isinstance(item, np.ndarray) and item.dtype.kind in "biuf"):
+        yield from ({"input_ids": ids} for ids in (item if item.ndim == 2 else [item]))
+    elif isinstance(item, Mapping):
+        yield from _rows(item, where)
+    elif _is_list(item) and item and isinstance(item[0], Tensor | np.ndarray):
+        yield from _with_labels(*_ids_of(item, where))
+    elif _is_list(item) and item and all(map(_is_whole, item)):
+        yield {"input_ids": item}
+    elif _is_list(item) and len(item) == 2 and isinstance(item[0], Mapping):
+        yield from _beside([*_rows(item[0], where)], item[1], where)
+    elif _is_list(item) and len(item) == 2 and isinstance(item[0], str) and _is_class(item[1]):
+        yield {TEXT: item[0], "label": item[1]}
+    elif _is_list(item) and len(item) == 2 and _all(item[0], str) and _classes(item[1]):
+        yield from _beside([{TEXT: text} for text in item[0]], item[1], where)
+    else:
+        yield item
+
+
+def _rows(batch: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
+    """What a tokenizer returns for several texts, and loaders and tables bring, taken apart."""
+    columns = {key: _plain(value, f"{where}[{key!r}]") for key, value in batch.items()}
+    texts = columns.get("input_ids", columns.get(TEXT))
+    if not _is_list(texts) or not texts or not (_is_list(texts[0]) or isinstance(texts[0], str)):
+        yield batch
+        return
+    for row in range(len(texts)):
+        yield {
+            key: value[row] if _is_list(value) and len(value) == len(texts) else value
+            for key, value in columns.items()
+        }
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Arrays as lists; a list of arrays is one of texts, or of one number each."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if not _is_list(value) or not _all(value, Tensor | np.ndarray):
+        return value
+    lengths = {prod(one.shape) for one in value}
+    if len(value) > 1 and len(lengths) == 1 and lengths != {1}:
+        raise InputError(
+            f"{where} is a list of {len(value)} arrays of one length, of which it cannot be told whether each is a text or "
+            "a place in all texts: stack them to [B T], or give the DataLoader itself"
+        )
+    return [one.item() if lengths == {1} else one.tolist() for one in value]
+
+
+def _beside(
+    rows: Sequence[Mapping[str, Any]], other: Any, where: str
+) -> Iterator[Mapping[str, Any]]:
+    """The texts of a batch, with what came beside it: a class or the written tokens of each."""
+    each = other.tolist() if hasattr(other, "tolist") else other
+    if len(rows) == 1 and (_is_class(each) or _all(each, str)):
+        each = [each]
+    if _is_list(each) and len(each) == len(rows):
+        for key, fits in (("labels", _is_class), (TOKENS, lambda one: _all(one, str))):
+            if all(map(fits, each)):
+                yield from ({**row, key: one} for row, one in zip(rows, each, strict=True))
+                return
+    raise InputError(
+        f"{where} is {len(rows)} texts with {type(other).__name__} beside them, expected the class or the tokens of each: "
+        "give the mapping with input_ids alone, and classes as labels="
+    )
+
+
+def _with_labels(ids: Any, labels: Any) -> Iterator[Mapping[str, Any]]:
+    """The texts of ids [B T] or [T], each with its label where there are any."""
+    rows, own = (ids, labels) if ids.ndim == 2 else ([ids], [labels])
+    for row, one in enumerate(rows):
+        yield {"input_ids": one} if labels is None else {"input_ids": one, "labels": own[row]}
+
+
+def _ids_of(batch: Sequence[Any], where: str) -> tuple[Any, Any]:
+    """The ids of (ids,) or (ids, labels), and the labels; these have a dimension less."""
+    ids, *others = batch
+    if len(others) > 1 or any(np.ndim(one) != ids.ndim - 1 for one in others):
+        raise InputError(
+            f"{where} is {len(batch)} tensors, expected (ids,) or (ids, labels): give a mapping with input_ids, and "
+            "attention_mask where there is padding"
+        )
+    return ids, others[0] if others else None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_class(value: Any) -> bool:
+    """Whether this is a class by number, maybe as an array without a dimension."""
+    return _is_whole(
+        value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value
+    )
+
+
+def _classes(value: Any) -> bool:
+    listed = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
+    return _all(listed, int) and all(map(_is_class, listed))
+
+
+def _all(values: Any, kind: Any) -> bool:
+    """Whether this is a list of some values of this kind."""
+    return _is_list(values) and bool(values) and all(isinstance(one, kind) for one in values)

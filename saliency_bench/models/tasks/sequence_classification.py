@@ -1,0 +1,513 @@
+"""Sequence classification: texts or pairs of texts to batches, and the class whose score is explained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.tensors import Batch, ScoreFn
+from saliency_bench.core.text import NO_OFFSET, Encoded
+from saliency_bench.data.example import Example
+from saliency_bench.data.labels import resolve_label
+from saliency_bench.data.records import half_character
+from saliency_bench.models.extra import extra_of, tensors_of
+from saliency_bench.models.heads import TEXT_GENERATION
+from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import Scaling
+from saliency_bench.models.tasks.items import TOKENS
+from saliency_bench.models.tasks.pieces import Reading, read, read_text, segments_of, words_in
+from saliency_bench.models.tasks.targets import class_names
+from saliency_bench.models.tasks.task import At
+
+#: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
+FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
+
+#: How a pair is cut whose first text must stay whole.
+ONLY_SECOND = "only_second"
+
+#: How the score of a class is read off the logits [R C]; results [R].
+#: A target with a second column is a contrast: the difference of both classes' scores.
+#: Probabilities are taken in float64: of one near 1, float32 has neither 1 - p nor the gradient.
+Output = Callable[[Float[Tensor, "R C"], Int[Tensor, "R ..."]], Float[Tensor, " R"]]
+OUTPUTS: Mapping[str, Output] = {
+    "logit": lambda logits, target: _pick(logits, target),
+    "probability": lambda logits, target: _pick(logits.double().softmax(-1), target),
+    "log_probability": lambda logits, target: _pick(logits.double().log_softmax(-1), target),
+    "cross_entropy": lambda logits, target: _pick(-logits.double().log_softmax(-1), target),
+}
+#: What is explained of a model with a loss of its own: the negative of that.
+CRITERION = "criterion"
+#: The same where classes do not exclude each other: each has a probability of its own.
+MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
+    "logit": OUTPUTS["logit"],
+    "probability": lambda logits, target: _pick(logits.double().sigmoid(), target),
+    "log_probability": lambda logits, target: _pick(functional.logsigmoid(logits.double()), target),
+    "cross_entropy": lambda logits, target: _pick(-functional.logsigmoid(logits.double()), target),
+}
+
+
+class SequenceClassification:
+    """One question for each text (or pair of texts), about the text as a whole; classes are the model's."""
+
+    refuses: Mapping[str, str] = {}
+
+    def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
+        """See `task.Task`."""
+        return encode(model, [example], too_long=too_long)[0]
+
+    def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
+        """See `task.Task`. There is no `at`: a text has one prediction."""
+        if at is not None:
+            raise InputError(
+                f"at={at!r}: {model.name} has one prediction for a text, not one for each token"
+            )
+        return [text]
+
+    def class_of(self, model: Model, name: str | int, question: Encoded, n_classes: int) -> int:
+        """See `task.Task`: a class by index or name."""
+        return resolve_label(name, class_names(model.labels, n_classes), "target")
+
+    def name_of(self, model: Model, index: int, question: Encoded, n_classes: int) -> str:
+        """See `task.Task`: as the model's configuration names it."""
+        return class_names(model.labels, n_classes)[index]
+
+
+def encode(
+    model: Model, examples: Sequence[Example], *, too_long: str = "truncate"
+) -> list[Encoded]:
+    """The examples as tokens; texts longer than the model allows are cut, or refused with too_long="error".
+
+    Raises:
+        InputError: a text is empty, too long, or its label is none of the model's classes.
+    """
+    if model.tokenizer is None:
+        raise InputError(
+            "this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)"
+        )
+    return [encode_one(model, example, too_long) for example in examples]
+
+
+def mostly_unknown(model: Model, encoded: Sequence[Encoded]) -> str | None:
+    """A warning where the tokenizer knows less than half of what the texts are made of; None where it knows more."""
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    ids = [
+        token
+        for item in encoded
+        for token, special in zip(item.input_ids, item.special, strict=True)
+        if not special
+    ]
+    n_unknown = ids.count(unknown) if isinstance(unknown, int) else 0
+    if 2 * n_unknown <= len(ids):
+        return None
+    return (
+        f"{n_unknown} of {len(ids)} tokens are {model.tokenizer.unk_token}, unknown to the tokenizer of {model.name}: is "
+        "its vocabulary that of the model, and of the language of the texts?"
+    )
+
+
+def encoded_ids(
+    model: Model,
+    inputs: Mapping[str, Any],
+    example_id: str,
+    label: int | str | None,
+    where: str,
+    *,
+    keep_pads: bool = False,
+) -> Encoded:
+    """An already tokenised input: `input_ids` and, where given, whatever else the model's `forward` names.
+
+    Its padding, where `attention_mask` is 0, is stripped, or kept as special tokens that are not attended to
+    (see `padding`). Padding that is attended to stays, and is special where the pad token is known.
+    """
+    if "input_ids" not in inputs:
+        raise InputError(f"{where} has no input_ids; it has: {', '.join(map(str, inputs))}")
+    ids = whole_numbers(inputs, "input_ids", where)
+    mask = (
+        whole_numbers(inputs, "attention_mask", where)
+        if "attention_mask" in inputs
+        else [1] * len(ids)
+    )
+    types = whole_numbers(inputs, "token_type_ids", where) if "token_type_ids" in inputs else None
+    _check_ids(model, ids, mask, types, where)
+    if not any(mask):
+        raise InputError(f"{where}: no token is attended to")
+    kept = [position for position, real in enumerate(mask) if real or keep_pads]
+    ids = [ids[position] for position in kept]
+    pads = [not mask[position] for position in kept]
+    tokenizer = model.tokenizer
+    tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else _named(inputs, ids, kept, where)
+    special_ids = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME_TOKENS}
+    outside = pads_outside(model, ids)
+    special = tuple(
+        token in special_ids or pad or place in outside
+        for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
+    )
+    own_types = tuple(types[position] for position in kept) if types else None
+    reading = _reading(model, ids, special, own_types)
+    return Encoded(
+        example_id=example_id,
+        input_ids=tuple(ids),
+        token_type_ids=own_types,
+        special=special,
+        tokens=tuple(tokens),
+        offsets=reading.offsets,
+        segments=reading.segments,
+        words=reading.words,
+        words_known=reading.known,
+        text=reading.text,
+        text_pair=reading.text_pair,
+        gold=_gold(model, label, where),
+        pads=tuple(pads) if any(pads) else None,
+        extra=extra_of(model, inputs, mask if not keep_pads else [1] * len(mask), where),
+    )
+
+
+def _reading(
+    model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
+) -> Reading:
+    """The words and texts of ids; without a tokenizer each token is taken for a word, and no text is known."""
+    segments = _segments_of(model, ids, special, types)
+    if model.tokenizer is not None:
+        return read(model.tokenizer, ids, special, segments)
+    words = tuple(-1 if skip else place for place, skip in enumerate(special))
+    return Reading((NO_OFFSET,) * len(ids), segments, words, "", None, known=False)
+
+
+def _segments_of(
+    model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
+) -> tuple[int, ...]:
+    # What a causal language model reads is one text: a second one would be what follows it.
+    one_text = model.task == TEXT_GENERATION
+    ends = [getattr(model.tokenizer, f"{name}_token_id", None) for name in ("sep", "eos")]
+    separator = None if one_text else next((one for one in ends if one is not None), None)
+    return segments_of(ids, special, None if one_text else types, separator)
+
+
+def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
+    """The places of pad tokens before the first other token and after the last; none where no pad token is known."""
+    pad = model.pad_token_id
+    inside = [place for place, token in enumerate(ids) if token != pad]
+    if pad is None or not inside:
+        return set()
+    return set(range(len(ids))) - set(range(inside[0], inside[-1] + 1))
+
+
+def _named(
+    inputs: Mapping[str, Any], ids: Sequence[int], kept: Sequence[int], where: str
+) -> list[str]:
+    """The tokens without a tokenizer: as they came beside the ids, else these."""
+    if TOKENS not in inputs:
+        return [str(token) for token in ids]
+    given = inputs[TOKENS]
+    if kept and len(given) <= kept[-1]:
+        raise InputError(f"{where}: {len(given)} tokens stand beside {len(ids)} token ids")
+    return [given[position] for position in kept]
+
+
+def _check_ids(
+    model: Model, ids: list[int], mask: list[int], types: list[int] | None, where: str
+) -> None:
+    if {len(mask), len(ids if types is None else types)} != {len(ids)}:
+        raise InputError(f"{where}: input_ids, attention_mask and token_type_ids differ in length")
+    if len(ids) > model.max_length:
+        raise InputError(f"{where}: {len(ids)} tokens, but {model.name} takes {model.max_length}")
+    model.require_embedded(ids, where)
+
+
+def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = None) -> Batch:
+    """A block of examples, padded on the right to the longest of them, or to `length` tokens."""
+    width = max(length or 0, *(len(item) for item in encoded))
+    pad = model.pad_token_id or 0
+
+    def table(rows: Sequence[Sequence[int | bool]], fill: int | bool) -> Tensor:
+        return torch.tensor(
+            [[*row, *[fill] * (width - len(row))] for row in rows], device=model.device
+        )
+
+    types = [item.token_type_ids for item in encoded if item.token_type_ids is not None]
+    return Batch(
+        encoded=tuple(encoded),
+        input_ids=table([item.input_ids for item in encoded], pad),
+        mask=table([item.attended for item in encoded], False),
+        token_type_ids=table(types, 0) if len(types) == len(encoded) else None,
+        attributable=table([[not special for special in item.special] for item in encoded], False),
+        extra=tensors_of(model, [item.extra for item in encoded], [*map(len, encoded)], width),
+        **_places(model, encoded, table),
+    )
+
+
+def _places(
+    model: Model, encoded: Sequence[Encoded], table: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """Where each question is read in the outputs of every token."""
+    if not model.per_token:
+        return {}
+    if all(item.boundary is not None for item in encoded):
+        ends = torch.tensor([item.boundary for item in encoded], device=model.device)
+        context = [[segment == 1 for segment in item.segments] for item in encoded]
+        return {"boundaries": ends, "answerable": table(context, False)}
+    if any(item.position is None for item in encoded):
+        raise InputError(f"{model.name} ({model.task}): it is not said which token is asked about")
+    return {"positions": torch.tensor([item.position for item in encoded], device=model.device)}
+
+
+def score_fn(
+    model: Model,
+    batch: Batch,
+    target: Int[Tensor, "B ..."],
+    output: str,
+    *,
+    short: bool = False,
+) -> ScoreFn:
+    """The score of each row's fixed target class, as a function of its input embeddings."""
+    if output not in OUTPUTS and (output != CRITERION or model.criterion is None):
+        raise unknown("output", output, list(OUTPUTS))
+    logits = logits_fn(model, batch, short=short)
+
+    def score(
+        embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
+    ) -> Float[Tensor, " R"]:
+        return output_of(model, output)(logits(embeddings, row_example), target[row_example])
+
+    return score
+
+
+def output_of(model: Model, output: str) -> Output:
+    """How a row's score is read off its logits: the named output, or the negative of the model's own criterion."""
+    criterion = model.criterion
+    if criterion is None:
+        return (MULTI_LABEL_OUTPUTS if model.multi_label else OUTPUTS)[output]
+
+    def negative_loss(
+        logits: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]
+    ) -> Float[Tensor, " R"]:
+        if target.ndim > 1:
+            raise InputError(
+                "target=contrast: a criterion of one's own has no difference of classes"
+            )
+        loss = _loss(criterion(logits, target), logits)
+        if loss.ndim == 0:  # a mean over the rows: ask for one row at a time
+            pairs = zip(logits, target, strict=True)
+            loss = torch.stack([criterion(row[None], label[None]).sum() for row, label in pairs])
+        return -loss
+
+    return negative_loss
+
+
+def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
+    """What a criterion returned, checked: one number per row, or their mean."""
+    n_rows = len(logits)
+    shape = tuple(loss.shape) if isinstance(loss, Tensor) else None
+    if shape not in ((), (n_rows,)):
+        got = type(loss).__name__ if shape is None else f"shape {shape}"
+        raise InputError(
+            f"the criterion returned {got} for {n_rows} rows, expected a tensor [R] of a loss for each row, or their mean: "
+            "change criterion= in wrap_model()"
+        )
+    found: Tensor = loss
+    if logits.requires_grad and not found.requires_grad:
+        raise InputError(
+            "the criterion returned a loss that does not depend on the logits, expected one with a gradient: change "
+            "criterion= in wrap_model()"
+        )
+    return found
+
+
+def logits_fn(
+    model: Model, batch: Batch, *, short: bool = False
+) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
+    """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`.
+
+    With embeddings in float32, their gradients through a model in half precision are not lost where they are small
+    (`rounding.Scaling`); those at other places of the model have no meaning then.
+    """
+
+    def logits(
+        embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R C"]:
+        widened = torch.finfo(model.dtype).bits < torch.finfo(embeddings.dtype).bits
+        scaling = Scaling()
+        outputs = model.output(
+            batch.input_ids[row_example],
+            batch.mask[row_example] if batch.padded else None,
+            None if batch.token_type_ids is None else batch.token_type_ids[row_example],
+            scaling.embeddings(embeddings) if widened else embeddings,
+            extra=batch.extra_of(row_example),
+            short=short,
+        )
+        read = batch.read(outputs, row_example)
+        return scaling.outputs(read) if widened else read
+
+    return logits
+
+
+def encode_one(
+    model: Model, example: Example, too_long: str, truncation: str = "longest_first"
+) -> Encoded:
+    """One example as tokens (see `encode`); `truncation` says which of two texts is cut."""
+    where = example.source or example.id
+    if not example.text.strip():
+        raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
+    for text in (example.text, example.text_pair or ""):
+        if fault := half_character(text):
+            raise InputError(f"{where}: expected a text, got {fault}")
+    gold = _gold(model, example.label, where)
+    tokenizer = model.tokenizer
+    pair = () if example.text_pair is None else (example.text_pair,)
+    options = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
+    encoding = tokenizer(example.text, *pair, **options, verbose=False)
+    truncated = len(encoding["input_ids"]) > model.max_length
+    if truncated:
+        _refuse_long(where, len(encoding["input_ids"]), model, too_long)
+        if truncation == ONLY_SECOND:
+            _require_room(where, example, len(encoding["input_ids"]), model)
+        encoding = tokenizer(
+            example.text, *pair, **options, truncation=truncation, max_length=model.max_length
+        )
+    model.require_embedded(encoding["input_ids"], where)
+    special = tuple(map(bool, encoding["special_tokens_mask"]))
+    if all(special):
+        raise InputError(
+            f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
+        )
+    types = tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None
+    reading = _placed(model, encoding, special, types, example)
+    return Encoded(
+        example_id=example.id,
+        input_ids=tuple(encoding["input_ids"]),
+        token_type_ids=types,
+        special=special,
+        tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
+        offsets=reading.offsets,
+        segments=reading.segments,
+        words=reading.words,
+        words_known=reading.known,
+        text=example.text,
+        text_pair=example.text_pair,
+        gold=gold,
+        truncated=truncated,
+        extra=extra_of(model, encoding, [1] * len(special), where, given=False),
+        relevant=_relevant(example, reading.offsets, reading.segments, where),
+    )
+
+
+def _placed(
+    model: Model,
+    encoding: Any,
+    special: tuple[bool, ...],
+    types: Sequence[int] | None,
+    example: Example,
+) -> Reading:
+    """Where the tokens of a text stand in it and what its words are: as a fast tokenizer says, else as is found out."""
+    texts = (example.text, example.text_pair or "")
+    if not encoding.is_fast:
+        ids = encoding["input_ids"]
+        # Not told by what stands between them where there is one text.
+        segments = (
+            tuple(-skip for skip in special)
+            if example.text_pair is None
+            else _segments_of(model, ids, special, types)
+        )
+        return read_text(model.tokenizer, ids, special, segments, texts)
+    offsets, segments = _offsets(encoding, special), _segments(encoding, special)
+    words = words_in(offsets, segments, texts, encoding.word_ids())
+    return Reading(offsets, segments, words, example.text, example.text_pair)
+
+
+def _relevant(
+    example: Example,
+    offsets: Sequence[tuple[int, int]],
+    segments: Sequence[int],
+    where: str,
+) -> tuple[bool, ...] | None:
+    """The tokens that share a character with what is known to matter."""
+    spans = example.relevant
+    if spans is None:
+        return None
+    if spans and any(
+        span == NO_OFFSET for span, of in zip(offsets, segments, strict=True) if of >= 0
+    ):
+        raise InputError(
+            f"{where}: what is known to matter (data.relevant) is a stretch of the text, and the tokenizer does not say "
+            "where its tokens stand: use a fast tokenizer, or leave data.relevant out"
+        )
+    return tuple(
+        any(own == segment and start < last and first < end for own, first, last in spans)
+        for segment, (start, end) in zip(segments, offsets, strict=True)
+    )
+
+
+def _gold(model: Model, label: int | str | None, where: str) -> int | None:
+    """The label's class index; a module without class names takes indices, which its logits bound later."""
+    if label is None or (not model.labels and isinstance(label, int)):
+        return label
+    return resolve_label(label, model.labels, where)
+
+
+def _require_room(where: str, example: Example, n_tokens: int, model: Model) -> None:
+    """Refuses a pair whose first text leaves no room for the second, which alone may be cut."""
+    second = model.tokenizer(example.text_pair, add_special_tokens=False, verbose=False)
+    first = n_tokens - len(second["input_ids"])
+    if first >= model.max_length:
+        raise InputError(
+            f"{where}: the first text alone has {first} tokens with those that frame it, and {model.name} takes "
+            f"{model.max_length}: shorten it"
+        )
+
+
+def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None:
+    if too_long == "error":
+        raise InputError(
+            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. "
+            "Shorten the text, or set too_long=truncate."
+        )
+
+
+def _offsets(encoding: Any, special: tuple[bool, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        NO_OFFSET if skip else tuple(span)
+        for span, skip in zip(encoding["offset_mapping"], special, strict=True)
+    )
+
+
+def _segments(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
+    return tuple(
+        -1 if skip or s is None else s
+        for s, skip in zip(encoding.sequence_ids(), special, strict=True)
+    )
+
+
+def whole_numbers(inputs: Mapping[str, Any], key: str, where: str) -> list[int]:
+    """A row of whole numbers, as a list.
+
+    Raises:
+        InputError: these are other numbers, or none; of a mask other than 0 and 1.
+    """
+    try:
+        values = torch.as_tensor(inputs[key]).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{where}: {key}: expected whole numbers, got {inputs[key]!r:.60}"
+        ) from None
+    found: list[Any] = values.tolist()
+    if key == "attention_mask":  # of any type: some models take a mask of floats
+        if wrong := [value for value in found if value not in (0, 1)]:
+            raise InputError(
+                f"{where}: attention_mask holds {wrong[0]}: expected 1 (attended to) or 0 (padding) for each token"
+            )
+    elif found and (values.is_floating_point() or values.dtype == torch.bool):
+        raise InputError(
+            f"{where}: {key} are {str(values.dtype).removeprefix('torch.')}: expected whole numbers, as {key}.long()"
+        )
+    return [int(value) for value in found]
+
+
+def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]) -> Float[Tensor, " R"]:
+    if target.ndim == 1:
+        return values.gather(1, target[:, None])[:, 0]
+    own, against = values.gather(1, target).unbind(1)
+    return own - against

@@ -1,0 +1,144 @@
+"""Whose score is explained: a class for each text, by what the model says or by name, or one class against another."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.rows import Target
+from saliency_bench.core.tensors import Batch
+from saliency_bench.core.text import Encoded
+from saliency_bench.data.labels import resolve_label
+
+PREDICTED, GOLD, RUNNER_UP = "predicted", "gold", "runner_up"
+#: Every class: a map for each.
+ALL = "all"
+#: How configuration and command line write the pair (A, B), which explains score(A) - score(B): the evidence for A
+#: rather than B (Yin & Neubig 2022). A and B are any of the others.
+CONTRAST, AGAINST = "contrast:", "|"
+
+#: The class of a text by name, among so many classes.
+ClassOf = Callable[[str | int, Encoded, int], int]
+
+_ONE_MAP = "target=all gives several maps of a text; here a text has one: name a class"
+
+
+def choose(
+    target: Target, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
+) -> Int[Tensor, "B ..."]:
+    """The class to explain for each example, from the logits of the unperturbed text; with a second column, against which.
+
+    Args:
+        target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or two of
+            these as (A, B) or "contrast:A|B".
+        logits: of the unperturbed texts.
+        batch: has the gold labels.
+        class_of: finds a text's class by name, among so many.
+
+    Raises:
+        InputError: there is no gold label, no such class, or a class is contrasted with itself.
+    """
+    target = read(target)
+    if not isinstance(target, tuple):
+        return _classes(target, logits, batch, class_of)
+    own, other = (_classes(one, logits, batch, class_of) for one in target)
+    if same := [
+        e for e, equal in zip(batch.example_ids, (own == other).tolist(), strict=True) if equal
+    ]:
+        raise InputError(f"target={target}: both are the same class for {same[0]}")
+    return torch.stack([own, other], 1)
+
+
+def read(target: Target) -> Target:
+    """`contrast:A|B` as the pair it is, anything else as it is.
+
+    Names stay as they are written: the space before a word tells two tokens of a vocabulary apart.
+
+    Raises:
+        InputError: a contrast is written otherwise.
+    """
+    if not isinstance(target, str) or not target.startswith(CONTRAST):
+        return target
+    own, bar, other = target.removeprefix(CONTRAST).partition(AGAINST)
+    if not bar or not own.strip() or not other.strip() or AGAINST in other:
+        raise InputError(
+            f"target={target}: expected contrast:A|B, as contrast:positive|negative (in Python a tuple, where a name has "
+            f"a {AGAINST} in it)"
+        )
+    return _written(own), _written(other)
+
+
+def _written(name: str) -> str:
+    """Words of this module without the space around them, names as they are."""
+    return name.strip() if name.strip() in (PREDICTED, GOLD, RUNNER_UP, ALL) else name
+
+
+def check(target: Target, labels: Sequence[str], encoded: Sequence[Encoded]) -> None:
+    """What can be known of a target before a model has read a text.
+
+    Raises:
+        InputError: no class has that name, or an example lacks the gold label that is asked for.
+    """
+    asked = read(target)
+    for one in asked if isinstance(asked, tuple) else (asked,):
+        if one == GOLD:
+            require_gold(encoded)
+        elif one == ALL:
+            raise InputError(_ONE_MAP)
+        elif one not in (PREDICTED, RUNNER_UP) and labels:
+            resolve_label(one, labels, "target")
+
+
+def require_gold(encoded: Sequence[Encoded]) -> None:
+    """Refuses target=gold where an example has no gold label."""
+    missing = [item.example_id for item in encoded if item.gold is None]
+    if missing:
+        raise InputError(
+            f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=..."
+        )
+
+
+def class_names(labels: Sequence[str], n_classes: int) -> tuple[str, ...]:
+    """The model's class names, or LABEL_0, LABEL_1, ... where it has none."""
+    if len(labels) == n_classes:
+        return tuple(labels)
+    return tuple(f"LABEL_{index}" for index in range(n_classes))
+
+
+def _classes(
+    target: str | int, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
+) -> Int[Tensor, " B"]:
+    if target == PREDICTED:
+        return _predicted(logits, batch)
+    if target == RUNNER_UP:
+        return _second(logits)
+    if target == ALL:
+        raise InputError(_ONE_MAP)
+    if target != GOLD:
+        found = [class_of(target, item, logits.shape[-1]) for item in batch.encoded]
+        return torch.tensor(found, device=logits.device)
+    require_gold(batch.encoded)
+    for item in batch.encoded:
+        if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
+            raise InputError(
+                f"{item.example_id}: label {item.gold}, but the model has {logits.shape[-1]} classes"
+            )
+    return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
+
+
+def _predicted(logits: Float[Tensor, "B C"], batch: Batch) -> Int[Tensor, " B"]:
+    largest = logits.argmax(-1)
+    if all(item.default_class is None for item in batch.encoded):
+        return largest
+    said = [-1 if item.default_class is None else item.default_class for item in batch.encoded]
+    own = torch.tensor(said, device=logits.device)
+    return torch.where(own < 0, largest, own)
+
+
+def _second(logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:
+    if logits.shape[-1] < 2:
+        raise InputError("target=runner_up: the model has one class only")
+    first = logits.argmax(-1, keepdim=True)
+    return logits.scatter(1, first, -torch.inf).argmax(-1)

@@ -1,0 +1,55 @@
+"""Token classification: every token that is predicted to be part of an entity is a question of its own."""
+
+from collections.abc import Mapping
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.text import Encoded
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import ATTENTION, DELETE
+from saliency_bench.models.tasks.sequence_classification import SequenceClassification
+from saliency_bench.models.tasks.targets import class_names
+from saliency_bench.models.tasks.task import At, asked_at, occurrences, outputs_of, places_of
+
+#: Tokens outside of all entities (the IOB schemes, Ramshaw & Marcus 1995). A model without this class, as one that
+#: tags parts of speech, has something to say of every token.
+OUTSIDE = "O"
+#: Every token that is predicted to be part of an entity; every token.
+ENTITIES, ALL = "entities", "all"
+
+SECOND = 1  # the segment of the second text of a pair
+
+_GONE = "the token that is asked about is one of those that are removed, and its prediction would be gone with it"
+
+
+class TokenClassification(SequenceClassification):
+    """A question for each token asked about, read at that token; classes are the model's.
+
+    The token itself counts as evidence: it is ranked and replaced like any other, and its row is still read.
+    """
+
+    refuses: Mapping[str, str] = {DELETE: _GONE, ATTENTION: _GONE}
+
+    def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
+        """See `task.Task`. `at` is "entities" (also None), "all", places of tokens, a label, or words of either text."""
+        if at is None or isinstance(at, str):
+            return [asked_at(text, place) for place in self._named(model, text, at or ENTITIES)]
+        return [asked_at(text, place) for place in places_of(text, at)]
+
+    def _named(self, model: Model, text: Encoded, at: str) -> list[int]:
+        own = [place for place, special in enumerate(text.special) if not special]
+        if at == ALL:
+            return own
+        if at == ENTITIES or at in model.labels:
+            outputs = outputs_of(model, text)
+            names = class_names(model.labels, outputs.shape[-1])
+            said = [names[index] for index in outputs.argmax(-1).tolist()]
+            return [
+                place
+                for place in own
+                if (said[place] != OUTSIDE if at == ENTITIES else said[place] == at)
+            ]
+        if found := [*occurrences(text, at), *occurrences(text, at, SECOND)]:
+            return sorted({place for one in found for place in one})
+        raise InputError(
+            f"{text.example_id}: at={at!r} is neither entities, all, a label ({', '.join(model.labels)}) nor words of the text"
+        )

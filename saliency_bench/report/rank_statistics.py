@@ -1,0 +1,131 @@
+"""Which of several methods differ: all pairs in one cell, and ranks over cells. Reads values, never runs a model.
+
+A cell is one model on one dataset under one seed. Examples of several cells are never thrown together: what holds for
+many examples of one cell need not hold for the next cell.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from string import ascii_lowercase
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats as distributions
+
+from saliency_bench.report.stats import TESTS, Resampling, holm
+
+#: With fewer, no test over cells can reach 5 % (two-sided Wilcoxon on 5 cells: 0.0625 at best).
+N_CELLS_FOR_CLAIMS = 6
+
+
+def pairwise_p(
+    values: Float[np.ndarray, "N K"], resampling: Resampling, test: str
+) -> Float[np.ndarray, "K K"]:
+    """The p-value of every two columns' paired differences, Holm-corrected over all pairs; NaN where there is none.
+
+    Args:
+        values: a line per example, a column per method, NaN where a method has no value.
+        resampling: of tests that resample.
+        test: see `stats.TESTS`.
+    """
+    k = values.shape[1]
+    pairs = list(combinations(range(k), 2))
+    raw = np.array([_p(values[:, a] - values[:, b], resampling, test) for a, b in pairs])
+    found = np.full((k, k), np.nan)
+    for (a, b), p in zip(pairs, holm(raw), strict=True):
+        found[a, b] = found[b, a] = p
+    return found
+
+
+def _p(differences: Float[np.ndarray, " N"], resampling: Resampling, test: str) -> float:
+    return TESTS[test](differences[~np.isnan(differences)], resampling)
+
+
+def letters(different: Bool[np.ndarray, "K K"]) -> list[str]:
+    """A compact letter display: two methods share a letter if and only if they do not differ (Piepho 2004).
+
+    Letters are given in the order of the methods; best methods first gives "a" to the best.
+    """
+    k = len(different)
+    groups: list[frozenset[int]] = [frozenset(range(k))]
+    for a, b in combinations(range(k), 2):
+        if different[a, b]:
+            split = [
+                part
+                for group in groups
+                for part in ([group - {a}, group - {b}] if {a, b} <= group else [group])
+            ]
+            # A group within another says nothing that the larger one does not say.
+            unique = list(dict.fromkeys(split))
+            groups = [one for one in unique if not any(one < other for other in unique)]
+    groups.sort(key=sorted)
+    return [
+        "".join(_letter(n) for n, group in enumerate(groups) if one in group) for one in range(k)
+    ]
+
+
+def _letter(number: int) -> str:
+    """A ... z, then a1 ... z1, and so on."""
+    turn, place = divmod(number, len(ascii_lowercase))
+    return ascii_lowercase[place] + (str(turn) if turn else "")
+
+
+def mean_ranks(values: Float[np.ndarray, "N K"], higher_is_better: bool) -> Float[np.ndarray, " K"]:
+    """The mean over lines of each column's rank, 1 the best, ties sharing theirs; lines with a NaN are left out."""
+    whole = values[~np.isnan(values).any(1)]
+    if not len(whole):
+        return np.full(values.shape[1], np.nan)
+    signed = -whole if higher_is_better else whole
+    return np.asarray(distributions.rankdata(signed, axis=1).mean(0))
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """The test that k methods do not differ over N cells, and what two mean ranks must differ by.
+
+    `p` is Iman & Davenport's (1980), `critical_difference` Nemenyi's (Demšar 2006, section 3.2.2).
+    """
+
+    n_cells: int
+    mean_ranks: tuple[float, ...]
+    statistic: float
+    p: float
+    critical_difference: float
+
+
+def friedman(
+    values: Float[np.ndarray, "N K"], higher_is_better: bool, alpha: float
+) -> Friedman | None:
+    """Over cells, a line each; None with fewer than `N_CELLS_FOR_CLAIMS` or fewer than three methods: no claim.
+
+    Cells without a value of some method are left out.
+    """
+    whole = values[~np.isnan(values).any(1)]
+    n, k = whole.shape
+    if n < N_CELLS_FOR_CLAIMS or k < 3:
+        return None
+    chi_square = float(distributions.friedmanchisquare(*whole.T).statistic)
+    rest = n * (k - 1) - chi_square
+    f = np.inf if rest <= 0 else (n - 1) * chi_square / rest
+    quantile = float(distributions.studentized_range.ppf(1 - alpha, k, np.inf)) / np.sqrt(2)
+    return Friedman(
+        n_cells=n,
+        mean_ranks=tuple(mean_ranks(whole, higher_is_better).tolist()),
+        statistic=float(f),
+        p=float(distributions.f.sf(f, k - 1, (k - 1) * (n - 1))),
+        critical_difference=float(quantile * np.sqrt(k * (k + 1) / (6 * n))),
+    )
+
+
+def cliques(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, ...]]:
+    """The largest sets of methods whose mean ranks differ by less than the critical difference, two or more in each."""
+    order = sorted(range(len(ranks)), key=lambda one: ranks[one])
+    found: list[tuple[int, ...]] = []
+    for start in range(len(order)):
+        near = [
+            one for one in order[start:] if ranks[one] - ranks[order[start]] < critical_difference
+        ]
+        if len(near) > 1 and not any(set(near) <= set(other) for other in found):
+            found.append(tuple(near))
+    return found

@@ -1,0 +1,455 @@
+"""Intervals, paired comparisons and effect sizes: reads rows, never runs a model.
+
+All settings see the same examples, so every comparison is paired by (cell, example). In tasks that ask several questions
+about a text (`with_texts`) pairs are of questions, but what is resampled, tested and counted is the text: its questions
+share most of what they are about, and are averaged first.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy import optimize, special
+from scipy import stats as distributions
+
+from saliency_bench.core.rows import OK
+
+if TYPE_CHECKING:
+    pass
+
+UNIT = ["cell_id", "example_id"]  # what is paired
+TEXT = "text_id"  # what is resampled, where it is not the example
+#: How the example ids of questions end, in tasks that put several to a text (see `tasks.task.asked_at`).
+QUESTION = r"@(?:\d+|start|end)$"
+#: The task that puts one, so that its ids may end as they like.
+ONE_QUESTION = "sequence-classification"
+#: What sums of a few thousand numbers may be off by, relative to the largest.
+ROUNDING = 1e-12
+#: Of more values than this the bootstrap is not drawn but expanded.
+MOST_RESAMPLED = 10_000
+#: Metrics with quotients or gaps so large on a few texts that the mean of a hundred says little: their middle is the
+#: median. On the texts of results/ no interval of their means covers (docs/evaluation.md).
+HEAVY_TAILED = (
+    "completeness_gap",
+    "completeness_gap_relative",
+    "deletion_auc_normalized",
+    "insertion_auc_normalized",
+)
+#: With fewer texts an interval is as good as its assumptions: less than what it says is covered, or hardly anything said.
+N_FOR_INTERVALS = 10
+_BATCH = 1000  # resamples held in memory at once
+_BATCH_DRAWS = 2**21  # and the most values that are drawn for them: 16 MiB
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How an interval is made: its coverage, the number of resamples and their seed; and the test beside it (`TESTS`)."""
+
+    confidence: float
+    n_resamples: int
+    seed: int
+    test: str = "wilcoxon"
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> "Resampling":
+        """What the study's configuration says; 95 %, 9999 and 0 where a manifest says nothing."""
+        config = manifest.get("config") or {}
+        chosen = config.get("statistics") or {}
+        return cls(
+            chosen.get("confidence", 0.95),
+            chosen.get("n_resamples", 9999),
+            config.get("seed", 0),
+            chosen.get("test", "wilcoxon"),
+        )
+
+    @property
+    def words(self) -> str:
+        """What intervals are called."""
+        return f"{100 * self.confidence:g} % intervals (Student's t and BCa bootstrap)"
+
+
+def with_texts(
+    table: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    repeated: Mapping[str, Mapping[str, str]] = {},
+) -> pd.DataFrame:
+    """A table of a run with the text of each example, where several examples are of one text; else as it is.
+
+    They are in tasks that put several questions to a text, and where the data has a text more than once (`repeated`, see
+    `Run`): what a model says of it is then no new evidence.
+    """
+    several = asks_several(manifest)
+    if not several and not repeated:
+        return table
+    text = table["example_id"].astype(object)
+    for cell, firsts in repeated.items():
+        own = table["cell_id"] == cell
+        text = text.where(~own, text.map(firsts).fillna(text))
+    return table.assign(**{TEXT: text.str.replace(QUESTION, "", regex=True) if several else text})
+
+
+def asks_several(manifest: Mapping[str, Any]) -> bool:
+    """Whether a study's task puts several questions to a text."""
+    model = (manifest.get("config") or {}).get("model") or {}
+    return bool(model.get("task", ONE_QUESTION) != ONE_QUESTION)
+
+
+def wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """Values with status ok: one line per example, one column per (setting, metric), NaN elsewhere."""
+    ok = rows[rows["status"] == OK]
+    return ok.pivot(index=index_of(rows), columns=["setting_id", "metric"], values="value").astype(
+        float
+    )
+
+
+def index_of(table: pd.DataFrame) -> list[str]:
+    """The columns that name an example, with its text where that is another."""
+    return [*UNIT, *([TEXT] if TEXT in table else [])]
+
+
+def per_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A line per text, the mean of its questions' that have a value; a line per example where these are the texts.
+
+    `table` is indexed by `index_of`.
+    """
+    if TEXT not in table.index.names:
+        return table
+    found = table.groupby(level=["cell_id", TEXT]).mean()
+    found.index = found.index.set_names(UNIT)
+    return found
+
+
+def intervals(
+    values: Float[np.ndarray, "N M"], resampling: Resampling
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Intervals of column means, NaN left out: on each side the farther end of Student's t and of the BCa bootstrap.
+
+    The first covers what is nearly symmetric however few the texts, as differences are, the second follows skew (Efron
+    1987), its quantiles at the t distribution's level (Hesterberg 2015, section 5.3), as those of few texts are too
+    narrow. Either alone covers less than it says on half of the metrics; see docs/evaluation.md. An end may lie beyond
+    the values that a metric can have.
+
+    Columns without NaN in the same places share their resamples. A column that is constant has an interval of
+    no width, one with fewer than two values none (NaN).
+    """
+    low, high = _ends_of_constant(values)
+    present = ~np.isnan(values)
+    varying = present.any(0) & ~_constant(values)
+    patterns, group = np.unique(present[:, varying], axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        columns = np.flatnonzero(varying)[np.ravel(group) == number]
+        kept = values[np.ix_(patterns[:, number], columns)]
+        wide = replace(resampling, confidence=_expanded(len(kept), resampling))
+        ends, half = _bca(kept, wide), _half_width(kept, resampling.confidence)
+        low[columns] = np.minimum(ends[0], kept.mean(0) - half)
+        high[columns] = np.maximum(ends[1], kept.mean(0) + half)
+    return low, high
+
+
+def _half_width(values: Float[np.ndarray, "N M"], confidence: float) -> Float[np.ndarray, " M"]:
+    """Of Student's t interval for each column's mean."""
+    quantile = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
+    return np.asarray(quantile * values.std(0, ddof=1) / np.sqrt(len(values)))
+
+
+def _expanded(n: int, resampling: Resampling) -> float:
+    """The confidence at which normal quantiles are those of t for n values, the deviation being divided by n.
+
+    Not more than the resamples can tell: their smallest and largest mean.
+    """
+    quantile = special.stdtrit(n - 1, (1 + resampling.confidence) / 2)
+    expanded = 1 - 2 * special.ndtr(-quantile * np.sqrt(n / (n - 1)))
+    return float(min(expanded, 1 - 2 / (resampling.n_resamples + 1)))
+
+
+def median_interval(
+    values: Float[np.ndarray, " N"], confidence: float
+) -> tuple[float, float, float]:
+    """The median and an interval between two order statistics, NaN left out.
+
+    It covers the true median with at least `confidence` whatever the distribution (Conover 1999, section 3.2). Where
+    so few values have no such interval (below 6 at 95 %), it is their whole range; of fewer than two it is NaN.
+    """
+    known = np.sort(values[~np.isnan(values)])
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else np.nan), np.nan, np.nan
+    outside = max(int(distributions.binom.ppf((1 - confidence) / 2, len(known), 0.5)) - 1, 0)
+    return float(np.median(known)), float(known[outside]), float(known[-1 - outside])
+
+
+def few_words(n: int) -> str:
+    """A warning where intervals are over so few texts that they do not cover what they say; else nothing."""
+    if n >= N_FOR_INTERVALS:
+        return ""
+    return f"Warning: n = {n}. Intervals of fewer than {N_FOR_INTERVALS} texts can cover the mean less often than they say."
+
+
+def middle_of(metric: str) -> str:
+    """What stands for many texts: "mean", or "median" if the metric has heavy tails, however it removes ("srg (pad)")."""
+    return "median" if metric.split(" ", 1)[0] in HEAVY_TAILED else "mean"
+
+
+def middles(
+    values: Float[np.ndarray, "N M"], metrics: Sequence[str], resampling: Resampling
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """The middle of each column and the ends of its interval: the mean, or the median of a metric with heavy tails."""
+    heavy = np.array([middle_of(metric) == "median" for metric in metrics], dtype=bool)
+    middle = np.full(len(heavy), np.nan)
+    low, high = middle.copy(), middle.copy()
+    middle[~heavy] = pd.DataFrame(values[:, ~heavy]).mean().to_numpy()
+    low[~heavy], high[~heavy] = intervals(values[:, ~heavy], resampling)
+    for column in np.flatnonzero(heavy):
+        found = median_interval(values[:, column], resampling.confidence)
+        middle[column], low[column], high[column] = found
+    return middle, low, high
+
+
+def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tuple[float, float]:
+    """An interval of the mean where both rows and columns are samples, as texts and draws of random weights; NaN left out.
+
+    The variance is that of rows, plus that of columns, less that of single values, which is in both (Cameron, Gelbach
+    & Miller 2011), but not below either; the quantile is of t with one degree less than the fewer of the two.
+    """
+    known = ~np.isnan(values)
+    rows, columns = values[known.any(1)], known.any(0)
+    rows = rows[:, columns]
+    if min(rows.shape) < 2:
+        return np.nan, np.nan
+    mean = float(np.nanmean(rows))
+    apart = np.where(np.isnan(rows), 0.0, rows - mean)
+    of_rows, of_columns = (
+        float((apart.sum(axis) ** 2).sum()) * n / (n - 1)
+        for axis, n in ((1, len(rows)), (0, len(rows.T)))
+    )
+    variance = max(of_rows + of_columns - float((apart**2).sum()), of_rows, of_columns)
+    quantile = special.stdtrit(min(rows.shape) - 1, (1 + confidence) / 2)
+    half = float(quantile * np.sqrt(variance)) / int(known.sum())
+    return mean - half, mean + half
+
+
+def _ends_of_constant(
+    values: Float[np.ndarray, "N M"],
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """Both ends of the interval of each column that repeats one value at least twice, else NaN."""
+    constant = ((~np.isnan(values)).sum(0) > 1) & _constant(values)
+    ends = np.where(
+        constant, np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf), np.nan
+    )
+    return ends, ends.copy()
+
+
+def _constant(values: Float[np.ndarray, "N M"]) -> Bool[np.ndarray, " M"]:
+    """Whether no two numbers of a column differ by more than rounding: then no resample can tell them apart."""
+    gap = np.isnan(values)
+    highest = np.where(gap, -np.inf, values).max(0, initial=-np.inf)
+    lowest = np.where(gap, np.inf, values).min(0, initial=np.inf)
+    return np.asarray(highest - lowest <= ROUNDING * np.maximum(abs(highest), abs(lowest)))
+
+
+def _bca(
+    values: Float[np.ndarray, "N M"], resampling: Resampling
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
+    """The ends of each column's interval, in a time and a memory that grow with N and not with its square.
+
+    The mean without one value is known from the mean and that value, so that the jackknife of the acceleration needs no
+    sample of its own: with all N at once, as for a statistic of which nothing is known, it takes N squared. Of more than
+    `MOST_RESAMPLED` values nothing is drawn: the ends are those of all resamples there are, by the expansion of both the
+    bootstrap distribution and the correction in 1 / sqrt(N) (Hall 1988; DiCiccio & Efron 1996, section 8). What is left
+    out is some 1 / N of the width, and what drawing adds a hundredth of it.
+    """
+    observed = values.mean(0)
+    away = values - observed  # N - 1 times what the mean falls by without the value
+    acceleration = (away**3).sum(0) / (6 * (away**2).sum(0) ** 1.5)
+    if len(values) > MOST_RESAMPLED:
+        z = -special.ndtri((1 - resampling.confidence) / 2)
+        error, skew = np.sqrt((away**2).sum(0)) / len(values), acceleration * (2 * z**2 + 1)
+        return observed + error * (skew - z), observed + error * (skew + z)
+    means = _resampled(values, resampling)
+    apart = means - observed
+    apart[abs(apart) <= ROUNDING * abs(values).max(0)] = 0.0  # the same values in another order
+    bias = special.ndtri(((apart < 0).mean(0) + (apart <= 0).mean(0)) / 2)
+    tail = special.ndtri((1 - resampling.confidence) / 2)
+
+    def end(quantile: float) -> Float[np.ndarray, " M"]:
+        shifted = bias + quantile
+        levels = special.ndtr(bias + shifted / (1 - acceleration * shifted))
+        return np.array([np.quantile(*one) for one in zip(means.T, levels, strict=True)])
+
+    return end(tail), end(-tail)
+
+
+def _resampled(
+    values: Float[np.ndarray, "N M"], resampling: Resampling
+) -> Float[np.ndarray, "B M"]:
+    """The means of every column over samples with replacement, the same samples for all columns."""
+    n, stream = len(values), np.random.default_rng(resampling.seed)
+    size = max(1, min(_BATCH, _BATCH_DRAWS // n))
+    found = []
+    for start in range(0, resampling.n_resamples, size):
+        n_samples = min(size, resampling.n_resamples - start)
+        drawn = stream.integers(0, n, (n_samples, n))
+        # A resample is how often it takes each example, so the means of all columns are one matrix product.
+        drawn += n * np.arange(n_samples)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n_samples * n).reshape(n_samples, n)
+        found.append(counts @ values / n)
+    return np.concatenate(found)
+
+
+def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
+    """The middle of every (setting, metric) over texts with its interval, and how many texts have no value.
+
+    Returns:
+        One line per pair: setting_id, metric, unit, higher_is_better, n, n_not_ok, mean, sd, low, high. `mean` is the
+        median of metrics with heavy tails (`HEAVY_TAILED`).
+    """
+    pairs = rows.groupby(["setting_id", "metric"], sort=True)
+    found = pairs.agg(unit=("unit", "first"), higher_is_better=("higher_is_better", "first"))
+    table = per_text(wide(rows).reindex(columns=found.index))
+    found["n"] = table.notna().sum()
+    text = ["cell_id", TEXT if TEXT in rows else "example_id"]
+    asked = rows.drop_duplicates([*text, "setting_id", "metric"]).groupby(["setting_id", "metric"])
+    found["n_not_ok"] = asked.size() - found["n"]
+    found["sd"] = table.std(ddof=1)
+    metrics = list(found.index.get_level_values("metric"))
+    found["mean"], found["low"], found["high"] = middles(table.to_numpy(), metrics, resampling)
+    return found.reset_index()
+
+
+def summarize_by_correctness(
+    rows: pd.DataFrame, examples: pd.DataFrame, resampling: Resampling
+) -> pd.DataFrame:
+    """`summarize` for right and for wrong predictions, told apart by a column `prediction`.
+
+    Examples without a gold label are in neither group.
+    """
+    known = examples.dropna(subset=["correct"])
+    parts = []
+    for name, correct in (("right", True), ("wrong", False)):
+        own = known.loc[known["correct"].astype(bool) == correct, UNIT]
+        if len(chosen := rows.merge(own, on=UNIT)):
+            parts.append(summarize(chosen, resampling).assign(prediction=name))
+    return pd.concat(parts) if parts else pd.DataFrame()
+
+
+def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
+    """Every setting against a reference on the examples where both have a value, by text.
+
+    `difference` is the mean of setting - reference with its interval, the median of metrics with heavy tails; `p` is that of the chosen test (`TESTS`);
+    `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
+    the matched-pairs rank-biserial correlation; `detectable` see `detectable_difference`.
+
+    Returns:
+        One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable.
+    """
+    table = wide(rows)
+    if reference not in table.columns.get_level_values("setting_id"):
+        return pd.DataFrame()
+    base = table[reference]
+    pairs = [pair for pair in table.columns if pair[0] != reference and pair[1] in base]
+    if not pairs:
+        return pd.DataFrame()
+    apart = np.column_stack([table[pair] - base[pair[1]] for pair in pairs])
+    values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
+    found = pd.DataFrame(pairs, columns=["setting_id", "metric"])
+    found["n"] = (~np.isnan(values)).sum(0)
+    metrics = [metric for _, metric in pairs]
+    found["difference"], found["low"], found["high"] = middles(values, metrics, resampling)
+    columns = [column[~np.isnan(column)] for column in values.T]
+    found["p"] = [TESTS[resampling.test](column, resampling) for column in columns]
+    found["p_holm"] = found.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    found["effect"] = [rank_biserial(column) for column in columns]
+    found["detectable"] = [
+        np.nan
+        if middle_of(metric) == "median"  # what could be detected is a difference of means
+        else detectable_difference(column, alpha=1 - resampling.confidence)
+        for column, metric in zip(columns, metrics, strict=True)
+    ]
+    return found
+
+
+def signed_rank_p(differences: Float[np.ndarray, " N"]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, zeros ranked but not counted (Pratt 1959).
+
+    1 where all differences are 0; NaN without differences. Exact where it can be (see `scipy.stats.wilcoxon`).
+    """
+    if len(differences) == 0:
+        return float("nan")
+    if not differences.any():
+        return 1.0
+    return float(distributions.wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def sign_flip_p(differences: Float[np.ndarray, " N"], resampling: Resampling) -> float:
+    """Two-sided p of the mean difference when every sign is as likely as its opposite (Fisher 1935, section 21).
+
+    All 2^N signs where there are at most `n_resamples`, else as many at random. 1 where all differences are 0.
+    """
+    if len(differences) == 0:
+        return float("nan")
+    if not differences.any():
+        return 1.0
+    found = distributions.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resampling.n_resamples,
+        batch=_BATCH,
+        rng=np.random.default_rng(resampling.seed),
+    )
+    return float(found.pvalue)
+
+
+#: Tests of paired differences, by the name that the configuration gives.
+TESTS: dict[str, Callable[[Float[np.ndarray, " N"], Resampling], float]] = {
+    "wilcoxon": lambda differences, resampling: signed_rank_p(differences),
+    "sign_flip": sign_flip_p,
+}
+
+
+def rank_biserial(differences: Float[np.ndarray, " N"]) -> float:
+    """(W+ - W-) / (W+ + W-): 1 if all differences are positive, -1 if all negative (Kerby 2014). 0 if all are 0."""
+    if len(differences) == 0:
+        return float("nan")
+    ranks = distributions.rankdata(np.abs(differences))
+    positive, negative = ranks[differences > 0].sum(), ranks[differences < 0].sum()
+    total = positive + negative
+    return float((positive - negative) / total) if total else 0.0
+
+
+def holm(p: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """Holm's step-down correction of K p-values for all K tests (Holm 1979); NaN is no test and stays."""
+    corrected = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    remaining = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * remaining), 1.0)
+    return corrected
+
+
+def detectable_difference(
+    differences: Float[np.ndarray, " N"], *, alpha: float, power: float = 0.8
+) -> float:
+    """The smallest true mean difference that a two-sided paired t-test would find with probability `power`.
+
+    From the standard deviation of these differences; exact for normal ones (noncentral t). NaN for fewer than 3.
+    """
+    n = len(differences)
+    if n < 3:
+        return float("nan")
+    return float(np.std(differences, ddof=1) * _noncentrality(n - 1, alpha, power) / np.sqrt(n))
+
+
+@lru_cache(maxsize=1024)
+def _noncentrality(degrees: int, alpha: float, power: float) -> float:
+    critical = float(special.stdtrit(degrees, 1 - alpha / 2))
+
+    def excess_power(noncentrality: float) -> float:
+        # Rejections on the wrong side are left out: below 1e-5 at any useful power.
+        return float(distributions.nct.sf(critical, degrees, noncentrality) - power)
+
+    return float(optimize.brentq(excess_power, 0.0, critical + 10.0))

@@ -1,0 +1,287 @@
+"""Examples to blocks of like length, and one block to attribution maps: what the runner and the API share."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.explain import Family, explain, plan
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting, Target
+from saliency_bench.core.tensors import Attribution, Batch, Convergence
+from saliency_bench.core.text import Encoded
+from saliency_bench.evaluation.blurring import BlurringProbe
+from saliency_bench.evaluation.removal import CachingProbe, removal_probe
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks import targets
+from saliency_bench.models.tasks.registry import task_of
+
+#: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
+#: rounding; it is fixed so that equal plans give equal bytes.
+BLOCK_TOKENS = 1024
+#: Pieces of a plan; each is a folder of some files until the run is sealed.
+MOST_PIECES = 4096
+
+
+@dataclass(frozen=True)
+class Block:
+    """Examples that share passes; `indices` are their places in the input."""
+
+    name: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How texts are put together in blocks: at most so many tokens, of which at least a share is no padding."""
+
+    tokens: int = BLOCK_TOKENS
+    least_filled: float = 1.0  # equal lengths only
+
+
+EQUAL = Packing()
+
+#: Small passes leave a GPU idle, so that there neighbours in length share them at the cost of a little padding.
+LEAST_FILLED_ON_GPU = 0.9
+
+
+def packing_for(model: Model, token_budget: int) -> Packing:
+    """Equal lengths on a CPU; whole passes of neighbouring lengths elsewhere, if padding changes no output of the model."""
+    if model.device.type == "cpu" or not model.pads_exactly:
+        return EQUAL
+    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED_ON_GPU)
+
+
+def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Block]:
+    """Blocks of neighbours in length, shortest first, with no more padding than `packing` allows.
+
+    A pure function of its arguments. Texts that bring padding or further inputs of their own stay with their equals.
+    """
+    alike: dict[tuple[bool, bool, str, int], list[int]] = {}
+    for index, item in enumerate(encoded):
+        padded = item.pads is not None
+        extra = "".join(f"-{name}" + "x".join(map(str, np.shape(one))) for name, one in item.extra)
+        alone = len(item) if padded or extra or packing.least_filled == 1.0 else 0
+        alike.setdefault((item.token_type_ids is None, padded, extra, alone), []).append(index)
+    blocks: dict[tuple[int, bool, bool, str, int], Block] = {}
+    places: Counter[tuple[int, bool, bool, str]] = Counter()
+    for (untyped, padded, extra, _), indices in alike.items():
+        indices.sort(key=lambda index: len(encoded[index]))  # stable: equal lengths stay in order
+        for own in _filled([len(encoded[index]) for index in indices], packing):
+            length = len(encoded[indices[own.start]])
+            key = length, untyped, padded, extra
+            place = places[key]
+            places[key] += 1
+            name = f"{length:05d}-{place:04d}{'-untyped' if untyped else ''}{'-padded' * padded}{extra}"
+            blocks[(*key, place)] = Block(name, tuple(indices[own.start : own.stop]))
+    return [blocks[key] for key in sorted(blocks)]
+
+
+def _filled(lengths: Sequence[int], packing: Packing) -> Iterator[range]:
+    """Cuts ascending lengths into runs that fill a pass without too much padding."""
+    start = tokens = 0
+    for end, length in enumerate(lengths):
+        width = (end + 1 - start) * length
+        if end > start and (
+            width > packing.tokens or tokens + length < packing.least_filled * width
+        ):
+            yield range(start, end)
+            start, tokens = end, 0
+        tokens += length
+    if lengths:
+        yield range(start, len(lengths))
+
+
+def opened_blocks(
+    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+) -> "Iterator[tuple[Block, OpenBlock]]":
+    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen."""
+    for block in plan_blocks(encoded, packing_for(references.model, token_budget)):
+        items = [encoded[index] for index in block.indices]
+        yield block, open_block(references, items, target, token_budget)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Blocks that are committed together, under the name of the first."""
+
+    name: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Places of its examples in the input."""
+        return tuple(index for block in self.blocks for index in block.indices)
+
+
+def plan_pieces(blocks: Sequence[Block], most: int = MOST_PIECES) -> list[Piece]:
+    """At most so many pieces of neighbouring blocks, so that a large plan is not a million small files."""
+    size = max(1, -(-len(blocks) // most))
+    groups = [tuple(blocks[start : start + size]) for start in range(0, len(blocks), size)]
+    return [Piece(group[0].name, group) for group in groups]
+
+
+@dataclass
+class OpenBlock:
+    """A block while it is worked on: one clean pass and one cache of removal answers serve everything.
+
+    The model must be frozen. `probe(removal)` gives the same probe each time, so that leave-one-out and the
+    curves of all settings ask each distinct question once.
+    """
+
+    references: References
+    batch: Batch
+    target: Target
+    token_budget: int
+
+    def __post_init__(self) -> None:
+        self.model = self.references.model
+        with torch.no_grad():
+            outputs = self.model.output(
+                self.batch.input_ids,
+                self.batch.mask if self.batch.padded else None,
+                self.batch.token_type_ids,
+                extra=self.batch.extra,
+            )
+        self.logits = self.batch.read(outputs)
+        #: With a second column where one class is explained against another.
+        self.task = task_of(self.model)
+        self.asked = targets.choose(
+            self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
+        )
+        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+        logits = self.logits.double()
+        self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
+        self._probes: dict[str, CachingProbe] = {}
+        self._blurring: BlurringProbe | None = None
+
+    @property
+    def predicted(self) -> Int[Tensor, " B"]:
+        """The class with the largest logit."""
+        return self.logits.argmax(-1)
+
+    def label(self, row: int, *classes: int) -> str:
+        """What a text's class is called; "A - B" for a class against another."""
+        item, n_classes = self.batch.encoded[row], self.logits.shape[-1]
+        return " - ".join(self.task.name_of(self.model, one, item, n_classes) for one in classes)
+
+    def probability(self, classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Each example's probability of the given class on the full text."""
+        return self.probabilities.gather(1, classes[:, None])[:, 0]
+
+    def probe(self, removal: str) -> CachingProbe:
+        """The removal operator's probe of this block."""
+        if removal not in self._probes:
+            self._probes[removal] = removal_probe(
+                self.references, self.batch, removal, self.token_budget
+            )
+        return self._probes[removal]
+
+    def blurring(
+        self, row: int, stays: Float[np.ndarray, " T"], n_draws: int, name: str
+    ) -> Float[np.ndarray, "n C"]:
+        """Logits of draws of one example in which numbers of embeddings are 0 (see `BlurringProbe`)."""
+        if self._blurring is None:
+            self._blurring = BlurringProbe(self.references, self.batch, self.token_budget)
+        return self._blurring(row, stays, n_draws, name)
+
+    def context(self, output: str, seed: int) -> Context:
+        """What methods may use."""
+        return Context(
+            self.references,
+            self.batch,
+            self.asked,
+            self.logits,
+            output,
+            seed,
+            self.token_budget,
+            self.probe,
+        )
+
+    def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
+        """Maps of every setting, by setting id, in the order of the batch."""
+        found: dict[str, Attribution] = {}
+        for context, group in self._groups(settings):
+            found |= explain(context, group)
+        return {setting.id: self._maps(setting, found[setting.id]) for setting in settings}
+
+    def families(self, settings: Sequence[Setting]) -> list[Family]:
+        """The points that these settings share, before any gradient at them is taken."""
+        groups = self._groups(settings)
+        return [one for context, group in groups for one in plan(context, group).families]
+
+    def _groups(self, settings: Sequence[Setting]) -> list[tuple[Context, list[Setting]]]:
+        """Settings that differentiate the same score under the same seed."""
+        groups: dict[tuple[str, int], list[Setting]] = {}
+        for setting in settings:
+            groups.setdefault((setting.output, setting.seed), []).append(setting)
+        return [(self.context(output, seed), group) for (output, seed), group in groups.items()]
+
+    def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
+        probability = self.probability(self.targets).tolist()
+        flat = setting.to_dict()
+        classes = self.asked.reshape(len(self.batch), -1).tolist()
+        return [
+            AttributionMap(
+                encoded=item,
+                setting=flat,
+                target=target,
+                label=self.label(row, *asked),
+                probability=probability[row],
+                against=asked[1] if len(asked) > 1 else None,
+                **_numbers(attribution, row, len(item)),
+            )
+            for row, (item, target, asked) in enumerate(
+                zip(self.batch.encoded, self.targets.tolist(), classes, strict=True)
+            )
+        ]
+
+
+def open_block(
+    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+) -> OpenBlock:
+    """The block of these examples, padded where their lengths differ."""
+    return OpenBlock(references, task.collate(references.model, encoded), target, token_budget)
+
+
+def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:
+    """One example's scores at its own length, their cost, completeness and convergence."""
+    cost = attribution.n_gradients
+    numbers: dict[str, Any] = {
+        "scores": attribution.scores[row, :length].double().cpu().numpy(),
+        "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
+    }
+    if attribution.draws is not None:
+        numbers["draws"] = attribution.draws[:, row, :length].numpy()
+    if attribution.total is not None and attribution.difference is not None:
+        difference = float(attribution.difference[row])
+        numbers["output_difference"] = difference
+        numbers["completeness_gap"] = float(attribution.total[row]) - difference
+    return numbers | _sureness(attribution.convergence, row, length)
+
+
+def _sureness(known: Convergence | None, row: int, length: int) -> dict[str, Any]:
+    """What is known of how sure one example's scores are."""
+    if known is None:
+        return {}
+    found: dict[str, Any] = {}
+    if known.standard_errors is not None:
+        found["standard_errors"] = known.standard_errors[row, :length]
+    if known.split_half_tau is not None and np.isfinite(known.split_half_tau[row]):
+        found["split_half_tau"] = float(known.split_half_tau[row])
+    if known.error is not None and np.isfinite(known.error[row]):
+        found["error"] = float(known.error[row])
+    if known.converged is not None:
+        found["converged"] = bool(known.converged[row])
+    if known.reasons is not None:
+        found["reason"] = known.reasons[row]
+    return found

@@ -1,0 +1,50 @@
+"""The best setting of each method entry on the split where a study chooses."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.rows import OK
+
+if TYPE_CHECKING:
+    from saliency_bench.store.run import Run
+from saliency_bench.report.stats import TEXT, middle_of, with_texts
+
+
+def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
+    """For each method entry the setting with the best mean of a metric (`summarize`); the first of equals.
+
+    Returns:
+        Entry name to setting_id, mean and n; entries without a value are left out.
+
+    Raises:
+        InputError: the run has no such metric, or it has no direction.
+    """
+    rows = run.tables["rows"]
+    own = rows[rows["metric"] == metric]
+    if own.empty:
+        raise unknown("choose.metric", metric, sorted(set(rows["metric"])))
+    better = own["higher_is_better"].iloc[0]
+    if pd.isna(better):
+        raise InputError(
+            f"choose.metric={metric}: neither more nor less of it is better. Choose another metric."
+        )
+    known = with_texts(own[own["status"] == OK], run.manifest, run.repeated)
+    if TEXT in known:
+        known = known.groupby(["setting_id", "cell_id", TEXT], as_index=False)["value"].mean()
+    values = known.groupby("setting_id")["value"].agg(mean=middle_of(metric), count="count")
+    return _best_by_name(run, values, max if better else min)
+
+
+def _best_by_name(
+    run: "Run", values: pd.DataFrame, pick: Callable[..., dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    scored: dict[str, list[dict[str, Any]]] = {}
+    for setting in run.settings:
+        if (key := setting["setting_id"]) in values.index:
+            mean, n = values.loc[key, ["mean", "count"]]
+            one = {"setting_id": key, "mean": float(mean), "n": int(n)}
+            scored.setdefault(setting["name"], []).append(one)
+    return {name: pick(ones, key=lambda one: one["mean"]) for name, ones in scored.items()}

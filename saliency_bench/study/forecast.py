@@ -1,0 +1,206 @@
+"""What a study will cost, before it starts: gradients, forward rows, seconds and memory.
+
+The study's own code runs on a few blocks of its texts, of different lengths; between these lengths the work is
+interpolated. Gradients of settings with a fixed number of points are exact, since every text takes as many.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saliency_bench.models.ledger import Work
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from saliency_bench.attribution.explain import Family
+from saliency_bench.core.text import Encoded
+from saliency_bench.models.ledger import Work
+from saliency_bench.models.references import References
+from saliency_bench.study.block import packing_for, plan_blocks
+from saliency_bench.study.memory import peak_memory
+
+#: Blocks that are run, and texts of each of them, at the most.
+N_BLOCKS, MOST_TEXTS = 4, 4
+
+
+@dataclass(frozen=True)
+class Share:
+    """A stage of the study for each of these texts, so many times; `name` where it is shown as another stage."""
+
+    stage: str
+    texts: Sequence[Encoded]
+    times: int = 1
+    name: str | None = None
+
+
+class Shared(NamedTuple):
+    """Settings that share points: what an example costs together, and what the most expensive one costs alone."""
+
+    name: str
+    n_settings: int
+    union: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study will cost, by stage; `sampled` says on how many texts that rests."""
+
+    stages: Mapping[str, Work]
+    shared: Sequence[Shared]
+    peak_bytes: int | None
+    sampled: int
+
+    @property
+    def total(self) -> Work:
+        """Of all stages."""
+        found = Work()
+        for work in self.stages.values():
+            found = found.plus(work)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "total": self.total._asdict(),
+            "stages": {stage: work._asdict() for stage, work in self.stages.items()},
+            "peak_bytes": self.peak_bytes,
+            "sampled": self.sampled,
+        }
+
+
+def forecast(
+    references: References,
+    shares: Sequence[Share],
+    run: Callable[[Sequence[Encoded]], object],
+    families: Sequence[Family],
+    token_budget: int,
+    *,
+    n_blocks: int = N_BLOCKS,
+) -> Forecast:
+    """The cost of a study. Its model must be frozen.
+
+    Args:
+        references: of the study, so that what is learnt once is learnt here.
+        shares: which stages there are, and for which texts.
+        run: all that the study does with some texts; passes are noted under its stages.
+        families: of the points that its settings share.
+        token_budget: tokens per pass.
+        n_blocks: how many blocks are run, each twice: the first time pays for what is done once for a length.
+    """
+    texts = shares[0].texts
+    packing = packing_for(references.model, token_budget)
+    plan = plan_blocks(texts, packing)
+    by_length = {len(texts[block.indices[0]]): block.indices[:MOST_TEXTS] for block in plan}
+    blocks = [[texts[index] for index in indices] for indices in by_length.values()]
+    weights = references.model.parameter_bytes
+    sampled = _middling(blocks, n_blocks)
+    _paid(references, run, sampled[0][:1])  # what is done once for all, and what a first pass loads
+    with peak_memory(references.model.device) as peak:
+        first = [_paid(references, run, items) for items in sampled]
+    steady = [_paid(references, run, items) for items in sampled]
+    own_length = _per_length(first, steady)
+    stages: dict[str, Work] = {}
+    for share in shares:
+        work = _over(share, sampled, steady)
+        n_lengths = len({len(text) for text in share.texts})
+        if share.name is None and share.times == 1:
+            work = work.plus(own_length.get(share.stage, Work()), n_lengths)
+        name = share.name or share.stage
+        stages[name] = stages.get(name, Work()).plus(work)
+    return Forecast(
+        stages,
+        [Shared(one.name, len(one.members), one.union, one.largest) for one in families],
+        None if peak.peak_bytes is None else weights + peak.peak_bytes,
+        sum(map(len, sampled)),
+    )
+
+
+def _paid(
+    references: References, run: Callable[[Sequence[Encoded]], object], items: Sequence[Encoded]
+) -> dict[str, Work]:
+    ledger = references.model.ledger
+    before = ledger.copy()
+    run(items)
+    return ledger.since(before).work
+
+
+def _per_length(
+    first: Sequence[Mapping[str, Work]], steady: Sequence[Mapping[str, Work]]
+) -> dict[str, Work]:
+    """What is paid once for a length, by stage: on average, what the first run of a block took more."""
+    stages = {stage for paid in first for stage in paid}
+    found = {}
+    for stage in stages:
+        more = [
+            np.array(a.get(stage, Work())) - np.array(b.get(stage, Work()))
+            for a, b in zip(first, steady, strict=True)
+        ]
+        found[stage] = Work(*np.clip(np.mean(more, axis=0), 0.0, None).tolist())
+    return found
+
+
+def _over(
+    share: Share, sampled: Sequence[Sequence[Encoded]], paid: Sequence[Mapping[str, Work]]
+) -> Work:
+    """A stage's work for all texts of a share, from that for each text of the sampled blocks."""
+    known = [float(np.mean([len(text) for text in items])) for items in sampled]
+    table = [
+        np.array(work.get(share.stage, Work())) / len(items)
+        for work, items in zip(paid, sampled, strict=True)
+    ]
+    lengths = [len(text) for text in share.texts]
+    columns = np.stack(table).T
+    sums = [np.interp(lengths, known, column).sum() for column in columns]
+    return Work(*(share.times * float(total) for total in sums))
+
+
+def _middling(blocks: Sequence[Sequence[Encoded]], n: int) -> list[Sequence[Encoded]]:
+    """The middle one, or so many evenly from the shortest to the longest."""
+    if n == 1:
+        return [blocks[len(blocks) // 2]]
+    places = np.linspace(0, len(blocks) - 1, min(n, len(blocks))).round().astype(int)
+    return [blocks[place] for place in places]
+
+
+def sentence(forecast: "Forecast") -> str:
+    """About 12 minutes: 84,000 gradients of 31 tokens, about 1.2 GB of memory."""
+    total = forecast.total
+    parts = [
+        _rows(total.gradients, total.gradient_tokens, "gradients"),
+        _rows(total.forward_rows, total.forward_tokens, "forward rows"),
+    ]
+    if forecast.peak_bytes is not None:
+        parts.append(f"about {size(forecast.peak_bytes)} of memory")
+    return f"About {duration(total.seconds)}: {', '.join(part for part in parts if part)}."
+
+
+def _rows(n: float, tokens: float, name: str) -> str:
+    return f"{rounded(n)} {name} of {tokens / n:.0f} tokens" if n else ""
+
+
+def rounded(n: float | int) -> str:
+    """Whole, with commas, up to a hundred thousand; to three digits from there: 84,312; 2,130,000."""
+    return f"{n if n < 1e5 else float(f'{n:.3g}'):,.0f}"
+
+
+def size(n_bytes: float | int) -> str:
+    """To two digits: 1.2 GB."""
+    for prefix in ("", "k", "M", "G"):
+        if n_bytes < 999.5:
+            return f"{float(f'{n_bytes:.2g}'):g} {prefix}B"
+        n_bytes /= 1000
+    return f"{float(f'{n_bytes:.2g}'):g} TB"
+
+
+def duration(seconds: float | int, *, short: bool = False) -> str:
+    """In seconds up to 90, in minutes up to 90, in hours from there."""
+    names = ("s", "min", "h") if short else ("seconds", "minutes", "hours")
+    if seconds < 90:
+        return f"{float(f'{seconds:.2g}'):g} {names[0]}"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} {names[1]}"
+    return f"{seconds / 3600:.1f} {names[2]}"

@@ -1,0 +1,119 @@
+"""How far maps are from converged ones, against the maps made one by one."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kendalltau
+from tiny import token_inputs
+from torch import nn
+
+import saliency_bench as sb
+from saliency_bench.core.rows import Setting
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.study.block import open_block
+from saliency_bench.study.convergence import OTHER_SEED, Dense, convergence_rows, doubled, reference
+
+PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 6}
+DRAWS = {"n_samples": 6, "sampler": "iid", "relative_error": None, "max_samples": None}
+NOISE = {
+    "noise_std": 0.5,
+    "noise_range": None,
+    "noise_absolute": None,
+    "noise_special_tokens": False,
+}
+NOTHING = Dense(None, None)
+
+
+def setting(method, hyper, backend="native", reduction="sum"):
+    return Setting(method, method, backend, reduction, "predicted", "logit", 0, hyper)
+
+
+def ig(rule="left", n=6, backend="native"):
+    return setting("integrated_gradients", PATH | {"quadrature": rule, "n_steps": n}, backend)
+
+
+def smoothgrad(n=6):
+    return setting("smoothgrad", DRAWS | NOISE | {"n_samples": n}, reduction="l2")
+
+
+def rows_of(model, settings, dense, n=3):
+    encoded = [
+        task.encoded_ids(model, item, str(index), None, "test")
+        for index, item in enumerate(token_inputs(*[6] * n))
+    ]
+    with model.frozen():
+        block = open_block(References(model), encoded, "predicted", 1000)
+        return convergence_rows(block, block.explain(settings), settings, dense)
+
+
+@pytest.mark.parametrize(
+    ("rule", "twice"), [("left", 12), ("clenshaw_curtis", 11), ("trapezoid", 11)]
+)
+def test_twice_the_steps_keeps_the_nodes_of_rules_that_nest(rule, twice):
+    assert doubled(ig(rule)).hyper["n_steps"] == twice
+
+
+def test_what_is_not_integrated_has_nothing_to_double():
+    assert doubled(smoothgrad()) is None
+    assert doubled(setting("vanilla", {}, reduction="l2")) is None
+
+
+def test_what_captum_computed_is_compared_with_ours():
+    assert doubled(ig("left", backend="captum")).backend == "native"
+    assert reference(ig("left", backend="captum"), Dense(33, None)).backend == "native"
+
+
+def test_a_reference_is_made_only_where_it_is_asked_for():
+    assert reference(ig(), NOTHING) is None
+    assert reference(smoothgrad(), Dense(33, None)) is None
+    assert reference(ig(), Dense(None, 64)) is None
+    assert reference(setting("vanilla", {}, reduction="l2"), Dense(33, 64)) is None
+
+
+def test_draws_of_a_reference_are_none_of_those_under_test():
+    found = reference(smoothgrad(), Dense(None, 64))
+    assert (found.seed, found.hyper["n_samples"]) == (OTHER_SEED, 64)
+
+
+@pytest.mark.parametrize(
+    ("dense", "against", "options"),
+    [
+        (NOTHING, "doubled", {"n_steps": 12, "quadrature": "left"}),
+        (Dense(33, None), "reference", {"n_steps": 33, "quadrature": "clenshaw_curtis"}),
+    ],
+)
+def test_rows_say_how_far_each_map_is_from_its_companion(bert, dense, against, options):
+    rows = rows_of(bert, [ig()], dense)
+    items = token_inputs(6, 6, 6)
+    own = sb.attribute(bert, items, baseline="mean", n_steps=6, quadrature="left")
+    others = sb.attribute(bert, items, baseline="mean", **options)
+    assert [row["against"] for row in rows] == [against] * 3
+    for row, one, other in zip(rows, own, others, strict=True):
+        assert row["tau"] == pytest.approx(kendalltau(one.scores, other.scores)[0])
+        expected = np.abs(one.scores - other.scores).max() / np.abs(other.scores).max()
+        assert row["error"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_errors_of_noise_fall_with_the_draws(bert):
+    rows = rows_of(bert, [smoothgrad(4), smoothgrad(256)], Dense(None, 1024))
+    errors = [row["error"] for row in rows]
+    few, many = np.mean(errors[:3]), np.mean(errors[3:])
+    assert many < few / 3  # 1/sqrt(64) of it, give or take
+
+
+class Constant(nn.Module):
+    """Logits that depend on no token."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 4, dtype=torch.float64)
+
+    def forward(self, input_ids, **_):
+        zero = 0 * self.embedding(input_ids).sum((1, 2))
+        return torch.stack([zero + 1, zero], -1)
+
+
+def test_a_text_without_scores_has_neither_order_nor_error():
+    (row,) = rows_of(sb.wrap_model(Constant()), [ig()], NOTHING, n=1)
+    assert (row["tau"], row["error"]) == (None, None)
