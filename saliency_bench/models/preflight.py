@@ -182,8 +182,8 @@ def inspect_model(
         batch = _difference(logits, together[:1])
         padding = _padding_difference(model, ids, beside, logits)
         unseen = _unseen_difference(model, ids, beside)
-        gradient = _gradient(model, ids, beside)
-        slope = _gradient_difference(model, ids, beside, gradient)
+        gradient, target = _gradient(model, ids, beside)
+        slope = _gradient_difference(model, ids, beside, gradient, target)
     _require(
         repeat == 0,
         model,
@@ -382,15 +382,23 @@ def _unseen_difference(model: Model, ids: Int[Tensor, "1 T"], beside: Beside) ->
     )
 
 
-def _gradient(model: Model, ids: Int[Tensor, "1 T"], beside: Beside) -> Float[Tensor, "T D"]:
+def _gradient(
+    model: Model, ids: Int[Tensor, "1 T"], beside: Beside
+) -> tuple[Float[Tensor, "T D"], int]:
+    """The gradient of the largest output, and which it is; of the second where the first is a constant, as in [0, z]."""
     embeddings = _embed(model, ids, beside).requires_grad_()
     try:
         with torch.enable_grad():
-            score = model.output(ids, None, beside.types, embeddings, extra=beside.extra).max()
-            (gradient,) = torch.autograd.grad(score, embeddings)
+            outputs = model.output(
+                ids, None, beside.types, embeddings, extra=beside.extra
+            ).flatten()
+            for target in outputs.detach().double().topk(2).indices.tolist():
+                (gradient,) = torch.autograd.grad(outputs[target], embeddings, retain_graph=True)
+                if bool((gradient != 0).any()):
+                    break
     except FAILURES as error:
         raise _failed(model, "has no gradient at its embeddings", error) from error
-    return gradient[0]
+    return gradient[0], target
 
 
 def _gradient_difference(
@@ -398,6 +406,7 @@ def _gradient_difference(
     ids: Int[Tensor, "1 T"],
     beside: Beside,
     gradient: Float[Tensor, "T D"],
+    target: int,
 ) -> float | None:
     """By how much differences of outputs along the gradient are not the gradient's length; the best of some steps.
 
@@ -411,7 +420,6 @@ def _gradient_difference(
     if size == 0:  # no length to measure a step by
         return None
     logits = _output(model, ids, beside)
-    target = logits.argmax()
     rounding = 8 * FLOAT32_EPSILON * float(logits.abs().max())
     found = []
     for step in STEPS:
