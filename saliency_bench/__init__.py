@@ -21,8 +21,8 @@ _HOMES = {
     "evaluate": "api",
     "load_model": "models.loading",
     "wrap_model": "models.loading",
-    "AttributionMap": "maps",
-    "InputError": "errors",
+    "AttributionMap": "core.maps",
+    "InputError": "core.errors",
 }
 
 __all__ = ["AttributionMap", "InputError", "attribute", "evaluate", "load_model", "wrap_model"]

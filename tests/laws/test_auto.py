@@ -1,7 +1,5 @@
 """n_samples=auto: draws until a text's standard error is small enough, for each text by itself."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from laws import twins_of_noise
@@ -9,7 +7,6 @@ from laws.law import ONE, assert_same, law
 from laws.oracles import cheap, gradients_paid, linear, maps, net, scores, text
 from tiny import scored_by
 
-from saliency_bench.attribution.estimate import Estimate
 from saliency_bench.attribution.noise import FIRST_ROUND
 
 TEXTS = [text(seed) for seed in range(3)]
@@ -118,25 +115,3 @@ def test_a_gradient_that_noise_does_not_change_is_sure_at_once(dtype):
             (one,) = maps(model, [text()], method, **options)
             assert one.converged and one.n_gradients == FIRST_ROUND
             assert one.error < 1e-6
-
-
-def test_scores_that_cancel_to_zero_between_draws_are_not_sure():
-    draws = np.array([[[1.0, 0.0]], [[-1.0, 0.0]]])  # two groups, one text
-
-    def convergence(values):
-        def scores(kept):
-            return np.tensordot(kept, values, 1) / kept.sum()
-
-        own = SimpleNamespace(attributable=torch.ones(1, 2, dtype=torch.bool))
-        auto = SimpleNamespace(auto=True, relative_error=0.1)
-        one = SimpleNamespace(
-            sizes=[1, 1],
-            scores=scores,
-            ctx=SimpleNamespace(batch=own),
-            plan=SimpleNamespace(draws=auto),
-        )
-        return Estimate._convergence(one)
-
-    assert not convergence(draws).converged[0]
-    assert convergence(draws).error[0] == np.inf
-    assert convergence(0 * draws).converged[0]

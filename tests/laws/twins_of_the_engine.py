@@ -155,7 +155,7 @@ def a_gradient_more_is_charged(patch):
 
 def weights_stay_frozen(patch):
     @contextmanager
-    def frozen(root):
+    def frozen(root, *_):
         root.eval()
         for weight in root.parameters():
             weight.requires_grad_(False)
@@ -166,7 +166,7 @@ def weights_stay_frozen(patch):
 
 def weights_stay_frozen_after_an_error(patch):
     @contextmanager
-    def frozen(root):
+    def frozen(root, *_):
         training = {module: module.training for module in root.modules()}
         wanted = {weight: weight.requires_grad for weight in root.parameters()}
         root.eval()
@@ -186,9 +186,9 @@ def the_mode_is_set_for_all_parts_alike(patch):
     real = model.frozen
 
     @contextmanager
-    def frozen(root):
+    def frozen(root, *others):
         mode = root.training
-        with real(root):
+        with real(root, *others):
             yield
         root.train(mode)
 
@@ -219,7 +219,7 @@ def gradients_are_left_in_the_weights(patch):
         return scores.detach(), points.grad
 
     @contextmanager
-    def evaluated(root):
+    def evaluated(root, *_):
         training = {module: module.training for module in root.modules()}
         try:
             root.eval()
@@ -235,8 +235,8 @@ def gradients_are_left_in_the_weights(patch):
 def the_global_generator_is_seeded(patch):
     wrapped = api.plan_blocks
 
-    def seeded(encoded):
+    def seeded(encoded, *packing):
         torch.manual_seed(0)
-        return wrapped(encoded)
+        return wrapped(encoded, *packing)
 
     patch.setattr(api, "plan_blocks", seeded)

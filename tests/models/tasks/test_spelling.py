@@ -159,7 +159,7 @@ def test_a_saved_contrast_is_the_same_target_again(model, tmp_path):
     np.testing.assert_array_equal(again.scores, one.scores)
 
 
-@pytest.mark.parametrize("target", [1.5, None, ("a", None), (("a", "b"), "c"), [[1]]])
+@pytest.mark.parametrize("target", [1.5, None, ("a", None), (("a", "b"), "c"), [[1, 2]]])
 def test_what_is_no_target_is_refused(target):
     with pytest.raises(InputError, match="a class by index or name"):
         asked(target)
