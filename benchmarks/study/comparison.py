@@ -218,7 +218,8 @@ class Entrants:
 
 
 def _run_ours(config: Any, settings: Sequence[Setting], folder: Path) -> Run:
-    return read_run(runner.run(replace(config, out=str(folder)), settings, ["compare_study"]))
+    run = read_run(runner.run(replace(config, out=str(folder)), settings, ["compare_study"]))
+    return replace(run, tables=dict(run.tables))  # the folder does not stay
 
 
 def run_unshared(config: Any, settings: Sequence[Setting]) -> Outcome:

@@ -153,6 +153,3 @@ def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:
             f"method.{setting.name}.reduction=sum: in this model the gradients of a token sum to exactly 0 over "
             "its dimensions (LayerNorm follows the embedding), so the scores would be rounding noise. Use l2 or dot."
         )
-
-
-BASELINE_SPECIAL_TOKENS = ("keep", "replace")

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
-from saliency_bench.attribution.settings import BASELINE_SPECIAL_TOKENS
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import overrides, ranges
 from saliency_bench.core.errors import InputError, one_of, shown, unknown
+from saliency_bench.core.ranges import BASELINE_SPECIAL_TOKENS
 from saliency_bench.core.rows import Setting, as_list, expand_axes
 from saliency_bench.core.signatures import typed
 

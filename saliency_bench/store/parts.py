@@ -258,8 +258,11 @@ def sealed_record(folder: Path) -> dict[str, Any] | None:
             ) from damage
 
 
-def verify_sealed(folder: Path) -> None:
-    """Every table of a sealed run is what was recorded.
+def verify_sealed(folder: Path) -> list[str]:
+    """Holds every table of a sealed run against what was recorded.
+
+    Returns:
+        The tables that it has.
 
     Raises:
         StorageError: the run is not sealed, or a file is missing, truncated or altered.
@@ -269,12 +272,14 @@ def verify_sealed(folder: Path) -> None:
         raise StorageError(f"{folder} is unfinished. Go on with it: saliency-bench resume {folder}")
     with storing(folder):
         try:
-            for name in _tables_in(record):
+            names = _tables_in(record)
+            for name in names:
                 _verify_file(folder, record["files"], name)
         except _DamagedError as damage:
             raise StorageError(
                 f"{folder}: {damage}. Restore the file, or delete the folder and run again."
             ) from damage
+    return names
 
 
 def _verify(part: Path, run: str | None) -> None:

@@ -67,8 +67,9 @@ class Run:
 class Tables(Mapping[str, "pd.DataFrame"]):
     """The tables of a sealed run whose files were verified, each read when it is first asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, names: Collection[str]) -> None:
+        """`names` are the tables that the run has; of the others there is no row."""
+        self._folder, self._names = folder, names
         self._read: dict[str, pd.DataFrame] = {}
 
     def __getitem__(self, name: str) -> "pd.DataFrame":
@@ -88,7 +89,10 @@ class Tables(Mapping[str, "pd.DataFrame"]):
         """Columns of some rows, read anew: lists of a hundred thousand texts fill no memory that they are not asked of."""
         from saliency_bench.store.parquet import read_columns
 
-        return _to_frame(read_columns(name, self._folder / f"{name}.parquet", columns, of))
+        path = self._folder / f"{name}.parquet"
+        if name in self._names and not path.is_file():
+            raise StorageError(f"{path} is gone since the run was opened. Restore the file.")
+        return _to_frame(read_columns(name, path, columns, of))
 
 
 def read_run(folder: Path) -> Run:
@@ -102,7 +106,7 @@ def read_run(folder: Path) -> Run:
 
     folder = Path(folder)
     _require_finished(folder)
-    verify_sealed(folder)
+    names = verify_sealed(folder)
     manifest = read_json(folder / MANIFEST, dict)
     check_manifest(manifest, folder / MANIFEST)
     settings = read_json(folder / SETTINGS, list)
@@ -114,7 +118,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         manifest=manifest,
         settings=settings,
-        tables=Tables(folder),
+        tables=Tables(folder, names),
     )
 
 
@@ -126,8 +130,7 @@ def read_table(folder: Path, name: str) -> "pd.DataFrame":
     """
     from saliency_bench.store.parts import verify_sealed
 
-    verify_sealed(folder)
-    return Tables(folder)[name]
+    return Tables(folder, verify_sealed(folder))[name]
 
 
 def write_json(path: Path, value: Any) -> None:

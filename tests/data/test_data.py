@@ -21,7 +21,17 @@ def test_datasets_are_found_by_name():
         ("movie_reviews", ["split", "lexicon"]),
         (
             "file",
-            ["path", "text", "text_pair", "label", "id", "relevant", "relevant_format", "format"],
+            [
+                "path",
+                "text",
+                "text_pair",
+                "label",
+                "id",
+                "relevant",
+                "relevant_format",
+                "format",
+                "quotes",
+            ],
         ),
         (
             "hub",

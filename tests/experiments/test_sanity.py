@@ -458,7 +458,7 @@ def test_the_verb_runs_to_the_end_on_a_model_and_texts_of_ones_own(capsys, elsew
         (["n_exmaples=3"], ["'n_exmaples'", "'n_examples'"]),
         (["here"], ["sanity:", "'here'", "key=value"]),
         (["n_examples=0"], ["n_examples=0", "at least 1"]),
-        (["randomisation.n_draws=0"], ["randomisation.n_draws=0", "at least 1"]),
+        (["randomisation.n_draws=0"], ["randomisation.n_draws=0", "1 to 10000"]),
         (["sections=[randomization]"], ["'randomization'", "'randomisation'"]),
         (["methods=[vanila]"], ["'vanila'", "'vanilla'"]),
         (["methods=[vanilla,vanilla]"], ["twice"]),

@@ -22,7 +22,7 @@ from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
 from saliency_bench.experiments import parity as validation
-from saliency_bench.experiments import premises
+from saliency_bench.experiments import premises, random_models
 from saliency_bench.models import references
 from saliency_bench.models.references import References
 
@@ -169,7 +169,7 @@ def test_a_verdict_is_that_of_both_tolerances_and_what_is_no_number_differs():
 def test_a_pair_that_differs_by_the_known_bias_is_not_counted_as_agreeing():
     agrees, biased, differs = comparison(1e-7), comparison(1e-7, bias=0.5), comparison(1.0)
     said = [
-        validation.notes(found)[-1]
+        validation.notes(found, [])[-1]
         for found in ([agrees] * 2, [agrees, agrees, biased], [agrees, biased, differs])
     ]
     assert said == [
@@ -271,7 +271,7 @@ def test_the_configuration_covers_what_captum_has():
     assert set(hyper["statistic"]) == set(captum.TUNNELS)
     # Weights 1/n of a power of two are exact in float32: there would be nothing to see.
     assert hyper["n_steps"] & (hyper["n_steps"] - 1)
-    assert set(config["random_models"]) <= set(validation.ARCHITECTURES)
+    assert set(config["random_models"]) <= set(random_models.ARCHITECTURES)
 
 
 # --- what both sides share
@@ -354,7 +354,7 @@ def test_references_that_are_no_tokens_are_seen(subject, monkeypatch):
 def test_a_broken_premise_ends_with_exit_code_3_though_all_pairs_agree(small, capsys, monkeypatch):
     monkeypatch.setattr(References, "embedding_std", 1.0)
     out, said = failure(capsys, code=3)
-    assert "pairs agree." in out.replace("\n", " ")
+    assert "pairs agree" in out.replace("\n", " ")
     assert said.startswith("saliency-bench: noise in std, iid: variance on random bert in float64")
     assert "Both sides share it" in said
     assert "✗" not in out.replace("✗ differs", "")

@@ -25,13 +25,14 @@ from saliency_bench.report.stats import (
     summarize_by_correctness,
     with_texts,
 )
+from saliency_bench.report.stats import _bca as bca
 from saliency_bench.store.run import Run
 from saliency_bench.study.choose import best_settings
 
 QUICK = Resampling(confidence=0.95, n_resamples=999, seed=0)
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def loaded(path):
@@ -94,7 +95,7 @@ def test_the_jackknife_in_closed_form_gives_the_interval_of_one_that_leaves_each
     # Whole numbers: their sums are exact in any order, so that resamples equal to the sample are so here and there.
     values = np.random.default_rng(n).poisson(3.0, size=n).astype(float)
     few = Resampling(confidence=0.95, n_resamples=199, seed=0)
-    (low,), (high,) = intervals(values[:, None], few)
+    (low,), (high,) = bca(values[:, None], few)
     stream = np.random.default_rng(0)
     means = np.array([values[stream.integers(0, n, n)].mean() for _ in range(few.n_resamples)])
     left_out = np.array([(values.sum() - one) / (n - 1) for one in values])
@@ -115,7 +116,7 @@ def test_the_jackknife_in_closed_form_gives_the_interval_of_one_that_leaves_each
 def test_beyond_ten_thousand_texts_the_interval_is_that_of_all_resamples():
     values = np.random.default_rng(0).gamma(0.5, size=20_000)  # a skewness of 2.8
     confidence, n_resamples = 0.95, 2000
-    (low,), (high,) = intervals(values[:, None], Resampling(confidence, n_resamples, 0))
+    (low,), (high,) = bca(values[:, None], Resampling(confidence, n_resamples, 0))
     found = scipy_stats.bootstrap(
         (values,), np.mean, n_resamples=n_resamples, batch=50, method="percentile", rng=0
     )
@@ -444,7 +445,8 @@ def run_of(rows, tmp_path):
     settings = [
         {"setting_id": key, "name": "sg" if key != "r" else "random"} for key in ("a", "b", "r")
     ]
-    return Run(tmp_path, {}, settings, {"rows": rows})
+    examples = pd.DataFrame(columns=["cell_id", "example_id", "text", "text_pair"])
+    return Run(tmp_path, {}, settings, {"rows": rows, "examples": examples})
 
 
 def test_the_best_setting_of_an_entry_follows_the_direction_of_the_metric(tmp_path):
@@ -554,5 +556,6 @@ def test_the_best_setting_is_the_best_by_text(tmp_path):
     kept = rows["example_id"].str.startswith("e0") | rows["example_id"].str.endswith("@0")
     settings = [{"setting_id": key, "name": "ig"} for key in of]
     for manifest, best in ((MANY, "y"), ({}, "x")):
-        run = Run(tmp_path, manifest, settings, {"rows": rows[kept]})
+        examples = pd.DataFrame(columns=["cell_id", "example_id", "text", "text_pair"])
+        run = Run(tmp_path, manifest, settings, {"rows": rows[kept], "examples": examples})
         assert best_settings(run, "srg")["ig"]["setting_id"] == best

@@ -253,7 +253,7 @@ def test_texts_that_repeat_are_told_of_and_count_once(tmp_path):
     (tmp_path / "films.csv").write_text("\n".join(["text", *texts]))
     path = tmp_path / "films.csv"
     asked = ["data=file", f"data.path={path}", "metric=[srg]", "method=[vanilla]"]
-    cfg = config.load([*asked, "timing.enabled=false"])
+    cfg = config.load([*asked, "timing.enabled=false", "backend=native"])
     found = read_run(run(replace(cfg, out=str(tmp_path / "run")), config.settings(cfg), ["x"]))
     (warning,) = found.tables["warnings"]["message"]
     assert warning.startswith("2 of 5 examples repeat the text of another")

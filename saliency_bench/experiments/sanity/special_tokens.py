@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from saliency_bench.attribution.settings import BASELINE_SPECIAL_TOKENS
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.ranges import BASELINE_SPECIAL_TOKENS
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.robustness import share
 from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of
