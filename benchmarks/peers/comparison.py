@@ -32,7 +32,7 @@ from saliency_bench.report.table import Column, Estimate, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
-from saliency_bench.study.block import open_block, plan_blocks
+from saliency_bench.study.block import opened_blocks
 from saliency_bench.study.budget import resolve as resolve_budget
 from saliency_bench.study.evaluate import agreement_rows, judge_block
 from saliency_bench.study.timing import interleaved_ratio, measure, synchronizer
@@ -220,9 +220,8 @@ def _explained(
     normalised: bool,
 ) -> Scores:
     found: dict[int, Float[np.ndarray, " T"]] = {}
-    for planned in plan_blocks(encoded):
-        items = [encoded[index] for index in planned.indices]
-        (maps,) = open_block(refs, items, setting.target, budget).explain([setting]).values()
+    for planned, block in opened_blocks(refs, encoded, setting.target, budget):
+        (maps,) = block.explain([setting]).values()
         for index, one in zip(planned.indices, maps, strict=True):
             scores = one.scores
             found[index] = scores / np.linalg.norm(scores) if normalised else scores
@@ -233,9 +232,7 @@ def _study(
     refs: References, encoded: Sequence[Encoded], settings: Sequence[Setting], budget: int
 ) -> Scores:
     """Two methods and leave-one-out, the two metrics of removal, and all rank correlations."""
-    for planned in plan_blocks(encoded):
-        items = [encoded[index] for index in planned.indices]
-        block = open_block(refs, items, "predicted", budget)
+    for _, block in opened_blocks(refs, encoded, "predicted", budget):
         maps = block.explain(settings)
         judged = [one for setting in settings[:2] for one in maps[setting.id]]
         judge_block(block, judged, METRICS, [READING])
@@ -246,8 +243,7 @@ def _study(
 
 def _predicted(refs: References, encoded: Sequence[Encoded], budget: int) -> list[int]:
     found: dict[int, int] = {}
-    for planned in plan_blocks(encoded):
-        block = open_block(refs, [encoded[index] for index in planned.indices], "predicted", budget)
+    for planned, block in opened_blocks(refs, encoded, "predicted", budget):
         found |= dict(zip(planned.indices, block.predicted.tolist(), strict=True))
     return [found[index] for index in range(len(encoded))]
 

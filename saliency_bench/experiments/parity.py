@@ -46,7 +46,7 @@ from saliency_bench.report.table import Cell, Column, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
-from saliency_bench.study.block import OpenBlock, open_block, plan_blocks
+from saliency_bench.study.block import OpenBlock, opened_blocks
 from saliency_bench.study.budget import ON_CPU
 
 OUT = Path("results") / "validate"
@@ -218,18 +218,18 @@ def compared(subject: Subject, config: Mapping[str, Any], progress: Progress) ->
     """Every pair on one subject."""
     model = subject.model
     own = pairs(model, config)
-    blocks = plan_blocks(subject.encoded)
+    done, whole = 0, len(subject.encoded) * len(own)
     stage = f"{subject.name} {subject.dtype}"
     ratios: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     refs = References(model)
     with model.frozen():
-        for done, block in enumerate(blocks):
-            items = [subject.encoded[index] for index in block.indices]
-            check = BlockCheck(open_block(refs, items, "predicted", ON_CPU), own)
+        for planned, block in opened_blocks(refs, subject.encoded, "predicted", ON_CPU):
+            check = BlockCheck(block, own)
             for number, pair in enumerate(own):
-                progress(stage, done * len(own) + number, len(blocks) * len(own))
+                progress(stage, done, whole)
                 ratios.setdefault(number, []).append(check.differences(pair))
-    progress(stage, len(blocks) * len(own), len(blocks) * len(own))
+                done += len(planned.indices)
+    progress(stage, whole, whole)
     return [
         _comparison(subject, pair, *map(np.concatenate, zip(*ratios[number], strict=True)))
         for number, pair in enumerate(own)
@@ -242,11 +242,9 @@ def premises_of(subject: Subject) -> list[Premise]:
     Captum's own noise takes many gradients: it is asked for on the small random models alone, in float64.
     """
     refs = References(subject.model)
-    first = plan_blocks(subject.encoded)[0]
-    items = [subject.encoded[index] for index in first.indices]
     own_noise = subject.random and subject.dtype == "float64"
     with subject.model.frozen():
-        block = open_block(refs, items, "predicted", ON_CPU)
+        _, block = next(opened_blocks(refs, subject.encoded, "predicted", ON_CPU))
         return premises(block, subject.name, subject.dtype, own_noise)
 
 

@@ -48,7 +48,7 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report.stats import Resampling
-from saliency_bench.study.block import open_block, plan_blocks
+from saliency_bench.study.block import opened_blocks
 from saliency_bench.study.budget import check_budget
 from saliency_bench.study.budget import resolve as resolve_budget
 from saliency_bench.study.evaluate import judge_block
@@ -217,14 +217,13 @@ def judged(
 ) -> Iterator[Row]:
     """What every metric prefers on every text on which the model says what the shortcut does."""
     budget = resolve_budget(chosen.config["runtime"]["token_budget"], model, [*map(len, encoded)])
-    plan = plan_blocks(encoded)
     entries, readings, tie = chosen.entries, chosen.readings, chosen.config["tie"]
-    refs = References(model)
+    done, refs = 0, References(model)
     with model.frozen():
-        for done, one in enumerate(plan):
-            progress(model.name, done, len(plan))
-            items = [encoded[index] for index in one.indices]
-            block = open_block(refs, items, "predicted", budget)
+        for _, block in opened_blocks(refs, encoded, "predicted", budget):
+            items = block.batch.encoded
+            progress(model.name, done, len(encoded))
+            done += len(items)
             said = zip(items, block.targets.tolist(), strict=True)
             maps = [
                 rival
@@ -233,7 +232,7 @@ def judged(
                 for rival in rivals(item, target, chosen.config)
             ]
             yield from preferences(judge_block(block, maps, entries, readings).rows, tie)
-        progress(model.name, len(plan), len(plan))
+        progress(model.name, len(encoded), len(encoded))
 
 
 def rivals(item: Encoded, target: int, config: Mapping[str, Any]) -> list[AttributionMap]:

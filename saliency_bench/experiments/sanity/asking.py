@@ -19,7 +19,7 @@ from saliency_bench.evaluation.robustness import similarity
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.study.block import open_block, plan_blocks
+from saliency_bench.study.block import opened_blocks
 
 Row = dict[str, Any]
 Maps = Mapping[str, Sequence[AttributionMap]]
@@ -49,10 +49,8 @@ def fix_class(model: Model, encoded: Sequence[Encoded], budget: int) -> tuple[En
     """The texts labelled with what the model says of them: a class that stays when model or input changes."""
     refs, found = References(model), list(encoded)
     with model.frozen():
-        for block in plan_blocks(encoded):
-            items = [encoded[index] for index in block.indices]
-            said = open_block(refs, items, "predicted", budget).predicted.tolist()
-            for index, label in zip(block.indices, said, strict=True):
+        for block, opened in opened_blocks(refs, encoded, "predicted", budget):
+            for index, label in zip(block.indices, opened.predicted.tolist(), strict=True):
                 found[index] = replace(encoded[index], gold=label)
     return tuple(found)
 
@@ -84,9 +82,8 @@ def explained(
     refs = References(model)
     found: dict[tuple[str, int], AttributionMap] = {}
     with model.frozen():
-        for block in plan_blocks(encoded):
-            items = [encoded[index] for index in block.indices]
-            made = open_block(refs, items, "gold", budget).explain(list(settings.values()))
+        for block, opened in opened_blocks(refs, encoded, "gold", budget):
+            made = opened.explain(list(settings.values()))
             for name, setting in settings.items():
                 for index, one in zip(block.indices, made[setting.id], strict=True):
                     found[name, index] = one

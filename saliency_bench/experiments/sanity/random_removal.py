@@ -16,7 +16,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.grid import count
 from saliency_bench.experiments.sanity.asking import Row, Subject
 from saliency_bench.models.references import References
-from saliency_bench.study.block import OpenBlock, open_block, plan_blocks
+from saliency_bench.study.block import OpenBlock, opened_blocks
 
 ACCURACY, KEPT, CONFIDENCE = "accuracy", "kept_class", "max_probability"
 
@@ -24,13 +24,12 @@ ACCURACY, KEPT, CONFIDENCE = "accuracy", "kept_class", "max_probability"
 def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
     """Means over draws, for each text: is the label right, is it that of the whole text, and how sure is the model."""
     model, asked = subject.model, subject.config["removal"]
-    plan = plan_blocks(subject.encoded)
-    refs = References(model)
+    done, refs = 0, References(model)
     with model.frozen():
-        for done, one in enumerate(plan):
-            progress(done, len(plan))
-            items = [subject.encoded[index] for index in one.indices]
-            block = open_block(refs, items, "predicted", subject.budget)
+        for _, block in opened_blocks(refs, subject.encoded, "predicted", subject.budget):
+            items = block.batch.encoded
+            progress(done, len(subject.encoded))
+            done += len(items)
             for operator in asked["operators"]:
                 for fraction in (0.0, *asked["fractions"]):
                     case = {"case": operator, "level": f"{fraction:g}", "model": model.name}
