@@ -117,7 +117,7 @@ def _curvature(
     bands = np.zeros((3, len(right)))
     bands[0, 1:] = bands[2, :-1] = gaps[1:-1] / 6
     bands[1] = (gaps[:-1] + gaps[1:]) / 3
-    return np.asarray(solve_banded((1, 1), bands, right))
+    return np.asarray(solve_banded((1, 1), bands, right, check_finite=False))
 
 
 def unpredicted(
