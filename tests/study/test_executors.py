@@ -501,18 +501,18 @@ def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatc
     cfg = study_in("run")
     folder = stopped(cfg)
     study = runner.prepare(cfg, config.settings(cfg))
-    refs, store = runner.References(study.model), scale.PartStore(folder, run=study.id)
+    refs, store = runner.References(study.model), worker_module.PartStore(folder, run=study.id)
     name = runner.pieces_of(study)[0].name
     with study.model.frozen():
         plan = runner.pieces_of(study)
         runner.compute_piece(study, refs, store, name, plan)
-        has, asked = scale.PartStore.has, []
+        has, asked = worker_module.PartStore.has, []
 
         def has_later(self, block):  # an orphan was quicker
             asked.append(block)
             return len(asked) > 2 and has(self, block)
 
-        monkeypatch.setattr(scale.PartStore, "has", has_later)
+        monkeypatch.setattr(worker_module.PartStore, "has", has_later)
         runner.compute_piece(study, refs, store, name, plan)
         assert len(asked) == 3
         monkeypatch.undo()
@@ -829,9 +829,10 @@ def test_slurm_is_asked_for_as_many_cpus_as_a_worker_has_threads(study_in, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(scale, "_import", lambda *_: SimpleNamespace(AutoExecutor=Executor))
-    options = worker_module.read_config(folder).runtime.executor
+    cfg = worker_module.read_config(folder)
+    crew = worker_module.crew_of(cfg)
     with pytest.raises(KeyboardInterrupt):
-        scale.on_slurm(folder, ["a"], options, lambda done: None, CREW)
+        scale.on_slurm(folder, ["a"], cfg.runtime.executor, lambda done: None, crew)
     assert asked["cpus_per_task"] == 3
     # What starts a job runs no file of the current folder either.
     assert [shlex.split(asked[f"{one}_python"])[1:] for one in ("slurm", "local")] == [["-P"]] * 2
