@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saliency_bench.attribution.describe import described
 from saliency_bench.cli import config
 from saliency_bench.core.rows import TABLES
 from saliency_bench.store.durable import sha256
@@ -208,7 +209,7 @@ def tables_of(n: int, settings: Sequence[Mapping[str, Any]]) -> dict[str, Iterat
 def write_run(n: int, folder: Path) -> None:
     """A finished run folder with these rows."""
     cfg = config.load(["~experiment", METHODS, f"n_examples={n}", "name=simulated"])
-    settings = [one.to_dict() for one in config.settings(cfg)]
+    settings = [described(one) for one in config.settings(cfg)]
     digests = {}
     for name, chunks in tables_of(n, settings).items():
         path, schema = folder / f"{name}.parquet", schema_of(name)

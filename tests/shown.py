@@ -41,5 +41,6 @@ def attribution(text="good film", scores=(0.0, 0.5, -0.25, 0.0), **setting):
         text_pair=None,
         gold=None,
     )
-    given = {"name": "vanilla", "backend": "native", "reduction": "dot"} | setting
+    facts = {} if "name" in setting else {"facts": {"entry": "Vanilla gradient"}}
+    given = {"name": "vanilla", "backend": "native", "reduction": "dot"} | facts | setting
     return AttributionMap(encoded, given, np.array(scores), 1, "positive", 0.875)

@@ -38,6 +38,8 @@ LAYER_METHODS: Registry[Any] = Registry(
 )
 
 BACKENDS: Mapping[str, Registry[Any]] = {"captum": METHODS, "captum_layer": LAYER_METHODS}
+#: What they are called in text.
+LABELS = {"captum": "Captum", "captum_layer": "Captum (layer)"}
 
 #: Our names of the rules that Captum has, and Captum's. Its trapezoid is not ours: see `quadrature`.
 RULES = {

@@ -14,7 +14,7 @@ from numbers import Integral
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
-from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
+from saliency_bench.attribution.methods import ABOUT, KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import AUTO
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import check as check_rule
@@ -25,9 +25,6 @@ from saliency_bench.core.rows import Target
 from saliency_bench.models.tasks.sequence_classification import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
-
-#: Averaging gradients and taking the dot product with the input is another method's name with a plain sum.
-DOT_TWINS = {"vanilla": "input_x_gradient", "smoothgrad": "smoothgrad_x_input"}
 
 
 def checked_setting(
@@ -69,7 +66,8 @@ def checked_setting(
             f"{where}.reduction=dot: {method} gives squares, which have no sign. Use sum."
         )
     if reduction == "dot":
-        method, reduction = DOT_TWINS.get(method, method), "sum" if method in DOT_TWINS else "dot"
+        twin = ABOUT[method].dot_twin
+        method, reduction = (method, "dot") if twin is None else (twin, "sum")
     if method in ONLY:
         return Setting(name, method, ONLY[method], reduction, target, output, seed, hyper)
     if (reason := lacks(backend, method, hyper)) is not None:
@@ -135,8 +133,9 @@ def _check_adaptive(where: str, tolerance: object, max_steps: int) -> None:
 
 
 def _check_calibrated(method: str, rule: str) -> None:
-    if rule == CALIBRATED and method != "integrated_gradients":
-        raise InputError(f"quadrature={rule}: its nodes are those of integrated_gradients alone")
+    if rule == CALIBRATED and not ABOUT[method].calibrated:
+        own = [name for name in METHODS.names() if ABOUT[name].calibrated]
+        raise InputError(f"quadrature={rule}: its nodes are those of {', '.join(own)} alone")
 
 
 def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
 from saliency_bench.core.labels import (
-    backend_label,
     hyperparameters,
-    method_label,
     value_label,
     varying,
 )
+from saliency_bench.core.method_facts import facts_of
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 _DRAWN = ("n_samples", "n_rankings")
 #: Facts that come first, in this order.
 _FIRST = ("output", "target", "reduction", "baseline", "removal", "n_steps", "n_samples")
-#: Methods that explain no output of the setting: the class has no say, or they have a loss of their own.
-_OWN_OUTPUT = ("random", "raw_attention", "attention_rollout", "allennlp_")
 _BOUNDARIES = ("start", "end")
 
 
@@ -89,8 +86,8 @@ def _tells(key: str, setting: Mapping[str, Any]) -> bool:
 def _heading(one: "AttributionMap", differing: Sequence[str]) -> str:
     setting = _named(one)
     details = [f"{key}={value_label(setting.get(key))}" for key in differing]
-    details += [label] if (label := backend_label(str(setting.get("backend", "")))) else []
-    method = method_label(setting["name"]) + (f" ({', '.join(details)})" if details else "")
+    details += [label] if (label := facts_of(setting).backend) else []
+    method = facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
     found = place(one.encoded)
     # The class of a boundary names both: "start at London".
     where = (
@@ -117,7 +114,7 @@ def _said(setting: Mapping[str, Any]) -> dict[str, Any]:
     """What a setting says: no names of it, and nothing that is null or does not count."""
     own = hyperparameters(setting)
     kept = {key: setting[key] for key in ("output", "target", "reduction") if key in setting} | own
-    if str(setting.get("method")).startswith(_OWN_OUTPUT):
+    if not facts_of(setting).explains_output:
         kept.pop("output", None)
     if "seed" in setting and any(key in own for key in _DRAWN):
         kept["seed"] = setting["seed"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.core.signs import signed as has_sign
+from saliency_bench.core.method_facts import signed as has_sign
 
 if TYPE_CHECKING:
     from rich.text import Text

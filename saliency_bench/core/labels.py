@@ -3,45 +3,15 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from saliency_bench.core.method_facts import FACTS, OURS, facts_of
+
 #: Keys of a setting that are no hyperparameters of its method.
-SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "output", "seed")
+SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "output", "seed", FACTS)
 #: What varies within an entry is named in this order, before its hyperparameters.
 AXES = ("reduction", "target", "output", "seed")
 PRIMARY = "srg"  # fixed in advance; every other metric is exploratory
 N_HEADLINE = 6  # metrics that fit beside each other on a page
 
-_METHODS = {
-    "vanilla": "Vanilla gradient",
-    "allennlp_simple_gradient": "AllenNLP SimpleGradient",
-    "allennlp_smooth_gradient": "AllenNLP SmoothGradient",
-    "allennlp_integrated_gradient": "AllenNLP IntegratedGradient",
-    "file": "Scores from a file",
-    "input_x_gradient": "Gradient × input",
-    "input_baseline_x_gradient": "Gradient × (input − baseline)",
-    "smoothgrad": "SmoothGrad",
-    "smoothgrad_squared": "SmoothGrad-Squared",
-    "vargrad": "VarGrad",
-    "smoothgrad_x_input": "SmoothGrad × input",
-    "integrated_gradients": "Integrated Gradients",
-    "integrated_gradients_adaptive": "Integrated Gradients (adaptive)",
-    "smooth_integrated_gradients": "SmoothGrad of Integrated Gradients",
-    "sequential_integrated_gradients": "Sequential Integrated Gradients",
-    "expected_gradients": "Expected Gradients",
-    "gradient_shap": "GradientSHAP",
-    "idgi": "IDGI",
-    "raw_attention": "Attention",
-    "attention_rollout": "Attention rollout",
-    "gradient_attention": "Gradient-weighted attention",
-    "deep_lift": "DeepLift",
-    "feature_ablation": "Feature ablation",
-    "occlusion": "Occlusion",
-    "shapley_value_sampling": "Shapley value sampling",
-    "kernel_shap": "KernelSHAP",
-    "lime": "LIME",
-    "random": "Random",
-    "leave_one_out": "Leave-one-out",
-    "beam_search": "Beam search (bound)",
-}
 #: In the order of columns; a metric that is not here comes after them, by name.
 _METRICS = {
     "srg": "SRG",
@@ -95,26 +65,15 @@ SAME_EVIDENCE = (
 )
 #: Of these, what has a unit of its own on every example, so that over texts it need not order methods as theirs do.
 OWN_UNIT = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
-_BACKENDS = {"native": "native", "captum": "Captum", "captum_layer": "Captum (layer)", "none": ""}
 _UNITS = {"1": "", "": ""}
 
 Setting = Mapping[str, Any]
-
-
-def method_label(name: str) -> str:
-    """An entry's name as it is written in text."""
-    return _METHODS.get(name, name)
 
 
 def metric_label(metric: str) -> str:
     """A metric's name as it is written in text, with the removal operator where it names one: "SRG (pad)"."""
     name, *removal = metric.split(" ", 1)
     return " ".join([_METRICS.get(name, name.replace("_", " ")), *removal])
-
-
-def backend_label(backend: str) -> str:
-    """Whose code computes it; nothing for a ranking that takes no gradient."""
-    return _BACKENDS.get(backend, backend)
 
 
 def unit_label(unit: str) -> str:
@@ -182,15 +141,15 @@ def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
     Ours is named beside a twin alone.
     """
     backends = {setting["backend"] for setting in settings} - {"none"}
-    by_both = {one["name"] for one in settings if one["backend"] not in ("native", "none")}
+    by_both = {one["name"] for one in settings if one["backend"] not in OURS}
     found = {}
     for setting in settings:
         details = [
             f"{key}={value_label(setting.get(key))}" for key in varying(settings, setting["name"])
         ]
         if len(backends) > 1 and setting["name"] in by_both:
-            details += filter(None, [backend_label(setting["backend"])])
-        label = method_label(setting["name"])
+            details += filter(None, [facts_of(setting).backend])
+        label = facts_of(setting).entry
         found[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
     return found
 

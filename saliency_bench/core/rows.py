@@ -26,9 +26,6 @@ DISAGREES = "disagrees"  # of the throughput benchmark: other numbers than ours,
 #: Names the matrix products that run among the contestants of the throughput benchmark.
 MATMUL = "matmul"
 
-#: The backends that ours is compared with.
-REFERENCE_BACKENDS = ("captum", "captum_layer")
-
 #: Whose score is explained: a class by index or name, a word for one, or one class against another (`tasks.targets`).
 Target = str | int | tuple[str | int, str | int]
 
@@ -250,7 +247,7 @@ class Setting:
         return replace(self, backend=backend)
 
     def to_dict(self) -> dict[str, Any]:
-        """The setting as plain data, hyperparameters flattened; what `settings.json` and a map's `setting` hold."""
+        """The setting as plain data, hyperparameters flattened."""
         flat = asdict(self)
         hyper: dict[str, Any] = flat.pop("hyper")
         return hyper | flat | {"setting_id": self.id}

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from saliency_bench.core.labels import method_label, value_label
+from saliency_bench.core.labels import value_label
+from saliency_bench.core.method_facts import facts_of
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.convergence_table import SMALL
 from saliency_bench.report.style import WIDTH, legend, literal, note
@@ -63,7 +64,7 @@ def _line(setting: Mapping[str, Any]) -> str:
     """Which line a setting is a point of: its rule, its sampler, or its method alone."""
     if "quadrature" in setting:
         return rule_label(setting["quadrature"])
-    name = method_label(setting["method"])
+    name = facts_of(setting).label
     return f"{name}, {setting['sampler']}" if "sampler" in setting else name
 
 

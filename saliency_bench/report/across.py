@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import PRIMARY, metric_label, setting_labels
+from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import digest
 from saliency_bench.report.analysis import removals, with_removal
 from saliency_bench.report.convergence_table import ENOUGH, MARK, doubtful, gates, marked
@@ -195,14 +196,16 @@ def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
 def _by_name(run: Run) -> dict[str, dict[str, Any]]:
     """The settings by a name that leaves out their seed."""
     return {
-        digest({key: value for key, value in one.items() if key not in ("seed", "setting_id")}): one
+        digest(
+            {key: value for key, value in one.items() if key not in ("seed", "setting_id", FACTS)}
+        ): one
         for one in run.settings
     }
 
 
 def _described(settings: Mapping[str, Mapping[str, Any]], key: str) -> str:
     one = settings[key]
-    return f"{one['name']} ({', '.join(f'{k}={v}' for k, v in one.items() if k not in ('name', 'setting_id'))})"
+    return f"{one['name']} ({', '.join(f'{k}={v}' for k, v in one.items() if k not in ('name', 'setting_id', FACTS))})"
 
 
 def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:

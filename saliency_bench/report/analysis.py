@@ -9,7 +9,8 @@ import pandas as pd
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
-from saliency_bench.core.rows import OK, REFERENCE_BACKENDS, TABLES
+from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.report.convergence_table import doubtful, gates, marked
 from saliency_bench.report.parity import pairs
 from saliency_bench.report.rank_statistics import letters, mean_ranks, pairwise_p
@@ -31,9 +32,8 @@ from saliency_bench.store.run import Run
 #: per-example scores of Edin et al. 2025); with fewer a run is a first look and makes no claim.
 N_EXAMPLES_FOR_CLAIMS = 100
 N_DRAWN = 10  # settings that can be told apart in one figure
-#: What every figure holds the others against, and the methods of which the rest are variants.
-_RANKINGS = ("random", "leave_one_out")
-_PLAIN = ("vanilla", "input_x_gradient", "smoothgrad", "integrated_gradients")
+#: What every figure holds the others against.
+_HELD_AGAINST = ("chance", "baseline")
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _drawn(
     """
     place = {key: number for number, key in enumerate(shown)}
     own = [one for one in settings if one["setting_id"] in place]
-    own.sort(key=lambda one: (one["setting_id"] in unsure, one["backend"] in REFERENCE_BACKENDS))
+    own.sort(key=lambda one: (one["setting_id"] in unsure, is_reference(one)))
     own.sort(key=lambda one: one["setting_id"] != reference)
     firsts = {one["name"]: one["setting_id"] for one in reversed(own)}
     beside = {other for ours, other, _ in pairs(own) if ours in firsts.values()}
@@ -311,9 +311,9 @@ def _drawn(
     turns: Counter[str] = Counter()
     order: dict[str, tuple[Any, ...]] = {}
     for one in own:
-        key, turn = one["setting_id"], turns[one["name"]]
-        held_against = key == reference or (turn == 0 and one["method"] in _RANKINGS)
-        order[key] = not held_against, turn, one["method"] not in _PLAIN, place[key]
+        key, turn, facts = one["setting_id"], turns[one["name"]], facts_of(one)
+        held_against = key == reference or (turn == 0 and facts.role in _HELD_AGAINST)
+        order[key] = not held_against, turn, not facts.plain, place[key]
         turns[one["name"]] += 1
     return tuple(sorted(sorted(order, key=order.__getitem__)[:N_DRAWN], key=place.__getitem__))
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import SORT_KEYS, TABLES
 from saliency_bench.report.table import Cell, Column, Table
 from saliency_bench.store.run import Run
@@ -78,10 +79,14 @@ def _settings(a: Run, b: Run) -> Table:
     )
 
 
+def _plain(setting: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in setting.items() if key not in ("setting_id", FACTS)}
+
+
 def _nearest(one: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """In what a setting differs from the most similar one of the same entry."""
     found = [
-        [name for name, _, _ in changed(one, other, "") if name != ".setting_id"]
+        [name for name, _, _ in changed(_plain(one), _plain(other), "")]
         for other in others
         if other["name"] == one["name"]
     ]

@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from saliency_bench.core.captions import place_of_row
 from saliency_bench.core.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
-from saliency_bench.core.labels import method_label, metric_label
-from saliency_bench.core.rows import OK, REFERENCE_BACKENDS, TABLES
+from saliency_bench.core.labels import metric_label
+from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.stats import TEXT, with_texts
 from saliency_bench.report.study_tables import comparison
@@ -151,9 +152,7 @@ def caution(analysis: Analysis) -> str:
     """What this number of examples can and cannot show."""
     primary, found = analysis.primary, analysis.comparison
     # A Captum twin differs from ours by rounding alone: what it could detect says nothing.
-    others = [
-        one["setting_id"] for one in analysis.settings if one["backend"] not in REFERENCE_BACKENDS
-    ]
+    others = [one["setting_id"] for one in analysis.settings if not is_reference(one)]
     own = (
         found[(found["metric"] == primary) & found["setting_id"].isin(others)]
         if len(found)
@@ -189,7 +188,7 @@ def _removes(analysis: Analysis) -> bool:
 
 def _favoured(analysis: Analysis, removal: str) -> str:
     names = {
-        method_label(one["method"])
+        facts_of(one).label
         for one in analysis.settings
         if removal in (one.get("baseline"), one.get("removal"))
     }
@@ -216,9 +215,9 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
     examples = _chosen(analysis).to_dict("records")
     named = {"example_id": [example["example_id"] for example in examples]}
     rows = analysis.run.columns("maps", [*TABLES["maps"]], named)
-    shown = [
-        key for key in analysis.drawn if analysis.setting(key)["backend"] not in REFERENCE_BACKENDS
-    ] or list(analysis.drawn)
+    shown = [key for key in analysis.drawn if not is_reference(analysis.setting(key))] or list(
+        analysis.drawn
+    )
     sentences = []
     for example in examples:
         own = rows[rows["example_id"] == example["example_id"]].to_dict("records")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from saliency_bench.core.labels import value_label
-from saliency_bench.core.rows import REFERENCE_BACKENDS
+from saliency_bench.core.method_facts import FACTS, is_reference
 from saliency_bench.store.run import Run
 
 _BIASED = "captum_riemann_trapezoid"
@@ -69,7 +69,7 @@ def pairs(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]
 def _twins(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
     native = {_key(one): one["setting_id"] for one in settings if one["backend"] == "native"}
     for one in settings:
-        if one["backend"] in REFERENCE_BACKENDS and (own := native.get(_key(one))):
+        if is_reference(one) and (own := native.get(_key(one))):
             yield own, one["setting_id"], 0.0
 
 
@@ -80,11 +80,7 @@ def twin_of(settings: Sequence[Mapping[str, Any]], native: str) -> str | None:
 
 def _trapezoids(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
     """Captum's trapezoid weights sum to (n-1)/n: relative to its scores, ours are larger by 1/(n-1)."""
-    captum = [
-        one
-        for one in settings
-        if one["backend"] in REFERENCE_BACKENDS and one.get("quadrature") == _BIASED
-    ]
+    captum = [one for one in settings if is_reference(one) and one.get("quadrature") == _BIASED]
     for one in settings:
         if one["backend"] == "native" and one.get("quadrature") == "trapezoid":
             for other in captum:
@@ -93,7 +89,7 @@ def _trapezoids(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, st
 
 
 def _key(setting: Mapping[str, Any], *ignored: str) -> tuple[tuple[str, str], ...]:
-    dropped = {"setting_id", "backend", *ignored}
+    dropped = {"setting_id", "backend", FACTS, *ignored}
     return tuple((key, value_label(setting[key])) for key in sorted(setting.keys() - dropped))
 
 

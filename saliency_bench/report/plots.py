@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from saliency_bench.core.labels import arrow, metric_label, same_evidence_words, unit_label
-from saliency_bench.core.rows import OK, REFERENCE_BACKENDS
+from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.rows import OK
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.stats import index_of, intervals, per_text
 from saliency_bench.report.style import (
@@ -75,10 +76,10 @@ def _curve(
     axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "N K"], sign: str
 ) -> None:
     setting = analysis.setting(key)
-    is_random = setting["method"] == "random"
-    if setting["backend"] not in REFERENCE_BACKENDS and leads(sign):
+    is_random = facts_of(setting).role == "chance"
+    if not is_reference(setting) and leads(sign):
         low, high = intervals(values, analysis.resampling)
-        shade, strength = color(setting["method"]), 0.28 if is_random else 0.12
+        shade, strength = color(setting), 0.28 if is_random else 0.12
         axes.fill_between(_FRACTIONS, low, high, color=shade, alpha=strength, lw=0)
     order = 2 if is_random else 3
     axes.plot(
@@ -171,8 +172,8 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
             axes.text(0.02, place, "n/a", size=7, **beside)
             continue
         setting = analysis.setting(key)
-        hatch = "////" if setting["backend"] in REFERENCE_BACKENDS else None
-        shade, ends = color(setting["method"]), [one.low, one.high]
+        hatch = "////" if is_reference(setting) else None
+        shade, ends = color(setting), [one.low, one.high]
         axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
         axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=HALO)
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
@@ -276,7 +277,7 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
         if one is None or np.isnan(x):
             continue
         if by == "n_gradients" and x == 0:
-            shade = color(analysis.setting(key)["method"])
+            shade = color(analysis.setting(key))
             axes.axhspan(one.low, one.high, color=shade, alpha=0.12, lw=0)
             name = literal(analysis.labels[key])
             axes.axhline(one.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
@@ -295,8 +296,8 @@ def _cost_point(
     axes: Axes, analysis: Analysis, key: str, x: float, one: Estimate, sign: str
 ) -> None:
     setting = analysis.setting(key)
-    shade = color(setting["method"])
-    face = _HOLLOW if setting["backend"] in REFERENCE_BACKENDS else shade
+    shade = color(setting)
+    face = _HOLLOW if is_reference(setting) else shade
     axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
     label = literal(analysis.labels[key])
     point = marker(setting, sign)

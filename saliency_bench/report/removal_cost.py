@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from saliency_bench.core.labels import value_label
+from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.rows import TABLES
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.stats import index_of, intervals, per_text, with_texts
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 
-RANDOM = "random"
 #: Shares of the tokens that are gone.
 SHARES = (0.0, 0.1, 0.5, 0.9)
 
@@ -42,7 +42,7 @@ def removal_cost(analysis: Analysis) -> Table:
 
 
 def _random_curves(analysis: Analysis) -> pd.DataFrame:
-    ids = [one["setting_id"] for one in analysis.settings if one["method"] == RANDOM]
+    ids = [one["setting_id"] for one in analysis.settings if facts_of(one).role == "chance"]
     curves = analysis.run.columns("curves", [*TABLES["curves"]], {"setting_id": ids[:1]})
     return with_texts(curves, analysis.run.manifest, analysis.run.repeated)
 

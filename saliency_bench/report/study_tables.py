@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 
 from saliency_bench.core.labels import (
-    backend_label,
-    method_label,
     metric_label,
     ordered_metrics,
     same_evidence_words,
@@ -18,6 +16,7 @@ from saliency_bench.core.labels import (
     value_label,
     varying,
 )
+from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.rows import OK
 from saliency_bench.report import convergence_table as convergence
 from saliency_bench.report.analysis import Analysis
@@ -132,7 +131,7 @@ def summary(analysis: Analysis) -> Table:
     rows = [
         (
             analysis.labels[key := setting["setting_id"]],
-            backend_label(setting["backend"]),
+            facts_of(setting).backend,
             setting["reduction"],
             settings_label(setting),
             *_costs(analysis, key),
@@ -359,9 +358,9 @@ def sweep(analysis: Analysis) -> Table:
             costs, metrics = _costs(analysis, key), _estimates(analysis, key, analysis.headline)
             rows.append(
                 (
-                    method_label(one["name"]),
+                    facts_of(one).entry,
                     *values,
-                    backend_label(one["backend"]),
+                    facts_of(one).backend,
                     chosen,
                     costs[0],
                     *metrics,

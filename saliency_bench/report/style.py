@@ -17,35 +17,10 @@ from matplotlib.legend import Legend
 from matplotlib.patheffects import withStroke
 
 from saliency_bench.core.heatmap import ink
-from saliency_bench.core.rows import REFERENCE_BACKENDS
+from saliency_bench.core.method_facts import FACTS, facts_of, is_reference
 from saliency_bench.report.convergence_table import MARK
 
-#: Okabe & Ito's colours, which colour-blind readers can tell apart. A method has its colour in every figure.
-_COLORS = {
-    "vanilla": "#E69F00",
-    "input_x_gradient": "#009E73",
-    "smoothgrad": "#CC79A7",
-    "integrated_gradients": "#0072B2",
-    "integrated_gradients_adaptive": "#56B4E9",
-    "leave_one_out": "#000000",
-    "beam_search": "#B5B5B5",
-    "random": "#8A8A8A",
-    # Kin of the above, in other shades; more than eight cannot be told apart by hue alone, so labels name them.
-    "smoothgrad_squared": "#8E3B6C",
-    "vargrad": "#E3B4D0",
-    "smoothgrad_x_input": "#5A1E44",
-    "input_baseline_x_gradient": "#66C2A5",
-    "smooth_integrated_gradients": "#6BAED6",
-    "sequential_integrated_gradients": "#444444",
-    "expected_gradients": "#08306B",
-    "gradient_shap": "#4292C6",
-    "idgi": "#7A5195",
-    "raw_attention": "#D55E00",
-    "attention_rollout": "#A63C00",
-    "gradient_attention": "#F4A582",
-    "deep_lift": "#8C6D31",
-}
-#: For methods that we do not know; none of them is the colour of one that we do.
+#: For methods that name no colour; none of them is the colour of one that does.
 _OTHERS = ("#7A9A01", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
 #: Of the throughput benchmark's contestants, with a marker each: ours, Captum's uses, the floor and the ceiling.
 _CONTESTANTS = {
@@ -109,16 +84,17 @@ def styled() -> Iterator[None]:
         yield
 
 
-def color(method: str) -> str:
-    """The colour of a method: fixed, and for a method we do not know, a function of its name alone."""
-    return _COLORS.get(method) or _OTHERS[zlib.crc32(method.encode()) % len(_OTHERS)]
+def color(setting: Mapping[str, Any]) -> str:
+    """The colour of a setting's method in every figure: its own, or one that follows from its name alone."""
+    named = _OTHERS[zlib.crc32(str(setting["method"]).encode()) % len(_OTHERS)]
+    return facts_of(setting).color or named
 
 
 def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:
     """A setting's line: solid for our code and rankings, dashed for Captum's; with its sign, if it has one."""
     line = {
-        "color": color(setting["method"]),
-        "linestyle": "--" if setting["backend"] in REFERENCE_BACKENDS else "-",
+        "color": color(setting),
+        "linestyle": "--" if is_reference(setting) else "-",
     }
     if not sign:
         return line
@@ -134,8 +110,10 @@ def signs(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     of_color: dict[str, list[str]] = {}
     twins: dict[str, tuple[list[str], str]] = {}
     for one in settings:
-        same = repr(sorted((k, v) for k, v in one.items() if k not in ("setting_id", "backend")))
-        own = of_color.setdefault(color(one["method"]), [])
+        same = repr(
+            sorted((k, v) for k, v in one.items() if k not in ("setting_id", "backend", FACTS))
+        )
+        own = of_color.setdefault(color(one), [])
         own += [] if same in own else [same]
         twins[one["setting_id"]] = own, same
     return {

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.core.errors import StorageError, shown
+from saliency_bench.core.method_facts import COLOR, FACTS
 from saliency_bench.core.ranges import MOST_RESAMPLES, MOST_SEED
 from saliency_bench.core.rows import Setting
 
@@ -37,6 +38,7 @@ def check_settings(settings: Sequence[Any], path: Path) -> None:
                 raise StorageError(
                     f"{path}: entry {place}: {key}: expected {expected}, got {got}. Restore the file."
                 )
+        _check_facts(one.get(FACTS, {}), f"{path}: entry {place}: {FACTS}")
         if (given := one.get("setting_id")) != (real := _id(one)):
             raise StorageError(
                 f"{path}: setting {shown(given)} ({shown(one['name'])}) has the hyperparameters of {real}, so that its "
@@ -44,8 +46,18 @@ def check_settings(settings: Sequence[Any], path: Path) -> None:
             )
 
 
+def _check_facts(facts: Any, where: str) -> None:
+    """What is said of a setting's method is of the kind that reports expect; older runs say nothing."""
+    if not isinstance(facts, dict):
+        raise StorageError(f"{where}: expected an object, got {shown(facts)}. Restore the file.")
+    for key, (fits, expected) in _FACTS.items():
+        if key in facts and not fits(facts[key]):
+            got = shown(facts[key])
+            raise StorageError(f"{where}.{key}: expected {expected}, got {got}. Restore the file.")
+
+
 def _id(one: Mapping[str, Any]) -> str | None:
-    hyper = {key: value for key, value in one.items() if key not in (*_FIELDS, "setting_id")}
+    hyper = {key: value for key, value in one.items() if key not in (*_FIELDS, "setting_id", FACTS)}
     try:
         return Setting(**{key: one[key] for key in _FIELDS}, hyper=hyper).id
     except (ValueError, RecursionError):  # no number that JSON has, or text that is no Unicode
@@ -87,7 +99,27 @@ def _texts(value: Any) -> bool:
     )
 
 
-_OBJECT, _TEXT = (_is(dict), "an object"), (_is(str), "a text")
+def _color(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and bool(COLOR.fullmatch(value)))
+
+
+_OBJECT, _TEXT, _TRUTH = (
+    (_is(dict), "an object"),
+    (_is(str), "a text"),
+    (_is(bool), "true or false"),
+)
+#: What is said of a setting's method.
+_FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "label": _TEXT,
+    "entry": _TEXT,
+    "backend": _TEXT,
+    "role": _TEXT,
+    "reference": _TRUTH,
+    "plain": _TRUTH,
+    "explains_output": _TRUTH,
+    "signed": (_is(bool, type(None)), "true, false or null"),
+    "color": (_color, "#RRGGBB or null"),
+}
 #: What readers rely on, by dotted key: a check, and what is expected in words. All may be left out, or be null.
 _MANIFEST: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": _TEXT,

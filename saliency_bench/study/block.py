@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
+from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.explain import Family, explain, plan
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting, Target
@@ -228,7 +229,7 @@ class OpenBlock:
 
     def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
         probability = self.probability(self.targets).tolist()
-        flat = setting.to_dict()
+        flat = described(setting)
         classes = self.asked.reshape(len(self.batch), -1).tolist()
         return [
             AttributionMap(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from saliency_bench.attribution.describe import about_of
 from saliency_bench.attribution.settings import lacks
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
@@ -51,8 +52,8 @@ def reference(setting: Setting, dense: Dense) -> Setting | None:
         hyper = {"baseline", "baseline_special_tokens"}
         kept = {key: value for key, value in setting.hyper.items() if key in hyper}
         rule = kept | {"n_steps": dense.n_steps, "quadrature": "clenshaw_curtis"}
-        if setting.method in ("integrated_gradients", "integrated_gradients_adaptive"):
-            whole = replace(setting, method="integrated_gradients", backend="native", hyper=rule)
+        if (limit := about_of(setting.method).limit) is not None:
+            whole = replace(setting, method=limit, backend="native", hyper=rule)
             return replace(whole, reduction="sum") if setting.reduction == "none" else whole
     if drawn and dense.n_samples is not None and "n_steps" not in setting.hyper:
         more = {"n_samples": dense.n_samples, "sampler": "antithetic"}

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
+from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import Setting, digest
 from saliency_bench.core.text import Encoded, Shared
 from saliency_bench.data import DATASETS
@@ -360,7 +362,7 @@ def _of_settings(held: list[Any], study: Study) -> list[str]:
             found[f"method.{_cut(name)} ({len(before)} → {len(after)} settings)"] = None
             continue
         for one, other in zip(before, after, strict=True):
-            fields = {*one, *other} - {"setting_id", "seed", "target"}
+            fields = {*one, *other} - {"setting_id", "seed", "target", FACTS}
             one, other = ({key: it[key] for key in fields & it.keys()} for it in (one, other))
             found |= dict.fromkeys(differences(one, other, f"method.{name}"))
     return list(found)
@@ -381,7 +383,7 @@ def strangers(folder: Path) -> list[str]:
 def claim(study: Study, folder: Path) -> None:
     """Makes the folder this study's: what it is, its settings, and all that another process needs to go on with it."""
     write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
-    write_json(folder / SETTINGS, [setting.to_dict() for setting in study.settings])
+    write_json(folder / SETTINGS, [described(setting) for setting in study.settings])
     # In its own order, which is that of the settings: canonical JSON would sort it.
     held = json.dumps(asdict(study.asked) | {"out": None}, indent=1, ensure_ascii=False)
     replace_file(folder / CONFIG, f"{held}\n".encode())

@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.attribution import baselines
+from saliency_bench.attribution import baselines, captum
+from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.explain import Family
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.rows import REFERENCE_BACKENDS, Setting
+from saliency_bench.core.method_facts import FACTS
+from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
 from saliency_bench.models.ledger import TIMING as TIMED
@@ -27,7 +29,7 @@ from saliency_bench.store.events import EventLog
 from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
-from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
+from saliency_bench.store.run import CONFIG, MANIFEST, SETTINGS, read_json, read_run, write_json
 from saliency_bench.study.block import (
     OpenBlock,
     Piece,
@@ -264,6 +266,8 @@ def _show_anew(study: Study, folder: Path) -> None:
     shown = _shown(study)
     if any(manifest.get(key) != value for key, value in shown.items()):
         write_json(folder / MANIFEST, manifest | shown)
+    if any(FACTS not in one for one in read_json(folder / SETTINGS, list)):  # of an earlier version
+        write_json(folder / SETTINGS, [described(setting) for setting in study.settings])
 
 
 def _open_log(log: EventLog, study: Study, names: Sequence[str], finished: Collection[str]) -> None:
@@ -386,12 +390,12 @@ def timings(study: Study, refs: References) -> list[dict[str, Any]]:
 
 def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
     """For each native setting with a Captum twin, the largest difference that rounding explains on any example."""
-    captum = {
+    twins = {
         setting.twin("native").id
         for setting in study.settings
-        if setting.backend in REFERENCE_BACKENDS
+        if setting.backend in captum.BACKENDS
     }
-    paired = [setting for setting in study.settings if setting.id in captum]
+    paired = [setting for setting in study.settings if setting.id in twins]
     if not paired:
         return None
     found: dict[str, float] = {}
@@ -540,7 +544,7 @@ def _shares(study: Study, finished: Collection[str], choose: bool) -> list[Share
     left = [encoded[index] for piece in pieces for index in piece.indices]
     checked = {item.example_id for item in encoded[: config.convergence.n_examples]}
     timed = config.timing.enabled and TIMING not in finished
-    compared = any(setting.backend in REFERENCE_BACKENDS for setting in study.settings)
+    compared = any(setting.backend in captum.BACKENDS for setting in study.settings)
     passes = config.timing.n_warmup + config.timing.n_repeats + 1  # one for the memory
     shares = [
         Share(MAPS, left),

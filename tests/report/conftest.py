@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from saliency_bench.attribution.describe import described
 from saliency_bench.core.rows import TABLES, Setting
 from saliency_bench.store.parquet import to_table
 from saliency_bench.store.run import Run
@@ -354,7 +355,7 @@ def build_run(
             },
         }
         | manifest,
-        settings=[setting.to_dict() for setting in settings],
+        settings=[described(setting) for setting in settings],
         tables={name: frame(name, rows[name]) for name in TABLES},
     )
 

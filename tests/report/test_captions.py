@@ -14,11 +14,11 @@ from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 from tiny_heads import tiny_head, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench.attribution.methods import KINDS
+from saliency_bench.attribution.methods import ABOUT, KINDS
 from saliency_bench.core.captions import Place, facts, headings, legend, place_of_row
 from saliency_bench.core.display import page, record, records, to_rich
 from saliency_bench.core.heatmap import map_of_attribution
-from saliency_bench.core.signs import SIGNED_METHODS, UNSIGNED_METHODS, declared, signed
+from saliency_bench.core.method_facts import facts_of, signed
 from saliency_bench.report.terminal import show_maps
 
 
@@ -81,16 +81,17 @@ def test_a_seed_is_a_fact_of_what_is_drawn(classifier):
 
 
 def test_every_method_says_whether_its_scores_have_a_sign():
-    assert {*SIGNED_METHODS, *UNSIGNED_METHODS, "file"} == set(KINDS)
-    assert not {*SIGNED_METHODS} & {*UNSIGNED_METHODS}
     for method, kind in KINDS.items():
-        if kind == "square":
-            assert method in UNSIGNED_METHODS
-        elif kind != "token":
-            assert method in SIGNED_METHODS
+        said = ABOUT[method].signed
+        if kind == "token":
+            assert (said is None) == (method == "file")
+        else:
+            assert said == (kind != "square")
 
 
-@pytest.mark.parametrize("method", sorted({*UNSIGNED_METHODS} - {"beam_search"}))
+@pytest.mark.parametrize(
+    "method", sorted({name for name, of in ABOUT.items() if of.signed is False} - {"beam_search"})
+)
 def test_a_method_without_signs_has_no_negative_score(method, classifier):
     (one,) = sb.attribute(classifier, framed(*token_inputs(9)), method, target=1)
     assert (one.scores >= 0).all() and one.scores.any()
@@ -105,7 +106,7 @@ def test_a_reduction_decides_for_a_method_with_signs(method, classifier):
 
 
 def test_scores_from_elsewhere_are_signed_if_one_is_negative():
-    assert declared({"method": "file"}) is None
+    assert facts_of({"method": "file"}).signed is None
     assert signed({"method": "file"}, [0.1, -0.1]) and not signed({"method": "file"}, [0.1, 0.0])
     assert signed({"method": "vanilla", "reduction": "dot"}, [0.1])  # whatever the scores
     assert not signed({"method": "vanilla", "reduction": "l1"}, [-0.1])

@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from saliency_bench.attribution.describe import described
+from saliency_bench.attribution.methods import ABOUT
 from saliency_bench.core.rows import Setting
 from saliency_bench.report import plots, removal_plots, style, sweep_plots
 from saliency_bench.report.analysis import analyse
@@ -141,14 +143,15 @@ def test_a_method_has_one_colour_whatever_else_is_drawn(make_run):
 
 
 def test_an_unknown_method_has_a_colour_that_its_name_decides():
-    assert style.color("my_method") == style.color("my_method")
-    assert not set(style._OTHERS) & set(style._COLORS.values())
+    one, other = ({"method": "my_method", "n": n} for n in (1, 2))
+    assert style.color(one) == style.color(other) in style._OTHERS
+    assert not {*style._OTHERS} & {of.color for of in ABOUT.values()}
 
 
 def test_captum_is_dashed_and_our_code_is_not():
     (ours,), (theirs,) = settings("vanilla", n=[1]), settings("vanilla", "captum", n=[1])
-    assert style.stroke(ours.to_dict())["linestyle"] == "-"
-    assert style.stroke(theirs.to_dict())["linestyle"] == "--"
+    assert style.stroke(described(ours))["linestyle"] == "-"
+    assert style.stroke(described(theirs))["linestyle"] == "--"
 
 
 def test_agreement_is_the_mean_of_the_pair_and_one_with_itself(run):
@@ -177,8 +180,8 @@ def test_a_figure_says_how_many_of_the_settings_it_shows(plot, n_steps, make_run
 @pytest.mark.parametrize("backend", ["captum", "captum_layer"])
 def test_every_backend_of_captums_is_drawn_as_captums(backend):
     ours, theirs = (settings("smoothgrad", one, n_samples=[4])[0] for one in ("native", backend))
-    assert style.stroke(ours.to_dict())["linestyle"] == "-"
-    assert style.stroke(theirs.to_dict())["linestyle"] == "--"
+    assert style.stroke(described(ours))["linestyle"] == "-"
+    assert style.stroke(described(theirs))["linestyle"] == "--"
 
 
 def test_convergence_has_a_panel_per_baseline_and_a_line_per_rule(make_run):
@@ -275,7 +278,7 @@ def test_settings_of_one_colour_have_a_marker_each_and_twins_share_theirs(make_r
     (random,) = settings("random", n=[1])
     paths = steps(baseline=["mask", "zero"], n_steps=[8], quadrature=["left"])
     captum = [Setting(**{**vars(one), "backend": "captum"}) for one in paths]
-    found = style.signs([one.to_dict() for one in (*paths, *captum, random)])
+    found = style.signs([described(one) for one in (*paths, *captum, random)])
     assert [found[one.id] for one in paths] == [found[one.id] for one in captum] == ["o", "^"]
     assert found[random.id] == ""
     run = make_run([*paths, *captum, random], n_examples=4)

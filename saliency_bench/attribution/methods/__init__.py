@@ -13,9 +13,10 @@ from saliency_bench.attribution.methods import (
     rankings,
 )
 from saliency_bench.attribution.methods import external as given
-from saliency_bench.attribution.methods.base import KINDS, METHODS, ONLY, method
+from saliency_bench.attribution.methods.base import ABOUT, KINDS, METHODS, ONLY, method
 
 __all__ = [
+    "ABOUT",
     "KINDS",
     "METHODS",
     "ONLY",

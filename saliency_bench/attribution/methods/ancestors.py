@@ -21,7 +21,7 @@ from saliency_bench.models.tasks import sequence_classification as task
 MULTIPLIERS = ("own", "first")
 
 
-@method("token")
+@method("token", label="AllenNLP SimpleGradient", signed=False, explains_output=False)
 def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution:
     """|Σ_d g e|, divided by its sum over tokens.
 
@@ -36,7 +36,7 @@ def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution
     return _normalised(ctx, gradient * factor, 1)
 
 
-@method("token")
+@method("token", label="AllenNLP SmoothGradient", signed=False, explains_output=False)
 def allennlp_smooth_gradient(
     ctx: Context, *, n_samples: int, stdev: float, relabel: bool
 ) -> Attribution:
@@ -58,7 +58,7 @@ def allennlp_smooth_gradient(
     return _normalised(ctx, total / n_samples, n_samples)
 
 
-@method("token")
+@method("token", label="AllenNLP IntegratedGradient", signed=False, explains_output=False)
 def allennlp_integrated_gradient(ctx: Context, *, n_steps: int, relabel: bool) -> Attribution:
     """|Σ_d e ⊙ mean g(α e)|, divided by its sum; α = 0, 1/n, ..., 1 - 1/n: the left rule from zero vectors.
 

@@ -22,13 +22,20 @@ Layers = Sequence[Float[Tensor, "R H T T"]]
 Relevance = Callable[[Layers, Float[Tensor, " R"]], Float[Tensor, "R T T"]]
 
 
-@method("token")
+@method("token", label="Attention", color="#D55E00", signed=False, explains_output=False)
 def raw_attention(ctx: Context, *, query: str) -> Attribution:
     """The last layer's attention from the query token, averaged over heads (what BertViz shows; Vig 2019)."""
     return _attribution(ctx, query, lambda layers, _: layers[-1].double().mean(1))
 
 
-@method("token")
+@method(
+    "token",
+    label="Attention rollout",
+    family="raw_attention",
+    color="#A63C00",
+    signed=False,
+    explains_output=False,
+)
 def attention_rollout(ctx: Context, *, query: str) -> Attribution:
     """Π_l (0.5 W_l + 0.5 I), rows renormalised, from the query token (Abnar & Zuidema 2020, section 3, eq. 1).
 
@@ -38,7 +45,13 @@ def attention_rollout(ctx: Context, *, query: str) -> Attribution:
     return _attribution(ctx, query, lambda layers, _: _rollout(layers))
 
 
-@method("token")
+@method(
+    "token",
+    label="Gradient-weighted attention",
+    family="raw_attention",
+    color="#F4A582",
+    signed=False,
+)
 def gradient_attention(ctx: Context, *, query: str) -> Attribution:
     """R ← R + E_heads (∇A ⊙ A)⁺ R over the layers, from R = I (Chefer, Gur & Wolf 2021 ICCV, eqs. 5-6).
 

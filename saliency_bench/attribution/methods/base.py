@@ -11,6 +11,7 @@ from torch import Tensor
 from saliency_bench.attribution.noise import Draws
 from saliency_bench.attribution.points import Points
 from saliency_bench.attribution.statistics import MEAN, Moment
+from saliency_bench.core.method_facts import COLOR, Role
 from saliency_bench.core.registry import Registry
 from saliency_bench.core.tensors import Attribution, Convergence
 
@@ -73,13 +74,57 @@ KINDS: dict[str, Kind] = {}
 ONLY: dict[str, str] = {}
 
 
-def method(kind: Kind, *, only: str | None = None) -> Callable[[Method], Method]:
-    """Registers a method under its function's name; `only` names the one backend that it has, if it is another's."""
+@dataclass(frozen=True)
+class About:
+    """What a method says of itself beside its kind, for people, figures and checks.
+
+    `label` is how it is written in text. `family` is the method whose variant it is, or its own name where
+    others are variants of it; figures show these first. `color` is "#RRGGBB"; without one it is a shade of the
+    family's colour, or one that follows from the name. `signed` says whether scores can be negative, before any
+    reduction to lengths (None: the scores tell). `role` is "method", "chance", "baseline" or "bound".
+    `explains_output=False` says that the explained output has no say. `dot_twin` is the method that this one is when
+    its gradient is multiplied with the input, `limit` the method whose many steps it comes close to with more of its
+    own, and `calibrated` that it has quadrature=calibrated.
+    """
+
+    label: str
+    family: str | None = None
+    color: str | None = None
+    signed: bool | None = None
+    role: Role = "method"
+    explains_output: bool = True
+    dot_twin: str | None = None
+    limit: str | None = None
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.color is not None and not COLOR.fullmatch(self.color):
+            raise ValueError(f"color={self.color!r}: expected #RRGGBB")
+
+
+#: What methods say of themselves, by name.
+ABOUT: dict[str, About] = {}
+
+
+def method(
+    kind: Kind, *, only: str | None = None, label: str | None = None, **about: Any
+) -> Callable[[Method], Method]:
+    """Registers a method under its function's name.
+
+    Args:
+        kind: what its raw values are.
+        only: the one backend that it has, if it is another's.
+        label: how it is written in text; the function's name without one.
+        about: further fields of `About`. Squares have no sign; gradients and products do, unless it is said otherwise.
+    """
 
     def register(function: Method) -> Method:
-        KINDS[function.__name__] = kind
+        name = function.__name__
+        sign = None if kind == "token" else kind != "square"
+        said = About(label or name.replace("_", " ").capitalize(), **{"signed": sign} | about)
+        KINDS[name], ABOUT[name] = kind, said
         if only is not None:
-            ONLY[function.__name__] = only
-        return METHODS.add(function.__name__, function)
+            ONLY[name] = only
+        return METHODS.add(name, function)
 
     return register

@@ -11,7 +11,7 @@ from saliency_bench.models.references import without_digest
 from saliency_bench.models.tasks.registry import task_of
 
 
-@method("token")
+@method("token", label="Scores from a file")
 def file(ctx: Context, *, path: str) -> Attribution:
     """The scores of a file of JSON lines (see `data.scores`), whatever method made them."""
     if ctx.target.ndim > 1:

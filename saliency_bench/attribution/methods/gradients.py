@@ -7,13 +7,19 @@ from saliency_bench.attribution.points import Input
 from saliency_bench.attribution.statistics import MEAN, SQUARE, VARIANCE, Moment
 
 
-@method("gradient")
+@method(
+    "gradient",
+    label="Vanilla gradient",
+    family="vanilla",
+    color="#E69F00",
+    dot_twin="input_x_gradient",
+)
 def vanilla(ctx: Context) -> GradientSum:
     """∇F(x) (Simonyan, Vedaldi & Zisserman 2014, section 3)."""
     return GradientSum(Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,))
 
 
-@method("product")
+@method("product", label="Gradient × input", family="input_x_gradient", color="#009E73")
 def input_x_gradient(ctx: Context) -> GradientSum:
     """X ⊙ ∇F(x) (Shrikumar et al. 2016, section 2)."""
     return GradientSum(
@@ -21,7 +27,9 @@ def input_x_gradient(ctx: Context) -> GradientSum:
     )
 
 
-@method("product")
+@method(
+    "product", label="Gradient × (input − baseline)", family="input_x_gradient", color="#66C2A5"
+)
 def input_baseline_x_gradient(
     ctx: Context, *, baseline: str, baseline_special_tokens: str
 ) -> GradientSum:
@@ -34,25 +42,31 @@ def input_baseline_x_gradient(
     return GradientSum(Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,), multiplier=moved)
 
 
-@method("gradient")
+@method(
+    "gradient",
+    label="SmoothGrad",
+    family="smoothgrad",
+    color="#CC79A7",
+    dot_twin="smoothgrad_x_input",
+)
 def smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     """E ∇F(x + ε), ε ~ N(0, σ² I) (Smilkov et al. 2017, section 3). The gradient, not its magnitude, is averaged."""
     return _noisy(ctx, draws, noise, MEAN)
 
 
-@method("square")
+@method("square", label="SmoothGrad-Squared", family="smoothgrad", color="#8E3B6C")
 def smoothgrad_squared(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     """E (∇F(x + ε))², element by element, before any reduction (Hooker et al. 2019, section 3)."""
     return _noisy(ctx, draws, noise, SQUARE)
 
 
-@method("square")
+@method("square", label="VarGrad", family="smoothgrad", color="#E3B4D0")
 def vargrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     """Var ∇F(x + ε), element by element, divided by n (Adebayo et al. 2018, section 2)."""
     return _noisy(ctx, draws, noise, VARIANCE)
 
 
-@method("product")
+@method("product", label="SmoothGrad × input", family="smoothgrad", color="#5A1E44")
 def smoothgrad_x_input(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     """X ⊙ E ∇F(x + ε): SmoothGrad, then times the input as it is, without noise."""
     plan = _noisy(ctx, draws, noise, MEAN)

@@ -24,7 +24,14 @@ from saliency_bench.core.tensors import Attribution
 STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
 
 
-@method("product")
+@method(
+    "product",
+    label="Integrated Gradients",
+    family="integrated_gradients",
+    color="#0072B2",
+    limit="integrated_gradients",
+    calibrated=True,
+)
 def integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
 ) -> GradientSum:
@@ -44,7 +51,15 @@ def _rule(
     return nodes.tolist(), weights.tolist()
 
 
-@method("token", only="native")
+@method(
+    "token",
+    only="native",
+    label="Integrated Gradients (adaptive)",
+    family="integrated_gradients",
+    color="#56B4E9",
+    signed=True,
+    limit="integrated_gradients",
+)
 def integrated_gradients_adaptive(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, tolerance: float, max_steps: int
 ) -> Attribution:
@@ -60,7 +75,12 @@ def integrated_gradients_adaptive(
     return integrate(ctx, path, density, tolerance, max_steps)
 
 
-@method("product")
+@method(
+    "product",
+    label="SmoothGrad of Integrated Gradients",
+    family="integrated_gradients",
+    color="#6BAED6",
+)
 def smooth_integrated_gradients(
     ctx: Context,
     *,
@@ -105,7 +125,12 @@ def _noisy_difference(
     return torch.stack(ends).mean(0) - ctx.reference_score(points.path)
 
 
-@method("product")
+@method(
+    "product",
+    label="Sequential Integrated Gradients",
+    family="integrated_gradients",
+    color="#444444",
+)
 def sequential_integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
 ) -> GradientSum:
@@ -127,7 +152,7 @@ def sequential_integrated_gradients(
     return GradientSum(points, [node for node, _ in pairs], [w for _, w in pairs], PRODUCT)
 
 
-@method("product")
+@method("product", label="Expected Gradients", family="integrated_gradients", color="#08306B")
 def expected_gradients(
     ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws
 ) -> Expectation:
@@ -138,7 +163,7 @@ def expected_gradients(
     return _random_paths(ctx, references, baseline_special_tokens, draws, None)
 
 
-@method("product")
+@method("product", label="GradientSHAP", family="integrated_gradients", color="#4292C6")
 def gradient_shap(
     ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws, noise: Noise
 ) -> Expectation:
@@ -158,7 +183,7 @@ def _random_paths(
     return Expectation(points, draws, lambda i: [(draw(draws, noise, i), 1.0)], PRODUCT)
 
 
-@method("product")
+@method("product", label="IDGI", color="#7A5195")
 def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int) -> Values:
     """Σ_k (F_{k+1} - F_k) g_k² / |g_k|², F_k and g_k at k/n on the path (Yang, Wang & Bilgic 2023, algorithm 1).
 

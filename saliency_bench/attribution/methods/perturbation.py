@@ -62,13 +62,13 @@ class Game:
         return max(1, self.ctx.token_budget // self.path.embeddings.shape[1])
 
 
-@method("token", only="captum")
+@method("token", only="captum", label="Feature ablation", signed=True)
 def feature_ablation(ctx: Context, *, baseline: str) -> Attribution:
     """F(x) - F(x with one token at its baseline): leave-one-out, through `FeatureAblation`."""
     return _played(ctx, "feature_ablation", baseline, _ablated)
 
 
-@method("token", only="captum")
+@method("token", only="captum", label="Occlusion", signed=True)
 def occlusion(ctx: Context, *, baseline: str, window: int) -> Attribution:
     """The mean of F(x) - F(x without a window) over the windows with the token (Zeiler & Fergus 2014).
 
@@ -86,7 +86,7 @@ def occlusion(ctx: Context, *, baseline: str, window: int) -> Attribution:
     return _played(ctx, "occlusion", baseline, occluded)
 
 
-@method("token", only="captum")
+@method("token", only="captum", label="Shapley value sampling", signed=True)
 def shapley_value_sampling(ctx: Context, *, baseline: str, n_samples: int) -> Attribution:
     """The mean change of F when the token joins those before it in a random order (Castro, Gómez & Tejada 2009).
 
@@ -103,7 +103,7 @@ def shapley_value_sampling(ctx: Context, *, baseline: str, n_samples: int) -> At
     return _played(ctx, "shapley_value_sampling", baseline, sampled)
 
 
-@method("token", only="captum")
+@method("token", only="captum", label="KernelSHAP", signed=True)
 def kernel_shap(ctx: Context, *, baseline: str, n_samples: int) -> Attribution:
     """Shapley values by weighted least squares over random coalitions (Lundberg & Lee 2017, theorem 2).
 
@@ -125,7 +125,7 @@ def kernel_shap(ctx: Context, *, baseline: str, n_samples: int) -> Attribution:
     return _played(ctx, "kernel_shap", baseline, fitted)
 
 
-@method("token", only="captum")
+@method("token", only="captum", label="LIME", signed=True)
 def lime(
     ctx: Context, *, baseline: str, n_samples: int, kernel_width: float, penalty: float
 ) -> Attribution:
@@ -261,7 +261,7 @@ class ScoreModule(nn.Module):
         return self.score(embeddings, row_example)
 
 
-@method("product", only="captum")
+@method("product", only="captum", label="DeepLift", color="#8C6D31")
 def deep_lift(ctx: Context, *, baseline: str, baseline_special_tokens: str) -> Values:
     """(x - x') ⊙ m, m the gradient with Δout / Δin in place of the slope (Shrikumar et al. 2017, rescale rule).
 

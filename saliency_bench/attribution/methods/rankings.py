@@ -15,7 +15,9 @@ from saliency_bench.core.tensors import Attribution
 from saliency_bench.models.tasks import sequence_classification as task
 
 
-@method("token")
+@method(
+    "token", label="Random", role="chance", color="#8A8A8A", signed=False, explains_output=False
+)
 def random(ctx: Context, *, n_rankings: int) -> Attribution:
     """Uniform scores, as many draws as asked for: what any ranking must beat.
 
@@ -30,7 +32,7 @@ def random(ctx: Context, *, n_rankings: int) -> Attribution:
     return Attribution(scores=draws[0], n_gradients=0, draws=draws)
 
 
-@method("token")
+@method("token", label="Leave-one-out", role="baseline", color="#000000", signed=True)
 def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     """F(x) - F(x without the token), for every token that is not special (Li, Monroe & Jurafsky 2016, eq. 4).
 
@@ -58,7 +60,7 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     return Attribution(scores=scores, n_gradients=0)
 
 
-@method("token")
+@method("token", label="Beam search (bound)", role="bound", color="#B5B5B5", signed=False)
 def beam_search(
     ctx: Context, *, removal: str, objective: str, goal: str, beam_size: int
 ) -> Attribution:

@@ -11,8 +11,8 @@ from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.method_facts import signed
 from saliency_bench.core.rows import Setting
-from saliency_bench.core.signs import signed
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.metrics import NotApplicable
 from saliency_bench.evaluation.robustness import similarity

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from saliency_bench.core.labels import method_label
+from saliency_bench.attribution.describe import named
 from saliency_bench.experiments.sanity.report import (
     CASES,
     MEASURES,
@@ -84,10 +84,8 @@ def _against_parts(axes: Axes, rows: pd.DataFrame, resampling: Resampling) -> No
     for method, own in found.groupby("method", sort=False):
         place = [parts.index(one) for one in own["level"]]
         name = str(method)
-        shade = color(name)
-        axes.plot(
-            place, own["mean"], marker="o", markersize=3, color=shade, label=method_label(name)
-        )
+        shade = color(named(name))
+        axes.plot(place, own["mean"], marker="o", markersize=3, color=shade, label=label(name))
         axes.fill_between(place, own["low"], own["high"], color=shade, alpha=0.15, linewidth=0)
     axes.axhline(0, color="#888888", linewidth=0.7)
     axes.set_xticks(range(len(parts)), [literal(one) for one in parts], rotation=45, ha="right")
@@ -109,7 +107,7 @@ def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             offset = 0.22 * (number - (len(cases) - 1) / 2)
             places = [methods.index(one) - offset for one in points["method"]]
             _points(axes, points, places, *_SEEDS[case], label(case))
-        axes.set_yticks(range(len(methods)), [literal(method_label(one)) for one in methods])
+        axes.set_yticks(range(len(methods)), [literal(label(one)) for one in methods])
         axes.axvline(0, color="#888888", linewidth=0.7)
         axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
         axes.grid(axis="x")

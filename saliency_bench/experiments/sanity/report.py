@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from saliency_bench.core.labels import method_label
+from saliency_bench.attribution.describe import about_of
 from saliency_bench.report.stats import Resampling, crossed_interval, few_words, intervals
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 
@@ -191,7 +191,7 @@ def _special_tokens(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
 
 def special_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     """Methods with what their baseline does to special tokens, where they have one."""
-    names = rows["method"].map(method_label)
+    names = rows["method"].map(lambda name: about_of(name).label)
     return names.where(
         ~rows["case"].isin(["keep", "replace"]), names + ", " + rows["case"].map(CASES)
     )
@@ -225,7 +225,7 @@ def _matrix(
 
 def label(name: str) -> str:
     """What people read for a case or a method."""
-    return CASES.get(name) or method_label(name)
+    return CASES.get(name) or about_of(name).label
 
 
 def _estimate(found: pd.DataFrame, key: tuple[str, str]) -> Cell:
@@ -261,7 +261,7 @@ def notes(rows: pd.DataFrame) -> list[str]:
     said = []
     missing = rows[rows["value"].isna()]
     for (section, reason), own in missing.groupby(["section", "reason"]):
-        methods = ", ".join(map(method_label, dict.fromkeys(own["method"].dropna())))
+        methods = ", ".join(about_of(name).label for name in dict.fromkeys(own["method"].dropna()))
         said.append(f"No value in {len(own)} rows of {section}, {methods}: {reason}.")
     if "randomisation" in set(rows["section"]):
         said.append(

@@ -1,0 +1,59 @@
+"""A setting as plain data, with what its method is beside it: what `settings.json` and a map's `setting` hold."""
+
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+from saliency_bench.attribution import captum
+from saliency_bench.attribution.methods import ABOUT, METHODS
+from saliency_bench.attribution.methods.base import About
+from saliency_bench.core.method_facts import FACTS, OURS, UNSIGNED_REDUCTIONS, Facts
+from saliency_bench.core.rows import Setting
+
+
+def described(setting: Setting) -> dict[str, Any]:
+    """The setting's fields and hyperparameters, its id, and the facts of its method, which are no part of the id."""
+    about = about_of(setting.method)
+    backend = setting.backend
+    facts = Facts(
+        label=about.label,
+        entry=about_of(setting.name).label,
+        backend="" if backend == "none" else captum.LABELS.get(backend, backend),
+        reference=backend not in OURS,
+        signed=False if setting.reduction in UNSIGNED_REDUCTIONS else about.signed,
+        role=about.role,
+        plain=about.family == setting.method,
+        explains_output=about.explains_output,
+        color=_color(setting.method, about),
+    )
+    return setting.to_dict() | {FACTS: asdict(facts)}
+
+
+def named(name: str) -> dict[str, Any]:
+    """A method or an entry by its name alone, for what shows no setting."""
+    about = about_of(name)
+    return {
+        "name": name,
+        "method": name,
+        FACTS: {"label": about.label, "color": _color(name, about)},
+    }
+
+
+def about_of(name: str) -> About:
+    """What a method says of itself; of an entry that bears no method's name, that name."""
+    known = name in METHODS and name in ABOUT
+    return ABOUT[name] if known else About(label=name)
+
+
+def _color(name: str, about: About) -> str | None:
+    """Its own, or a lighter shade of its family's."""
+    if about.color is None and about.family in ABOUT and ABOUT[about.family].color:
+        return _lighter(
+            str(ABOUT[about.family].color), 0.2 + 0.4 * (zlib.crc32(name.encode()) % 5) / 4
+        )
+    return about.color
+
+
+def _lighter(color: str, share: float) -> str:
+    parts = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + share * (255 - part)):02X}" for part in parts)
