@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from saliency_bench.core.labels import metric_label, ordered_metrics
 from saliency_bench.experiments.trust_report import SUMMARY, shares
+from saliency_bench.report.charts import matrix, two_decimals
 from saliency_bench.report.gates import KINDS
 from saliency_bench.report.stats import Resampling
-from saliency_bench.report.style import WIDTH, ink_on, literal, note
+from saliency_bench.report.style import WIDTH, literal, note
 
 _ROW, _MARGIN = 0.27, 1.9  # inches
 BLIND = 0.5
@@ -42,20 +43,18 @@ def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
         layout="constrained",
     )
     axes = figure.subplots()
-    image = axes.imshow(share, aspect="auto", **_scale(share))
     blind = (low <= BLIND) & (high >= BLIND)
-    for (row, column), value in np.ndenumerate(share):
-        text = _text(value, bool(blind[row, column]))
-        axes.text(column, row, text, ha="center", va="center", size=7.5, color=ink_on(image, value))
-    axes.set_xticks(range(len(removals)), [literal(one) for one in removals])
-    axes.set_yticks(range(len(metrics)), [literal(metric_label(one)) for one in metrics])
+    matrix(
+        axes,
+        share,
+        [list(map(_text, *pair)) for pair in zip(share.tolist(), blind.tolist(), strict=True)],
+        rows=[literal(metric_label(one)) for one in metrics],
+        columns=[literal(one) for one in removals],
+        label="Known ranking preferred",
+        **_scale(share),
+    )
     axes.set_xlabel("Removal operator")
     axes.set_title(literal(title), loc="left")
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    bar = figure.colorbar(image, ax=axes, label="Known ranking preferred", aspect=30)
-    bar.outline.set_visible(False)
     words = (
         "Share of comparisons in which the metric prefers the known ranking to a spoilt one, a tie counted half; "
         f"{BLIND} is what a metric gets that sees nothing."
@@ -73,6 +72,4 @@ def _scale(share: Float[np.ndarray, "M R"]) -> dict[str, Any]:
 
 
 def _text(value: float, blind: bool) -> str:
-    if np.isnan(value):
-        return "–"
-    return f"({value:.2f})" if blind else f"{value:.2f}"
+    return f"({two_decimals(value)})" if blind else two_decimals(value)

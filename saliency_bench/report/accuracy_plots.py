@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -11,8 +11,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from saliency_bench.core.labels import value_label
 from saliency_bench.core.method_facts import facts_of
 from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.charts import ends, lines
 from saliency_bench.report.convergence_table import SMALL
-from saliency_bench.report.style import WIDTH, legend, literal, note
+from saliency_bench.report.style import WIDTH, literal, note, shared_legend
 from saliency_bench.report.sweep_plots import rule_label, rule_stroke
 
 Settings = Sequence[Mapping[str, Any]]
@@ -38,12 +39,10 @@ def accuracy(analysis: Analysis) -> Figure | None:
         axes.set_title(literal(title), loc="left")
         axes.set_xlabel("Gradients per example")
     grid[0].set_ylabel("Error to the reference ↓")
-    lines = {
-        label: line
-        for axes in grid
-        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    legend(figure, list(lines.values()), list(lines))
+    grid[0].set_yscale("log")  # after all panels are drawn: they share it
+    grid[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
+    grid[0].yaxis.set_minor_formatter(NullFormatter())
+    shared_legend(figure)
     note(
         figure,
         "Largest error of a token over the text's largest score: medians over texts, whiskers to the 95th "
@@ -69,23 +68,21 @@ def _line(setting: Mapping[str, Any]) -> str:
 
 
 def _draw(axes: Axes, analysis: Analysis, settings: Settings) -> None:
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for one in settings:
-        lines.setdefault(_line(one), []).append(one)
-    for place, (label, own) in enumerate(sorted(lines.items())):
-        keys = [one["setting_id"] for one in own]
-        costs = analysis.costs.loc[keys, "n_gradients"].to_numpy()
-        errors = analysis.gates.loc[keys, ["error", "error_95"]].to_numpy()
-        order = np.argsort(costs)
-        shade, sign = rule_stroke(own[0].get("quadrature"), place)
-        x = costs[order]
-        median, worst = errors[order].T
-        axes.vlines(x, median, worst, color=shade, lw=0.9, alpha=0.6)
-        axes.plot(x, median, color=shade, marker=sign, ms=4, label=literal(label))
+    rules = {literal(_line(one)): one.get("quadrature") for one in settings}
+    looks = {name: rule_stroke(rules[name], place) for place, name in enumerate(sorted(rules))}
+    keys = [one["setting_id"] for one in settings]
+    errors = analysis.gates.loc[keys]
+    found = pd.DataFrame(
+        {
+            "line": [literal(_line(one)) for one in settings],
+            "cost": analysis.costs.loc[keys, "n_gradients"].to_numpy(),
+            "low": errors["error"].to_numpy(),
+            "mean": errors["error"].to_numpy(),
+            "high": errors["error_95"].to_numpy(),
+        }
+    )
+    lines(axes, ends(found, ["cost", "line"]), looks, x="cost", by="line")
     axes.axhline(SMALL, color="#444444", lw=0.8, ls=":")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y")

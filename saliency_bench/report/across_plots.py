@@ -1,12 +1,14 @@
 """Figures of several cells: a forest of differences, and a critical-difference diagram where there are enough."""
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from saliency_bench.core.labels import arrow, metric_label
 from saliency_bench.report.across import Across, differences_by_cell
+from saliency_bench.report.charts import points
 from saliency_bench.report.rank_statistics import cliques
-from saliency_bench.report.style import HEIGHT, WIDTH, legend, literal, note, wrapped
+from saliency_bench.report.style import HEIGHT, WIDTH, literal, note, shared_legend, wrapped
 
 _LABEL = 38  # characters of a name in one line: names are most of what a forest holds
 _LEGEND = 0.6  # inches that are left for it
@@ -32,23 +34,20 @@ def forest(found: Across) -> Figure:
     smaller = max(min(1.0, (HEIGHT - _LEGEND) / height), 0.75)
     figure = Figure(figsize=(WIDTH, smaller * height), layout="constrained")
     axes = figure.subplots()
-    lanes = (
-        np.linspace(-_SPREAD / 2, _SPREAD / 2, len(found.cells)) if len(found.cells) > 1 else [0.0]
+    looks = {literal(name): look(number) for number, name in enumerate(found.names)}
+    ends = pd.DataFrame(
+        {"row": found.keys[place], "cell": name, **one._asdict()}
+        for place in places
+        for name, one in zip(looks, own[place], strict=True)
     )
-    for number, (lane, name) in enumerate(zip(lanes, found.names, strict=True)):
-        tone, sign = look(number)
-        ends = [own[place][number] for place in places]
-        rows = np.arange(len(places)) + lane
-        axes.hlines(rows, [one.low for one in ends], [one.high for one in ends], color=tone, lw=1.2)
-        axes.plot([one.mean for one in ends], rows, sign, ms=3.5, color=tone, label=literal(name))
+    points(axes, ends, looks, y="row", order=[found.keys[one] for one in places], spread=_SPREAD)
     axes.axvline(0, color="#444444", lw=0.8)
     axes.set_yticks(np.arange(len(places)), names, size=8 * smaller)
-    axes.set_ylim(len(places) - 0.4, -0.6)
     reference = found.labels[found.reference]
     words = f"{metric_label(found.metric)}: difference from {reference}"
     axes.set_xlabel(f"{literal(words)} {arrow(found.higher_is_better)}")
     axes.grid(axis="x")
-    legend(figure, *axes.get_legend_handles_labels())
+    shared_legend(figure)
     note(
         figure,
         "Mean paired differences in each cell; bars: intervals over its examples."

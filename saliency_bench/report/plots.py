@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,18 +16,17 @@ from saliency_bench.core.labels import arrow, metric_label, same_evidence_words,
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.charts import OWN_INTERVAL, bars, ends, matrix
 from saliency_bench.report.stats import index_of, intervals, per_text
 from saliency_bench.report.style import (
-    HALO,
     HEIGHT,
     WIDTH,
     color,
-    ink_on,
     leads,
-    legend,
     literal,
     marker,
     note,
+    shared_legend,
     signs,
     stroke,
     wrapped,
@@ -64,7 +64,7 @@ def curves(analysis: Analysis) -> Figure | None:
     left.set_ylabel("Probability of the explained class")
     for axes in (left, right):
         axes.grid(axis="y")
-    legend(figure, *left.get_legend_handles_labels())
+    shared_legend(figure)
     bands = "bands" if all(map(leads, marks.values())) else "bands, one for each colour"
     words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
     hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
@@ -77,16 +77,20 @@ def _curve(
 ) -> None:
     setting = analysis.setting(key)
     is_random = facts_of(setting).role == "chance"
-    if not is_reference(setting) and leads(sign):
-        low, high = intervals(values, analysis.resampling)
-        shade, strength = color(setting), 0.28 if is_random else 0.12
-        axes.fill_between(_FRACTIONS, low, high, color=shade, alpha=strength, lw=0)
-    order = 2 if is_random else 3
-    axes.plot(
-        _FRACTIONS,
-        values.mean(0),
+    found = pd.DataFrame({"at": _FRACTIONS, "mean": values.mean(0)})
+    found["low"] = found["high"] = found["mean"]
+    if banded := not is_reference(setting) and leads(sign):
+        found["low"], found["high"] = intervals(values, analysis.resampling)
+    sns.lineplot(
+        ends(found, ["at"]),
+        x="at",
+        y="value",
         label=literal(analysis.labels[key]),
-        zorder=order,
+        legend=False,
+        zorder=2 if is_random else 3,
+        err_kws={"alpha": 0.28 if is_random else 0.12, "lw": 0},
+        ax=axes,
+        **OWN_INTERVAL | ({} if banded else {"errorbar": None}),
         **stroke(setting, sign),
     )
 
@@ -132,7 +136,6 @@ def metric_bars(analysis: Analysis) -> Figure | None:
         _bars(axes, analysis, metric)
     for axes in panels[len(metrics) :]:
         axes.remove()
-    panels[0].invert_yaxis()
     some = f" {len(metrics)} of {n_metrics} metrics." if len(metrics) < n_metrics else ""
     hatched = " Hatched: Captum." if _both_backends(analysis) else ""
     note(
@@ -167,15 +170,17 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
         "va": "center",
         "color": "#777777",
     }
-    for place, key in enumerate(analysis.drawn):
-        if (one := analysis.estimate(key, metric)) is None:
+    estimates = {key: analysis.estimate(key, metric) for key in analysis.drawn}
+    known = {key: one for key, one in estimates.items() if one}
+    found = pd.DataFrame({"key": key, **one._asdict()} for key, one in known.items())
+    shades = {key: color(analysis.setting(key)) for key in analysis.drawn}
+    bars(axes, found, shades, y="key", width=0.72)
+    for bar, key in zip(axes.patches, known, strict=True):
+        if is_reference(analysis.setting(key)):
+            bar.set_hatch("////")
+    for place, one in enumerate(estimates.values()):
+        if one is None:
             axes.text(0.02, place, "n/a", size=7, **beside)
-            continue
-        setting = analysis.setting(key)
-        hatch = "////" if is_reference(setting) else None
-        shade, ends = color(setting), [one.low, one.high]
-        axes.barh(place, one.mean, 0.72, color=shade, hatch=hatch, edgecolor="white", lw=0)
-        axes.plot(ends, [place, place], color="#222222", lw=1.0, path_effects=HALO)
     own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
     unit = unit_label(own["unit"] or "")
     # The arrow goes to the next line with the last word, not alone.
@@ -204,17 +209,18 @@ def agreement(analysis: Analysis) -> Figure | None:
     height = 0.8 + max(0.32, 0.15 * n_lines) * len(drawn)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    # Cells as the names are high: square ones would leave bands above and below them.
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        _cell_text(axes, column, row, value, ink_on(image, value))
     # Columns have the numbers of the rows: names of several lines would lie on each other.
-    axes.set_xticks(range(len(drawn)), [str(place) for place in range(1, len(drawn) + 1)])
-    numbered = [f"{label}  {place}" for place, label in enumerate(labels, 1)]
-    axes.set_yticks(range(len(drawn)), numbered)
+    matrix(
+        axes,
+        values,
+        rows=[f"{label}  {place}" for place, label in enumerate(labels, 1)],
+        columns=[str(place) for place in range(1, len(drawn) + 1)],
+        label="Mean Kendall τ-b",
+        cmap="RdBu_r",
+        vmin=-1,
+        vmax=1,
+    )
     axes.xaxis.tick_top()
-    _bare(axes)
-    figure.colorbar(image, ax=axes, label="Mean Kendall τ-b", aspect=30).outline.set_visible(False)
     note(
         figure,
         f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
@@ -225,17 +231,6 @@ def agreement(analysis: Analysis) -> Figure | None:
 
 def _mean_tau(means: dict[tuple[str, str], float], a: str, b: str) -> float:
     return 1.0 if a == b else means.get((a, b), means.get((b, a), np.nan))
-
-
-def _cell_text(axes: Axes, x: int, y: int, value: float, shade: str) -> None:
-    text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
-    axes.text(x, y, text, ha="center", va="center", size=7.5, color=shade)
-
-
-def _bare(axes: Axes) -> None:
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def cost(analysis: Analysis) -> Figure | None:
@@ -252,7 +247,7 @@ def cost(analysis: Analysis) -> Figure | None:
     panels[0].set_ylabel(
         f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
     )
-    legend(figure, *panels[-1].get_legend_handles_labels())
+    shared_legend(figure)
     points = [line.get_markerfacecolor() for axes in panels for line in axes.get_lines()]
     hollow = " Hollow: Captum." if _HOLLOW in points else ""
     note(

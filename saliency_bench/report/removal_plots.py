@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 
 from saliency_bench.core.labels import arrow, metric_label
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.style import WIDTH, ink_on, note, shades, wrapped
+from saliency_bench.report.charts import matrix
+from saliency_bench.report.style import WIDTH, note, shades, wrapped
 
 _FRAME = "#D55E00"  # is seen on the dark and on the bright end of the scale
 
@@ -30,22 +31,13 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     height = 1.4 + max(0.3, 0.15 * n_lines) * len(drawn)
     figure = Figure(figsize=(min(2.6 + 0.8 * len(operators), WIDTH), height), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, aspect="auto", **shades(values))
-    for (row, column), value in np.ndenumerate(values):
-        text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
-        axes.text(column, row, text, ha="center", va="center", size=7.5, color=ink_on(image, value))
+    label = f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
+    matrix(axes, values, rows=labels, columns=operators, label=label, **shades(values))
     for row, key in enumerate(drawn):
         for column, operator in enumerate(operators):
             if _circular(analysis.setting(key), operator):
                 _frame(axes, column, row)
-    axes.set_xticks(range(len(operators)), operators)
-    axes.set_yticks(range(len(drawn)), labels)
     axes.set_xlabel("What replaces removed tokens")
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    label = f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
-    figure.colorbar(image, ax=axes, label=label, aspect=30).outline.set_visible(False)
     note(
         figure,
         f"Means over {analysis.n_examples} examples. Framed: the method compares with what replaces removed tokens.",
@@ -67,5 +59,5 @@ def _circular(setting: Mapping[str, Any], operator: str) -> bool:
 
 
 def _frame(axes: Axes, column: int, row: int) -> None:
-    place = (column - 0.47, row - 0.47)
+    place = (column + 0.03, row + 0.03)
     axes.add_patch(Rectangle(place, 0.94, 0.94, fill=False, edgecolor=_FRAME, linewidth=1.8))

@@ -10,9 +10,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import seaborn as sns
 from jaxtyping import Float
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.patheffects import withStroke
 
@@ -48,7 +49,6 @@ _LEGEND_CHARACTERS_PER_INCH = 13
 _LEGEND_HANDLE = 7  # characters that a handle and the gap to the next column take
 _LEGEND_COLUMN = 45  # characters that a column is allowed before its labels are wrapped
 _RC: Any = {
-    "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "axes.labelsize": 8.5,
     "axes.titlesize": 8.5,
@@ -62,8 +62,6 @@ _RC: Any = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "axes.edgecolor": "#444444",
-    "axes.grid": False,
-    "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
@@ -80,7 +78,8 @@ def styled() -> Iterator[None]:
         # A name in a script that the font lacks is drawn as boxes; the tables have it in full.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        # Without `color_codes`, which would change what "b" or "g" mean for good.
+        sns.set_theme("paper", "ticks", font="DejaVu Sans", color_codes=False, rc=_RC)
         yield
 
 
@@ -149,7 +148,7 @@ def shades(values: Float[np.ndarray, "..."]) -> dict[str, Any]:
     return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
 
 
-def ink_on(image: AxesImage, value: float) -> str:
+def ink_on(image: ScalarMappable, value: float) -> str:
     """Black or white, whichever is easier to read on the colour that an image gives a value; none is paper."""
     if np.isnan(value):
         return "black"
@@ -188,6 +187,17 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Leg
     points = np.array_split([14 + 10 * label.count("\n") for label in lines], n_columns)
     figure.set_figheight(figure.get_figheight() + (10 + max(map(sum, points))) / 72)
     return figure.legend(handles, lines, loc="outside upper center", ncols=n_columns)
+
+
+def shared_legend(figure: Figure) -> None:
+    """One legend of a figure, above its panels, instead of one in each of them."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+        if own := axes.get_legend():
+            own.remove()
+    legend(figure, list(found.values()), list(found))
 
 
 def note(figure: Figure, text: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -11,7 +12,8 @@ from matplotlib.ticker import NullFormatter
 
 from saliency_bench.core.labels import PRIMARY, metric_label, value_label, varying
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.style import WIDTH, ink_on, legend, literal, note
+from saliency_bench.report.charts import ends, lines, matrix
+from saliency_bench.report.style import WIDTH, literal, note, shared_legend
 from saliency_bench.report.table import Estimate
 
 GAP = "completeness_gap_relative"
@@ -49,13 +51,9 @@ def convergence(analysis: Analysis) -> Figure | None:
         _convergence_panel(axes, analysis, own)
         axes.set_title(literal(f"Baseline: {value_label(baseline)}"), loc="left")
         axes.set_xlabel("Steps")
+    panels[0].set_yscale("log")  # after all of them are drawn: they share it
     panels[0].set_ylabel("Relative completeness gap ↓")
-    lines = {
-        label: line
-        for axes in panels
-        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    legend(figure, list(lines.values()), list(lines))
+    shared_legend(figure)
     confidence = f"{100 * analysis.resampling.confidence:g} %"
     note(
         figure,
@@ -65,31 +63,26 @@ def convergence(analysis: Analysis) -> Figure | None:
 
 
 def _convergence_panel(axes: Axes, analysis: Analysis, swept: Settings) -> None:
-    for rule in sorted(
-        _distinct(swept, "quadrature"),
-        key=lambda rule: list(_RULES).index(rule) if rule in _RULES else 99,
-    ):
-        points = []
-        for setting in sorted(swept, key=lambda one: int(one["n_steps"])):
-            one = analysis.estimate(setting["setting_id"], GAP)
-            if setting.get("quadrature") == rule and one is not None and one.mean > 0:
-                points.append((setting["n_steps"], *one))
-        if points:
-            _convergence_line(axes, str(rule), np.array(points, dtype=float))
+    known = [(one, analysis.estimate(one["setting_id"], GAP)) for one in swept]
+    points = [
+        (int(one["n_steps"]), one.get("quadrature"), *gap)
+        for one, gap in known
+        if gap is not None and gap.mean > 0
+    ]
+    found = pd.DataFrame(points, columns=["steps", "rule", *Estimate._fields])
+    order = [*_RULES, *found["rule"]]
+    looks = {
+        literal(rule_label(str(rule))): rule_stroke(rule)
+        for rule in sorted(found["rule"].unique(), key=order.index)
+    }
+    found["rule"] = [literal(rule_label(str(rule))) for rule in found["rule"]]
+    lines(axes, ends(found, ["steps", "rule"]), looks, x="steps", by="rule")
     ticks = sorted(_distinct(swept, "n_steps"))
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.08)
     axes.grid(axis="y")
-
-
-def _convergence_line(axes: Axes, rule: str, points: np.ndarray) -> None:
-    shade, sign = rule_stroke(rule)
-    steps, means, lows, highs = points.T
-    axes.vlines(steps, lows, highs, color=shade, lw=1.0)
-    axes.plot(steps, means, color=shade, marker=sign, ms=4, label=literal(rule_label(rule)))
 
 
 def rule_stroke(rule: Any, place: int = 0) -> tuple[str, str]:
@@ -118,9 +111,8 @@ def noise_map(analysis: Analysis) -> Figure | None:
     figure = Figure(figsize=(min(WIDTH, 0.6 + 3.8 * len(entries)), 3.2), layout="constrained")
     panels = figure.subplots(1, len(entries), squeeze=False)[0]
     for axes, (name, own) in zip(panels, entries.items(), strict=True):
-        image = _noise_panel(axes, analysis, own)
+        _noise_panel(axes, analysis, own)
         axes.set_title(literal(name) if len(entries) > 1 else "")
-        figure.colorbar(image, ax=axes, label=f"{metric_label(PRIMARY)} ↑", shrink=0.9, aspect=25)
     note(
         figure,
         f"Mean over {analysis.n_examples} examples; ± half the width of the interval.{_frame_words(analysis)}",
@@ -128,7 +120,7 @@ def noise_map(analysis: Analysis) -> Figure | None:
     return figure
 
 
-def _noise_panel(axes: Axes, analysis: Analysis, own: Settings) -> Any:
+def _noise_panel(axes: Axes, analysis: Analysis, own: Settings) -> None:
     noises, samples = sorted(_distinct(own, "noise_std")), sorted(_distinct(own, "n_samples"))
     cells: dict[tuple[int, int], Estimate] = {}
     for one in own:
@@ -137,24 +129,26 @@ def _noise_panel(axes: Axes, analysis: Analysis, own: Settings) -> Any:
         if estimate is not None:
             cells[place] = estimate
         if one["setting_id"] == _chosen(analysis, one["name"]):
-            corner = (place[1] - 0.46, place[0] - 0.45)
-            axes.add_patch(Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="#D55E00", lw=1.8))
+            corner = (place[1] + 0.04, place[0] + 0.05)
+            frame = Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="#D55E00", lw=1.8, zorder=3)
+            axes.add_patch(frame)
     values = np.full((len(samples), len(noises)), np.nan)
-    for place, estimate in cells.items():
-        values[place] = estimate.mean
-    image = axes.imshow(values, cmap="cividis", origin="lower", aspect="auto")
+    texts = [[""] * len(noises) for _ in samples]
     for (row, column), estimate in cells.items():
-        text = f"{estimate.mean:.3f}\n±{(estimate.high - estimate.low) / 2:.3f}"
-        axes.text(
-            column, row, text, ha="center", va="center", size=7, color=ink_on(image, estimate.mean)
-        )
-    axes.set_xticks(range(len(noises)), [value_label(noise) for noise in noises])
-    axes.set_yticks(range(len(samples)), [str(n) for n in samples])
+        values[row, column] = estimate.mean
+        texts[row][column] = f"{estimate.mean:.3f}\n±{(estimate.high - estimate.low) / 2:.3f}"
+    matrix(
+        axes,
+        values,
+        texts,
+        rows=[str(n) for n in samples],
+        columns=[value_label(noise) for noise in noises],
+        label=f"{metric_label(PRIMARY)} ↑",
+        size=7.0,
+        cmap="cividis",
+    )
+    axes.invert_yaxis()  # more samples above
     axes.set(xlabel="Noise (standard deviations of the embedding matrix)", ylabel="Samples")
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return image
 
 
 def _chosen(analysis: Analysis, name: str) -> str | None:

@@ -271,8 +271,8 @@ def test_brackets_are_explained_where_there_are_some_and_the_scale_begins_where_
     }
     for said, (scale, ends, brackets) in cases.items():
         figure = figures(rows.assign(preferred=said), RESAMPLING)["trust"]
-        (image,) = figure.axes[0].images
-        assert (image.get_cmap().name, image.get_clim()) == (scale, ends)
+        (mesh,) = figure.axes[0].collections
+        assert (mesh.get_cmap().name, mesh.get_clim()) == (scale, ends)
         assert ("brackets" in figure.get_supxlabel()) == brackets
         assert ("(0.50)" in {text.get_text() for text in figure.axes[0].texts}) == brackets
 

@@ -4,11 +4,13 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import colors, pyplot
+from matplotlib.figure import Figure
 
 from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.methods import ABOUT
 from saliency_bench.core.rows import Setting
-from saliency_bench.report import plots, removal_plots, style, sweep_plots
+from saliency_bench.report import charts, plots, removal_plots, style, sweep_plots
 from saliency_bench.report.analysis import analyse
 
 FIGURES = [plots.curves, plots.metric_bars, plots.agreement, plots.cost]
@@ -63,6 +65,34 @@ def test_the_same_numbers_are_the_same_bytes(plot, run):
     assert b"CreationDate" not in page and b"Producer" not in page
 
 
+@pytest.mark.parametrize("plot", SWEEPS, ids=lambda plot: plot.__name__)
+def test_the_same_sweep_is_the_same_bytes(plot, make_run):
+    analysis = analyse(make_run([*noises(), *steps()], n_examples=4))
+    with style.styled():
+        assert style.png(plot(analysis)) == style.png(plot(analysis))
+
+
+def test_a_chart_shows_the_interval_that_it_is_given():
+    """Far from any that seaborn would compute."""
+    mean, low, high = 0.2, 0.1, 0.7
+    table = pd.DataFrame({"at": [1], "name": ["one"], "mean": mean, "low": low, "high": high})
+    with style.styled():
+        line, point, bar = Figure().subplots(3)
+        long, looks = charts.ends(table, ["at", "name"]), {"one": ("#0072B2", "o")}
+        charts.lines(line, long, looks, x="at", by="name")
+        own = table.drop(columns="at").assign(row="a")
+        charts.points(point, own, looks, y="row", order=["a"], spread=0.5)
+        charts.bars(bar, own.drop(columns="name"), {"a": "#0072B2"}, y="row")
+    (whiskers,) = line.collections
+    assert whiskers.get_segments()[0][:, 1].tolist() == pytest.approx([low, high])
+    assert line.get_lines()[0].get_ydata().tolist() == [mean]
+    dot, whisker = point.get_lines()[:2]
+    assert dot.get_xdata().tolist() == [mean]
+    assert whisker.get_xdata().tolist() == [low, high]
+    assert bar.patches[0].get_width() == mean
+    assert bar.get_lines()[0].get_xdata().tolist() == [low, high]
+
+
 @pytest.mark.parametrize("plot", FIGURES, ids=lambda plot: plot.__name__)
 def test_a_figure_without_data_is_not_drawn(plot, make_run):
     run = make_run(noises()[:1], n_examples=3, metrics=())
@@ -80,6 +110,13 @@ def test_a_users_matplotlib_settings_change_nothing_and_are_kept(run):
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9}):
         assert style_of_curves(run) == expected
         assert matplotlib.rcParams["font.size"] == 20
+
+
+def test_figures_leave_pyplot_and_the_settings_of_matplotlib_as_they_were(run):
+    before = dict(matplotlib.rcParams), colors.to_rgba("b"), pyplot.get_fignums()
+    for plot in FIGURES:
+        drawn(plot, run)
+    assert before == (dict(matplotlib.rcParams), colors.to_rgba("b"), pyplot.get_fignums())
 
 
 def style_of_curves(run):
@@ -156,7 +193,7 @@ def test_captum_is_dashed_and_our_code_is_not():
 
 def test_agreement_is_the_mean_of_the_pair_and_one_with_itself(run):
     analysis = analyse(run)
-    values = drawn(plots.agreement, run).axes[0].images[0].get_array()
+    values = drawn(plots.agreement, run).axes[0].collections[0].get_array()
     assert np.diag(values).tolist() == [1.0] * 6
     assert np.array_equal(values, values.T)
     a, b = analysis.drawn[:2]
@@ -191,10 +228,14 @@ def test_convergence_has_a_panel_per_baseline_and_a_line_per_rule(make_run):
         "Baseline: zero",
     ]
     for axes in figure.axes:
-        assert [line.get_label() for line in axes.get_lines()] == ["left", "midpoint"]
+        lines = [one for one in axes.get_lines() if one.get_linestyle() == "-"]
+        named = {one.get_label(): one.get_color() for one in lines if not len(one.get_xdata())}
+        assert list(named) == ["left", "midpoint"]
+        left, midpoint = (one for one in lines if len(one.get_xdata()))
+        assert [left.get_color(), midpoint.get_color()] == list(named.values())
         assert axes.get_yscale() == axes.get_xscale() == "log"
-        steps_of_left, gaps = axes.get_lines()[0].get_data()
-        assert steps_of_left.tolist() == [4, 8, 16]
+        steps_of_left, gaps = left.get_data()
+        assert list(steps_of_left) == [4, 8, 16]
         # The fixture's gap is proportional to 1/n for the left rule.
         assert gaps[0] / gaps[1] == pytest.approx(2.0) and gaps[1] / gaps[2] == pytest.approx(2.0)
 
@@ -205,7 +246,7 @@ def test_the_noise_map_has_samples_up_and_noise_across(make_run):
     axes = drawn(sweep_plots.noise_map, run).axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.1", "0.5"]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["4", "16"]
-    values = axes.images[0].get_array()
+    values = axes.collections[0].get_array()
     for setting in noises():
         row, column = (
             [4, 16].index(setting.hyper["n_samples"]),
@@ -242,8 +283,8 @@ def test_the_removal_grid_has_a_column_for_each_way_and_frames_what_is_circular(
     run.manifest["config"]["evaluation"]["removal"] = ["mask", "zero"]
     figure = drawn(removal_plots.removal_grid, run)
     axes = figure.axes[0]
-    (image,) = axes.images
-    values = image.get_array()
+    (mesh,) = axes.collections
+    values = mesh.get_array()
     assert values.shape == (3, 2)
     np.testing.assert_allclose(values[:, 1] - values[:, 0], 1)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["mask", "zero"]
@@ -262,7 +303,7 @@ def test_a_method_judged_by_its_own_baseline_is_framed_and_one_that_has_none_is_
     run.manifest["config"]["evaluation"]["removal"] = ["zero", "baseline"]
     axes = drawn(removal_plots.removal_grid, run).axes[0]
     (frame,) = axes.patches
-    assert frame.get_x() > 0  # in the second column
+    assert 1 < frame.get_x() < 2  # in the second column
     (dash,) = [text for text in axes.texts if text.get_text() == "–"]
     assert dash.get_color() == "black"
 

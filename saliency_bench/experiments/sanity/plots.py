@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -19,8 +18,9 @@ from saliency_bench.experiments.sanity.report import (
     means,
     special_labels,
 )
+from saliency_bench.report.charts import ends, lines, points
 from saliency_bench.report.stats import Resampling
-from saliency_bench.report.style import HALO, WIDTH, color, legend, literal, note
+from saliency_bench.report.style import HALO, WIDTH, color, legend, literal, note, shared_legend
 
 _OPERATORS = {
     "mask": ("#0072B2", "o"),
@@ -69,7 +69,7 @@ def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             axes.set_title(f"Weights made random {CASES[orders[column]]}", loc="left")
         if column == 0:
             axes.set_ylabel(f"{TAU} of {MEASURES[measures[row]]}")
-    legend(figure, *grid[0, 0].get_legend_handles_labels())
+    shared_legend(figure)
     note(
         figure,
         "Agreement of maps with those of the trained model, for the class that it predicts. A method that never looks "
@@ -81,12 +81,10 @@ def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 def _against_parts(axes: Axes, rows: pd.DataFrame, resampling: Resampling) -> None:
     parts = list(dict.fromkeys(rows["level"]))
     found = means(rows, ["method", "level"], resampling)
-    for method, own in found.groupby("method", sort=False):
-        place = [parts.index(one) for one in own["level"]]
-        name = str(method)
-        shade = color(named(name))
-        axes.plot(place, own["mean"], marker="o", markersize=3, color=shade, label=label(name))
-        axes.fill_between(place, own["low"], own["high"], color=shade, alpha=0.15, linewidth=0)
+    looks = {label(one): (color(named(one)), "o") for one in found["method"].unique()}
+    found["method"] = found["method"].map(label)
+    found["level"] = found["level"].map(parts.index)
+    lines(axes, ends(found, ["level", "method"]), looks, x="level", by="method", band=True)
     axes.axhline(0, color="#888888", linewidth=0.7)
     axes.set_xticks(range(len(parts)), [literal(one) for one in parts], rotation=45, ha="right")
     axes.grid(axis="y")
@@ -94,7 +92,7 @@ def _against_parts(axes: Axes, rows: pd.DataFrame, resampling: Resampling) -> No
 
 def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     """Agreement between noise seeds, training seeds, and with a model that learnt random labels, by method."""
-    methods = list(dict.fromkeys(rows["method"]))[::-1]
+    methods = list(dict.fromkeys(rows["method"]))
     cases = [one for one in _SEEDS if one in set(rows["case"])]
     figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(methods)), layout="constrained")
     panels = list(dict.fromkeys(rows["measure"]))
@@ -102,34 +100,17 @@ def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     for axes, measure in zip(grid, panels, strict=True):
         own = rows[rows["measure"] == measure]
         found = means(own, ["method", "case"], resampling)
-        for number, case in enumerate(cases):
-            points = found[found["case"] == case]
-            offset = 0.22 * (number - (len(cases) - 1) / 2)
-            places = [methods.index(one) - offset for one in points["method"]]
-            _points(axes, points, places, *_SEEDS[case], label(case))
+        looks = {label(one): _SEEDS[one] for one in cases}
+        found["case"] = found["case"].map(label)
+        spread = 0.22 * (len(cases) - 1)
+        points(axes, found.drop(columns="n"), looks, y="method", order=methods, spread=spread)
         axes.set_yticks(range(len(methods)), [literal(label(one)) for one in methods])
         axes.axvline(0, color="#888888", linewidth=0.7)
         axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
         axes.grid(axis="x")
-    legend(figure, *grid[0].get_legend_handles_labels())
+    shared_legend(figure)
     note(figure, f"Agreement of the maps of one text. {_over(rows, resampling)}")
     return figure
-
-
-def _points(
-    axes: Axes, found: pd.DataFrame, places: Sequence[float], shade: str, marker: str, name: str
-) -> None:
-    axes.errorbar(
-        found["mean"],
-        places,
-        xerr=_whiskers(found),
-        color=shade,
-        marker=marker,
-        markersize=4,
-        linestyle="",
-        elinewidth=1,
-        label=name,
-    )
 
 
 def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
@@ -150,7 +131,7 @@ def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             axes.set_xlabel("Tokens removed at random")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="y")
-    legend(figure, *grid[0, 0].get_legend_handles_labels())
+    shared_legend(figure)
     note(
         figure,
         f"No ranking chose what is removed. {_over(rows, resampling)} Operators stand beside each other at every share.",
@@ -161,28 +142,10 @@ def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 def _by_operator(axes: Axes, found: pd.DataFrame) -> None:
     """Thin lines with whiskers, moved apart: bands of seven operators would lie on each other."""
     operators = list(dict.fromkeys(found["case"]))
-    for number, operator in enumerate(operators):
-        line = found[found["case"] == operator]
-        shade, marker = _OPERATORS[operator]
-        aside = _DODGE * (number - (len(operators) - 1) / 2)
-        axes.errorbar(
-            line["level"].astype(float) + aside,
-            line["mean"],
-            yerr=_whiskers(line),
-            color=shade,
-            marker=marker,
-            markersize=3.5,
-            linewidth=0.7,
-            elinewidth=1.0,
-            label=operator,
-        )
-
-
-def _whiskers(found: pd.DataFrame) -> Float[np.ndarray, "2 N"]:
-    """From the means down and up to the ends of their intervals."""
-    ends = [found["mean"] - found["low"], found["high"] - found["mean"]]
-    whiskers: Float[np.ndarray, "2 N"] = np.maximum(np.array(ends, dtype=float), 0.0)
-    return whiskers
+    aside = found["case"].map(operators.index) - (len(operators) - 1) / 2
+    found["level"] = found["level"].astype(float) + _DODGE * aside
+    looks = {one: _OPERATORS[one] for one in operators}
+    lines(axes, ends(found, ["level", "case"]), looks, x="level", by="case", linewidth=0.7)
 
 
 def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:

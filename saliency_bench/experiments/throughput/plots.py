@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,13 +10,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from saliency_bench.core.rows import MATMUL
 from saliency_bench.experiments.throughput.report import LABELS, cases, ratio
+from saliency_bench.report.charts import bars, lines
 from saliency_bench.report.style import (
-    HALO,
     WIDTH,
     contestant_stroke,
-    legend,
     literal,
     note,
+    shared_legend,
     wrapped,
 )
 from saliency_bench.report.table import Estimate
@@ -44,12 +43,7 @@ def scaling(rows: pd.DataFrame) -> Figure | None:
         _lines(axes, timed[timed["section"] == section], *_AXES[section])
     panels[0].set_ylabel("Useful GFLOP/s ↑")
     panels[0].set_ylim(bottom=0)
-    lines = {
-        label: line
-        for axes in panels
-        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    legend(figure, list(lines.values()), list(lines))
+    shared_legend(figure)
     note(
         figure,
         "Medians of interleaved repeats, whiskers: fastest and slowest. Arithmetic that the gradients of the texts "
@@ -59,19 +53,20 @@ def scaling(rows: pd.DataFrame) -> Figure | None:
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, key: str, label: str) -> None:
-    for name in [*(one for one in rows["contestant"].unique() if one != MATMUL), MATMUL]:
-        own = rows[rows["contestant"] == name]
-        rates = 1e-9 * own["useful_flop"].astype(float) / own["seconds"].astype(float)
-        grouped = rates.groupby(own[key].astype(int))
-        places = np.array(sorted(grouped.groups))
-        median, low, high = (
-            np.array([getattr(grouped, name)()[place] for place in places])
-            for name in ("median", "min", "max")
-        )
-        shade, sign = contestant_stroke(name)
-        axes.vlines(places, low, high, color=shade, lw=0.9, alpha=0.6)
-        style = {"ls": ":"} if name == MATMUL else {"marker": sign, "ms": 4}
-        axes.plot(places, median, color=shade, label=literal(LABELS.get(name, name)), **style)
+    names = {name: literal(LABELS.get(name, name)) for name in rows["contestant"].unique()}
+    rates = pd.DataFrame(
+        {
+            "at": rows[key].astype(int),
+            "value": 1e-9 * rows["useful_flop"].astype(float) / rows["seconds"].astype(float),
+            "name": rows["contestant"].map(names),
+        }
+    )
+    ceiling = rows["contestant"] == MATMUL
+    for own, stroke in ((~ceiling, "-"), (ceiling, ":")):
+        if own.any():
+            own_names = rows.loc[own, "contestant"].unique()
+            looks = {names[name]: contestant_stroke(name) for name in own_names}
+            lines(axes, rates[own], looks, x="at", by="name", linestyle=stroke)
     ticks = sorted(rows[key].astype(int).unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -121,35 +116,35 @@ _INTERVALS = (
 def _bar_figure(
     panels: Sequence[tuple[str, Sequence[tuple[str, Estimate | None]]]], label: str, words: str
 ) -> Figure:
-    n_bars = max(len(bars) for _, bars in panels)
+    n_bars = max(len(timed) for _, timed in panels)
     figure = Figure(figsize=(WIDTH, 1.0 + 0.36 * n_bars), layout="constrained")
     grid: Sequence[Any] = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[
         0
     ]
     largest = max(
-        (one.high for _, bars in panels for _, one in bars if one is not None), default=1.0
+        (one.high for _, timed in panels for _, one in timed if one is not None), default=1.0
     )
-    for axes, (title, bars) in zip(grid, panels, strict=True):
-        _bars(axes, bars, largest)
+    for axes, (title, timed) in zip(grid, panels, strict=True):
+        _bars(axes, timed, largest)
         axes.set_title(literal(title), loc="left")
         axes.set_xlabel(label)
-    grid[0].invert_yaxis()
     note(figure, words)
     return figure
 
 
-def _bars(axes: Axes, bars: Sequence[tuple[str, Estimate | None]], largest: float) -> None:
-    for place, (name, one) in enumerate(bars):
+def _bars(axes: Axes, timed: Sequence[tuple[str, Estimate | None]], largest: float) -> None:
+    found = [(name, *one) for name, one in timed if one is not None]
+    shades = {name: contestant_stroke(name)[0] for name, _ in timed}
+    table = pd.DataFrame(found, columns=["name", *Estimate._fields])
+    bars(axes, table, shades, y="name", width=0.66)
+    for place, (_, one) in enumerate(timed):
         if one is None:
             axes.text(0.02 * largest, place, "not timed", va="center", size=7, color="#777777")
-            continue
-        shade, _ = contestant_stroke(name)
-        axes.barh(place, one.mean, color=shade, height=0.66)
-        axes.hlines(place, one.low, one.high, color="black", lw=1.1, path_effects=HALO)
-        axes.text(one.high + 0.02 * largest, place, f"{one.mean:.2f}", va="center", size=7.5)
+        else:
+            axes.text(one.high + 0.02 * largest, place, f"{one.mean:.2f}", va="center", size=7.5)
     axes.axvline(1.0, color="#444444", lw=0.8, ls=":")
-    labels, _ = wrapped(LABELS.get(name, name) for name, _ in bars)
-    axes.set_yticks(range(len(bars)), labels)
+    labels, _ = wrapped(LABELS.get(name, name) for name, _ in timed)
+    axes.set_yticks(range(len(timed)), labels)
     axes.set_xlim(0, 1.2 * largest)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(axis="y", length=0)
