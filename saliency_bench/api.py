@@ -20,8 +20,9 @@ from saliency_bench.core.rows import Setting, Target, expand_axes
 from saliency_bench.core.text import Encoded
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.curves import OUTPUTS
+from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.evaluation.view import RANKINGS, usual
+from saliency_bench.evaluation.view import RANKINGS, hyperparameters, usual
 from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS, SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
@@ -248,10 +249,7 @@ def evaluate(
     import pandas as pd
 
     names = [metrics] if isinstance(metrics, str) else metrics
-    entries = {name: conf_files.metric_defaults(name) for name in names}
-    for entry in entries.values():
-        if grid is not None and "grid" in entry:
-            entry["grid"] = _plain(grid)
+    entries = {name: _metric_entry(name, grid) for name in names}
     if output not in OUTPUTS:
         raise unknown("output", output, list(OUTPUTS))
     if ranking not in RANKINGS:
@@ -265,6 +263,21 @@ def evaluate(
     with model.frozen():
         rows = judge_maps(References(model), maps, entries, views, budget)
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+
+
+def _metric_entry(name: str, grid: Any) -> dict[str, Any]:
+    """The entry of a metric in conf/metric/; of one from an installed package its name, and the grid."""
+    known = conf_files.names("metric")
+    entry = (
+        {"metric": name}
+        if name in METRICS.names() and name not in known
+        else conf_files.metric_defaults(name)
+    )
+    declared = METRICS.hyperparameters(entry["metric"])
+    if grid is not None and "grid" in declared:
+        entry["grid"] = _plain(grid)
+    METRICS.check(entry["metric"], hyperparameters(entry, declared), name)
+    return entry
 
 
 def _tokens_per_pass(asked: int | str | None, model: Model, encoded: Sequence[Encoded]) -> int:

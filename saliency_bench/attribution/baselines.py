@@ -8,6 +8,10 @@ One vector for all places: mask, pad, unk, zero, mean, or the user's own (`vecto
   the same at every attributable token and searched for with the special tokens in their places.
 - `text:SOME WORDS`: these words, over and over or cut.
 
+Adding one is one function in a file of this folder, registered by `@BASELINES.register` (or in an installed package,
+entry point group `saliency_bench.baselines`): of a context and the places that get it, to one vector for all, one for
+each text [B 1 D] or one for each token [B T D].
+
 References of random paths are drawn from `references.REFERENCES`, at the text's own length.
 """
 
@@ -15,7 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,14 +58,19 @@ LAST_STEP = 1e-6
 
 def embeddings(ctx: "Context", baseline: str, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """The named baseline at every token; only those that are `moved` are meant to have it."""
-    if baseline == "uniform":
-        return _uniform(ctx)
-    if baseline == "max_entropy":
-        return _least_known(ctx)
     if baseline.startswith(known.TEXT):
         return _words(ctx, baseline)
-    away = ctx.references.replacement(baseline, ctx.batch, ctx.embeddings, moved)
-    return away.expand_as(ctx.embeddings)
+    if baseline.startswith(known.VECTOR):
+        return ctx.references.vector(baseline).expand_as(ctx.embeddings)
+    return known.BASELINES[baseline](ctx, moved).expand_as(ctx.embeddings)
+
+
+def _token(name: str, ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "..."]:
+    return ctx.references.replacement(name, ctx.batch, ctx.embeddings, moved)
+
+
+for _name in known.NAMES:
+    known.BASELINES.add(_name, partial(_token, _name))
 
 
 @torch.no_grad()
@@ -152,7 +161,9 @@ def _random_vectors(
     return (low + width * sent(drawn.to(dtype), low.device)).to(ctx.embeddings.dtype)
 
 
-def _uniform(ctx: "Context") -> Float[Tensor, "B T D"]:
+@known.BASELINES.register
+def uniform(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """Random vectors; those of a text belong to the text and the seed."""
     streams = [generator_for("cpu", "baseline", "uniform", ctx.seed, name) for name in ctx.hashes]
     return _random_vectors(ctx, range(len(ctx.batch)), streams)
 
@@ -188,7 +199,8 @@ class LeastKnown:
     n_gradients: int
 
 
-def _least_known(ctx: "Context") -> Float[Tensor, "B T D"]:
+@known.BASELINES.register
+def max_entropy(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
     """The baseline of the largest entropy, the same vector at every token of a text; equal frames share it."""
     found = ctx.references.found
     vectors = []
@@ -197,7 +209,7 @@ def _least_known(ctx: "Context") -> Float[Tensor, "B T D"]:
             found[frame] = least_known(ctx.references, frame)
             _warn_once(ctx.references, frame)
         vectors.append(found[frame].vector)
-    return torch.stack(vectors)[:, None, :].expand_as(ctx.embeddings)
+    return torch.stack(vectors)[:, None, :]
 
 
 def _warn_once(references: References, frame: Frame) -> None:

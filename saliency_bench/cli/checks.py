@@ -132,8 +132,7 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
     """A hyperparameter's value, of the type that the function declares and one of the known names."""
     from saliency_bench.attribution.methods.rankings import GOALS
     from saliency_bench.attribution.quadrature import NAMES as RULES
-    from saliency_bench.evaluation.removal import OPERATORS
-    from saliency_bench.models.references import check_baseline, check_references
+    from saliency_bench.models.references import REMOVALS, check_baseline, check_references
     from saliency_bench.models.tasks.sequence_classification import OUTPUTS
 
     known: dict[str, Sequence[str]] = {
@@ -141,7 +140,7 @@ def _value(function: Any, key: str, value: Any, where: str) -> Any:
         "goal": list(GOALS),
         "quadrature": RULES,
         "baseline_special_tokens": BASELINE_SPECIAL_TOKENS,
-        "removal": OPERATORS,
+        "removal": REMOVALS.names(),
     }
     value = typed(function, key, value, f"{where}.{key}")
     if key in known:
@@ -293,12 +292,12 @@ def _check_shortcuts(cfg: "Config") -> None:
 def _views() -> dict[str, Sequence[str]]:
     """How texts can be looked at, by the keys of `evaluation` and of metric entries."""
     from saliency_bench.evaluation.curves import OUTPUTS
-    from saliency_bench.evaluation.removal import JUDGING_OPERATORS
+    from saliency_bench.evaluation.removal import operators
     from saliency_bench.evaluation.units import GRANULARITIES
     from saliency_bench.evaluation.view import RANKINGS
 
     return {
-        "removal": JUDGING_OPERATORS,
+        "removal": operators(),
         "granularity": GRANULARITIES,
         "output": list(OUTPUTS),
         "ranking": RANKINGS,
@@ -313,7 +312,6 @@ _IDLE = {
 
 
 def _check_metrics(cfg: "Config") -> None:
-    from saliency_bench.evaluation import as_published, axioms, faithfulness, truth  # noqa: F401 - they register the metrics
     from saliency_bench.evaluation.metrics import INFO, METRICS
 
     views = _views()

@@ -1,7 +1,9 @@
-"""Named components: ours by decorator, third parties' by entry point."""
+"""Parts by name: ours are found in a folder of the package, third parties' by entry point."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
 from saliency_bench.core import signatures
@@ -11,11 +13,18 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Registry(Generic[T]):
-    """Functions of one kind by name. `entry_point_group` names where installed packages may add theirs."""
+    """Functions of one kind by name.
 
-    def __init__(self, kind: str, entry_point_group: str) -> None:
+    Args:
+        kind: what they are called in messages.
+        entry_point_group: where installed packages may add theirs.
+        package: whose modules register ours. They are imported when the registry is first asked.
+    """
+
+    def __init__(self, kind: str, entry_point_group: str, package: str | None = None) -> None:
         self.kind = kind
         self.group = entry_point_group
+        self.package = package
         self._known: dict[str, T] = {}
         self._loaded = False
 
@@ -25,9 +34,13 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         return function
 
+    def register(self, function: T) -> T:
+        """Registers a function under its own name; a decorator."""
+        return self.add(function.__name__, function)
+
     def names(self) -> list[str]:
         """All known names, sorted."""
-        self._load_entry_points()
+        self._load()
         return sorted(self._known)
 
     def __contains__(self, name: str) -> bool:
@@ -56,8 +69,17 @@ class Registry(Generic[T]):
         if missing:
             raise InputError(f"{where}: {self.kind} {name!r} needs {', '.join(missing)}")
 
-    def _load_entry_points(self) -> None:
+    def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
+            if self.package is not None:
+                import_modules(self.package)
             for point in entry_points(group=self.group):
                 self.add(point.name, point.load())
+
+
+def import_modules(package: str) -> None:
+    """Imports every module of a package, without its subpackages."""
+    for module in iter_modules(import_module(package).__path__, f"{package}."):
+        if not module.ispkg:
+            import_module(module.name)

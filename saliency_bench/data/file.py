@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
 from saliency_bench.data.readers import QUOTED, QUOTES, read_csv, read_jsonl, read_parquet, read_tsv
 from saliency_bench.data.records import Columns, Record, to_examples
@@ -37,6 +38,7 @@ COMPRESSED = {
 PARQUET_MARK = b"PAR1"
 
 
+@dataset
 def load(
     *,
     path: str,

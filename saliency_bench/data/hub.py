@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
 from saliency_bench.data.readers import first_line, table_records
 from saliency_bench.data.records import Columns, Record, to_examples
@@ -17,6 +18,7 @@ TIMEOUT_SECONDS = 10.0
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
 
 
+@dataset
 def load(
     *,
     path: str,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
 from saliency_bench.data.lexicon import rated
 
@@ -23,6 +24,7 @@ LARGEST_RATING = 4.0
 HELD_OUT = 1000  # sentences in the test split, and again in the validation split
 
 
+@dataset
 def load(*, split: str, lexicon: float | None = None) -> list[Example]:
     """The sentences of a split, ordered by the hash of their text: any prefix is a random sample.
 

@@ -12,7 +12,7 @@ from itertools import cycle
 
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.seeding import seed_of
-from saliency_bench.data import movie_reviews
+from saliency_bench.data import dataset, movie_reviews
 from saliency_bench.data.example import Example, Span
 
 SINGLE_TOKEN = "single_token"
@@ -29,6 +29,7 @@ CONTEXT_WORD = "ω"
 COMPLETE, INCOMPLETE, ABSENT = "complete", "incomplete", "absent"
 
 
+@dataset
 def load(
     *,
     kind: str,

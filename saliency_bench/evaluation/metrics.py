@@ -1,7 +1,7 @@
 """Metrics by name, with what a table must know of them: direction, unit, bounds, source.
 
-Adding one is one function (or in an installed package, entry point group `saliency_bench.metrics`) and one yaml in
-conf/metric/. It takes one example's `Curve`, `AttributionMap`, `Inquiry` or `Truth`, as it declares by `reads`; its keyword-only
+Adding one is one function in a file of this folder (or in an installed package, entry point group
+`saliency_bench.metrics`) and one yaml in conf/metric/. It takes one example's `Curve`, `AttributionMap`, `Inquiry` or `Truth`, as it declares by `reads`; its keyword-only
 parameters are what the yaml says. An entry may also say how the text is looked at (`Reading`): `removal`,
 `granularity`, `output` and `ranking`.
 """
@@ -31,7 +31,7 @@ class MetricInfo:
 
 
 Metric = Callable[..., float]
-METRICS: Registry[Metric] = Registry("metric", "saliency_bench.metrics")
+METRICS: Registry[Metric] = Registry("metric", "saliency_bench.metrics", __package__)
 INFO: dict[str, MetricInfo] = {}
 
 

@@ -5,10 +5,14 @@ embeddings: the real token ids are passed all the while, so that positions and p
 lets no token attend to a removed one, and the others keep their positions. `delete` takes it out of the text, and the
 others close up. Special tokens are never removed. Where maps are judged, `baseline` is the vector that each map's own
 method compared with: what it claims, asked on its own terms.
+
+Adding one is one function in a file of this folder, registered by `@REMOVALS.register` (or in an installed package,
+entry point group `saliency_bench.removals`): of references, a batch and a token budget, to a `CachingProbe`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from saliency_bench.models.references import (
     ATTENTION,
     DELETE,
     NAMES,
+    REMOVALS,
     References,
     embed_batch,
     resolve_removal,
@@ -31,19 +36,21 @@ from saliency_bench.models.references import (
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.tasks.registry import refusal
 
-OPERATORS = (*NAMES, ATTENTION, DELETE)
-
 #: Each map's own baseline takes the place of removed tokens.
 OWN_BASELINE = "baseline"
-JUDGING_OPERATORS = (*OPERATORS, OWN_BASELINE)
+
+
+def operators() -> list[str]:
+    """What evaluation may remove tokens by."""
+    return [*REMOVALS.names(), OWN_BASELINE]
 
 
 def fit_operator(model: Model, removal: str, key: str = "removal") -> str:
     """An operator of judging that the model has: one that puts a token which it lacks is replaced, see `resolve`."""
     if removal == OWN_BASELINE:  # each setting's own was fitted with the setting
         return removal
-    if removal not in OPERATORS:
-        raise unknown(key, removal, list(JUDGING_OPERATORS))
+    if removal not in REMOVALS:
+        raise unknown(key, removal, operators())
     return resolve_removal(model, removal, key)
 
 
@@ -65,13 +72,8 @@ def removal_probe(
     """
     if reason := refusal(references.model, removal):
         raise InputError(f"removal={removal}, {references.model.task}: {reason}. Use mask or zero.")
-    if removal in NAMES:
-        return ReplacingProbe(references, batch, removal, token_budget)
-    if removal == ATTENTION:
-        return AttentionProbe(references, batch, token_budget)
-    if removal == DELETE:
-        return DeletingProbe(references, batch, token_budget)
-    raise unknown("removal operator", removal, list(OPERATORS))
+    probe: CachingProbe = REMOVALS[removal](references, batch, token_budget)
+    return probe
 
 
 class CachingProbe(ABC):
@@ -175,16 +177,25 @@ class CachingProbe(ABC):
 
 
 class ReplacingProbe(CachingProbe):
-    """Removed tokens get the operator's vector in place of their embedding."""
+    """Removed tokens get another vector in place of their embedding.
+
+    Args:
+        references: of the model.
+        batch: the texts.
+        token_budget: tokens per pass.
+        replacement: one vector, or one for each token.
+    """
 
     def __init__(
-        self, references: References, batch: Batch, removal: str, token_budget: int
+        self,
+        references: References,
+        batch: Batch,
+        token_budget: int,
+        replacement: Float[Tensor, " D"] | Float[Tensor, "B T D"],
     ) -> None:
         super().__init__(references, batch, token_budget)
         self.embeddings = embed_batch(references.model, batch)
-        self.replacement = references.replacement(
-            removal, batch, self.embeddings, batch.attributable
-        )
+        self.replacement = replacement
         self.whole = task.logits_fn(references.model, batch, short=True)
 
     def _logits(
@@ -269,3 +280,15 @@ class AttentionProbe(_ShorteningProbe):
         if self.how is None:
             return masked_output(self.references.model, self.batch, examples, stays)
         return dropped_output(self.references.model, self.batch, examples, stays, self.how)
+
+
+def _replacing(name: str, references: References, batch: Batch, token_budget: int) -> CachingProbe:
+    embeddings = embed_batch(references.model, batch)
+    vectors = references.replacement(name, batch, embeddings, batch.attributable)
+    return ReplacingProbe(references, batch, token_budget, vectors)
+
+
+for _name in NAMES:
+    REMOVALS.add(_name, partial(_replacing, _name))
+REMOVALS.add(ATTENTION, AttentionProbe)
+REMOVALS.add(DELETE, DeletingProbe)

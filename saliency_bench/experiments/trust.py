@@ -36,8 +36,7 @@ from saliency_bench.evaluation.corruption import (
     spoilt,
 )
 from saliency_bench.evaluation.curves import OUTPUTS
-from saliency_bench.evaluation.metrics import INFO
-from saliency_bench.evaluation.removal import OPERATORS
+from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.evaluation.units import TOKEN
 from saliency_bench.evaluation.view import SIGNED, Reading, usual
 from saliency_bench.experiments.findings import of_trust
@@ -45,7 +44,7 @@ from saliency_bench.experiments.publish import publish, refuse_a_run
 from saliency_bench.experiments.trust_report import frame
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import References
+from saliency_bench.models.references import REMOVALS, References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report.stats import Resampling
 from saliency_bench.study.block import opened_blocks
@@ -297,7 +296,7 @@ def _check(config: Mapping[str, Any]) -> None:
         "kinds": shortcuts.KINDS,
         "corruptions": list(CORRUPTIONS),
         "metrics": conf_files.names("metric"),
-        "removals": OPERATORS,
+        "removals": REMOVALS.names(),
     }
     for key, names in known.items():
         for one in config[key]:
@@ -309,9 +308,10 @@ def _check(config: Mapping[str, Any]) -> None:
         if repeated := [one for one in config[key] if config[key].count(one) > 1]:
             raise InputError(f"{key} lists {repeated[0]!r} twice. Remove one.")
     ranges.check(config)
-    for name in config["metrics"]:
-        info = INFO[conf_files.metric_defaults(name)["metric"]]
-        if info.reads not in ("curve", "inquiry") or info.higher_is_better is None:
+    metrics = {name: conf_files.metric_defaults(name)["metric"] for name in config["metrics"]}
+    for name, metric in metrics.items():
+        info = INFO[metric] if metric in METRICS else None
+        if info is None or info.reads not in ("curve", "inquiry") or info.higher_is_better is None:
             raise InputError(
                 f"metrics: {name} removes nothing or has no direction, so that it prefers no ranking. Leave it out."
             )

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.registry import Registry
 from saliency_bench.core.tensors import Batch, TokenBudget
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.records import half_character
@@ -37,9 +38,13 @@ NAMES = (*TOKENS, *VECTORS)
 #: Removals that put nothing in a token's place: it is not attended to, or taken out of the text.
 ATTENTION, DELETE = "attention", "delete"
 
-#: Baselines that differ from text to text, from place to place or from seed to seed (see `attribution.baselines`).
-COMPUTED = ("uniform", "max_entropy")
-BASELINES = (*NAMES, *COMPUTED)
+#: What is computed for baselines (see `attribution.baselines`) and asked for removals (see `evaluation.removal`).
+BASELINES: Registry[Callable[..., Tensor]] = Registry(
+    "baseline", "saliency_bench.baselines", "saliency_bench.attribution"
+)
+REMOVALS: Registry[Callable[..., Any]] = Registry(
+    "removal", "saliency_bench.removals", "saliency_bench.evaluation"
+)
 TEXT, VECTOR = "text:", "vector:"
 
 #: What random references are drawn from: single tokens, numbers, or windows of a text.
@@ -97,7 +102,7 @@ def check_baseline(name: str, key: str) -> None:
         if not name.removeprefix(TEXT).strip():
             raise InputError(f"{key}={name!r}: expected words, as in text:the film")
     elif name not in BASELINES:
-        raise unknown(key, name, [*BASELINES, f"{TEXT}WORDS", f"{VECTOR}FILE.npy"])
+        raise unknown(key, name, [*BASELINES.names(), f"{TEXT}WORDS", f"{VECTOR}FILE.npy"])
 
 
 def check_references(name: str, key: str) -> None:
@@ -110,11 +115,9 @@ def check_references(name: str, key: str) -> None:
 
 def resolve_removal(model: Model, name: str, key: str = "removal") -> str:
     """The same of a removal, which need not be a vector."""
-    if name in (ATTENTION, DELETE):
-        return name
-    if name not in NAMES:
-        raise unknown(key, name, [*NAMES, ATTENTION, DELETE])
-    return resolve(model, name, key)
+    if name not in REMOVALS:
+        raise unknown(key, name, REMOVALS.names())
+    return resolve(model, name, key) if name in NAMES else name
 
 
 def resolve_baseline(model: Model, baseline: Any, key: str = "baseline") -> str:

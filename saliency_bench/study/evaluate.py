@@ -12,7 +12,6 @@ from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.core.seeding import token_hash
 from saliency_bench.core.text import Encoded
-from saliency_bench.evaluation import as_published, axioms, faithfulness, truth  # noqa: F401 - they register the metrics
 from saliency_bench.evaluation.agreement import (
     RBO,
     TOP_K_JACCARD,

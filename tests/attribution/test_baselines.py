@@ -102,7 +102,7 @@ def logit(model, ids, embeddings, target):
 @pytest.mark.filterwarnings(
     "ignore:baseline=max_entropy"
 )  # a random model may know something everywhere
-@pytest.mark.parametrize("baseline", [*BASELINES, "text:w8 w9", "vector:FILE"])
+@pytest.mark.parametrize("baseline", [*BASELINES.names(), "text:w8 w9", "vector:FILE"])
 @pytest.mark.parametrize("special_tokens", ["keep", "replace"])
 def test_integrated_gradients_are_complete_from_every_baseline(
     worded, tmp_path, baseline, special_tokens

@@ -10,7 +10,7 @@ from tiny import token_inputs
 from saliency_bench.core.errors import InputError
 from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
-from saliency_bench.evaluation.removal import ReplacingProbe
+from saliency_bench.evaluation.removal import removal_probe
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 
@@ -61,7 +61,7 @@ def slow_answer(bert, batch, example, keep):
 
 @pytest.mark.parametrize("token_budget", [1, 13, 1000])
 def test_answers_are_those_of_one_text_at_a_time(bert, batch, token_budget):
-    probe = ReplacingProbe(References(bert), batch, "zero", token_budget)
+    probe = removal_probe(References(bert), batch, "zero", token_budget)
     examples, keep = random_questions(20)
     answers = probe(examples, keep)
     assert answers.dtype == np.float64
@@ -73,14 +73,14 @@ def test_answers_are_those_of_one_text_at_a_time(bert, batch, token_budget):
 
 
 def test_removing_nothing_changes_nothing(bert, batch):
-    probe = ReplacingProbe(References(bert), batch, "zero", 1000)
+    probe = removal_probe(References(bert), batch, "zero", 1000)
     answers = probe(np.arange(3), [np.ones(length, bool) for length in LENGTHS])
     clean = bert.output(batch.input_ids, batch.mask, None)
     np.testing.assert_allclose(answers, clean.detach().numpy(), rtol=0, atol=1e-12)
 
 
 def test_a_special_token_cannot_be_removed(bert, batch):
-    probe = ReplacingProbe(References(bert), batch, "zero", 1000)
+    probe = removal_probe(References(bert), batch, "zero", 1000)
     keep = np.ones(5, bool)
     with_special = probe(np.array([0]), [keep])
     keep[0] = False
@@ -90,7 +90,7 @@ def test_a_special_token_cannot_be_removed(bert, batch):
 
 @pytest.mark.parametrize("token_budget", [1, 1000])
 def test_each_distinct_question_costs_one_row_whoever_asks(bert, batch, rows_asked, token_budget):
-    probe = ReplacingProbe(References(bert), batch, "zero", token_budget)
+    probe = removal_probe(References(bert), batch, "zero", token_budget)
     examples, keep = random_questions(200)
     distinct = {
         (example, tuple(kept[1:])) for example, kept in zip(examples.tolist(), keep, strict=True)
@@ -104,7 +104,7 @@ def test_each_distinct_question_costs_one_row_whoever_asks(bert, batch, rows_ask
 
 
 def test_rows_of_a_pass_stay_within_the_token_budget(bert, batch, rows_asked):
-    probe = ReplacingProbe(References(bert), batch, "zero", token_budget=13)
+    probe = removal_probe(References(bert), batch, "zero", token_budget=13)
     rows_asked.clear()
     probe(*random_questions(50))
     assert max(rows_asked) * max(LENGTHS) <= 13
@@ -117,7 +117,7 @@ def curves(probe, rankings, grids):
 
 
 def test_deletion_and_insertion_of_all_settings_share_their_questions(bert, batch, rows_asked):
-    probe = ReplacingProbe(References(bert), batch, "zero", 1000)
+    probe = removal_probe(References(bert), batch, "zero", 1000)
     forwards = {("a", i): np.arange(1, length) for i, length in enumerate(LENGTHS)}
     backwards = {("b", i): np.arange(1, length)[::-1] for i, length in enumerate(LENGTHS)}
     rows_asked.clear()
@@ -130,7 +130,7 @@ def test_deletion_and_insertion_of_all_settings_share_their_questions(bert, batc
 
 
 def test_a_grid_inside_another_adds_no_question(bert, batch, rows_asked):
-    probe = ReplacingProbe(References(bert), batch, "zero", 1000)
+    probe = removal_probe(References(bert), batch, "zero", 1000)
     rankings = {("a", i): np.arange(1, length) for i, length in enumerate(LENGTHS)}
     curves(probe, rankings, [FULL])
     before = sum(rows_asked)
@@ -140,4 +140,4 @@ def test_a_grid_inside_another_adds_no_question(bert, batch, rows_asked):
 
 def test_an_unknown_operator_is_refused_with_the_nearest_name(bert, batch):
     with pytest.raises(InputError, match="'zero'"):
-        ReplacingProbe(References(bert), batch, "zeros", 1000)
+        removal_probe(References(bert), batch, "zeros", 1000)

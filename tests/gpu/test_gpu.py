@@ -29,10 +29,9 @@ from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
-from saliency_bench.evaluation.removal import OPERATORS
 from saliency_bench.experiments.throughput import floor
 from saliency_bench.models.preflight import inspect_texts
-from saliency_bench.models.references import References
+from saliency_bench.models.references import REMOVALS, References
 from saliency_bench.study import budget
 from saliency_bench.study import run as runner
 from saliency_bench.study.block import open_block
@@ -195,7 +194,7 @@ def maps_to_judge():
     ]
 
 
-@pytest.mark.parametrize("removal", OPERATORS)
+@pytest.mark.parametrize("removal", REMOVALS.names())
 def test_every_metric_is_that_of_the_cpu(removal):
     names = sorted(conf_files.names("metric"))
     tables = [
@@ -280,7 +279,9 @@ def test_gradients_of_many_passes_are_added_up_without_waiting(method):
             ctx.engine.weighted_sums(request.points, nodes, weights, ctx.clean)
 
 
-@pytest.mark.parametrize("removal", [one for one in OPERATORS if one != "unk"])  # a token it lacks
+@pytest.mark.parametrize(
+    "removal", [one for one in REMOVALS.names() if one != "unk"]
+)  # a token it lacks
 def test_questions_are_asked_without_waiting(removal):
     model = bert(DEVICE)
     with model.frozen(), torch.inference_mode():
@@ -304,7 +305,7 @@ def test_a_map_waits_as_often_however_many_passes_it_takes(method):
     assert many == few
 
 
-@pytest.mark.parametrize("removal", OPERATORS)
+@pytest.mark.parametrize("removal", REMOVALS.names())
 def test_judging_waits_as_often_however_many_passes_it_takes(removal):
     model, maps = bert(DEVICE), maps_to_judge()
 

@@ -16,7 +16,6 @@ from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.rows import SANITY
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
-from saliency_bench.evaluation.removal import OPERATORS
 from saliency_bench.experiments.findings import of_sanity
 from saliency_bench.experiments.publish import publish, refuse_a_run
 from saliency_bench.experiments.sanity import random_removal as removal
@@ -25,7 +24,7 @@ from saliency_bench.experiments.sanity.asking import Row, Subject, fix_class
 from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import resolve_removal
+from saliency_bench.models.references import REMOVALS, resolve_removal
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report.stats import Resampling
 from saliency_bench.study.budget import check_budget
@@ -178,7 +177,7 @@ def _check(config: Mapping[str, Any]) -> None:
         "sections": list(SECTIONS),
         "methods": conf_files.names("method"),
         "randomisation.orders": randomisation.ORDERS,
-        "removal.operators": OPERATORS,
+        "removal.operators": REMOVALS.names(),
     }
     values = dict(overrides.leaves(config))
     for key, names in known.items():
