@@ -13,7 +13,7 @@ RANKINGS = (SIGNED, ABSOLUTE)
 class Reading:
     """One way to look at a text.
 
-    `removal`: what replaces removed units (`removal.OPERATORS`). `granularity`: what a unit is (`units`). `output`: what
+    `removal`: what replaces removed units (`removal.operators`). `granularity`: what a unit is (`units`). `output`: what
     is read of the explained class (`curves.OUTPUTS`). `ranking`: by the scores, or by their magnitudes.
     """
 
