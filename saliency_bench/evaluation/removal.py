@@ -24,6 +24,7 @@ from saliency_bench.models.references import (
     ATTENTION,
     DELETE,
     NAMES,
+    REMOVALS,
     References,
     embed_batch,
     resolve_removal,
@@ -31,7 +32,7 @@ from saliency_bench.models.references import (
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.tasks.registry import refusal
 
-OPERATORS = (*NAMES, ATTENTION, DELETE)
+OPERATORS = REMOVALS
 
 #: Each map's own baseline takes the place of removed tokens.
 OWN_BASELINE = "baseline"

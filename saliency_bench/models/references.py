@@ -37,6 +37,9 @@ NAMES = (*TOKENS, *VECTORS)
 #: Removals that put nothing in a token's place: it is not attended to, or taken out of the text.
 ATTENTION, DELETE = "attention", "delete"
 
+#: What removal of a token can be.
+REMOVALS = (*NAMES, ATTENTION, DELETE)
+
 #: Baselines that differ from text to text, from place to place or from seed to seed (see `attribution.baselines`).
 COMPUTED = ("uniform", "max_entropy")
 BASELINES = (*NAMES, *COMPUTED)
@@ -50,6 +53,9 @@ FILE = "file:"
 FALLBACK = ("mask", "pad", "zero")
 
 _DIGEST = re.compile(r"@([0-9a-f]{12})$")
+
+#: The name of a vector that came as numbers.
+_GIVEN = re.compile(rf"{VECTOR}[0-9a-f]{{12}}$")
 
 
 @dataclass
@@ -91,6 +97,8 @@ def lacking(model: Model, asked: Any, used: str) -> str | None:
 
 def check_baseline(name: str, key: str) -> None:
     """Refuses what cannot be a baseline of any model: an unknown name, an empty text, a file that is none."""
+    if _GIVEN.match(name):
+        return  # the model knows it, or not
     if name.startswith(VECTOR):
         _read_vector(name, key)
     elif name.startswith(TEXT):
@@ -113,7 +121,7 @@ def resolve_removal(model: Model, name: str, key: str = "removal") -> str:
     if name in (ATTENTION, DELETE):
         return name
     if name not in NAMES:
-        raise unknown(key, name, [*NAMES, ATTENTION, DELETE])
+        raise unknown(key, name, list(REMOVALS))
     return resolve(model, name, key)
 
 
