@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,11 +11,11 @@ from torch.utils.data import Dataset
 
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import UNITS
-from saliency_bench.attribution.settings import checked_setting, refuse_vanishing_sum
+from saliency_bench.attribution.settings import expand, has_backends, refuse_vanishing_sum
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.rows import Setting, Target, expand_axes
+from saliency_bench.core.rows import Setting, Target, as_list
 from saliency_bench.core.text import Encoded
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.curves import OUTPUTS
@@ -38,6 +37,7 @@ from saliency_bench.models.tasks.task import At
 from saliency_bench.study.block import Block, open_block, packing_for, plan_blocks
 from saliency_bench.study.budget import resolve as resolve_budget
 from saliency_bench.study.evaluate import judge_maps
+from saliency_bench.study.prepare import fit_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +130,8 @@ def attribute(
         encoded = [question for _, question in placed]
         budget = _tokens_per_pass(tokens, model, encoded)
         refs = References(model)
-        settings = _settings(model, method, backend, reductions, seeds, explained, given)
+        longest = max(map(len, encoded), default=1)
+        settings = _settings(model, method, backend, reductions, seeds, explained, given, longest)
         findings = inspect_texts(model, encoded)
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
@@ -399,48 +400,39 @@ def _settings(
     seed: int | Sequence[int],
     output: str,
     given: dict[str, Any],
+    longest: int,
 ) -> list[Setting]:
     """One setting per combination of axes, with what was not given taken from conf/method/."""
-    shipped = method in conf_files.names("method")
-    entry = conf_files.method_defaults(method) if shipped else {}
-    known = METHODS.hyperparameters(method)
-    for key in given:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = (
-                f"; did you mean {near[0]!r}?"
-                if near
-                else f". It has: {', '.join(known) or 'none'}"
-            )
-            raise TypeError(f"{method}() has no hyperparameter {key!r}{hint}")
-    if missing := [key for key in known if key not in given and key not in entry]:
-        raise TypeError(f"{method}() needs {', '.join(missing)}")
+    if method not in METHODS:
+        raise unknown("method", method, METHODS.names())
+    entry: dict[str, Any] = {"method": method}
+    if method in conf_files.names("method"):
+        entry = conf_files.method_defaults(method)
     if any(
         f"noise_{unit}" in given for unit in UNITS
     ):  # σ in another unit than the shipped entry's
-        entry = entry | {f"noise_{unit}": None for unit in UNITS}
-    values: dict[str, Any] = {key: given.get(key, entry.get(key)) for key in known}
-    for key, resolve in references.RESOLVE.items():
-        if key in values:
-            choices = values[key] if isinstance(values[key], list | tuple) else [values[key]]
-            values[key] = [resolve(model, choice, key) for choice in choices]
-            for asked, used in zip(choices, values[key], strict=True):
-                _warn_of(model, key, asked, used)
-    reductions = reduction if reduction is not None else entry.get("reduction", "none")
-    for key, value in {
-        "backend": backends,
-        "reduction": reductions,
-        "seed": seed,
-        **values,
-    }.items():
-        if isinstance(value, list | tuple) and not value:
-            raise InputError(f"{key}={value!r} is empty: expected a value, or a list of some")
-    axes = expand_axes({"_backend": backends, "_reduction": reductions, "_seed": seed} | values)
+        entry |= {f"noise_{unit}": None for unit in UNITS}
+    entry |= given
+    if "baseline" in given:
+        entry["baseline"] = [
+            references.resolve_baseline(model, one, f"method.{method}.baseline")
+            if isinstance(one, np.ndarray | Tensor)
+            else one
+            for one in as_list(given["baseline"])
+        ]
+    if has_backends(method):
+        entry["backend"] = backends
+    if reduction is not None and KINDS[method] != "token":
+        entry["reduction"] = reduction
+    settings = expand({method: entry}, output=output, seed=seed)
     _warn_of_unused(method, backends, reduction)
-    return [_setting(method, output, axis) for axis in axes]
+    fitted, lacking = fit_settings(model, settings, longest)
+    for said in dict.fromkeys(f"{one['source']}: {one['message']}" for one in lacking):
+        warnings.warn(said, stacklevel=3)
+    return fitted
 
 
-def _warn_of(model: Model, key: str, asked: Any, used: str, stacklevel: int = 4) -> None:
+def _warn_of(model: Model, key: str, asked: Any, used: str, stacklevel: int) -> None:
     """Tells that something stands in for what the model lacks."""
     if message := references.lacking(model, asked, used):
         warnings.warn(f"{key}={asked}: {message}", stacklevel=stacklevel)
@@ -450,7 +442,7 @@ def _warn_of_unused(
     method: str, backends: str | Sequence[str], reduction: str | Sequence[str] | None
 ) -> None:
     """Tells of what was asked for and has no say in this method."""
-    if method not in METHODS or KINDS[method] != "token":
+    if KINDS[method] != "token":
         return
     own = ONLY.get(method, "native")
     others = {backends} if isinstance(backends, str) else {*backends}
@@ -461,11 +453,6 @@ def _warn_of_unused(
             f"{method} gives one number per token: reduction={reduction} changes nothing",
             stacklevel=4,
         )
-
-
-def _setting(method: str, output: str, axis: dict[str, Any]) -> Setting:
-    backend, reduction, seed = axis.pop("_backend"), axis.pop("_reduction"), axis.pop("_seed")
-    return checked_setting(method, method, backend, reduction, "predicted", output, seed, axis)
 
 
 def track(blocks: Sequence[Block], progress: bool) -> Iterable[Block]:

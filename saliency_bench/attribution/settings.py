@@ -1,30 +1,168 @@
-"""Which combinations of method, backend, reduction and hyperparameters make sense; one name per number."""
+"""From a method entry, of a configuration or of a call, to settings: what each value may be, and one name per number."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from saliency_bench.core import ranges
-from saliency_bench.core.errors import InputError, one_of, shown
-from saliency_bench.core.rows import Setting
-
-if TYPE_CHECKING:
-    from saliency_bench.core.registry import Registry
-
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
+from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.attribution.methods import ABOUT, KINDS, METHODS, ONLY
-from saliency_bench.attribution.noise import AUTO
-from saliency_bench.attribution.quadrature import CALIBRATED
+from saliency_bench.attribution.methods.ancestors import MULTIPLIERS
+from saliency_bench.attribution.methods.attention import QUERIES
+from saliency_bench.attribution.methods.paths import STATISTICS
+from saliency_bench.attribution.methods.rankings import GOALS
+from saliency_bench.attribution.noise import AUTO, SAMPLERS
+from saliency_bench.attribution.quadrature import CALIBRATED, NAMES
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
-from saliency_bench.core import signatures
+from saliency_bench.core import ranges, signatures
+from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.registry import Registry
-from saliency_bench.core.rows import Target
+from saliency_bench.core.rows import Setting, Target, as_list, check_axis, expand_axes
+from saliency_bench.core.signatures import typed
+from saliency_bench.data.records import half_character
+from saliency_bench.models import references
 from saliency_bench.models.tasks.sequence_classification import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
+
+#: Hyperparameters that are names: which there are.
+CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
+    "baseline_special_tokens": SPECIAL_TOKENS,
+    "goal": GOALS,
+    "multiplied_by": MULTIPLIERS,
+    "objective": OUTPUTS,
+    "quadrature": NAMES,
+    "query": QUERIES,
+    "removal": references.REMOVALS,
+    "sampler": SAMPLERS,
+    "statistic": STATISTICS,
+}
+
+#: Hyperparameters that may be names or files of one's own: what refuses others.
+CHECKS: Mapping[str, Callable[[str, str], None]] = {
+    "baseline": references.check_baseline,
+    "references": references.check_references,
+}
+
+
+def expand(
+    entries: Mapping[str, Mapping[str, Any]],
+    *,
+    target: Target = "predicted",
+    output: str = "logit",
+    seed: int | Sequence[int] = 0,
+    backends: Sequence[str] = ("native",),
+) -> list[Setting]:
+    """The settings of method entries: one for each combination of values, the last hyperparameter fastest.
+
+    Args:
+        entries: by name, as conf/method/ has them: a method, its reduction, every hyperparameter, and where they differ
+            from the arguments below a backend and an output. A list is an axis.
+        target: the class that is explained.
+        output: its score, of entries that name none.
+        seed: of the noise.
+        backends: of entries that name none; what one of several lacks is left to the others.
+
+    Raises:
+        InputError: an entry is wrong, or two settings compute the same numbers.
+    """
+    found: dict[str, Setting] = {}
+    for name, entry in entries.items():
+        for setting in _expand_entry(name, entry, target, output, seed, backends):
+            other = found.setdefault(setting.id, setting)
+            if other is not setting:
+                raise InputError(
+                    f"method.{other.name} and method.{name} both compute {setting.method} "
+                    f"({setting.backend}, {setting.reduction}, {dict(setting.hyper)}). Remove one of them."
+                )
+    return list(found.values())
+
+
+def _expand_entry(
+    name: str,
+    entry: Mapping[str, Any],
+    target: Target,
+    output: str,
+    seed: int | Sequence[int],
+    backends: Sequence[str],
+) -> Iterator[Setting]:
+    where = f"method.{name}"
+    method, hyper = METHODS.entry("method", entry, where, others=("reduction", "backend", "output"))
+    outputs = as_list(entry.get("output", output))
+    if "output" in entry:
+        for one in outputs:
+            one_of(f"{where}.output", one, OUTPUTS)
+    axes = {
+        "_backend": _backends(entry, backends, method, where),
+        "_reduction": _reductions(entry, method, where),
+        "_output": outputs,
+        "_seed": as_list(seed),
+    }
+    for key in METHODS.hyperparameters(method):
+        axes[key] = [
+            checked_value(method, key, one, f"{where}.{key}") for one in as_list(hyper[key])
+        ]
+    for key, values in axes.items():
+        check_axis("seed" if key == "_seed" else f"{where}.{key.lstrip('_')}", values)
+    for axis in expand_axes(axes):
+        backend, reduction, explained, own_seed = (
+            axis.pop(key) for key in ("_backend", "_reduction", "_output", "_seed")
+        )
+        if "backend" not in entry and len(axes["_backend"]) > 1 and lacks(backend, method, axis):
+            continue  # asked of all entries, and another backend has it
+        yield _combined(name, method, backend, reduction, target, explained, own_seed, axis)
+
+
+def has_backends(method: str) -> bool:
+    """Whether more than one backend may compute a method."""
+    return method not in ONLY and KINDS[method] != "token"
+
+
+def _backends(
+    entry: Mapping[str, Any], backends: Sequence[str], method: str, where: str
+) -> list[str]:
+    if has_backends(method):
+        found = as_list(entry.get("backend", backends))
+        for backend in found:
+            one_of(f"{where}.backend", backend, BACKENDS)
+        return found
+    if "backend" in entry:
+        raise InputError(f"{where}.backend: {method} has no choice of backends. Remove it.")
+    return [ONLY.get(method, "native")]
+
+
+def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
+    if KINDS[method] == "token":
+        if "reduction" in entry:
+            raise InputError(
+                f"{where}.reduction: {method} gives one number per token and has none. Remove it."
+            )
+        return ["none"]
+    if "reduction" not in entry:
+        raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
+    found = as_list(entry["reduction"])
+    for reduction in found:
+        one_of(f"{where}.reduction", reduction, REDUCTIONS)
+    return found
+
+
+def checked_value(method: str, key: str, value: Any, where: str) -> Any:
+    """A hyperparameter's value: in its range, of the type that the method declares, and a name that is known.
+
+    Raises:
+        InputError: it is not; `where` names its key.
+    """
+    ranges.check(value, where)
+    value = typed(METHODS[method], key, value, where)
+    if isinstance(value, str) and (fault := half_character(value)):
+        raise InputError(f"{where}={value!r}: expected a text, got {fault}")
+    if (known := CHOICES.get(key)) is not None:
+        one_of(where, value, known.names() if isinstance(known, Registry) else known)
+    if key in CHECKS:
+        CHECKS[key](value, where)
+    return value
 
 
 def checked_setting(
@@ -39,16 +177,35 @@ def checked_setting(
 ) -> Setting:
     """The setting of one method entry with one value per axis, in its canonical form.
 
-    `vanilla` with `dot` is `input_x_gradient` with `sum`, and is called so; `smoothgrad` likewise. Methods that
-    give one number per token have no reduction, and no backend unless they are another's.
-
     Raises:
-        InputError: a name is unknown, or the combination has no meaning.
+        InputError: a name or a value is not usable, or the combination has no meaning.
     """
     where = f"method.{name}"
     one_of(f"{where}.method", method, METHODS.names())
     METHODS.check(method, hyper, where)
-    _check_numbers(where, method, hyper)
+    values = {
+        key: checked_value(method, key, value, f"{where}.{key}") for key, value in hyper.items()
+    }
+    return _combined(name, method, backend, reduction, target, output, seed, values)
+
+
+def _combined(
+    name: str,
+    method: str,
+    backend: str,
+    reduction: str,
+    target: Target,
+    output: str,
+    seed: int,
+    hyper: Mapping[str, Any],
+) -> Setting:
+    """The setting of values that are usable one by one.
+
+    `vanilla` with `dot` is `input_x_gradient` with `sum`, and is called so; `smoothgrad` likewise. Methods that
+    give one number per token have no reduction, and no backend unless they are another's.
+    """
+    where = f"method.{name}"
+    _check_together(where, method, hyper)
     if output != CRITERION:
         one_of("output", output, OUTPUTS)
     one_of("backend", backend, BACKENDS)
@@ -102,16 +259,12 @@ def _whole_seed(seed: object) -> int:
     return int(seed)
 
 
-def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
-    for key in ("n_steps", "n_samples", "n_rankings", "max_steps"):
-        value = hyper.get(key, 1)
-        if isinstance(value, str) and key == "n_samples":
-            continue  # auto, or refused below
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{where}.{key}={value}: expected {ranges.range_of(key)}")
-    ranges.check(hyper, where)
-    if "tolerance" in hyper:
-        _check_adaptive(where, hyper["tolerance"], hyper["max_steps"])
+def _check_together(where: str, method: str, hyper: Mapping[str, Any]) -> None:
+    """Refuses values that are usable alone and not beside each other."""
+    if "tolerance" in hyper and hyper["max_steps"] < FIRST_ROUND:
+        raise InputError(
+            f"{where}.max_steps={hyper['max_steps']}: expected a whole number of at least {FIRST_ROUND}"
+        )
     try:
         if "quadrature" in hyper:
             check_rule(hyper["quadrature"], hyper["n_steps"])
@@ -120,16 +273,6 @@ def _check_numbers(where: str, method: str, hyper: Mapping[str, Any]) -> None:
     except InputError as error:
         about_a_key = str(error).split("=")[0] in hyper
         raise InputError(f"{where}{'.' if about_a_key else ': '}{error}") from error
-
-
-def _check_adaptive(where: str, tolerance: object, max_steps: int) -> None:
-    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
-    if not (number and 0 < tolerance < 1):  # type: ignore[operator]
-        raise InputError(f"{where}.tolerance={tolerance!r}: expected a number between 0 and 1")
-    if max_steps < FIRST_ROUND:
-        raise InputError(
-            f"{where}.max_steps={max_steps}: expected a whole number of at least {FIRST_ROUND}"
-        )
 
 
 def _check_calibrated(method: str, rule: str) -> None:

@@ -17,6 +17,10 @@ class InputError(SaliencyBenchError, ValueError):
     exit_code = 2
 
 
+class KeywordError(InputError, TypeError):
+    """A component is given a hyperparameter that it has not, or lacks one: in Python a TypeError, as of any call."""
+
+
 class ValidationError(SaliencyBenchError):
     """A check of the numbers failed (exit code 3)."""
 

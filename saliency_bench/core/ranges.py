@@ -10,9 +10,6 @@ from saliency_bench.core.errors import InputError, shown
 #: No rule or average needs more gradients per text; beyond it, finding the nodes takes longer than using them.
 MOST_POINTS = 10_000
 
-#: Whether the baseline of a path keeps special tokens or replaces them too.
-BASELINE_SPECIAL_TOKENS = ("keep", "replace")
-
 MOST_SEED = 2**63 - 1  # of PyTorch's generators
 MOST_THREADS = 1024  # with many more, libraries fail to start
 MOST_RESAMPLES = 1_000_000  # no bootstrap needs more, and memory grows with them

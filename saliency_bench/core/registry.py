@@ -1,13 +1,13 @@
 """Parts by name: ours are found in a folder of the package, third parties' by entry point."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
 from saliency_bench.core import signatures
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, KeywordError, one_of, unknown
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -59,15 +59,32 @@ class Registry(Generic[T]):
         """The component on a subject, with hyperparameters as a configuration gives them."""
         return signatures.call(self[name], subject, given=given)
 
+    def entry(
+        self, key: str, entry: Mapping[str, Any], where: str, others: Collection[str] = ()
+    ) -> tuple[str, dict[str, Any]]:
+        """The component that an entry names under `key`, and its hyperparameters: none unknown, none missing.
+
+        `others` are keys of the entry that are no hyperparameters.
+        """
+        if key not in entry:
+            raise InputError(
+                f"{where}.{key} is missing: it names the function. Is {where} selected at all?"
+            )
+        name = entry[key]
+        one_of(f"{where}.{key}", name, self.names())
+        hyper = {one: value for one, value in entry.items() if one not in (key, *others)}
+        self.check(name, hyper, where)
+        return name, hyper
+
     def check(self, name: str, given: Mapping[str, Any], where: str) -> None:
         """Refuses hyperparameters that the component does not have, and names those that are missing."""
         known = self.hyperparameters(name)
         for key in given:
             if key not in known:
-                raise InputError(f"{where}: {unknown(f'hyperparameter of {name}', key, known)}")
+                raise KeywordError(f"{where}: {unknown(f'hyperparameter of {name}', key, known)}")
         missing = [key for key in known if key not in given]
         if missing:
-            raise InputError(f"{where}: {self.kind} {name!r} needs {', '.join(missing)}")
+            raise KeywordError(f"{where}: {self.kind} {name!r} needs {', '.join(missing)}")
 
     def _load(self) -> None:
         if not self._loaded:

@@ -4,17 +4,14 @@ A run folder holds one Parquet file per table (`TABLES`), `settings.json`, `mani
 from them. Tables are long: one number per row, with what it is about in the other columns.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from typing import Any
+
+from saliency_bench.core.errors import InputError
 
 OK = "ok"
 NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says why
@@ -257,6 +254,15 @@ def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the values that are lists, the last key fastest; one combination where none is."""
     choices = [value if isinstance(value, list | tuple) else [value] for value in values.values()]
     return [dict(zip(values, combination, strict=True)) for combination in product(*choices)]
+
+
+def check_axis(where: str, values: Sequence[Any]) -> None:
+    """Refuses an axis without values, and a value that is listed twice."""
+    if not values:
+        raise InputError(f"{where} is an empty list. Give at least one value.")
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{where} lists {value!r} twice. Remove one.")
 
 
 def as_list(value: Any) -> list[Any]:

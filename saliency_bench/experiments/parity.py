@@ -27,11 +27,11 @@ from saliency_bench.attribution.parity import (
     in_captums_rounding,
     relative_tolerance,
 )
-from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.attribution.settings import checked_setting, checked_value
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import ranges
 from saliency_bench.core.errors import InputError, ValidationError, unknown
-from saliency_bench.core.rows import Setting, expand_axes
+from saliency_bench.core.rows import Setting, as_list, expand_axes
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import DATASETS
 from saliency_bench.experiments.premises import Premise, premises
@@ -332,7 +332,16 @@ def _entry(method: str) -> dict[str, Any]:
 def _hyper(method: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every combination of a method's hyperparameters: validate.yaml's, else those of conf/method/."""
     given = _entry(method) | config["hyper"] | config["method"].get(method, {})
-    return expand_axes({key: given[key] for key in METHODS.hyperparameters(method) if key in given})
+    return expand_axes(
+        {
+            key: [
+                checked_value(method, key, one, f"method.{method}.{key}")
+                for one in as_list(given[key])
+            ]
+            for key in METHODS.hyperparameters(method)
+            if key in given
+        }
+    )
 
 
 def _fitted(model: Model, backend: str, hyper: Mapping[str, Any]) -> dict[str, Any] | None:

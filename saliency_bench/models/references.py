@@ -56,6 +56,9 @@ FALLBACK = ("mask", "pad", "zero")
 
 _DIGEST = re.compile(r"@([0-9a-f]{12})$")
 
+#: The name of a vector that came as numbers.
+_GIVEN = re.compile(rf"{VECTOR}[0-9a-f]{{12}}$")
+
 
 @dataclass
 class _Kept:
@@ -96,6 +99,8 @@ def lacking(model: Model, asked: Any, used: str) -> str | None:
 
 def check_baseline(name: str, key: str) -> None:
     """Refuses what cannot be a baseline of any model: an unknown name, an empty text, a file that is none."""
+    if _GIVEN.match(name):
+        return  # the model knows it, or not
     if name.startswith(VECTOR):
         _read_vector(name, key)
     elif name.startswith(TEXT):

@@ -267,7 +267,7 @@ def test_weights_that_do_not_enter_the_output_are_refused(bert, monkeypatch):
 
 
 def test_an_unknown_query_is_refused(bert):
-    with pytest.raises(InputError, match="unknown query 'frist'; did you mean 'first'"):
+    with pytest.raises(InputError, match=r"raw_attention\.query 'frist'; did you mean 'first'"):
         sb.attribute(bert, token_inputs(4), "raw_attention", query="frist")
 
 

@@ -578,6 +578,5 @@ def test_the_model_is_left_as_found_also_after_an_error(name, options):
     ],
 )
 def test_numbers_without_a_meaning_are_refused(name, option, value):
-    context = context_of(scored_by(additive), token_inputs(4))
     with pytest.raises(InputError, match=option):
-        METHODS[name](context, baseline="zero", **(GAMES[name] | {option: value}))
+        sb.attribute(scored_by(additive), token_inputs(4), name, baseline="zero", **{option: value})

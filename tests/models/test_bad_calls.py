@@ -85,7 +85,7 @@ def test_a_longest_text_that_is_no_number(longest):
 
 @pytest.mark.parametrize("axis", ["n_steps", "baseline", "seed", "reduction", "backend"])
 def test_an_axis_without_values(model, axis):
-    with pytest.raises(InputError, match=rf"{axis}=\[\] is empty"):
+    with pytest.raises(InputError, match=rf"{axis} is an empty list"):
         sb.attribute(model, token_inputs(4), **{axis: []})
 
 

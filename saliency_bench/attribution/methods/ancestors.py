@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.tensors import Attribution, at_least_float32
 from saliency_bench.models.tasks import sequence_classification as task
@@ -28,8 +28,6 @@ def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution
     AllenNLP multiplies with each token's embedding as intended (`own`), and up to version 1.2.0; since 1.2.1 an index into a
     tensor that has lost its batch dimension takes the `first` token's for all.
     """
-    if multiplied_by not in MULTIPLIERS:
-        raise unknown("multiplied_by", multiplied_by, list(MULTIPLIERS))
     embeddings = ctx.embeddings
     gradient = _loss_gradient(ctx, embeddings, relabel=False)
     factor = embeddings if multiplied_by == "own" else embeddings[:, :1].expand_as(embeddings)

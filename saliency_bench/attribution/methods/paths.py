@@ -17,7 +17,6 @@ from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTok
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.attribution.statistics import MEAN, PRODUCT, SQUARE, VARIANCE
-from saliency_bench.core.errors import unknown
 from saliency_bench.core.tensors import Attribution
 
 #: What the noise tunnel takes of the noisy copies' integrated gradients; None is their mean.
@@ -97,8 +96,6 @@ def smooth_integrated_gradients(
     Smilkov et al. 2017 (section 4.3) on Sundararajan et al. 2017; Captum's NoiseTunnel(IntegratedGradients). Each
     copy has a path and a displacement of its own. The mean claims Σ = E F(x + ε) - F(x').
     """
-    if statistic not in STATISTICS:
-        raise unknown("statistic", statistic, list(STATISTICS))
     points = NoisyPaths(
         ctx.path(baseline, baseline_special_tokens), ctx.noise_cloud(noise.noise_special_tokens)
     )

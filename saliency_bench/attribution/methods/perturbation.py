@@ -75,7 +75,6 @@ def occlusion(ctx: Context, *, baseline: str, window: int) -> Attribution:
     Through `Occlusion` with stride 1. A window is `window` consecutive attributable tokens, special tokens between
     them not counted; all of them in a shorter text. Tokens near an end are in fewer windows.
     """
-    _require_count("window", window)
 
     def occluded(game: Game) -> Float[Tensor, "1 N"]:
         from captum.attr import Occlusion
@@ -93,7 +92,6 @@ def shapley_value_sampling(ctx: Context, *, baseline: str, n_samples: int) -> At
     Through `ShapleyValueSampling`: `n_samples` orders of the tokens, one forward pass for each token of each. Every
     order sums to F(x) - F(x'), so the scores do.
     """
-    _require_count("n_samples", n_samples)
 
     def sampled(game: Game) -> Float[Tensor, "1 N"]:
         from captum.attr import ShapleyValueSampling
@@ -111,7 +109,6 @@ def kernel_shap(ctx: Context, *, baseline: str, n_samples: int) -> Attribution:
     Shapley kernel and weighted alike; x and x' weigh 10⁶, so that the scores sum to F(x) - F(x') nearly. With fewer
     distinct coalitions than tokens, the solution of least norm is taken.
     """
-    _require_count("n_samples", n_samples)
 
     def fitted(game: Game) -> Float[Tensor, "1 N"]:
         from captum.attr import KernelShap
@@ -136,11 +133,6 @@ def lime(
     cosine distance of presences; ridge regression with an intercept (`penalty` on the squared coefficients, all
     tokens kept). Captum's own are every token present with probability 1/2, a width of 1 and a lasso.
     """
-    _require_count("n_samples", n_samples)
-    if not kernel_width > 0 or not penalty >= 0:
-        raise InputError(
-            f"lime: expected kernel_width > 0 and penalty >= 0, got {kernel_width} and {penalty}"
-        )
 
     def fitted(game: Game) -> Float[Tensor, "1 N"]:
         from captum.attr import Lime
@@ -239,11 +231,6 @@ def _seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.random.set_rng_state(before)
-
-
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value}: expected a whole number of at least 1")
 
 
 class ScoreModule(nn.Module):

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from saliency_bench.attribution.methods import METHODS
-from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.attribution.settings import expand
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.method_facts import signed
@@ -16,10 +15,10 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.metrics import NotApplicable
 from saliency_bench.evaluation.robustness import similarity
-from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.study.block import opened_blocks
+from saliency_bench.study.prepare import fit_settings
 
 Row = dict[str, Any]
 Maps = Mapping[str, Sequence[AttributionMap]]
@@ -59,20 +58,11 @@ def settings_of(
     model: Model, names: Sequence[str], seed: int, **changed: Any
 ) -> dict[str, Setting]:
     """The entries of conf/method/ as settings, by name; what the model lacks is replaced as everywhere."""
-    found = {}
-    for name in names:
-        entry = conf_files.method_defaults(name)
-        method = entry["method"]
-        hyper = {key: entry[key] for key in METHODS.hyperparameters(method)}
-        hyper |= {key: value for key, value in changed.items() if key in hyper}
-        for key, resolve in references.RESOLVE.items():
-            if key in hyper:
-                hyper[key] = resolve(model, hyper[key], key)
-        reduction = entry.get("reduction", "none")
-        found[name] = checked_setting(
-            name, method, "native", reduction, "gold", "logit", seed, hyper
-        )
-    return found
+    entries = {name: conf_files.method_defaults(name) for name in names}
+    for entry in entries.values():
+        entry |= {key: value for key, value in changed.items() if key in entry}
+    fitted, _ = fit_settings(model, expand(entries, target="gold", seed=seed))
+    return {one.name: one for one in fitted}
 
 
 def explained(

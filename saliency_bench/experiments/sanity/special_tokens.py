@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.ranges import BASELINE_SPECIAL_TOKENS
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.robustness import share
 from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of
@@ -18,8 +18,8 @@ NO_CASE = "no baseline"
 def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
     """The share of all magnitude on each kind of special token; a path method that keeps them gives them 0."""
     model, config = subject.model, subject.config
-    for done, case in enumerate(BASELINE_SPECIAL_TOKENS):
-        progress(done, len(BASELINE_SPECIAL_TOKENS))
+    for done, case in enumerate(SPECIAL_TOKENS):
+        progress(done, len(SPECIAL_TOKENS))
         settings = settings_of(model, config["methods"], config["seed"], **{CASE: case})
         if done:  # the others are as they were
             settings = {name: one for name, one in settings.items() if CASE in one.hyper}
