@@ -27,6 +27,7 @@ from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.registry import Registry
 from saliency_bench.core.tensors import at_least_float32
+from saliency_bench.models.intake import captured
 from saliency_bench.models.references import TOKENS
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.threads import PROCESS
@@ -131,8 +132,10 @@ def layer_integrated_gradients(
     from captum.attr import LayerIntegratedGradients
 
     _refuse(lacks("captum_layer", {"baseline": baseline}))
+    score = _score_of_ids(ctx)
+    _refuse(_no_layer_of_captums(ctx, score))
     path = ctx.path(baseline, baseline_special_tokens)
-    layer = LayerIntegratedGradients(_score_of_ids(ctx), ctx.references.model.embedding)
+    layer = LayerIntegratedGradients(score, ctx.references.model.embedding)
     values = layer.attribute(
         inputs=ctx.batch.input_ids,
         baselines=_baseline_ids(ctx, baseline, baseline_special_tokens),
@@ -263,6 +266,22 @@ def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
         return task.output_of(model, ctx.output)(batch.read(logits, rows), ctx.target[rows])
 
     return score
+
+
+def _no_layer_of_captums(ctx: Context, score: Callable[[Tensor, Tensor], Tensor]) -> str | None:
+    """Why Captum, which replaces whatever the embedding layer gives, would explain another function than ours."""
+    model, ids = ctx.references.model, ctx.batch.input_ids[:1]
+    with captured(model.embedding) as seen:
+        score(ids, torch.zeros(1, dtype=torch.long, device=ids.device))
+    if len(seen) != 1 or model.intake.echoes:
+        how = "asks for embeddings more than once in a pass, and Captum replaces one alone, or all alike"
+    elif not isinstance(seen[0], Tensor) or seen[0].shape[:2] != ids.shape:
+        how = "has an embedding layer whose output is not [B T D]"
+    elif seen[0]._version:
+        how = "changes its embeddings in place"
+    else:
+        return None
+    return f"backend=captum_layer: {model.name} {how}. Use backend=captum."
 
 
 def _steps(ctx: Context, quadrature: str, n_steps: int) -> dict[str, Any]:

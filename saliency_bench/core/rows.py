@@ -35,10 +35,10 @@ TABLES: dict[str, dict[str, str]] = {
         "text_pair": "string",  # null for single texts
         "gold": "int64",  # null without a gold label
         "gold_label": "string",
-        "predicted": "int64",
+        "predicted": "int64",  # null where the outputs are not finite, as are its label, its probability and "correct"
         "predicted_label": "string",
         "probability": "float64",  # of the predicted class, on the full text
-        "correct": "bool",  # null without a gold label
+        "correct": "bool",  # null without a gold label or a prediction
         "n_tokens": "int64",  # special tokens included
         "truncated": "bool",
     },

@@ -246,7 +246,7 @@ class DeletingProbe(_ShorteningProbe):
         super().__init__(references, batch, token_budget)
         if batch.extra:
             raise InputError(
-                f"{batch.example_ids[0]} comes with {', '.join(batch.extra)}, and it is not known what these would be of "
+                f"text {batch.example_ids[0]} comes with {', '.join(batch.extra)}, and it is not known what these would be of "
                 "a text with tokens deleted: use removal mask, zero or attention"
             )
 

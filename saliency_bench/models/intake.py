@@ -53,14 +53,18 @@ def watched_ids(
 ) -> Int[Tensor, "R 5"]:
     """Ids that are neither positions nor constant, so that no other table can receive the same numbers.
 
-    `pad` is not among them: RoBERTa and its kin count no position for it.
+    `pad` is not among them: RoBERTa and its kin count no position for it. `end` is the last of each row, and only that.
     """
     steps = 7 * torch.arange(WATCHED, device=device) + 3
     ids = torch.stack([steps.roll(row) + row for row in range(n_rows)]) % vocabulary
-    if pad is not None:
-        ids[ids == pad] = (pad + 1) % vocabulary
+    for _ in range(2):  # what stands in for one of the two may be the other
+        for special in (pad, end):
+            if isinstance(special, int):
+                ids[ids == special] = (special + 1) % vocabulary
     if isinstance(end, int) and 0 <= end < vocabulary:
-        ids[:, -1] = end  # BART pools there, and refuses a text without it
+        ids[:, -1] = (
+            end  # BART pools there, and refuses a text without it, or with another number of them
+        )
     return ids
 
 

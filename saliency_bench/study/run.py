@@ -410,11 +410,15 @@ def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
 
 def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
     """What the model makes of each text."""
-    probability = block.probability(block.predicted).tolist()
+    probability = map(_number, block.probability(block.predicted).tolist())
     rows = []
-    for row, (item, predicted) in enumerate(
-        zip(block.batch.encoded, block.predicted.tolist(), strict=True)
+    for row, (item, sure, largest) in enumerate(
+        zip(block.batch.encoded, probability, block.predicted.tolist(), strict=True)
     ):
+        predicted = (
+            None if sure is None else largest
+        )  # of outputs that are not finite no class is the largest
+        unknown = item.gold is None or predicted is None
         rows.append(
             {
                 "example_id": item.example_id,
@@ -423,9 +427,9 @@ def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
                 "gold": item.gold,
                 "gold_label": None if item.gold is None else block.label(row, item.gold),
                 "predicted": predicted,
-                "predicted_label": block.label(row, predicted),
-                "probability": _number(probability[row]),
-                "correct": None if item.gold is None else item.gold == predicted,
+                "predicted_label": None if predicted is None else block.label(row, predicted),
+                "probability": sure,
+                "correct": None if unknown else item.gold == predicted,
                 "n_tokens": len(item),
                 "truncated": item.truncated,
             }

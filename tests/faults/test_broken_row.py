@@ -1,5 +1,7 @@
 """A token whose embedding is no number fails the texts that it is in, and no others."""
 
+import re
+
 import numpy as np
 import pytest
 from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
@@ -86,16 +88,30 @@ def test_a_study_goes_on(tmp_path, monkeypatch, capfd):
     module.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "texts.csv").write_text(
-        "text\nrome is a capital\nwhat is paris\nthe w15\n", "utf-8"
+        "text,label\nrome is a capital,0\nwhat is paris,0\nthe w15,1\n", "utf-8"
     )
     words = ["~experiment", "model=hub", "model.path=model", "data=file", "data.path=texts.csv"]
-    words += ["data.text=text", "method=[vanilla,smoothgrad,leave_one_out,beam_search,random]"]
+    words += [
+        "data.text=text",
+        "data.label=label",
+        "report.n_examples=3",
+        "method=[vanilla,smoothgrad,leave_one_out,beam_search,random]",
+    ]
     words += ["metric=[srg,completeness_gap]", "name=t", "out=run", "runtime.device=cpu"]
     words += ["statistics.n_resamples=100", "runtime.threads=1"]
     code = cli.main(words)
     said = capfd.readouterr().err
     assert code in (0, 1), said
     assert "Traceback" not in said
-    rows = read_run(tmp_path / "run").tables["rows"]
+    rows, examples = (read_run(tmp_path / "run").tables[name] for name in ("rows", "examples"))
     srg = rows[rows.metric == "srg"].groupby("example_id").status.agg(set)
     assert sorted(map(tuple, srg)) == [("failed",), ("ok",), ("ok",)]
+    # A text without outputs is neither right nor wrong.
+    touched = examples.text == "rome is a capital"
+    told = ["predicted", "predicted_label", "probability", "correct"]
+    assert touched.sum() == 1
+    assert examples.loc[touched, told].isna().all(axis=None)
+    assert examples.loc[~touched, told].notna().all(axis=None)
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert re.search(r"The model is right on \d of 2\.", page)
+    assert "its outputs are not finite" in page

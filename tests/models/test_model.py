@@ -208,6 +208,14 @@ def test_a_text_that_is_read_twice_is_replaced_twice(family):
     torch.testing.assert_close(read, model.output(other), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("end", [3, 10, 17, 24, 31])
+def test_it_is_so_whichever_token_ends_a_text(end):
+    """BART refuses rows that do not hold it equally often, so that nothing would be seen of how it reads."""
+    config = configurations()["bart"]
+    config.eos_token_id = end
+    assert len(sb.wrap_model(classifier(config)).intake.echoes) == 1
+
+
 class Unusual(nn.Module):
     """Embeddings [T B D], or longer than the text, or edited in place."""
 

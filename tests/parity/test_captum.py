@@ -5,7 +5,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from tiny import token_inputs
+from tiny import FrameTokenizer, token_inputs
 
 import saliency_bench as sb
 from saliency_bench.attribution import captum, parity
@@ -349,6 +349,39 @@ def test_what_captum_lacks_is_refused_with_a_way_out(given, said):
     with pytest.raises(InputError) as refused:
         sb.attribute(random_model("bert"), token_inputs(4), **given)
     assert all(word in str(refused.value) for word in said), refused.value
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        (
+            "gpt2",
+            "more than once",
+        ),  # its tokenizer tells of two texts, and types are looked up as words
+        ("bart", "more than once"),
+        ("xlnet", r"not \[B T D\]"),
+        ("ctrl", "in place"),
+    ],
+)
+def test_a_layer_that_captum_would_replace_otherwise_than_we_do_is_refused(family, said):
+    """Captum's maps of the first two would be zeros, or those of another function; the others would raise."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"d_model": 16, "d_inner": 16, "n_layer": 1, "n_head": 2, "dff": 16, "n_embd": 16}
+    if family == "bart":
+        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "eos_token_id": 2}
+        sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = AutoConfig.for_model(family, vocab_size=60, pad_token_id=1, **sizes)
+    module = AutoModelForSequenceClassification.from_config(config).double().eval()
+    given = {"input_ids": [5, 6, 9, 8, 2], "token_type_ids": [0, 0, 1, 1, 1]}
+    text = given if family == "gpt2" else {"input_ids": given["input_ids"]}
+    model = sb.wrap_model(module, FrameTokenizer())
+    options = {"baseline": "pad", "baseline_special_tokens": "keep", "n_steps": 24}
+    ours, captums = sb.attribute(model, text, backend=["native", "captum"], **options)
+    # Captum rounds the weights of a rule to float32.
+    assert np.abs(ours.scores - captums.scores).max() <= 1e-6 * np.abs(ours.scores).max()
+    with pytest.raises(InputError, match=f"captum_layer.*{said}.*backend=captum"):
+        sb.attribute(model, text, backend="captum_layer", **options)
 
 
 def test_the_three_backends_stand_beside_each_other_where_they_apply():

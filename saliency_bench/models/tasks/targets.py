@@ -47,7 +47,7 @@ def choose(
     if same := [
         e for e, equal in zip(batch.example_ids, (own == other).tolist(), strict=True) if equal
     ]:
-        raise InputError(f"target={target}: both are the same class for {same[0]}")
+        raise InputError(f"target={target}: both are the same class for text {same[0]}")
     return torch.stack([own, other], 1)
 
 
