@@ -134,8 +134,9 @@ def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
     """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
     kind = OmegaConf.get_type(node)
     known = [one.name for one in fields(kind)] if is_dataclass(kind) else None
+    present = set(node.keys())  # `in` says no of a value that is still to be given, ???
     for name in known or ():
-        if name not in node:
+        if name not in present:
             raise InputError(f"{key}{name} is missing. Remove ~{key}{name}.")
     for name in map(str, node):
         if known is not None and name not in known:

@@ -444,3 +444,10 @@ def test_a_metric_that_asks_the_model_nothing_says_nothing_of_removals():
         assert "removes nothing" in refusal("metric=[auprc]", f"+metric.auprc.{key}=mask")
     cfg = config.load(["metric=[auprc]", "+metric.auprc.granularity=word"])
     config.validate(cfg)
+
+
+@pytest.mark.parametrize("group", ["model=hub", "data=file", "data=hub"])
+def test_what_only_the_user_can_give_is_asked_for(group):
+    key = group.split("=")[0]
+    with pytest.raises(InputError, match=rf"{key}\.path is missing\. Give it: {key}\.path="):
+        config.load(["~experiment", group])
