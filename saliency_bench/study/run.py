@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.attribution import baselines, captum
-from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.explain import Family
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, Ledger
@@ -29,7 +27,7 @@ from saliency_bench.store.events import EventLog
 from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
-from saliency_bench.store.run import CONFIG, MANIFEST, SETTINGS, read_json, read_run, write_json
+from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
 from saliency_bench.study.block import (
     OpenBlock,
     Piece,
@@ -266,8 +264,6 @@ def _show_anew(study: Study, folder: Path) -> None:
     shown = _shown(study)
     if any(manifest.get(key) != value for key, value in shown.items()):
         write_json(folder / MANIFEST, manifest | shown)
-    if any(FACTS not in one for one in read_json(folder / SETTINGS, list)):  # of an earlier version
-        write_json(folder / SETTINGS, [described(setting) for setting in study.settings])
 
 
 def _open_log(log: EventLog, study: Study, names: Sequence[str], finished: Collection[str]) -> None:
