@@ -27,7 +27,6 @@ ELSEWHERE = {
     "attribution/points.py": {"random"},  # random references
     "cli/doctor.py": {"integrated_gradients", "file"},  # what is tried out; pip's file: addresses
     "core/maps.py": {"file"},  # scores from elsewhere, in memory
-    "data/__init__.py": {"file"},  # the dataset
     "evaluation/corruption.py": {"random"},  # a corruption of a ranking
     "experiments/premises.py": {"smoothgrad", "vargrad"},  # what is measured
     "experiments/throughput/contestants.py": {"integrated_gradients"},

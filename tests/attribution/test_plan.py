@@ -30,7 +30,7 @@ from saliency_bench.study.block import open_block
 def test_a_sweep_costs_the_union_of_its_points_and_the_plan_says_so(bert, axes, union, largest):
     given = axes | {"baseline": "zero"}
     with bert.frozen():
-        settings = _settings(bert, "integrated_gradients", "native", "l2", 0, "logit", given)
+        settings = _settings(bert, "integrated_gradients", "native", "l2", 0, "logit", given, 1)
         block = open_block(
             References(bert), _encode_all(bert, token_inputs(5, 5), None), "predicted", 64
         )

@@ -62,11 +62,11 @@ def test_a_sweep_costs_little_more_than_its_largest_setting(problem, settings, b
 MEMORY = """
 import json
 from transformers import BertConfig, BertForSequenceClassification
-from saliency_bench.bench.contestants import Problem, explained
-from saliency_bench.bench.memory import peak_memory
+from saliency_bench.experiments.throughput.contestants import Problem, explained
+from saliency_bench.study.memory import peak_memory
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
-from saliency_bench.tasks import sequence_classification as task
+from saliency_bench.models.tasks import sequence_classification as task
 
 config = BertConfig(vocab_size=99, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
 model = wrap_model(BertForSequenceClassification(config).eval())

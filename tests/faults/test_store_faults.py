@@ -127,7 +127,7 @@ def test_a_file_that_may_grow_no_further_ends_with_exit_code_4(tmp_path, record_
 
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import nursery; from pathlib import Path\n"
-        "from saliency_bench.errors import StorageError\n"
+        "from saliency_bench.core.errors import StorageError\n"
         "try:\n    nursery.write_all(Path(sys.argv[2]), nursery.plan_of(3))\n"
         "except StorageError as error:\n    print(error); sys.exit(error.exit_code)\n"
     )

@@ -1086,7 +1086,7 @@ def killing(execute):
                         name = path.read_bytes()
                     except OSError:
                         continue
-                    if name.startswith(b"ray::") and b"_Worker" in name:
+                    if name.startswith(b"ray::") and b"Worker" in name:
                         scale.os.kill(int(path.parent.name), signal.SIGKILL)
                         killed.append(name)
                         break
