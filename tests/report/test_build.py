@@ -62,7 +62,7 @@ def test_texts_as_categories_give_the_bytes_of_texts(reported, tmp_path, monkeyp
         held = pa.Table.from_pandas(table, schema=schema_of(name), preserve_index=False)
         (tmp_path / f"{name}.parquet").write_bytes(to_parquet(held))
     monkeypatch.setattr(store_tables, "MANY", 0)
-    run = replace(reported, folder=tmp_path, tables=Tables(tmp_path))
+    run = replace(reported, folder=tmp_path, tables=Tables(tmp_path, [*reported.tables]))
     assert isinstance(run.tables["rows"]["metric"].dtype, pd.CategoricalDtype)
     build_report(run)
     found, expected = files(tmp_path), files(reported.folder)
