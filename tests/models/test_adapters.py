@@ -83,7 +83,7 @@ def no_reading(*_, **__):
             {
                 "peft_type": "MULTITASK_PROMPT_TUNING",
                 "prompt_tuning_init": "EXACT_SOURCE_TASK",
-                "prompt_tuning_init_state_dict_path": "/tmp/x.bin",
+                "prompt_tuning_init_state_dict_path": "/no/such/file.bin",
             },
             "peft_type is 'MULTITASK_PROMPT_TUNING'",
         ),
