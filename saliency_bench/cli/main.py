@@ -40,7 +40,7 @@ at what cost, and are they right?
 
 Usage:
   saliency-bench [run] [OVERRIDE ...]           run a study: tables, figures, page
-  saliency-bench estimate [OVERRIDE ...]        what that would cost; runs nothing
+  saliency-bench estimate [OVERRIDE ...]        what that would cost; writes nothing
   saliency-bench resume DIR                     go on with a run that was stopped
       [runtime.executor.workers=N]              by as many workers as you like
   saliency-bench merge DIR                      put together what workers finished
@@ -492,7 +492,7 @@ def _explain_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def estimate(words: list[str]) -> int:
-    """What a study would cost, by part; nothing is run and nothing written."""
+    """What a study would cost, by stage, from a few of its texts; nothing is written."""
     from saliency_bench.cli import config
 
     cfg = config.load([word for word in words if word])

@@ -130,7 +130,7 @@ def test_where_an_adapter_is_from_is_neither_read_nor_refused(tmp_path, monkeypa
         tmp_path,
         base_model_name_or_path="/home/somebody/model",
         revision="refs/pr/1",
-        auto_mapping={"parent_library": "no.such.library"},
+        auto_mapping={"parent_library": "nowhere"},
         target_modules=r".*attention\.self\.query",
     )
     merged = loading._merge_adapter(tiny_bert(torch.float32), tmp_path).eval()
