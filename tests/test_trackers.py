@@ -1,0 +1,102 @@
+"""examples/trackers.py logs what a run's own files say, into the real libraries where they are installed."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "trackers.py"
+START = {"event": "start", "finished": 0}
+PROGRESS = {"event": "progress", "stage": "blocks", "done": 1, "total": 2}
+MEAN = ("srg/mask/vanilla_a", 0.25, 0)
+
+
+@pytest.fixture(scope="module")
+def trackers():
+    spec = spec_from_file_location("trackers", SCRIPT)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The files of a finished run that are read, without its log."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps([{"setting_id": "a", "name": "vanilla"}]))
+    rows = {"setting_id": "a", "metric": "srg", "removal": "mask", "value": [0.0, 0.5, None]}
+    pd.DataFrame(rows).to_parquet(folder / "rows.parquet")
+    return folder
+
+
+def write(folder, *events):
+    with (folder / "events.jsonl").open("a") as log:
+        log.writelines(f"{json.dumps(event)}\n" for event in events)
+
+
+def followed(trackers, folder):
+    logged = []
+    trackers.follow(folder, lambda *one: logged.append(one))
+    return logged
+
+
+def test_blocks_stages_and_means_are_logged(trackers, run):
+    write(run, START, {"event": "block"}, PROGRESS, {"event": "block"}, {"event": "done"})
+    assert followed(trackers, run) == [
+        ("blocks", 1, 1),
+        ("progress/blocks", 0.5, 1),
+        ("blocks", 2, 2),
+        MEAN,
+    ]
+
+
+def test_a_run_that_was_interrupted_and_resumed_is_followed_to_its_end(trackers, run):
+    write(run, START, {"event": "block"}, {"event": "interrupted"})
+    assert followed(trackers, run) == [("blocks", 1, 1)]
+    write(run, {"event": "start", "finished": 1}, {"event": "block"}, {"event": "done"})
+    assert followed(trackers, run) == [("blocks", 1, 1), ("blocks", 2, 2), MEAN]
+
+
+def test_a_line_that_is_still_being_written_is_waited_for(trackers, run):
+    write(run, START)
+
+    def goes_on():
+        with (run / "events.jsonl").open("a") as log:
+            for part in ('{"event": ', '"block"}\n{"event": "done"}\n'):
+                time.sleep(0.2)
+                log.write(part)
+                log.flush()
+
+    writer = threading.Thread(target=goes_on)
+    writer.start()
+    assert followed(trackers, run) == [("blocks", 1, 1), MEAN]
+    writer.join()
+
+
+@pytest.mark.parametrize("library", ["tensorboard", "mlflow", "wandb"])
+def test_the_real_library_holds_the_mean(run, tmp_path, library):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    write(run, START, {"event": "block"}, {"event": "done"})
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, SCRIPT, run, library, out], check=True, capture_output=True)
+    name, value, _ = MEAN
+    if library == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        kept = EventAccumulator(str(out / "run"))
+        kept.Reload()
+        assert [one.value for one in kept.Scalars(name)] == [value]
+    elif library == "mlflow":
+        metrics = sqlite3.connect(out / "mlflow.db").execute("select key, value from metrics")
+        assert (name, value) in metrics.fetchall()
+    else:
+        (kept,) = out.glob("wandb/offline-run-*/*.wandb")
+        assert name.encode() in kept.read_bytes()
