@@ -10,8 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saliency_bench.cli.progress import progress
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import SaliencyBenchError
+from saliency_bench.core.errors import InputError, SaliencyBenchError
 
 GOOD, MISSING, BAD = "ok", "absent", "broken"
 
@@ -28,6 +33,22 @@ class Check:
     name: str
     state: str
     said: str
+
+
+def doctor(words: list[str]) -> int:
+    """Prints every check; the exit code is 1 if something is broken."""
+    if words:
+        raise InputError(f"doctor takes nothing, got {words[0]!r}")
+    table = Table(box=None, show_header=False)
+    with progress() as show:
+        show("trying what is installed", 0, 0)
+        found = list(checks())
+    for check in found:
+        color = {GOOD: "green", BAD: "bold red"}.get(check.state, "yellow")
+        name, state = Text(check.name, style="bold"), Text(check.state, style=color)
+        table.add_row(name, state, Text(check.said))
+    Console(highlight=False).print(table)
+    return int(any(check.state == BAD for check in found))
 
 
 def checks() -> Iterator[Check]:

@@ -30,10 +30,13 @@ def progress() -> Iterator[Show]:
         lines.close()
 
 
-def importing(show: Show) -> None:
-    """Says that the large libraries are loaded next, unless they are there."""
-    if "torch" not in sys.modules:
-        show(IMPORTING, 0, 0)
+@contextmanager
+def importing() -> Iterator[None]:
+    """Says that the large libraries are loaded, unless they are there."""
+    with progress() as show:
+        if "torch" not in sys.modules:
+            show(IMPORTING, 0, 0)
+        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from saliency_bench import __version__
+from saliency_bench.cli import listing, results
 from saliency_bench.cli import main as cli
 from saliency_bench.cli.progress import IMPORTING, SECONDS_BETWEEN_LINES, Lines, progress
 from saliency_bench.core import conf as conf_files
@@ -37,7 +38,7 @@ def studies(monkeypatch):
         return Path("nowhere")
 
     monkeypatch.setattr(runner, "run", run)
-    monkeypatch.setattr(cli, "_report", lambda folder: None)
+    monkeypatch.setattr(results, "report_run", lambda folder: None)
     return asked
 
 
@@ -158,7 +159,7 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(stream, monkeypatc
             print("a line\n" * 100_000, file=pipe)
             return 0
 
-        monkeypatch.setitem(cli.VERBS, "list", talk)
+        monkeypatch.setattr(listing, "list_parts", talk)
         assert cli.main(["list"]) == 141
         monkeypatch.undo()
     assert capfd.readouterr() == ("", "")
@@ -299,11 +300,11 @@ def test_shell_completion_is_installed_on_request(capfd):
     assert "complete" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("kind", list(cli.GROUPS))
+@pytest.mark.parametrize("kind", list(listing.GROUPS))
 def test_list_names_everything_of_a_kind(kind, capsys):
     assert cli.main(["list", kind]) == 0
     printed = capsys.readouterr().out
-    for name in conf_files.names(cli.GROUPS[kind]):
+    for name in conf_files.names(listing.GROUPS[kind]):
         assert name in printed
 
 

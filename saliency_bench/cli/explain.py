@@ -1,0 +1,104 @@
+"""`saliency-bench explain`: a coloured token map of one text for each setting."""
+
+import json
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from saliency_bench.cli import config
+from saliency_bench.cli.progress import importing, progress
+from saliency_bench.core import display
+from saliency_bench.core.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from saliency_bench.core.maps import AttributionMap
+
+OPTIONS = "--pair=TEXT, --at=PLACE, --html=FILE, --json=SHAPE, --top=K or --special-tokens"
+
+
+def explain(words: list[str]) -> None:
+    """Explains a text, and prints the maps or writes them as a page."""
+    if not words or not words[0].strip():
+        raise InputError('explain takes a text: saliency-bench explain "a gripping, funny film"')
+    text, *rest = words
+    options = _options(rest)
+    overrides = options.overrides
+    if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
+        overrides.append("~experiment")
+    maps = _maps(config.load(overrides), text, options)
+    if options.json:
+        print(json.dumps(display.records(maps, options.json), indent=1, allow_nan=False))
+        return
+    from saliency_bench.report.terminal import show_maps
+    from saliency_bench.store.durable import replace_file
+
+    shown = {"top": options.top, "special_tokens": options.special_tokens}
+    if options.html:
+        replace_file(Path(options.html), display.page(maps, **shown).encode())
+    show_maps(maps, **shown)
+
+
+def _maps(cfg: config.Config, text: str, options: Namespace) -> "list[AttributionMap]":
+    """The maps of the text by every setting."""
+    with importing():
+        config.validate(cfg)
+        from saliency_bench.api import attribute
+        from saliency_bench.study.prepare import load_configured_model
+    with progress() as show:
+        show("loading the model", 0, 0)
+        model = load_configured_model(cfg)
+        show("explaining the text", 0, 0)
+        return [
+            one
+            for s in config.settings(cfg)
+            for one in attribute(
+                model,
+                text if options.pair is None else [(text, options.pair)],
+                s.method,
+                backend="native" if s.backend == "none" else s.backend,
+                target=s.target,
+                output=s.output,
+                reduction=s.reduction,
+                seed=s.seed,
+                token_budget=cfg.runtime.token_budget,
+                at=_places(options.at),
+                **s.hyper,
+            )
+        ]
+
+
+def _places(at: str | None) -> int | list[int] | str | None:
+    """`--at` as a place or a list of places, `5` or `1,2`; else words with a meaning in the task."""
+    if at is None or not re.fullmatch(r"\d+(\s*,\s*\d+)*", at.strip()):
+        return at
+    places = [int(place) for place in at.split(",")]
+    return places if len(places) > 1 else places[0]
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"explain: {message}: expected {OPTIONS}")
+
+
+def _options(words: Sequence[str]) -> Namespace:
+    """The options of `explain` itself, and `overrides`."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for name in ("--pair", "--at", "--html"):
+        parser.add_argument(name)
+    parser.add_argument("--json", choices=display.SHAPES)
+    parser.add_argument("--top", type=_count)
+    parser.add_argument("--special-tokens", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    options, others = parser.parse_known_intermixed_args(words)
+    if others:
+        names = [name for action in parser._actions for name in action.option_strings]
+        raise unknown("option of explain", others[0].split("=")[0], names)
+    return options
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)

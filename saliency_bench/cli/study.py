@@ -1,0 +1,119 @@
+"""Verbs that compose a configuration with Hydra: `run` and `estimate`; and `work`, which an executor starts."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from saliency_bench.cli import config, config_trust, hydra_words
+from saliency_bench.cli.main import fail
+from saliency_bench.cli.progress import importing
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError
+
+
+def run(words: list[str]) -> int:
+    """Runs a study for each configuration that Hydra composes from the words.
+
+    Returns:
+        The largest exit code of the studies.
+    """
+    plain = [word for word in words if word != config_trust.FLAG]
+    options, strange = get_args_parser().parse_known_intermixed_args(plain)
+    if strange:
+        raise InputError(
+            f"unknown option {strange[0]!r}: expected KEY=VALUE, or an option of saliency-bench --help."
+        )
+    config_trust.refuse_code(options, trusts=len(plain) < len(words))
+    overrides = hydra_words.as_hydra_reads(options.overrides, sweeps=options.multirun)
+    for_hydra = [*_without(plain, options.overrides), *overrides]
+    config.register()
+    ends: list[Exception | None] = []
+
+    def study(node: DictConfig) -> None:
+        # Hydra would announce a failure in its own words before handing it on.
+        try:
+            ends.append(None)
+            _study(node, words)
+        except Exception as error:
+            ends[-1] = error
+
+    decorate = hydra.main(str(conf_files.folder()), "config", version_base="1.3")
+    try:
+        with config.refusing_absent_folders(), _as_program(for_hydra):
+            decorate(study)()
+    except Exception as error:
+        if ends:
+            raise
+        # Until a study is entered, all that Hydra does is to read what the user wrote.
+        raise InputError(config.readable(error, config.Config)) from error
+    return max([fail(error) for error in ends if error is not None], default=0)
+
+
+def _without(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The words that are not among others, which stand among them in their order."""
+    kept, left = [], list(others)
+    for word in words:
+        if left[:1] == [word]:
+            del left[0]
+        else:
+            kept.append(word)
+    return kept
+
+
+@contextmanager
+def _as_program(words: Sequence[str]) -> Iterator[None]:
+    """Hydra reads `sys.argv`, and hands exceptions on only where it is told to show them in full."""
+    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["saliency-bench", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _study(node: DictConfig, words: Sequence[str]) -> None:
+    cfg = config.from_hydra(node)
+    job = HydraConfig.get()
+    overrides = job.overrides.task if job.mode == RunMode.MULTIRUN else words
+    with importing():
+        from saliency_bench.cli import runs
+    runs.start(cfg, ["saliency-bench", *overrides])
+
+
+def estimate(words: list[str]) -> None:
+    """Prints what a study would cost, by stage, measured on a few of its texts; nothing is written."""
+    cfg = config.load([word for word in words if word])
+    with importing():
+        from saliency_bench.cli import runs
+    runs.estimate(cfg)
+
+
+def work(words: list[str]) -> None:
+    """Is one of the workers of a run; an executor starts it."""
+    from saliency_bench.study.driver import end_with_driver
+
+    end_with_driver()  # before the libraries are loaded, which takes seconds
+    from saliency_bench.cli import worker
+
+    helps = words[2:] == ["help=true"]
+    match = re.fullmatch(r"shard=(\d+)/(\d+)", words[1] if len(words) == 2 + helps else "")
+    if match is None or not int(match[1]) < int(match[2]):
+        raise InputError(
+            "work takes a run folder and a shard, and help=true where it is to take others' blocks after its own: "
+            "saliency-bench work DIR shard=0/4"
+        )
+    worker.work(Path(words[0]), int(match[1]), int(match[2]), helps)
