@@ -502,8 +502,8 @@ def estimate(words: list[str]) -> int:
         importing(tell)
         config.validate(cfg)
         from saliency_bench.cli.forecast_table import show
+        from saliency_bench.study.forecast import foresee
         from saliency_bench.study.prepare import prepare
-        from saliency_bench.study.run import foresee
 
         study = prepare(cfg, config.settings(cfg), lambda stage: tell(stage, 0, 0))
         tell("estimating", 0, 0)
@@ -534,64 +534,40 @@ def list_parts(words: list[str]) -> int:
     return 0
 
 
-def validate(words: list[str]) -> int:
-    """Every method that Captum has too, on several models and in two types, against Captum."""
+def _experiment(verb: str, words: list[str]) -> int:
+    """Measures what an experiment asks, writes the results and shows them."""
     from saliency_bench.cli.progress import importing, progress
 
     with progress() as show:
         importing(show)
-        from saliency_bench.experiments import parity as validation
+        from saliency_bench.experiments import scaffold
 
-    chosen = validation.options(words)
+        experiment = scaffold.experiment(verb)
+    options = experiment.options(words)
     with progress() as show:
-        outcome = validation.validate(chosen, show)
-    validation.conclude(chosen, outcome, ["saliency-bench", "validate", *words])
+        outcome = experiment.measure(options, show)
+    scaffold.publish(options, outcome, ["saliency-bench", verb, *words])
     return 0
+
+
+def validate(words: list[str]) -> int:
+    """Every method that Captum has too, on several models and in two types, against Captum."""
+    return _experiment("validate", words)
 
 
 def throughput(words: list[str]) -> int:
     """Ours, Captum and a bare loop timed side by side, after they were found to agree."""
-    from saliency_bench.cli.progress import importing, progress
-
-    with progress() as show:
-        importing(show)
-        from saliency_bench.experiments.throughput import run as verb
-
-    chosen = verb.options(words)
-    with progress() as show:
-        outcome = verb.benchmark(chosen, show)
-    verb.conclude(chosen, outcome, ["saliency-bench", "throughput", *words])
-    return 0
+    return _experiment("throughput", words)
 
 
 def trust(words: list[str]) -> int:
     """Every metric on rankings that are known to be right and on spoilt ones, by every removal operator."""
-    from saliency_bench.cli.progress import importing, progress
-
-    with progress() as show:
-        importing(show)
-        from saliency_bench.experiments import trust as verb
-
-    chosen = verb.options(words)
-    with progress() as show:
-        outcome = verb.measure(chosen, show)
-    verb.conclude(chosen, outcome, ["saliency-bench", "trust", *words])
-    return 0
+    return _experiment("trust", words)
 
 
 def sanity(words: list[str]) -> int:
     """Random weights, random labels, other seeds, small changes, random removal and special tokens."""
-    from saliency_bench.cli.progress import importing, progress
-
-    with progress() as show:
-        importing(show)
-        from saliency_bench.experiments.sanity import run as verb
-
-    chosen = verb.options(words)
-    with progress() as show:
-        outcome = verb.measure(chosen, show)
-    verb.conclude(chosen, outcome, ["saliency-bench", "sanity", *words])
-    return 0
+    return _experiment("sanity", words)
 
 
 def across(words: list[str]) -> int:
