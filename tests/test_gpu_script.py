@@ -50,10 +50,12 @@ def test_only_what_this_python_lacks_is_unpacked(script, tmp_path):
 
 
 def test_its_studies_are_taken_by_the_verb(script, tmp_path, monkeypatch):
-    from saliency_bench.experiments.throughput import run as throughput
+    from saliency_bench.experiments.scaffold import experiment
 
     monkeypatch.chdir(tmp_path)
     for name, words in script.STUDIES.items():
-        chosen = throughput.options([f"model={name}", "out=there", *words, "runtime.device=cuda"])
+        chosen = experiment("throughput").options(
+            [f"model={name}", "out=there", *words, "runtime.device=cuda"]
+        )
         assert chosen.config["runtime"]["device"] == "cuda"
         assert chosen.config["sections"][0] == "contestants"

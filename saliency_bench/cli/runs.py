@@ -9,6 +9,7 @@ from saliency_bench.cli.progress import progress
 from saliency_bench.store.run import MANIFEST
 from saliency_bench.study import executors, prepare
 from saliency_bench.study import run as runner
+from saliency_bench.study.forecast import foresee
 
 Executing = Callable[[config.Config], runner.Execute | None]
 
@@ -35,7 +36,7 @@ def estimate(cfg: config.Config) -> None:
     with progress() as show:
         study = prepare.prepare(cfg, config.settings(cfg), lambda stage: show(stage, 0, 0))
         show("estimating", 0, 0)
-        forecast = runner.foresee(study)
+        forecast = foresee(study)
     forecast_table.show(forecast)
 
 

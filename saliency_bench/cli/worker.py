@@ -14,8 +14,10 @@ from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import CONFIG, IDENTITY, how_to_finish, read_json
 from saliency_bench.study.driver import end_with_driver
 from saliency_bench.study.executors import PIECES, Crew, blocks_left
-from saliency_bench.study.prepare import prepare, refuse_another
-from saliency_bench.study.run import compute_piece, pieces_of
+from saliency_bench.study.folder import refuse_another
+from saliency_bench.study.prepare import prepare
+from saliency_bench.study.run import compute_piece
+from saliency_bench.study.tables import pieces_of
 
 #: What `resume` may change of how a run is computed.
 ADDRESS, WORKERS = "runtime.executor.address=", "runtime.executor.workers="

@@ -6,6 +6,7 @@ tokenized again.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,15 +17,11 @@ from saliency_bench.evaluation.query import Inquiry
 FERRET = "Attanasio et al. 2023 (ferret), its released code"
 DIG = "Sanyal & Ren 2021 (DIG), section 4.2, and its released code, which Enguehard 2023 (SIG) uses too"
 
+#: What metrics with one unit and one range have in common.
+_difference = partial(metric, unit="probability", bounds=(-1.0, 1.0), reads="inquiry")
 
-@metric(
-    "ferret_comprehensiveness",
-    unit="probability",
-    higher_is_better=True,
-    bounds=(-1.0, 1.0),
-    source=FERRET,
-    reads="inquiry",
-)
+
+@_difference("ferret_comprehensiveness", higher_is_better=True, source=FERRET)
 def ferret_comprehensiveness(one: Inquiry, *, shares: list[float]) -> float:
     """The mean of F(x) - F(x without S) over the sets S.
 
@@ -35,41 +32,20 @@ def ferret_comprehensiveness(one: Inquiry, *, shares: list[float]) -> float:
     return float(np.mean(one.drops(sets))) if len(sets) else 0.0
 
 
-@metric(
-    "ferret_sufficiency",
-    unit="probability",
-    higher_is_better=False,
-    bounds=(-1.0, 1.0),
-    source=FERRET,
-    reads="inquiry",
-)
+@_difference("ferret_sufficiency", higher_is_better=False, source=FERRET)
 def ferret_sufficiency(one: Inquiry, *, shares: list[float]) -> float:
     """The mean of F(x) - F(S alone) over the same sets; 1 where no unit can be selected."""
     sets = _positive_sets(one, shares)
     return float(np.mean(one.drops(~sets))) if len(sets) else 1.0
 
 
-@metric(
-    "dig_comprehensiveness",
-    unit="probability",
-    higher_is_better=True,
-    bounds=(-1.0, 1.0),
-    source=DIG,
-    reads="inquiry",
-)
+@_difference("dig_comprehensiveness", higher_is_better=True, source=DIG)
 def dig_comprehensiveness(one: Inquiry, *, share: float) -> float:
     """F(x) - F(x without the first ⌊share · U⌋ units), at one share alone; 0 where these are none."""
     return float(one.drops(_first(one, share))[0])
 
 
-@metric(
-    "dig_sufficiency",
-    unit="probability",
-    higher_is_better=False,
-    bounds=(-1.0, 1.0),
-    source=DIG,
-    reads="inquiry",
-)
+@_difference("dig_sufficiency", higher_is_better=False, source=DIG)
 def dig_sufficiency(one: Inquiry, *, share: float) -> float:
     """F(x) - F(the first ⌊share · U⌋ units alone); 0, the best there is, where these are none."""
     first = _first(one, share)

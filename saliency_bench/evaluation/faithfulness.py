@@ -14,6 +14,8 @@ these areas in a unit of the text's own, and log_odds and log_probability_drop r
 example is one, that of their means need not be.
 """
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import spearmanr
@@ -26,28 +28,21 @@ SAMEK = "Samek et al. 2017, section III"
 ERASER = "DeYoung et al. 2020 (ERASER), section 4; the mean over the grid, k = 0 left out, as in its released scorer"
 RISE = "Petsiuk et al. 2018 (RISE)"
 
+#: What metrics with one unit and one range have in common.
+_difference = partial(metric, unit="probability", bounds=(-1.0, 1.0), reads="curve")
+_level = partial(metric, unit="probability", bounds=(0.0, 1.0), reads="curve")
+_scaled = partial(metric, unit="1", bounds=(-np.inf, np.inf), reads="curve")
+_log_ratio = partial(metric, unit="nats", bounds=(-np.inf, np.inf), reads="curve")
+_share = partial(metric, unit="share of units", bounds=(0.0, 1.0), reads="curve")
 
-@metric(
-    "comprehensiveness",
-    unit="probability",
-    higher_is_better=True,
-    bounds=(-1.0, 1.0),
-    source=ERASER,
-    reads="curve",
-)
+
+@_difference("comprehensiveness", higher_is_better=True, source=ERASER)
 def comprehensiveness(curve: Curve, *, grid: Grid) -> float:
     """AOPC: the mean over the grid of p(x) - p(x without the top k)."""
     return _mean_drop(curve, curve.deletion, _counts(curve, grid))
 
 
-@metric(
-    "sufficiency",
-    unit="probability",
-    higher_is_better=False,
-    bounds=(-1.0, 1.0),
-    source=ERASER,
-    reads="curve",
-)
+@_difference("sufficiency", higher_is_better=False, source=ERASER)
 def sufficiency(curve: Curve, *, grid: Grid) -> float:
     """AOPC: the mean over the grid of p(x) - p(only the top k of x); negative where fewer tokens convince more.
 
@@ -60,13 +55,8 @@ def sufficiency(curve: Curve, *, grid: Grid) -> float:
     return _mean_drop(curve, curve.insertion, kept)
 
 
-@metric(
-    "srg",
-    unit="probability",
-    higher_is_better=True,
-    bounds=(-1.0, 1.0),
-    source="Blücher et al. 2024 (TMLR), the symmetric relevance gain",
-    reads="curve",
+@_difference(
+    "srg", higher_is_better=True, source="Blücher et al. 2024 (TMLR), the symmetric relevance gain"
 )
 def srg(curve: Curve) -> float:
     """Comprehensiveness minus sufficiency on the full grid, which is insertion minus deletion AUC.
@@ -76,78 +66,56 @@ def srg(curve: Curve) -> float:
     return comprehensiveness(curve, grid=FULL) - sufficiency(curve, grid=FULL)
 
 
-@metric(
-    "deletion_auc",
-    unit="probability",
-    higher_is_better=False,
-    bounds=(0.0, 1.0),
-    source=RISE,
-    reads="curve",
-)
+@_level("deletion_auc", higher_is_better=False, source=RISE)
 def deletion_auc(curve: Curve, *, grid: Grid) -> float:
     """Trapezoidal area under p(x without the top k) over k/U, from the full to the empty text."""
     return _area(curve, curve.deletion, grid)
 
 
-@metric(
+@_level(
     "insertion_auc",
-    unit="probability",
     higher_is_better=True,
-    bounds=(0.0, 1.0),
     source=f"{RISE}, inserting into the text with every token removed",
-    reads="curve",
 )
 def insertion_auc(curve: Curve, *, grid: Grid) -> float:
     """Trapezoidal area under p(only the top k of x) over k/U, from the empty to the full text."""
     return _area(curve, curve.insertion, grid)
 
 
-@metric(
+@_scaled(
     "deletion_auc_normalized",
-    unit="1",
     higher_is_better=False,
-    bounds=(-np.inf, np.inf),
     source=f"{RISE}, with 0 at the empty and 1 at the full text",
-    reads="curve",
 )
 def deletion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
     """(deletion_auc - p(empty)) / (p(x) - p(empty)), where p(x) - p(empty) is above `floor`."""
     return _normalized(curve, deletion_auc(curve, grid=grid), floor)
 
 
-@metric(
+@_scaled(
     "insertion_auc_normalized",
-    unit="1",
     higher_is_better=True,
-    bounds=(-np.inf, np.inf),
     source=f"{RISE}, with 0 at the empty and 1 at the full text",
-    reads="curve",
 )
 def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
     """(insertion_auc - p(empty)) / (p(x) - p(empty)), where p(x) - p(empty) is above `floor`."""
     return _normalized(curve, insertion_auc(curve, grid=grid), floor)
 
 
-@metric(
+@_log_ratio(
     "log_odds",
-    unit="nats",
     higher_is_better=False,
-    bounds=(-np.inf, np.inf),
     source="Shrikumar et al. 2017 (DeepLIFT), section 4.1; not the log-probability drop of the same name",
-    reads="curve",
 )
 def log_odds(curve: Curve, *, fraction: float) -> float:
     """The change of log p/(1 - p) when the top fraction is removed: the more negative the better."""
     return _change(curve, curve.explained.log_odds(curve.without), fraction)
 
 
-@metric(
+@_log_ratio(
     "log_probability_drop",
-    unit="nats",
     higher_is_better=False,
-    bounds=(-np.inf, np.inf),
     source="Sanyal & Ren 2021 (DIG), section 4.2, where it is called log-odds",
-    reads="curve",
 )
 def log_probability_drop(curve: Curve, *, fraction: float) -> float:
     """The change of log p when the top fraction is removed: the more negative the better.
@@ -157,52 +125,32 @@ def log_probability_drop(curve: Curve, *, fraction: float) -> float:
     return _change(curve, curve.explained.read(curve.without, "log_probability"), fraction)
 
 
-@metric(
-    "morf",
-    unit="probability",
-    higher_is_better=False,
-    bounds=(0.0, 1.0),
-    source=f"{SAMEK}, most relevant first",
-    reads="curve",
-)
+@_level("morf", higher_is_better=False, source=f"{SAMEK}, most relevant first")
 def morf(curve: Curve) -> float:
     """The mean of p(x without the k most relevant) over k = 1 ... U."""
     return float(np.mean(_at(curve, curve.deletion, _counts(curve, FULL))))
 
 
-@metric(
-    "lerf",
-    unit="probability",
-    higher_is_better=True,
-    bounds=(0.0, 1.0),
-    source=f"{SAMEK}, least relevant first",
-    reads="curve",
-)
+@_level("lerf", higher_is_better=True, source=f"{SAMEK}, least relevant first")
 def lerf(curve: Curve) -> float:
     """The mean of p(x without the k least relevant) over k = 1 ... U."""
     return float(np.mean(_at(curve, curve.insertion, curve.n_units - _counts(curve, FULL))))
 
 
-@metric(
+@_difference(
     "abpc",
-    unit="probability",
     higher_is_better=True,
-    bounds=(-1.0, 1.0),
     source="Schulz et al. 2020 (IBA), section 4.3, the integral between the two degradation curves",
-    reads="curve",
 )
 def abpc(curve: Curve) -> float:
     """The trapezoidal area between the LeRF and the MoRF curve: srg by another name, since both share their ends."""
     return insertion_auc(curve, grid=FULL) - deletion_auc(curve, grid=FULL)
 
 
-@metric(
+@_share(
     "decision_flip_fraction",
-    unit="share of units",
     higher_is_better=False,
-    bounds=(0.0, 1.0),
     source="Serrano & Smith 2019; Chrysostomou & Aletras 2021",
-    reads="curve",
 )
 def decision_flip_fraction(curve: Curve) -> float:
     """The share of units removed, most relevant first and one by one, when the class changes; 1 if it never does.
@@ -231,13 +179,10 @@ def decision_flip_most_informative(curve: Curve) -> float:
     return float(curve.flipped[1])
 
 
-@metric(
+@_share(
     "fewest_that_keep_the_class",
-    unit="share of units",
     higher_is_better=False,
-    bounds=(0.0, 1.0),
     source="Feng et al. 2018 (input reduction), along the ranking instead of by gradients taken anew",
-    reads="curve",
 )
 def fewest_that_keep_the_class(curve: Curve) -> float:
     """The share of units kept, most relevant first and one by one, when the class is first that of the full text.

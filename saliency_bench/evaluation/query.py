@@ -6,6 +6,7 @@ sets of units belong to the text: all methods meet the same ones, and the same a
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,11 @@ T = TypeVar("T")
 
 EDIN = "Edin et al. 2025 (NAOPC), section 4"
 ZHAO = "Zhao & Aletras 2023, section 3"
+
+#: What metrics with one unit and one range have in common.
+_correlation = partial(metric, unit="1", bounds=(-1.0, 1.0), reads="inquiry")
+_normalized_drop = partial(metric, unit="1", bounds=(-np.inf, np.inf), reads="inquiry")
+_soft = partial(metric, unit="1", bounds=(0.0, np.inf), reads="inquiry")
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,10 @@ class Inquiry:
         return np.asarray(answers[0] - answers[1:])
 
 
-@metric(
+@_correlation(
     "leave_one_out_tau",
-    unit="1",
     higher_is_better=True,
-    bounds=(-1.0, 1.0),
     source="Jain & Wallace 2019, section 4.1; circular for leave-one-out and sequential IG with the same removal",
-    reads="inquiry",
 )
 def leave_one_out_tau(one: Inquiry) -> float:
     """Kendall's τ-b of the scores and F(x) - F(x without the unit)."""
@@ -77,13 +80,10 @@ def leave_one_out_tau(one: Inquiry) -> float:
     return float(kendalltau(one.scores, drops, variant="b").statistic)
 
 
-@metric(
+@_correlation(
     "faithfulness_correlation",
-    unit="1",
     higher_is_better=True,
-    bounds=(-1.0, 1.0),
     source="Bhatt, Weller & Moura 2020, definition 3; for scores that add up, as those of Integrated Gradients",
-    reads="inquiry",
 )
 def faithfulness_correlation(one: Inquiry, *, share: float, n_sets: int) -> float:
     """Pearson's correlation over random sets S of the sum of their scores and F(x) - F(x without S).
@@ -149,14 +149,7 @@ def _aopc(one: Inquiry, ranking: Int[np.ndarray, " U"]) -> float:
     return float(np.mean(one.drops(place < np.arange(1, one.n_units + 1)[:, None])))
 
 
-@metric(
-    "normalized_comprehensiveness",
-    unit="1",
-    higher_is_better=True,
-    bounds=(-np.inf, np.inf),
-    source=EDIN,
-    reads="inquiry",
-)
+@_normalized_drop("normalized_comprehensiveness", higher_is_better=True, source=EDIN)
 def normalized_comprehensiveness(
     one: Inquiry, *, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
@@ -169,13 +162,8 @@ def normalized_comprehensiveness(
     return _normalized(one, value, beam_size, exact_up_to, floor)
 
 
-@metric(
-    "normalized_sufficiency",
-    unit="1",
-    higher_is_better=False,
-    bounds=(-np.inf, np.inf),
-    source=f"{EDIN}; least relevant first",
-    reads="inquiry",
+@_normalized_drop(
+    "normalized_sufficiency", higher_is_better=False, source=f"{EDIN}; least relevant first"
 )
 def normalized_sufficiency(
     one: Inquiry, *, beam_size: int, exact_up_to: int, floor: float
@@ -185,14 +173,7 @@ def normalized_sufficiency(
     return _normalized(one, value, beam_size, exact_up_to, floor)
 
 
-@metric(
-    "soft_sufficiency",
-    unit="1",
-    higher_is_better=True,
-    bounds=(0.0, np.inf),
-    source=f"{ZHAO}, equation 3 (Soft-NS)",
-    reads="inquiry",
-)
+@_soft("soft_sufficiency", higher_is_better=True, source=f"{ZHAO}, equation 3 (Soft-NS)")
 def soft_sufficiency(one: Inquiry, *, n_draws: int, retained: float | None, floor: float) -> float:
     """How much of p(x) is left when numbers stay with their unit's probability, between the empty text (0) and x (1).
 
@@ -206,14 +187,7 @@ def soft_sufficiency(one: Inquiry, *, n_draws: int, retained: float | None, floo
     return float(np.maximum(0.0, (scale - lost) / scale))
 
 
-@metric(
-    "soft_comprehensiveness",
-    unit="1",
-    higher_is_better=True,
-    bounds=(0.0, np.inf),
-    source=f"{ZHAO}, equation 4 (Soft-NC)",
-    reads="inquiry",
-)
+@_soft("soft_comprehensiveness", higher_is_better=True, source=f"{ZHAO}, equation 4 (Soft-NC)")
 def soft_comprehensiveness(
     one: Inquiry, *, n_draws: int, retained: float | None, floor: float
 ) -> float:

@@ -5,6 +5,7 @@ something else than people do.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,9 @@ from saliency_bench.evaluation.metrics import NotApplicable, metric
 
 BASTINGS = "Bastings et al. 2022, section 4.3"
 ERASER = "DeYoung et al. 2020 (ERASER), section 4"
+
+#: What metrics with one unit and one range have in common.
+_agreement = partial(metric, unit="1", bounds=(0.0, 1.0), reads="truth")
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,7 @@ def mean_rank(one: Truth) -> float:
     return float(np.flatnonzero(one.hits)[-1] + 1)
 
 
-@metric(
-    "auprc",
-    unit="1",
-    higher_is_better=True,
-    bounds=(0.0, 1.0),
-    source=f"{ERASER}, as average precision",
-    reads="truth",
-)
+@_agreement("auprc", higher_is_better=True, source=f"{ERASER}, as average precision")
 def auprc(one: Truth) -> float:
     """The precision at each threshold, weighted by the recall that it adds. Equal scores share a threshold."""
     order = np.argsort(-one.scores, kind="stable")
@@ -99,13 +96,10 @@ def auprc(one: Truth) -> float:
     return float(np.sum(gained * hits[last] / (np.flatnonzero(last) + 1)) / one.n_relevant)
 
 
-@metric(
+@_agreement(
     "token_f1",
-    unit="1",
     higher_is_better=True,
-    bounds=(0.0, 1.0),
     source=f"{ERASER}; the share there is the mean length of a dataset's rationales",
-    reads="truth",
 )
 def token_f1(one: Truth, *, share: float) -> float:
     """The harmonic mean of precision and recall of the highest ⌈share · U⌉ units."""
@@ -113,13 +107,10 @@ def token_f1(one: Truth, *, share: float) -> float:
     return float(2 * one.hits[:size].sum() / (size + one.n_relevant))
 
 
-@metric(
+@_agreement(
     "token_iou",
-    unit="1",
     higher_is_better=True,
-    bounds=(0.0, 1.0),
     source=f"{ERASER}, of single units; the share there is the mean length of a dataset's rationales",
-    reads="truth",
 )
 def token_iou(one: Truth, *, share: float) -> float:
     """How many units are both relevant and among the highest ⌈share · U⌉, over how many are either."""

@@ -1,7 +1,5 @@
 """What is ranked and removed as one: tokens, or words with all their pieces. Special tokens are in no unit."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -59,12 +57,4 @@ def summed(
     found = np.zeros_like(scores)
     ranked = unit_of != NONE
     np.add.at(found.T, unit_of[ranked], scores.T[ranked])
-    return found
-
-
-def keeping(
-    kept: Sequence[int] | Int[np.ndarray, " N"], unit_of: Int[np.ndarray, " T"]
-) -> Bool[np.ndarray, " T"]:
-    """The tokens that stay when only these units do: theirs, and all special ones."""
-    found: Bool[np.ndarray, " T"] = np.isin(unit_of, [NONE, *kept])
     return found

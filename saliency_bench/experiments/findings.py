@@ -1,8 +1,8 @@
-"""What `trust` and `sanity` found, shown: tables, figures and a page of text from their rows. Imports no torch."""
+"""What experiments found, as tables, figures and a page of text; of `trust` and `sanity` from their rows. Imports no torch."""
 
 import gzip
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from saliency_bench.report.formats import to_markdown
 from saliency_bench.report.stats import Resampling
 from saliency_bench.report.style import pdf, png, styled
 from saliency_bench.report.table import Table
-from saliency_bench.report.terminal import console_for, fitting, to_rich
+from saliency_bench.report.terminal import console_for, to_rich
 from saliency_bench.store.durable import replace_file, storing
 from saliency_bench.store.run import MANIFEST, read_json
 
@@ -33,28 +33,38 @@ Models = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a verb of this name found.
+    """What an experiment found, as it is shown.
 
-    `tables` are shown, `more_tables` only written; `figures` are drawn in the house style, by their names.
+    Attributes:
+        name: the experiment's, and that of its page unless `page` is another.
+        tables: printed, and on the page.
+        notes: what the numbers depend on, a line each.
+        written: tables that have files of their own.
+        figures: draws in the house style, by name; None where the rows have nothing for a figure.
+        page: the name of the page of text.
+        n_keys: the first columns of a table, which name its rows.
     """
 
     name: str
     tables: Sequence[Table]
-    more_tables: Sequence[Table]
-    figures: "Callable[[], Mapping[str, Figure]]"
     notes: Sequence[str]
+    written: Sequence[Table] = ()
+    figures: "Callable[[], Mapping[str, Figure | None]]" = dict
+    page: str = ""
+    n_keys: int = 1
 
 
 def of_trust(rows: pd.DataFrame, models: Models, resampling: Resampling) -> Findings:
     """Which metrics prefer a ranking that is known to be right."""
     from saliency_bench.experiments.trust_plots import figures
 
+    tables = trust.tables(rows, models, resampling)
     return Findings(
         name="trust",
-        tables=trust.tables(rows, models, resampling),
-        more_tables=[trust.long_table(rows, resampling)],
-        figures=lambda: figures(rows, resampling),
+        tables=tables,
         notes=trust.notes(rows, models),
+        written=[*tables, trust.long_table(rows, resampling)],
+        figures=lambda: figures(rows, resampling),
     )
 
 
@@ -62,13 +72,13 @@ def of_sanity(rows: pd.DataFrame, models: Models, resampling: Resampling) -> Fin
     """What maps depend on."""
     from saliency_bench.experiments.sanity.plots import figures
 
-    shown, written = sanity.split(sanity.tables(rows, resampling))
+    tables = sanity.tables(rows, resampling)
     return Findings(
         name="sanity",
-        tables=shown,
-        more_tables=[*written, sanity.long_table(rows, resampling)],
-        figures=lambda: figures(rows, resampling),
+        tables=[table for table in tables if table.name not in sanity.not_shown(tables)],
         notes=sanity.notes(rows),
+        written=[*tables, sanity.long_table(rows, resampling)],
+        figures=lambda: figures(rows, resampling),
     )
 
 
@@ -140,29 +150,57 @@ def _rows(path: Path, kind: _Kind) -> pd.DataFrame:
     return found
 
 
-def render(found: Findings, out: Path) -> None:
-    """Writes the page of text, the tables and the figures.
+def render(findings: Findings, out: Path) -> None:
+    """Writes the page of text, the tables and the figures; a figure that is not drawn any more is removed.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    replace_file(out / f"{found.name}.md", _page(found).encode())
-    write_tables([*found.tables, *found.more_tables], out)
+    parts = [f"# saliency-bench {findings.name}\n", *map(to_markdown, findings.tables)]
+    text = "\n".join([*parts, *(f"{note}\n" for note in findings.notes)])
+    replace_file(out / (findings.page or f"{findings.name}.md"), text.encode())
+    write_tables(findings.written, out)
     with styled():
-        for name, figure in found.figures().items():
-            replace_file(out / "figures" / f"{name}.png", png(figure))
-            replace_file(out / "figures" / f"{name}.pdf", pdf(figure))
+        for name, figure in findings.figures().items():
+            for suffix, write in (("png", png), ("pdf", pdf)):
+                path = out / "figures" / f"{name}.{suffix}"
+                if figure is not None:
+                    replace_file(path, write(figure))
+                else:
+                    with storing(path):
+                        path.unlink(missing_ok=True)
 
 
-def show(found: Findings, out: Path, console: Console | None = None) -> None:
-    """Prints the tables and what they depend on."""
+def show(findings: Findings, out: Path, console: Console | None = None) -> None:
+    """Prints the tables and what they depend on; columns that do not fit beside each other come below."""
     console = console or console_for()
-    for table in found.tables:
-        console.print(to_rich(fitting(table, console.width), console.is_terminal))
-    for line in (*found.notes, f"Written to {out}."):
+    for table in findings.tables:
+        for part in _parts(table, findings.n_keys, console):
+            console.print(to_rich(part, console.is_terminal))
+    for line in (*findings.notes, f"Written to {out}."):
         console.print(Text(line), soft_wrap=True)
 
 
-def _page(found: Findings) -> str:
-    parts = [f"# saliency-bench {found.name}\n", *map(to_markdown, found.tables)]
-    return "\n".join([*parts, *(f"{one}\n" for one in found.notes)])
+def _parts(table: Table, n_keys: int, console: Console) -> Iterator[Table]:
+    """The table cut into parts of the console's width: the first columns in each, and at least one more."""
+    places: list[int] = []
+    for place in range(n_keys, len(table.columns)):
+        if places and _width(_columns(table, n_keys, [*places, place]), console) > console.width:
+            yield _columns(table, n_keys, places)
+            places = []
+        places.append(place)
+    yield _columns(table, n_keys, places)
+
+
+def _width(table: Table, console: Console) -> int:
+    unlimited = console.options.update(max_width=10_000)
+    return console.measure(to_rich(table, console.is_terminal), options=unlimited).maximum
+
+
+def _columns(table: Table, n_keys: int, places: Sequence[int]) -> Table:
+    kept = [*range(n_keys), *places]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
+    )

@@ -5,24 +5,20 @@ that ranking and the same one with the shortcut demoted, by every removal operat
 texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import product
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from rich.console import Console
 
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core import overrides, ranges
-from saliency_bench.core.errors import InputError, SaliencyBenchError, one_of
+from saliency_bench.core.errors import InputError, SaliencyBenchError
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import OK
 from saliency_bench.core.seeding import seed_of, token_hash
@@ -38,88 +34,29 @@ from saliency_bench.evaluation.corruption import (
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.evaluation.units import TOKEN
-from saliency_bench.evaluation.view import SIGNED, Reading, usual
-from saliency_bench.experiments.findings import of_trust
-from saliency_bench.experiments.publish import publish, refuse_a_run
+from saliency_bench.evaluation.view import SIGNED, usual
+from saliency_bench.experiments.findings import ROWS, of_trust, pack
+from saliency_bench.experiments.scaffold import (
+    Config,
+    Experiment,
+    Options,
+    Outcome,
+    Progress,
+    computation,
+    quiet,
+)
 from saliency_bench.experiments.trust_report import frame
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import REMOVALS, References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.report.stats import Resampling
 from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.budget import check_budget
 from saliency_bench.study.budget import resolve as resolve_budget
-from saliency_bench.study.evaluate import judge_block
+from saliency_bench.study.evaluate import Entries, judge_block
 
-OUT = Path("results") / "metric_trust"
-CONFIG = "trust"
 SPLIT = "test"
 
-Progress = Callable[[str, int, int], None]
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line gives; `config` is conf/trust.yaml with the overrides."""
-
-    out: Path
-    config: Mapping[str, Any]
-
-    @property
-    def resampling(self) -> Resampling:
-        """How intervals are made."""
-        one = self.config["statistics"]
-        return Resampling(one["confidence"], one["n_resamples"], self.config["seed"])
-
-    @property
-    def entries(self) -> dict[str, dict[str, Any]]:
-        """The metrics, as conf/metric/ has them."""
-        return {name: conf_files.metric_defaults(name) for name in self.config["metrics"]}
-
-    @property
-    def workers(self) -> int:
-        """Processes that judge; no more than there are models."""
-        n_models = len(self.config["kinds"]) * len(self.config["training_seeds"])
-        return min(int(self.config["workers"]), n_models)
-
-    @property
-    def threads(self) -> int:
-        """Of each of them."""
-        given: int | None = self.config["runtime"]["threads"]
-        return given or max(1, torch.get_num_threads() // self.workers)
-
-    @property
-    def readings(self) -> list[Reading]:
-        """How texts are looked at."""
-        return usual(self.config["removals"], TOKEN, self.config["output"], SIGNED)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The rows (`rows.TRUST`), and what is known of each model by name."""
-
-    rows: pd.DataFrame
-    models: Mapping[str, Mapping[str, Any]]
-    started: datetime
-
-
-def options(words: Sequence[str]) -> Options:
-    """The words of a command line, each `key=value`, a key within another as `statistics.confidence`, values in YAML.
-
-    Raises:
-        InputError: a word is none of these, or its value is not usable.
-    """
-    given = dict(overrides.pair(CONFIG, word) for word in words)
-    out = Path(given.pop("out", OUT))
-    config = conf_files.read("", CONFIG)
-    config["runtime"] = conf_files.runtime_defaults() | config["runtime"]
-    for key, value in given.items():
-        overrides.put(config, key, value, CONFIG)
-    _check(config)
-    refuse_a_run(out)
-    return Options(out, config)
 
 
 @dataclass(frozen=True)
@@ -131,40 +68,51 @@ class Judged:
     facts: Mapping[str, Any]
 
 
-def measure(chosen: Options, progress: Progress = lambda *_: None) -> Outcome:
-    """Judges the known and the spoilt rankings on every configured model.
+def measure(options: Options, progress: Progress = quiet) -> Outcome:
+    """Evaluates the known and the corrupted rankings on every configured model.
 
     Raises:
         InputError: a model is not shipped, or does not load.
         SaliencyBenchError: a worker could not start, or was killed.
     """
-    started, config = datetime.now(UTC), chosen.config
+    config = options.config
     cells = [*product(config["kinds"], config["training_seeds"])]
-    workers = chosen.workers
+    workers = min(int(config["workers"]), len(cells))
+    threads = config["runtime"]["threads"] or max(1, torch.get_num_threads() // workers)
     found = (
-        [_judge_model(chosen, kind, seed, progress) for kind, seed in cells]
+        [_judge_model(config, threads, *cell, progress) for cell in cells]
         if workers == 1
-        else _in_processes(chosen, cells, workers, progress)
+        else _in_processes(config, threads, cells, workers, progress)
     )
-    rows = [row for one in found for row in one.rows]
+    rows = [row for of_model in found for row in of_model.rows]
     if not rows:
         raise InputError(
             f"n_examples={config['n_examples']}: the models follow the shortcut in none of these texts. Give more."
         )
-    return Outcome(frame(rows), {one.name: one.facts for one in found}, started)
+    table, models = frame(rows), {of_model.name: dict(of_model.facts) for of_model in found}
+    return Outcome(
+        of_trust(table, models, options.resampling),
+        {ROWS: pack(table)},
+        {"models": models, "n_rows": len(rows)},
+        computation(config["runtime"], threads=threads),
+    )
 
 
 def _in_processes(
-    chosen: Options, cells: Sequence[tuple[str, int]], workers: int, progress: Progress
+    config: Config,
+    threads: int,
+    cells: Sequence[tuple[str, int]],
+    workers: int,
+    progress: Progress,
 ) -> list[Judged]:
     """Each model in a process, so many at a time; in the order of `cells`. What ends it early ends all of them."""
     others = set(active_children())
     # A process that has used a GPU cannot be forked.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        asked = [pool.submit(_judge_model, chosen, *cell) for cell in cells]
+        waiting = [pool.submit(_judge_model, config, threads, *cell) for cell in cells]
         try:
-            for done, one in enumerate(as_completed(asked), 1):
-                progress(one.result().name, done, len(cells))
+            for done, finished in enumerate(as_completed(waiting), 1):
+                progress(finished.result().name, done, len(cells))
         except BaseException as error:
             for child in set(active_children()) - others:
                 child.terminate()
@@ -173,15 +121,15 @@ def _in_processes(
                     f"workers={workers}: a worker could not start or was killed, perhaps because memory ran out. Give fewer."
                 ) from error
             raise
-    return [one.result() for one in asked]
+    return [finished.result() for finished in waiting]
 
 
 def _judge_model(
-    chosen: Options, kind: str, training_seed: int, progress: Progress = lambda *_: None
+    config: Config, threads: int, kind: str, training_seed: int, progress: Progress = quiet
 ) -> Judged:
-    runtime = chosen.config["runtime"]
+    runtime = config["runtime"]
     progress("loading the model", 0, 0)
-    torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(threads)
     model = loading.load_shortcuts(
         kind=kind,
         training_seed=training_seed,
@@ -189,14 +137,15 @@ def _judge_model(
         device=runtime["device"],
         attention=runtime["attention"],
     )
-    of_model = {"kind": kind, "training_seed": training_seed}
-    found = judged(model, _texts(model, kind, chosen.config), chosen, progress)
-    rows = [of_model | row for row in found]
+    cell = {"kind": kind, "training_seed": training_seed}
+    entries = {name: conf_files.metric_defaults(name) for name in config["metrics"]}
+    found = judged(model, _texts(model, kind, config), entries, config, progress)
+    rows = [cell | row for row in found]
     n_judged = len({row["example_id"] for row in rows})
     return Judged(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
 
 
-def _texts(model: Model, kind: str, config: Mapping[str, Any]) -> list[Encoded]:
+def _texts(model: Model, kind: str, config: Config) -> list[Encoded]:
     examples = shortcuts.load(
         kind=kind,
         split=SPLIT,
@@ -211,30 +160,30 @@ def _texts(model: Model, kind: str, config: Mapping[str, Any]) -> list[Encoded]:
 def judged(
     model: Model,
     encoded: Sequence[Encoded],
-    chosen: Options,
-    progress: Progress = lambda *_: None,
+    entries: Entries,
+    config: Config,
+    progress: Progress = quiet,
 ) -> Iterator[Row]:
     """What every metric prefers on every text on which the model says what the shortcut does."""
-    budget = resolve_budget(chosen.config["runtime"]["token_budget"], model, [*map(len, encoded)])
-    entries, readings, tie = chosen.entries, chosen.readings, chosen.config["tie"]
-    done, refs = 0, References(model)
+    budget = resolve_budget(config["runtime"]["token_budget"], model, [*map(len, encoded)])
+    views = usual(config["removals"], TOKEN, config["output"], SIGNED)
+    done, references = 0, References(model)
     with model.frozen():
-        for _, block in opened_blocks(refs, encoded, "predicted", budget):
+        for _, block in opened_blocks(references, encoded, "predicted", budget):
             items = block.batch.encoded
             progress(model.name, done, len(encoded))
             done += len(items)
-            said = zip(items, block.targets.tolist(), strict=True)
             maps = [
                 rival
-                for item, target in said
+                for item, target in zip(items, block.targets.tolist(), strict=True)
                 if target == item.gold
-                for rival in rivals(item, target, chosen.config)
+                for rival in rivals(item, target, config)
             ]
-            yield from preferences(judge_block(block, maps, entries, readings).rows, tie)
+            yield from preferences(judge_block(block, maps, entries, views).rows, config["tie"])
         progress(model.name, len(encoded), len(encoded))
 
 
-def rivals(item: Encoded, target: int, config: Mapping[str, Any]) -> list[AttributionMap]:
+def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
     """Maps of one text: the known ranking, then each spoilt one."""
     assert item.relevant is not None
     ranked = np.flatnonzero(~np.array(item.special))
@@ -278,40 +227,27 @@ def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
             yield found | {"preferred": better, "reason": None}
 
 
-def conclude(
-    chosen: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
-) -> None:
-    """Writes rows, tables, figures and the manifest, and prints what was found."""
-    rows, models = outcome.rows, outcome.models
-    found = of_trust(rows, models, chosen.resampling)
-    publish(
-        *(found, rows, models, chosen.out, chosen.config, command, outcome.started, console),
-        threads=chosen.threads,
-    )
-
-
-def _check(config: Mapping[str, Any]) -> None:
-    """Refuses names that nothing has and numbers that make no sense."""
-    known: dict[str, Sequence[str]] = {
-        "kinds": shortcuts.KINDS,
-        "corruptions": list(CORRUPTIONS),
-        "metrics": conf_files.names("metric"),
-        "removals": REMOVALS.names(),
-    }
-    for key, names in known.items():
-        for one in config[key]:
-            one_of(key, one, names)
-    one_of("output", config["output"], OUTPUTS)
-    one_of("runtime.dtype", config["runtime"]["dtype"], loading.DTYPES)
-    check_budget(config["runtime"]["token_budget"], "runtime.token_budget")
-    for key in (*known, "training_seeds"):
-        if repeated := [one for one in config[key] if config[key].count(one) > 1]:
-            raise InputError(f"{key} lists {repeated[0]!r} twice. Remove one.")
-    ranges.check(config)
-    metrics = {name: conf_files.metric_defaults(name)["metric"] for name in config["metrics"]}
-    for name, metric in metrics.items():
+def _check(config: Config) -> None:
+    """Refuses metrics that prefer no ranking."""
+    for name in config["metrics"]:
+        metric = conf_files.metric_defaults(name)["metric"]
         info = INFO[metric] if metric in METRICS else None
         if info is None or info.reads not in ("curve", "inquiry") or info.higher_is_better is None:
             raise InputError(
                 f"metrics: {name} removes nothing or has no direction, so that it prefers no ranking. Leave it out."
             )
+
+
+EXPERIMENT = Experiment(
+    name="trust",
+    out=Path("results") / "metric_trust",
+    measure=measure,
+    choices={
+        "kinds": lambda: shortcuts.KINDS,
+        "corruptions": lambda: CORRUPTIONS,
+        "metrics": lambda: conf_files.names("metric"),
+        "removals": REMOVALS.names,
+        "output": lambda: OUTPUTS,
+    },
+    check=_check,
+)

@@ -8,9 +8,10 @@ import pandas as pd
 
 from saliency_bench.core.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.core.rows import TRUST
+from saliency_bench.experiments.means import estimates, matrix, over_texts, records
 from saliency_bench.report.gates import KINDS, _ordered, gates
-from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.report.stats import Resampling
+from saliency_bench.report.table import Column, Table
 
 CORRUPTIONS = {
     "last": "Shortcut last",
@@ -34,14 +35,9 @@ def shares(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.
     Returns:
         One line per group: the columns, n (texts), n_missing (comparisons without a value), share, low, high, ties.
     """
-    of_text = rows.groupby([*by, "example_id"], sort=False)["preferred"].mean()
-    table = of_text.unstack("example_id").astype(float)
-    found = pd.DataFrame(index=table.index)
+    found = over_texts(rows, "preferred", by, resampling).rename(columns={"mean": "share"})
     groups = rows.groupby(list(by), sort=False)["preferred"]
-    found["n"] = table.notna().sum(axis=1)
-    found["n_missing"] = groups.size() - groups.count()
-    found["share"] = table.mean(axis=1)
-    found["low"], found["high"] = intervals(table.to_numpy().T, resampling)
+    found.insert(1, "n_missing", groups.size() - groups.count())
     tied = rows["preferred"].eq(0.5).where(rows["preferred"].notna())
     found["ties"] = tied.astype(float).groupby([rows[key] for key in by], sort=False).mean()
     return found.reset_index()
@@ -71,29 +67,16 @@ def _matrix(
     rows: pd.DataFrame, name: str, words: str, across: str, resampling: Resampling
 ) -> Table:
     """Metrics against the values of a column."""
-    found = shares(rows, ["metric", across], resampling).set_index(["metric", across])
-    values = list(dict.fromkeys(rows[across]))
-    cells = tuple(
-        (metric_label(metric), *(_estimate(found, (metric, value)) for value in values))
-        for metric in ordered_metrics(rows["metric"])
+    found = shares(rows, ["metric", across], resampling).rename(columns={"share": "mean"})
+    return matrix(
+        found.set_index(["metric", across]),
+        name,
+        f"How often a metric prefers the known ranking: {words}",
+        _caption(rows, resampling),
+        Column("metric", "Metric"),
+        {metric: metric_label(metric) for metric in ordered_metrics(rows["metric"])},
+        {value: CORRUPTIONS.get(value, value) for value in rows[across].unique()},
     )
-    return Table(
-        name=name,
-        title=f"How often a metric prefers the known ranking: {words}",
-        caption=_caption(rows, resampling),
-        columns=(
-            Column("metric", "Metric"),
-            *(Column(value, CORRUPTIONS.get(value, value)) for value in values),
-        ),
-        rows=cells,
-        marks_best=False,
-    )
-
-
-def _estimate(found: pd.DataFrame, key: tuple[str, str]) -> Cell:
-    if key not in found.index or not found.loc[key, "n"]:
-        return None
-    return Estimate(*(float(found.loc[key, name]) for name in ("share", "low", "high")))
 
 
 def _caption(rows: pd.DataFrame, resampling: Resampling) -> str:
@@ -108,26 +91,10 @@ def _caption(rows: pd.DataFrame, resampling: Resampling) -> str:
 def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     """A row for every kind, corruption, metric and removal, for other programs."""
     by = ["kind", "corruption", "metric", "removal"]
-    found = shares(rows, by, resampling)
-    cells: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            *(str(getattr(row, key)) for key in by),
-            int(row.n),
-            int(row.n_missing),
-            Estimate(float(row.share), float(row.low), float(row.high)),
-            float(row.ties),
-        )
-        for row in found.itertuples(index=False)
-    )
-    columns = (*by, "n", "n_missing", "share", "ties")
-    return Table(
-        name="shares",
-        title="Every share",
-        caption=_caption(rows, resampling),
-        columns=tuple(Column(key, key) for key in columns),
-        rows=cells,
-        marks_best=False,
-    )
+    found = shares(rows, by, resampling).rename(columns={"share": "mean"})
+    columns = [*by, "n", "n_missing", "mean", "ties"]
+    heads = {key: "share" if key == "mean" else key for key in columns}
+    return records("shares", "Every share", estimates(found, heads), _caption(rows, resampling))
 
 
 def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[str]:

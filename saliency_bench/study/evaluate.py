@@ -1,9 +1,8 @@
-"""Maps judged: every metric of every map of a block, with the curves they were read from."""
+"""Maps evaluated: every metric of every map of a block, with the curves they were read from."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,15 +11,8 @@ from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.core.seeding import token_hash
 from saliency_bench.core.text import Encoded
-from saliency_bench.evaluation.agreement import (
-    RBO,
-    TOP_K_JACCARD,
-    kendall_tau,
-    rank_biased_overlap,
-    top_k_jaccard,
-)
 from saliency_bench.evaluation.curves import OUTPUTS, Curve, Explained, evaluate_curves
-from saliency_bench.evaluation.grid import FULL, count
+from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.query import Inquiry
 from saliency_bench.evaluation.ranking import rank
@@ -28,7 +20,6 @@ from saliency_bench.evaluation.removal import own_operator
 from saliency_bench.evaluation.truth import Truth
 from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.evaluation.view import SIGNED, Reading, hyperparameters, readings
-from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import refusal
 from saliency_bench.study.block import OpenBlock, opened_blocks
@@ -59,19 +50,16 @@ def judge_block(
 
     `usual` is how texts are looked at where a metric says nothing else; a metric of removals has a row for each.
     """
-    asked = [_Asked.of(name, entry, usual) for name, entry in metrics.items()]
-    views = list(dict.fromkeys(view for one in asked if one.reads == "curve" for view in one.views))
-    curves = {view: _curves(block, maps, asked, view) for view in views}
-    bench = _Inquiries(block)
+    entries = [_Entry.of(name, entry, usual) for name, entry in metrics.items()]
+    evidence = _Evidence(block, maps, entries)
     judged = Judged()
-    for number, one in enumerate(maps):
-        for metric in asked:
-            for view in metric.views or (None,):
-                read = _read(metric, view, one, number, curves, bench, block.model)
-                judged.rows.append(_row(one, metric, view, read, block.model))
+    for place, one in enumerate(maps):
+        for entry in entries:
+            for view in entry.views or (None,):
+                judged.rows.append(_row(evidence, place, entry, view))
         for view in usual:
-            if view in curves:
-                judged.curves += _curve_rows(one, curves[view][number], view.removal)
+            if view in evidence.curves:
+                judged.curves += _curve_rows(one, evidence.curves[view][place], view.removal)
     return judged
 
 
@@ -79,13 +67,13 @@ def planned(
     metrics: Entries, usual: Sequence[Reading]
 ) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
     """The (metric, removal) of the rows that `judge_block` makes of every map, and those read from curves it returns."""
-    asked = [_Asked.of(name, entry, usual) for name, entry in metrics.items()]
-    rows = [(one.name, _removal(view)) for one in asked for view in one.views or (None,)]
+    entries = [_Entry.of(name, entry, usual) for name, entry in metrics.items()]
+    rows = [(entry.name, _removal(view)) for entry in entries for view in entry.views or (None,)]
     curves = [
-        (one.name, view.removal)
-        for one in asked
-        if one.reads == "curve"
-        for view in one.views
+        (entry.name, view.removal)
+        for entry in entries
+        if entry.reads == "curve"
+        for view in entry.views
         if view in usual
     ]
     return rows, curves
@@ -116,7 +104,7 @@ def judge_maps(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Entry:
     """A metric entry: its function's name and hyperparameters, and the ways it looks at a text; none for a map's own."""
 
     name: str
@@ -125,7 +113,7 @@ class _Asked:
     views: tuple[Reading, ...]
 
     @classmethod
-    def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[Reading]) -> "_Asked":
+    def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[Reading]) -> "_Entry":
         metric = entry["metric"]
         declared = METRICS.hyperparameters(metric)
         reads = INFO[metric].reads
@@ -151,137 +139,107 @@ class _Asked:
         return METRICS[self.metric](read, **self.hyper)
 
 
-def _read(
-    metric: _Asked,
-    view: Reading | None,
-    one: AttributionMap,
-    number: int,
-    curves: Mapping[Reading, Sequence[Sequence[Curve]]],
-    bench: "_Inquiries",
-    model: Model,
-) -> Sequence[Any]:
-    """What the metric reads of a map: one thing, or one per draw of a random ranking."""
-    if not one.finite:
-        return []
-    if view is None:
-        return [one]
-    if metric.reads == "truth":
-        return _truths(one, view)
-    if _unaskable(model, view, one) is not None:
-        return []
-    return curves[view][number] if metric.reads == "curve" else bench.of(one, view)
+class _Ranked(NamedTuple):
+    """A map's units under a view, or those of one draw of a random ranking.
 
-
-def _curves(
-    block: OpenBlock, maps: Sequence[AttributionMap], asked: Sequence[_Asked], view: Reading
-) -> list[list[Curve]]:
-    """The curves of each map: one, or one per draw of a random ranking."""
-    grids = [
-        grid for one in asked if one.reads == "curve" and view in one.views for grid in one.grids
-    ]
-    unit_of = [units(item, view.granularity) for item in block.batch.encoded]
-    place = {item: row for row, item in enumerate(block.batch.encoded)}
-    found: dict[tuple[tuple[int, int], int], Curve] = {}
-    asks = [(_explained(block.model, one), own_operator(view.removal, one.setting)) for one in maps]
-    logits = block.logits.double().cpu().numpy()
-    for explained, operator in dict.fromkeys(asks):
-        rankings = {
-            ((number, draw), place[one.encoded]): ranking
-            for number, one in enumerate(maps)
-            if asks[number] == (explained, operator)
-            for draw, ranking in enumerate(_rankings(one, view))
-        }
-        if not rankings or operator is None or refusal(block.model, operator):
-            continue
-        found |= evaluate_curves(
-            block.probe(operator),
-            rankings,
-            unit_of,
-            [explained] * len(unit_of),
-            explained.decided(logits).tolist(),
-            grids,
-            view.output,
-        )
-    curves: list[list[Curve]] = [[] for _ in maps]
-    for ((number, draw), _), curve in sorted(found.items(), key=lambda item: item[0]):
-        ordered = len(np.unique(_ranked(maps[number], view)[draw])) > 1
-        curves[number].append(replace(curve, ordered=ordered))
-    return curves
-
-
-def _explained(model: Model, one: AttributionMap) -> Explained:
-    """What a map explains, as metrics read it."""
-    return Explained(one.target, one.against, model.multi_label)
-
-
-def _rankings(one: AttributionMap, view: Reading) -> list[Int[np.ndarray, " U"]]:
-    """The names of units, most relevant first; a text's ties are broken alike in all settings.
-
-    None where a score is not finite.
+    `names` are the positions of the units' first tokens, `scores` the sums over each unit, `sizes` what the units are
+    ranked by, and `ranking` lists their places, most relevant first.
     """
-    if not one.finite:
-        return []
+
+    names: Int[np.ndarray, " U"]
+    scores: Float[np.ndarray, " U"]
+    sizes: Float[np.ndarray, " U"]
+    ranking: Int[np.ndarray, " U"]
+
+
+def _ranked(one: AttributionMap, view: Reading) -> list[_Ranked]:
+    """One, or one per draw of a random ranking. A text's ties are broken alike in all settings."""
     unit_of = units(one.encoded, view.granularity)
-    seed = token_hash(one.token_ids)
-    signed = view.ranking == SIGNED
-    return [
-        rank(summed(scores, unit_of), heads(unit_of), signed=signed, tie_seed=seed)
-        for scores in _draws(one)
-    ]
-
-
-def _ranked(one: AttributionMap, view: Reading) -> list[Float[np.ndarray, " U"]]:
-    """What the units of each draw are ranked by: their scores, or the magnitudes of these."""
-    unit_of = units(one.encoded, view.granularity)
-    own = [summed(scores, unit_of)[heads(unit_of)] for scores in _draws(one)]
-    return own if view.ranking == SIGNED else [np.abs(one) for one in own]
-
-
-def _truths(one: AttributionMap, view: Reading) -> list[Truth]:
-    """What is known of the text beside its scores; one for each draw of a random ranking."""
-    unit_of = units(one.encoded, view.granularity)
-    names = np.flatnonzero(heads(unit_of))
-    relevant = one.encoded.relevant
-    # A word matters if any of its pieces does.
-    known = None if relevant is None else np.isin(names, unit_of[np.array(relevant, dtype=bool)])
+    first = heads(unit_of)
+    names, seed, signed = np.flatnonzero(first), token_hash(one.token_ids), view.ranking == SIGNED
     found = []
-    for scores, ranking in zip(_draws(one), _rankings(one, view), strict=True):
-        own = summed(scores, unit_of)[names]
-        found.append(
-            Truth(
-                own if view.ranking == SIGNED else np.abs(own),
-                np.searchsorted(names, ranking),
-                known,
-            )
-        )
+    for draw in one.scores[None] if one.draws is None else one.draws:
+        sums = summed(draw, unit_of)
+        ranking = np.searchsorted(names, rank(sums, first, signed=signed, tie_seed=seed))
+        scores = sums[names]
+        found.append(_Ranked(names, scores, scores if signed else np.abs(scores), ranking))
     return found
 
 
-def _draws(one: AttributionMap) -> Float[np.ndarray, "N T"]:
-    return one.scores[None] if one.draws is None else one.draws
+class _Evidence:
+    """What metrics read of the maps of a block; each question is asked of the model once for all of them."""
 
-
-class _Inquiries:
-    """What metrics ask about the maps of a block: the same probes and draws for all maps of a text."""
-
-    def __init__(self, block: OpenBlock) -> None:
-        self.block = block
+    def __init__(
+        self, block: OpenBlock, maps: Sequence[AttributionMap], entries: Sequence[_Entry]
+    ) -> None:
+        self.block, self.maps = block, maps
         self.place = {item: row for row, item in enumerate(block.batch.encoded)}
         self.shared: dict[Hashable, dict[Hashable, Any]] = {}
+        grids: dict[Reading, list[Any]] = {}
+        for entry in entries:
+            if entry.reads == "curve":
+                for view in entry.views:
+                    grids.setdefault(view, []).extend(entry.grids)
+        self.curves = {view: self._curves(view, of_view) for view, of_view in grids.items()}
 
-    def of(self, one: AttributionMap, view: Reading) -> list[Inquiry]:
-        """One inquiry, or one per draw of a random ranking."""
+    def refusal(self, place: int, view: Reading | None) -> str | None:
+        """Why nothing can be removed from a map's text in this way; None where it can."""
+        if view is None or view.removal == NOTHING:
+            return None
+        operator = own_operator(view.removal, self.maps[place].setting)
+        return NO_BASELINE if operator is None else refusal(self.block.model, operator)
+
+    def of(self, place: int, entry: _Entry, view: Reading | None) -> Sequence[Any]:
+        """What a metric reads of a map: one thing, or one per draw of a random ranking."""
+        one = self.maps[place]
+        if view is None:
+            return [one]
+        if entry.reads == "curve":
+            return self.curves[view][place]
+        return _truths(one, view) if entry.reads == "truth" else self._inquiries(one, view)
+
+    def _explained(self, one: AttributionMap) -> Explained:
+        return Explained(one.target, one.against, self.block.model.multi_label)
+
+    def _curves(self, view: Reading, grids: Sequence[Any]) -> list[list[Curve]]:
+        """The curves of each map: one, or one per draw of a random ranking; none where there is no answer."""
+        unit_of = [units(item, view.granularity) for item in self.block.batch.encoded]
+        logits = self.block.logits.double().cpu().numpy()
+        curves: list[list[Curve]] = [[] for _ in self.maps]
+        together: dict[tuple[Explained, str | None], list[int]] = {}
+        for place, one in enumerate(self.maps):
+            if one.finite and self.refusal(place, view) is None:
+                operator = own_operator(view.removal, one.setting)
+                together.setdefault((self._explained(one), operator), []).append(place)
+        for (explained, operator), places in together.items():
+            ranked = {
+                ((place, draw), self.place[self.maps[place].encoded]): units_of_draw
+                for place in places
+                for draw, units_of_draw in enumerate(_ranked(self.maps[place], view))
+            }
+            found = evaluate_curves(
+                self.block.probe(str(operator)),
+                {key: one.names[one.ranking] for key, one in ranked.items()},
+                unit_of,
+                [explained] * len(unit_of),
+                explained.decided(logits).tolist(),
+                grids,
+                view.output,
+            )
+            for key, curve in found.items():
+                ordered = len(np.unique(ranked[key].sizes)) > 1
+                curves[key[0][0]].append(replace(curve, ordered=ordered))
+        return curves
+
+    def _inquiries(self, one: AttributionMap, view: Reading) -> list[Inquiry]:
+        """One inquiry, or one per draw of a random ranking: the same probes and draws for all maps of a text."""
         row, unit_of = self.place[one.encoded], units(one.encoded, view.granularity)
         names = np.flatnonzero(heads(unit_of))
         # The unit of each token by its place among the units; special tokens have the place after the last.
         index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
-        name = token_hash(one.token_ids)
+        name, explained = token_hash(one.token_ids), self._explained(one)
         operator = own_operator(view.removal, one.setting)
-        explained = _explained(self.block.model, one)
-        if operator is None:
-            raise ValueError(
-                f"{one.setting['method']} has no {view.removal} that could replace a token"
-            )
+        assert operator is not None  # `refusal` says so of others
 
         def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
             stays = np.column_stack([kept, np.ones(len(kept), dtype=bool)])[:, index]
@@ -293,52 +251,43 @@ class _Inquiries:
             return explained.read(logits, view.output)
 
         shared = self.shared.setdefault((row, explained, operator, view), {})
-        rankings = _rankings(one, view)
         return [
-            Inquiry(
-                summed(scores, unit_of)[names],
-                np.searchsorted(names, ranking),
-                ask,
-                blur,
-                name,
-                shared,
-            )
-            for scores, ranking in zip(_draws(one), rankings, strict=True)
+            Inquiry(draw.scores, draw.ranking, ask, blur, name, shared)
+            for draw in _ranked(one, view)
         ]
 
 
-def _unaskable(model: Model, view: Reading, one: AttributionMap) -> str | None:
-    """Why nothing can be removed from this map's text in this way; None where it can."""
-    if view.removal == NOTHING:
-        return None
-    operator = own_operator(view.removal, one.setting)
-    return NO_BASELINE if operator is None else refusal(model, operator)
+def _truths(one: AttributionMap, view: Reading) -> list[Truth]:
+    """What is known of the text beside its scores; one for each draw of a random ranking."""
+    unit_of, relevant = units(one.encoded, view.granularity), one.encoded.relevant
+    ranked = _ranked(one, view)
+    # A word matters if any of its pieces does.
+    known = (
+        None
+        if relevant is None
+        else np.isin(ranked[0].names, unit_of[np.array(relevant, dtype=bool)])
+    )
+    return [Truth(draw.sizes, draw.ranking, known) for draw in ranked]
 
 
-def _row(
-    one: AttributionMap,
-    metric: _Asked,
-    view: Reading | None,
-    read: Sequence[Any],
-    model: Model,
-) -> Row:
-    info = INFO[metric.metric]
+def _row(evidence: _Evidence, place: int, entry: _Entry, view: Reading | None) -> Row:
+    one, info = evidence.maps[place], INFO[entry.metric]
     row = {
         "setting_id": one.setting["setting_id"],
         "example_id": one.example_id,
-        "metric": metric.name,
+        "metric": entry.name,
         "removal": _removal(view),
         "unit": info.unit if view is None else _unit(info.unit, view),
         "higher_is_better": info.higher_is_better,
     }
     if not one.finite:
         return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
-    if view is not None and (reason := _unaskable(model, view, one)):
+    if reason := evidence.refusal(place, view):
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": reason}
     try:
-        values = [metric(item) for item in read]
-    except NotApplicable as reason:
-        return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(reason)}
+        values = [entry(item) for item in evidence.of(place, entry, view)]
+    except NotApplicable as error:
+        return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(error)}
     value = float(np.mean(values))
     if not np.isfinite(value):
         return row | {"value": None, "status": FAILED, "reason": f"the value is {value}"}
@@ -378,67 +327,3 @@ def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> l
         }
         for index, k in enumerate(curves[0].k)
     ]
-
-
-def agreement_rows(
-    maps: Sequence[AttributionMap], metrics: Sequence[str], granularity: str, k: float, p: float
-) -> list[Row]:
-    """How far every two settings agree on every example, by each of the metrics (`agreement.NAMES`).
-
-    Units are ranked by their scores; `k` is the share of them at the top, `p` the persistence of RBO. `chance` is what
-    two random rankings have on average.
-    """
-    by_example: dict[str, list[_Ranked]] = {}
-    for one in maps:
-        by_example.setdefault(one.example_id, []).append(_Ranked(one, granularity))
-    return [
-        _pair(a, b, metric, k, p)
-        for own in by_example.values()
-        for a, b in combinations(own, 2)
-        for metric in metrics
-    ]
-
-
-class _Ranked:
-    """A map's units, their scores and their order.
-
-    Equal scores are ordered by text and setting: broken alike in two maps, ties would agree of themselves.
-    """
-
-    def __init__(self, one: AttributionMap, granularity: str) -> None:
-        self.map = one
-        unit_of = units(one.encoded, granularity)
-        self.heads = heads(unit_of)
-        self.scores = summed(one.scores, unit_of)
-        self.order = np.arange(0)
-        if one.finite:
-            seed = f"{token_hash(one.token_ids)} {one.setting['setting_id']}"
-            ranking = rank(self.scores, self.heads, signed=True, tie_seed=seed)
-            self.order = np.searchsorted(np.flatnonzero(self.heads), ranking)
-
-
-def _pair(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> Row:
-    row = {
-        "setting_a": a.map.setting["setting_id"],
-        "setting_b": b.map.setting["setting_id"],
-        "example_id": a.map.example_id,
-        "metric": metric,
-    }
-    nothing = {"value": None, "chance": None}
-    if not (a.map.finite and b.map.finite):
-        return row | nothing | {"status": FAILED, "reason": NOT_FINITE}
-    try:
-        value, chance = _agreement(a, b, metric, k, p)
-    except NotApplicable as reason:
-        return row | nothing | {"status": NOT_APPLICABLE, "reason": str(reason)}
-    return row | {"value": value, "chance": chance, "status": OK, "reason": None}
-
-
-def _agreement(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> tuple[float, float]:
-    """The value, and that by chance; where there is no order to compare, there is none in any metric."""
-    tau = kendall_tau(a.scores, b.scores, a.heads)
-    if metric == TOP_K_JACCARD:
-        return top_k_jaccard(a.order, b.order, count(k, len(a.order)))
-    if metric == RBO:
-        return rank_biased_overlap(a.order, b.order, p)
-    return tau, 0.0

@@ -4,26 +4,29 @@ The study's own code runs on a few blocks of its texts, of different lengths; be
 interpolated. Gradients of settings with a fixed number of points are exact, since every text takes as many.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from saliency_bench.models.ledger import Work
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from saliency_bench.attribution import captum
 from saliency_bench.attribution.explain import Family
 from saliency_bench.core.text import Encoded
-from saliency_bench.models.ledger import Work
+from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, TIMING, Work
 from saliency_bench.models.references import References
-from saliency_bench.study.block import packing_for, plan_blocks
+from saliency_bench.study import tables
+from saliency_bench.study.block import open_block, packing_for, plan_blocks
 from saliency_bench.study.memory import peak_memory
+from saliency_bench.study.prepare import Study, choosing, load_examples, questions_of
+from saliency_bench.study.tables import block_tables, captum_tolerances, pieces_of
+from saliency_bench.study.timings import explainer
 
 #: Blocks that are run, and texts of each of them, at the most.
 N_BLOCKS, MOST_TEXTS = 4, 4
+
+Paid = Mapping[str, Work]
 
 
 @dataclass(frozen=True)
@@ -72,65 +75,111 @@ class Forecast:
         }
 
 
-def forecast(
-    references: References,
-    shares: Sequence[Share],
-    run: Callable[[Sequence[Encoded]], object],
-    families: Sequence[Family],
-    token_budget: int,
+def foresee(
+    study: Study,
+    finished: Collection[str] = (),
     *,
+    choose: bool = True,
     n_blocks: int = N_BLOCKS,
 ) -> Forecast:
-    """The cost of a study. Its model must be frozen.
+    """What the study will cost, of which these parts are finished.
 
     Args:
-        references: of the study, so that what is learnt once is learnt here.
-        shares: which stages there are, and for which texts.
-        run: all that the study does with some texts; passes are noted under its stages.
-        families: of the points that its settings share.
-        token_budget: tokens per pass.
+        study: what is to be run.
+        finished: names of the parts that are there already.
+        choose: with the study that chooses settings before it.
         n_blocks: how many blocks are run, each twice: the first time pays for what is done once for a length.
     """
-    texts = shares[0].texts
-    packing = packing_for(references.model, token_budget)
-    plan = plan_blocks(texts, packing)
+    model, references = study.model, References(study.model)
+    needed = shares(study, finished, choose)
+    run = partial(_run, study, references, {share.stage for share in needed})
+    texts = needed[0].texts
+    plan = plan_blocks(texts, packing_for(model, study.config.runtime.token_budget))
     by_length = {len(texts[block.indices[0]]): block.indices[:MOST_TEXTS] for block in plan}
     blocks = [[texts[index] for index in indices] for indices in by_length.values()]
-    weights = references.model.parameter_bytes
     sampled = _middling(blocks, n_blocks)
-    _paid(references, run, sampled[0][:1])  # what is done once for all, and what a first pass loads
-    with peak_memory(references.model.device) as peak:
-        first = [_paid(references, run, items) for items in sampled]
-    steady = [_paid(references, run, items) for items in sampled]
-    own_length = _per_length(first, steady)
-    stages: dict[str, Work] = {}
-    for share in shares:
-        work = _over(share, sampled, steady)
-        n_lengths = len({len(text) for text in share.texts})
-        if share.name is None and share.times == 1:
-            work = work.plus(own_length.get(share.stage, Work()), n_lengths)
-        name = share.name or share.stage
-        stages[name] = stages.get(name, Work()).plus(work)
+    with model.frozen():
+        run(sampled[0][:1])  # what is done once for all, and what a first pass loads
+        with peak_memory(model.device) as peak:
+            first = [run(items) for items in sampled]
+        steady = [run(items) for items in sampled]
+        families = _families(study, references)
     return Forecast(
-        stages,
+        _stages(needed, sampled, first, steady),
         [Shared(one.name, len(one.members), one.union, one.largest) for one in families],
-        None if peak.peak_bytes is None else weights + peak.peak_bytes,
+        None if peak.peak_bytes is None else model.parameter_bytes + peak.peak_bytes,
         sum(map(len, sampled)),
     )
 
 
-def _paid(
-    references: References, run: Callable[[Sequence[Encoded]], object], items: Sequence[Encoded]
+def shares(study: Study, finished: Collection[str], choose: bool) -> list[Share]:
+    """How many texts each stage is for."""
+    config, encoded = study.config, study.encoded
+    pieces = [piece for piece in pieces_of(study) if piece.name not in finished]
+    left = [encoded[index] for piece in pieces for index in piece.indices]
+    checked = {item.example_id for item in encoded[: config.convergence.n_examples]}
+    timed = config.timing.enabled and tables.TIMING not in finished
+    compared = any(setting.backend in captum.BACKENDS for setting in study.settings)
+    passes = config.timing.n_warmup + config.timing.n_repeats + 1  # one for the memory
+    found = [
+        Share(MAPS, left),
+        Share(CURVES, left),
+        Share(CONVERGENCE, [item for item in left if item.example_id in checked]),
+        Share(TIMING, encoded[: config.timing.n_examples] if timed else [], passes),
+        Share(PARITY, encoded if compared and (pieces or timed) else []),
+    ]
+    if config.choose is not None and choose:
+        examples = load_examples(choosing(config))
+        other = [text for _, text in questions_of(study.model, examples, config.too_long)]
+        name = f"choosing on {config.choose.split}"
+        found += [Share(stage, other, name=name) for stage in (MAPS, CURVES, PARITY)]
+    return [share for share in found if share.texts]
+
+
+def _run(
+    study: Study, references: References, stages: Collection[str], items: Sequence[Encoded]
 ) -> dict[str, Work]:
-    ledger = references.model.ledger
+    """Does all that the study does with some texts, each setting timed once; what it takes, by stage."""
+    ledger = study.model.ledger
     before = ledger.copy()
-    run(items)
+    probe = {item.example_id for item in items} if CONVERGENCE in stages else ()
+    block_tables(study, references, items, probe)
+    with ledger.under(PARITY):
+        captum_tolerances(replace(study, encoded=tuple(items)), references)
+    if TIMING in stages:
+        with ledger.under(TIMING):
+            for setting in study.settings:
+                explainer(references, items, setting, study.config.runtime.token_budget)()
     return ledger.since(before).work
 
 
-def _per_length(
-    first: Sequence[Mapping[str, Work]], steady: Sequence[Mapping[str, Work]]
+def _families(study: Study, references: References) -> list[Family]:
+    """Of the longest text: its settings that share points."""
+    item = max(study.encoded, key=len)
+    budget = study.config.runtime.token_budget
+    return open_block(references, [item], study.config.target, budget).families(study.settings)
+
+
+def _stages(
+    needed: Sequence[Share],
+    sampled: Sequence[Sequence[Encoded]],
+    first: Sequence[Paid],
+    steady: Sequence[Paid],
 ) -> dict[str, Work]:
+    """The work of all texts, by stage, from that of the sampled blocks."""
+    once = _per_length(first, steady)
+    stages: dict[str, Work] = {}
+    for share in needed:
+        work = _over(share, sampled, steady)
+        if share.name is None and share.times == 1:
+            n_lengths = len({len(text) for text in share.texts})
+            work = work.plus(once.get(share.stage, Work()), n_lengths)
+        name = share.name or share.stage
+        stages[name] = stages.get(name, Work()).plus(work)
+    return stages
+
+
+def _per_length(first: Sequence[Paid], steady: Sequence[Paid]) -> dict[str, Work]:
     """What is paid once for a length, by stage: on average, what the first run of a block took more."""
     stages = {stage for paid in first for stage in paid}
     found = {}
@@ -143,9 +192,7 @@ def _per_length(
     return found
 
 
-def _over(
-    share: Share, sampled: Sequence[Sequence[Encoded]], paid: Sequence[Mapping[str, Work]]
-) -> Work:
+def _over(share: Share, sampled: Sequence[Sequence[Encoded]], paid: Sequence[Paid]) -> Work:
     """A stage's work for all texts of a share, from that for each text of the sampled blocks."""
     known = [float(np.mean([len(text) for text in items])) for items in sampled]
     table = [

@@ -1,20 +1,16 @@
 """A study before it runs: model and data loaded, checked against each other, and named by all that can change a number."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
-from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import Setting, digest
 from saliency_bench.core.text import Encoded, Shared
 from saliency_bench.data import DATASETS
@@ -29,14 +25,9 @@ from saliency_bench.models.preflight import Findings, inspect_texts
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.registry import questions, task_of
 from saliency_bench.models.tasks.sequence_classification import mostly_unknown
-from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
 from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import CONFIG, IDENTITY, SETTINGS, read_json, write_json
 from saliency_bench.study.budget import resolve as resolve_budget
 
-RUNS = Path("results") / "runs"
-CHOICE = "choice"  # the folder of the study that chooses
-_NAMED, _SHOWN = 12, 60  # differences in a message, and characters of each key and value
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
 
@@ -102,21 +93,23 @@ def prepare(
     warnings += lacking + ungated(model) + _repeats(examples) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
+    cut = "the text is longer than the model allows and was cut"
     warnings += [
-        {
-            "example_id": item.example_id,
-            "source": example.source,
-            "message": "the text is longer than the model allows and was cut",
-        }
+        _warning(example.source, cut, item.example_id)
         for example, item in asked_of
         if item.truncated
     ]
     if message := mostly_unknown(model, encoded):
-        warnings.append({"example_id": "", "source": "model", "message": message})
+        warnings.append(_warning("model", message))
     identity = identity_of(config, fitted, model, encoded)
     return Study(
         config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
     )
+
+
+def _warning(source: str, message: str, example_id: str = "") -> dict[str, str]:
+    """A row for the table of warnings, of the study as a whole where no text is named."""
+    return {"example_id": example_id, "source": source, "message": message}
 
 
 def _refuse_unknown_words(config: Any, encoded: Sequence[Encoded]) -> None:
@@ -151,6 +144,18 @@ def load_examples(config: Any) -> list[Example]:
     return by_text_hash(examples)[: config.n_examples]
 
 
+def choosing(config: Any) -> Any:
+    """The configuration of the study that chooses settings on another split."""
+    return replace(
+        config,
+        data=config.data | {"split": config.choose.split},
+        n_examples=config.choose.n_examples,
+        timing=replace(config.timing, enabled=False),
+        convergence=replace(config.convergence, n_examples=0),
+        choose=None,
+    )
+
+
 def by_text_hash(examples: Sequence[Example]) -> list[Example]:
     """Ordered by the hash of their texts, so that a file sorted by label is not cut to one class."""
     return sorted(examples, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
@@ -158,18 +163,15 @@ def by_text_hash(examples: Sequence[Example]) -> list[Example]:
 
 def load_configured_model(config: Any) -> Model:
     """The model that `model` and `runtime` name."""
-    runtime = {
-        "dtype": config.runtime.dtype,
-        "device": config.runtime.device,
-        "attention": config.runtime.attention,
-    }
+    runtime = {key: getattr(config.runtime, key) for key in ("dtype", "device", "attention")}
     one = config.model
-    if one.name == "default":
-        return loading.load_default(training_seed=one.training_seed, **runtime)
-    if one.name == "masked":
-        return loading.load_masked(training_seed=one.training_seed, **runtime)
-    if one.name == "random_labels":
-        return loading.load_random_labels(training_seed=one.training_seed, **runtime)
+    trained = {
+        "default": loading.load_default,
+        "masked": loading.load_masked,
+        "random_labels": loading.load_random_labels,
+    }
+    if one.name in trained:
+        return trained[one.name](training_seed=one.training_seed, **runtime)
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
     return loading.load_model(
@@ -230,7 +232,7 @@ def ungated(model: Model) -> list[dict[str, str]]:
     if gate is None or gate["passed"]:
         return []
     message = f"{model.name} did not pass its gate, so that the shortcut is no ground truth: {gate['reason']}"
-    return [{"example_id": "", "source": "model", "message": message}]
+    return [_warning("model", message)]
 
 
 def _repeats(examples: Sequence[Example]) -> list[dict[str, str]]:
@@ -242,7 +244,7 @@ def _repeats(examples: Sequence[Example]) -> list[dict[str, str]]:
         f"{len(examples) - different} of {len(examples)} examples repeat the text of another: means, intervals and tests "
         f"are over the {different} different texts, of each of which the examples are averaged first"
     )
-    return [{"example_id": "", "source": "data", "message": message}]
+    return [_warning("data", message)]
 
 
 def other_attention(model: Model) -> list[dict[str, str]]:
@@ -251,7 +253,7 @@ def other_attention(model: Model) -> list[dict[str, str]]:
     if used is None:
         return []
     message = f"{model.name} does not have the attention that was asked for: {used} is used instead"
-    return [{"example_id": "", "source": "runtime.attention", "message": message}]
+    return [_warning("runtime.attention", message)]
 
 
 def usual_readings(config: Any) -> list[Reading]:
@@ -263,7 +265,7 @@ def usual_readings(config: Any) -> list[Reading]:
 def _lacks(model: Model, key: str, asked: str, used: str) -> list[dict[str, str]]:
     """A warning where something stands in for what the model lacks."""
     message = references.lacking(model, asked, used)
-    return [{"example_id": "", "source": key, "message": message}] if message else []
+    return [_warning(key, message)] if message else []
 
 
 #: What says how a file is read, which shows in what is read.
@@ -304,101 +306,19 @@ def _asked(item: Encoded) -> list[int | None]:
 
 def computation(config: Any, model: Model) -> dict[str, Any]:
     """What numbers depend on besides the study, as far as the machine decides it."""
-    device = model.device
-    return {
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "dtype": config.runtime.dtype,
-        "attention": model.facts.get("attention", config.runtime.attention),
-        "threads": torch.get_num_threads(),
-        "token_budget": config.runtime.token_budget,
+    runtime = asdict(config.runtime)
+    return machine(runtime, model.device) | {
+        "attention": model.facts.get("attention", runtime["attention"])
     }
 
 
-def folder_of(study: Study) -> Path:
-    """Where the study's results go."""
-    name = study.config.name
-    return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
-
-
-def refuse_another(study: Study, folder: Path) -> None:
-    """Refuses a folder that holds another study, naming what differs, or anything that no study has written.
-
-    Raises:
-        InputError: it does.
-        StorageError: what the folder says of itself is damaged, or it holds a link to elsewhere.
-    """
-    refuse_links(folder)
-    path = folder / IDENTITY
-    if not path.is_file() and (others := strangers(folder)):
-        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise InputError(
-            f"{folder} holds other files ({some}) and no {IDENTITY} of a study. Give a new folder with out=."
-        )
-    identity = json.loads(json.dumps(study.identity))
-    if path.is_file():
-        held = read_json(path, dict)
-        if held != identity:
-            changed = list(differences(held, identity))
-            if "settings" in changed and (folder / SETTINGS).is_file():
-                changed.remove("settings")
-                changed += _of_settings(read_json(folder / SETTINGS, list), study)
-            some = ", ".join(changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
-            raise InputError(
-                f"{folder} holds another run; it differs in {some}. Give another folder with out=, or remove it."
-            )
-
-
-def _of_settings(held: list[Any], study: Study) -> list[str]:
-    """What the settings of each method entry differ in, by field; what they all have from the study aside."""
-    found: dict[str, None] = {}
-    for name in dict.fromkeys(
-        [*(str(one.get("name")) for one in held if isinstance(one, dict))]
-        + [one.name for one in study.settings]
-    ):
-        before = [one for one in held if isinstance(one, dict) and one.get("name") == name]
-        after = [one.to_dict() for one in study.settings if one.name == name]
-        if len(before) != len(after):
-            found[f"method.{_cut(name)} ({len(before)} → {len(after)} settings)"] = None
-            continue
-        for one, other in zip(before, after, strict=True):
-            fields = {*one, *other} - {"setting_id", "seed", "target", FACTS}
-            one, other = ({key: it[key] for key in fields & it.keys()} for it in (one, other))
-            found |= dict.fromkeys(differences(one, other, f"method.{name}"))
-    return list(found)
-
-
-def strangers(folder: Path) -> list[str]:
-    """What a study has not written before it claims a folder; the study that chooses stands there by then."""
-    if not folder.is_dir():
-        return []
-    with storing(folder):
-        names = sorted(path.name for path in folder.iterdir() if not is_leftover(path.name))
-    choice = folder / CHOICE
-    if choice.is_dir() and ((choice / IDENTITY).is_file() or not strangers(choice)):
-        names.remove(CHOICE)
-    return names
-
-
-def claim(study: Study, folder: Path) -> None:
-    """Makes the folder this study's: what it is, its settings, and all that another process needs to go on with it."""
-    write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
-    write_json(folder / SETTINGS, [described(setting) for setting in study.settings])
-    # In its own order, which is that of the settings: canonical JSON would sort it.
-    held = json.dumps(asdict(study.asked) | {"out": None}, indent=1, ensure_ascii=False)
-    replace_file(folder / CONFIG, f"{held}\n".encode())
-
-
-def differences(a: Any, b: Any, key: str = "") -> Iterable[str]:
-    """Dotted keys at which two JSON values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in sorted({*a, *b}):
-            yield from differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)
-    elif a != b:
-        yield _cut(key) if isinstance(a, list | dict) else f"{_cut(key)} ({_cut(a)} → {_cut(b)})"
-
-
-def _cut(value: object) -> str:
-    """A key or value of a folder that may be somebody else's, short and in one line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+def machine(runtime: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What the machine and conf/config.yaml's `runtime` decide of a computation, for a manifest."""
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": runtime["dtype"],
+        "attention": runtime["attention"],
+        "threads": torch.get_num_threads(),
+        "token_budget": runtime["token_budget"],
+    }

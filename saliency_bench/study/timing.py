@@ -1,23 +1,16 @@
 """Times that can be compared: interleaved in one process, every repeat kept."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from saliency_bench.core.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.report.stats import median_interval
 
 K = TypeVar("K")

@@ -10,7 +10,7 @@ from saliency_bench.core.heatmap import map_of_attribution
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.ranking import rank
-from saliency_bench.evaluation.units import NONE, heads, keeping, summed, units
+from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.models.loading import load_model
 from saliency_bench.models.tasks.registry import task_of
 
@@ -101,7 +101,7 @@ def test_what_is_removed_grows_by_whole_units_until_only_special_tokens_stay(
     assert sorted(ranked) == sorted({*unit_of[unit_of != NONE]})
     before = np.ones(len(found), bool)
     for k in range(len(ranked) + 1):
-        stays = keeping(ranked[k:], unit_of)
+        stays = np.isin(unit_of, [NONE, *ranked[k:]])
         assert not (stays & ~before).any()  # nothing comes back
         gone = before & ~stays
         assert (unit_of[gone] == (ranked[k - 1] if k else NONE)).all()  # one unit, whole

@@ -21,7 +21,7 @@ from saliency_bench.cli import config
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.ranges import MOST_POINTS
-from saliency_bench.experiments import parity
+from saliency_bench.experiments.parity.pairs import pairs
 from saliency_bench.experiments.sanity.asking import settings_of
 from saliency_bench.experiments.throughput.contestants import setting_of
 
@@ -171,12 +171,11 @@ def test_experiments_refuse_what_the_command_refuses_in_its_words(model, python,
     said = command(method, {key: value})
     assert isinstance(said, str) and said == python(method, {key: value})
     entry = conf_files.method_defaults(method)
-    hyper = {name: entry[name] for name in METHODS.hyperparameters(method)} | {key: value}
     validate = conf_files.read("", "validate") | {"method": {method: {key: value}}}
     for experiment in (
-        lambda: setting_of(method, "sum", hyper),
+        lambda: setting_of(entry, **{key: value}),
         lambda: settings_of(model, [method], 0, **{key: value}),
-        lambda: parity.pairs(model, validate),
+        lambda: pairs(model, validate),
     ):
         with pytest.raises(InputError) as refused:
             experiment()

@@ -36,8 +36,7 @@ def steps():
 
 def samples():
     entry = method_defaults("smoothgrad")
-    name, reduction = entry.pop("method"), entry.pop("reduction")
-    return [setting_of(name, reduction, entry | {"n_samples": n}) for n in (8, 16, 32)]
+    return [setting_of(entry, n_samples=n) for n in (8, 16, 32)]
 
 
 @pytest.mark.parametrize("settings", [steps(), samples()], ids=["steps", "samples"])

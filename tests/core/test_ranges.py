@@ -18,10 +18,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.signatures import parameters
 from saliency_bench.data import DATASETS
 from saliency_bench.evaluation.metrics import METRICS
-from saliency_bench.experiments import parity as validation
-from saliency_bench.experiments import trust
-from saliency_bench.experiments.sanity import run as sanity
-from saliency_bench.experiments.throughput import run as throughput
+from saliency_bench.experiments.scaffold import experiment
 
 FOLDER = conf_files.folder()
 #: Files whose keys are those of a study as a whole.
@@ -157,27 +154,27 @@ def test_no_number_of_a_verb_may_be_negative_or_infinite(name):
 @pytest.mark.parametrize(
     ("verb", "key"),
     [
-        (sanity, "sensitivity.radius"),
-        (sanity, "stability.noise_seeds"),
-        (sanity, "runtime.threads"),
-        (trust, "tie"),
-        (trust, "training_seeds"),
-        (throughput, "tolerance.float32"),
-        (throughput, "sweep.extra_steps"),
-        (throughput, "length.lengths"),
+        ("sanity", "sensitivity.radius"),
+        ("sanity", "stability.noise_seeds"),
+        ("sanity", "runtime.threads"),
+        ("trust", "tie"),
+        ("trust", "training_seeds"),
+        ("throughput", "tolerance.float32"),
+        ("throughput", "sweep.extra_steps"),
+        ("throughput", "length.lengths"),
     ],
 )
 def test_a_verb_holds_its_numbers_to_their_ranges(verb, key):
     for value in ("-1", "[3,-1]") if key.endswith("s") and "." in key else ("-1",):
         with pytest.raises(InputError, match=re.escape(key)):
-            verb.options([f"{key}={value}"])
+            experiment(verb).options([f"{key}={value}"])
 
 
 def test_a_seed_of_validate_has_the_range_of_all_seeds():
     for word in ("seed=-1", f"seed={2**63}", "n_examples=0", "seed=٣", "seed=a"):
         with pytest.raises(InputError, match="expected a whole number"):
-            validation.options([word])
-    assert validation.options(["seed=3"]).config["seed"] == 3
+            experiment("validate").options([word])
+    assert experiment("validate").options(["seed=3"]).config["seed"] == 3
 
 
 def test_a_file_of_ones_own_is_held_to_the_ranges(tmp_path):

@@ -9,10 +9,9 @@ import pytest
 
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import THROUGHPUT
-from saliency_bench.experiments.throughput import run as throughput
 from saliency_bench.experiments.throughput.contestants import CONTESTANTS, Contestant, ours
+from saliency_bench.experiments.throughput.run import EXPERIMENT
 from saliency_bench.experiments.throughput.sections import SECTIONS
 
 SMALL = (
@@ -26,15 +25,7 @@ SMALL = (
     "options.captum_sorted.interfaces=[inputs]",
 )
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """An empty folder as working directory, and the environment as it was afterwards."""
-    for key in cli.QUIET:
-        monkeypatch.setenv(key, cli.QUIET[key])
-    monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.slow
@@ -116,60 +107,18 @@ def test_a_contestant_that_disagrees_ends_with_exit_code_3_and_is_written_down(
     assert own["seconds"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["n_exmaples=3"], ["'n_exmaples'", "'n_examples'"]),
-        (["here"], ["'here'", "key=value"]),
-        (["n_examples=0"], ["n_examples=0", "at least 1"]),
-        (["n_examples=two"], ["n_examples=two", "a whole number"]),
-        (["n_examples=2.5"], ["n_examples=2.5", "a whole number"]),
-        (["stable_within=0"], ["stable_within=0", "above 0"]),
-        (["length=8"], ["'length'"]),
-        (["length.lengths=[8,x]"], ["length.lengths", "a whole number"]),
-        (["length.lengths=[]"], ["length.lengths=[]"]),
-        (["sections=[speed]"], ["section 'speed'", "contestants"]),
-        (["contestants=[outs]"], ["contestant 'outs'", "'ours'"]),
-        (["profile=fast"], ["profile 'fast'", "full"]),
-        (["runtime.dtype=float23"], ["float23", "float32"]),
-        (["baseline=max_entropy"], ["max_entropy", "mask"]),
-        (["quadrature=simpson"], ["simpson", "midpoint"]),
-        (["runtime.threads=many"], ["runtime.threads=many"]),
-        (["runtime.token_budget=0"], ["runtime.token_budget=0", "at least 1"]),
-        (["runtime.token_budget=plenty"], ["runtime.token_budget='plenty'", "calibrate"]),
-        (["runtime.token_budget=1.5"], ["runtime.token_budget=1.5"]),
-        (["sections=[a"], ["expected YAML"]),
-        (["model=./nowhere"], ["nowhere"]),
-    ],
-)
-def test_a_mistake_is_one_message_and_leaves_nothing_behind(words, said, capsys, elsewhere):
-    assert cli.main(["throughput", *words]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert all(word in err for word in said), err
-    assert not list(elsewhere.iterdir())
-
-
-def test_the_folder_of_a_run_is_refused(elsewhere):
-    (elsewhere / "run").mkdir()
-    (elsewhere / "run" / "settings.json").write_text("[]", "utf-8")
-    with pytest.raises(InputError, match="holds the results of a run"):
-        throughput.options(["out=run"])
-
-
 def test_overrides_come_after_the_profile_and_change_nothing_else():
-    quick, full = (throughput.options(words).config for words in ([], ["profile=full"]))
+    quick, full = (EXPERIMENT.options(words).config for words in ([], ["profile=full"]))
     assert full["n_examples"] == 96
     assert full["memory"]["token_budget"] == quick["memory"]["token_budget"]
-    assert set(full["sections"]) == set(throughput.SECTIONS)
-    own = throughput.options(
+    assert set(full["sections"]) == set(SECTIONS)
+    own = EXPERIMENT.options(
         ["profile=full", "sweep.n_steps=[4,8]", "contestants=ours", "tolerance.float32=1"]
     ).config
     assert own["sweep"] == full["sweep"] | {"n_steps": [4, 8]}
     assert own["contestants"] == ["ours"]
     assert own["tolerance"]["float32"] == 1.0
-    assert throughput.options([]).config == quick
+    assert EXPERIMENT.options([]).config == quick
 
 
 def test_the_configuration_names_what_there_is():

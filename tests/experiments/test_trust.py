@@ -4,11 +4,10 @@ import csv
 import gzip
 import io
 import json
-import os
 import time
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
+import failing_workers
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +22,7 @@ from saliency_bench.core.rows import TRUST
 from saliency_bench.evaluation.metrics import INFO, METRICS, MetricInfo
 from saliency_bench.experiments import trust
 from saliency_bench.experiments import trust_report as report
+from saliency_bench.experiments.trust import EXPERIMENT
 from saliency_bench.experiments.trust_plots import figures
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report.stats import Resampling
@@ -43,21 +43,10 @@ def blind(monkeypatch):
         monkeypatch.setitem(INFO, name, MetricInfo("1", True, (-1.0, 1.0), "", "curve"))
 
 
-@dataclass(frozen=True)
-class Chosen(trust.Options):
-    """Options with entries of the test's own."""
-
-    own: tuple[tuple[str, dict], ...] = ()
-
-    @cached_property
-    def entries(self):
-        return dict(self.own) or super().entries
-
-
 def chosen(*entries, **changed):
+    """Entries of the test's own, and the configuration with changes."""
     words = [f"{key}={json.dumps(value)}" for key, value in changed.items()]
-    options = trust.options(words)
-    return Chosen(options.out, options.config, entries)
+    return dict(entries), EXPERIMENT.options(words).config
 
 
 def follower(n_texts=6, n_words=10, seed=0):
@@ -85,7 +74,7 @@ def texts(model, n_texts, n_words, seed):
 
 def shares_of(model, encoded, options):
     rows = report.frame(
-        [{"kind": "k", "training_seed": 0} | row for row in trust.judged(model, encoded, options)]
+        [{"kind": "k", "training_seed": 0} | row for row in trust.judged(model, encoded, *options)]
     )
     return rows.groupby(["metric", "removal", "corruption"])["preferred"].mean()
 
@@ -135,13 +124,13 @@ def test_texts_on_which_the_model_does_not_follow_the_shortcut_are_not_judged():
     model, encoded = follower(n_texts=4)
     encoded[1] = replace(encoded[1], gold=1)
     options = chosen(FULL[0], removals=["mask"])
-    rows = list(trust.judged(model, encoded, options))
+    rows = list(trust.judged(model, encoded, *options))
     assert {row["example_id"] for row in rows} == {"text-0", "text-2", "text-3"}
 
 
 def test_every_ranking_has_the_other_tokens_in_one_order():
     _, encoded = follower()
-    config = chosen(FULL[0]).config
+    config = chosen(FULL[0])[1]
     for item in encoded:
         maps = trust.rivals(item, 0, config)
         assert [one.setting["setting_id"] for one in maps] == ["known", *config["corruptions"]]
@@ -277,15 +266,6 @@ def test_brackets_are_explained_where_there_are_some_and_the_scale_begins_where_
         assert ("(0.50)" in {text.get_text() for text in figure.axes[0].texts}) == brackets
 
 
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    for key in cli.QUIET:
-        monkeypatch.setenv(key, cli.QUIET[key])
-    monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 SMALL = (
     "kinds=[single_token,ordered_pair]",
     "training_seeds=[0]",
@@ -329,76 +309,26 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
     assert again["identity"]["computation"]["threads"] == own
 
 
-def killed(*_):
-    os._exit(9)
-
-
-NEVER = 200.0  # seconds
-
-
-def refusing(chosen, kind, training_seed):
-    if kind == "single_token":
-        raise InputError(f"{kind} is not here")
-    time.sleep(NEVER)
-
-
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_verb_with_a_sentence(elsewhere, monkeypatch):
-    monkeypatch.setattr(trust, "_judge_model", killed)
-    chosen = trust.options(["workers=2", *SMALL])
+    monkeypatch.setattr(trust, "_judge_model", failing_workers.killed)
+    chosen = EXPERIMENT.options(["workers=2", *SMALL])
     with pytest.raises(SaliencyBenchError, match=r"workers=2: .* was killed.*Give fewer"):
         trust.measure(chosen)
 
 
 @pytest.mark.slow
 def test_a_worker_that_fails_ends_the_others(elsewhere, monkeypatch):
-    monkeypatch.setattr(trust, "_judge_model", refusing)
+    monkeypatch.setattr(trust, "_judge_model", failing_workers.refusing)
     words = [*SMALL, "kinds=[single_token,token_in_context,ordered_pair]", "workers=2"]
     before = time.monotonic()
     with pytest.raises(InputError, match="single_token is not here"):
-        trust.measure(trust.options(words))
-    assert time.monotonic() - before < NEVER / 2
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["n_exmaples=3"], ["'n_exmaples'", "'n_examples'"]),
-        (["here"], ["trust:", "'here'", "key=value"]),
-        (["n_examples=0"], ["n_examples=0", "at least 1"]),
-        (["workers=0"], ["workers=0", "at least 1"]),
-        (["kinds=single_tokne"], ["'single_tokne'", "'single_token'"]),
-        (["corruptions=[worst]"], ["worst", "last"]),
-        (["removals=[maks]"], ["maks", "'mask'"]),
-        (["removals=[mask,mask]"], ["twice"]),
-        (["metrics=[completeness_gap]"], ["completeness_gap", "removes nothing"]),
-        (["metrics=[soft_retention]"], ["soft_retention", "direction"]),
-        (["metrics=[sgr]"], ["sgr", "srg"]),
-        (["output=logits"], ["logits", "'logit'"]),
-        (["tie=-1"], ["tie=-1", "at least 0"]),
-        (["statistics.confidence=95"], ["confidence", "between 0 and 1"]),
-        (["training_seeds=[7]"], ["training_seed=7"]),
-    ],
-)
-def test_a_mistake_is_one_message_and_leaves_nothing_behind(words, said, capsys, elsewhere):
-    assert cli.main(["trust", *words]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    lines = [line for line in err.splitlines() if line.startswith("saliency-bench:")]
-    assert len(lines) == 1
-    assert all(word in lines[0] for word in said), err
-    assert not list(elsewhere.iterdir())
-
-
-def test_the_folder_of_a_run_is_refused(elsewhere):
-    (elsewhere / "run").mkdir()
-    (elsewhere / "run" / "settings.json").write_text("[]", "utf-8")
-    with pytest.raises(InputError, match="holds the results of a run"):
-        trust.options(["out=run"])
+        trust.measure(EXPERIMENT.options(words))
+    assert time.monotonic() - before < failing_workers.NEVER / 2
 
 
 def test_the_shipped_configuration_is_valid_and_compares_each_direction_of_removal():
-    config = trust.options([]).config
+    config = EXPERIMENT.options([]).config
     assert config["metrics"][0] == "srg"
     assert {"mask", "delete", "attention"} <= set(config["removals"])
     reads = {conf_files.metric_defaults(name)["metric"] for name in config["metrics"]}

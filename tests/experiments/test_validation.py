@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from saliency_bench.attribution import baselines, captum
 from saliency_bench.attribution.context import Context
@@ -21,8 +20,11 @@ from saliency_bench.attribution.points import NoiseCloud
 from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
-from saliency_bench.experiments import parity as validation
-from saliency_bench.experiments import premises, random_models
+from saliency_bench.experiments import random_models
+from saliency_bench.experiments.parity import pairs, premises, report
+from saliency_bench.experiments.parity.pairs import Comparison, Pair, Subject
+from saliency_bench.experiments.parity.run import premises_of
+from saliency_bench.experiments.random_models import random_model, random_texts
 from saliency_bench.models import references
 from saliency_bench.models.references import References
 
@@ -37,15 +39,7 @@ SMALL = {
     "n_tokens": 4,
 }
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """An empty folder as working directory, and the environment as it was afterwards."""
-    for key in cli.QUIET:
-        monkeypatch.setenv(key, cli.QUIET[key])
-    monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -148,13 +142,13 @@ def test_a_mean_that_is_too_large_by_a_billionth_is_named(small, capsys, monkeyp
 
 
 def comparison(difference, tolerance=1e-6, copied=None, bias=0.0, model="m", dtype="float64"):
-    setting = next(iter(validation.pairs(_model(), conf_files.read("", "validate")))).captum
-    pair = validation.Pair(setting.twin("native"), setting, bias)
-    return validation.Comparison(pair, model, dtype, 1, difference, tolerance, copied)
+    setting = next(iter(pairs.pairs(_model(), conf_files.read("", "validate")))).captum
+    pair = Pair(setting.twin("native"), setting, bias)
+    return Comparison(pair, model, dtype, 1, difference, tolerance, copied)
 
 
 def _model():
-    return validation.random_model("bert", "float64")
+    return random_model("bert", "float64")
 
 
 def test_a_verdict_is_that_of_both_tolerances_and_what_is_no_number_differs():
@@ -169,7 +163,7 @@ def test_a_verdict_is_that_of_both_tolerances_and_what_is_no_number_differs():
 def test_a_pair_that_differs_by_the_known_bias_is_not_counted_as_agreeing():
     agrees, biased, differs = comparison(1e-7), comparison(1e-7, bias=0.5), comparison(1.0)
     said = [
-        validation.notes(found, [])[-1]
+        report.notes(found, [])[-1]
         for found in ([agrees] * 2, [agrees, agrees, biased], [agrees, biased, differs])
     ]
     assert said == [
@@ -181,86 +175,39 @@ def test_a_pair_that_differs_by_the_known_bias_is_not_counted_as_agreeing():
 
 def test_maps_of_zeros_agree_and_what_is_no_number_is_worst():
     zero, one = np.zeros((1, 2)), np.array([[1.0, 0.5]])
-    assert validation._relative(zero, zero) == 0
-    assert validation._relative(one, zero) == np.inf
-    assert validation._relative(one * 2, one) == 1
-    subject = validation.Subject("m", "float64", _model(), ())
+    assert pairs._relative(zero, zero) == 0
+    assert pairs._relative(one, zero) == np.inf
+    assert pairs._relative(one * 2, one) == 1
+    subject = Subject("m", "float64", _model(), ())
     pair = comparison(0.0).pair
     differences = np.array([[1e-7, np.nan], [np.nan, np.nan], [0.5, np.nan]])
     tolerances = np.stack([np.full(3, 1e-6), np.full(3, np.nan)], 1)
-    found = validation._comparison(subject, pair, differences, tolerances)
+    found = pairs._comparison(subject, pair, differences, tolerances)
     assert np.isnan(found.difference)
     assert found.copied is None
-
-
-def test_no_cell_is_cut_on_a_narrow_terminal():
-    found = [
-        comparison(1e-7, copied=copied, model=f"model {i}", dtype=dtype)
-        for i in range(5)
-        for dtype, copied in (("float32", None), ("float64", (1e-15, 1e-12)))
-    ]
-    stream = io.StringIO()
-    console = Console(file=stream, width=80, highlight=False)
-    validation.show(found, [], 1.0, validation.OUT, console)
-    printed = stream.getvalue()
-    assert printed.count("✓ 1e-07 / 1e-06") == 10
-    assert printed.count("✓ 1e-15 / 1e-12") == 5
-    assert all(f"model {i}" in printed for i in range(5))
-    assert "…" not in printed
 
 
 def test_a_row_without_a_pair_on_one_model_has_a_dash():
     found = [comparison(1e-7, model="a"), replace(comparison(1e-7, model="b"), model="b")]
     other = replace(found[1].pair, native=replace(found[1].pair.native, method="other"))
-    tables = validation.matrices([found[0], replace(found[1], pair=other)])
+    tables = report.matrices([found[0], replace(found[1], pair=other)])
     assert [row[2:] for row in tables[0].rows] == [
         ("✓ 1e-07 / 1e-06", None),
         (None, "✓ 1e-07 / 1e-06"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["modle=x"], ["'modle'", "'model'"]),
-        (["here"], ["'here'", "key=value", "out, model"]),
-        (["out="], ["out="]),
-        (["n_examples=0"], ["n_examples=0", "at least 1"]),
-        (["n_examples=two"], ["n_examples=two"]),
-        (["seed=-1"], ["seed=-1"]),
-        (["model=./nowhere"], ["nowhere"]),
-    ],
-)
-def test_a_mistake_is_one_message_and_leaves_nothing_behind(words, said, capsys, elsewhere):
-    assert cli.main(["validate", *words]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert all(word in err for word in said), err
-    assert not list(elsewhere.iterdir())
-
-
-def test_the_folder_of_a_run_is_refused(elsewhere, capsys):
-    (elsewhere / "run").mkdir()
-    (elsewhere / "run" / "settings.json").write_text("[]", "utf-8")
-    _, said = failure(capsys, "out=run", code=2)
-    assert "run holds the results of a run" in said
-
-
 def test_a_random_model_belongs_to_its_seed_and_leaves_the_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    facts = [
-        validation.random_model("gpt2", "float32", seed).facts["weights_sha256"]
-        for seed in (0, 0, 1)
-    ]
+    facts = [random_model("gpt2", "float32", seed).facts["weights_sha256"] for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
     assert facts[0] == facts[1] != facts[2]
 
 
 def test_random_texts_are_framed_by_special_tokens():
     model = _model()
-    for item in validation.random_texts(model, 3, 5):
+    for item in random_texts(model, 3, 5):
         assert item.special == (True, *[False] * 5, True)
 
 
@@ -279,13 +226,13 @@ def test_the_configuration_covers_what_captum_has():
 
 @pytest.fixture(scope="module")
 def subject():
-    model = validation.random_model("bert", "float64")
-    texts = validation.random_texts(model, 2, 4)
-    return validation.Subject("random bert", "float64", model, texts)
+    model = random_model("bert", "float64")
+    texts = random_texts(model, 2, 4)
+    return Subject("random bert", "float64", model, texts)
 
 
 def broken(subject):
-    return {one.name for one in validation.premises_of(subject) if not one.holds}
+    return {one.name for one in premises_of(subject) if not one.holds}
 
 
 def test_what_captum_is_handed_is_right(subject):
@@ -294,9 +241,9 @@ def test_what_captum_is_handed_is_right(subject):
 
 @pytest.mark.parametrize("architecture", ["roberta", "gpt2"])
 def test_what_captum_is_handed_is_right_on_other_models_in_float32(architecture):
-    model = validation.random_model(architecture, "float32")
-    texts = validation.random_texts(model, 3, 6)
-    assert not broken(validation.Subject(architecture, "float32", model, texts))
+    model = random_model(architecture, "float32")
+    texts = random_texts(model, 3, 6)
+    assert not broken(Subject(architecture, "float32", model, texts))
 
 
 def test_a_unit_of_noise_that_is_read_as_absolute_is_seen(subject, monkeypatch):

@@ -14,7 +14,7 @@ from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.cli import config
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
-from saliency_bench.experiments import parity as validation
+from saliency_bench.experiments import random_models
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
@@ -77,7 +77,7 @@ EXACT = 1e-12
 
 @cache
 def random_model(architecture, dtype="float64"):
-    return validation.random_model(architecture, dtype)
+    return random_models.random_model(architecture, dtype)
 
 
 def block_of(model, lengths=(6, 6, 6), budget=100):

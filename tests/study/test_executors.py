@@ -561,7 +561,7 @@ _FREE = (
 
 
 def test_every_number_that_is_changed_is_named(study_in):
-    from saliency_bench.study.prepare import refuse_another
+    from saliency_bench.study.folder import refuse_another
 
     more = ["method=[smoothgrad,integrated_gradients]", "timing.enabled=true"]
     folder = stopped(study_in("run", *more))

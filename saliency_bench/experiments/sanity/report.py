@@ -1,13 +1,14 @@
 """The sanity checks' tables: means over texts, and what they depend on."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from saliency_bench.attribution.describe import about_of
-from saliency_bench.report.stats import Resampling, crossed_interval, few_words, intervals
-from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.experiments.means import estimates, matrix, over_texts, records
+from saliency_bench.report.stats import Resampling, crossed_interval, few_words
+from saliency_bench.report.table import Column, Table
 
 #: What cases, levels and measures are called.
 CASES = {
@@ -34,6 +35,9 @@ _KINDS = {
 SEED_SECTIONS = ("stability", "random_labels")
 TAU = "Kendall's τ-b"
 
+#: A table's rows, name, title, caption, what stands down and across.
+_Content: TypeAlias = tuple[pd.DataFrame, str, str, str, tuple[str, str], str]
+
 
 def means(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.DataFrame:
     """The mean of a value by some columns, each text counting once, with its interval over texts.
@@ -44,55 +48,56 @@ def means(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.D
         One line per group: the columns, n (texts), mean, low, high; groups without any value are left out.
     """
     known = rows.dropna(subset=["value"])
-    of_text = known.groupby([*by, "example_id"], sort=False)["value"].mean()
-    table = of_text.unstack("example_id").astype(float)
     order = known[list(by)].drop_duplicates()
-    table = table.reindex(pd.MultiIndex.from_frame(order) if len(by) > 1 else order[by[0]])
-    found = pd.DataFrame(index=table.index)
-    found["n"] = table.notna().sum(axis=1)
-    found["mean"] = table.mean(axis=1)
-    found["low"], found["high"] = intervals(table.to_numpy().T, resampling)
+    index = pd.MultiIndex.from_frame(order) if len(by) > 1 else order[by[0]]
+    found = over_texts(known, "value", by, resampling).reindex(index)
     drawn = known[known["draw"].notna()]
     for key, own in drawn.groupby(list(by), sort=False):
         if own["draw"].nunique() > 1:
             crossed = own.pivot_table(index="example_id", columns="draw", values="value")
             place = key if len(by) > 1 else key[0]
-            ends = crossed_interval(crossed.to_numpy(), resampling.confidence)
-            found.loc[place, ["low", "high"]] = ends
+            found.loc[place, ["low", "high"]] = crossed_interval(
+                crossed.to_numpy(), resampling.confidence
+            )
     return found.reset_index()
 
 
 def tables(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
     """A table or more for each section that was asked for and has values."""
     known = rows.dropna(subset=["value"])
-    sections = (_randomisation, _seeds, _sensitivity, _removal, _special_tokens)
-    return [table for section in sections for table in section(known, resampling)]
-
-
-def split(made: Sequence[Table]) -> tuple[list[Table], list[Table]]:
-    """The tables to be shown, and those to be written only: more than one measure of removal."""
-    names = {table.name for table in made}
-    rest = {"removal_max_probability"}
-    if "removal_accuracy" in names:
-        rest.add("removal_kept_class")
-    return [one for one in made if one.name not in rest], [one for one in made if one.name in rest]
-
-
-def _randomisation(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
-    own = rows[rows["section"] == "randomisation"]
+    sections: Mapping[Callable[[pd.DataFrame], Iterator[_Content]], Sequence[str]] = {
+        _randomisation: ["randomisation"],
+        _seeds: SEED_SECTIONS,
+        _sensitivity: ["sensitivity"],
+        _removal: ["removal"],
+        _special_tokens: ["special_tokens"],
+    }
     return [
-        _matrix(
-            one,
+        _matrix(*content, resampling)
+        for contents, names in sections.items()
+        if len(own := known[known["section"].isin(names)])
+        for content in contents(own)
+    ]
+
+
+def not_shown(tables: Sequence[Table]) -> set[str]:
+    """The names of tables that are written only: more than one measure of removal."""
+    names = {table.name for table in tables}
+    second = {"removal_kept_class"} if "removal_accuracy" in names else set()
+    return {"removal_max_probability"} | second
+
+
+def _randomisation(rows: pd.DataFrame) -> Iterator[_Content]:
+    for (case, measure), own in rows.groupby(["case", "measure"], sort=False):
+        yield (
+            own,
             f"randomisation_{case}" + ("_absolute" if measure == "tau_absolute" else ""),
             f"Agreement of {MEASURES[measure]} with the trained model's, weights made random {CASES[case]}",
             f"{TAU} of {MEASURES[measure]}. {_KINDS[measure]} Lower: the maps depend on what the model has learnt. "
-            f"{_draws(one)}",
+            f"{_draws(own)}",
             ("level", "Made random"),
             "method",
-            resampling,
         )
-        for (case, measure), one in own.groupby(["case", "measure"], sort=False)
-    ]
 
 
 def _draws(rows: pd.DataFrame) -> str:
@@ -116,11 +121,10 @@ def _range(numbers: "pd.Series[int]") -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _seeds(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
-    own = rows[rows["section"].isin(SEED_SECTIONS)]
-    return [
-        _matrix(
-            one,
+def _seeds(rows: pd.DataFrame) -> Iterator[_Content]:
+    for measure, own in rows.groupby("measure", sort=False):
+        yield (
+            own,
             "seeds" + ("_absolute" if measure == "tau_absolute" else ""),
             f"Agreement of {MEASURES[measure]} between models and between seeds",
             f"{TAU} of {MEASURES[measure]}. {_KINDS[measure]} Between noise seeds more is better; that maps of a model "
@@ -128,65 +132,47 @@ def _seeds(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
             "models are that learnt the same; intervals do not cover other seeds.",
             ("method", "Method"),
             "case",
-            resampling,
         )
-        for measure, one in own.groupby("measure", sort=False)
-    ]
 
 
-def _sensitivity(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
-    own = rows[rows["section"] == "sensitivity"]
-    if own.empty:
-        return []
-    (radius,) = own["case"].unique()
-    return [
-        _matrix(
-            own.assign(level="Max-sensitivity"),
-            "sensitivity",
-            "How far a map moves when the input moves by a little",
-            f"The largest move over the map's own length, embeddings moving by up to {radius} in every number. Less is "
-            "more robust, not more faithful: a map that never changes has 0.",
-            ("method", "Method"),
-            "level",
-            resampling,
-        )
-    ]
+def _sensitivity(rows: pd.DataFrame) -> Iterator[_Content]:
+    (radius,) = rows["case"].unique()
+    yield (
+        rows.assign(level="Max-sensitivity"),
+        "sensitivity",
+        "How far a map moves when the input moves by a little",
+        f"The largest move over the map's own length, embeddings moving by up to {radius} in every number. Less is "
+        "more robust, not more faithful: a map that never changes has 0.",
+        ("method", "Method"),
+        "level",
+    )
 
 
-def _removal(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
-    own = rows[rows["section"] == "removal"]
-    several = own["model"].nunique() > 1
-    named = own.assign(case=own["case"] + ", " + own["model"]) if several else own
-    shares = {level: f"{float(level):.0%}" for level in own["level"].unique()}
-    return [
-        _matrix(
-            one.assign(level=one["level"].map(shares)),
+def _removal(rows: pd.DataFrame) -> Iterator[_Content]:
+    shares = {level: f"{float(level):.0%}" for level in rows["level"].unique()}
+    named = rows.assign(level=rows["level"].map(shares))
+    if rows["model"].nunique() > 1:
+        named["case"] += ", " + named["model"]
+    for measure, own in named.groupby("measure", sort=False):
+        yield (
+            own,
             f"removal_{measure}",
             f"{MEASURES[measure]} when tokens are removed at random",
             "By the share of tokens that are removed. What is lost here no ranking chose: it is the price of the operator.",
             ("case", "Operator"),
             "level",
-            resampling,
         )
-        for measure, one in named.groupby("measure", sort=False)
-    ]
 
 
-def _special_tokens(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
-    own = rows[rows["section"] == "special_tokens"]
-    if own.empty:
-        return []
-    return [
-        _matrix(
-            own.assign(method=special_labels(own)),
-            "special_tokens",
-            "What share of a map falls on special tokens",
-            "Shares of the sum of magnitudes. A path whose baseline keeps special tokens gives them 0 by construction.",
-            ("method", "Method"),
-            "level",
-            resampling,
-        )
-    ]
+def _special_tokens(rows: pd.DataFrame) -> Iterator[_Content]:
+    yield (
+        rows.assign(method=special_labels(rows)),
+        "special_tokens",
+        "What share of a map falls on special tokens",
+        "Shares of the sum of magnitudes. A path whose baseline keeps special tokens gives them 0 by construction.",
+        ("method", "Method"),
+        "level",
+    )
 
 
 def special_labels(rows: pd.DataFrame) -> "pd.Series[str]":
@@ -207,19 +193,15 @@ def _matrix(
     resampling: Resampling,
 ) -> Table:
     """Means by two columns, one of them down and one across."""
-    found = means(rows, [down[0], across], resampling).set_index([down[0], across])
-    firsts = list(dict.fromkeys(rows[down[0]]))
-    seconds = list(dict.fromkeys(rows[across]))
     over = f"{resampling.words} over {rows['example_id'].nunique()} texts."
-    return Table(
-        name=name,
-        title=title,
-        caption=f"{caption} {over}",
-        columns=(Column(*down), *(Column(one, label(one)) for one in seconds)),
-        rows=tuple(
-            (label(one), *(_estimate(found, (one, other)) for other in seconds)) for one in firsts
-        ),
-        marks_best=False,
+    return matrix(
+        means(rows, [down[0], across], resampling).set_index([down[0], across]),
+        name,
+        title,
+        f"{caption} {over}",
+        Column(*down),
+        {key: label(key) for key in rows[down[0]].unique()},
+        {key: label(key) for key in rows[across].unique()},
     )
 
 
@@ -228,32 +210,14 @@ def label(name: str) -> str:
     return CASES.get(name) or about_of(name).label
 
 
-def _estimate(found: pd.DataFrame, key: tuple[str, str]) -> Cell:
-    if key not in found.index:
-        return None
-    return Estimate(*(float(found.loc[key, name]) for name in ("mean", "low", "high")))
-
-
 def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     """Every mean, for other programs."""
     by = ["section", "model", "method", "case", "level", "measure"]
-    found = means(rows.fillna({"method": ""}), by, resampling)
-    cells: tuple[tuple[Cell, ...], ...] = tuple(
-        (
-            *(str(getattr(row, key)) for key in by),
-            int(row.n),
-            Estimate(float(row.mean), float(row.low), float(row.high)),
-        )
-        for row in found.itertuples(index=False)
+    found = estimates(
+        means(rows.fillna({"method": ""}), by, resampling), {key: key for key in (*by, "n", "mean")}
     )
-    return Table(
-        name="means",
-        title="Every mean",
-        caption=f"{resampling.words} over texts, and over draws of random weights where there are several.",
-        columns=tuple(Column(key, key) for key in (*by, "n", "mean")),
-        rows=cells,
-        marks_best=False,
-    )
+    over = "over texts, and over draws of random weights where there are several."
+    return records("means", "Every mean", found, f"{resampling.words} {over}")
 
 
 def notes(rows: pd.DataFrame) -> list[str]:

@@ -12,7 +12,6 @@ Weight gradients, which would add 2 P L, are not needed. Embeddings are looked u
 pooler and head work on one token and are left out.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ import torch
 from torch import nn
 
 from saliency_bench.models.module_facts import configured, fact
-from saliency_bench.study.timing import measure, synchronizer
 
 
 class Encoder(NamedTuple):
@@ -41,12 +39,6 @@ def encoder_of(module: nn.Module) -> Encoder | None:
     return None
 
 
-def forward_flops(n_layers: int, hidden: int, ffn: int, lengths: Sequence[int]) -> int:
-    """Operations of one forward pass over sequences of these lengths, unpadded."""
-    weights = _weights(n_layers, hidden, ffn)
-    return sum(2 * weights * n + 4 * n_layers * hidden * n**2 for n in lengths)
-
-
 def gradient_flops(
     n_layers: int, hidden: int, ffn: int, lengths: Sequence[int], n_gradients: int
 ) -> int:
@@ -54,36 +46,6 @@ def gradient_flops(
     weights = _weights(n_layers, hidden, ffn)
     once = sum(4 * weights * n + 12 * n_layers * hidden * n**2 for n in lengths)
     return n_gradients * once
-
-
-def matmul_rate(
-    device: torch.device | str,
-    dtype: torch.dtype,
-    shape: tuple[int, int, int],
-    *,
-    n_repeats: int = 10,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Operations per second of the product of an (m, k) and a (k, n) matrix; `shape` is (m, k, n).
-
-    The best of the repeats, not the middle one: it stands for what the machine can do.
-    """
-    m, k, n = shape
-    left = torch.ones(m, k, device=device, dtype=dtype)
-    right = torch.ones(k, n, device=device, dtype=dtype)
-    out = torch.empty(m, n, device=device, dtype=dtype)
-
-    def multiply() -> None:
-        torch.mm(left, right, out=out)
-
-    seconds = measure(
-        {"matmul": multiply},
-        n_repeats=n_repeats,
-        n_warmup=2,
-        synchronize=synchronizer(device),
-        clock=clock,
-    )
-    return 2 * m * k * n / min(seconds["matmul"])
 
 
 def layer_products(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from saliency_bench.core.rows import MATMUL, OK, THROUGHPUT
+from saliency_bench.experiments.means import records
 from saliency_bench.report.formats import to_csv
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.study.timing import interleaved_ratio
@@ -32,48 +33,7 @@ LABELS = {
 #: Sections with a table of their own; all others have cases of the same work.
 _SPECIAL = ("sweep", "memory", "accuracy", "evaluation")
 
-_RATES = (
-    Column("section", "Section"),
-    Column("case", "Case"),
-    Column("contestant", "Contestant"),
-    Column("examples_per_second", "Examples/s"),
-    Column("tokens_per_second", "Tokens/s"),
-    Column("gradients_per_second", "Gradients/s"),
-    Column("useful_gflop_per_second", "Useful GFLOP/s"),
-    Column("share_of_matmul", "Share of matrix product"),
-    Column("share_of_bare_loop", "Share of bare loop"),
-    Column("times_ours", "Time / ours"),
-    Column("padding", "Padded / real tokens"),
-    Column("peak_mebibytes", "Peak memory", "MiB"),
-    Column("error", "Largest error"),
-    Column("first_seconds", "First run", "s"),
-)
-_SWEEP = (
-    Column("case", "Sweep"),
-    Column("contestant", "Contestant"),
-    Column("seconds", "Time", "s"),
-    Column("gradients_per_text", "Gradients per text"),
-    Column("times_largest", "Time / largest alone"),
-    Column("times_ours", "Time / ours, all at once"),
-)
-_ACCURACY = (
-    Column("contestant", "Contestant"),
-    Column("gradients_per_text", "Gradients per text"),
-    Column("milliseconds", "Time per text", "ms"),
-    Column("error_median", "Error of the middle text"),
-    Column("error", "Error of the worst text"),
-    Column("times_captum", "Captum's time / its"),
-)
-_EVALUATION = (
-    Column("case", "Case"),
-    Column("contestant", "Contestant"),
-    Column("milliseconds", "Time per text", "ms"),
-    Column("times_shared", "Time / from shared curves"),
-    Column("error", "Largest difference"),
-)
-_ABSENT = tuple(
-    Column(name, name) for name in ("section", "case", "contestant", "status", "error", "reason")
-)
+CellOf = Callable[[pd.DataFrame, str], Cell]
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -83,81 +43,167 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def to_file(rows: pd.DataFrame) -> str:
     """All rows as CSV."""
-    cells = rows.astype(object).where(rows.notna(), None)
-    table = Table(
-        "rows",
-        "",
-        "",
-        tuple(Column(name, name) for name in rows.columns),
-        tuple(map(tuple, cells.itertuples(index=False))),
-    )
-    return to_csv(table)
+    found = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    return to_csv(records("rows", "", found))
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
     """Every table that the rows have something for."""
-    makers: tuple[Callable[[pd.DataFrame], Table], ...] = (
-        rates,
-        sweep,
-        memory,
-        accuracy,
-        evaluation,
-        not_timed,
+    made = [
+        _rates(rows),
+        _table(
+            rows[rows["section"] == "sweep"],
+            "sweep",
+            "Sweeps",
+            "Ours and Captum's samples are equal; of steps, ours has a rule that nests, with one gradient more per "
+            "setting. Ratios are medians of repeats side by side, with intervals.",
+            {
+                Column("case", "Sweep"): _case,
+                Column("contestant", "Contestant"): _label,
+                Column("seconds", "Time", "s"): _seconds,
+                Column("gradients_per_text", "Gradients per text"): _gradients_per_text,
+                Column("times_largest", "Time / largest alone"): _ratio_to("ours_largest"),
+                Column("times_ours", "Time / ours, all at once"): _ratio_to("ours_sweep"),
+            },
+        ),
+        memory(rows),
+        _table(
+            rows[rows["section"] == "accuracy"],
+            "accuracy",
+            "Integrated Gradients to a small error",
+            "Errors: largest difference of a token's score to a dense rule's, over the text's largest score. The density "
+            "of calibrated and adaptive nodes is learnt once per model and baseline, on other texts, and is not timed.",
+            {
+                Column("contestant", "Contestant"): _label,
+                Column("gradients_per_text", "Gradients per text"): _gradients_per_text,
+                Column("milliseconds", "Time per text", "ms"): _milliseconds,
+                Column("error_median", "Error of the middle text"): _first("error_median"),
+                Column("error", "Error of the worst text"): _first("error"),
+                Column("times_captum", "Captum's time / its"): _ratio_of("captum_default"),
+            },
+        ),
+        _table(
+            rows[rows["section"] == "evaluation"],
+            "evaluation",
+            "Evaluation",
+            "Metrics of ready explanations. Shared: each question to the model once for all metrics and methods, and "
+            "left-out tokens not computed where that is exact. Ratios are medians of repeats side by side, with "
+            "intervals.",
+            {
+                Column("case", "Case"): _case,
+                Column("contestant", "Contestant"): _label,
+                Column("milliseconds", "Time per text", "ms"): _milliseconds,
+                Column("times_shared", "Time / from shared curves"): _ratio_to("evaluation_shared"),
+                Column("error", "Largest difference"): _first("error"),
+            },
+        ),
+        not_timed(rows),
+    ]
+    return [table for table in made if table.rows]
+
+
+def _table(
+    rows: pd.DataFrame, name: str, title: str, caption: str, columns: Mapping[Column, CellOf]
+) -> Table:
+    """A line for each contestant in each case; a cell is made from the rows of the case."""
+    cells = tuple(
+        tuple(cell(case, contestant) for cell in columns.values())
+        for _, case in cases(rows)
+        for contestant in case["contestant"].unique()
+        if contestant != MATMUL
     )
-    return [table for make in makers if (table := make(rows)).rows]
+    return Table(name, title, caption, tuple(columns), cells, marks_best=False)
 
 
-def rates(rows: pd.DataFrame) -> Table:
+def _rates(rows: pd.DataFrame) -> Table:
     """Throughput of everybody in every case where all do the same work."""
-    found = tuple(
-        _rates_of(own, name)
-        for _, own in cases(rows[~rows["section"].isin(_SPECIAL)])
-        for name in own["contestant"].unique()
-        if name != MATMUL
+    return _table(
+        rows[~rows["section"].isin(_SPECIAL)],
+        "throughput",
+        "Throughput",
+        _caption(rows),
+        {
+            Column("section", "Section"): _section,
+            Column("case", "Case"): _case,
+            Column("contestant", "Contestant"): _label,
+            Column("examples_per_second", "Examples/s"): _rate("n_examples"),
+            Column("tokens_per_second", "Tokens/s"): _rate("n_tokens"),
+            Column("gradients_per_second", "Gradients/s"): _rate("n_gradients"),
+            Column("useful_gflop_per_second", "Useful GFLOP/s"): _rate("useful_flop", 1e-9),
+            Column("share_of_matmul", "Share of matrix product"): _share_of_matmul,
+            Column("share_of_bare_loop", "Share of bare loop"): _ratio_of("bare_loop"),
+            Column("times_ours", "Time / ours"): _ratio_to("ours"),
+            Column("padding", "Padded / real tokens"): _padding,
+            Column("peak_mebibytes", "Peak memory", "MiB"): _peak,
+            Column("error", "Largest error"): _first("error"),
+            Column("first_seconds", "First run", "s"): _first("first_seconds"),
+        },
     )
-    return Table("throughput", "Throughput", _caption(rows), _RATES, found, marks_best=False)
 
 
-def _rates_of(case: pd.DataFrame, name: str) -> tuple[Cell, ...]:
+# --- cells, from the rows of a case and the name of a contestant
+
+
+def _case(case: pd.DataFrame, name: str) -> Cell:
+    return str(case["case"].iloc[0])
+
+
+def _section(case: pd.DataFrame, name: str) -> Cell:
+    return str(case["section"].iloc[0])
+
+
+def _label(case: pd.DataFrame, name: str) -> Cell:
+    return LABELS.get(name, name)
+
+
+def _first(key: str) -> CellOf:
+    return lambda case, name: _number(of(case, name)[key].iloc[0])
+
+
+def _ratio_to(other: str) -> CellOf:
+    return lambda case, name: ratio(case, name, other)
+
+
+def _ratio_of(other: str) -> CellOf:
+    return lambda case, name: ratio(case, other, name)
+
+
+def _rate(key: str, unit: float = 1.0) -> CellOf:
+    def rate(case: pd.DataFrame, name: str) -> Cell:
+        own = of(case, name)
+        return _number((unit * own[key].astype(float) / own["seconds"]).median())
+
+    return rate
+
+
+def _gradients_per_text(case: pd.DataFrame, name: str) -> Cell:
+    first = of(case, name).iloc[0]
+    return _number(first["n_gradients"] / first["n_examples"])
+
+
+def _seconds(case: pd.DataFrame, name: str) -> Cell:
+    return _spread(of(case, name)["seconds"])
+
+
+def _share_of_matmul(case: pd.DataFrame, name: str) -> Cell:
+    return ratio_of_rates(case, name, MATMUL)
+
+
+def _milliseconds(case: pd.DataFrame, name: str) -> Cell:
     own = of(case, name)
-    first = own.iloc[0]
-    peak = own["peak_bytes"].max()
-    return (
-        first["section"],
-        first["case"],
-        LABELS.get(name, name),
-        *(_rate(own, key) for key in ("n_examples", "n_tokens", "n_gradients")),
-        _rate(own, "useful_flop", 1e-9),
-        ratio_of_rates(case, name, MATMUL),
-        ratio(case, "bare_loop", name),
-        ratio(case, name, "ours"),
-        _number(first["padded_tokens"] / first["n_tokens"]),
-        _number(peak / 2**20),
-        _number(first["error"]),
-        _number(first["first_seconds"]),
-    )
+    return _spread(1e3 * own["seconds"] / own["n_examples"])
 
 
-def sweep(rows: pd.DataFrame) -> Table:
-    """What all settings of a sweep cost, against the largest alone and against Captum."""
-    found = tuple(
-        (
-            case,
-            LABELS.get(name, name),
-            _estimate(of(own, name)["seconds"]),
-            _per_text(of(own, name)),
-            ratio(own, name, "ours_largest"),
-            ratio(own, name, "ours_sweep"),
-        )
-        for (_, case), own in cases(rows[rows["section"] == "sweep"])
-        for name in own["contestant"].unique()
-        if name != MATMUL
-    )
-    caption = (
-        "Ours and Captum's samples are equal; of steps, ours has a rule that nests, with one gradient more per "
-        "setting. Ratios are medians of repeats side by side, with intervals."
-    )
-    return Table("sweep", "Sweeps", caption, _SWEEP, found, marks_best=False)
+def _padding(case: pd.DataFrame, name: str) -> Cell:
+    first = of(case, name).iloc[0]
+    return _number(first["padded_tokens"] / first["n_tokens"])
+
+
+def _peak(case: pd.DataFrame, name: str) -> Cell:
+    return _number(of(case, name)["peak_bytes"].max() / 2**20)
+
+
+# --- other tables
 
 
 def memory(rows: pd.DataFrame) -> Table:
@@ -183,66 +229,21 @@ def memory(rows: pd.DataFrame) -> Table:
     return Table("memory", "Peak memory", caption, heads, found, marks_best=False)
 
 
-def accuracy(rows: pd.DataFrame) -> Table:
-    """What a small error costs."""
-    found = tuple(
-        (
-            LABELS.get(name, name),
-            _per_text(of(own, name)),
-            _estimate(1e3 * of(own, name)["seconds"] / of(own, name)["n_examples"]),
-            _number(of(own, name)["error_median"].iloc[0]),
-            _number(of(own, name)["error"].iloc[0]),
-            ratio(own, "captum_default", name),
-        )
-        for _, own in cases(rows[rows["section"] == "accuracy"])
-        for name in own["contestant"].unique()
-        if name != MATMUL
-    )
-    caption = (
-        "Errors: largest difference of a token's score to a dense rule's, over the text's largest score. The density "
-        "of calibrated and adaptive nodes is learnt once per model and baseline, on other texts, and is not timed."
-    )
-    return Table(
-        "accuracy", "Integrated Gradients to a small error", caption, _ACCURACY, found, False
-    )
-
-
-def evaluation(rows: pd.DataFrame) -> Table:
-    """What judging metrics and methods together saves."""
-    found = tuple(
-        (
-            case,
-            LABELS.get(name, name),
-            _estimate(1e3 * of(own, name)["seconds"] / of(own, name)["n_examples"]),
-            ratio(own, name, "evaluation_shared"),
-            _number(of(own, name)["error"].iloc[0]),
-        )
-        for (_, case), own in cases(rows[rows["section"] == "evaluation"])
-        for name in own["contestant"].unique()
-        if name != MATMUL
-    )
-    caption = (
-        "Metrics of ready explanations. Shared: each question to the model once for all metrics and methods, and "
-        "left-out tokens not computed where that is exact. Ratios are medians of repeats side by side, with intervals."
-    )
-    return Table("evaluation", "Evaluation", caption, _EVALUATION, found, marks_best=False)
-
-
 def not_timed(rows: pd.DataFrame) -> Table:
     """Who was not timed, and why."""
     own = rows[rows["status"] != OK]
-    found = tuple(
-        (
-            one.section,
-            one.case,
-            LABELS.get(one.contestant, one.contestant),
-            one.status,
-            _number(one.error),
-            one.reason,
-        )
+    found = [
+        {
+            "section": one.section,
+            "case": one.case,
+            "contestant": LABELS.get(one.contestant, one.contestant),
+            "status": one.status,
+            "error": _number(one.error),
+            "reason": one.reason,
+        }
         for one in own.itertuples()
-    )
-    return Table("not_timed", "Not timed", "", _ABSENT, found, marks_best=False)
+    ]
+    return records("not_timed", "Not timed", found)
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
@@ -295,16 +296,7 @@ def ratio_of_rates(case: pd.DataFrame, name: str, other: str) -> Estimate | None
     return Estimate(*interleaved_ratio(*costs))
 
 
-def _rate(own: pd.DataFrame, key: str, unit: float = 1.0) -> Cell:
-    return _number((unit * own[key].astype(float) / own["seconds"]).median())
-
-
-def _per_text(own: pd.DataFrame) -> Cell:
-    first = own.iloc[0]
-    return _number(first["n_gradients"] / first["n_examples"])
-
-
-def _estimate(values: pd.Series) -> Estimate:
+def _spread(values: pd.Series) -> Estimate:
     """The median, with the fastest and the slowest."""
     return Estimate(float(values.median()), float(values.min()), float(values.max()))
 

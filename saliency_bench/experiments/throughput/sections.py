@@ -5,34 +5,30 @@ is first compared with ours, then warmed up, then timed in interleaved repeats w
 the model among them (`trial.measured`).
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from saliency_bench.attribution.quadrature import quadrature as rule
+from saliency_bench.attribution.quadrature import CALIBRATED
+from saliency_bench.attribution.quadrature import quadrature as nodes_of
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError
-from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.rows import OK, Setting
-from saliency_bench.core.text import Encoded
+from saliency_bench.core.rows import OK, Setting, as_list
+from saliency_bench.experiments.throughput.bench import Bench, texts_of_length
+from saliency_bench.experiments.throughput.captum import Trials, captum_in_order, tuned
 from saliency_bench.experiments.throughput.contestants import (
     Contestant,
     Problem,
     Scores,
-    Trials,
-    captum_in_order,
     explained,
     integrated_gradients,
+    maps_of,
     setting_of,
-    tuned,
 )
 from saliency_bench.experiments.throughput.evaluation import evaluation_contestants
 from saliency_bench.experiments.throughput.trial import (
     Case,
-    Clock,
     Expected,
     Protocol,
     Row,
@@ -41,53 +37,13 @@ from saliency_bench.experiments.throughput.trial import (
     entered,
     expected_of,
     measured,
-    opened,
     rounding,
     row_of,
 )
-from saliency_bench.models.model import Model
-from saliency_bench.models.references import References, resolve
-from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.budget import resolve as resolve_budget
 from saliency_bench.study.memory import peak_memory
 
-
-@dataclass(frozen=True)
-class Bench:
-    """A model, texts and a configuration as conf/throughput.yaml has it."""
-
-    config: Mapping[str, Any]
-    model: Model
-    encoded: Sequence[Encoded]
-    load: Callable[[str], Model]  # the same model in another type
-    progress: Callable[[str, int, int], None] = lambda *_: None
-    clock: Clock = time.perf_counter
-    references: References = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "references", References(self.model))
-
-    def problem(self, **changes: Any) -> Problem:
-        """The configured problem with some of its values changed."""
-        config = self.config
-        plain = Problem(
-            self.references,
-            tuple(self.encoded),
-            resolve(self.model, config["baseline"]),
-            config["quadrature"],
-            config["n_steps"],
-            resolve_budget(
-                config["runtime"]["token_budget"], self.model, [*map(len, self.encoded)]
-            ),
-        )
-        return replace(plain, **changes)
-
-    def protocol(self) -> Protocol:
-        """How the configuration wants it timed."""
-        config = self.config
-        keys = ("n_repeats", "max_warmups", "stable_within", "product_seconds")
-        tolerance = config["tolerance"][self.model.precision]
-        return Protocol(**{key: config[key] for key in keys}, tolerance=tolerance, clock=self.clock)
+#: The rule that errors are measured against.
+DENSE = "clenshaw_curtis"
 
 
 def throughput(bench: Bench) -> Iterator[Row]:
@@ -101,52 +57,78 @@ def throughput(bench: Bench) -> Iterator[Row]:
             yield from SECTIONS[name](bench)
 
 
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses settings of the configured sections as everywhere, before a model is loaded.
+
+    Raises:
+        InputError: a rule is unknown, or cannot have so many steps.
+    """
+    rule, sections = config["quadrature"], config["sections"]
+    counts = [(rule, config["n_steps"])]
+    for name in set(sections) - {"contestants"}:
+        counts += [(rule, n) for n in as_list(config[name].get("n_steps", []))]
+    if "sweep" in sections:
+        own = config["sweep"]
+        counts += [(own["quadrature"], n + own["extra_steps"]) for n in own["n_steps"]]
+    if "accuracy" in sections:
+        own = config["accuracy"]
+        counts += [(rule, own["captum_steps"]), (DENSE, own["reference_steps"])]
+        counts.append((CALIBRATED, own["calibrated_steps"]))
+    for quadrature, n_steps in counts:
+        integrated_gradients(baseline=config["baseline"], quadrature=quadrature, n_steps=n_steps)
+
+
 # --- sections
 
 
 def contestants(bench: Bench) -> Iterator[Row]:
     """Everybody on texts of mixed lengths: the main comparison."""
-    yield from _cases(bench, "contestants", {"mixed lengths": bench.problem()}, bench.config)
+    yield from bench.cases(
+        "contestants", {"mixed lengths": bench.problem()}, bench.config["contestants"]
+    )
 
 
 def budget(bench: Bench) -> Iterator[Row]:
     """Over token budgets, which are Captum's internal_batch_size too."""
     own = bench.config["budget"]
     for n in own["token_budgets"]:
-        cases = {f"{n} tokens": _small(bench, own, token_budget=n)}
-        yield from _cases(bench, "budget", cases, own, {"captum_sorted": {"tokens_at_once": [n]}})
+        cases = {f"{n} tokens": bench.small(own, token_budget=n)}
+        yield from bench.cases(
+            "budget", cases, own["contestants"], {"captum_sorted": {"tokens_at_once": [n]}}
+        )
 
 
 def length(bench: Bench) -> Iterator[Row]:
     """Over texts of one length each, where nothing is won by padding less."""
     own = bench.config["length"]
     cases = {
-        f"length {n}": _small(
-            bench, own, encoded=texts_of_length(bench.model, bench.encoded, n, own["n_examples"])
+        f"length {n}": bench.small(
+            own, encoded=texts_of_length(bench.model, bench.encoded, n, own["n_examples"])
         )
         for n in own["lengths"]
     }
-    yield from _cases(bench, "length", cases, own)
+    yield from bench.cases("length", cases, own["contestants"])
 
 
 def steps(bench: Bench) -> Iterator[Row]:
     """Over numbers of steps."""
     own = bench.config["steps"]
-    cases = {f"{n} steps": _small(bench, own | {"n_steps": n}) for n in own["n_steps"]}
-    yield from _cases(bench, "steps", cases, own)
+    cases = {f"{n} steps": bench.small(own | {"n_steps": n}) for n in own["n_steps"]}
+    yield from bench.cases("steps", cases, own["contestants"])
 
 
 def precision(bench: Bench) -> Iterator[Row]:
     """Over types of the model; errors are those to float64."""
     own = bench.config["precision"]
-    double = replace(bench, model=bench.load("float64"))
+    double = replace(bench, model=bench.load(dtype="float64"))
     with double.model.frozen():
-        problem = _small(double, own)
+        problem = double.small(own)
         (truth,) = explained(problem, [problem.setting])
     for dtype in own["dtypes"]:
-        other = replace(bench, model=bench.load(dtype))
+        other = replace(bench, model=bench.load(dtype=dtype))
         with other.model.frozen():
-            yield from _cases(other, "precision", {dtype: _small(other, own)}, own, truth=truth)
+            cases = {dtype: other.small(own)}
+            yield from other.cases("precision", cases, own["contestants"], truth=truth)
 
 
 def sweep(bench: Bench) -> Iterator[Row]:
@@ -158,7 +140,7 @@ def sweep(bench: Bench) -> Iterator[Row]:
 def _step_sweep(bench: Bench) -> Iterator[Row]:
     own = bench.config["sweep"]
     counts = sorted(own["n_steps"])
-    problem = _small(bench, own | {"n_steps": counts[-1]})
+    problem = bench.small(own | {"n_steps": counts[-1]})
     # Nesting rules have both ends of the path among their nodes: one more gradient than Captum's n.
     settings = [
         integrated_gradients(
@@ -166,7 +148,9 @@ def _step_sweep(bench: Bench) -> Iterator[Row]:
         )
         for n in counts
     ]
-    nodes = {node for one in settings for node in rule(own["quadrature"], one.hyper["n_steps"])[0]}
+    nodes = {
+        node for one in settings for node in nodes_of(own["quadrature"], one.hyper["n_steps"])[0]
+    }
     plain = [replace(problem, n_steps=n) for n in counts]
     use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
     runs = [captum_in_order("", "", one, use).run for one in plain]
@@ -184,17 +168,16 @@ def _step_sweep(bench: Bench) -> Iterator[Row]:
 def _sample_sweep(bench: Bench) -> Iterator[Row]:
     own = bench.config["sweep"]
     counts = sorted(own["n_samples"])
-    problem = _small(bench, own | {"n_steps": counts[-1]})
-    hyper = conf_files.method_defaults("smoothgrad")
-    name, reduction = hyper.pop("method"), hyper.pop("reduction")
-    settings = [setting_of(name, reduction, hyper | {"n_samples": n}) for n in counts]
+    problem = bench.small(own | {"n_steps": counts[-1]})
+    entry = conf_files.method_defaults("smoothgrad")
+    settings = [setting_of(entry, n_samples=n) for n in counts]
     twins = [one.twin("captum") for one in settings]
     yield from _sweep(
         bench,
         Case("sweep", f"{_listed(counts)} samples", problem),
         settings,
         (counts[-1], counts[-1], sum(counts)),
-        lambda: _one_by_one(problem, twins),
+        lambda: [one.scores for maps in maps_of(problem, twins, together=False) for one in maps],
         expected_of(problem, settings),
         "Captum's NoiseTunnel, setting by setting: our blocks, our noise, our token budget",
     )
@@ -231,18 +214,6 @@ def _sweep(
     paid = [replace(one, n_gradients=[k] * n) for one, k in zip(entrants, n_gradients, strict=True)]
     yield from measured(case, list(zip(paid, exact, strict=True)), bench.protocol())
     bench.progress(case.section, 1, 1)
-
-
-def _one_by_one(problem: Problem, settings: Sequence[Setting]) -> Scores:
-    """The scores of settings that share nothing but the choice of the class."""
-    n = len(problem.encoded)
-    found: Scores = [np.empty(0)] * (n * len(settings))
-    for indices, block in opened(problem):
-        for number, setting in enumerate(settings):
-            (maps,) = block.explain([setting]).values()
-            for index, one in zip(indices, maps, strict=True):
-                found[number * n + index] = one.scores
-    return found
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -293,19 +264,18 @@ def accuracy(bench: Bench) -> Iterator[Row]:
     """What Integrated Gradients with a small error cost, ours and Captum's default; errors are those to a dense rule."""
     own = bench.config["accuracy"]
     bench.progress("accuracy", 0, 1)
-    problem = _small(bench, own | {"n_steps": own["captum_steps"]})
+    problem = bench.small(own | {"n_steps": own["captum_steps"]})
     dense = integrated_gradients(
-        baseline=problem.baseline, quadrature="clenshaw_curtis", n_steps=own["reference_steps"]
+        baseline=problem.baseline, quadrature=DENSE, n_steps=own["reference_steps"]
     )
     (truth,) = explained(problem, [dense])
     adaptive = conf_files.method_defaults("integrated_gradients_adaptive")
-    name = adaptive.pop("method")
     settings = {
         "ours_adaptive": setting_of(
-            name, "none", adaptive | {"baseline": problem.baseline, "tolerance": own["tolerance"]}
+            adaptive, baseline=problem.baseline, tolerance=own["tolerance"]
         ),
         "ours_calibrated": integrated_gradients(
-            baseline=problem.baseline, quadrature="calibrated", n_steps=own["calibrated_steps"]
+            baseline=problem.baseline, quadrature=CALIBRATED, n_steps=own["calibrated_steps"]
         ),
     }
     entrants = [_by_setting(key, problem, one) for key, one in settings.items()]
@@ -321,25 +291,20 @@ def accuracy(bench: Bench) -> Iterator[Row]:
 
 def _by_setting(name: str, problem: Problem, setting: Setting) -> Contestant:
     """A contestant of ours, run once to see how many gradients each text takes."""
-    costs = _costs(problem, setting)
+    costs = [one.n_gradients for one in maps_of(problem, [setting])[0]]
     describe = f"ours: {setting.method}, {np.mean(costs):.3g} gradients per text"
     return Contestant(name, describe, lambda: explained(problem, [setting])[0], n_gradients=costs)
-
-
-def _costs(problem: Problem, setting: Setting) -> list[int]:
-    return [one.n_gradients for one in _maps(problem, setting)]
 
 
 def evaluation(bench: Bench) -> Iterator[Row]:
     """Metrics of several methods judged from shared curves, against each metric of each method judged by itself."""
     own = bench.config["evaluation"]
-    problem = _small(bench, own | {"n_steps": bench.config["n_steps"]})
+    problem = bench.small(own | {"n_steps": bench.config["n_steps"]})
     entries = {name: conf_files.metric_defaults(name) for name in own["metrics"]}
-    maps: dict[str, list[AttributionMap]] = {}
-    for name in own["methods"]:
-        hyper = conf_files.method_defaults(name)
-        setting = setting_of(hyper.pop("method"), hyper.pop("reduction"), hyper)
-        maps[name] = _maps(problem, setting)
+    maps = {
+        name: maps_of(problem, [setting_of(conf_files.method_defaults(name))])[0]
+        for name in own["methods"]
+    }
     for done, removal in enumerate(own["removals"]):
         bench.progress("evaluation", done, len(own["removals"]))
         ways = evaluation_contestants(
@@ -368,15 +333,6 @@ _WAYS = {
 }
 
 
-def _maps(problem: Problem, setting: Setting) -> list[AttributionMap]:
-    """The maps of all texts, in their order."""
-    found: dict[int, AttributionMap] = {}
-    for indices, block in opened(problem):
-        (maps,) = block.explain([setting]).values()
-        found |= dict(zip(indices, maps, strict=True))
-    return [found[index] for index in range(len(problem.encoded))]
-
-
 #: In the order in which they make sense. `own` keys of conf/throughput.yaml bear the same names.
 SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "contestants": contestants,
@@ -389,65 +345,3 @@ SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "accuracy": accuracy,
     "evaluation": evaluation,
 }
-
-
-def texts_of_length(
-    model: Model, encoded: Sequence[Encoded], length: int, n: int
-) -> tuple[Encoded, ...]:
-    """`n` texts of so many tokens: the ordinary tokens of these end to end, each framed as the first of them is.
-
-    Raises:
-        InputError: the model takes no texts of this length, or there is no room beside the special tokens.
-    """
-    first = encoded[0]
-    inner = [place for place, special in enumerate(first.special) if not special]
-    before, after = first.input_ids[: inner[0]], first.input_ids[inner[-1] + 1 :]
-    room = length - len(before) - len(after)
-    if room < 1:
-        raise InputError(
-            f"length={length}: expected more than the {len(before) + len(after)} special tokens of a text"
-        )
-    stream = [
-        token
-        for item in encoded
-        for token, special in zip(item.input_ids, item.special, strict=True)
-        if not special
-    ]
-    found = []
-    for number in range(n):
-        own = [stream[(number * room + place) % len(stream)] for place in range(room)]
-        inputs: dict[str, Any] = {"input_ids": [*before, *own, *after]}
-        if first.token_type_ids is not None:
-            inputs["token_type_ids"] = [first.token_type_ids[0]] * length
-        name = f"length-{length}-{number}"
-        found.append(task.encoded_ids(model, inputs, name, None, f"length={length}"))
-    return tuple(found)
-
-
-def _small(bench: Bench, own: Mapping[str, Any], **changes: Any) -> Problem:
-    """The configured problem with a section's own number of texts and steps."""
-    plain = {"encoded": tuple(bench.encoded[: own["n_examples"]]), "n_steps": own["n_steps"]}
-    return bench.problem(**(plain | changes))
-
-
-def _cases(
-    bench: Bench,
-    section: str,
-    cases: Mapping[str, Problem],
-    own: Mapping[str, Any],
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    truth: Scores | None = None,
-) -> Iterator[Row]:
-    """The rows of cases with the contestants that the section names; `options` replace some of theirs."""
-    given = dict(bench.config["options"])
-    for name, changed in (options or {}).items():
-        given[name] = given[name] | changed
-    for done, (name, problem) in enumerate(cases.items()):
-        bench.progress(section, done, len(cases))
-        lengths = set(map(len, problem.encoded))
-        case = Case(section, name, problem, lengths.pop() if len(lengths) == 1 else None)
-        expected = expected_of(problem, [problem.setting])
-        entrants, absent = entered(problem, own["contestants"], given)
-        yield from absent_rows(case, absent)
-        yield from measured(case, [(one, expected) for one in entrants], bench.protocol(), truth)
-    bench.progress(section, len(cases), len(cases))

@@ -23,7 +23,7 @@ from saliency_bench.experiments.throughput.contestants import (
     explained,
 )
 from saliency_bench.experiments.throughput.floor import encoder_of, gradient_flops, layer_products
-from saliency_bench.study.block import OpenBlock, opened_blocks
+from saliency_bench.study.block import opened_blocks
 from saliency_bench.study.memory import peak_memory
 from saliency_bench.study.timing import is_stable, measure, synchronizer, warm_up
 
@@ -121,18 +121,14 @@ def rounding(problem: Problem, settings: Sequence[Setting]) -> Float[np.ndarray,
     if problem.model.dtype != torch.float64:
         return None
     found = np.zeros((len(settings), len(problem.encoded)))
-    for indices, block in opened(problem):
-        context = block.context("logit", settings[0].seed)
-        for row, setting in enumerate(settings):
-            found[row, indices] = relative_tolerance(context, setting) - REORDERING[torch.float64]
-    return found.ravel()
-
-
-def opened(problem: Problem) -> Iterator[tuple[list[int], OpenBlock]]:
-    """The problem's texts in blocks, each with the places of its texts."""
     blocks = opened_blocks(problem.references, problem.encoded, "predicted", problem.token_budget)
     for block, opened in blocks:
-        yield list(block.indices), opened
+        context = opened.context("logit", settings[0].seed)
+        for row, setting in enumerate(settings):
+            found[row, list(block.indices)] = (
+                relative_tolerance(context, setting) - REORDERING[torch.float64]
+            )
+    return found.ravel()
 
 
 def differences(scores: Scores, expected: Scores) -> Float[np.ndarray, " N"]:

@@ -10,21 +10,23 @@ import torch
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Batch
 from saliency_bench.experiments.random_models import random_model, random_texts
-from saliency_bench.experiments.throughput import contestants
-from saliency_bench.experiments.throughput.contestants import (
-    CONTESTANTS,
-    Contestant,
-    Problem,
+from saliency_bench.experiments.throughput import captum
+from saliency_bench.experiments.throughput.bare_loop import bare_loop
+from saliency_bench.experiments.throughput.captum import (
     Trials,
     Use,
-    bare_loop,
     captum_in_order,
     captum_random,
     captum_single,
     captum_sorted,
+    tuned,
+)
+from saliency_bench.experiments.throughput.contestants import (
+    CONTESTANTS,
+    Contestant,
+    Problem,
     ours,
     padded_tokens,
-    tuned,
 )
 from saliency_bench.models.references import References
 
@@ -145,7 +147,7 @@ def test_of_the_uses_of_captum_the_fastest_is_kept(problem, monkeypatch):
         )
         return Contestant(name, describe, lambda: time.sleep(spent))
 
-    monkeypatch.setattr(contestants, "captum_in_order", slow)
+    monkeypatch.setattr(captum, "captum_in_order", slow)
     trials = Trials([1, 2, 4], [128, 64, 32], ["inputs", "layer"], 2)
     assert tuned(problem, trials) == (Use("layer", 4, 64), 6)
     zero = replace(problem, baseline="zero")  # a layer has no such token
@@ -159,7 +161,7 @@ def test_a_batch_of_more_texts_than_there_are_is_tried_once(problem, monkeypatch
         tried.append(use.batch_size)
         return Contestant(name, describe, lambda: None)
 
-    monkeypatch.setattr(contestants, "captum_in_order", noted)
+    monkeypatch.setattr(captum, "captum_in_order", noted)
     tuned(problem, Trials([2, 8, 16, 32], [64], ["inputs"], 1))
     assert tried[:2] == [2, 5]  # the sizes; then the best of them under each other choice
     assert len(set(tried[2:])) == 1

@@ -10,6 +10,7 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import DISAGREES, FAILED, MATMUL, NOT_APPLICABLE, OK, THROUGHPUT
 from saliency_bench.experiments.random_models import random_model, random_texts
+from saliency_bench.experiments.throughput.bench import Bench, texts_of_length
 from saliency_bench.experiments.throughput.contestants import CONTESTANTS, Contestant, Problem, ours
 from saliency_bench.experiments.throughput.floor import (
     Encoder,
@@ -18,12 +19,7 @@ from saliency_bench.experiments.throughput.floor import (
     layer_products,
 )
 from saliency_bench.experiments.throughput.report import frame, of, ratio, ratio_of_rates, tables
-from saliency_bench.experiments.throughput.sections import (
-    SECTIONS,
-    Bench,
-    texts_of_length,
-    throughput,
-)
+from saliency_bench.experiments.throughput.sections import SECTIONS, throughput
 from saliency_bench.experiments.throughput.trial import (
     Case,
     Expected,

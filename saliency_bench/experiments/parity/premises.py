@@ -18,7 +18,7 @@ from saliency_bench.attribution import baselines
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.explain import explain
 from saliency_bench.attribution.noise import SAMPLERS, UNITS, Draws, Noise, draw
-from saliency_bench.core.rows import Setting
+from saliency_bench.attribution.settings import expand
 from saliency_bench.models import references
 from saliency_bench.study.block import OpenBlock
 
@@ -209,7 +209,8 @@ def _ours(block: OpenBlock, method: str, sampler: str, seed: int) -> Float[np.nd
         "noise_special_tokens": True,
     }
     reduction = "dot" if method == "smoothgrad" else "sum"
-    setting = Setting(method, method, "native", reduction, "predicted", "logit", seed, hyper)
+    entry = {"method": method, "reduction": reduction} | hyper
+    (setting,) = expand({method: entry}, seed=seed)
     return np.asarray(explain(block.context("logit", seed), [setting])[setting.id].scores.cpu())
 
 

@@ -1,0 +1,86 @@
+"""How far settings agree on the maps of a block."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import FAILED, NOT_APPLICABLE, OK
+from saliency_bench.core.seeding import token_hash
+from saliency_bench.evaluation.agreement import (
+    RBO,
+    TOP_K_JACCARD,
+    kendall_tau,
+    rank_biased_overlap,
+    top_k_jaccard,
+)
+from saliency_bench.evaluation.grid import count
+from saliency_bench.evaluation.metrics import NotApplicable
+from saliency_bench.evaluation.ranking import rank
+from saliency_bench.evaluation.units import heads, summed, units
+from saliency_bench.study.evaluate import NOT_FINITE, Row
+
+
+def agreement_rows(
+    maps: Sequence[AttributionMap], metrics: Sequence[str], granularity: str, k: float, p: float
+) -> list[Row]:
+    """How far every two settings agree on every example, by each of the metrics (`agreement.NAMES`).
+
+    Units are ranked by their scores; `k` is the share of them at the top, `p` the persistence of RBO. `chance` is what
+    two random rankings have on average.
+    """
+    by_example: dict[str, list[_Ranked]] = {}
+    for one in maps:
+        by_example.setdefault(one.example_id, []).append(_Ranked(one, granularity))
+    return [
+        _pair(a, b, metric, k, p)
+        for own in by_example.values()
+        for a, b in combinations(own, 2)
+        for metric in metrics
+    ]
+
+
+class _Ranked:
+    """A map's units, their scores and their order.
+
+    Equal scores are ordered by text and setting: broken alike in two maps, ties would agree of themselves.
+    """
+
+    def __init__(self, one: AttributionMap, granularity: str) -> None:
+        self.map = one
+        unit_of = units(one.encoded, granularity)
+        self.heads = heads(unit_of)
+        self.scores = summed(one.scores, unit_of)
+        self.order = np.arange(0)
+        if one.finite:
+            seed = f"{token_hash(one.token_ids)} {one.setting['setting_id']}"
+            ranking = rank(self.scores, self.heads, signed=True, tie_seed=seed)
+            self.order = np.searchsorted(np.flatnonzero(self.heads), ranking)
+
+
+def _pair(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> Row:
+    row = {
+        "setting_a": a.map.setting["setting_id"],
+        "setting_b": b.map.setting["setting_id"],
+        "example_id": a.map.example_id,
+        "metric": metric,
+    }
+    nothing = {"value": None, "chance": None}
+    if not (a.map.finite and b.map.finite):
+        return row | nothing | {"status": FAILED, "reason": NOT_FINITE}
+    try:
+        value, chance = _agreement(a, b, metric, k, p)
+    except NotApplicable as reason:
+        return row | nothing | {"status": NOT_APPLICABLE, "reason": str(reason)}
+    return row | {"value": value, "chance": chance, "status": OK, "reason": None}
+
+
+def _agreement(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> tuple[float, float]:
+    """The value, and that by chance; where there is no order to compare, there is none in any metric."""
+    tau = kendall_tau(a.scores, b.scores, a.heads)
+    if metric == TOP_K_JACCARD:
+        return top_k_jaccard(a.order, b.order, count(k, len(a.order)))
+    if metric == RBO:
+        return rank_biased_overlap(a.order, b.order, p)
+    return tau, 0.0

@@ -1,0 +1,107 @@
+"""Whose a results folder is: a study claims one that is empty or its own, and refuses all others."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saliency_bench.attribution.describe import described
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.method_facts import FACTS
+from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
+from saliency_bench.store.run import CONFIG, IDENTITY, SETTINGS, read_json, write_json
+from saliency_bench.study.prepare import Study
+
+RUNS = Path("results") / "runs"
+CHOICE = "choice"  # the folder of the study that chooses
+_NAMED, _SHOWN = 12, 60  # differences in a message, and characters of each key and value
+
+
+def folder_of(study: Study) -> Path:
+    """Where the study's results go."""
+    name = study.config.name
+    return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
+
+
+def refuse_another(study: Study, folder: Path) -> None:
+    """Refuses a folder that holds another study, naming what differs, or anything that no study has written.
+
+    Raises:
+        InputError: it does.
+        StorageError: what the folder says of itself is damaged, or it holds a link to elsewhere.
+    """
+    refuse_links(folder)
+    path = folder / IDENTITY
+    if not path.is_file() and (others := strangers(folder)):
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise InputError(
+            f"{folder} holds other files ({some}) and no {IDENTITY} of a study. Give a new folder with out=."
+        )
+    identity = json.loads(json.dumps(study.identity))
+    if path.is_file():
+        held = read_json(path, dict)
+        if held != identity:
+            changed = list(differences(held, identity))
+            if "settings" in changed and (folder / SETTINGS).is_file():
+                changed.remove("settings")
+                changed += _of_settings(read_json(folder / SETTINGS, list), study)
+            some = ", ".join(changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
+            raise InputError(
+                f"{folder} holds another run; it differs in {some}. Give another folder with out=, or remove it."
+            )
+
+
+def _of_settings(held: list[Any], study: Study) -> list[str]:
+    """What the settings of each method entry differ in, by field; what they all have from the study aside."""
+    found: dict[str, None] = {}
+    for name in dict.fromkeys(
+        [*(str(one.get("name")) for one in held if isinstance(one, dict))]
+        + [one.name for one in study.settings]
+    ):
+        before = [one for one in held if isinstance(one, dict) and one.get("name") == name]
+        after = [one.to_dict() for one in study.settings if one.name == name]
+        if len(before) != len(after):
+            found[f"method.{_cut(name)} ({len(before)} → {len(after)} settings)"] = None
+            continue
+        for one, other in zip(before, after, strict=True):
+            fields = {*one, *other} - {"setting_id", "seed", "target", FACTS}
+            one, other = ({key: it[key] for key in fields & it.keys()} for it in (one, other))
+            found |= dict.fromkeys(differences(one, other, f"method.{name}"))
+    return list(found)
+
+
+def strangers(folder: Path) -> list[str]:
+    """What a study has not written before it claims a folder; the study that chooses stands there by then."""
+    if not folder.is_dir():
+        return []
+    with storing(folder):
+        names = sorted(path.name for path in folder.iterdir() if not is_leftover(path.name))
+    choice = folder / CHOICE
+    if choice.is_dir() and ((choice / IDENTITY).is_file() or not strangers(choice)):
+        names.remove(CHOICE)
+    return names
+
+
+def claim(study: Study, folder: Path) -> None:
+    """Makes the folder this study's: what it is, its settings, and all that another process needs to go on with it."""
+    write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
+    write_json(folder / SETTINGS, [described(setting) for setting in study.settings])
+    # In its own order, which is that of the settings: canonical JSON would sort it.
+    held = json.dumps(asdict(study.asked) | {"out": None}, indent=1, ensure_ascii=False)
+    replace_file(folder / CONFIG, f"{held}\n".encode())
+
+
+def differences(a: Any, b: Any, key: str = "") -> Iterable[str]:
+    """Dotted keys at which two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted({*a, *b}):
+            yield from differences(a.get(name), b.get(name), f"{key}.{name}" if key else name)
+    elif a != b:
+        yield _cut(key) if isinstance(a, list | dict) else f"{_cut(key)} ({_cut(a)} → {_cut(b)})"
+
+
+def _cut(value: object) -> str:
+    """A key or value of a folder that may be somebody else's, short and in one line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -1,0 +1,223 @@
+"""The rows of a study: what is computed of each block, and which rows there must be in the end."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from saliency_bench.attribution import baselines, captum
+from saliency_bench.attribution.parity import relative_tolerance
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.text import Encoded
+from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS
+from saliency_bench.models.references import References
+from saliency_bench.store.coverage import Plan
+from saliency_bench.study.agreement import agreement_rows
+from saliency_bench.study.block import (
+    OpenBlock,
+    Piece,
+    open_block,
+    opened_blocks,
+    packing_for,
+    plan_blocks,
+    plan_pieces,
+)
+from saliency_bench.study.convergence import Dense, companions, convergence_rows
+from saliency_bench.study.evaluate import judge_block, planned
+from saliency_bench.study.prepare import Study, usual_readings
+from saliency_bench.study.timings import timing_rows
+
+TIMING = "timing"  # the name of the part that holds the timings
+
+Row = dict[str, Any]
+
+
+def pieces_of(study: Study) -> list[Piece]:
+    """The plan: a pure function of the texts."""
+    packing = packing_for(study.model, study.config.runtime.token_budget)
+    return plan_pieces(plan_blocks(study.encoded, packing))
+
+
+def plan_of(study: Study) -> Plan:
+    """The rows that the study's tables must have."""
+    config, settings = study.config, [setting.id for setting in study.settings]
+    metrics, curves = planned(config.metric, usual_readings(config))
+    dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
+    return Plan(
+        cell_id=study.cell_id,
+        texts={
+            piece.name: [study.encoded[index].example_id for index in piece.indices]
+            for piece in pieces_of(study)
+        },
+        settings=settings,
+        judged=settings if metrics else (),
+        metrics=metrics,
+        curves=curves,
+        agreement=config.agreement.metrics,
+        convergence=[(one.id, against) for one, against, _ in companions(study.settings, dense)],
+        probed=frozenset(
+            item.example_id for item in study.encoded[: config.convergence.n_examples]
+        ),
+        timings=TIMING if config.timing.enabled else None,
+        repeats=config.timing.n_repeats,
+    )
+
+
+def block_tables(
+    study: Study, refs: References, items: Sequence[Encoded], probe: Collection[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """All rows of one block; the examples whose ids are in `probe` are explained again with more points."""
+    under = study.model.ledger.under
+    with under(MAPS):
+        block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
+        maps = block.explain(study.settings)
+        uncertain = list(_uncertain_baselines(study, block))
+    flat = [one for of_setting in maps.values() for one in of_setting]
+    with under(CURVES):
+        judged = judge_block(block, flat, study.config.metric, usual_readings(study.config))
+        asked = study.config.agreement
+        agreement = agreement_rows(flat, asked.metrics, asked.granularity, asked.k, asked.p)
+    with under(CONVERGENCE):
+        converged = _convergence(study, refs, items, maps, probe)
+    tables = {
+        "examples": example_rows(block),
+        "maps": [map_row(one) for one in flat if one.finite],
+        "rows": judged.rows,
+        "curves": judged.curves,
+        "agreement": agreement,
+        "convergence": converged,
+    }
+    cell = {"cell_id": study.cell_id}
+    found = {name: [cell | row for row in rows] for name, rows in tables.items()}
+    warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
+    return found | {"warnings": warned + [cell | one for one in uncertain]}
+
+
+def _uncertain_baselines(study: Study, block: OpenBlock) -> Iterable[dict[str, Any]]:
+    """A warning for each text whose maximum-entropy baseline leaves the model sure of something."""
+    asked = {
+        (setting.output, setting.hyper.get("baseline_special_tokens", "keep")): setting
+        for setting in study.settings
+        if setting.hyper.get("baseline") == "max_entropy"
+    }
+    for (output, special_tokens), setting in asked.items():
+        context = block.context(output, setting.seed)
+        shares = baselines.diagnostics(context, "max_entropy", special_tokens)
+        for example_id, share in zip(block.batch.example_ids, shares, strict=True):
+            if share < baselines.LITTLE:
+                message = (
+                    f"max_entropy reaches less than {baselines.LITTLE:g} of the largest entropy"
+                )
+                source = f"method.{setting.name}.baseline"
+                yield {"example_id": example_id, "source": source, "message": message}
+
+
+def _convergence(
+    study: Study,
+    refs: References,
+    items: Sequence[Encoded],
+    maps: Mapping[str, Sequence[AttributionMap]],
+    probe: Collection[str],
+) -> list[dict[str, Any]]:
+    checked = [item for item in items if item.example_id in probe]
+    if not checked:
+        return []
+    config = study.config
+    block = open_block(refs, checked, config.target, config.runtime.token_budget)
+    dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
+    return convergence_rows(block, maps, study.settings, dense)
+
+
+def timings(study: Study, refs: References) -> list[dict[str, Any]]:
+    """The time that each setting takes on the first examples of the study."""
+    timing = study.config.timing
+    rows = timing_rows(
+        refs,
+        study.encoded[: timing.n_examples],
+        study.settings,
+        n_repeats=timing.n_repeats,
+        n_warmup=timing.n_warmup,
+        token_budget=study.config.runtime.token_budget,
+    )
+    return [{"cell_id": study.cell_id} | row for row in rows]
+
+
+def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
+    """For each native setting with a Captum twin, the largest difference that rounding explains on any example."""
+    twins = {
+        setting.twin("native").id
+        for setting in study.settings
+        if setting.backend in captum.BACKENDS
+    }
+    paired = [setting for setting in study.settings if setting.id in twins]
+    if not paired:
+        return None
+    found: dict[str, float] = {}
+    budget = study.config.runtime.token_budget
+    for _, opened in opened_blocks(refs, study.encoded, study.config.target, budget):
+        for setting in paired:
+            context = opened.context(setting.output, setting.seed)
+            largest = float(relative_tolerance(context, setting).max())
+            found[setting.id] = max(largest, found.get(setting.id, 0.0))
+    return {"relative_tolerance": found, "derived_in": "saliency_bench.attribution.parity"}
+
+
+def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
+    """What the model makes of each text."""
+    probability = map(_number, block.probability(block.predicted).tolist())
+    rows = []
+    for row, (item, sure, largest) in enumerate(
+        zip(block.batch.encoded, probability, block.predicted.tolist(), strict=True)
+    ):
+        predicted = (
+            None if sure is None else largest
+        )  # of outputs that are not finite no class is the largest
+        unknown = item.gold is None or predicted is None
+        rows.append(
+            {
+                "example_id": item.example_id,
+                "text": item.text,
+                "text_pair": item.text_pair,
+                "gold": item.gold,
+                "gold_label": None if item.gold is None else block.label(row, item.gold),
+                "predicted": predicted,
+                "predicted_label": None if predicted is None else block.label(row, predicted),
+                "probability": sure,
+                "correct": None if unknown else item.gold == predicted,
+                "n_tokens": len(item),
+                "truncated": item.truncated,
+            }
+        )
+    return rows
+
+
+def _number(value: float) -> float | None:
+    """The value; null where it is none, which the rows of the text's metrics say as failed ones."""
+    return value if math.isfinite(value) else None
+
+
+def map_row(one: AttributionMap) -> dict[str, Any]:
+    """A map as a row of the table."""
+    encoded = one.encoded
+    return {
+        "setting_id": one.setting["setting_id"],
+        "example_id": one.example_id,
+        "target": one.target,
+        "against": one.against,
+        "label": one.label,
+        "probability": _number(one.probability),
+        "tokens": list(encoded.tokens),
+        "token_ids": list(encoded.input_ids),
+        "attributable": list(one.attributable),
+        "starts": [start for start, _ in encoded.offsets],
+        "ends": [end for _, end in encoded.offsets],
+        "segments": list(encoded.segments),
+        "words": list(encoded.words),
+        "scores": one.scores.tolist(),
+        "completeness_gap": one.completeness_gap,
+        "output_difference": one.output_difference,
+        "n_gradients": one.n_gradients,
+        "standard_errors": None if one.standard_errors is None else one.standard_errors.tolist(),
+        "split_half_tau": one.split_half_tau,
+        "error": one.error,
+        "converged": one.converged,
+    }

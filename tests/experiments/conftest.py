@@ -1,0 +1,15 @@
+"""What tests of experiments share."""
+
+import pytest
+
+from saliency_bench.cli import main as cli
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder as working directory, and the environment as it was afterwards."""
+    for key in cli.QUIET:
+        monkeypatch.setenv(key, cli.QUIET[key])
+    monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
