@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError
+from saliency_bench.models.intake import captured
 from saliency_bench.models.model import Model
+from saliency_bench.models.threads import given_back
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +22,7 @@ class Attentions:
     """What the forward passes of one model gave; `take` hands out that of the last one."""
 
     name: str
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[Any]
 
     def take(self) -> tuple[Float[Tensor, "R H T T"], ...]:
         """The attention weights of the pass since the last call, a tensor for each layer, first layer first.
@@ -28,7 +30,8 @@ class Attentions:
         Raises:
             InputError: there was not one pass, or it gave no square attention weights.
         """
-        outputs, self.outputs = self.outputs, []
+        outputs = self.outputs.copy()
+        self.outputs.clear()
         if len(outputs) != 1:
             raise InputError(
                 f"model {self.name}: expected one call of its transformer per forward pass, but there were "
@@ -60,18 +63,13 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
     Raises:
         InputError: there is not one transformers model in the module.
     """
-    attentions = Attentions(model.name)
     transformer = _transformer(model)
-
-    def record(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        attentions.outputs.append(output)
-
-    with _as_found(model.module), _eager(transformer):
-        handle = transformer.register_forward_hook(record)
-        try:
-            yield attentions
-        finally:
-            handle.remove()
+    with (
+        _as_found(model.module),
+        _eager(transformer),
+        captured(transformer) as outputs,
+    ):
+        yield Attentions(model.name, outputs)
 
 
 def _transformer(model: Model) -> "PreTrainedModel":
@@ -83,13 +81,13 @@ def _transformer(model: Model) -> "PreTrainedModel":
             return [module]
         return [one for child in module.children() for one in outermost(child)]
 
-    found = outermost(model.module)
-    if len(found) != 1:
+    transformers = outermost(model.module)
+    if len(transformers) != 1:
         raise InputError(
             f"model {model.name} gives no attention weights: expected one transformers model in the module, "
-            f"found {len(found)}. Use a method that needs none, such as integrated_gradients."
+            f"found {len(transformers)}. Use a method that needs none, such as integrated_gradients."
         )
-    return found[0]
+    return transformers[0]
 
 
 @contextmanager
@@ -110,17 +108,15 @@ def _as_found(root: nn.Module) -> Iterator[None]:
 def _eager(transformer: "PreTrainedModel") -> Iterator[None]:
     """Attention weights are formed and returned; every part has its configuration back afterwards."""
     parts = [getattr(module, "config", None) for module in transformer.modules()]
-    configs: list[Any] = list(
-        {id(one): one for one in parts if hasattr(one, "output_attentions")}.values()
-    )
-    before = [(one._attn_implementation, one.output_attentions) for one in configs]
-    try:
+    unique = {id(part): part for part in parts if hasattr(part, "output_attentions")}
+    configs: list[Any] = [*unique.values()]
+    # Given back in the opposite order: output_attentions refuses to be true while not eager.
+    with (
+        given_back(configs, "_attn_implementation_internal"),
+        given_back(configs, "output_attentions"),
+    ):
         for config in configs:
             # Not through its setter, which would write into configurations of parts that are not here as well.
             config._attn_implementation_internal = "eager"
             config.output_attentions = True
         yield
-    finally:
-        for config, (implementation, asked) in zip(configs, before, strict=True):
-            config.output_attentions = asked  # while eager: it refuses to be true under any other
-            config._attn_implementation_internal = implementation

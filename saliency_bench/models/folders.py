@@ -86,8 +86,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             raise InputError(f"model.adapter={folder} has no {path.name}.")
         _refuse_outside(folder, path, str(path))
-    found = read_object(config)
-    keys = {key: value for key, value in found.items() if key not in UNUSED_KEYS}
+    config_keys = read_object(config)
+    keys = {key: value for key, value in config_keys.items() if key not in UNUSED_KEYS}
     _refuse_code(config, keys, [key for key in ADAPTER_CODE_KEYS if keys.get(key) is not None])
     if keys.get("peft_type") not in MERGED:
         raise InputError(
@@ -110,7 +110,7 @@ def _file_named(keys: dict[str, Any]) -> str | None:
         if isinstance(value, dict):
             waiting += value.items()
         elif isinstance(value, list):
-            waiting += [(key, one) for one in value]
+            waiting += [(key, item) for item in value]
         elif isinstance(value, str) and (
             _NAMES_A_FILE.search(key) or "/" in value or ":\\" in value
         ):
@@ -129,9 +129,8 @@ def check_hub(name: str, revision: str | None) -> str:
         config = _from_hub(name, CONFIG, revision, must=True)
         assert config is not None
         snapshot = config.parent
-        commit = (
-            snapshot.name
-        )  # what is loaded is what was looked at, whatever the branch is moved to
+        # What is loaded is what was looked at, whatever the branch is moved to.
+        commit = snapshot.name
         _from_hub(name, INDEX, commit)
         adapter = _from_hub(name, ADAPTER_CONFIG, commit)
     except (OSError, ValueError) as error:
@@ -203,7 +202,7 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         allowed.append(folder.resolve().parents[1] / "blobs")
-    if file.exists() and not any(file.resolve().is_relative_to(one) for one in allowed):
+    if file.exists() and not any(file.resolve().is_relative_to(place) for place in allowed):
         raise InputError(
             f"{what} is a link to {file.resolve()}, out of its folder. Put the file itself there."
         )
@@ -212,9 +211,10 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
 def _near(name: str) -> Path | None:
     """A model's folder here of nearly this name."""
     with suppress(OSError):
-        beside = [one for one in Path(name).parent.iterdir() if (one / CONFIG).is_file()]
-        names = {one.name: one for one in beside}
-        return next((names[one] for one in get_close_matches(Path(name).name, names, n=1)), None)
+        beside = [folder for folder in Path(name).parent.iterdir() if (folder / CONFIG).is_file()]
+        names = {folder.name: folder for folder in beside}
+        near = get_close_matches(Path(name).name, names, n=1)
+        return names[near[0]] if near else None
     return None
 
 
@@ -238,7 +238,7 @@ def _from_hub(name: str, file: str, revision: str | None, must: bool = False) ->
     from huggingface_hub.constants import is_offline_mode
     from transformers.utils.hub import cached_file
 
-    found = cached_file(
+    path = cached_file(
         name,
         file,
         revision=revision,
@@ -246,4 +246,4 @@ def _from_hub(name: str, file: str, revision: str | None, must: bool = False) ->
         # A file that could not be asked for is not one that is not there; offline there is only the cache.
         _raise_exceptions_for_connection_errors=must or not is_offline_mode(),
     )
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)

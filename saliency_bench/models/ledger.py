@@ -7,16 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 #: Stages of a study.
-MAPS, CURVES, CONVERGENCE, TIMING, PARITY = (
-    "maps",
-    "metrics",
-    "convergence check",
-    "timing",
-    "comparison with Captum",
-)
+MAPS, CURVES, CONVERGENCE, TIMING = "maps", "metrics", "convergence check", "timing"
+PARITY = "comparison with Captum"
 
 
 class Work(NamedTuple):
@@ -63,10 +59,7 @@ class Ledger:
     @property
     def total(self) -> Work:
         """Of all stages."""
-        found = Work()
-        for paid in self.work.values():
-            found = found.plus(paid)
-        return found
+        return reduce(Work.plus, self.work.values(), Work())
 
     @contextmanager
     def under(self, stage: str) -> Iterator[None]:

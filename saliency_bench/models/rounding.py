@@ -28,13 +28,13 @@ class Scaling:
 
     def embeddings(self, values: Float[Tensor, "R T D"]) -> Float[Tensor, "R T D"]:
         """The same; on the way back the power is taken off."""
-        found: Tensor = _Changed.apply(values, self._taken_off)  # type: ignore[no-untyped-call]
-        return found
+        same: Tensor = _Changed.apply(values, self._taken_off)  # type: ignore[no-untyped-call]
+        return same
 
     def outputs(self, values: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         """The same; on the way back each row's largest number is brought between 1/2 and 1."""
-        found: Tensor = _Changed.apply(values, self._put_on)  # type: ignore[no-untyped-call]
-        return found
+        same: Tensor = _Changed.apply(values, self._put_on)  # type: ignore[no-untyped-call]
+        return same
 
     def _put_on(self, gradient: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         largest = gradient.abs().amax(-1)
@@ -74,23 +74,23 @@ def products(tf32: bool) -> Iterator[None]:
     me = threading.get_ident()
 
     def may_enter() -> bool:
-        return not any(one != me and (tf32 or rounds) for one, rounds, _ in _INSIDE)
+        return not any(thread != me and (tf32 or rounds) for thread, rounds, _ in _INSIDE)
 
     with _CHANGED:
         _CHANGED.wait_for(may_enter)
-        found = _INSIDE[0][2] if _INSIDE else _Found()
-        mine = me, tf32, found
-        _INSIDE.append(mine)
-        found.change(tf32)
+        flags = _INSIDE[0][2] if _INSIDE else _Found()
+        entry = me, tf32, flags
+        _INSIDE.append(entry)
+        flags.change(tf32)
     try:
         yield
     finally:
         with _CHANGED:
-            _INSIDE.remove(mine)
+            _INSIDE.remove(entry)
             if _INSIDE:
-                found.change(_INSIDE[-1][1])
+                flags.change(_INSIDE[-1][1])
             else:
-                found.put_back()
+                flags.put_back()
             _CHANGED.notify_all()
 
 
@@ -103,13 +103,13 @@ class _Found:
 
     def __init__(self) -> None:
         self.older = _older()
-        self.newer = [_own(one) for one in _flags()]
+        self.newer = [_own(flag) for flag in _flags()]
 
     def change(self, tf32: bool) -> None:
         """Rounds, or does not."""
         if self.older is None:
-            for one, value in zip(_flags(), (TF32 if tf32 else "ieee", "ieee"), strict=True):
-                one.fp32_precision = value
+            for flag, value in zip(_flags(), (TF32 if tf32 else "ieee", "ieee"), strict=True):
+                flag.fp32_precision = value
         else:
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
@@ -117,8 +117,8 @@ class _Found:
         """As they were."""
         if self.older is not None:
             torch.set_float32_matmul_precision(self.older)
-        for one, value in zip(_flags(), self.newer, strict=True):
-            one.fp32_precision = value
+        for flag, value in zip(_flags(), self.newer, strict=True):
+            flag.fp32_precision = value
 
 
 def _flags() -> tuple[Any, Any]:

@@ -20,12 +20,9 @@ def shifted(
     def move(
         layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Tensor
     ) -> Tensor:
-        tensors = (one for one in (*args, *named.values()) if isinstance(one, Tensor))
-        mine = any(torch.equal(one, input_ids) for one in tensors)
-        return output + shift if mine else output
+        tensors = (value for value in (*args, *named.values()) if isinstance(value, Tensor))
+        meant = any(torch.equal(value, input_ids) for value in tensors)
+        return output + shift if meant else output
 
-    handle = model.embedding.register_forward_hook(move, with_kwargs=True)
-    try:
+    with model.embedding.register_forward_hook(move, with_kwargs=True):
         yield
-    finally:
-        handle.remove()

@@ -13,6 +13,7 @@ from rich.console import Console
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import overrides, ranges
 from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import SANITY
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
@@ -24,7 +25,7 @@ from saliency_bench.experiments.sanity.asking import Row, Subject, fix_class
 from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import REMOVALS, resolve_removal
+from saliency_bench.models.references import resolve_removal
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report.stats import Resampling
 from saliency_bench.study.budget import check_budget

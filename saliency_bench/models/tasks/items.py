@@ -27,12 +27,12 @@ def label_of(item: Any) -> int | str | None:
     """
     if not isinstance(item, Mapping):
         return None
-    given = item.get("labels", item.get("label"))
-    if hasattr(given, "tolist"):
-        given = given.tolist()
-    if _is_list(given) and len(given) == 1:
-        (given,) = given
-    return given if isinstance(given, str) or (_is_whole(given) and given >= 0) else None
+    label = item.get("labels", item.get("label"))
+    if hasattr(label, "tolist"):
+        label = label.tolist()
+    if _is_list(label) and len(label) == 1:
+        (label,) = label
+    return label if isinstance(label, str) or (_is_whole(label) and label >= 0) else None
 
 
 def items(inputs: Any) -> list[Any]:
@@ -60,7 +60,7 @@ def items(inputs: Any) -> list[Any]:
 
 
 def _all_apart(inputs: Iterable[Any], where: str) -> list[Any]:
-    return [one for index, item in enumerate(inputs) for one in _apart(item, f"{where}[{index}]")]
+    return [text for index, item in enumerate(inputs) for text in _apart(item, f"{where}[{index}]")]
 
 
 def _refuse_table(inputs: Any) -> None:
@@ -84,15 +84,15 @@ def _refuse_table(inputs: Any) -> None:
 
 def _of_loader(loader: "DataLoader[Any]") -> Iterator[Any]:
     """The items of a loader, without torch's way to put them together, which turns pairs and lists of ids over."""
-    own = copy(loader)
-    if own.collate_fn is default_collate:
-        own.collate_fn = list
-        own._iterator = None  # that of workers which are kept and put items together
-    batched = own.batch_sampler is not None
-    for number, batch in enumerate(own):
+    uncollated = copy(loader)
+    if uncollated.collate_fn is default_collate:
+        uncollated.collate_fn = list
+        uncollated._iterator = None  # that of workers which are kept and put items together
+    batched = uncollated.batch_sampler is not None
+    for number, batch in enumerate(uncollated):
         where = f"batch {number} of inputs" if batched else f"inputs[{number}]"
         whole = _all(batch, str) or (isinstance(batch, list) and _all(batch, Mapping))
-        if batched and (own.collate_fn is list or whole):
+        if batched and (uncollated.collate_fn is list or whole):
             yield from _all_apart(batch, where)
         elif batched and isinstance(batch, list) and not _all(batch[:1], Tensor | np.ndarray):
             raise InputError(
@@ -150,13 +150,13 @@ def _plain(value: Any, where: str) -> Any:
         return value.tolist()
     if not _is_list(value) or not _all(value, Tensor | np.ndarray):
         return value
-    lengths = {prod(one.shape) for one in value}
+    lengths = {prod(array.shape) for array in value}
     if len(value) > 1 and len(lengths) == 1 and lengths != {1}:
         raise InputError(
             f"{where} is a list of {len(value)} arrays of one length, of which it cannot be told whether each is a text or "
             "a place in all texts: stack them to [B T], or give the DataLoader itself"
         )
-    return [one.item() if lengths == {1} else one.tolist() for one in value]
+    return [array.item() if lengths == {1} else array.tolist() for array in value]
 
 
 def _beside(
@@ -179,15 +179,15 @@ def _beside(
 
 def _with_labels(ids: Any, labels: Any) -> Iterator[Mapping[str, Any]]:
     """The texts of ids [B T] or [T], each with its label where there are any."""
-    rows, own = (ids, labels) if ids.ndim == 2 else ([ids], [labels])
-    for row, one in enumerate(rows):
-        yield {"input_ids": one} if labels is None else {"input_ids": one, "labels": own[row]}
+    rows, classes = (ids, labels) if ids.ndim == 2 else ([ids], [labels])
+    for place, row in enumerate(rows):
+        yield {"input_ids": row} | ({} if labels is None else {"labels": classes[place]})
 
 
 def _ids_of(batch: Sequence[Any], where: str) -> tuple[Any, Any]:
     """The ids of (ids,) or (ids, labels), and the labels; these have a dimension less."""
     ids, *others = batch
-    if len(others) > 1 or any(np.ndim(one) != ids.ndim - 1 for one in others):
+    if len(others) > 1 or any(np.ndim(other) != ids.ndim - 1 for other in others):
         raise InputError(
             f"{where} is {len(batch)} tensors, expected (ids,) or (ids, labels): give a mapping with input_ids, and "
             "attention_mask where there is padding"
@@ -217,4 +217,4 @@ def _classes(value: Any) -> bool:
 
 def _all(values: Any, kind: Any) -> bool:
     """Whether this is a list of some values of this kind."""
-    return _is_list(values) and bool(values) and all(isinstance(one, kind) for one in values)
+    return _is_list(values) and bool(values) and all(isinstance(value, kind) for value in values)
