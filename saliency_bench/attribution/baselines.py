@@ -33,6 +33,7 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.tensors import on_device, sent
 from saliency_bench.models import references as known
+from saliency_bench.models.contents import TEXT, VECTOR
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
@@ -59,11 +60,12 @@ LAST_STEP = 1e-6
 
 def embeddings(ctx: "Context", baseline: str, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """The named baseline at every token; only those that are `moved` are meant to have it."""
-    if baseline.startswith(known.TEXT):
+    if baseline.startswith(TEXT):
         return _words(ctx, baseline)
-    if baseline.startswith(known.VECTOR):
+    if baseline.startswith(VECTOR):
         return ctx.references.vector(baseline).expand_as(ctx.embeddings)
-    return BASELINES[baseline](ctx, moved).expand_as(ctx.embeddings)
+    start: Tensor = BASELINES[baseline](ctx, moved)
+    return start.expand_as(ctx.embeddings)
 
 
 def _token(name: str, ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "..."]:

@@ -1,4 +1,4 @@
-"""What a transformer attends to: the attention weights of a forward pass, from a model left as it was found."""
+"""Attention weights of a transformer's forward pass; the model is left as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Attentions:
-    """What the forward passes of one model gave; `take` hands out that of the last one."""
+    """The outputs of one model's forward passes; `take` returns the attention weights of the last one."""
 
     name: str
     outputs: list[Any]
@@ -40,9 +40,8 @@ class Attentions:
         layers = getattr(outputs[0], "attentions", None)
         if not layers:
             raise InputError(
-                f"model {self.name}: expected attention weights of all layers, but its transformer gives none "
-                f"(it returned {type(outputs[0]).__name__}; encoder-decoders have no one chain of layers). "
-                "Use another method."
+                f"model {self.name}: expected attention weights of all layers, but its transformer gives none (it returned "
+                f"{type(outputs[0]).__name__}; encoder-decoders have no one chain of layers). Use another method."
             )
         for layer in layers:
             if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2]:
@@ -55,7 +54,7 @@ class Attentions:
 
 @contextmanager
 def recorded_attentions(model: Model) -> Iterator[Attentions]:
-    """While open, forward passes leave their attention weights, with whatever `forward` the model is called.
+    """Records the attention weights of forward passes, whatever `forward` the model is called with.
 
     Only the eager implementation forms the weights, so it is used for the time, and logits may change in the last
     digits. What asking for attentions leaves behind (transformers 5 never removes its hooks) is taken away again.
@@ -92,7 +91,7 @@ def _transformer(model: Model) -> "PreTrainedModel":
 
 @contextmanager
 def _as_found(root: nn.Module) -> Iterator[None]:
-    """Afterwards no module has forward hooks or attributes that it did not have before."""
+    """Removes the hooks and attributes that modules did not have before."""
     before = {module: (set(module._forward_hooks), set(vars(module))) for module in root.modules()}
     try:
         yield
@@ -106,7 +105,7 @@ def _as_found(root: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _eager(transformer: "PreTrainedModel") -> Iterator[None]:
-    """Attention weights are formed and returned; every part has its configuration back afterwards."""
+    """Makes the transformer form and return attention weights; its configurations are restored at the end."""
     parts = [getattr(module, "config", None) for module in transformer.modules()]
     unique = {id(part): part for part in parts if hasattr(part, "output_attentions")}
     configs: list[Any] = [*unique.values()]

@@ -1,7 +1,7 @@
 """The module and the tokenizer of a checkpoint: safetensors only, explicit dtype, never remote code."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,8 @@ import torch
 from torch import nn
 
 from saliency_bench.core.errors import InputError, is_out_of_memory, said
-from saliency_bench.models.heads import (
-    HEADS,
-    SEQUENCE_CLASSIFICATION,
-    TEXT_GENERATION,
-    Head,
-    trained_for,
-)
+from saliency_bench.models import heads
+from saliency_bench.models.heads import HEADS, Head
 from saliency_bench.models.threads import PROCESS
 
 EAGER = "eager"
@@ -28,7 +23,7 @@ def load_module(
     dtype: torch.dtype,
     attention: str,
     *,
-    task: str = SEQUENCE_CLASSIFICATION,
+    task: str = heads.SEQUENCE_CLASSIFICATION,
     revision: str | None = None,
     n_labels: int | None = None,
     brought: Sequence[str] = (),
@@ -67,18 +62,21 @@ def load_module(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else the error would name no tensor
         )
-        module, report = _loaded(path, load, attention)
+        with PROCESS, _quiet():
+            module, report = _with_attention(path, load, attention)
     except InputError:
         raise
     except Exception as error:  # a configuration of nonsense fails in as many ways as there are
         if is_out_of_memory(error):
             raise
         raise InputError(_why_not(path, error, head)) from error
+    _require_shapes(path, report["mismatched_keys"])
     if n_labels is None or brought:
         _require_weights(path, task, report["missing_keys"], brought)
     _warn_unused(path, report["unexpected_keys"])
-    if task == TEXT_GENERATION:
+    if task == heads.TEXT_GENERATION:
         _require_decoder(path, module.config)
     return cast(nn.Module, module)
 
@@ -105,17 +103,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def _loaded(path: str | Path, load: Callable[..., Any], attention: str) -> Any:
-    """The module, and transformers' report of the loading."""
-    with PROCESS, _quiet():
-        try:
-            return _with_attention(path, load, attention)
-        except RuntimeError as error:
-            raise _mismatch(path, load) or error from error
-
-
 def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) -> Any:
-    """The same; with eager attention, and a warning, where the model has no other."""
+    """The module, and transformers' report; with eager attention, and a warning, where the model has no other."""
     try:
         return load(attn_implementation=attention)
     except ValueError as error:
@@ -123,14 +112,14 @@ def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) 
             raise
     warnings.warn(
         f"model.path={path} has no {attention} attention: eager is used (runtime.attention=eager)",
-        stacklevel=5,
+        stacklevel=4,
     )
     return load(attn_implementation=EAGER)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice while weights are loaded; what is missing is our own error."""
+    """Turns off the progress bars and messages of transformers: what is missing is our own error."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -144,22 +133,14 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _mismatch(path: str | Path, load: Callable[..., Any]) -> InputError | None:
-    """The error that names a tensor of another shape than the model's; None where that is not what is wrong.
-
-    transformers would name it in a report of its own, and raises without it.
-    """
-    try:
-        _, report = load(ignore_mismatched_sizes=True)
-    except Exception:  # what was wrong at first is said
-        return None
-    if not report["mismatched_keys"]:
-        return None
-    name, held, expected = min(report["mismatched_keys"])
-    return InputError(
-        f"model.path={path}: the tensor {name} has the shape {[*held]}, and the model of its config.json takes "
-        f"{[*expected]}. Give the config.json that the weights were saved with."
-    )
+def _require_shapes(path: str | Path, mismatched: Collection[tuple[str, Any, Any]]) -> None:
+    """Refuses a tensor of another shape than the model's."""
+    if mismatched:
+        name, held, expected = min(mismatched)
+        raise InputError(
+            f"model.path={path}: the tensor {name} has the shape {[*held]}, and the model of its config.json takes "
+            f"{[*expected]}. Give the config.json that the weights were saved with."
+        )
 
 
 def _why_not(path: str | Path, error: Exception, head: Head) -> str:
@@ -188,7 +169,7 @@ def _require_weights(
 
 
 def _warn_unused(path: str | Path, unused: Iterable[str]) -> None:
-    """Tells of weights of a checkpoint that the module of its configuration has no place for."""
+    """Warns of weights of a checkpoint that its model does not use."""
     if names := sorted(unused):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(
@@ -200,9 +181,9 @@ def _warn_unused(path: str | Path, unused: Iterable[str]) -> None:
 
 
 def _require_head(path: str | Path, config: Any, task: str) -> None:
-    """Refuses a model that was trained for another task; heads of the same shape load without a word."""
+    """Refuses a model trained for another task; heads of the same shape would load without an error."""
     architectures = getattr(config, "architectures", None) or []
-    tasks = trained_for(architectures)
+    tasks = heads.trained_for(architectures)
     if tasks is not None and task not in tasks:
         other = next(iter(tasks))
         advice = "Give a model that was trained for it" + (f", or task={other}." if other else ".")
@@ -213,7 +194,7 @@ def _require_head(path: str | Path, config: Any, task: str) -> None:
 
 
 def _require_decoder(path: str | Path, config: Any) -> None:
-    """Refuses an encoder as a causal language model: each of its tokens has read those after it."""
+    """Refuses an encoder as a causal language model: its tokens attend to those after them."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     both = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -1,4 +1,4 @@
-"""What the names of references stand for: numbers and texts of files, vectors that came as arrays, and their digests."""
+"""The values behind the names of references: numbers and texts of files, vectors given as arrays, and their digests."""
 
 import hashlib
 import re
@@ -29,23 +29,22 @@ _REVIEWS: WeakKeyDictionary[nn.Module, tuple[Any, Int[Tensor, " N"]]] = WeakKeyD
 
 
 def parted(name: str) -> tuple[str, str | None]:
-    """A name without its digest, and the digest."""
+    """Splits a name into the name without its digest, and the digest or None."""
     match = _DIGEST.search(name)
     return (name, None) if match is None else (name[: match.start()], match[1])
 
 
 def require_unchanged(name: str, now: str) -> None:
-    """Refuses a file that no longer holds what its name says, where the name says so."""
+    """Refuses a file whose content no longer has the digest that its name holds."""
     path, digest = parted(name)
     if digest not in (None, now):
         raise InputError(
-            f"{path} has changed: expected the content {digest}, got {now}. Put it back, or start again without "
-            "@ and the digest."
+            f"{path} has changed: expected the content {digest}, got {now}. Put it back, or leave out @ and the digest."
         )
 
 
 def digest_of(content: Float[np.ndarray, " D"] | Iterable[str]) -> str:
-    """Of the numbers in float64, or of the lines: not of how a file writes them down."""
+    """The digest of a vector in float64, or of lines of text, whatever the format of the file."""
     if isinstance(content, np.ndarray):
         data = np.ascontiguousarray(content, dtype="<f8").tobytes()
     else:
@@ -54,7 +53,7 @@ def digest_of(content: Float[np.ndarray, " D"] | Iterable[str]) -> str:
 
 
 def read_vector(name: str, key: str) -> Float[np.ndarray, " D"]:
-    """The numbers of `vector:FILE.npy`; never unpickled, and not loaded before their shape is known."""
+    """Reads the numbers of `vector:FILE.npy`; nothing is unpickled, and the shape is checked before loading."""
     path = _path_of(name, VECTOR, key)
     try:
         held = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -73,12 +72,11 @@ def read_vector(name: str, key: str) -> Float[np.ndarray, " D"]:
 
 
 def fitting(model: Model, numbers: Float[np.ndarray, " _"], where: str) -> Float[np.ndarray, " D"]:
-    """The same numbers, if the model's embeddings can be these."""
+    """The same numbers, after a check that they fit the model's embeddings."""
     like = any_vector(model)
     if numbers.shape != tuple(like.shape):
         raise InputError(
-            f"{where}: expected {len(like)} numbers, one per dimension of the embedding of {model.name}; "
-            f"got {len(numbers)}"
+            f"{where}: expected {len(like)} numbers, one per dimension of {model.name}'s embeddings; got {len(numbers)}"
         )
     if not (finite := torch.from_numpy(numbers).to(like.dtype).isfinite()).all():
         place = int(finite.int().argmin())
@@ -94,7 +92,7 @@ def any_vector(model: Model) -> Float[Tensor, " D"]:
 
 
 def remember(model: Model, values: np.ndarray | Tensor, key: str) -> str:
-    """Keeps a vector for as long as the module lives; its name from then on."""
+    """Keeps a vector for as long as the module lives, and returns its name."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = (values.double() if values.is_floating_point() else values).numpy()
@@ -105,7 +103,7 @@ def remember(model: Model, values: np.ndarray | Tensor, key: str) -> str:
 
 
 def remembered(model: Model, name: str) -> Float[np.ndarray, " D"] | None:
-    """A vector that was given as an array."""
+    """The vector of this name that was given as an array, or None."""
     return _VECTORS.get(model.module, {}).get(name)
 
 
@@ -125,7 +123,7 @@ def words_of(model: Model, baseline: str, key: str) -> Int[Tensor, " N"]:
 
 
 def read_texts(name: str, key: str) -> list[str]:
-    """The lines of `file:PATH` that hold anything."""
+    """Reads the lines of `file:PATH` that are not empty."""
     path = _path_of(name, FILE, key)
     try:
         data = path.read_bytes()
@@ -145,7 +143,7 @@ def read_texts(name: str, key: str) -> list[str]:
 
 
 def stream(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
-    """The tokens of texts from end to end, without special tokens between them."""
+    """The tokens of texts joined end to end, without special tokens."""
     if not callable(model.tokenizer):
         raise InputError(
             f"{where} needs a tokenizer, which this model has not. Use vocabulary or uniform."
@@ -154,7 +152,7 @@ def stream(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
 
 
 def reviews(model: Model) -> Int[Tensor, " N"]:
-    """The bundled training split from end to end; tokenized once per module, which takes half a second."""
+    """The tokens of the bundled training reviews, end to end; tokenized once per module (half a second)."""
     tokenizer, tokens = _REVIEWS.get(model.module, (None, None))
     if tokens is None or tokenizer is not model.tokenizer:
         texts = [example.text for example in movie_reviews.load(split="train")]
@@ -164,9 +162,10 @@ def reviews(model: Model) -> Int[Tensor, " N"]:
 
 
 def _path_of(name: str, prefix: str, key: str) -> Path:
-    path = Path(parted(name)[0].removeprefix(prefix)).expanduser()
-    if not path.name.strip():
+    written = parted(name)[0].removeprefix(prefix)
+    if not written.strip():
         raise InputError(f"{key}={name!r}: expected {prefix} and the path of a file")
+    path = Path(written).expanduser()
     if not path.is_file():
         raise InputError(f"{key}={name}: there is no file {path}")
     return path

@@ -1,4 +1,4 @@
-"""Removed tokens left out of the computation, where that is proved to be the same as not attending to them.
+"""Leaving removed tokens out of the computation, where that gives the same result as not attending to them.
 
 A token that nothing attends to changes nothing but its own row. Without it the others are the same, if the model is
 told their original positions and if positions reach it in no other way. Relative positions counted from place to
@@ -42,7 +42,7 @@ class Dropping:
 
 
 def how_to_drop(references: References, batch: Batch) -> Dropping | None:
-    """How removed tokens may be left out of texts like these; None where they may not.
+    """How removed tokens may be left out of texts like these, or None where they may not.
 
     Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
     but one, every other one, and the two ends, which are as far apart as can be.
@@ -55,7 +55,7 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
 
 
 def hides(references: References, batch: Batch) -> bool:
-    """Whether tokens that nothing should attend to are out of sight: other embeddings there change no logit.
+    """Whether the attention mask hides tokens completely: other embeddings at hidden tokens change no logit.
 
     Some models have no such mask (FNet), or let neighbours and landmarks through (ConvBERT, Nyströmformer). Tried on
     the first texts of which some output is finite.
@@ -101,7 +101,7 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
 @torch.inference_mode()
 @products(tf32=False)
 def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
-    """What is seen on a few texts; None where no output is finite."""
+    """Whether the mask hides tokens in a few texts; None where no output is finite."""
     examples, stays = _trials(batch, start)
     rows, removed = examples.to(model.device), ~stays.to(model.device)
     embeddings = embed_batch(model, batch, rows=rows)
@@ -122,7 +122,7 @@ def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
 
 
 def _trials(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
-    """Texts of a batch, and sets of tokens that stay of them."""
+    """A few texts of a batch, and sets of tokens that stay in them."""
     examples, stays = [], []
     for row in range(start, min(start + N_TRIED, len(batch))):
         free = batch.attributable[row].cpu()
@@ -151,7 +151,10 @@ def dropped_output(
     stays: Bool[Tensor, "N W"],
     how: Dropping | None,
 ) -> Float[Tensor, "N C"]:
-    """Logits of texts without what does not stay, of which each has as much; positions as before, or anew if None."""
+    """Logits of texts without the tokens that do not stay; of each, equally many stay.
+
+    Tokens keep their positions, or are counted anew where `how` is None.
+    """
     places = sent(stays.nonzero()[:, 1].view(len(stays), -1), model.device)
     rows = sent(examples, model.device)
 

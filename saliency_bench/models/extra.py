@@ -1,4 +1,4 @@
-"""Inputs of a model beside token ids, mask and token types: positions, boxes, whatever its `forward` names."""
+"""Inputs of a model beside token ids, mask and token types: positions, boxes, and whatever else its `forward` names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the folder of a model or an adapter may hold, looked at before any library reads it: data, and never a pickle.
+"""Checks of the folder of a model or an adapter before any library reads it: no code, and no pickle.
 
 transformers opens whatever file the index of a sharded checkpoint names, pickles among them, and PEFT imports the module
 that an adapter's configuration names: neither is asked before the names have been read here.
@@ -74,7 +74,7 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
-    """Refuses an adapter's folder that asks for anything but its own safetensors; what its configuration says.
+    """Refuses an adapter's folder that asks for anything but its own safetensors; returns its configuration.
 
     What merging does not need, such as the name of the model that it was trained on, is left out.
 
@@ -91,8 +91,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     _refuse_code(config, keys, [key for key in ADAPTER_CODE_KEYS if keys.get(key) is not None])
     if keys.get("peft_type") not in MERGED:
         raise InputError(
-            f"{config}: peft_type is {keys.get('peft_type')!r}, expected one that can be merged into the weights: "
-            f"{', '.join(MERGED)}"
+            f"{config}: peft_type is {keys.get('peft_type')!r}, expected one that can be merged: {', '.join(MERGED)}"
         )
     if (named := _file_named(keys)) is not None:
         raise InputError(
@@ -103,7 +102,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _file_named(keys: dict[str, Any]) -> str | None:
-    """A key, of any depth, under which a path stands or could stand; None where there is none."""
+    """A key, at any depth, whose value is or could be a path; None where there is none."""
     waiting: list[tuple[str, Any]] = list(keys.items())
     while waiting:
         key, value = waiting.pop()
@@ -119,7 +118,7 @@ def _file_named(keys: dict[str, Any]) -> str | None:
 
 
 def check_hub(name: str, revision: str | None) -> str:
-    """The same for a model of the hub, of which only small JSON files are fetched; the commit that was looked at.
+    """Checks a model of the hub, of which only small JSON files are fetched; returns the commit that was checked.
 
     Raises:
         InputError: the hub or its cache has no such model, or it asks for more than its own safetensors.
@@ -143,15 +142,14 @@ def check_hub(name: str, revision: str | None) -> str:
         ) from error
     if adapter is not None:
         raise InputError(
-            f"model.path={name} is an adapter, or holds one ({ADAPTER_CONFIG}). Give its model as model.path and it as "
-            "model.adapter."
+            f"model.path={name} holds an adapter ({ADAPTER_CONFIG}). Give its model as model.path and it as model.adapter."
         )
     check_model(snapshot, whole=False)
     return commit
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file of a model holds, which must be an object.
+    """Reads a JSON file, which must hold an object.
 
     Raises:
         InputError: it is not JSON, or something else.
@@ -171,8 +169,7 @@ def _refuse_code(path: Path, keys: dict[str, Any], refused: Any) -> None:
     for key in refused:
         if key in keys:
             raise InputError(
-                f"{path} asks for code or weights of its own ({key}), which are never run or loaded. Remove the key if "
-                "you can."
+                f"{path} asks for code or weights of its own ({key}), which are never loaded. Remove the key if you can."
             )
 
 
@@ -209,7 +206,7 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
 
 
 def _near(name: str) -> Path | None:
-    """A model's folder here of nearly this name."""
+    """A local model folder with nearly this name, or None."""
     with suppress(OSError):
         beside = [folder for folder in Path(name).parent.iterdir() if (folder / CONFIG).is_file()]
         names = {folder.name: folder for folder in beside}
@@ -219,7 +216,7 @@ def _near(name: str) -> Path | None:
 
 
 def _ask_once(name: str, revision: str | None) -> None:
-    """Asks the hub for what is not in its cache, a single time: the hub's own client would try for half a minute."""
+    """Asks the hub once for what is not in its cache; the hub's own client would try for half a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import is_offline_mode
 
@@ -234,7 +231,7 @@ def _ask_once(name: str, revision: str | None) -> None:
 
 
 def _from_hub(name: str, file: str, revision: str | None, must: bool = False) -> Path | None:
-    """A file of a model of the hub, in the cache; None where the model has no such file."""
+    """The path in the cache of a model's file; None where the model has no such file."""
     from huggingface_hub.constants import is_offline_mode
     from transformers.utils.hub import cached_file
 

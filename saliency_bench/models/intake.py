@@ -1,4 +1,4 @@
-"""How token ids reach a model's embedding layer, and what takes the place of what it gives."""
+"""How token ids reach a model's embedding layer, and how the output of that layer is replaced."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +22,7 @@ FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, At
 
 
 def attempted(call: Callable[[], T]) -> T | None:
-    """What the call returns; None where the module cannot be called so. Lack of memory is raised."""
+    """The result of the call, or None where the module fails; running out of memory is raised."""
     try:
         return call()
     except FAILURES as error:
@@ -33,7 +33,7 @@ def attempted(call: Callable[[], T]) -> T | None:
 
 @dataclass(frozen=True)
 class Intake:
-    """What was seen of the embedding layer in one pass.
+    """How the embedding layer was called in one pass.
 
     `time_first`: it is asked for ids [T B], as by XLNet.
     `echoes`: layers with the same table that are asked for the text again, one place later: the decoders of T5 and
@@ -48,7 +48,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class PositionTable:
-    """A table that is asked for the places of a text's tokens."""
+    """A table of position embeddings."""
 
     first: int  # of the first token
     most: int  # tokens from there on
@@ -57,7 +57,7 @@ class PositionTable:
 def watched_ids(
     vocabulary: int, end: object, device: torch.device, n_rows: int = 1, pad: int | None = None
 ) -> Int[Tensor, "R 5"]:
-    """Ids that are neither positions nor constant, so that no other table can receive the same numbers.
+    """Ids that are neither positions nor constant, so that they are recognised among the inputs of a layer.
 
     `pad` is not among them: RoBERTa and its kin count no position for it. `end` is the last of each row, and only that.
     """
@@ -76,7 +76,7 @@ def watched_ids(
 def how_ids_arrive(
     module: nn.Module, layer: nn.Module, run: Callable[[Int[Tensor, "R 5"]], Any], ids: Tensor
 ) -> Intake:
-    """Watches one pass over two rows; a model that refuses such ids is taken for an ordinary one."""
+    """Watches one pass over two rows; a model that fails on such ids counts as an ordinary one."""
     tables = [tensor for tensor in module.modules() if isinstance(tensor, nn.Embedding)]
     with _listening({layer, *tables}) as received, torch.no_grad():
         if attempted(lambda: (run(ids),)) is None:
@@ -102,7 +102,7 @@ def how_ids_arrive(
 def position_tables(
     module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], ids: Int[Tensor, "1 T"]
 ) -> list[PositionTable]:
-    """The tables that are asked for consecutive numbers, one for each token, in one pass."""
+    """The tables that receive consecutive numbers, one for each token, in one pass."""
     sizes = {
         layer: len(weight)
         for layer in module.modules()
@@ -123,20 +123,20 @@ def position_tables(
 
 @contextmanager
 def captured(layer: nn.Module) -> Iterator[list[Any]]:
-    """While open, what the layer gives is kept."""
+    """Keeps the outputs of a layer while open."""
     outputs: list[Any] = []
     with layer.register_forward_hook(lambda _, __, output: outputs.append(output)):
         yield outputs
 
 
 class _Seen(Exception):
-    """Ends a pass once the layer has given what was waited for."""
+    """Ends a forward pass early."""
 
 
 def first_output(
     layer: nn.Module, run: Callable[[Int[Tensor, "R T"]], Any], ids: Int[Tensor, "R T"]
 ) -> Float[Tensor, "R T D"]:
-    """What the layer gives in a pass over ids, which ends there."""
+    """The output of a layer in a pass over ids; the pass ends there."""
     outputs: list[Any] = []
 
     def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -149,29 +149,27 @@ def first_output(
 
 
 def only_output(outputs: list[Any], ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
-    """The one output that was kept, without padding of the model's own.
+    """The single output that was kept, without padding that the model added.
 
     Raises:
         InputError: there are several or none, or it is no vector for each token.
     """
     if len(outputs) != 1:
         raise InputError(
-            f"the embedding layer was called {len(outputs)} times in one forward pass, expected 1: name another one in "
-            "embeddings="
+            f"the embedding layer was called {len(outputs)} times in one pass, expected 1: name another one in embeddings="
         )
-    rows, length = ids.shape
-    output = outputs[0]
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if (
-        not isinstance(output, Tensor)
-        or output.ndim != 3
-        or output[:, :length].shape[:2] != ids.shape
-    ):
+    output, shape = outputs[0], _shape(outputs[0])
+    vectors: Tensor | None = output[:, : ids.shape[1]] if len(shape) == 3 else None
+    if vectors is None or vectors.shape[:2] != ids.shape:
         raise InputError(
-            f"the embedding layer gives {shape}, expected a tensor [B T D] with [B T] = {[rows, length]}: name "
-            "another one in embeddings="
+            f"the embedding layer gives {shape}, expected [B T D] with [B T] = {[*ids.shape]}: name another in embeddings="
         )
-    return output[:, :length].detach()
+    return vectors.detach()
+
+
+def _shape(output: Any) -> Any:
+    """The shape of a tensor; of anything else its type."""
+    return tuple(output.shape) if isinstance(output, Tensor) else (type(output).__name__,)
 
 
 def find_embedding(
@@ -224,7 +222,7 @@ def replaced(
     intake: Callable[[], Intake],
     types: Int[Tensor, "R T"] | None = None,
 ) -> Iterator[None]:
-    """While open, the layer's output is `embeddings`; that it fired exactly once is checked.
+    """Replaces the output of a layer while open; checks that the layer was called exactly once.
 
     A call on the token types does not count and is left alone: GPT-2 and its kin look these up as words too.
     """
@@ -257,25 +255,19 @@ def replaced(
 
 
 def _in_place_of(output: Any, embeddings: Float[Tensor, "R T D"], time_first: bool) -> Tensor:
-    if not isinstance(output, Tensor):
+    given = embeddings.transpose(0, 1) if time_first else embeddings
+    shape, (rows, length, width) = _shape(output), given.shape
+    if len(shape) != 3 or shape[::2] != (rows, width) or shape[1] < length:
         raise InputError(
-            f"the embedding layer returns {type(output).__name__}, expected a tensor [B T D]: name another one in "
-            "embeddings="
+            f"the embedding layer gives {shape}, expected {tuple(given.shape)} [B T D]: name another in embeddings="
         )
-    given = (embeddings.transpose(0, 1) if time_first else embeddings).to(output.dtype)
-    length = given.shape[1]
-    if output.ndim == 3 and output.shape[1] > length and output[:, :length].shape == given.shape:
-        return torch.cat([given, output[:, length:]], 1)  # padding of the model's own
-    if output.shape != given.shape:
-        raise InputError(
-            f"the embedding layer gives {tuple(output.shape)}, expected {tuple(given.shape)} [B T D]"
-        )
-    return given.clone()  # CTRL scales it in place
+    # After the text comes padding of the model's own, if any. A copy in any case: CTRL scales it in place.
+    return torch.cat([given.to(output.dtype), output[:, length:]], 1)
 
 
 @contextmanager
 def _listening(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """While open, what each layer is called with is kept."""
+    """Keeps what each layer is called with while open."""
     received: dict[nn.Module, list[Tensor]] = {}
 
     def hook(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -292,7 +284,7 @@ def _listening(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Ten
 
 
 def _same_memory(value: Any, other: Tensor) -> bool:
-    """Whether these are the same numbers in the same place, seen without waiting for a GPU."""
+    """Whether these are the same numbers at the same address; does not wait for a GPU."""
     return (
         isinstance(value, Tensor)
         and value.data_ptr() == other.data_ptr()
@@ -301,7 +293,7 @@ def _same_memory(value: Any, other: Tensor) -> bool:
 
 
 def _begins(tensor: Tensor, ids: Int[Tensor, "R T"]) -> bool:
-    """Whether `one` is the ids, or has the ids first in each row."""
+    """Whether the tensor is the ids, or begins with the ids in each row."""
     rows, length = ids.shape
     return tensor.ndim == 2 and len(tensor) == rows and torch.equal(tensor[:, :length], ids)
 

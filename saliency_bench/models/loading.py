@@ -56,7 +56,7 @@ def load_masked(*, training_seed: int = 0, **runtime: Unpack[Runtime]) -> Model:
 
 
 def load_random_labels(*, training_seed: int = 0, **runtime: Unpack[Runtime]) -> Model:
-    """The default encoder with an adapter that learnt random labels by heart: what it looks at is no sentiment.
+    """The default encoder with an adapter that memorised random labels, so that it does not read sentiment.
 
     A method whose maps of it are those of the default model explains the data, not the model (Adebayo et al. 2018).
     """
@@ -209,7 +209,7 @@ def wrap_model(
     criterion: Criterion | None = None,
     labels: Sequence[str] | None = None,
 ) -> Model:
-    """Any module that maps token ids to logits.
+    """Wraps any module that maps token ids to logits.
 
     Args:
         module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply and
@@ -256,7 +256,7 @@ def wrap_model(
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; a GPU that is not there is an error only where it was asked for by name."""
+    """The device of that name; a GPU that is missing is an error only where it was named."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -272,7 +272,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def check_runtime(dtype: str, attention: str) -> None:
-    """Refuses what is no type or no attention of a model."""
+    """Refuses an unknown dtype or attention implementation."""
     one_of("runtime.dtype", dtype, DTYPES)
     one_of("runtime.attention", attention, ATTENTION)
 
@@ -302,10 +302,9 @@ def _finish(
 
 
 def _renamed(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """The user's names for the model's classes."""
+    """The user's names for the model's classes, checked."""
     if (known and len(labels) != len(known)) or len({*labels}) != len(labels):
         raise InputError(
-            f"model.labels={list(labels)}: expected {len(known)} different names, one for each class of the model "
-            f"({', '.join(known)})"
+            f"model.labels={list(labels)}: expected {len(known)} different names, one for each of {', '.join(known)}"
         )
     return tuple(labels)

@@ -1,4 +1,4 @@
-"""A model under study: a module, its tokenizer, and the layer whose output stands for the input."""
+"""A model to explain: a module, its tokenizer, and the layer whose output stands for the input."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,7 +58,6 @@ class Model:
     real ids are passed: position ids, pooling by token and scaled embeddings stay right.
     `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
-    `takes_positions`: the module can be told `position_ids`.
     `takes`: the inputs that the module's `forward` names; None: `forward` is the user's own, and is given all.
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
@@ -77,7 +76,6 @@ class Model:
     forward: Forward
     criterion: Criterion | None = None
     wants_mask: bool = False
-    takes_positions: bool = False
     takes: frozenset[str] | None = None
     short_last_layer: bool = True
     tf32: bool = False
@@ -101,12 +99,12 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """The name of what it computes in, as `runtime.dtype` has it."""
+        """The type that it computes in, by its name in `runtime.dtype`."""
         return TF32 if self.tf32 else str(self.dtype).removeprefix("torch.")
 
     @property
     def looks_up(self) -> bool:
-        """Whether the embedding layer is a table: a vector for each id, wherever it stands and beside whatever else.
+        """Whether the embedding layer is a table, with one vector for each id at every position.
 
         Others add positions and token types, and normalise (a BERT's `embeddings`).
         """
@@ -142,7 +140,7 @@ class Model:
 
     @property
     def vocabulary(self) -> int | None:
-        """How many token ids there are; None where no table is seen to receive them."""
+        """The number of token ids; None where no table receives them."""
         layer = self.embedding
         table = layer if isinstance(layer, nn.Embedding) else self.intake.table
         return None if table is None else table.num_embeddings
@@ -168,7 +166,8 @@ class Model:
         texts = torch.arange(-(-size // WATCHED) * WATCHED, device=self.device).view(-1, WATCHED)
         with frozen(self.module):
             outputs = [
-                first_output(layer, self.on_ids_alone, some) for some in (texts % size).split(64)
+                first_output(layer, self.on_ids_alone, some)
+                for some in torch.split(texts % size, 64)
             ]
         return torch.cat(outputs).flatten(0, 1)[:size]
 
@@ -196,11 +195,11 @@ class Model:
 
     @cached_property
     def configured(self) -> Configured:
-        """The modules whose configurations say something of this one."""
+        """The modules inside that have a configuration, by depth."""
         return configured(self.module)
 
     def fact(self, name: str, *, of_head: bool = False) -> Any:
-        """What the configurations say; None where they do not (see `module_facts.fact`)."""
+        """A value of the module's configurations, or None (see `module_facts.fact`)."""
         return fact(self.configured, name, of_head=of_head)
 
     def require_embedded(self, input_ids: Sequence[int], where: str) -> None:
@@ -251,7 +250,7 @@ class Model:
             )
 
     def on_ids_alone(self, ids: Int[Tensor, "R T"]) -> Any:
-        """What the module returns for ids, with a mask of ones where it must have one; the ledger counts nothing."""
+        """What the module returns for ids, and a mask of ones if it needs a mask; not counted in the ledger."""
         mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
         with self._batches_allowed(True):
             return self.forward(self.module, {"input_ids": ids} | mask)
@@ -294,13 +293,13 @@ class Model:
         Some count from 0, RoBERTa and its kin from the pad id + 1. It is what the table of positions is asked for;
         a model without such a table computes with the positions themselves, from 0.
         """
-        if not self.takes_positions or self.position_tables is None:
+        if "position_ids" not in (self.takes or ()) or self.position_tables is None:
             return None
         return self.position_tables[0].first if self.position_tables else 0
 
     @cached_property
     def position_tables(self) -> list[PositionTable] | None:
-        """The tables that are asked for the places of a text's tokens; None where the module refuses ids alone."""
+        """The tables of positions; None where the module cannot be called on ids alone."""
         pads = self.fact("pad_token_id"), getattr(self.tokenizer, "pad_token_id", None)
         pad = next((value for value in pads if isinstance(value, int)), None)
         ids = self._watched_ids(pad=pad)
@@ -309,7 +308,7 @@ class Model:
 
     @cached_property
     def pooled_layer(self) -> nn.Module | None:
-        """The layer that needs its first row alone; None where that is not proved, or not wanted."""
+        """The layer that may be computed for its first row alone; None where that is not proved, or not wanted."""
         if not self.short_last_layer or self.per_token:
             return None
         # Tokens in no order, since a proof on equal rows would prove little.
@@ -336,7 +335,7 @@ class Model:
         position_ids: Int[Tensor, "R T"] | None = None,
         short: bool = False,
     ) -> Float[Tensor, "R ..."]:
-        """The model's logits, [R C] or those of every token [R T C], with `embeddings` in place of the embedding layer's output where given.
+        """The model's logits, [R C], or those of every token, [R T C].
 
         Args:
             input_ids: the real ones, also where embeddings are given.

@@ -1,4 +1,4 @@
-"""What is known of a module from what lies inside: a wrapper (`DataParallel`, one's own) has no configuration itself."""
+"""Facts about a module, also where it is inside a wrapper without a configuration (`DataParallel`, a user's own)."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Configured = Sequence[Sequence[nn.Module]]
 
 
 def configured(module: nn.Module) -> Configured:
-    """The modules that have a `config`, outermost first; what lies inside one of transformers is not looked at."""
+    """The modules with a `config` by depth, outermost first; the inside of a transformers model is skipped."""
     level, levels = [module], []
     while level:
         levels.append([part for part in level if getattr(part, "config", None) is not None])
@@ -22,7 +22,7 @@ def configured(module: nn.Module) -> Configured:
 
 
 def fact(modules: Configured, name: str, *, of_head: bool = False) -> Any:
-    """What the outermost configuration says that says anything; None where several there say different things.
+    """The value in the outermost configuration that has one; None where several at that depth disagree.
 
     `of_head`: a fact of the outputs. A bare encoder inside another module does not know these: the head is another's,
     and the encoder's configuration still has what its checkpoint was trained for.
@@ -56,7 +56,7 @@ def class_names_in(id2label: Any) -> tuple[str, ...]:
 
 
 def typical_weight(module: nn.Module) -> Tensor:
-    """A weight by which the module's device and type are told: the first of real numbers, parameters before buffers."""
+    """The weight that tells device and type: the first of floating point, parameters before buffers."""
     first = None
     for weight in chain(module.parameters(), module.buffers()):
         if weight.is_floating_point():
@@ -66,7 +66,7 @@ def typical_weight(module: nn.Module) -> Tensor:
 
 
 def called(module: nn.Module) -> nn.Module:
-    """The module whose `forward` names the inputs: not `DataParallel`'s, which hands on whatever it is given."""
+    """The module whose `forward` names the inputs, inside wrappers that pass on everything (`DataParallel`)."""
     inside = [*module.children()]
     if len(inside) == 1 and "input_ids" not in parameters_of(module):
         return called(inside[0])
@@ -74,7 +74,7 @@ def called(module: nn.Module) -> nn.Module:
 
 
 def named_inputs(module: nn.Module) -> frozenset[str]:
-    """The inputs that the module's `forward` names; of one with a PEFT adapter those of the model inside too."""
+    """The inputs that the module's `forward` names; with a PEFT adapter, those of the model inside too."""
     module = called(module)
     names = frozenset(parameters_of(module))
     inner = getattr(module, "get_base_model", None)
@@ -82,7 +82,7 @@ def named_inputs(module: nn.Module) -> frozenset[str]:
 
 
 def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """What the module's `forward` takes by name."""
+    """The named parameters of the module's `forward`."""
     parameters = inspect.signature(module.forward).parameters
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {

@@ -246,8 +246,7 @@ def _require_labels(model: Model, n_classes: int) -> None:
     named = model.labels != class_names_in(model.fact("id2label", of_head=True))
     if HEADS[model.task].named and model.labels and named and len(model.labels) != n_classes:
         raise InputError(
-            f"labels={list(model.labels)}: expected {n_classes} names, one for each class of {model.name}, got "
-            f"{len(model.labels)}"
+            f"labels={list(model.labels)}: expected {n_classes} names, one for each class of {model.name}"
         )
 
 

@@ -320,10 +320,9 @@ class References:
         """
         if not self.model.looks_up:
             raise InputError(
-                "the embedding layer is no nn.Embedding but adds more to its words (positions, token types), so that a "
-                "token has another vector at each place, and baselines and references mean, uniform and max_entropy "
-                "have none: use mask, pad, unk, zero, a text or a vector of your own, or name the table of words in "
-                "embeddings="
+                "the embedding layer adds more to its words (positions, token types), so that a token has another vector at "
+                "each place, and baselines and references mean, uniform and max_entropy have none: use mask, pad, unk, "
+                "zero, a text or a vector of your own, or name the table of words in embeddings="
             )
         return _finite_rows(self.model.each_token())
 

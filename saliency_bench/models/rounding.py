@@ -1,4 +1,4 @@
-"""What numbers are rounded to: products of float32 matrices, and gradients of a model in half precision."""
+"""Rounding of float32 products (TensorFloat-32), and gradients of models in half precision."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _INHERITED = "none"
 
 
 class Scaling:
-    """Gradients of rows that go through a model in half precision at a size of about 1.
+    """Keeps the gradients of a model in half precision near 1 in size.
 
     That of a probability near 1 is so small that float16 has no number for it. So each row's gradient is multiplied by a
     power of two where it enters the model from its outputs, and divided by it where it comes out at the embeddings, if
@@ -61,13 +61,13 @@ class _Changed(torch.autograd.Function):
 
 
 _CHANGED = threading.Condition()
-#: Who is inside `products`, in the order of coming: the thread, whether it rounds, and what all found at first.
-_INSIDE: "list[tuple[int, bool, _Found]]" = []
+#: Who is inside `products`, in the order of coming: the thread, whether it rounds, and the flags as they were at first.
+_INSIDE: "list[tuple[int, bool, _Flags]]" = []
 
 
 @contextmanager
 def products(tf32: bool) -> Iterator[None]:
-    """Products rounded to TensorFloat-32, or not, whatever the process has set, which is found again afterwards.
+    """Turns TensorFloat-32 on or off while open; the setting of the process is restored at the end.
 
     The flags are of the whole process: threads of which none rounds share them, and one that rounds is there alone.
     """
@@ -78,7 +78,7 @@ def products(tf32: bool) -> Iterator[None]:
 
     with _CHANGED:
         _CHANGED.wait_for(may_enter)
-        flags = _INSIDE[0][2] if _INSIDE else _Found()
+        flags = _INSIDE[0][2] if _INSIDE else _Flags()
         entry = me, tf32, flags
         _INSIDE.append(entry)
         flags.change(tf32)
@@ -94,8 +94,8 @@ def products(tf32: bool) -> Iterator[None]:
             _CHANGED.notify_all()
 
 
-class _Found:
-    """The flags as they were when the first came.
+class _Flags:
+    """The flags of the process as they were at first.
 
     PyTorch has an older flag for all of its libraries, which refuses to be read where somebody has set the newer ones
     of each in another way. Where it could be read it is used, since others read it (torch.compile does).
@@ -106,7 +106,7 @@ class _Found:
         self.newer = [_own(flag) for flag in _flags()]
 
     def change(self, tf32: bool) -> None:
-        """Rounds, or does not."""
+        """Turns rounding on or off."""
         if self.older is None:
             for flag, value in zip(_flags(), (TF32 if tf32 else "ieee", "ieee"), strict=True):
                 flag.fp32_precision = value
@@ -114,7 +114,7 @@ class _Found:
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
     def put_back(self) -> None:
-        """As they were."""
+        """Restores the flags."""
         if self.older is not None:
             torch.set_float32_matmul_precision(self.older)
         for flag, value in zip(_flags(), self.newer, strict=True):
@@ -122,7 +122,7 @@ class _Found:
 
 
 def _flags() -> tuple[Any, Any]:
-    """Of products on NVIDIA GPUs and on CPUs."""
+    """The flags for products on NVIDIA GPUs and on CPUs."""
     return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
@@ -134,7 +134,7 @@ def _older() -> str | None:
 
 
 def _own(flag: Any) -> str:
-    """What a flag says of itself: read, it gives what it inherits where it says nothing."""
+    """A flag's own value; `none` where it inherits one."""
     value = str(flag.fp32_precision)
     flag.fp32_precision = _INHERITED
     if flag.fp32_precision == value:

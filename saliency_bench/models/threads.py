@@ -1,4 +1,4 @@
-"""What several threads may share: locks, and attributes that are given back as they were, whoever is first to leave."""
+"""Sharing between threads: locks, and attributes that are restored when the last thread leaves."""
 
 import threading
 import weakref
@@ -23,7 +23,7 @@ _LENT: dict[tuple[int, str], tuple[int, Any]] = {}
 
 @contextmanager
 def held(root: nn.Module, *others: Any) -> Iterator[None]:
-    """While open, no other thread works with a part of this module, with a configuration of one, or with the others.
+    """Locks the parts of a module, their configurations and other objects against other threads while open.
 
     Modules that share a part have its lock in common. Locks are taken in one order, so that two threads never wait for
     each other. A thread may hold what it holds already.
@@ -44,7 +44,7 @@ def held(root: nn.Module, *others: Any) -> Iterator[None]:
 
 @contextmanager
 def given_back(things: Iterable[Any], name: str) -> Iterator[None]:
-    """Afterwards the attribute of this name is as it was before the first of all who hold it; the last gives it back."""
+    """Restores an attribute of things at the end, when the last of its users leaves."""
     held_things = list(things)
     with _BOOKS:
         for thing in held_things:
@@ -64,7 +64,7 @@ def given_back(things: Iterable[Any], name: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
-    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
+    """Sets evaluation mode and freezes all weights while open; everything is restored at the end.
 
     Other threads wait, also those of a model that shares a part with this one, or that use one of the `others`.
 
@@ -85,7 +85,7 @@ def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
 
 
 def in_this_thread(own: Callable[..., Any], others: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is `own` for the thread that makes it, and `others` for all others."""
+    """A function that is `own` in the thread that makes it, and `others` in all other threads."""
     me = threading.get_ident()
 
     def call(*args: Any, **named: Any) -> Any:

@@ -39,7 +39,6 @@ def model_of(
     tf32: bool = False,
 ) -> Model:
     """The module with all that is needed to explain it; see `loading.wrap_model` and `model.Model`."""
-    positions = forward is None and "position_ids" in parameters_of(called(module))
     model = Model(
         module=module,
         tokenizer=tokenizer,
@@ -51,7 +50,6 @@ def model_of(
         forward=forward or call_module,
         criterion=criterion,
         wants_mask=forward is not None or _needs_mask(module),
-        takes_positions=positions,
         takes=named_inputs(module) if forward is None else None,
         tf32=tf32,
         facts=facts,
@@ -78,7 +76,7 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def call_module(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
-    """Calls a module on its inputs, less those that tokenizers and padding bring and it does not take."""
+    """Calls a module on its inputs, without the optional ones that its `forward` does not take."""
     accepted = _taken(vars(module).get("forward", type(module).forward))
     return module(
         **{
@@ -91,7 +89,7 @@ def call_module(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
 
 @lru_cache(maxsize=64)
 def _taken(forward: Callable[..., Any]) -> frozenset[str]:
-    """Which of the inputs that not every model has a function takes: those it names, or all with **kwargs."""
+    """The optional inputs that a function takes: those it names, or all where it has **kwargs."""
     parameters = inspect.signature(forward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return frozenset(OPTIONAL)
@@ -105,7 +103,7 @@ def _needs_mask(module: nn.Module) -> bool:
 
 
 def _watch(model: Model) -> nn.Module:
-    """The layer that is seen to receive the token ids."""
+    """The layer that receives the token ids in a forward pass."""
     module = model.module
     tables = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
     if not tables:
@@ -130,7 +128,7 @@ def _layer_at(module: nn.Module, path: str) -> nn.Module:
 
 
 def _most_positions(model: Model) -> int:
-    """How many positions there are, by the configuration and by the tables that are asked for them.
+    """The number of positions, by the configuration and by the size of the tables of positions.
 
     RoBERTa and its kin begin to count after the pad id, so that the table has fewer than the configuration says.
     """
@@ -141,7 +139,7 @@ def _most_positions(model: Model) -> int:
 
 
 def _longest_of(tokenizer: Any) -> int:
-    """The longest text that a tokenizer says it is for, in tokens; a large number where it says nothing."""
+    """The longest text that the tokenizer is for, in tokens; `UNLIMITED` where it does not say."""
     longest = getattr(tokenizer, "model_max_length", None) or UNLIMITED
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
         raise InputError(

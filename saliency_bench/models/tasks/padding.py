@@ -25,7 +25,7 @@ LARGEST_DIFFERENCE = 0.1
 
 
 def matters(model: Model, inputs: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Whether stripping the padding of tokenised inputs, each with where it stands, would change what the model says.
+    """Whether the outputs change without the padding of these inputs; each comes with its place for messages.
 
     Tried on the input with the most padding at its end; only where no input has any there, on the one with the most
     elsewhere, which also moves the positions of many models that see no padding otherwise.
@@ -48,7 +48,7 @@ def matters(model: Model, inputs: Sequence[tuple[str, Mapping[str, Any]]]) -> bo
 
 
 def attended(model: Model, tokenised: Mapping[str, Any], where: str) -> bool:
-    """Whether a tokenised input ends or begins in pads and no mask says so, so that they are read as words."""
+    """Whether an input starts or ends in pads without a mask that says so; they are then read as words."""
     if "attention_mask" in tokenised or "input_ids" not in tokenised:
         return False
     return bool(pads_outside(model, whole_numbers(tokenised, "input_ids", where)))

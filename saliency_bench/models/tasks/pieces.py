@@ -1,4 +1,4 @@
-"""The words that tokens are pieces of: from where they stand in their text, else from how a tokenizer writes its pieces.
+"""The word of each token: by the places of tokens in their text, else by how the tokenizer marks its pieces.
 
 Nothing is tokenised anew. WordPiece marks a piece that continues a word (`##s`), byte-level BPE and SentencePiece one that
 begins a word (`Ġthe`, `▁the`), older BPE one that goes on (`fi@@`) or one that ends a word (`film</w>`). Of ids, what a
@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 from unicodedata import category, east_asian_width, normalize
 from weakref import WeakKeyDictionary
@@ -42,7 +43,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """What tokens say: one value per token, as in `Encoded`, and the text and its pair.
+    """Where tokens stand: one value per token, as in `Encoded`, and the text and its pair.
 
     `words_known`: whether it is known what words are; else each token is one.
     """
@@ -96,7 +97,7 @@ def read_text(
     segments: Sequence[int],
     texts: tuple[str, str],
 ) -> Placement:
-    """The words of a text whose tokenizer does not say where its tokens stand: by their marks, and sought in the text."""
+    """The words of a text whose tokenizer gives no offsets: by the marks of pieces, and by a search in the text."""
     placement = read(tokenizer, ids, segments)
     read_as = (placement.text, placement.text_pair or "")
     if placement.words_known and all(
@@ -148,7 +149,7 @@ def words_in(
 def _numbered(
     segments: Sequence[int], blanks: Sequence[bool], joined: Callable[[int, int, bool], bool]
 ) -> tuple[int, ...]:
-    """The word each token is a piece of, counted through both texts; -1 for special tokens.
+    """Numbers the words through both texts; -1 for special tokens.
 
     Args:
         segments: 0 or 1, -1 for special tokens.
@@ -179,7 +180,7 @@ def _numbered(
 
 
 def _given_back(words: list[int], segments: Sequence[int]) -> int:
-    """Makes white space at the end of a text part of its last word, where it has one; the last word is then this."""
+    """Joins white space at the end of a text to its last word, if any; returns the number of the last word."""
     last = max(words)
     places = [place for place, word in enumerate(words) if word == last]
     earlier = [place for place in range(places[0]) if segments[place] == segments[places[0]]]
@@ -191,7 +192,7 @@ def _given_back(words: list[int], segments: Sequence[int]) -> int:
 
 
 def _inside_word(text: str, place: int) -> bool:
-    """Whether no word ends before this character: it is a mark of the one before, or both are letters or digits.
+    """Whether a character goes on with the word before it: it is a mark, or both are letters or digits.
 
     Not so between ideographs, which are written without spaces.
     """
@@ -209,7 +210,7 @@ def _inside_word(text: str, place: int) -> bool:
 
 
 def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Placement:
-    """The text that letters, or bytes of UTF-8, spell; a byte stands where its letter does."""
+    """The text that letters or bytes of UTF-8 spell; each byte has the place of its letter."""
     texts = ["", ""]
     offsets = [NO_OFFSET] * len(tokens)
     for segment in (0, 1):
@@ -257,7 +258,7 @@ def segments_of(
 def _sought(
     placement: Placement, alone: Sequence[bool], texts: tuple[str, str]
 ) -> tuple[Span, ...]:
-    """Where the pieces stand in the texts they were made of, as far as these are written alike but for case and accents.
+    """Finds pieces in the text they were made of; case and accents are ignored.
 
     One token that is not found, as one for an unknown word, is all that stands between its neighbours. Of several next
     to each other none is known to stand anywhere.
@@ -296,7 +297,7 @@ def _sought(
 
 
 def _between(text: str, start: int, end: int) -> Span:
-    """A stretch without the white space around it; not known where nothing is left."""
+    """A stretch without the white space around it; `NO_OFFSET` where nothing is left."""
     inner = text[start:end].strip()
     start = text.index(inner, start)
     return (start, start + len(inner)) if inner else NO_OFFSET
@@ -317,7 +318,7 @@ def _folded(text: str) -> tuple[str, list[int]]:
 
 
 def _alone(tokenizer: Any, ids: Sequence[int]) -> list[bool]:
-    """Whether each token stands for a word: [MASK] and [UNK] do."""
+    """Whether each token stands for a whole word, as [MASK] and [UNK] do."""
     whole = set(getattr(tokenizer, "all_special_ids", ()))
     return [token in whole for token in ids]
 
@@ -343,7 +344,7 @@ def _is_blank(style: str | None, token: str) -> bool:
 
 
 def _style(tokenizer: Any) -> str | None:
-    """How a tokenizer tells where words begin; None where it does not."""
+    """How the tokenizer marks words; None where it does not."""
     try:
         if tokenizer not in _STYLES:
             _STYLES[tokenizer] = _commonest(tokenizer)
@@ -373,23 +374,21 @@ def _commonest(tokenizer: Any) -> str | None:
 
 
 def _written(tokenizer: Any, tokens: Sequence[str], alone: bool) -> tuple[str, list[Span]]:
-    """A word as it is written, and the characters of each of its pieces; all of them where a piece is part of one."""
+    """A word as it is written, and the span of each piece; the whole word where a piece is part of a letter."""
     style = _style(tokenizer)
     if style is None or alone:
-        written, pieces = "".join(tokens), list(tokens)
+        pieces = list(tokens)
     elif style == CONTINUES:
         pieces = [tokens[0], *(token.removeprefix(CONTINUES) for token in tokens[1:])]
-        written = "".join(pieces)
     elif style in ENDINGS:
         pieces = [token.removesuffix(style) for token in tokens]
-        written = "".join(pieces)
     elif style == SENTENCE_PIECE and not any(map(_BYTE.fullmatch, tokens)):
         pieces = [token.replace(SENTENCE_PIECE, "").strip() for token in tokens]
-        written = "".join(pieces)
     else:  # letters outside of ASCII are several bytes, of which a piece may be one
         written = str(tokenizer.convert_tokens_to_string(list(tokens))).strip()
         pieces = [str(tokenizer.convert_tokens_to_string([token])).strip() for token in tokens]
-    if "".join(pieces) != written:
-        return written, [(0, len(written))] * len(tokens)
-    ends = [sum(map(len, pieces[: n + 1])) for n in range(len(pieces))]
-    return written, [(end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
+        if "".join(pieces) != written:
+            return written, [(0, len(written))] * len(tokens)
+    ends = accumulate(map(len, pieces))
+    spans = [(end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
+    return "".join(pieces), spans

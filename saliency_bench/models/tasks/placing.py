@@ -14,7 +14,7 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.pieces import Placement, read, read_text, segments_of, words_in
 
 
-def placement_of_ids(
+def of_ids(
     model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
 ) -> Placement:
     """The words and texts of ids; without a tokenizer each token is taken for a word, and no text is known."""
@@ -25,14 +25,14 @@ def placement_of_ids(
     return Placement((NO_OFFSET,) * len(ids), segments, words, "", None, words_known=False)
 
 
-def placement_of_text(
+def of_text(
     model: Model,
     encoding: Any,
     special: Sequence[bool],
     types: Sequence[int] | None,
     example: Example,
 ) -> Placement:
-    """Where the tokens of a text stand in it and what its words are: as a fast tokenizer says, else as is found out."""
+    """Where the tokens of a text stand, and its words; searched for where the tokenizer is not a fast one."""
     text, pair = example.text, example.text_pair
     texts = (text, pair or "")
     if encoding.is_fast:

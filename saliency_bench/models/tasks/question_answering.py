@@ -45,8 +45,7 @@ class QuestionAnswering:
             raise InputError(f"at={at!r}: expected start or end (or nothing: both)")
         if CONTEXT not in text.segments:
             raise InputError(
-                f"{text.example_id}: no token is known to be of the context: give (question, context) as texts, or "
-                "token_type_ids"
+                f"{text.example_id}: no token is known to be of the context: give (question, context), or token_type_ids"
             )
         span = best_span(outputs_of(model, text), text)
         return [

@@ -17,14 +17,8 @@ from saliency_bench.data.records import half_character
 from saliency_bench.models.extra import extra_of, tensors_of
 from saliency_bench.models.model import Model
 from saliency_bench.models.rounding import Scaling
+from saliency_bench.models.tasks import placing
 from saliency_bench.models.tasks.items import TOKENS
-from saliency_bench.models.tasks.placing import (
-    pads_outside,
-    placement_of_ids,
-    placement_of_text,
-    relevant_tokens,
-    whole_numbers,
-)
 from saliency_bench.models.tasks.targets import class_names
 from saliency_bench.models.tasks.task import At
 
@@ -130,13 +124,17 @@ def encoded_ids(
     """
     if "input_ids" not in inputs:
         raise InputError(f"{where} has no input_ids; it has: {', '.join(map(str, inputs))}")
-    ids = whole_numbers(inputs, "input_ids", where)
+    ids = placing.whole_numbers(inputs, "input_ids", where)
     mask = (
-        whole_numbers(inputs, "attention_mask", where)
+        placing.whole_numbers(inputs, "attention_mask", where)
         if "attention_mask" in inputs
         else [1] * len(ids)
     )
-    types = whole_numbers(inputs, "token_type_ids", where) if "token_type_ids" in inputs else None
+    types = (
+        placing.whole_numbers(inputs, "token_type_ids", where)
+        if "token_type_ids" in inputs
+        else None
+    )
     _check_ids(model, ids, mask, types, where)
     if not any(mask):
         raise InputError(f"{where}: no token is attended to")
@@ -146,13 +144,13 @@ def encoded_ids(
     tokenizer = model.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else _named(inputs, ids, kept, where)
     special_ids = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME_TOKENS}
-    outside = pads_outside(model, ids)
+    outside = placing.pads_outside(model, ids)
     special = tuple(
         token in special_ids or pad or place in outside
         for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
     )
     own_types = tuple(types[position] for position in kept) if types else None
-    placement = placement_of_ids(model, ids, special, own_types)
+    placement = placing.of_ids(model, ids, special, own_types)
     return Encoded(
         example_id=example_id,
         input_ids=tuple(ids),
@@ -269,7 +267,7 @@ def output_of(model: Model, output: str) -> Output:
 
 
 def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
-    """What a criterion returned, checked: one number per row, or their mean."""
+    """A criterion's result, checked: one number per row, or their mean."""
     n_rows = len(logits)
     shape = tuple(loss.shape) if isinstance(loss, Tensor) else None
     if shape not in ((), (n_rows,)):
@@ -342,7 +340,7 @@ def encode_one(
             f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
         )
     types = tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None
-    placement = placement_of_text(model, encoding, special, types, example)
+    placement = placing.of_text(model, encoding, special, types, example)
     return Encoded(
         example_id=example.id,
         input_ids=tuple(encoding["input_ids"]),
@@ -352,13 +350,13 @@ def encode_one(
         gold=gold,
         truncated=truncated,
         extra=extra_of(model, encoding, [1] * len(special), where, given=False),
-        relevant=relevant_tokens(example, placement, where),
+        relevant=placing.relevant_tokens(example, placement, where),
         **vars(placement),
     )
 
 
 def _gold(model: Model, label: int | str | None, where: str) -> int | None:
-    """The label's class index; a module without class names takes indices, which its logits bound later."""
+    """The index of a gold label; a module without class names takes indices, which are checked later."""
     if label is None or (not model.labels and isinstance(label, int)):
         return label
     return resolve_label(label, model.labels, where)
@@ -367,11 +365,10 @@ def _gold(model: Model, label: int | str | None, where: str) -> int | None:
 def _may_cut(
     where: str, example: Example, n_tokens: int, model: Model, too_long: str, truncation: str
 ) -> None:
-    """Refuses a text that is too long, where it is not to be cut or its first text alone leaves no room for the second."""
+    """Refuses to cut a long text where cutting is off, or where its first text alone leaves no room."""
     if too_long == "error":
         raise InputError(
-            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. "
-            "Shorten the text, or set too_long=truncate."
+            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. Shorten it, or set too_long=truncate."
         )
     if truncation == ONLY_SECOND:
         second = model.tokenizer(example.text_pair, add_special_tokens=False, verbose=False)

@@ -1,4 +1,4 @@
-"""Whose score is explained: a class for each text, by what the model says or by name, or one class against another."""
+"""The class whose score is explained: predicted, gold, named, or one class against another."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,7 +28,7 @@ _ONE_MAP = "target=all gives several maps of a text; here a text has one: name a
 def choose(
     target: Target, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
 ) -> Int[Tensor, "B ..."]:
-    """The class to explain for each example, from the logits of the unperturbed text; with a second column, against which.
+    """The class to explain for each example; with a second column, the class it is compared with.
 
     Args:
         target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or two of
@@ -54,7 +54,7 @@ def choose(
 
 
 def read(target: Target) -> Target:
-    """`contrast:A|B` as the pair it is, anything else as it is.
+    """Parses `contrast:A|B`; any other target is returned as it is.
 
     Names stay as they are written: the space before a word tells two tokens of a vocabulary apart.
 
@@ -73,12 +73,12 @@ def read(target: Target) -> Target:
 
 
 def _written(name: str) -> str:
-    """Words of this module without the space around them, names as they are."""
+    """A keyword of this module without spaces around it; any other name as it is."""
     return name.strip() if name.strip() in (PREDICTED, GOLD, RUNNER_UP, ALL) else name
 
 
 def check(target: Target, labels: Sequence[str], encoded: Sequence[Encoded]) -> None:
-    """What can be known of a target before a model has read a text.
+    """Checks a target before the model has read a text.
 
     Raises:
         InputError: no class has that name, or an example lacks the gold label that is asked for.

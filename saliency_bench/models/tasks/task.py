@@ -92,7 +92,7 @@ def places_of(text: Encoded, at: int | Sequence[int]) -> list[int]:
 
 
 def occurrences(text: Encoded, words: str, segment: int = 0) -> list[list[int]]:
-    """The tokens of each occurrence of these words in a text, or in its pair (segment 1), as far as they share a character."""
+    """The tokens of each occurrence of words in a text, or in its pair (segment 1)."""
     source = (text.text, text.text_pair)[segment] or ""
     spans = []
     start = source.find(words) if words.strip() else -1
@@ -109,7 +109,7 @@ def occurrences(text: Encoded, words: str, segment: int = 0) -> list[list[int]]:
 
 
 def word_of(model: Model, index: int) -> str:
-    """A token of the vocabulary as a reader writes it, the spaces before it visible; its number without a tokenizer."""
+    """A token of the vocabulary as it is written, with visible spaces; its number without a tokenizer."""
     if not callable(getattr(model.tokenizer, "decode", None)):
         return str(index)
     token = str(model.tokenizer.convert_ids_to_tokens(index))
@@ -123,7 +123,7 @@ def word_of(model: Model, index: int) -> str:
 
 
 def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:
-    """The one token of the vocabulary that is meant by a number, or by the first of these spellings that is one token.
+    """The token that is meant by a number, or by the first of these spellings that is one token.
 
     Raises:
         InputError: the number is none, or the word is no token or several.

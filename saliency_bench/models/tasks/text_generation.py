@@ -74,7 +74,7 @@ def before(text: Encoded, n: int) -> Encoded:
 
 
 def _ending(text: Encoded) -> Encoded:
-    """The text without special tokens at its end: a model that has read its end has nothing to say of what follows.
+    """The text without special tokens at its end: after its end, a model predicts nothing.
 
     Without token types too: these models were not trained with any, and GPT-2 would look them up as words.
     """
@@ -83,7 +83,7 @@ def _ending(text: Encoded) -> Encoded:
 
 
 def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:
-    """The whole text, as a prompt and what follows it."""
+    """The whole text as a prompt and its continuation."""
     assert example.text_pair is not None
     n, shift = len(prompt), len(example.text)
     if whole.input_ids[:n] != prompt.input_ids or len(whole) == n:
