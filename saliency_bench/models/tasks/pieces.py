@@ -268,8 +268,8 @@ def _sought(
         letters, places = _folded(text)
         at = 0
         gap: list[int] = []  # tokens that were not found since the last one that was
-        places = [place for place, owner in enumerate(placement.segments) if owner == segment]
-        for before, place in zip([-1, *places], places, strict=False):
+        tokens = [place for place, owner in enumerate(placement.segments) if owner == segment]
+        for before, place in zip([-1, *tokens], tokens, strict=False):
             start, end = placement.offsets[place]
             if before >= 0 and placement.offsets[before] == (start, end) and start < end:
                 offsets[place] = offsets[before]  # bytes of one letter
