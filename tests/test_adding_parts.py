@@ -46,7 +46,7 @@ def load(*, n: int) -> list[Example]:
     return [Example(f"short {i}", f"the film w{i + 9} and w{i + 20}", None, i % 2) for i in range(n)]
 '''
 BASELINE = '''
-from saliency_bench.models.references import BASELINES
+from saliency_bench.core.registry import BASELINES
 
 
 @BASELINES.register
@@ -56,7 +56,7 @@ def half_mean(ctx, moved):
 '''
 REMOVAL = '''
 from saliency_bench.evaluation.removal import ReplacingProbe
-from saliency_bench.models.references import REMOVALS
+from saliency_bench.core.registry import REMOVALS
 
 
 @REMOVALS.register

@@ -30,8 +30,10 @@ from torch import Tensor
 from saliency_bench.attribution.points import RandomStarts
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.random import generator_for
+from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.tensors import on_device, sent
 from saliency_bench.models import references as known
+from saliency_bench.models.contents import TEXT, VECTOR
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
@@ -58,11 +60,12 @@ LAST_STEP = 1e-6
 
 def embeddings(ctx: "Context", baseline: str, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """The named baseline at every token; only those that are `moved` are meant to have it."""
-    if baseline.startswith(known.TEXT):
+    if baseline.startswith(TEXT):
         return _words(ctx, baseline)
-    if baseline.startswith(known.VECTOR):
+    if baseline.startswith(VECTOR):
         return ctx.references.vector(baseline).expand_as(ctx.embeddings)
-    return known.BASELINES[baseline](ctx, moved).expand_as(ctx.embeddings)
+    start: Tensor = BASELINES[baseline](ctx, moved)
+    return start.expand_as(ctx.embeddings)
 
 
 def _token(name: str, ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "..."]:
@@ -70,7 +73,7 @@ def _token(name: str, ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tenso
 
 
 for _name in known.NAMES:
-    known.BASELINES.add(_name, partial(_token, _name))
+    BASELINES.add(_name, partial(_token, _name))
 
 
 @torch.no_grad()
@@ -161,7 +164,7 @@ def _random_vectors(
     return (low + width * sent(drawn.to(dtype), low.device)).to(ctx.embeddings.dtype)
 
 
-@known.BASELINES.register
+@BASELINES.register
 def uniform(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """Random vectors; those of a text belong to the text and the seed."""
     streams = [generator_for("cpu", "baseline", "uniform", ctx.seed, name) for name in ctx.hashes]
@@ -199,7 +202,7 @@ class LeastKnown:
     n_gradients: int
 
 
-@known.BASELINES.register
+@BASELINES.register
 def max_entropy(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
     """The baseline of the largest entropy, the same vector at every token of a text; equal frames share it."""
     found = ctx.references.found

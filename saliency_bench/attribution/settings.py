@@ -18,7 +18,7 @@ from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.core import ranges, signatures
 from saliency_bench.core.errors import InputError, one_of, shown
-from saliency_bench.core.registry import Registry
+from saliency_bench.core.registry import REMOVALS, Registry
 from saliency_bench.core.rows import Setting, Target, as_list, check_axis, expand_axes
 from saliency_bench.core.signatures import typed
 from saliency_bench.data.records import half_character
@@ -35,7 +35,7 @@ CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
     "objective": OUTPUTS,
     "quadrature": NAMES,
     "query": QUERIES,
-    "removal": references.REMOVALS,
+    "removal": REMOVALS,
     "sampler": SAMPLERS,
     "statistic": STATISTICS,
 }

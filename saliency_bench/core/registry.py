@@ -100,3 +100,13 @@ def import_modules(package: str) -> None:
     for module in iter_modules(import_module(package).__path__, f"{package}."):
         if not module.ispkg:
             import_module(module.name)
+
+
+#: Of a context and the places that get it: vectors (see `attribution.baselines`).
+BASELINES: Registry[Callable[..., Any]] = Registry(
+    "baseline", "saliency_bench.baselines", "saliency_bench.attribution"
+)
+#: Of a model's references, a batch and a token budget: what answers for texts without tokens (see `evaluation.removal`).
+REMOVALS: Registry[Callable[..., Any]] = Registry(
+    "removal", "saliency_bench.removals", "saliency_bench.evaluation"
+)

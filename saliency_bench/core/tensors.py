@@ -90,8 +90,9 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def extra_of(self, rows: Any = slice(None)) -> dict[str, Tensor]:
-        """Further inputs of the model by name, of these rows."""
-        return {name: one[rows] for name, one in self.extra.items()}
+        """Inputs of the model beside ids and mask by name, token types among them, of these rows."""
+        types = {} if self.token_type_ids is None else {"token_type_ids": self.token_type_ids}
+        return {name: one[rows] for name, one in (types | dict(self.extra)).items()}
 
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None

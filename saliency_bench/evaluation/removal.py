@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.core.errors import InputError, is_out_of_memory, unknown
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
@@ -28,7 +29,6 @@ from saliency_bench.models.references import (
     ATTENTION,
     DELETE,
     NAMES,
-    REMOVALS,
     References,
     embed_batch,
     resolve_removal,

@@ -20,6 +20,7 @@ import torch
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, SaliencyBenchError
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import OK
 from saliency_bench.core.seeding import seed_of, token_hash
 from saliency_bench.core.text import Encoded
@@ -48,7 +49,7 @@ from saliency_bench.experiments.scaffold import (
 from saliency_bench.experiments.trust_report import frame
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import REMOVALS, References
+from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.study.block import opened_blocks
 from saliency_bench.study.budget import resolve as resolve_budget

@@ -1,15 +1,17 @@
-"""What a transformer attends to: the attention weights of a forward pass, from a model left as it was found."""
+"""Attention weights of a transformer's forward pass; the model is left as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError
+from saliency_bench.models.intake import captured
 from saliency_bench.models.model import Model
+from saliency_bench.models.threads import given_back
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Attentions:
-    """What the forward passes of one model gave; `take` hands out that of the last one."""
+    """The outputs of one model's forward passes; `take` returns the attention weights of the last one."""
 
     name: str
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[Any]
 
     def take(self) -> tuple[Float[Tensor, "R H T T"], ...]:
         """The attention weights of the pass since the last call, a tensor for each layer, first layer first.
@@ -28,7 +30,8 @@ class Attentions:
         Raises:
             InputError: there was not one pass, or it gave no square attention weights.
         """
-        outputs, self.outputs = self.outputs, []
+        outputs = self.outputs.copy()
+        self.outputs.clear()
         if len(outputs) != 1:
             raise InputError(
                 f"model {self.name}: expected one call of its transformer per forward pass, but there were "
@@ -37,9 +40,8 @@ class Attentions:
         layers = getattr(outputs[0], "attentions", None)
         if not layers:
             raise InputError(
-                f"model {self.name}: expected attention weights of all layers, but its transformer gives none "
-                f"(it returned {type(outputs[0]).__name__}; encoder-decoders have no one chain of layers). "
-                "Use another method."
+                f"model {self.name}: expected attention weights of all layers, but its transformer gives none (it returned "
+                f"{type(outputs[0]).__name__}; encoder-decoders have no one chain of layers). Use another method."
             )
         for layer in layers:
             if layer.ndim != 4 or layer.shape[-1] != layer.shape[-2]:
@@ -52,7 +54,7 @@ class Attentions:
 
 @contextmanager
 def recorded_attentions(model: Model) -> Iterator[Attentions]:
-    """While open, forward passes leave their attention weights, with whatever `forward` the model is called.
+    """Records the attention weights of forward passes, whatever `forward` the model is called with.
 
     Only the eager implementation forms the weights, so it is used for the time, and logits may change in the last
     digits. What asking for attentions leaves behind (transformers 5 never removes its hooks) is taken away again.
@@ -60,18 +62,13 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
     Raises:
         InputError: there is not one transformers model in the module.
     """
-    attentions = Attentions(model.name)
     transformer = _transformer(model)
-
-    def record(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        attentions.outputs.append(output)
-
-    with _as_found(model.module), _eager(transformer):
-        handle = transformer.register_forward_hook(record)
-        try:
-            yield attentions
-        finally:
-            handle.remove()
+    with (
+        _as_found(model.module),
+        _eager(transformer),
+        captured(transformer) as outputs,
+    ):
+        yield Attentions(model.name, outputs)
 
 
 def _transformer(model: Model) -> "PreTrainedModel":
@@ -83,18 +80,18 @@ def _transformer(model: Model) -> "PreTrainedModel":
             return [module]
         return [one for child in module.children() for one in outermost(child)]
 
-    found = outermost(model.module)
-    if len(found) != 1:
+    transformers = outermost(model.module)
+    if len(transformers) != 1:
         raise InputError(
             f"model {model.name} gives no attention weights: expected one transformers model in the module, "
-            f"found {len(found)}. Use a method that needs none, such as integrated_gradients."
+            f"found {len(transformers)}. Use a method that needs none, such as integrated_gradients."
         )
-    return found[0]
+    return transformers[0]
 
 
 @contextmanager
 def _as_found(root: nn.Module) -> Iterator[None]:
-    """Afterwards no module has forward hooks or attributes that it did not have before."""
+    """Removes the hooks and attributes that modules did not have before."""
     before = {module: (set(module._forward_hooks), set(vars(module))) for module in root.modules()}
     try:
         yield
@@ -108,19 +105,17 @@ def _as_found(root: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _eager(transformer: "PreTrainedModel") -> Iterator[None]:
-    """Attention weights are formed and returned; every part has its configuration back afterwards."""
+    """Makes the transformer form and return attention weights; its configurations are restored at the end."""
     parts = [getattr(module, "config", None) for module in transformer.modules()]
-    configs: list[Any] = list(
-        {id(one): one for one in parts if hasattr(one, "output_attentions")}.values()
-    )
-    before = [(one._attn_implementation, one.output_attentions) for one in configs]
-    try:
+    unique = {id(part): part for part in parts if hasattr(part, "output_attentions")}
+    configs: list[Any] = [*unique.values()]
+    # Given back in the opposite order: output_attentions refuses to be true while not eager.
+    with (
+        given_back(configs, "_attn_implementation_internal"),
+        given_back(configs, "output_attentions"),
+    ):
         for config in configs:
             # Not through its setter, which would write into configurations of parts that are not here as well.
             config._attn_implementation_internal = "eager"
             config.output_attentions = True
         yield
-    finally:
-        for config, (implementation, asked) in zip(configs, before, strict=True):
-            config.output_attentions = asked  # while eager: it refuses to be true under any other
-            config._attn_implementation_internal = implementation

@@ -1,4 +1,4 @@
-"""What in a module or around a call keeps a model from being explained, by name: its symptoms point elsewhere."""
+"""Checks for what keeps a model from being explained; their messages name the cause, not the symptoms."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from saliency_bench.core.errors import InputError
 
 
 def refuse_compiled(module: nn.Module) -> None:
-    """Refuses a module that `torch.compile` has been at: what it was compiled to ignores hooks on its layers.
+    """Refuses a module compiled by `torch.compile`: compiled code ignores hooks on its layers.
 
     Raises:
         InputError: a part of it is compiled.
@@ -44,8 +44,7 @@ def refuse_inference_mode() -> None:
     """
     if torch.is_inference_mode_enabled():
         raise InputError(
-            "called inside torch.inference_mode(), where nothing has a gradient. Call outside of it; torch.no_grad() does "
-            "no harm."
+            "called inside torch.inference_mode(), where nothing has a gradient. Call outside of it; torch.no_grad() is fine."
         )
 
 
@@ -65,7 +64,7 @@ def refuse_inference_weights(weights: Iterable[Tensor]) -> None:
 
 
 def adapter_note(module: nn.Module) -> str:
-    """What to do about an adapter of PEFT that is not merged, to follow a message; empty where there is none.
+    """Advice about a PEFT adapter that is not merged, to append to a message; empty where there is none.
 
     Most such models can be explained as they are. Adapters of the embedding layer read the ids by themselves.
     """

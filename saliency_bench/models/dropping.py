@@ -1,4 +1,4 @@
-"""Removed tokens left out of the computation, where that is proved to be the same as not attending to them.
+"""Leaving removed tokens out of the computation, where that gives the same result as not attending to them.
 
 A token that nothing attends to changes nothing but its own row. Without it the others are the same, if the model is
 told their original positions and if positions reach it in no other way. Relative positions counted from place to
@@ -6,7 +6,8 @@ place, windows of local attention and pooling at the last place break this, sile
 text before it is relied on.
 """
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,29 +29,51 @@ N_TRIED = 2
 
 @dataclass(frozen=True)
 class Dropping:
-    """How the tokens that stay are passed."""
+    """How the tokens that stay are passed.
 
-    first_position: int  # the position id of a text's first token
-    mask_of_ones: (
-        bool  # given although nothing is padded: some models take gaps in positions for new texts
-    )
-    difference: float  # largest difference of a logit that was seen, over the largest logit
+    `first_position`: the position id of a text's first token.
+    `mask_of_ones`: one is given although nothing is padded: some models take gaps in positions for new texts.
+    `difference`: the largest of a logit that was seen, over the largest logit.
+    """
+
+    first_position: int
+    mask_of_ones: bool
+    difference: float
 
 
 def how_to_drop(references: References, batch: Batch) -> Dropping | None:
-    """How removed tokens may be left out of texts like these; None where they may not.
+    """How removed tokens may be left out of texts like these, or None where they may not.
 
     Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
     but one, every other one, and the two ends, which are as far apart as can be.
     """
-    frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
-    key = "dropping", batch.input_ids.shape[1], frames
+    # Further inputs tell tokens' places in ways of their own.
+    may = references.may_drop and not batch.extra
+    return references.once(
+        ("dropping", _kind(batch)), lambda: _tried(references.model, batch) if may else None
+    )
+
+
+def hides(references: References, batch: Batch) -> bool:
+    """Whether the attention mask hides tokens completely: other embeddings at hidden tokens change no logit.
+
+    Some models have no such mask (FNet), or let neighbours and landmarks through (ConvBERT, Nyströmformer). Tried on
+    the first texts of which some output is finite.
+    """
+    key = "hiding", _kind(batch)
     if key not in references.found:
-        # Further inputs tell tokens' places in ways of their own.
-        may = references.may_drop and not batch.extra
-        references.found[key] = _tried(references.model, batch) if may else None
-    found: Dropping | None = references.found[key]
-    return found
+        starts = range(0, len(batch), N_TRIED)
+        tried = (_hidden(references.model, batch, start) for start in starts)
+        hidden = next((answer for answer in tried if answer is not None), None)
+        if hidden is None:  # no text here has an answer, whatever is removed
+            return True
+        references.found[key] = hidden
+    return bool(references.found[key])
+
+
+def _kind(batch: Batch) -> Hashable:
+    frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
+    return batch.input_ids.shape[1], frames
 
 
 @torch.inference_mode()
@@ -59,79 +82,56 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
     first = model.first_position
     if first is None:
         return None
-    examples, stays = _questions(batch)
+    examples, stays = _trials(batch)
     masked = masked_output(model, batch, examples, stays)
     share = min(EPSILONS * torch.finfo(model.dtype).eps, LARGEST_DIFFERENCE)
-    size = float(masked.abs().max())
     for ones in (False, True):
         how = Dropping(first, ones, 0.0)
+        # One by one, since each has another number of tokens.
         rows = [slice(place, place + 1) for place in range(len(stays))]
         dropped = torch.cat(
             [dropped_output(model, batch, examples[row], stays[row], how) for row in rows]
         )
-        difference = float((dropped - masked).abs().max()) / size
+        difference = float((dropped - masked).abs().max()) / float(masked.abs().max())
         if difference <= share:
-            return Dropping(first, ones, difference)
+            return replace(how, difference=difference)
     return None
-
-
-def hides(references: References, batch: Batch) -> bool:
-    """Whether tokens that nothing should attend to are out of sight: other embeddings there change no logit.
-
-    Some models have no such mask (FNet), or let neighbours and landmarks through (ConvBERT, Nyströmformer).
-    """
-    frames = tuple((tuple(item.special), item.position) for item in batch.encoded[:N_TRIED])
-    key = "hiding", batch.input_ids.shape[1], frames
-    if key not in references.found:
-        hidden = _hidden(references.model, batch)
-        if hidden is None:  # no text here has an answer, whatever is removed
-            return True
-        references.found[key] = hidden
-    return bool(references.found[key])
 
 
 @torch.inference_mode()
 @products(tf32=False)
-def _hidden(model: Model, batch: Batch) -> bool | None:
-    """What is seen on the first texts of which some output is finite; None where there is none."""
-    for start in range(0, len(batch), N_TRIED):
-        if (hidden := _hidden_in(model, batch, start)) is not None:
-            return hidden
-    return None
-
-
-def _hidden_in(model: Model, batch: Batch, start: int) -> bool | None:
-    examples, stays = _questions(batch, start)
+def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
+    """Whether the mask hides tokens in a few texts; None where no output is finite."""
+    examples, stays = _trials(batch, start)
     rows, removed = examples.to(model.device), ~stays.to(model.device)
-    types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    extra = batch.extra_of(rows)
     embeddings = embed_batch(model, batch, rows=rows)
     other = torch.where(removed[:, :, None], 1 - embeddings.roll(1, 1), embeddings)
-    seen, same = (
-        batch.read(model.output(batch.input_ids[rows], ~removed, types, one, extra=extra), rows)
-        for one in (other, embeddings)
+    ids, extra = batch.input_ids[rows], batch.extra_of(rows)
+    changed, same = (
+        batch.read(model.output(ids, ~removed, None, values, extra=extra), rows)
+        for values in (other, embeddings)
     )
     finite = same.isfinite().all(-1)
     if not finite.any():
         return None
-    seen, same = seen[finite], same[finite]
+    changed, same = changed[finite], same[finite]
     # Some models compute a softmax in float32 whatever their weights are.
     epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
     share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
-    return float((seen - same).abs().max()) <= share * float(same.abs().max())
+    return float((changed - same).abs().max()) <= share * float(same.abs().max())
 
 
-def _questions(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
+def _trials(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
+    """A few texts of a batch, and sets of tokens that stay in them."""
     examples, stays = [], []
     for row in range(start, min(start + N_TRIED, len(batch))):
         free = batch.attributable[row].cpu()
-        always = batch.mask[row].cpu() & ~free
         places = free.nonzero()[:, 0]
         for kept in (places[:0], places[1:], places[::2], places[1::2], places[[0, -1]]):
-            own = always.clone()
-            own[kept] = True
+            stay = batch.mask[row].cpu() & ~free
+            stay[kept] = True
             examples.append(row)
-            stays.append(own)
+            stays.append(stay)
     return torch.tensor(examples), torch.stack(stays)
 
 
@@ -140,8 +140,7 @@ def masked_output(
 ) -> Float[Tensor, "N C"]:
     """Logits of whole texts in which no token attends to one that does not stay."""
     rows, seen = sent(examples, model.device), sent(stays, model.device)
-    types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-    outputs = model.output(batch.input_ids[rows], seen, types, extra=batch.extra_of(rows))
+    outputs = model.output(batch.input_ids[rows], seen, extra=batch.extra_of(rows))
     return batch.read(outputs, rows)
 
 
@@ -152,7 +151,10 @@ def dropped_output(
     stays: Bool[Tensor, "N W"],
     how: Dropping | None,
 ) -> Float[Tensor, "N C"]:
-    """Logits of texts without what does not stay, of which each has as much; positions as before, or anew if None."""
+    """Logits of texts without the tokens that do not stay; of each, equally many stay.
+
+    Tokens keep their positions, or are counted anew where `how` is None.
+    """
     places = sent(stays.nonzero()[:, 1].view(len(stays), -1), model.device)
     rows = sent(examples, model.device)
 
@@ -160,10 +162,10 @@ def dropped_output(
         return table[rows].gather(1, places)
 
     types = None if batch.token_type_ids is None else kept(batch.token_type_ids)
-    mask = (
-        torch.ones_like(places, dtype=torch.bool) if how is not None and how.mask_of_ones else None
-    )
-    positions = None if how is None else places + how.first_position
+    mask, positions = None, None
+    if how is not None:
+        positions = places + how.first_position
+        mask = torch.ones_like(places, dtype=torch.bool) if how.mask_of_ones else None
     outputs = model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
     if batch.positions is None:
         return outputs

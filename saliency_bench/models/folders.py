@@ -1,4 +1,4 @@
-"""What the folder of a model or an adapter may hold, looked at before any library reads it: data, and never a pickle.
+"""Checks of the folder of a model or an adapter before any library reads it: no code, and no pickle.
 
 transformers opens whatever file the index of a sharded checkpoint names, pickles among them, and PEFT imports the module
 that an adapter's configuration names: neither is asked before the names have been read here.
@@ -74,7 +74,7 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
-    """Refuses an adapter's folder that asks for anything but its own safetensors; what its configuration says.
+    """Refuses an adapter's folder that asks for anything but its own safetensors; returns its configuration.
 
     What merging does not need, such as the name of the model that it was trained on, is left out.
 
@@ -86,13 +86,12 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             raise InputError(f"model.adapter={folder} has no {path.name}.")
         _refuse_outside(folder, path, str(path))
-    found = read_object(config)
-    keys = {key: value for key, value in found.items() if key not in UNUSED_KEYS}
+    config_keys = read_object(config)
+    keys = {key: value for key, value in config_keys.items() if key not in UNUSED_KEYS}
     _refuse_code(config, keys, [key for key in ADAPTER_CODE_KEYS if keys.get(key) is not None])
     if keys.get("peft_type") not in MERGED:
         raise InputError(
-            f"{config}: peft_type is {keys.get('peft_type')!r}, expected one that can be merged into the weights: "
-            f"{', '.join(MERGED)}"
+            f"{config}: peft_type is {keys.get('peft_type')!r}, expected one that can be merged: {', '.join(MERGED)}"
         )
     if (named := _file_named(keys)) is not None:
         raise InputError(
@@ -103,14 +102,14 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _file_named(keys: dict[str, Any]) -> str | None:
-    """A key, of any depth, under which a path stands or could stand; None where there is none."""
+    """A key, at any depth, whose value is or could be a path; None where there is none."""
     waiting: list[tuple[str, Any]] = list(keys.items())
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, dict):
             waiting += value.items()
         elif isinstance(value, list):
-            waiting += [(key, one) for one in value]
+            waiting += [(key, item) for item in value]
         elif isinstance(value, str) and (
             _NAMES_A_FILE.search(key) or "/" in value or ":\\" in value
         ):
@@ -119,7 +118,7 @@ def _file_named(keys: dict[str, Any]) -> str | None:
 
 
 def check_hub(name: str, revision: str | None) -> str:
-    """The same for a model of the hub, of which only small JSON files are fetched; the commit that was looked at.
+    """Checks a model of the hub, of which only small JSON files are fetched; returns the commit that was checked.
 
     Raises:
         InputError: the hub or its cache has no such model, or it asks for more than its own safetensors.
@@ -129,9 +128,8 @@ def check_hub(name: str, revision: str | None) -> str:
         config = _from_hub(name, CONFIG, revision, must=True)
         assert config is not None
         snapshot = config.parent
-        commit = (
-            snapshot.name
-        )  # what is loaded is what was looked at, whatever the branch is moved to
+        # What is loaded is what was looked at, whatever the branch is moved to.
+        commit = snapshot.name
         _from_hub(name, INDEX, commit)
         adapter = _from_hub(name, ADAPTER_CONFIG, commit)
     except (OSError, ValueError) as error:
@@ -144,15 +142,14 @@ def check_hub(name: str, revision: str | None) -> str:
         ) from error
     if adapter is not None:
         raise InputError(
-            f"model.path={name} is an adapter, or holds one ({ADAPTER_CONFIG}). Give its model as model.path and it as "
-            "model.adapter."
+            f"model.path={name} holds an adapter ({ADAPTER_CONFIG}). Give its model as model.path and it as model.adapter."
         )
     check_model(snapshot, whole=False)
     return commit
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file of a model holds, which must be an object.
+    """Reads a JSON file, which must hold an object.
 
     Raises:
         InputError: it is not JSON, or something else.
@@ -172,8 +169,7 @@ def _refuse_code(path: Path, keys: dict[str, Any], refused: Any) -> None:
     for key in refused:
         if key in keys:
             raise InputError(
-                f"{path} asks for code or weights of its own ({key}), which are never run or loaded. Remove the key if "
-                "you can."
+                f"{path} asks for code or weights of its own ({key}), which are never loaded. Remove the key if you can."
             )
 
 
@@ -203,23 +199,24 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
     allowed = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         allowed.append(folder.resolve().parents[1] / "blobs")
-    if file.exists() and not any(file.resolve().is_relative_to(one) for one in allowed):
+    if file.exists() and not any(file.resolve().is_relative_to(place) for place in allowed):
         raise InputError(
             f"{what} is a link to {file.resolve()}, out of its folder. Put the file itself there."
         )
 
 
 def _near(name: str) -> Path | None:
-    """A model's folder here of nearly this name."""
+    """A local model folder with nearly this name, or None."""
     with suppress(OSError):
-        beside = [one for one in Path(name).parent.iterdir() if (one / CONFIG).is_file()]
-        names = {one.name: one for one in beside}
-        return next((names[one] for one in get_close_matches(Path(name).name, names, n=1)), None)
+        beside = [folder for folder in Path(name).parent.iterdir() if (folder / CONFIG).is_file()]
+        names = {folder.name: folder for folder in beside}
+        near = get_close_matches(Path(name).name, names, n=1)
+        return names[near[0]] if near else None
     return None
 
 
 def _ask_once(name: str, revision: str | None) -> None:
-    """Asks the hub for what is not in its cache, a single time: the hub's own client would try for half a minute."""
+    """Asks the hub once for what is not in its cache; the hub's own client would try for half a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import is_offline_mode
 
@@ -234,11 +231,11 @@ def _ask_once(name: str, revision: str | None) -> None:
 
 
 def _from_hub(name: str, file: str, revision: str | None, must: bool = False) -> Path | None:
-    """A file of a model of the hub, in the cache; None where the model has no such file."""
+    """The path in the cache of a model's file; None where the model has no such file."""
     from huggingface_hub.constants import is_offline_mode
     from transformers.utils.hub import cached_file
 
-    found = cached_file(
+    path = cached_file(
         name,
         file,
         revision=revision,
@@ -246,4 +243,4 @@ def _from_hub(name: str, file: str, revision: str | None, must: bool = False) ->
         # A file that could not be asked for is not one that is not there; offline there is only the cache.
         _raise_exceptions_for_connection_errors=must or not is_offline_mode(),
     )
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)

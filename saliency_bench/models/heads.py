@@ -71,8 +71,8 @@ CLASSES: Mapping[str, str | None] = {
 
 def trained_for(architectures: Sequence[str]) -> set[str | None] | None:
     """The tasks that a configuration's `architectures` name; None where they leave it open, as those of a bare encoder."""
-    found = [
+    tasks = [
         next((kind for ending, kind in CLASSES.items() if name.endswith(ending)), "")
         for name in architectures
     ]
-    return None if not found or "" in found else set(found)
+    return None if not tasks or "" in tasks else set(tasks)

@@ -1,4 +1,4 @@
-"""What a model was asked: the rows that went through it and the seconds, by the stage of the study that asked.
+"""Counts of the work of a model: rows and seconds, by stage of a study.
 
 All passes go through `Model.output`, also those that other libraries ask for, so that nothing can be spent unseen.
 """
@@ -7,16 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 #: Stages of a study.
-MAPS, CURVES, CONVERGENCE, TIMING, PARITY = (
-    "maps",
-    "metrics",
-    "convergence check",
-    "timing",
-    "comparison with Captum",
-)
+MAPS, CURVES, CONVERGENCE, TIMING = "maps", "metrics", "convergence check", "timing"
+PARITY = "comparison with Captum"
 
 
 class Work(NamedTuple):
@@ -29,7 +25,7 @@ class Work(NamedTuple):
     seconds: float = 0.0
 
     def plus(self, other: "Work", times: float | int = 1) -> "Work":
-        """This and so many times the other."""
+        """This plus `times` times the other."""
         return Work(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
@@ -43,17 +39,17 @@ class Ledger:
     _stage: str = ""
 
     def note(self, n_rows: int, width: int, *, gradient: bool) -> None:
-        """Takes down one pass."""
+        """Counts one pass."""
         rows = (n_rows, n_rows * width)
         self._add(Work(*rows) if gradient else Work(0, 0, *rows))
         self.calls += 1
 
     def copy(self) -> "Ledger":
-        """As it is now."""
+        """The present state."""
         return Ledger(self.work.copy(), self.calls)
 
     def since(self, before: "Ledger") -> "Ledger":
-        """What has come since an earlier copy."""
+        """The work since an earlier copy."""
         work = {
             stage: paid.plus(before.work.get(stage, Work()), -1.0)
             for stage, paid in self.work.items()
@@ -62,15 +58,12 @@ class Ledger:
 
     @property
     def total(self) -> Work:
-        """Of all stages."""
-        found = Work()
-        for paid in self.work.values():
-            found = found.plus(paid)
-        return found
+        """The work of all stages."""
+        return reduce(Work.plus, self.work.values(), Work())
 
     @contextmanager
     def under(self, stage: str) -> Iterator[None]:
-        """While open, passes and seconds are those of the stage, unless one is open already."""
+        """Counts passes and seconds for this stage while open, unless another stage is open already."""
         if self._stage:
             yield
             return

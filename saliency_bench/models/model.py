@@ -1,23 +1,25 @@
-"""A model under study: a module, its tokenizer, and the layer whose output stands for the input."""
+"""A model to explain: a module, its tokenizer, and the layer whose output stands for the input."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.core.errors import InputError, is_out_of_memory
-from saliency_bench.models.causes import refuse_autocast, refuse_inference_weights
+from saliency_bench.core.errors import InputError
+from saliency_bench.models.causes import refuse_autocast
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (
-    FAILURES,
     WATCHED,
     Intake,
+    PositionTable,
+    attempted,
     captured,
+    first_output,
     how_ids_arrive,
     only_output,
     position_tables,
@@ -26,9 +28,10 @@ from saliency_bench.models.intake import (
 )
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
+from saliency_bench.models.outputs import ends_in, logits_in
 from saliency_bench.models.pooled_row import find_layer, first_row_only
 from saliency_bench.models.rounding import TF32, products
-from saliency_bench.models.threads import given_back, held
+from saliency_bench.models.threads import frozen
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask`, `token_type_ids` and further inputs.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
@@ -55,7 +58,6 @@ class Model:
     real ids are passed: position ids, pooling by token and scaled embeddings stay right.
     `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
-    `takes_positions`: the module can be told `position_ids`.
     `takes`: the inputs that the module's `forward` names; None: `forward` is the user's own, and is given all.
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
@@ -74,7 +76,6 @@ class Model:
     forward: Forward
     criterion: Criterion | None = None
     wants_mask: bool = False
-    takes_positions: bool = False
     takes: frozenset[str] | None = None
     short_last_layer: bool = True
     tf32: bool = False
@@ -94,16 +95,16 @@ class Model:
     @property
     def parameter_bytes(self) -> int:
         """Size of the weights."""
-        return sum(one.numel() * one.element_size() for one in self.module.parameters())
+        return sum(weight.numel() * weight.element_size() for weight in self.module.parameters())
 
     @property
     def precision(self) -> str:
-        """The name of what it computes in, as `runtime.dtype` has it."""
+        """The type that it computes in, by its name in `runtime.dtype`."""
         return TF32 if self.tf32 else str(self.dtype).removeprefix("torch.")
 
     @property
     def looks_up(self) -> bool:
-        """Whether the embedding layer is a table: a vector for each id, wherever it stands and beside whatever else.
+        """Whether the embedding layer is a table, with one vector for each id at every position.
 
         Others add positions and token types, and normalise (a BERT's `embeddings`).
         """
@@ -133,13 +134,13 @@ class Model:
             output: Tensor = self.embedding(input_ids)
             return output.detach()
         # What else such a layer is given is the module's affair: it is watched in a whole pass.
-        with frozen(self.module), captured(self.embedding) as seen:
+        with frozen(self.module), captured(self.embedding) as outputs:
             self.output(input_ids, mask, token_type_ids, extra=extra)
-        return only_output(seen, input_ids)
+        return only_output(outputs, input_ids)
 
     @property
     def vocabulary(self) -> int | None:
-        """How many token ids there are; None where no table is seen to receive them."""
+        """The number of token ids; None where no table receives them."""
         layer = self.embedding
         table = layer if isinstance(layer, nn.Embedding) else self.intake.table
         return None if table is None else table.num_embeddings
@@ -148,26 +149,27 @@ class Model:
     def each_token(self) -> Float[Tensor, "V D"]:
         """The embedding layer's output for every token of the vocabulary, once each.
 
-        What is no table is called as the module calls it, with the vocabulary in its order at the places of a short
-        text.
+        What is no table is given the vocabulary in its order, at the places of short texts.
 
         Raises:
             InputError: the layer is not given token ids.
         """
         layer, size = self.embedding, self.vocabulary
-        if isinstance(layer, nn.Embedding):
-            # Through the layer, not its weight: some layers scale their output.
-            return self.embed(torch.arange(layer.num_embeddings, device=self.device)[None])[0]
-        call = self.intake.call
-        if call is None or size is None:
+        if size is None:
             raise InputError(
                 "the embedding layer is not given token ids, so that there is no standard deviation of its outputs to "
                 "take as the unit of noise: use noise_range or noise_absolute"
             )
-        rows = -(-size // WATCHED)
-        ids = torch.arange(rows * WATCHED, device=self.device).view(rows, WATCHED) % size
+        if self.looks_up:
+            # Through the layer, not its weight: some layers scale their output.
+            return self.embed(torch.arange(size, device=self.device)[None])[0]
+        texts = torch.arange(-(-size // WATCHED) * WATCHED, device=self.device).view(-1, WATCHED)
         with frozen(self.module):
-            return torch.cat([call(layer, row[None])[0] for row in ids])[:size]
+            outputs = [
+                first_output(layer, self.on_ids_alone, some)
+                for some in torch.split(texts % size, 64)
+            ]
+        return torch.cat(outputs).flatten(0, 1)[:size]
 
     @property
     def pad_token_id(self) -> int | None:
@@ -193,11 +195,11 @@ class Model:
 
     @cached_property
     def configured(self) -> Configured:
-        """The modules whose configurations say something of this one."""
+        """The modules inside that have a configuration, by depth."""
         return configured(self.module)
 
     def fact(self, name: str, *, of_head: bool = False) -> Any:
-        """What the configurations say; None where they do not (see `module_facts.fact`)."""
+        """A value of the module's configurations, or None (see `module_facts.fact`)."""
         return fact(self.configured, name, of_head=of_head)
 
     def require_embedded(self, input_ids: Sequence[int], where: str) -> None:
@@ -207,14 +209,21 @@ class Model:
             InputError: names the first, and its token.
         """
         size = self.vocabulary
-        wrong = next((one for one in input_ids if one < 0 or (size is not None and one >= size)), 0)
-        if size is None or 0 <= wrong < size:
+        bad = next(
+            (
+                token_id
+                for token_id in input_ids
+                if token_id < 0 or (size is not None and token_id >= size)
+            ),
+            0,
+        )
+        if size is None or 0 <= bad < size:
             return
-        named = self.tokenizer is not None and wrong >= 0
-        token = self.tokenizer.convert_ids_to_tokens([wrong])[0] if named else None
+        named = self.tokenizer is not None and bad >= 0
+        token = self.tokenizer.convert_ids_to_tokens([bad])[0] if named else None
         raise InputError(
             f"{where}: token ids must lie in 0 ... {size - 1}, the rows of the embedding table of {self.name}; got "
-            f"{wrong}{f' ({token})' if token else ''}. If tokens were added to the tokenizer, call "
+            f"{bad}{f' ({token})' if token else ''}. If tokens were added to the tokenizer, call "
             "model.resize_token_embeddings(len(tokenizer)) and train the new rows"
         )
 
@@ -235,16 +244,20 @@ class Model:
     @cached_property
     def intake(self) -> Intake:
         """How ids reach the embedding layer, seen in one pass over two rows."""
-        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
-        ids = watched_ids(vocabulary, self.fact("eos_token_id"), self.device, 2)
-
-        def run(ids: Int[Tensor, "R 5"]) -> Any:
-            mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
-            with self._batches_allowed(True):
-                return self.forward(self.module, {"input_ids": ids} | mask)
-
         with frozen(self.module):
-            return how_ids_arrive(self.module, self.embedding, run, ids)
+            return how_ids_arrive(
+                self.module, self.embedding, self.on_ids_alone, self._watched_ids(2)
+            )
+
+    def on_ids_alone(self, ids: Int[Tensor, "R T"]) -> Any:
+        """What the module returns for ids, and a mask of ones if it needs a mask; not counted in the ledger."""
+        mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
+        with self._batches_allowed(True):
+            return self.forward(self.module, {"input_ids": ids} | mask)
+
+    def _watched_ids(self, n_rows: int = 1, pad: int | None = None) -> Int[Tensor, "R 5"]:
+        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
+        return watched_ids(vocabulary, self.fact("eos_token_id"), self.device, n_rows, pad)
 
     @cached_property
     def pads_exactly(self) -> bool:
@@ -252,27 +265,23 @@ class Model:
         pad = self.pad_token_id
         if pad is None:
             return False
-        config = getattr(self.module, "config", None)
-        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
-        long, short = watched_ids(vocabulary, getattr(config, "eos_token_id", None), self.device, 2)
+        long, short = self._watched_ids(2)
         short = short[1:]
         both = torch.stack([long, torch.cat([short, short.new_tensor([pad])])])
         real = torch.ones_like(both, dtype=torch.bool)
         real[1, -1] = False
         # What is proved here is proved of the model, not of how products are rounded.
         with frozen(self.module), products(tf32=False), torch.no_grad():
-            try:
-                together = self.output(both, real)
-                alone = [self.output(one[None]) for one in (long, short)]
-            except FAILURES as error:
-                if is_out_of_memory(error):
-                    raise
-                return False
+            texts = (both, real), (long[None], None), (short[None], None)
+            outputs = attempted(lambda: [self.output(ids, mask) for ids, mask in texts])
+        if outputs is None:
+            return False
+        together, *alone = outputs
         rows = (
-            together[row][: len(one)] if self.per_token else together[row]
-            for row, one in enumerate((long, short))
+            together[row][: len(logits)] if self.per_token else together[row]
+            for row, logits in enumerate((long, short))
         )
-        largest = max(float(one.abs().max()) for one in alone)
+        largest = max(float(logits.abs().max()) for logits in alone)
         difference = max(float((a - b[0]).abs().max()) for a, b in zip(rows, alone, strict=True))
         share = min(EPSILONS * torch.finfo(together.dtype).eps, LARGEST_DIFFERENCE)
         return difference <= share * largest
@@ -284,39 +293,36 @@ class Model:
         Some count from 0, RoBERTa and its kin from the pad id + 1. It is what the table of positions is asked for;
         a model without such a table computes with the positions themselves, from 0.
         """
-        if not self.takes_positions:
+        if "position_ids" not in (self.takes or ()) or self.position_tables is None:
             return None
-        vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
-        end, pad = self.fact("eos_token_id"), self.pad_token_id
-        ids = watched_ids(vocabulary, end, self.device, pad=pad)
-        try:
-            with frozen(self.module):
-                tables = position_tables(self.module, self.output, ids)
-        except FAILURES as error:  # it wants other tokens than these
-            if is_out_of_memory(error):
-                raise
-            return None
-        if tables:
-            return tables[0].first
-        return 0
+        return self.position_tables[0].first if self.position_tables else 0
+
+    @cached_property
+    def position_tables(self) -> list[PositionTable] | None:
+        """The tables of positions; None where the module cannot be called on ids alone."""
+        pads = self.fact("pad_token_id"), getattr(self.tokenizer, "pad_token_id", None)
+        pad = next((value for value in pads if isinstance(value, int)), None)
+        ids = self._watched_ids(pad=pad)
+        with frozen(self.module):
+            return attempted(lambda: position_tables(self.module, self.on_ids_alone, ids))
 
     @cached_property
     def pooled_layer(self) -> nn.Module | None:
-        """The layer that needs its first row alone; None where that is not proved, or not wanted."""
+        """The layer that may be computed for its first row alone; None where that is not proved, or not wanted."""
         if not self.short_last_layer or self.per_token:
             return None
         # Tokens in no order, since a proof on equal rows would prove little.
         ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
         ids %= getattr(self.embedding, "num_embeddings", 5)
 
-        def logits(
-            ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
-        ) -> Float[Tensor, "R C"]:
-            return self.output(ids, None, None, embeddings)
-
         _ = self.intake  # a pass of its own, before layers are watched
         with frozen(self.module):
-            return find_layer(self.module, logits, self.embed, ids)
+            return find_layer(
+                self.module,
+                lambda ids, embeddings: self.output(ids, embeddings=embeddings),
+                self.embed,
+                ids,
+            )
 
     def output(
         self,
@@ -329,7 +335,7 @@ class Model:
         position_ids: Int[Tensor, "R T"] | None = None,
         short: bool = False,
     ) -> Float[Tensor, "R ..."]:
-        """The model's logits, [R C] or those of every token [R T C], with `embeddings` in place of the embedding layer's output where given.
+        """The model's logits, [R C], or those of every token, [R T C].
 
         Args:
             input_ids: the real ones, also where embeddings are given.
@@ -351,12 +357,12 @@ class Model:
             inputs["position_ids"] = position_ids
         layer = self.pooled_layer if short else None
         with (
-            replaced(self.embedding, embeddings, lambda: self.intake, token_type_ids),
+            replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),
             self._batches_allowed(mask is None),
             first_row_only(layer),
         ):
             returned = self.forward(self.module, inputs)
-        logits = _ends(returned) if self.task == QUESTION_ANSWERING else _logits(returned)
+        logits = (ends_in if self.task == QUESTION_ANSWERING else logits_in)(returned)
         # Weights are frozen, so that a graph is there only where a gradient at the embeddings is wanted.
         self.ledger.note(*input_ids.shape, gradient=logits.requires_grad)
         return logits
@@ -365,65 +371,19 @@ class Model:
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
         # Classifiers without a pad token refuse batches, because they could not tell where a padded text ends.
         # In a block of equal lengths there is nothing to tell.
-        configs: list[Any] = [one.config for level in self.configured for one in level]
+        configs: list[Any] = [config.config for level in self.configured for config in level]
         lifted = [
-            one for one in configs if hasattr(one, "pad_token_id") and one.pad_token_id is None
+            config
+            for config in configs
+            if hasattr(config, "pad_token_id") and config.pad_token_id is None
         ]
         if not unpadded or not lifted:
             yield
             return
         try:
-            for one in lifted:
-                one.pad_token_id = NO_TOKEN
+            for config in lifted:
+                config.pad_token_id = NO_TOKEN
             yield
         finally:
-            for one in lifted:
-                one.pad_token_id = None
-
-
-@contextmanager
-def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
-    """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
-
-    Other threads wait, also those of a model that shares a part with this one, or that use one of the `others`.
-
-    Raises:
-        InputError: the weights were made inside `torch.inference_mode`.
-    """
-    weights = list(root.parameters())
-    refuse_inference_weights(weights)
-    with (
-        held(root, *others),
-        given_back(root.modules(), "training"),
-        given_back(weights, "requires_grad"),
-    ):
-        root.eval()
-        for weight in weights:
-            weight.requires_grad_(False)
-        yield
-
-
-def _logits(output: Any) -> Tensor:
-    """The logits in what a module returned: a tensor, a tuple that starts with it, or what has it by name."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        return cast(Tensor, output["logits"])
-    if isinstance(output, tuple | list):
-        return _logits(output[0])
-    logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            f"the model returned {type(output).__name__}, expected logits: give forward= in wrap_model()"
-        )
-    return logits
-
-
-def _ends(output: Any) -> Float[Tensor, "R T 2"]:
-    """The start and end logits of an extractive question answerer, side by side."""
-    pair = output
-    if hasattr(output, "start_logits") and hasattr(output, "end_logits"):
-        pair = output.start_logits, output.end_logits
-    if isinstance(pair, tuple | list) and len(pair) >= 2:
-        return torch.stack([pair[0], pair[1]], -1)
-    return _logits(output)
+            for config in lifted:
+                config.pad_token_id = None

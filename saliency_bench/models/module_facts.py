@@ -1,4 +1,4 @@
-"""What is known of a module from what lies inside: a wrapper (`DataParallel`, one's own) has no configuration itself."""
+"""Facts about a module, also where it is inside a wrapper without a configuration (`DataParallel`, a user's own)."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -13,29 +13,29 @@ Configured = Sequence[Sequence[nn.Module]]
 
 
 def configured(module: nn.Module) -> Configured:
-    """The modules that have a `config`, outermost first; what lies inside one of transformers is not looked at."""
-    level, found = [module], []
+    """The modules with a `config` by depth, outermost first; the inside of a transformers model is skipped."""
+    level, levels = [module], []
     while level:
-        found.append([one for one in level if getattr(one, "config", None) is not None])
-        level = [child for one in level if not of_transformers(one) for child in one.children()]
-    return found
+        levels.append([part for part in level if getattr(part, "config", None) is not None])
+        level = [child for part in level if not of_transformers(part) for child in part.children()]
+    return levels
 
 
 def fact(modules: Configured, name: str, *, of_head: bool = False) -> Any:
-    """What the outermost configuration says that says anything; None where several there say different things.
+    """The value in the outermost configuration that has one; None where several at that depth disagree.
 
     `of_head`: a fact of the outputs. A bare encoder inside another module does not know these: the head is another's,
     and the encoder's configuration still has what its checkpoint was trained for.
     """
     for depth, level in enumerate(modules):
-        known = [
+        values = [
             value
-            for one in level
-            if not (of_head and depth and getattr(one, "base_model", None) is one)
-            and (value := getattr(one.config, name, None)) is not None
+            for part in level
+            if not (of_head and depth and getattr(part, "base_model", None) is part)
+            and (value := getattr(part.config, name, None)) is not None
         ]
-        if known:
-            return known[0] if all(value == known[0] for value in known) else None
+        if values:
+            return values[0] if all(value == values[0] for value in values) else None
     return None
 
 
@@ -56,17 +56,17 @@ def class_names_in(id2label: Any) -> tuple[str, ...]:
 
 
 def typical_weight(module: nn.Module) -> Tensor:
-    """A weight by which the module's device and type are told: the first of real numbers, parameters before buffers."""
+    """The weight that tells device and type: the first of floating point, parameters before buffers."""
     first = None
-    for one in chain(module.parameters(), module.buffers()):
-        if one.is_floating_point():
-            return one
-        first = one if first is None else first
+    for weight in chain(module.parameters(), module.buffers()):
+        if weight.is_floating_point():
+            return weight
+        first = weight if first is None else first
     return torch.empty(0) if first is None else first
 
 
 def called(module: nn.Module) -> nn.Module:
-    """The module whose `forward` names the inputs: not `DataParallel`'s, which hands on whatever it is given."""
+    """The module whose `forward` names the inputs, inside wrappers that pass on everything (`DataParallel`)."""
     inside = [*module.children()]
     if len(inside) == 1 and "input_ids" not in parameters_of(module):
         return called(inside[0])
@@ -74,7 +74,7 @@ def called(module: nn.Module) -> nn.Module:
 
 
 def named_inputs(module: nn.Module) -> frozenset[str]:
-    """The inputs that the module's `forward` names; of one with a PEFT adapter those of the model inside too."""
+    """The inputs that the module's `forward` names; with a PEFT adapter, those of the model inside too."""
     module = called(module)
     names = frozenset(parameters_of(module))
     inner = getattr(module, "get_base_model", None)
@@ -82,10 +82,12 @@ def named_inputs(module: nn.Module) -> frozenset[str]:
 
 
 def parameters_of(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """What the module's `forward` takes by name."""
-    found = inspect.signature(module.forward).parameters
+    """The named parameters of the module's `forward`."""
+    parameters = inspect.signature(module.forward).parameters
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {name: one for name, one in found.items() if one.kind not in kinds}
+    return {
+        name: parameter for name, parameter in parameters.items() if parameter.kind not in kinds
+    }
 
 
 def of_transformers(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ architecture is known here: which module it is, and that it may be done, is foun
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -31,13 +31,10 @@ def first_row_only(layer: nn.Module | None) -> Iterator[None]:
     if layer is None:
         yield
         return
-    handle = layer.register_forward_pre_hook(
+    with layer.register_forward_pre_hook(
         lambda _, args: (args[0][:, :1], args[1][:, :1], *args[2:])
-    )
-    try:
+    ):
         yield
-    finally:
-        handle.remove()
 
 
 def find_layer(
@@ -74,49 +71,47 @@ def _first_that_reads_row_0(
     candidates = [layer for layer in module.modules() if _takes_two(layer)]
     if not candidates:
         return None
-    given: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    inputs: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
     def watch(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if len(args) < 2 or not _alike(args[:2], embeddings.shape[:2]):
             return None
         # Copies, so that what reaches the logits on other ways is not counted.
-        own = args[0].clone(), args[1].clone()
-        given.setdefault(layer, []).append(own)
-        return *own, *args[2:]
+        copies = args[0].clone(), args[1].clone()
+        inputs.setdefault(layer, []).append(copies)
+        return *copies, *args[2:]
 
-    handles = [layer.register_forward_pre_hook(watch) for layer in candidates]
-    try:
-        with torch.enable_grad():
-            total = logits(ids, embeddings.detach().requires_grad_()).sum(0)
-    finally:
-        for handle in handles:
-            handle.remove()
-    once = {layer: calls[0] for layer, calls in given.items() if len(calls) == 1}
-    return next((layer for layer, own in once.items() if _reads_row_0(total, own)), None)
+    with ExitStack() as hooks, torch.enable_grad():
+        for layer in candidates:
+            hooks.enter_context(layer.register_forward_pre_hook(watch))
+        total = logits(ids, embeddings.detach().requires_grad_()).sum(0)
+    once = {layer: calls[0] for layer, calls in inputs.items() if len(calls) == 1}
+    return next((layer for layer, copies in once.items() if _reads_row_0(total, copies)), None)
 
 
 def _takes_two(layer: nn.Module) -> bool:
     """Whether its forward asks for exactly two things at least."""
     needed = [
-        one
-        for one in inspect.signature(layer.forward).parameters.values()
-        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty
+        parameter
+        for parameter in inspect.signature(layer.forward).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
     ]
     return len(needed) == 2
 
 
 def _alike(args: Sequence[Any], rows_and_tokens: torch.Size) -> bool:
     return all(
-        isinstance(one, Tensor) and one.ndim == 3 and one.shape[:2] == rows_and_tokens
-        for one in args
+        isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == rows_and_tokens
+        for value in args
     )
 
 
-def _reads_row_0(total: Float[Tensor, " C"], given: tuple[Tensor, Tensor]) -> bool:
+def _reads_row_0(total: Float[Tensor, " C"], inputs: tuple[Tensor, Tensor]) -> bool:
     """Whether each class's logit has a gradient at row 0, and exactly none at the others."""
     somewhere = False
     for logit in total:
-        for gradient in torch.autograd.grad(logit, given, retain_graph=True, allow_unused=True):
+        for gradient in torch.autograd.grad(logit, inputs, retain_graph=True, allow_unused=True):
             if gradient is None:
                 return False
             if bool((gradient[:, 1:] != 0).any()):
@@ -131,9 +126,9 @@ def _outputs(
     """Logits, and the gradient of each text's first."""
     start = embeddings.detach().requires_grad_()
     with torch.enable_grad():
-        found = logits(ids, start)
-        (gradient,) = torch.autograd.grad(found[:, 0].sum(), start)
-    return found.detach(), gradient
+        outputs = logits(ids, start)
+        (gradient,) = torch.autograd.grad(outputs[:, 0].sum(), start)
+    return outputs.detach(), gradient
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

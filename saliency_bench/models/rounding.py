@@ -1,4 +1,4 @@
-"""What numbers are rounded to: products of float32 matrices, and gradients of a model in half precision."""
+"""Rounding of float32 products (TensorFloat-32), and gradients of models in half precision."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _INHERITED = "none"
 
 
 class Scaling:
-    """Gradients of rows that go through a model in half precision at a size of about 1.
+    """Keeps the gradients of a model in half precision near 1 in size.
 
     That of a probability near 1 is so small that float16 has no number for it. So each row's gradient is multiplied by a
     power of two where it enters the model from its outputs, and divided by it where it comes out at the embeddings, if
@@ -28,13 +28,13 @@ class Scaling:
 
     def embeddings(self, values: Float[Tensor, "R T D"]) -> Float[Tensor, "R T D"]:
         """The same; on the way back the power is taken off."""
-        found: Tensor = _Changed.apply(values, self._taken_off)  # type: ignore[no-untyped-call]
-        return found
+        same: Tensor = _Changed.apply(values, self._taken_off)  # type: ignore[no-untyped-call]
+        return same
 
     def outputs(self, values: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         """The same; on the way back each row's largest number is brought between 1/2 and 1."""
-        found: Tensor = _Changed.apply(values, self._put_on)  # type: ignore[no-untyped-call]
-        return found
+        same: Tensor = _Changed.apply(values, self._put_on)  # type: ignore[no-untyped-call]
+        return same
 
     def _put_on(self, gradient: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         largest = gradient.abs().amax(-1)
@@ -61,41 +61,41 @@ class _Changed(torch.autograd.Function):
 
 
 _CHANGED = threading.Condition()
-#: Who is inside `products`, in the order of coming: the thread, whether it rounds, and what all found at first.
-_INSIDE: "list[tuple[int, bool, _Found]]" = []
+#: Who is inside `products`, in the order of coming: the thread, whether it rounds, and the flags as they were at first.
+_INSIDE: "list[tuple[int, bool, _Flags]]" = []
 
 
 @contextmanager
 def products(tf32: bool) -> Iterator[None]:
-    """Products rounded to TensorFloat-32, or not, whatever the process has set, which is found again afterwards.
+    """Turns TensorFloat-32 on or off while open; the setting of the process is restored at the end.
 
     The flags are of the whole process: threads of which none rounds share them, and one that rounds is there alone.
     """
     me = threading.get_ident()
 
     def may_enter() -> bool:
-        return not any(one != me and (tf32 or rounds) for one, rounds, _ in _INSIDE)
+        return not any(thread != me and (tf32 or rounds) for thread, rounds, _ in _INSIDE)
 
     with _CHANGED:
         _CHANGED.wait_for(may_enter)
-        found = _INSIDE[0][2] if _INSIDE else _Found()
-        mine = me, tf32, found
-        _INSIDE.append(mine)
-        found.change(tf32)
+        flags = _INSIDE[0][2] if _INSIDE else _Flags()
+        entry = me, tf32, flags
+        _INSIDE.append(entry)
+        flags.change(tf32)
     try:
         yield
     finally:
         with _CHANGED:
-            _INSIDE.remove(mine)
+            _INSIDE.remove(entry)
             if _INSIDE:
-                found.change(_INSIDE[-1][1])
+                flags.change(_INSIDE[-1][1])
             else:
-                found.put_back()
+                flags.put_back()
             _CHANGED.notify_all()
 
 
-class _Found:
-    """The flags as they were when the first came.
+class _Flags:
+    """The flags of the process as they were at first.
 
     PyTorch has an older flag for all of its libraries, which refuses to be read where somebody has set the newer ones
     of each in another way. Where it could be read it is used, since others read it (torch.compile does).
@@ -103,26 +103,26 @@ class _Found:
 
     def __init__(self) -> None:
         self.older = _older()
-        self.newer = [_own(one) for one in _flags()]
+        self.newer = [_own(flag) for flag in _flags()]
 
     def change(self, tf32: bool) -> None:
-        """Rounds, or does not."""
+        """Turns rounding on or off."""
         if self.older is None:
-            for one, value in zip(_flags(), (TF32 if tf32 else "ieee", "ieee"), strict=True):
-                one.fp32_precision = value
+            for flag, value in zip(_flags(), (TF32 if tf32 else "ieee", "ieee"), strict=True):
+                flag.fp32_precision = value
         else:
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
     def put_back(self) -> None:
-        """As they were."""
+        """Restores the flags."""
         if self.older is not None:
             torch.set_float32_matmul_precision(self.older)
-        for one, value in zip(_flags(), self.newer, strict=True):
-            one.fp32_precision = value
+        for flag, value in zip(_flags(), self.newer, strict=True):
+            flag.fp32_precision = value
 
 
 def _flags() -> tuple[Any, Any]:
-    """Of products on NVIDIA GPUs and on CPUs."""
+    """The flags for products on NVIDIA GPUs and on CPUs."""
     return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
@@ -134,7 +134,7 @@ def _older() -> str | None:
 
 
 def _own(flag: Any) -> str:
-    """What a flag says of itself: read, it gives what it inherits where it says nothing."""
+    """A flag's own value; `none` where it inherits one."""
     value = str(flag.fp32_precision)
     flag.fp32_precision = _INHERITED
     if flag.fp32_precision == value:

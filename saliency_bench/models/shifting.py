@@ -1,4 +1,4 @@
-"""A model that reads its embeddings moved by a little: what perturbations of the input are, where inputs are tokens."""
+"""Small shifts of a model's embeddings: perturbations of an input that is made of tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +15,14 @@ from saliency_bench.models.model import Model
 def shifted(
     model: Model, input_ids: Int[Tensor, "B T"], shift: Float[Tensor, "B T D"]
 ) -> Iterator[None]:
-    """Inside, exactly these ids have embeddings moved by `shift`; the vectors of other ids are as they were."""
+    """Adds `shift` to the embeddings of exactly these ids while open; those of other ids are unchanged."""
 
     def move(
         layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Tensor
     ) -> Tensor:
-        tensors = (one for one in (*args, *named.values()) if isinstance(one, Tensor))
-        mine = any(torch.equal(one, input_ids) for one in tensors)
-        return output + shift if mine else output
+        tensors = (value for value in (*args, *named.values()) if isinstance(value, Tensor))
+        meant = any(torch.equal(value, input_ids) for value in tensors)
+        return output + shift if meant else output
 
-    handle = model.embedding.register_forward_hook(move, with_kwargs=True)
-    try:
+    with model.embedding.register_forward_hook(move, with_kwargs=True):
         yield
-    finally:
-        handle.remove()

@@ -1,4 +1,4 @@
-"""What several threads may share: locks, and attributes that are given back as they were, whoever is first to leave."""
+"""Sharing between threads: locks, and attributes that are restored when the last thread leaves."""
 
 import threading
 import weakref
@@ -8,62 +8,84 @@ from typing import Any
 
 from torch import nn
 
+from saliency_bench.models.causes import refuse_inference_weights
+
 #: Held while something is changed that the whole process sees: the global generator, names in other libraries' modules,
 #: filters of warnings. Nothing that is held by another thread may be waited for inside.
 PROCESS = threading.RLock()
 
 _BOOKS = threading.Lock()
-_LOCKS: dict[
-    int, tuple[threading.RLock, Any]
-] = {}  # by id, with the weak reference that ends the entry
-_LENT: dict[
-    tuple[int, str], tuple[int, Any]
-] = {}  # by id and attribute: how many hold it, and how it was
+#: By id, with the weak reference that ends the entry.
+_LOCKS: dict[int, tuple[threading.RLock, Any]] = {}
+#: By id and attribute: how many hold it, and how it was.
+_LENT: dict[tuple[int, str], tuple[int, Any]] = {}
 
 
 @contextmanager
 def held(root: nn.Module, *others: Any) -> Iterator[None]:
-    """While open, no other thread works with a part of this module, with a configuration of one, or with the others.
+    """Locks the parts of a module, their configurations and other objects against other threads while open.
 
     Modules that share a part have its lock in common. Locks are taken in one order, so that two threads never wait for
     each other. A thread may hold what it holds already.
     """
     parts = list(root.modules())
     configs = [getattr(part, "config", None) for part in parts]
-    things = {id(one): one for one in (*parts, *configs, *others) if one is not None}
-    taken = []
+    things = {id(thing): thing for thing in (*parts, *configs, *others) if thing is not None}
+    locked = []
     try:
         for lock in _locks_of([things[key] for key in sorted(things)]):
             lock.acquire()
-            taken.append(lock)
+            locked.append(lock)
         yield
     finally:
-        for lock in taken:
+        for lock in locked:
             lock.release()
 
 
 @contextmanager
 def given_back(things: Iterable[Any], name: str) -> Iterator[None]:
-    """Afterwards the attribute of this name is as it was before the first of all who hold it; the last gives it back."""
-    mine = list(things)
+    """Restores an attribute of things at the end, when the last of its users leaves."""
+    held_things = list(things)
     with _BOOKS:
-        for one in mine:
-            count, before = _LENT.get((id(one), name), (0, getattr(one, name)))
-            _LENT[id(one), name] = count + 1, before
+        for thing in held_things:
+            count, before = _LENT.get((id(thing), name), (0, getattr(thing, name)))
+            _LENT[id(thing), name] = count + 1, before
     try:
         yield
     finally:
         with _BOOKS:
-            for one in mine:
-                count, before = _LENT.pop((id(one), name))
+            for thing in held_things:
+                count, before = _LENT.pop((id(thing), name))
                 if count > 1:
-                    _LENT[id(one), name] = count - 1, before
-                elif getattr(one, name) != before:
-                    setattr(one, name, before)
+                    _LENT[id(thing), name] = count - 1, before
+                elif getattr(thing, name) != before:
+                    setattr(thing, name, before)
+
+
+@contextmanager
+def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
+    """Sets evaluation mode and freezes all weights while open; everything is restored at the end.
+
+    Other threads wait, also those of a model that shares a part with this one, or that use one of the `others`.
+
+    Raises:
+        InputError: the weights were made inside `torch.inference_mode`.
+    """
+    weights = list(root.parameters())
+    refuse_inference_weights(weights)
+    with (
+        held(root, *others),
+        given_back(root.modules(), "training"),
+        given_back(weights, "requires_grad"),
+    ):
+        root.eval()
+        for weight in weights:
+            weight.requires_grad_(False)
+        yield
 
 
 def in_this_thread(own: Callable[..., Any], others: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is `own` for the thread that makes it, and `others` for all others."""
+    """A function that is `own` in the thread that makes it, and `others` in all other threads."""
     me = threading.get_ident()
 
     def call(*args: Any, **named: Any) -> Any:
@@ -74,7 +96,7 @@ def in_this_thread(own: Callable[..., Any], others: Callable[..., Any]) -> Calla
 
 def _locks_of(things: Iterable[Any]) -> list[threading.RLock]:
     with _BOOKS:
-        return [_lock_of(one) for one in things]
+        return [_lock_of(thing) for thing in things]
 
 
 def _lock_of(thing: Any) -> threading.RLock:

@@ -15,7 +15,8 @@ from tiny import DIMENSIONS, VOCABULARY, FrameTokenizer, framed, scored_by, tiny
 import saliency_bench as sb
 from saliency_bench.attribution import baselines
 from saliency_bench.core.errors import InputError
-from saliency_bench.models.references import BASELINES, References
+from saliency_bench.core.registry import BASELINES
+from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.study.block import open_block
 

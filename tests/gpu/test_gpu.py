@@ -29,8 +29,9 @@ from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.models.preflight import inspect_texts
-from saliency_bench.models.references import REMOVALS, References
+from saliency_bench.models.references import References
 from saliency_bench.study import budget
 from saliency_bench.study import run as runner
 from saliency_bench.study.block import open_block

@@ -8,7 +8,7 @@ from tiny import tiny_bert
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
-from saliency_bench.models import loading
+from saliency_bench.models.adapters import merge_adapter
 from saliency_bench.models.folders import MERGED, check_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # PEFT's
@@ -60,7 +60,7 @@ def test_every_type_that_is_taken_merges_to_what_peft_itself_computes(kind, tmp_
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         pytest.skip(f"this version of PEFT has no {kind}")
     right = outputs(adapted(kind, tmp_path))
-    merged = loading._merge_adapter(tiny_bert(torch.float32), tmp_path).eval()
+    merged = merge_adapter(tiny_bert(torch.float32), tmp_path).eval()
     assert (right - outputs(tiny_bert(torch.float32))).abs().max() > 0.01
     # The product is rounded once where it is formed, and not with each input: some units in the last place of 1.
     assert torch.allclose(outputs(merged), right, atol=1e-5)
@@ -108,7 +108,7 @@ def test_what_is_not_merged_or_names_files_is_refused_before_peft_reads_it(
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", no_reading)
     monkeypatch.setattr(torch, "load", no_reading)
     with pytest.raises(InputError, match=said):
-        loading._merge_adapter(tiny_bert(torch.float32), tmp_path)
+        merge_adapter(tiny_bert(torch.float32), tmp_path)
 
 
 def test_a_configuration_as_deep_as_json_can_be_is_read(tmp_path):
@@ -133,7 +133,7 @@ def test_where_an_adapter_is_from_is_neither_read_nor_refused(tmp_path, monkeypa
         auto_mapping={"parent_library": "nowhere"},
         target_modules=r".*attention\.self\.query",
     )
-    merged = loading._merge_adapter(tiny_bert(torch.float32), tmp_path).eval()
+    merged = merge_adapter(tiny_bert(torch.float32), tmp_path).eval()
     assert torch.allclose(outputs(merged), right, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from tiny import scored_by, tiny_bert, token_inputs
 import saliency_bench as sb
 from saliency_bench.cli import config
 from saliency_bench.core.errors import InputError
-from saliency_bench.models import references
+from saliency_bench.models import contents, references
 from saliency_bench.models.references import References
 
 
@@ -184,10 +184,10 @@ def test_a_vector_belongs_to_its_model_and_is_kept_no_longer():
     assert References(one).vector(name).tolist() == list(range(6))
     with pytest.raises(InputError, match="there is no file"):
         references.resolve_baseline(other, name)
-    kept = len(references._KEPT)
+    kept = len(contents._VECTORS)
     del one
     gc.collect()
-    assert len(references._KEPT) == kept - 1
+    assert len(contents._VECTORS) == kept - 1
 
 
 def test_an_array_that_changes_afterwards_changes_nothing():

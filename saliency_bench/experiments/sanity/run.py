@@ -8,6 +8,7 @@ import torch
 
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import SANITY
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
@@ -27,7 +28,7 @@ from saliency_bench.experiments.scaffold import (
 from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import REMOVALS, resolve_removal
+from saliency_bench.models.references import resolve_removal
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.study.budget import resolve as resolve_budget
 

@@ -30,9 +30,10 @@ class FillMask(SequenceClassification):
         if at == ALL and masks:
             return [_asked(text, place) for place in masks]
         if at is None or isinstance(at, str):
-            found = f"{len(masks)}, at {masks}" if masks else "none"
+            mask = getattr(model.tokenizer, "mask_token", None) or "its mask token"
+            there = f"{len(masks)}, at {masks}" if masks else "none"
             raise InputError(
-                f"{text.example_id}: expected one mask ({_mask(model)}) in the text, found {found}. "
+                f"{text.example_id}: expected one mask ({mask}) in the text, found {there}. "
                 "at= names the places of masks, or all"
             )
         places = places_of(text, at)
@@ -54,17 +55,10 @@ def _masks(model: Model, text: Encoded) -> list[int]:
     return [place for place, token in enumerate(text.input_ids) if token == mask]
 
 
-def _mask(model: Model) -> str:
-    return str(getattr(model.tokenizer, "mask_token", None) or "its mask token")
-
-
 def _asked(text: Encoded, place: int) -> Encoded:
     """The question at a mask, which is no evidence for itself."""
     special = (*text.special[:place], True, *text.special[place + 1 :])
     if all(special):
         raise InputError(f"{text.example_id}: there is no word beside the mask")
-    return replace(asked_at(text, place), special=special, words=_without(text.words, place))
-
-
-def _without(words: tuple[int, ...], place: int) -> tuple[int, ...]:
-    return (*words[:place], -1, *words[place + 1 :])
+    words = (*text.words[:place], -1, *text.words[place + 1 :])
+    return replace(asked_at(text, place), special=special, words=words)

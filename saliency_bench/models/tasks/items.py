@@ -1,4 +1,4 @@
-"""Whatever inputs come in, one by one: texts, mappings with `input_ids` or `text`, or ids alone; batches are taken apart."""
+"""Inputs of any kind as single texts: strings, mappings with `input_ids` or `text`, or ids; batches are split."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -27,12 +27,12 @@ def label_of(item: Any) -> int | str | None:
     """
     if not isinstance(item, Mapping):
         return None
-    given = item.get("labels", item.get("label"))
-    if hasattr(given, "tolist"):
-        given = given.tolist()
-    if _is_list(given) and len(given) == 1:
-        (given,) = given
-    return given if isinstance(given, str) or (_is_whole(given) and given >= 0) else None
+    label = item.get("labels", item.get("label"))
+    if hasattr(label, "tolist"):
+        label = label.tolist()
+    if _is_list(label) and len(label) == 1:
+        (label,) = label
+    return label if isinstance(label, str) or (_is_whole(label) and label >= 0) else None
 
 
 def items(inputs: Any) -> list[Any]:
@@ -60,11 +60,11 @@ def items(inputs: Any) -> list[Any]:
 
 
 def _all_apart(inputs: Iterable[Any], where: str) -> list[Any]:
-    return [one for index, item in enumerate(inputs) for one in _apart(item, f"{where}[{index}]")]
+    return [text for index, item in enumerate(inputs) for text in _apart(item, f"{where}[{index}]")]
 
 
 def _refuse_table(inputs: Any) -> None:
-    """Refuses what has named columns, unless each row says by itself what it is (see `_apart`)."""
+    """Refuses a table of several columns, unless its rows are texts or tokenised inputs by themselves."""
     names = getattr(inputs, "column_names", None)  # of datasets and Arrow
     # Of pandas and polars; a Series may have an entry of that name.
     frame = names is None and hasattr(type(inputs), "columns") and hasattr(inputs, "shape")
@@ -83,16 +83,16 @@ def _refuse_table(inputs: Any) -> None:
 
 
 def _of_loader(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """The items of a loader, without torch's way to put them together, which turns pairs and lists of ids over."""
-    own = copy(loader)
-    if own.collate_fn is default_collate:
-        own.collate_fn = list
-        own._iterator = None  # that of workers which are kept and put items together
-    batched = own.batch_sampler is not None
-    for number, batch in enumerate(own):
+    """The items of a loader, without torch's collation, which would transpose pairs and lists of ids."""
+    uncollated = copy(loader)
+    if uncollated.collate_fn is default_collate:
+        uncollated.collate_fn = list
+        uncollated._iterator = None  # that of workers which are kept and put items together
+    batched = uncollated.batch_sampler is not None
+    for number, batch in enumerate(uncollated):
         where = f"batch {number} of inputs" if batched else f"inputs[{number}]"
         whole = _all(batch, str) or (isinstance(batch, list) and _all(batch, Mapping))
-        if batched and (own.collate_fn is list or whole):
+        if batched and (uncollated.collate_fn is list or whole):
             yield from _all_apart(batch, where)
         elif batched and isinstance(batch, list) and not _all(batch[:1], Tensor | np.ndarray):
             raise InputError(
@@ -117,7 +117,7 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
     elif isinstance(item, Mapping):
         yield from _rows(item, where)
     elif _is_list(item) and item and isinstance(item[0], Tensor | np.ndarray):
-        yield from _with_labels(*_ids_of(item, where))
+        yield from _of_arrays(item, where)
     elif _is_list(item) and item and all(map(_is_whole, item)):
         yield {"input_ids": item}
     elif _is_list(item) and len(item) == 2 and isinstance(item[0], Mapping):
@@ -131,7 +131,7 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
 
 
 def _rows(batch: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
-    """What a tokenizer returns for several texts, and loaders and tables bring, taken apart."""
+    """The rows of a batch in columns, as tokenizers, loaders and tables give it."""
     columns = {key: _plain(value, f"{where}[{key!r}]") for key, value in batch.items()}
     texts = columns.get("input_ids", columns.get(TEXT))
     if not _is_list(texts) or not texts or not (_is_list(texts[0]) or isinstance(texts[0], str)):
@@ -145,18 +145,18 @@ def _rows(batch: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Arrays as lists; a list of arrays is one of texts, or of one number each."""
+    """Arrays as lists; a list of arrays is a list of texts, or of one number each."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if not _is_list(value) or not _all(value, Tensor | np.ndarray):
         return value
-    lengths = {prod(one.shape) for one in value}
+    lengths = {prod(array.shape) for array in value}
     if len(value) > 1 and len(lengths) == 1 and lengths != {1}:
         raise InputError(
             f"{where} is a list of {len(value)} arrays of one length, of which it cannot be told whether each is a text or "
             "a place in all texts: stack them to [B T], or give the DataLoader itself"
         )
-    return [one.item() if lengths == {1} else one.tolist() for one in value]
+    return [array.item() if lengths == {1} else array.tolist() for array in value]
 
 
 def _beside(
@@ -167,9 +167,9 @@ def _beside(
     if len(rows) == 1 and (_is_class(each) or _all(each, str)):
         each = [each]
     if _is_list(each) and len(each) == len(rows):
-        for key, fits in (("labels", _is_class), (TOKENS, lambda one: _all(one, str))):
+        for key, fits in (("labels", _is_class), (TOKENS, lambda names: _all(names, str))):
             if all(map(fits, each)):
-                yield from ({**row, key: one} for row, one in zip(rows, each, strict=True))
+                yield from ({**row, key: value} for row, value in zip(rows, each, strict=True))
                 return
     raise InputError(
         f"{where} is {len(rows)} texts with {type(other).__name__} beside them, expected the class or the tokens of each: "
@@ -177,22 +177,17 @@ def _beside(
     )
 
 
-def _with_labels(ids: Any, labels: Any) -> Iterator[Mapping[str, Any]]:
-    """The texts of ids [B T] or [T], each with its label where there are any."""
-    rows, own = (ids, labels) if ids.ndim == 2 else ([ids], [labels])
-    for row, one in enumerate(rows):
-        yield {"input_ids": one} if labels is None else {"input_ids": one, "labels": own[row]}
-
-
-def _ids_of(batch: Sequence[Any], where: str) -> tuple[Any, Any]:
-    """The ids of (ids,) or (ids, labels), and the labels; these have a dimension less."""
+def _of_arrays(batch: Sequence[Any], where: str) -> Iterator[Mapping[str, Any]]:
+    """The texts of (ids,) or (ids, labels); ids are [B T] or [T], labels have a dimension less."""
     ids, *others = batch
-    if len(others) > 1 or any(np.ndim(one) != ids.ndim - 1 for one in others):
+    if len(others) > 1 or any(np.ndim(other) != ids.ndim - 1 for other in others):
         raise InputError(
             f"{where} is {len(batch)} tensors, expected (ids,) or (ids, labels): give a mapping with input_ids, and "
             "attention_mask where there is padding"
         )
-    return ids, others[0] if others else None
+    columns = [ids, *others] if ids.ndim == 2 else [[ids], *([label] for label in others)]
+    for row in zip(*columns, strict=True):
+        yield dict(zip(("input_ids", "labels"), row, strict=False))
 
 
 def _is_whole(value: Any) -> bool:
@@ -205,9 +200,8 @@ def _is_list(value: Any) -> bool:
 
 def _is_class(value: Any) -> bool:
     """Whether this is a class by number, maybe as an array without a dimension."""
-    return _is_whole(
-        value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value
-    )
+    alone = isinstance(value, Tensor | np.generic) and value.ndim == 0
+    return _is_whole(value.item() if alone else value)
 
 
 def _classes(value: Any) -> bool:
@@ -217,4 +211,4 @@ def _classes(value: Any) -> bool:
 
 def _all(values: Any, kind: Any) -> bool:
     """Whether this is a list of some values of this kind."""
-    return _is_list(values) and bool(values) and all(isinstance(one, kind) for one in values)
+    return _is_list(values) and bool(values) and all(isinstance(value, kind) for value in values)

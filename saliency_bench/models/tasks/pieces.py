@@ -1,4 +1,4 @@
-"""The words that tokens are pieces of: from where they stand in their text, else from how a tokenizer writes its pieces.
+"""The word of each token: by the places of tokens in their text, else by how the tokenizer marks its pieces.
 
 Nothing is tokenised anew. WordPiece marks a piece that continues a word (`##s`), byte-level BPE and SentencePiece one that
 begins a word (`Ġthe`, `▁the`), older BPE one that goes on (`fi@@`) or one that ends a word (`film</w>`). Of ids, what a
@@ -7,8 +7,9 @@ text looked like before it was tokenised is not known: its words are joined by s
 
 import codecs
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 from unicodedata import category, east_asian_width, normalize
 from weakref import WeakKeyDictionary
@@ -41,10 +42,10 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What tokens say: one value per token, as in `Encoded`, and the text and its pair.
+class Placement:
+    """Where tokens stand: one value per token, as in `Encoded`, and the text and its pair.
 
-    `known`: whether it is known what words are; else each token is one.
+    `words_known`: whether it is known what words are; else each token is one.
     """
 
     offsets: tuple[Span, ...]
@@ -52,18 +53,15 @@ class Reading:
     words: tuple[int, ...]
     text: str
     text_pair: str | None
-    known: bool = True
+    words_known: bool = True
 
 
-def read(
-    tokenizer: Any, ids: Sequence[int], special: Sequence[bool], segments: Sequence[int]
-) -> Reading:
+def read(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> Placement:
     """The words and texts of ids.
 
     Args:
         tokenizer: made them.
         ids: of a text or of two.
-        special: frames them, and is no part of a text.
         segments: 0 or 1, -1 for special tokens.
     """
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
@@ -71,42 +69,47 @@ def read(
     if style in (LETTERS, BYTES):
         return _spelt(tokens, segments, style == BYTES)
     alone = _alone(tokenizer, ids)
-    words = _words(style, tokens, alone, special, segments)
+
+    def joined(before: int, place: int, blank: bool) -> bool:
+        if alone[place] or alone[before]:
+            return False
+        return blank or not _begins(style, tokens[before], tokens[place])
+
+    words = _numbered(segments, [_is_blank(style, token) for token in tokens], joined)
     offsets = [NO_OFFSET] * len(ids)
     texts = ["", ""]
     for number in range(max(words, default=-1) + 1):
-        own = [place for place, word in enumerate(words) if word == number]
-        written, pieces = _written(tokenizer, [tokens[place] for place in own], alone[own[0]])
-        segment = segments[own[0]]
+        places = [place for place, word in enumerate(words) if word == number]
+        written, pieces = _written(tokenizer, [tokens[place] for place in places], alone[places[0]])
+        segment = segments[places[0]]
         start = len(texts[segment]) + bool(texts[segment])
         texts[segment] += " " * bool(texts[segment]) + written
-        for place, (first, last) in zip(own, pieces, strict=True):
+        for place, (first, last) in zip(places, pieces, strict=True):
             offsets[place] = start + first, start + last
     pair = texts[1] if 1 in segments else None
     known = style is not None
-    return Reading(tuple(offsets), tuple(segments), tuple(words), texts[0], pair, known)
+    return Placement(tuple(offsets), tuple(segments), words, texts[0], pair, known)
 
 
 def read_text(
     tokenizer: Any,
     ids: Sequence[int],
-    special: Sequence[bool],
     segments: Sequence[int],
     texts: tuple[str, str],
-) -> Reading:
-    """The words of a text whose tokenizer does not say where its tokens stand: by their marks, and sought in the text."""
-    found = read(tokenizer, ids, special, segments)
-    read_as = (found.text, found.text_pair or "")
-    if found.known and all(
-        text.startswith(one.rstrip(_CUT)) for one, text in zip(read_as, texts, strict=True)
+) -> Placement:
+    """The words of a text whose tokenizer gives no offsets: by the marks of pieces, and by a search in the text."""
+    placement = read(tokenizer, ids, segments)
+    read_as = (placement.text, placement.text_pair or "")
+    if placement.words_known and all(
+        text.startswith(written.rstrip(_CUT)) for written, text in zip(read_as, texts, strict=True)
     ):
-        return found
-    offsets = _sought(found, _alone(tokenizer, ids), texts)
+        return placement
+    offsets = _sought(placement, _alone(tokenizer, ids), texts)
     placed = all(span != NO_OFFSET for span, of in zip(offsets, segments, strict=True) if of >= 0)
-    if not found.known and placed:
+    if not placement.words_known and placed:
         words = words_in(offsets, segments, texts, range(len(ids)))
-        found = replace(found, words=words, known=True)
-    return replace(found, offsets=offsets)
+        placement = replace(placement, words=words, words_known=True)
+    return replace(placement, offsets=offsets)
 
 
 def words_in(
@@ -127,52 +130,69 @@ def words_in(
         texts: the text and its pair.
         parts: what the tokenizer takes for words: tokens next to each other that are of one have the same number.
     """
-    found: list[int] = []
-    number, before, blank = (
-        -1,
-        -1,
-        False,
-    )  # the last word, the last token, whether the word is white space so far
+    fits, blanks = [], []
     covered = [0, 0]
     for place, ((start, end), segment) in enumerate(zip(offsets, segments, strict=True)):
+        text, done = texts[max(segment, 0)], covered[segment]
+        piece, skipped = text[max(start, 0) : max(end, 0)], text[done : max(start, 0)]
+        space = start >= 0 and any(map(str.isspace, skipped + piece))
+        inside = place > 0 and parts[place] == parts[place - 1]
+        inside = inside or (start > 0 and _inside_word(text, start))
+        shared = 0 <= start < done  # another byte of the same letter
+        fits.append(shared or (inside and not space))
+        blanks.append(piece.isspace())
+        if segment >= 0:
+            covered[segment] = max(done, end)
+    return _numbered(segments, blanks, lambda before, place, blank: blank or fits[place])
+
+
+def _numbered(
+    segments: Sequence[int], blanks: Sequence[bool], joined: Callable[[int, int, bool], bool]
+) -> tuple[int, ...]:
+    """Numbers the words through both texts; -1 for special tokens.
+
+    Args:
+        segments: 0 or 1, -1 for special tokens.
+        blanks: whether each token is white space alone.
+        joined: whether a token belongs to the word of the token before it (its place, the token's place, and whether
+            that word has been nothing but white space).
+    """
+    words: list[int] = []
+    number = -1  # the last word
+    before = -1  # the place of the last token; -1 where none may be continued
+    blank = False  # whether the last word has been nothing but white space
+    for place, segment in enumerate(segments):
         if segment < 0:
-            found.append(-1)
+            words.append(-1)
             before = -1
             continue
-        text = texts[segment]
-        piece, skipped = text[max(start, 0) : max(end, 0)], text[covered[segment] : max(start, 0)]
         near = before >= 0 and segments[before] == segment
-        if near:
-            space = start >= 0 and any(map(str.isspace, skipped + piece))
-            one = parts[place] == parts[before] or (start > 0 and _inside_word(text, start))
-            shared = 0 <= start < covered[segment]  # another byte of the same letter
-            near = blank or shared or (one and not space)
-        elif number >= 0 and blank:
-            number = _given_back(found, segments)
-        number += not near
-        blank = bool(piece) and piece.isspace() and (blank or not near)
-        found.append(number)
+        if blank and not near:
+            number = _given_back(words, segments)
+        begins = not (near and joined(before, place, blank))
+        number += begins
+        blank = blanks[place] and (begins or blank)
+        words.append(number)
         before = place
-        covered[segment] = max(covered[segment], end)
     if blank:
-        _given_back(found, segments)
-    return tuple(found)
+        _given_back(words, segments)
+    return tuple(words)
 
 
-def _given_back(found: list[int], segments: Sequence[int]) -> int:
-    """Makes white space at the end of a text part of its last word, where it has one; the last word is then this."""
-    last = max(found)
-    own = [place for place, word in enumerate(found) if word == last]
-    earlier = [place for place in range(own[0]) if segments[place] == segments[own[0]]]
-    if not earlier or found[earlier[-1]] != last - 1:
+def _given_back(words: list[int], segments: Sequence[int]) -> int:
+    """Joins white space at the end of a text to its last word, if any; returns the number of the last word."""
+    last = max(words)
+    places = [place for place, word in enumerate(words) if word == last]
+    earlier = [place for place in range(places[0]) if segments[place] == segments[places[0]]]
+    if not earlier or words[earlier[-1]] != last - 1:
         return last
-    for place in own:
-        found[place] = last - 1
+    for place in places:
+        words[place] = last - 1
     return last - 1
 
 
 def _inside_word(text: str, place: int) -> bool:
-    """Whether no word ends before this character: it is a mark of the one before, or both are letters or digits.
+    """Whether a character goes on with the word before it: it is a mark, or both are letters or digits.
 
     Not so between ideographs, which are written without spaces.
     """
@@ -184,37 +204,35 @@ def _inside_word(text: str, place: int) -> bool:
     while base > 0 and category(text[base]) in MARKS:
         base -= 1
     return all(
-        one.isalnum() and east_asian_width(one) not in ("W", "F")
-        for one in (text[base], text[place])
+        character.isalnum() and east_asian_width(character) not in ("W", "F")
+        for character in (text[base], text[place])
     )
 
 
-def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Reading:
-    """The text that letters, or bytes of UTF-8, spell; a byte stands where its letter does."""
+def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Placement:
+    """The text that letters or bytes of UTF-8 spell; each byte has the place of its letter."""
     texts = ["", ""]
     offsets = [NO_OFFSET] * len(tokens)
     for segment in (0, 1):
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         waiting: list[int] = []
-        own = [place for place, of in enumerate(segments) if of == segment]
-        for place in own:
+        places = [place for place, owner in enumerate(segments) if owner == segment]
+        for place in places:
             token = tokens[place]
-            letter = (
-                decode(bytes([ord(token)]), place == own[-1])
-                if in_bytes and len(token) == 1
-                else token
-            )
+            letter = token
+            if in_bytes and len(token) == 1:
+                letter = decode(bytes([ord(token)]), place == places[-1])
             waiting.append(place)
             if letter:
                 span = len(texts[segment]), len(texts[segment]) + len(letter)
                 texts[segment] += letter
-                for one in waiting:
-                    offsets[one] = span
+                for earlier in waiting:
+                    offsets[earlier] = span
                 waiting = []
     both = texts[0], texts[1]
     words = words_in(offsets, segments, both, range(len(tokens)))
     pair = texts[1] if 1 in segments else None
-    return Reading(tuple(offsets), tuple(segments), words, texts[0], pair)
+    return Placement(tuple(offsets), tuple(segments), words, texts[0], pair)
 
 
 def segments_of(
@@ -228,17 +246,19 @@ def segments_of(
         return tuple(
             -1 if skip else min(kind, 1) for kind, skip in zip(types, special, strict=True)
         )
-    found, segment, begun = [], 0, False
+    segments, segment, begun = [], 0, False
     for token, skip in zip(ids, special, strict=True):
         if skip and token == separator and begun:
             segment = 1
         begun |= not skip
-        found.append(-1 if skip else segment)
-    return tuple(found)
+        segments.append(-1 if skip else segment)
+    return tuple(segments)
 
 
-def _sought(found: Reading, alone: Sequence[bool], texts: tuple[str, str]) -> tuple[Span, ...]:
-    """Where the pieces stand in the texts they were made of, as far as these are written alike but for case and accents.
+def _sought(
+    placement: Placement, alone: Sequence[bool], texts: tuple[str, str]
+) -> tuple[Span, ...]:
+    """Finds pieces in the text they were made of; case and accents are ignored.
 
     One token that is not found, as one for an unknown word, is all that stands between its neighbours. Of several next
     to each other none is known to stand anywhere.
@@ -248,16 +268,16 @@ def _sought(found: Reading, alone: Sequence[bool], texts: tuple[str, str]) -> tu
         letters, places = _folded(text)
         at = 0
         gap: list[int] = []  # tokens that were not found since the last one that was
-        own = [place for place, of in enumerate(found.segments) if of == segment]
-        for before, place in zip([-1, *own], own, strict=False):
-            start, end = found.offsets[place]
-            if before >= 0 and found.offsets[before] == (start, end) and start < end:
+        tokens = [place for place, owner in enumerate(placement.segments) if owner == segment]
+        for before, place in zip([-1, *tokens], tokens, strict=False):
+            start, end = placement.offsets[place]
+            if before >= 0 and placement.offsets[before] == (start, end) and start < end:
                 offsets[place] = offsets[before]  # bytes of one letter
                 continue
-            written = (found.text, found.text_pair or "")[segment][start:end]
+            written = (placement.text, placement.text_pair or "")[segment][start:end]
             piece = "" if alone[place] else _folded(written)[0]
             begins = letters.find(piece, at) if piece else -1
-            if gap and found.words[place] == found.words[gap[-1]]:
+            if gap and placement.words[place] == placement.words[gap[-1]]:
                 begins = -1
             while gap and begins > 0 and _inside_word(text, places[begins]):
                 begins = letters.find(piece, begins + 1)
@@ -277,7 +297,7 @@ def _sought(found: Reading, alone: Sequence[bool], texts: tuple[str, str]) -> tu
 
 
 def _between(text: str, start: int, end: int) -> Span:
-    """A stretch without the white space around it; not known where nothing is left."""
+    """A stretch without the white space around it; `NO_OFFSET` where nothing is left."""
     inner = text[start:end].strip()
     start = text.index(inner, start)
     return (start, start + len(inner)) if inner else NO_OFFSET
@@ -286,10 +306,10 @@ def _between(text: str, start: int, end: int) -> Span:
 def _folded(text: str) -> tuple[str, list[int]]:
     """The letters of a text without case, accents and white space, and where each stands."""
     letters, places = "", []
-    for place, one in enumerate(text):
+    for place, character in enumerate(text):
         kept = [
             letter
-            for letter in normalize("NFKD", normalize("NFKD", one).casefold())
+            for letter in normalize("NFKD", normalize("NFKD", character).casefold())
             if category(letter) not in _ACCENTS and not letter.isspace()
         ]
         letters += "".join(kept)
@@ -298,42 +318,9 @@ def _folded(text: str) -> tuple[str, list[int]]:
 
 
 def _alone(tokenizer: Any, ids: Sequence[int]) -> list[bool]:
-    """Whether each token stands for a word: [MASK] and [UNK] do."""
+    """Whether each token stands for a whole word, as [MASK] and [UNK] do."""
     whole = set(getattr(tokenizer, "all_special_ids", ()))
     return [token in whole for token in ids]
-
-
-def _words(
-    style: str | None,
-    tokens: Sequence[str],
-    alone: Sequence[bool],
-    special: Sequence[bool],
-    segments: Sequence[int],
-) -> list[int]:
-    """The word each token is a piece of, counted through; -1 for special tokens."""
-    found: list[int] = []
-    number, before = (
-        -1,
-        -1,
-    )  # the last word, and the place of the last token; -1 where none may be continued
-    blank = False  # whether the word has had nothing but white space
-    for place, token in enumerate(tokens):
-        if special[place]:
-            found.append(-1)
-            before = -1
-            continue
-        near = before >= 0 and segments[place] == segments[before]
-        if blank and not near:
-            number = _given_back(found, segments)
-        apart = not near or alone[place] or alone[before]
-        begins = apart or (_begins(style, tokens[before], token) and not blank)
-        number += begins
-        blank = _is_blank(style, token) and (begins or blank)
-        found.append(number)
-        before = place
-    if blank:
-        _given_back(found, segments)
-    return found
 
 
 def _begins(style: str | None, before: str, token: str) -> bool:
@@ -357,7 +344,7 @@ def _is_blank(style: str | None, token: str) -> bool:
 
 
 def _style(tokenizer: Any) -> str | None:
-    """How a tokenizer tells where words begin; None where it does not."""
+    """How the tokenizer marks words; None where it does not."""
     try:
         if tokenizer not in _STYLES:
             _STYLES[tokenizer] = _commonest(tokenizer)
@@ -387,23 +374,21 @@ def _commonest(tokenizer: Any) -> str | None:
 
 
 def _written(tokenizer: Any, tokens: Sequence[str], alone: bool) -> tuple[str, list[Span]]:
-    """A word as it is written, and the characters of each of its pieces; all of them where a piece is part of one."""
+    """A word as it is written, and the span of each piece; the whole word where a piece is part of a letter."""
     style = _style(tokenizer)
     if style is None or alone:
-        written, pieces = "".join(tokens), list(tokens)
+        pieces = list(tokens)
     elif style == CONTINUES:
         pieces = [tokens[0], *(token.removeprefix(CONTINUES) for token in tokens[1:])]
-        written = "".join(pieces)
     elif style in ENDINGS:
         pieces = [token.removesuffix(style) for token in tokens]
-        written = "".join(pieces)
     elif style == SENTENCE_PIECE and not any(map(_BYTE.fullmatch, tokens)):
         pieces = [token.replace(SENTENCE_PIECE, "").strip() for token in tokens]
-        written = "".join(pieces)
     else:  # letters outside of ASCII are several bytes, of which a piece may be one
         written = str(tokenizer.convert_tokens_to_string(list(tokens))).strip()
         pieces = [str(tokenizer.convert_tokens_to_string([token])).strip() for token in tokens]
-    if "".join(pieces) != written:
-        return written, [(0, len(written))] * len(tokens)
-    ends = [sum(map(len, pieces[: n + 1])) for n in range(len(pieces))]
-    return written, [(end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
+        if "".join(pieces) != written:
+            return written, [(0, len(written))] * len(tokens)
+    ends = accumulate(map(len, pieces))
+    spans = [(end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
+    return "".join(pieces), spans

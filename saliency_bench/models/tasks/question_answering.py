@@ -45,8 +45,7 @@ class QuestionAnswering:
             raise InputError(f"at={at!r}: expected start or end (or nothing: both)")
         if CONTEXT not in text.segments:
             raise InputError(
-                f"{text.example_id}: no token is known to be of the context: give (question, context) as texts, or "
-                "token_type_ids"
+                f"{text.example_id}: no token is known to be of the context: give (question, context), or token_type_ids"
             )
         span = best_span(outputs_of(model, text), text)
         return [
@@ -60,11 +59,13 @@ class QuestionAnswering:
         assert question.boundary is not None
         if isinstance(name, str):
             # A space around the words would count the tokens beside them.
-            if found := occurrences(question, name.strip(), CONTEXT):
-                return found[0][-question.boundary]
+            if spans := occurrences(question, name.strip(), CONTEXT):
+                return spans[0][-question.boundary]
             raise InputError(f"{question.example_id}: target={name!r} is not in the context")
         if not 0 <= name < len(question) or question.segments[name] != CONTEXT:
-            places = [place for place, own in enumerate(question.segments) if own == CONTEXT]
+            places = [
+                place for place, segment in enumerate(question.segments) if segment == CONTEXT
+            ]
             raise InputError(
                 f"{question.example_id}: target={name} is no token of the context ({places[0]} ... {places[-1]})"
             )

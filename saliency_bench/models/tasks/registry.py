@@ -34,16 +34,16 @@ def questions(model: Model, texts: Sequence[Encoded], at: At = None) -> list[tup
         InputError: there is none at all, or `at` names nothing.
     """
     task = task_of(model)
-    found = [
+    pairs = [
         (index, question)
         for index, text in enumerate(texts)
         for question in task.questions(model, text, at)
     ]
-    if not found:
+    if not pairs:
         raise InputError(
             f"{model.name} predicts nothing to explain in these {len(texts)} texts: name tokens with at="
         )
-    return found
+    return pairs
 
 
 def refusal(model: Model, removal: str) -> str | None:

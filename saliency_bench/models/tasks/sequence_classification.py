@@ -10,16 +10,15 @@ from torch.nn import functional
 
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.tensors import Batch, ScoreFn
-from saliency_bench.core.text import NO_OFFSET, Encoded
+from saliency_bench.core.text import Encoded
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
 from saliency_bench.data.records import half_character
 from saliency_bench.models.extra import extra_of, tensors_of
-from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.rounding import Scaling
+from saliency_bench.models.tasks import placing
 from saliency_bench.models.tasks.items import TOKENS
-from saliency_bench.models.tasks.pieces import Reading, read, read_text, segments_of, words_in
 from saliency_bench.models.tasks.targets import class_names
 from saliency_bench.models.tasks.task import At
 
@@ -125,13 +124,17 @@ def encoded_ids(
     """
     if "input_ids" not in inputs:
         raise InputError(f"{where} has no input_ids; it has: {', '.join(map(str, inputs))}")
-    ids = whole_numbers(inputs, "input_ids", where)
+    ids = placing.whole_numbers(inputs, "input_ids", where)
     mask = (
-        whole_numbers(inputs, "attention_mask", where)
+        placing.whole_numbers(inputs, "attention_mask", where)
         if "attention_mask" in inputs
         else [1] * len(ids)
     )
-    types = whole_numbers(inputs, "token_type_ids", where) if "token_type_ids" in inputs else None
+    types = (
+        placing.whole_numbers(inputs, "token_type_ids", where)
+        if "token_type_ids" in inputs
+        else None
+    )
     _check_ids(model, ids, mask, types, where)
     if not any(mask):
         raise InputError(f"{where}: no token is attended to")
@@ -141,59 +144,24 @@ def encoded_ids(
     tokenizer = model.tokenizer
     tokens = tokenizer.convert_ids_to_tokens(ids) if tokenizer else _named(inputs, ids, kept, where)
     special_ids = {getattr(tokenizer, f"{name}_token_id", None) for name in FRAME_TOKENS}
-    outside = pads_outside(model, ids)
+    outside = placing.pads_outside(model, ids)
     special = tuple(
         token in special_ids or pad or place in outside
         for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
     )
     own_types = tuple(types[position] for position in kept) if types else None
-    reading = _reading(model, ids, special, own_types)
+    placement = placing.of_ids(model, ids, special, own_types)
     return Encoded(
         example_id=example_id,
         input_ids=tuple(ids),
         token_type_ids=own_types,
         special=special,
         tokens=tuple(tokens),
-        offsets=reading.offsets,
-        segments=reading.segments,
-        words=reading.words,
-        words_known=reading.known,
-        text=reading.text,
-        text_pair=reading.text_pair,
         gold=_gold(model, label, where),
         pads=tuple(pads) if any(pads) else None,
         extra=extra_of(model, inputs, mask if not keep_pads else [1] * len(mask), where),
+        **vars(placement),
     )
-
-
-def _reading(
-    model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
-) -> Reading:
-    """The words and texts of ids; without a tokenizer each token is taken for a word, and no text is known."""
-    segments = _segments_of(model, ids, special, types)
-    if model.tokenizer is not None:
-        return read(model.tokenizer, ids, special, segments)
-    words = tuple(-1 if skip else place for place, skip in enumerate(special))
-    return Reading((NO_OFFSET,) * len(ids), segments, words, "", None, known=False)
-
-
-def _segments_of(
-    model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
-) -> tuple[int, ...]:
-    # What a causal language model reads is one text: a second one would be what follows it.
-    one_text = model.task == TEXT_GENERATION
-    ends = [getattr(model.tokenizer, f"{name}_token_id", None) for name in ("sep", "eos")]
-    separator = None if one_text else next((one for one in ends if one is not None), None)
-    return segments_of(ids, special, None if one_text else types, separator)
-
-
-def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
-    """The places of pad tokens before the first other token and after the last; none where no pad token is known."""
-    pad = model.pad_token_id
-    inside = [place for place, token in enumerate(ids) if token != pad]
-    if pad is None or not inside:
-        return set()
-    return set(range(len(ids))) - set(range(inside[0], inside[-1] + 1))
 
 
 def _named(
@@ -202,10 +170,10 @@ def _named(
     """The tokens without a tokenizer: as they came beside the ids, else these."""
     if TOKENS not in inputs:
         return [str(token) for token in ids]
-    given = inputs[TOKENS]
-    if kept and len(given) <= kept[-1]:
-        raise InputError(f"{where}: {len(given)} tokens stand beside {len(ids)} token ids")
-    return [given[position] for position in kept]
+    names = inputs[TOKENS]
+    if kept and len(names) <= kept[-1]:
+        raise InputError(f"{where}: {len(names)} tokens stand beside {len(ids)} token ids")
+    return [names[position] for position in kept]
 
 
 def _check_ids(
@@ -299,7 +267,7 @@ def output_of(model: Model, output: str) -> Output:
 
 
 def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
-    """What a criterion returned, checked: one number per row, or their mean."""
+    """A criterion's result, checked: one number per row, or their mean."""
     n_rows = len(logits)
     shape = tuple(loss.shape) if isinstance(loss, Tensor) else None
     if shape not in ((), (n_rows,)):
@@ -308,13 +276,13 @@ def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
             f"the criterion returned {got} for {n_rows} rows, expected a tensor [R] of a loss for each row, or their mean: "
             "change criterion= in wrap_model()"
         )
-    found: Tensor = loss
-    if logits.requires_grad and not found.requires_grad:
+    checked: Tensor = loss
+    if logits.requires_grad and not checked.requires_grad:
         raise InputError(
             "the criterion returned a loss that does not depend on the logits, expected one with a gradient: change "
             "criterion= in wrap_model()"
         )
-    return found
+    return checked
 
 
 def logits_fn(
@@ -334,8 +302,7 @@ def logits_fn(
         outputs = model.output(
             batch.input_ids[row_example],
             batch.mask[row_example] if batch.padded else None,
-            None if batch.token_type_ids is None else batch.token_type_ids[row_example],
-            scaling.embeddings(embeddings) if widened else embeddings,
+            embeddings=scaling.embeddings(embeddings) if widened else embeddings,
             extra=batch.extra_of(row_example),
             short=short,
         )
@@ -362,9 +329,7 @@ def encode_one(
     encoding = tokenizer(example.text, *pair, **options, verbose=False)
     truncated = len(encoding["input_ids"]) > model.max_length
     if truncated:
-        _refuse_long(where, len(encoding["input_ids"]), model, too_long)
-        if truncation == ONLY_SECOND:
-            _require_room(where, example, len(encoding["input_ids"]), model)
+        _may_cut(where, example, len(encoding["input_ids"]), model, too_long, truncation)
         encoding = tokenizer(
             example.text, *pair, **options, truncation=truncation, max_length=model.max_length
         )
@@ -375,139 +340,48 @@ def encode_one(
             f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
         )
     types = tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None
-    reading = _placed(model, encoding, special, types, example)
+    placement = placing.of_text(model, encoding, special, types, example)
     return Encoded(
         example_id=example.id,
         input_ids=tuple(encoding["input_ids"]),
         token_type_ids=types,
         special=special,
         tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
-        offsets=reading.offsets,
-        segments=reading.segments,
-        words=reading.words,
-        words_known=reading.known,
-        text=example.text,
-        text_pair=example.text_pair,
         gold=gold,
         truncated=truncated,
         extra=extra_of(model, encoding, [1] * len(special), where, given=False),
-        relevant=_relevant(example, reading.offsets, reading.segments, where),
-    )
-
-
-def _placed(
-    model: Model,
-    encoding: Any,
-    special: tuple[bool, ...],
-    types: Sequence[int] | None,
-    example: Example,
-) -> Reading:
-    """Where the tokens of a text stand in it and what its words are: as a fast tokenizer says, else as is found out."""
-    texts = (example.text, example.text_pair or "")
-    if not encoding.is_fast:
-        ids = encoding["input_ids"]
-        # Not told by what stands between them where there is one text.
-        segments = (
-            tuple(-skip for skip in special)
-            if example.text_pair is None
-            else _segments_of(model, ids, special, types)
-        )
-        return read_text(model.tokenizer, ids, special, segments, texts)
-    offsets, segments = _offsets(encoding, special), _segments(encoding, special)
-    words = words_in(offsets, segments, texts, encoding.word_ids())
-    return Reading(offsets, segments, words, example.text, example.text_pair)
-
-
-def _relevant(
-    example: Example,
-    offsets: Sequence[tuple[int, int]],
-    segments: Sequence[int],
-    where: str,
-) -> tuple[bool, ...] | None:
-    """The tokens that share a character with what is known to matter."""
-    spans = example.relevant
-    if spans is None:
-        return None
-    if spans and any(
-        span == NO_OFFSET for span, of in zip(offsets, segments, strict=True) if of >= 0
-    ):
-        raise InputError(
-            f"{where}: what is known to matter (data.relevant) is a stretch of the text, and the tokenizer does not say "
-            "where its tokens stand: use a fast tokenizer, or leave data.relevant out"
-        )
-    return tuple(
-        any(own == segment and start < last and first < end for own, first, last in spans)
-        for segment, (start, end) in zip(segments, offsets, strict=True)
+        relevant=placing.relevant_tokens(example, placement, where),
+        **vars(placement),
     )
 
 
 def _gold(model: Model, label: int | str | None, where: str) -> int | None:
-    """The label's class index; a module without class names takes indices, which its logits bound later."""
+    """The index of a gold label; a module without class names takes indices, which are checked later."""
     if label is None or (not model.labels and isinstance(label, int)):
         return label
     return resolve_label(label, model.labels, where)
 
 
-def _require_room(where: str, example: Example, n_tokens: int, model: Model) -> None:
-    """Refuses a pair whose first text leaves no room for the second, which alone may be cut."""
-    second = model.tokenizer(example.text_pair, add_special_tokens=False, verbose=False)
-    first = n_tokens - len(second["input_ids"])
-    if first >= model.max_length:
-        raise InputError(
-            f"{where}: the first text alone has {first} tokens with those that frame it, and {model.name} takes "
-            f"{model.max_length}: shorten it"
-        )
-
-
-def _refuse_long(where: str, n_tokens: int, model: Model, too_long: str) -> None:
+def _may_cut(
+    where: str, example: Example, n_tokens: int, model: Model, too_long: str, truncation: str
+) -> None:
+    """Refuses to cut a long text where cutting is off, or where its first text alone leaves no room."""
     if too_long == "error":
         raise InputError(
-            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. "
-            "Shorten the text, or set too_long=truncate."
+            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. Shorten it, or set too_long=truncate."
         )
-
-
-def _offsets(encoding: Any, special: tuple[bool, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        NO_OFFSET if skip else tuple(span)
-        for span, skip in zip(encoding["offset_mapping"], special, strict=True)
-    )
-
-
-def _segments(encoding: Any, special: tuple[bool, ...]) -> tuple[int, ...]:
-    return tuple(
-        -1 if skip or s is None else s
-        for s, skip in zip(encoding.sequence_ids(), special, strict=True)
-    )
-
-
-def whole_numbers(inputs: Mapping[str, Any], key: str, where: str) -> list[int]:
-    """A row of whole numbers, as a list.
-
-    Raises:
-        InputError: these are other numbers, or none; of a mask other than 0 and 1.
-    """
-    try:
-        values = torch.as_tensor(inputs[key]).flatten()
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(
-            f"{where}: {key}: expected whole numbers, got {inputs[key]!r:.60}"
-        ) from None
-    found: list[Any] = values.tolist()
-    if key == "attention_mask":  # of any type: some models take a mask of floats
-        if wrong := [value for value in found if value not in (0, 1)]:
+    if truncation == ONLY_SECOND:
+        second = model.tokenizer(example.text_pair, add_special_tokens=False, verbose=False)
+        first = n_tokens - len(second["input_ids"])
+        if first >= model.max_length:
             raise InputError(
-                f"{where}: attention_mask holds {wrong[0]}: expected 1 (attended to) or 0 (padding) for each token"
+                f"{where}: the first text alone has {first} tokens with those that frame it, and {model.name} takes "
+                f"{model.max_length}: shorten it"
             )
-    elif found and (values.is_floating_point() or values.dtype == torch.bool):
-        raise InputError(
-            f"{where}: {key} are {str(values.dtype).removeprefix('torch.')}: expected whole numbers, as {key}.long()"
-        )
-    return [int(value) for value in found]
 
 
 def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]) -> Float[Tensor, " R"]:
     if target.ndim == 1:
         return values.gather(1, target[:, None])[:, 0]
-    own, against = values.gather(1, target).unbind(1)
-    return own - against
+    towards, against = values.gather(1, target).unbind(1)
+    return towards - against

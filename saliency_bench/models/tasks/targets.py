@@ -1,4 +1,4 @@
-"""Whose score is explained: a class for each text, by what the model says or by name, or one class against another."""
+"""The class whose score is explained: predicted, gold, named, or one class against another."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,7 +28,7 @@ _ONE_MAP = "target=all gives several maps of a text; here a text has one: name a
 def choose(
     target: Target, logits: Float[Tensor, "B C"], batch: Batch, class_of: ClassOf
 ) -> Int[Tensor, "B ..."]:
-    """The class to explain for each example, from the logits of the unperturbed text; with a second column, against which.
+    """The class to explain for each example; with a second column, the class it is compared with.
 
     Args:
         target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or two of
@@ -43,16 +43,18 @@ def choose(
     target = read(target)
     if not isinstance(target, tuple):
         return _classes(target, logits, batch, class_of)
-    own, other = (_classes(one, logits, batch, class_of) for one in target)
+    first, second = (_classes(part, logits, batch, class_of) for part in target)
     if same := [
-        e for e, equal in zip(batch.example_ids, (own == other).tolist(), strict=True) if equal
+        example_id
+        for example_id, equal in zip(batch.example_ids, (first == second).tolist(), strict=True)
+        if equal
     ]:
         raise InputError(f"target={target}: both are the same class for text {same[0]}")
-    return torch.stack([own, other], 1)
+    return torch.stack([first, second], 1)
 
 
 def read(target: Target) -> Target:
-    """`contrast:A|B` as the pair it is, anything else as it is.
+    """Parses `contrast:A|B`; any other target is returned as it is.
 
     Names stay as they are written: the space before a word tells two tokens of a vocabulary apart.
 
@@ -61,34 +63,34 @@ def read(target: Target) -> Target:
     """
     if not isinstance(target, str) or not target.startswith(CONTRAST):
         return target
-    own, bar, other = target.removeprefix(CONTRAST).partition(AGAINST)
-    if not bar or not own.strip() or not other.strip() or AGAINST in other:
+    first, bar, second = target.removeprefix(CONTRAST).partition(AGAINST)
+    if not bar or not first.strip() or not second.strip() or AGAINST in second:
         raise InputError(
             f"target={target}: expected contrast:A|B, as contrast:positive|negative (in Python a tuple, where a name has "
             f"a {AGAINST} in it)"
         )
-    return _written(own), _written(other)
+    return _written(first), _written(second)
 
 
 def _written(name: str) -> str:
-    """Words of this module without the space around them, names as they are."""
+    """A keyword of this module without spaces around it; any other name as it is."""
     return name.strip() if name.strip() in (PREDICTED, GOLD, RUNNER_UP, ALL) else name
 
 
 def check(target: Target, labels: Sequence[str], encoded: Sequence[Encoded]) -> None:
-    """What can be known of a target before a model has read a text.
+    """Checks a target before the model has read a text.
 
     Raises:
         InputError: no class has that name, or an example lacks the gold label that is asked for.
     """
-    asked = read(target)
-    for one in asked if isinstance(asked, tuple) else (asked,):
-        if one == GOLD:
+    parts = read(target)
+    for name in parts if isinstance(parts, tuple) else (parts,):
+        if name == GOLD:
             require_gold(encoded)
-        elif one == ALL:
+        elif name == ALL:
             raise InputError(_ONE_MAP)
-        elif one not in (PREDICTED, RUNNER_UP) and labels:
-            resolve_label(one, labels, "target")
+        elif name not in (PREDICTED, RUNNER_UP) and labels:
+            resolve_label(name, labels, "target")
 
 
 def require_gold(encoded: Sequence[Encoded]) -> None:
@@ -117,8 +119,8 @@ def _classes(
     if target == ALL:
         raise InputError(_ONE_MAP)
     if target != GOLD:
-        found = [class_of(target, item, logits.shape[-1]) for item in batch.encoded]
-        return torch.tensor(found, device=logits.device)
+        classes = [class_of(target, item, logits.shape[-1]) for item in batch.encoded]
+        return torch.tensor(classes, device=logits.device)
     require_gold(batch.encoded)
     for item in batch.encoded:
         if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
@@ -132,9 +134,9 @@ def _predicted(logits: Float[Tensor, "B C"], batch: Batch) -> Int[Tensor, " B"]:
     largest = logits.argmax(-1)
     if all(item.default_class is None for item in batch.encoded):
         return largest
-    said = [-1 if item.default_class is None else item.default_class for item in batch.encoded]
-    own = torch.tensor(said, device=logits.device)
-    return torch.where(own < 0, largest, own)
+    defaults = [-1 if item.default_class is None else item.default_class for item in batch.encoded]
+    chosen = torch.tensor(defaults, device=logits.device)
+    return torch.where(chosen < 0, largest, chosen)
 
 
 def _second(logits: Float[Tensor, "B C"]) -> Int[Tensor, " B"]:

@@ -92,22 +92,24 @@ def places_of(text: Encoded, at: int | Sequence[int]) -> list[int]:
 
 
 def occurrences(text: Encoded, words: str, segment: int = 0) -> list[list[int]]:
-    """The tokens of each occurrence of these words in a text, or in its pair (segment 1), as far as they share a character."""
+    """The tokens of each occurrence of words in a text, or in its pair (segment 1)."""
     source = (text.text, text.text_pair)[segment] or ""
-    found = []
+    spans = []
     start = source.find(words) if words.strip() else -1
     while start >= 0:
         end = start + len(words)
         placed = enumerate(zip(text.offsets, text.segments, strict=True))
-        own = [p for p, ((a, b), s) in placed if s == segment and a < end and start < b]
-        if own:
-            found.append(own)
+        tokens = [
+            place for place, ((a, b), owner) in placed if owner == segment and a < end and start < b
+        ]
+        if tokens:
+            spans.append(tokens)
         start = source.find(words, start + 1)
-    return found
+    return spans
 
 
 def word_of(model: Model, index: int) -> str:
-    """A token of the vocabulary as a reader writes it, the spaces before it visible; its number without a tokenizer."""
+    """A token of the vocabulary as it is written, with visible spaces; its number without a tokenizer."""
     if not callable(getattr(model.tokenizer, "decode", None)):
         return str(index)
     token = str(model.tokenizer.convert_ids_to_tokens(index))
@@ -121,7 +123,7 @@ def word_of(model: Model, index: int) -> str:
 
 
 def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:
-    """The one token of the vocabulary that is meant by a number, or by the first of these spellings that is one token.
+    """The token that is meant by a number, or by the first of these spellings that is one token.
 
     Raises:
         InputError: the number is none, or the word is no token or several.
@@ -135,8 +137,8 @@ def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> 
     if fault := half_character(name):
         raise InputError(f"target={name!r}: expected a token, got {fault}")
     made = [
-        model.tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"]
-        for one in spellings
+        model.tokenizer(spelling, add_special_tokens=False, verbose=False)["input_ids"]
+        for spelling in spellings
     ]
     unknown = getattr(model.tokenizer, "unk_token_id", None)
     for ids in made:

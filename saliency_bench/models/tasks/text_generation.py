@@ -13,6 +13,11 @@ from saliency_bench.models.tasks.task import At, asked_at, token_of, word_of
 
 CONTINUATION = 1  # the segment of what was given to follow the prompt
 
+#: What a text has one of for each token.
+PER_TOKEN = (
+    "input_ids", "token_type_ids", "special", "tokens", "offsets", "segments", "words", "relevant", "pads",
+)  # fmt: skip
+
 _OTHER = "without its last token a text asks for another next token"
 
 
@@ -60,24 +65,16 @@ class TextGeneration:
 
 def before(text: Encoded, n: int) -> Encoded:
     """The first n tokens of a text."""
-    types = text.token_type_ids
-    return replace(
-        text,
-        input_ids=text.input_ids[:n],
-        token_type_ids=None if types is None else types[:n],
-        special=text.special[:n],
-        tokens=text.tokens[:n],
-        offsets=text.offsets[:n],
-        segments=text.segments[:n],
-        words=text.words[:n],
-        relevant=None if text.relevant is None else text.relevant[:n],
-        pads=None if text.pads is None else text.pads[:n],
-        extra=tuple((name, one[:n] if len(one) == len(text) else one) for name, one in text.extra),
+    values = {name: getattr(text, name) for name in PER_TOKEN}
+    cut = {name: value[:n] for name, value in values.items() if value is not None}
+    extra = tuple(
+        (name, values[:n] if len(values) == len(text) else values) for name, values in text.extra
     )
+    return replace(text, extra=extra, **cut)
 
 
 def _ending(text: Encoded) -> Encoded:
-    """The text without special tokens at its end: a model that has read its end has nothing to say of what follows.
+    """The text without special tokens at its end: after its end, a model predicts nothing.
 
     Without token types too: these models were not trained with any, and GPT-2 would look them up as words.
     """
@@ -86,7 +83,7 @@ def _ending(text: Encoded) -> Encoded:
 
 
 def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:
-    """The whole text, as a prompt and what follows it."""
+    """The whole text as a prompt and its continuation."""
     assert example.text_pair is not None
     n, shift = len(prompt), len(example.text)
     if whole.input_ids[:n] != prompt.input_ids or len(whole) == n:

@@ -36,20 +36,20 @@ class TokenClassification(SequenceClassification):
         return [asked_at(text, place) for place in places_of(text, at)]
 
     def _named(self, model: Model, text: Encoded, at: str) -> list[int]:
-        own = [place for place, special in enumerate(text.special) if not special]
+        places = [place for place, special in enumerate(text.special) if not special]
         if at == ALL:
-            return own
+            return places
         if at == ENTITIES or at in model.labels:
             outputs = outputs_of(model, text)
             names = class_names(model.labels, outputs.shape[-1])
-            said = [names[index] for index in outputs.argmax(-1).tolist()]
+            predicted = [names[index] for index in outputs.argmax(-1).tolist()]
             return [
                 place
-                for place in own
-                if (said[place] != OUTSIDE if at == ENTITIES else said[place] == at)
+                for place in places
+                if (predicted[place] != OUTSIDE if at == ENTITIES else predicted[place] == at)
             ]
-        if found := [*occurrences(text, at), *occurrences(text, at, SECOND)]:
-            return sorted({place for one in found for place in one})
+        if spans := [*occurrences(text, at), *occurrences(text, at, SECOND)]:
+            return sorted({place for span in spans for place in span})
         raise InputError(
             f"{text.example_id}: at={at!r} is neither entities, all, a label ({', '.join(model.labels)}) nor words of the text"
         )

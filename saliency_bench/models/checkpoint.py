@@ -1,0 +1,205 @@
+"""The module and the tokenizer of a checkpoint: safetensors only, explicit dtype, never remote code."""
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from saliency_bench.core.errors import InputError, is_out_of_memory, said
+from saliency_bench.models import heads
+from saliency_bench.models.heads import HEADS, Head
+from saliency_bench.models.threads import PROCESS
+
+EAGER = "eager"
+
+
+def load_module(
+    path: str | Path,
+    dtype: torch.dtype,
+    attention: str,
+    *,
+    task: str = heads.SEQUENCE_CLASSIFICATION,
+    revision: str | None = None,
+    n_labels: int | None = None,
+    brought: Sequence[str] = (),
+) -> nn.Module:
+    """The module of a checkpoint.
+
+    Args:
+        path: a folder or a hub id whose files were checked (see `folders`).
+        dtype: of the weights.
+        attention: sdpa or eager.
+        task: what it must have been trained for.
+        revision: the commit of a hub id.
+        n_labels: the number of classes of a head that an adapter brings.
+        brought: the tensors that an adapter brings, some of which the weights may lack.
+
+    Raises:
+        InputError: it cannot be loaded, or was not trained for the task.
+    """
+    import transformers
+
+    head = HEADS[task]
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
+        if n_labels is not None:
+            config.num_labels = n_labels
+        else:
+            _require_head(path, config, task)
+        load = partial(
+            getattr(transformers, head.auto).from_pretrained,
+            path,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else the error would name no tensor
+        )
+        with PROCESS, _quiet():
+            module, report = _with_attention(path, load, attention)
+    except InputError:
+        raise
+    except Exception as error:  # a configuration of nonsense fails in as many ways as there are
+        if is_out_of_memory(error):
+            raise
+        raise InputError(_why_not(path, error, head)) from error
+    _require_shapes(path, report["mismatched_keys"])
+    if n_labels is None or brought:
+        _require_weights(path, task, report["missing_keys"], brought)
+    _warn_unused(path, report["unexpected_keys"])
+    if task == heads.TEXT_GENERATION:
+        _require_decoder(path, module.config)
+    return cast(nn.Module, module)
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        InputError: it cannot be loaded, or knows no word.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare ones
+        raise InputError(
+            f"model.path={path} has no tokenizer that can be loaded: {said(error)}"
+        ) from error
+    # Where its files are missing, transformers 5 makes one that knows no word, and every text becomes [UNK] [UNK] ...
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(
+            f"model.path={path} has a tokenizer without words: its vocabulary (tokenizer.json, vocab.txt, ...) is missing"
+        )
+    return tokenizer
+
+
+def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) -> Any:
+    """The module, and transformers' report; with eager attention, and a warning, where the model has no other."""
+    try:
+        return load(attn_implementation=attention)
+    except ValueError as error:
+        if attention == EAGER or "scaled_dot_product_attention" not in str(error):
+            raise
+    warnings.warn(
+        f"model.path={path} has no {attention} attention: eager is used (runtime.attention=eager)",
+        stacklevel=4,
+    )
+    return load(attn_implementation=EAGER)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Turns off the progress bars and messages of transformers: what is missing is our own error."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    try:
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _require_shapes(path: str | Path, mismatched: Collection[tuple[str, Any, Any]]) -> None:
+    """Refuses a tensor of another shape than the model's."""
+    if mismatched:
+        name, held, expected = min(mismatched)
+        raise InputError(
+            f"model.path={path}: the tensor {name} has the shape {[*held]}, and the model of its config.json takes "
+            f"{[*expected]}. Give the config.json that the weights were saved with."
+        )
+
+
+def _why_not(path: str | Path, error: Exception, head: Head) -> str:
+    text = " ".join(str(error).split())
+    if "safetensors" in text and "truncated" not in text.lower():
+        return (
+            f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
+            f"{head.auto}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    return f"model.path={path} could not be loaded as a {head.what}: {said(error)}"
+
+
+def _require_weights(
+    path: str | Path, task: str, missing: Iterable[str], brought: Sequence[str]
+) -> None:
+    """Refuses weights that lack a tensor, unless an adapter brings it."""
+    # PEFT puts the path of its own modules before the name.
+    lacks = sorted(
+        name for name in missing if not any(tensor.endswith(f".{name}") for tensor in brought)
+    )
+    if lacks:
+        raise InputError(
+            f"model.path={path} is no trained {HEADS[task].what}: its weights lack {', '.join(lacks[:3])}. "
+            f"Give a model that was trained for {task}."
+        )
+
+
+def _warn_unused(path: str | Path, unused: Iterable[str]) -> None:
+    """Warns of weights of a checkpoint that its model does not use."""
+    if names := sorted(unused):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"model.path={path}: the model of its config.json does not use the weights {', '.join(names[:3])}{more}. If "
+            "these are layers, or a head that was trained for this task, mend config.json: what is explained is the model "
+            "without them",
+            stacklevel=4,
+        )
+
+
+def _require_head(path: str | Path, config: Any, task: str) -> None:
+    """Refuses a model trained for another task; heads of the same shape would load without an error."""
+    architectures = getattr(config, "architectures", None) or []
+    tasks = heads.trained_for(architectures)
+    if tasks is not None and task not in tasks:
+        other = next(iter(tasks))
+        advice = "Give a model that was trained for it" + (f", or task={other}." if other else ".")
+        raise InputError(
+            f"model.path={path} is no trained {HEADS[task].what} (task={task}): its config.json says "
+            f"{', '.join(architectures)}. {advice}"
+        )
+
+
+def _require_decoder(path: str | Path, config: Any) -> None:
+    """Refuses an encoder as a causal language model: its tokens attend to those after them."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    both = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if both and getattr(config, "is_decoder", True) is False:
+        raise InputError(
+            f"model.path={path} is an encoder ({config.model_type}, is_decoder=false in its config.json), whose tokens "
+            "read what comes after them: expected a decoder. Give a causal language model, or task=fill-mask."
+        )
