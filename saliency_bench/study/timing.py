@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from saliency_bench.report.stats import median_interval
+from saliency_bench.core.averages import median_interval
 
 K = TypeVar("K")
 
