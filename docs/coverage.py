@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from saliency_bench.report.stats import Resampling, middle_of, middles
+from saliency_bench.core.averages import middle_of
+from saliency_bench.report.stats import Resampling, middles
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 RUNS = ("full_comparison/seed0", "method_comparison", "plausibility")

@@ -76,6 +76,10 @@ def test_no_import_runs_back_up(path):
     assert runs_back_up(path, room_of(path)) == set()
 
 
+def test_a_study_does_not_see_its_report():
+    assert [path for path in FILES if room_of(path) == "study" and "report" in imported(path)] == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

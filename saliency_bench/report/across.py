@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from saliency_bench.core.averages import middle_of
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import PRIMARY, metric_label, setting_labels
 from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import digest
+from saliency_bench.core.texts import per_text, with_texts
 from saliency_bench.report.analysis import removals, with_removal
 from saliency_bench.report.convergence_table import ENOUGH, MARK, doubtful, gates, marked
 from saliency_bench.report.rank_statistics import (
@@ -28,7 +30,7 @@ from saliency_bench.report.rank_statistics import (
     mean_ranks,
     pairwise_p,
 )
-from saliency_bench.report.stats import Resampling, middle_of, middles, per_text, wide, with_texts
+from saliency_bench.report.stats import Resampling, middles, wide
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.store.run import Run
 

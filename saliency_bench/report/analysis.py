@@ -11,19 +11,16 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
+from saliency_bench.core.texts import TEXT, asks_several, per_text, with_texts
 from saliency_bench.report.convergence_table import doubtful, gates, marked
 from saliency_bench.report.parity import pairs
 from saliency_bench.report.rank_statistics import letters, mean_ranks, pairwise_p
 from saliency_bench.report.stats import (
-    TEXT,
     Resampling,
-    asks_several,
     compare,
-    per_text,
     summarize,
     summarize_by_correctness,
     wide,
-    with_texts,
 )
 from saliency_bench.report.table import Estimate
 from saliency_bench.store.run import Run

@@ -16,8 +16,8 @@ from saliency_bench.core.heatmap import bar, map_of_row, number, panel, spans_to
 from saliency_bench.core.labels import metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
+from saliency_bench.core.texts import TEXT, with_texts
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.stats import TEXT, with_texts
 from saliency_bench.report.study_tables import comparison
 from saliency_bench.report.table import Table, printed
 

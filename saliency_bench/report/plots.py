@@ -15,9 +15,10 @@ from matplotlib.ticker import FuncFormatter
 from saliency_bench.core.labels import arrow, metric_label, same_evidence_words, unit_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK
+from saliency_bench.core.texts import index_of, per_text
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.charts import OWN_INTERVAL, bars, ends, matrix
-from saliency_bench.report.stats import index_of, intervals, per_text
+from saliency_bench.report.stats import intervals
 from saliency_bench.report.style import (
     HEIGHT,
     WIDTH,

@@ -13,8 +13,9 @@ import pandas as pd
 from saliency_bench.core.labels import value_label
 from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.rows import TABLES
+from saliency_bench.core.texts import index_of, per_text, with_texts
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.stats import index_of, intervals, per_text, with_texts
+from saliency_bench.report.stats import intervals
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 
 #: Shares of the tokens that are gone.

@@ -12,30 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import optimize, special
 from scipy import stats as distributions
 
+from saliency_bench.core.averages import median_interval, middle_of
 from saliency_bench.core.rows import OK
+from saliency_bench.core.texts import TEXT, UNIT, index_of, per_text
 
-UNIT = ["cell_id", "example_id"]  # what is paired
-TEXT = "text_id"  # what is resampled, where it is not the example
-#: How the example ids of questions end, in tasks that put several to a text (see `tasks.task.asked_at`).
-QUESTION = r"@(?:\d+|start|end)$"
-#: The task that puts one, so that its ids may end as they like.
-ONE_QUESTION = "sequence-classification"
 #: What sums of a few thousand numbers may be off by, relative to the largest.
 ROUNDING = 1e-12
 #: Of more values than this the bootstrap is not drawn but expanded.
 MOST_RESAMPLED = 10_000
-#: Metrics with quotients or gaps so large on a few texts that the mean of a hundred says little: their middle is the
-#: median. On the texts of results/ no interval of their means covers (docs/evaluation.md).
-HEAVY_TAILED = (
-    "completeness_gap",
-    "completeness_gap_relative",
-    "deletion_auc_normalized",
-    "insertion_auc_normalized",
-)
 #: With fewer texts an interval is as good as its assumptions: less than what it says is covered, or hardly anything said.
 N_FOR_INTERVALS = 10
 _BATCH = 1000  # resamples held in memory at once
@@ -69,55 +57,12 @@ class Resampling:
         return f"{100 * self.confidence:g} % intervals (Student's t and BCa bootstrap)"
 
 
-def with_texts(
-    table: pd.DataFrame,
-    manifest: Mapping[str, Any],
-    repeated: Mapping[str, Mapping[str, str]] = {},
-) -> pd.DataFrame:
-    """A table of a run with the text of each example, where several examples are of one text; else as it is.
-
-    They are in tasks that put several questions to a text, and where the data has a text more than once (`repeated`, see
-    `Run`): what a model says of it is then no new evidence.
-    """
-    several = asks_several(manifest)
-    if not several and not repeated:
-        return table
-    text = table["example_id"].astype(object)
-    for cell, firsts in repeated.items():
-        own = table["cell_id"] == cell
-        text = text.where(~own, text.map(firsts).fillna(text))
-    return table.assign(**{TEXT: text.str.replace(QUESTION, "", regex=True) if several else text})
-
-
-def asks_several(manifest: Mapping[str, Any]) -> bool:
-    """Whether a study's task puts several questions to a text."""
-    model = (manifest.get("config") or {}).get("model") or {}
-    return bool(model.get("task", ONE_QUESTION) != ONE_QUESTION)
-
-
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
     """Values with status ok: one line per example, one column per (setting, metric), NaN elsewhere."""
     ok = rows[rows["status"] == OK]
     return ok.pivot(index=index_of(rows), columns=["setting_id", "metric"], values="value").astype(
         float
     )
-
-
-def index_of(table: pd.DataFrame) -> list[str]:
-    """The columns that name an example, with its text where that is another."""
-    return [*UNIT, *([TEXT] if TEXT in table else [])]
-
-
-def per_text(table: pd.DataFrame) -> pd.DataFrame:
-    """A line per text, the mean of its questions' that have a value; a line per example where these are the texts.
-
-    `table` is indexed by `index_of`.
-    """
-    if TEXT not in table.index.names:
-        return table
-    found = table.groupby(level=["cell_id", TEXT]).mean()
-    found.index = found.index.set_names(UNIT)
-    return found
 
 
 def intervals(
@@ -133,24 +78,24 @@ def intervals(
     Columns without NaN in the same places share their resamples. A column that is constant has an interval of
     no width, one with fewer than two values none (NaN).
     """
-    low, high = _ends_of_constant(values)
     present = ~np.isnan(values)
-    varying = present.any(0) & ~_constant(values)
+    largest, smallest = (end.reduce(values, 0, initial=np.nan) for end in (np.fmax, np.fmin))
+    # No resample can tell numbers apart that differ by rounding alone.
+    constant = largest - smallest <= ROUNDING * np.maximum(abs(largest), abs(smallest))
+    several = present.sum(0) > 1
+    low = np.where(several & constant, largest, np.nan)
+    high = low.copy()
+    varying = np.flatnonzero(several & ~constant)
     patterns, group = np.unique(present[:, varying], axis=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
-        columns = np.flatnonzero(varying)[np.ravel(group) == number]
-        kept = values[np.ix_(patterns[:, number], columns)]
-        wide = replace(resampling, confidence=_expanded(len(kept), resampling))
-        ends, half = _bca(kept, wide), _half_width(kept, resampling.confidence)
-        low[columns] = np.minimum(ends[0], kept.mean(0) - half)
-        high[columns] = np.maximum(ends[1], kept.mean(0) + half)
+    for number, pattern in enumerate(patterns.T):
+        columns = varying[np.ravel(group) == number]
+        kept = values[np.ix_(pattern, columns)]
+        bca = _bca(kept, replace(resampling, confidence=_expanded(len(kept), resampling)))
+        t = distributions.t.interval(
+            resampling.confidence, len(kept) - 1, kept.mean(0), distributions.sem(kept)
+        )
+        low[columns], high[columns] = np.minimum(bca[0], t[0]), np.maximum(bca[1], t[1])
     return low, high
-
-
-def _half_width(values: Float[np.ndarray, "N M"], confidence: float) -> Float[np.ndarray, " M"]:
-    """Of Student's t interval for each column's mean."""
-    quantile = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
-    return np.asarray(quantile * values.std(0, ddof=1) / np.sqrt(len(values)))
 
 
 def _expanded(n: int, resampling: Resampling) -> float:
@@ -163,32 +108,11 @@ def _expanded(n: int, resampling: Resampling) -> float:
     return float(min(expanded, 1 - 2 / (resampling.n_resamples + 1)))
 
 
-def median_interval(
-    values: Float[np.ndarray, " N"], confidence: float
-) -> tuple[float, float, float]:
-    """The median and an interval between two order statistics, NaN left out.
-
-    It covers the true median with at least `confidence` whatever the distribution (Conover 1999, section 3.2). Where
-    so few values have no such interval (below 6 at 95 %), it is their whole range; of fewer than two it is NaN.
-    """
-    # The interval of scipy's quantile_test, which takes ten times as long and has none for so few values.
-    known = np.sort(values[~np.isnan(values)])
-    if len(known) < 2:
-        return (float(known[0]) if len(known) else np.nan), np.nan, np.nan
-    outside = max(int(distributions.binom.ppf((1 - confidence) / 2, len(known), 0.5)) - 1, 0)
-    return float(np.median(known)), float(known[outside]), float(known[-1 - outside])
-
-
 def few_words(n: int) -> str:
     """A warning where intervals are over so few texts that they do not cover what they say; else nothing."""
     if n >= N_FOR_INTERVALS:
         return ""
     return f"Warning: n = {n}. Intervals of fewer than {N_FOR_INTERVALS} texts can cover the mean less often than they say."
-
-
-def middle_of(metric: str) -> str:
-    """What stands for many texts: "mean", or "median" if the metric has heavy tails, however it removes ("srg (pad)")."""
-    return "median" if metric.split(" ", 1)[0] in HEAVY_TAILED else "mean"
 
 
 def middles(
@@ -227,25 +151,6 @@ def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tup
     quantile = special.stdtrit(min(rows.shape) - 1, (1 + confidence) / 2)
     half = float(quantile * np.sqrt(variance)) / int(known.sum())
     return mean - half, mean + half
-
-
-def _ends_of_constant(
-    values: Float[np.ndarray, "N M"],
-) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Both ends of the interval of each column that repeats one value at least twice, else NaN."""
-    constant = ((~np.isnan(values)).sum(0) > 1) & _constant(values)
-    ends = np.where(
-        constant, np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf), np.nan
-    )
-    return ends, ends.copy()
-
-
-def _constant(values: Float[np.ndarray, "N M"]) -> Bool[np.ndarray, " M"]:
-    """Whether no two numbers of a column differ by more than rounding: then no resample can tell them apart."""
-    gap = np.isnan(values)
-    highest = np.where(gap, -np.inf, values).max(0, initial=-np.inf)
-    lowest = np.where(gap, np.inf, values).min(0, initial=np.inf)
-    return np.asarray(highest - lowest <= ROUNDING * np.maximum(abs(highest), abs(lowest)))
 
 
 def _bca(

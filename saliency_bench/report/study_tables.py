@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.averages import middle_of
 from saliency_bench.core.labels import (
     metric_label,
     ordered_metrics,
@@ -18,12 +19,12 @@ from saliency_bench.core.labels import (
 )
 from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.rows import OK
+from saliency_bench.core.texts import TEXT, with_texts
 from saliency_bench.report import convergence_table as convergence
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.gates import gates
 from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.removal_cost import removal_cost
-from saliency_bench.report.stats import TEXT, middle_of, with_texts
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.report.timing import timing
 

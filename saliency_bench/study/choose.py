@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from saliency_bench.core.averages import middle_of
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.rows import OK
+from saliency_bench.core.texts import TEXT, with_texts
 
 if TYPE_CHECKING:
     from saliency_bench.store.run import Run
-from saliency_bench.report.stats import TEXT, middle_of, with_texts
 
 
 def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:

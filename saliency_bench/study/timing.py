@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from saliency_bench.core.averages import median_interval
 from saliency_bench.core.errors import InputError
-from saliency_bench.report.stats import median_interval
 
 K = TypeVar("K")
 

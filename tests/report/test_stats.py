@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
+from saliency_bench.core.averages import median_interval
 from saliency_bench.core.errors import InputError
+from saliency_bench.core.texts import with_texts
 from saliency_bench.report.stats import (
     Resampling,
     compare,
@@ -18,12 +20,10 @@ from saliency_bench.report.stats import (
     detectable_difference,
     holm,
     intervals,
-    median_interval,
     rank_biserial,
     signed_rank_p,
     summarize,
     summarize_by_correctness,
-    with_texts,
 )
 from saliency_bench.report.stats import _bca as bca
 from saliency_bench.store.run import Run

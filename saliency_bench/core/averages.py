@@ -1,0 +1,36 @@
+"""Whether the mean or the median of a metric stands for many texts, and the interval of a median."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+#: Metrics with quotients or gaps so large on a few texts that the mean of a hundred says little: their median is shown.
+#: On the texts of results/ no interval of their means covers (docs/evaluation.md).
+HEAVY_TAILED = (
+    "completeness_gap",
+    "completeness_gap_relative",
+    "deletion_auc_normalized",
+    "insertion_auc_normalized",
+)
+
+
+def middle_of(metric: str) -> str:
+    """What stands for many texts: "mean", or "median" for a metric with heavy tails, with any removal ("srg (pad)")."""
+    return "median" if metric.split(" ", 1)[0] in HEAVY_TAILED else "mean"
+
+
+def median_interval(
+    values: Float[np.ndarray, " N"], confidence: float
+) -> tuple[float, float, float]:
+    """The median and an interval between two order statistics. NaN is left out.
+
+    The interval covers the true median with a probability of at least `confidence`, whatever the distribution (Conover
+    1999, section 3.2). Where too few values have such an interval (below 6 at 95 %), it is their whole range. With fewer
+    than two values it is NaN.
+    """
+    # scipy's quantile_test has the same interval. It takes ten times as long, and has none for so few values.
+    ordered = np.sort(values[~np.isnan(values)])
+    if len(ordered) < 2:
+        return (float(ordered[0]) if len(ordered) else np.nan), np.nan, np.nan
+    outside = max(int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
+    return float(np.median(ordered)), float(ordered[outside]), float(ordered[-1 - outside])
