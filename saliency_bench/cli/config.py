@@ -15,10 +15,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from saliency_bench.cli.checks import settings, validate
 from saliency_bench.cli.hydra_words import as_hydra_reads
 from saliency_bench.cli.messages import readable, unknown_key
-from saliency_bench.cli.schema import (
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.rows import as_list
+from saliency_bench.study.checks import settings, validate
+from saliency_bench.study.config import (
     Config,
     DefaultModel,
     HubModel,
@@ -27,9 +30,6 @@ from saliency_bench.cli.schema import (
     RandomLabelsModel,
     ShortcutModel,
 )
-from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError, one_of
-from saliency_bench.core.rows import as_list
 
 __all__ = [
     "Config",

@@ -1,4 +1,4 @@
-"""Whether the mean or the median of a metric stands for many texts, and the interval of a median."""
+"""How many texts are summed up: by mean or median of a metric, with which interval, and by which paired test."""
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,10 @@ HEAVY_TAILED = (
     "deletion_auc_normalized",
     "insertion_auc_normalized",
 )
+
+
+#: Tests of paired differences; `report.stats.TESTS` has how each is made.
+PAIRED_TESTS = ("wilcoxon", "sign_flip")
 
 
 def middle_of(metric: str) -> str:

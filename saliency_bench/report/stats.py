@@ -307,7 +307,7 @@ def sign_flip_p(differences: Float[np.ndarray, " N"], resampling: Resampling) ->
     return float(found.pvalue)
 
 
-#: Tests of paired differences, by the name that the configuration gives.
+#: Tests of paired differences, by their names in `core.averages.PAIRED_TESTS`.
 TESTS: dict[str, Callable[[Float[np.ndarray, " N"], Resampling], float]] = {
     "wilcoxon": lambda differences, resampling: signed_rank_p(differences),
     "sign_flip": sign_flip_p,

@@ -68,20 +68,43 @@ class Study:
         return digest({key: self.identity[key] for key in ("model", "data", "seed")})
 
 
-def prepare(
-    config: Any, settings: Sequence[Setting], say: Callable[[str], None] = lambda stage: None
-) -> Study:
-    """Loads model and data and checks that they fit; writes nothing. `say` is told what is being done."""
-    asked = config
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
+@dataclass(frozen=True)
+class Inputs:
+    """The model of a study and what it is asked; `sources` say where each text was read, for messages."""
+
+    model: Model
+    encoded: Sequence[Encoded]
+    sources: Sequence[str]
+
+
+def load_inputs(config: Any, say: Callable[[str], None]) -> Inputs:
+    """The configured model, and the configured data as that model reads them."""
     say("reading the data")
     examples = load_examples(config)
     say("loading the model")
     model = load_configured_model(config)
     say("reading the texts as the model does")
     asked_of = questions_of(model, examples, config.too_long)
-    encoded = [question for _, question in asked_of]
+    return Inputs(
+        model, [question for _, question in asked_of], [example.source for example, _ in asked_of]
+    )
+
+
+def prepare(
+    config: Any,
+    settings: Sequence[Setting],
+    say: Callable[[str], None] = lambda stage: None,
+    inputs: Inputs | None = None,
+) -> Study:
+    """Checks that model, data and settings fit; writes nothing. `say` is told what is being done.
+
+    `inputs` are in memory already; None: `load_inputs`.
+    """
+    asked = config
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    inputs = inputs or load_inputs(config, say)
+    model, encoded = inputs.model, inputs.encoded
     targets.check(config.target, model.labels, encoded)
     _refuse_unknown_words(config, encoded)
     say("trying the model on a text")
@@ -90,13 +113,13 @@ def prepare(
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     config, lacking = fit_removals(model, config)
-    warnings += lacking + ungated(model) + _repeats(examples) + other_attention(model)
+    warnings += lacking + ungated(model) + _repeats(model, encoded) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
     config = replace(config, runtime=replace(config.runtime, token_budget=budget))
     cut = "the text is longer than the model allows and was cut"
     warnings += [
-        _warning(example.source, cut, item.example_id)
-        for example, item in asked_of
+        _warning(source, cut, item.example_id)
+        for source, item in zip(inputs.sources, encoded, strict=True)
         if item.truncated
     ]
     if message := mostly_unknown(model, encoded):
@@ -235,9 +258,18 @@ def ungated(model: Model) -> list[dict[str, str]]:
     return [_warning("model", message)]
 
 
-def _repeats(examples: Sequence[Example]) -> list[dict[str, str]]:
-    """A warning where the data has a text more than once."""
-    different = len({(one.text, one.text_pair) for one in examples})
+def _repeats(model: Model, encoded: Sequence[Encoded]) -> list[dict[str, str]]:
+    """A warning where the data has a text more than once. Several questions about one example repeat nothing."""
+    asks_several = model.task != SEQUENCE_CLASSIFICATION
+    examples = {
+        (
+            item.example_id.rpartition("@")[0] if asks_several else item.example_id,
+            item.text,
+            item.text_pair,
+        )
+        for item in encoded
+    }
+    different = len({(text, pair) for _, text, pair in examples})
     if different == len(examples):
         return []
     message = (

@@ -24,7 +24,7 @@ from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, writ
 from saliency_bench.study.block import Piece
 from saliency_bench.study.folder import CHOICE, claim, folder_of, refuse_another
 from saliency_bench.study.forecast import Forecast, foresee, sentence, shares
-from saliency_bench.study.prepare import Study, choosing, computation, prepare
+from saliency_bench.study.prepare import Inputs, Study, choosing, computation, prepare
 from saliency_bench.study.tables import (
     TIMING,
     Row,
@@ -53,11 +53,13 @@ def run(
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] | None = None,
     execute: Execute | None = None,
+    inputs: Inputs | None = None,
 ) -> Path:
     """Runs a study and returns its folder, complete.
 
     `announce` is told what a long study will cost before it begins; where it is None, nothing is estimated. `execute`
-    has blocks computed elsewhere; None: here, one after the other.
+    has blocks computed elsewhere; None: here, one after the other. `inputs` are a model and texts in memory; None: what
+    the configuration names is loaded.
 
     Blocks that a run of the same identity has finished before are not computed again, and a finished run is left as it
     is. Where the study chooses settings on another split, that study runs first and stands in `choice/` of the folder.
@@ -69,7 +71,7 @@ def run(
     """
     started = datetime.now(UTC)
 
-    study = prepare(config, settings, lambda stage: progress(stage, 0, 0))
+    study = prepare(config, settings, lambda stage: progress(stage, 0, 0), inputs)
     folder = folder_of(study)
     with locked(folder):
         refuse_another(study, folder)

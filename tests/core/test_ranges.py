@@ -11,7 +11,6 @@ import yaml
 
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.cli import config
-from saliency_bench.cli.checks import validate as validate_config
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import ranges
 from saliency_bench.core.errors import InputError
@@ -19,6 +18,7 @@ from saliency_bench.core.signatures import parameters
 from saliency_bench.data import DATASETS
 from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.experiments.scaffold import experiment
+from saliency_bench.study.checks import validate as validate_config
 
 FOLDER = conf_files.folder()
 #: Files whose keys are those of a study as a whole.

@@ -10,6 +10,7 @@ import torch
 
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import SaliencyBenchError, ValidationError
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import DISAGREES, FAILED
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import DATASETS
@@ -30,7 +31,7 @@ from saliency_bench.experiments.throughput.report import frame, notes, tables, t
 from saliency_bench.experiments.throughput.sections import SECTIONS, check, throughput
 from saliency_bench.experiments.throughput.trial import Row
 from saliency_bench.models import loading
-from saliency_bench.models.references import NAMES, REMOVALS
+from saliency_bench.models.references import NAMES
 from saliency_bench.models.tasks import sequence_classification as task
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import overrides, ranges
+from saliency_bench.core.averages import PAIRED_TESTS
 from saliency_bench.core.errors import InputError, one_of, shown, unknown
 from saliency_bench.core.rows import Setting, as_list, check_axis
 from saliency_bench.core.signatures import typed
 
 if TYPE_CHECKING:
-    from saliency_bench.cli.schema import Config, ModelConfig, Runtime
+    from saliency_bench.study.config import Config, ModelConfig, Runtime
 
 TOO_LONG = ("truncate", "error")
 CLUSTERS = ("slurm", "local", "debug")  # of submitit
@@ -82,7 +83,6 @@ def _check_names(cfg: "Config") -> None:
     from saliency_bench.attribution.settings import BACKENDS
     from saliency_bench.models.tasks.sequence_classification import OUTPUTS
     from saliency_bench.models.tasks.targets import read as read_target
-    from saliency_bench.report.stats import TESTS
 
     if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
         raise InputError(
@@ -96,7 +96,7 @@ def _check_names(cfg: "Config") -> None:
         for value in as_list(getattr(cfg.evaluation, key)):
             one_of(f"evaluation.{key}", value, known)
     _check_agreement(cfg)
-    one_of("statistics.test", cfg.statistics.test, TESTS)
+    one_of("statistics.test", cfg.statistics.test, PAIRED_TESTS)
     for backend in cfg.backend:
         one_of("backend", backend, BACKENDS)
     check_axis("backend", cfg.backend)

@@ -1,4 +1,4 @@
-"""The structured configuration that Hydra checks a study against."""
+"""The configuration of a study as dataclasses: the schema that the command line is checked against."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,13 @@ class HubModel(ModelConfig):
     revision: str | None
     labels: list[str] | None
     adapter: str | None
+
+
+@dataclass
+class MemoryModel(ModelConfig):
+    """A model that was loaded before the study, from Python."""
+
+    task: str
 
 
 @dataclass
