@@ -27,7 +27,7 @@ def collect(
 
     `computation` holds what only the runner knows: threads, device name, dtype, attention
     implementation, token budget, digest of the weights. `started` and `ended` are aware of their
-    time zone. What a machine does not tell is None; nothing here fails.
+    time zone. What a machine does not report is None; nothing here fails.
     """
     return {
         "identity": {
@@ -108,7 +108,7 @@ def _folder(find: Callable[[], Path]) -> Path | None:
 
 
 def memory_bytes() -> int | None:
-    """The memory of this machine; None where it does not tell."""
+    """The memory of this machine; None where it is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

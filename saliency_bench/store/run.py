@@ -122,17 +122,6 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def read_table(folder: Path, name: str) -> "pd.DataFrame":
-    """One table of a sealed run, which need not have a manifest yet, verified against its digest.
-
-    Raises:
-        StorageError: the run is not sealed, or a file is missing or damaged.
-    """
-    from saliency_bench.store.parts import verify_sealed
-
-    return Tables(folder, verify_sealed(folder))[name]
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes canonical JSON (keys sorted, one space of indentation) in one step.
 
