@@ -1,7 +1,6 @@
 """The configuration: its schema, its composition by Hydra, its checks, and the settings it asks for.
 
-Only this module, `hydra_words` and `cli` know Hydra. Nothing is instantiated from a configuration: names are looked up in the
-registries, and everything else is data.
+Nothing is instantiated from a configuration: names are looked up in the registries, and everything else is data.
 """
 
 import warnings
@@ -15,11 +14,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from saliency_bench.cli.checks import settings, validate
+from saliency_bench.cli.checks import settings as settings
+from saliency_bench.cli.checks import validate as validate
 from saliency_bench.cli.hydra_words import as_hydra_reads
 from saliency_bench.cli.messages import readable, unknown_key
+from saliency_bench.cli.schema import Config as Config
 from saliency_bench.cli.schema import (
-    Config,
     DefaultModel,
     HubModel,
     MaskedModel,
@@ -30,17 +30,6 @@ from saliency_bench.cli.schema import (
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.rows import as_list
-
-__all__ = [
-    "Config",
-    "from_hydra",
-    "load",
-    "readable",
-    "register",
-    "settings",
-    "validate",
-]
-
 
 #: The schema of each `model.name`.
 MODELS: Mapping[str, type[ModelConfig]] = {
@@ -134,7 +123,7 @@ def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
     """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
     kind = OmegaConf.get_type(node)
     known = [one.name for one in fields(kind)] if is_dataclass(kind) else None
-    present = set(node.keys())  # `in` says no of a value that is still to be given, ???
+    present = set(node.keys())  # `in` is false for a missing value, ???
     for name in known or ():
         if name not in present:
             raise InputError(f"{key}{name} is missing. Remove ~{key}{name}.")

@@ -24,30 +24,30 @@ MOST_ALIASES = 16
 _PACKAGE = re.compile(r"^\s*#\s*@package\b.*", re.MULTILINE)
 
 
-def refuse_code(given: Namespace, trusts: bool) -> None:
+def refuse_code(options: Namespace, trusts: bool) -> None:
     """Refuses what would make Hydra run somebody else's code.
 
     Args:
-        given: Hydra's options as its own parser reads them, abbreviated ones too.
+        options: Hydra's options as its own parser reads them, abbreviated ones too.
         trusts: the user has said that the owner of the folder is trusted.
 
     Raises:
         InputError: a folder could have been written by another user, or could run code, and is not said to be trusted;
             or pickles are to be loaded.
     """
-    if given.experimental_rerun:
+    if options.experimental_rerun:
         raise InputError(
             "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
         )
-    own = given.config_dir
-    if own is not None and not (own and Path(own).is_dir()):
-        raise InputError(f"--config-dir {own!r}: there is no such folder.")
+    folder = options.config_dir
+    if folder is not None and not (folder and Path(folder).is_dir()):
+        raise InputError(f"--config-dir {folder!r}: there is no such folder.")
     if trusts:
         return
     for option in ("config_dir", "config_path"):
-        if folder := getattr(given, option):
+        if folder := getattr(options, option):
             _refuse_foreign(f"--{option.replace('_', '-')}", Path(folder))
-    for word in given.overrides:
+    for word in options.overrides:
         if re.match(r"[+~]*hydra\.searchpath\b", word):
             raise _refusal(word, "it names folders of configuration that are not looked into")
 

@@ -65,7 +65,6 @@ SAME_EVIDENCE = (
 )
 #: Of these, what has a unit of its own on every example, so that over texts it need not order methods as theirs do.
 OWN_UNIT = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
-_UNITS = {"1": "", "": ""}
 
 Setting = Mapping[str, Any]
 
@@ -78,7 +77,7 @@ def metric_label(metric: str) -> str:
 
 def unit_label(unit: str) -> str:
     """A unit as it is written in text; nothing for a pure number."""
-    return _UNITS.get(unit, unit)
+    return "" if unit == "1" else unit
 
 
 def arrow(higher_is_better: bool | None) -> str:

@@ -47,8 +47,7 @@ class Registry(Generic[T]):
         return name in self.names()
 
     def __getitem__(self, name: str) -> T:
-        if name not in self.names():
-            raise unknown(self.kind, name, self.names())
+        one_of(self.kind, name, self.names())
         return self._known[name]
 
     def hyperparameters(self, name: str) -> list[str]:

@@ -6,17 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, one_of, unknown
 from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
-from saliency_bench.data.readers import QUOTED, QUOTES, read_csv, read_jsonl, read_parquet, read_tsv
+from saliency_bench.data.readers import (
+    FIELDS,
+    LETTERS,
+    QUOTED,
+    QUOTES,
+    read_delimited,
+    read_jsonl,
+    read_parquet,
+)
 from saliency_bench.data.records import Columns, Record, to_examples
 
 Reader = Callable[..., Iterator[Record]]
 
 FORMATS: Mapping[str, Reader] = {
-    "csv": read_csv,
-    "tsv": read_tsv,
+    "csv": partial(read_delimited, delimiter=",", quotes=FIELDS),
+    "tsv": partial(read_delimited, delimiter="\t", quotes=LETTERS),
     "jsonl": read_jsonl,
     "parquet": read_parquet,
 }
@@ -63,8 +71,8 @@ def load(
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
-        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
-        format: csv, tsv, jsonl or parquet; told by the suffix if None.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
+        format: csv, tsv, jsonl or parquet; found from the suffix if None.
         quotes: what quotes in CSV and TSV are: "fields" (they stand around fields, RFC 4180; of CSV if None) or
             "letters" (like others, each line a row, as in GLUE's files; of TSV if None).
 
@@ -96,8 +104,7 @@ def _tell_of_doubled_quotes(examples: list[Example]) -> None:
 
 
 def _check_quotes(quotes: str, format: str) -> None:
-    if quotes not in QUOTES:
-        raise unknown("data.quotes", quotes, list(QUOTES))
+    one_of("data.quotes", quotes, QUOTES)
     if format not in DELIMITED:
         raise InputError(f"data.quotes={quotes}: of {', '.join(DELIMITED)} alone, not of {format}")
 
@@ -129,7 +136,7 @@ def _format(path: str, data: bytes, named: str | None) -> str:
     found = named or SUFFIXES.get(Path(path).suffix.lower())
     if found is None:
         known = ", ".join(FORMATS)
-        raise InputError(f"{path}: the suffix tells no known format. Set data.format to {known}.")
+        raise InputError(f"{path}: the suffix is of no known format. Set data.format to {known}.")
     if data.startswith(PARQUET_MARK) and found != "parquet":
         raise InputError(f"{path}: expected {found}, got a Parquet file. Set data.format=parquet.")
     return found

@@ -46,7 +46,7 @@ def load(
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
-        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
 
     Raises:
         InputError: `datasets` is not installed, or the dataset or a row of it cannot be used.
