@@ -104,7 +104,7 @@ def _check_model(model: "ModelConfig") -> None:
         )
     labels = getattr(model, "labels", None)
     if labels is not None:
-        if not labels or not all(isinstance(one, str) and one for one in labels):
+        if not labels or not all(isinstance(label, str) and label for label in labels):
             raise InputError(
                 f"model.labels={shown(labels)}: expected a name for each class: model.labels=[negative,positive]"
             )
@@ -124,16 +124,18 @@ def _check_executor(runtime: "Runtime") -> None:
     """The keys of the chosen file of conf/runtime/, with values like those that stand there."""
     name = runtime.executor.get("name")
     one_of("runtime.executor.name", name, conf_files.names("runtime"))
-    known = conf_files.read("runtime", str(name))["executor"]
+    defaults = conf_files.read("runtime", str(name))["executor"]
     for key, value in runtime.executor.items():
-        one_of(f"key of runtime.executor ({name})", key, known)
-        if known[key] is None and not (value is None or isinstance(value, str)):
+        one_of(f"key of runtime.executor ({name})", key, defaults)
+        if defaults[key] is None and not (value is None or isinstance(value, str)):
             raise InputError(f"runtime.executor.{key}={value!r}: expected text or null")
-        if known[key] is not None and not overrides.alike(value, known[key]):
-            raise InputError(f"runtime.executor.{key}={value!r}: expected one like {known[key]!r}")
-    if missing := [key for key in known if key not in runtime.executor]:
+        if defaults[key] is not None and not overrides.alike(value, defaults[key]):
+            raise InputError(
+                f"runtime.executor.{key}={value!r}: expected one like {defaults[key]!r}"
+            )
+    if missing := [key for key in defaults if key not in runtime.executor]:
         raise InputError(f"runtime.executor.{missing[0]} is missing. Choose it by runtime={name}.")
-    if "cluster" in known:
+    if "cluster" in defaults:
         one_of("runtime.executor.cluster", runtime.executor["cluster"], CLUSTERS)
     if name != "here" and runtime.threads is None:
         raise InputError(
@@ -186,9 +188,9 @@ def _check_metrics(cfg: "Config") -> None:
     views = _views()
     for name, entry in cfg.metric.items():
         where = f"metric.{name}"
-        asked = entry.get("metric", "")
-        known = METRICS.hyperparameters(asked) if asked in METRICS else ()
-        apart = [key for key in views if key in entry and key not in known]
+        function = entry.get("metric", "")
+        keywords = METRICS.hyperparameters(function) if function in METRICS else ()
+        apart = [key for key in views if key in entry and key not in keywords]
         metric, hyper = METRICS.entry("metric", entry, where, others=tuple(apart))
         idle = [key for key in apart if key in _IDLE.get(INFO[metric].reads, ())]
         if idle:
@@ -209,9 +211,9 @@ def _check_fractions(where: str, grid: Any) -> None:
         one_of(where, grid, [*FRACTIONS, FULL])
         return
     check_axis(where, as_list(grid))
-    for one in as_list(grid):
-        if isinstance(one, bool) or not isinstance(one, int | float):
-            raise InputError(f"{where}={one!r}: expected {ranges.range_of(where)}")
+    for fraction in as_list(grid):
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise InputError(f"{where}={fraction!r}: expected {ranges.range_of(where)}")
 
 
 def _check_choose(cfg: "Config") -> None:

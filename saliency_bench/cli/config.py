@@ -122,13 +122,13 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
 def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
     """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
     kind = OmegaConf.get_type(node)
-    known = [one.name for one in fields(kind)] if is_dataclass(kind) else None
+    names = [field.name for field in fields(kind)] if is_dataclass(kind) else None
     present = set(node.keys())  # `in` is false for a missing value, ???
-    for name in known or ():
+    for name in names or ():
         if name not in present:
             raise InputError(f"{key}{name} is missing. Remove ~{key}{name}.")
     for name in map(str, node):
-        if known is not None and name not in known:
+        if names is not None and name not in names:
             raise InputError(unknown_key(f"{key}{name}", Config))
         if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
             continue
@@ -140,9 +140,9 @@ def _refuse_another_model(model: ModelConfig) -> None:
     """`model.name` goes with the keys beside it, which the file that is chosen for `model` has."""
     one_of("model.name", model.name, MODELS)
     if type(model) is not MODELS[model.name]:
-        own = next(name for name, kind in MODELS.items() if kind is type(model))
+        chosen = next(name for name, kind in MODELS.items() if kind is type(model))
         raise InputError(
-            f"model.name={model.name}: what is chosen for model is {own}, which has other keys. Choose the other by "
+            f"model.name={model.name}: what is chosen for model is {chosen}, which has other keys. Choose the other by "
             f"model={model.name}."
         )
 

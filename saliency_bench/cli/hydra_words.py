@@ -92,13 +92,13 @@ def _parser() -> OverridesParser:
 
 
 def _refuse(word: str, typed: str, sweeps: bool) -> None:
-    found = _parsed(word)
+    parsed = _parsed(word)
     key, equals, value = typed.partition("=")
     if equals and not _KEY.fullmatch(key):
         raise InputError(f"{typed}: expected KEY=VALUE, and {key!r} is no key")
-    if isinstance(found, HydraException):
-        raise InputError(_complaint(typed, key, equals, value, found))
-    if found.is_sweep_override() and not sweeps:
+    if isinstance(parsed, HydraException):
+        raise InputError(_complaint(typed, key, equals, value, parsed))
+    if parsed.is_sweep_override() and not sweeps:
         raise InputError(
             f"{typed}: expected one value. A list is {key}=[{value}]; with -m each value is a study of its own."
         )
@@ -112,9 +112,9 @@ def _complaint(typed: str, key: str, equals: str, value: str, error: HydraExcept
         )
     if (wrong := _unbalanced(value)) is not None:
         return f"{typed}: {wrong}. Write a list as method=[vanilla,smoothgrad]."
-    said = " ".join(str(error).split("\n")[0].split())
+    reason = " ".join(str(error).split("\n")[0].split())
     return (
-        f"{typed}: the value could not be read ({said}). Quote what is text: \"{key}='...'\", and in a list each: "
+        f"{typed}: the value could not be read ({reason}). Quote what is text: \"{key}='...'\", and in a list each: "
         f"\"{key}=['...','...']\""
     )
 

@@ -57,21 +57,23 @@ def page(
     return _rendered("explanation.html.j2", maps=shown, legends=legends)
 
 
-def fragment(one: "AttributionMap", *, top: int | None = None, special_tokens: bool = False) -> str:
+def fragment(
+    map_: "AttributionMap", *, top: int | None = None, special_tokens: bool = False
+) -> str:
     """A map with its heading as a piece of a page, as a notebook shows it; see `AttributionMap.to_html`."""
-    return _rendered("fragment.html.j2", map=_shown(one, heading(one), top, special_tokens))
+    return _rendered("fragment.html.j2", map=_shown(map_, heading(map_), top, special_tokens))
 
 
 def _shown(
-    one: "AttributionMap", title: str, top: int | None, special_tokens: bool
+    map_: "AttributionMap", title: str, top: int | None, special_tokens: bool
 ) -> dict[str, str]:
     """What templates show of a map."""
-    tokens = map_of_attribution(one, special_tokens=special_tokens)
+    tokens = map_of_attribution(map_, special_tokens=special_tokens)
     return {
         "title": title,
         "text": Markup(spans_to_html(only_top(tokens, top))),
-        "facts": facts(one, tokens),
-        "legend": legend(one, tokens.signed, top),
+        "facts": facts(map_, tokens),
+        "legend": legend(map_, tokens.signed, top),
         "bar": bar(tokens.signed),
     }
 
@@ -88,13 +90,13 @@ def _rendered(template: str, **values: Any) -> str:
     return environment.get_template(template).render(panel=panel(), **values)
 
 
-def to_rich(one: "AttributionMap") -> "Text":
+def to_rich(map_: "AttributionMap") -> "Text":
     """A map with its heading, as a terminal shows it."""
     from rich.text import Text
 
-    tokens = map_of_attribution(one)
+    tokens = map_of_attribution(map_)
     return Text.assemble(
-        (heading(one), "bold"), "\n", spans_to_rich(tokens), "\n", (facts(one, tokens), "dim")
+        (heading(map_), "bold"), "\n", spans_to_rich(tokens), "\n", (facts(map_, tokens), "dim")
     )
 
 
@@ -104,10 +106,10 @@ def records(maps: "Sequence[AttributionMap]", shape: str = ARTICLE) -> dict[str,
     Raises:
         InputError: there is no such shape.
     """
-    return {f"instance_{number}": record(one, shape) for number, one in enumerate(maps, 1)}
+    return {f"instance_{number}": record(map_, shape) for number, map_ in enumerate(maps, 1)}
 
 
-def record(one: "AttributionMap", shape: str = ARTICLE) -> dict[str, Any]:
+def record(map_: "AttributionMap", shape: str = ARTICLE) -> dict[str, Any]:
     """A map in the shape that AllenNLP Interpret or the article's repository writes, and below that what it is of.
 
     Scores are magnitudes that sum to 1 over all tokens, special ones included, as there: the sign is lost. What is no
@@ -119,38 +121,38 @@ def record(one: "AttributionMap", shape: str = ARTICLE) -> dict[str, Any]:
         InputError: there is no such shape.
     """
     one_of("shape", shape, SHAPES)
-    own: dict[str, Any] = {"grad_input_1": _shares(one)}
+    values: dict[str, Any] = {"grad_input_1": _shares(map_)}
     if shape == ARTICLE:
-        own |= {
-            "tokens_input_1": list(one.tokens),
-            "label_input_1": one.target,
-            "prob_input_1": one.probability if np.isfinite(one.probability) else None,
+        values |= {
+            "tokens_input_1": list(map_.tokens),
+            "label_input_1": map_.target,
+            "prob_input_1": map_.probability if np.isfinite(map_.probability) else None,
         }
-    return own | _origin(one)
+    return values | _origin(map_)
 
 
-def _shares(one: "AttributionMap") -> list[float | None]:
+def _shares(map_: "AttributionMap") -> list[float | None]:
     """Magnitudes over their sum; None for what is no number."""
-    size, known = np.abs(one.scores), np.isfinite(one.scores)
-    total = float(size[known].sum())
+    size, finite = np.abs(map_.scores), np.isfinite(map_.scores)
+    total = float(size[finite].sum())
     shares = (size / total if total else size).tolist()
-    return [share if real else None for share, real in zip(shares, known.tolist(), strict=True)]
+    return [share if real else None for share, real in zip(shares, finite.tolist(), strict=True)]
 
 
-def _origin(one: "AttributionMap") -> dict[str, Any]:
+def _origin(map_: "AttributionMap") -> dict[str, Any]:
     """What a record is of."""
-    asked = place(one.encoded)
-    n_lost = int((~np.isfinite(one.scores)).sum())
-    reason = f"{n_lost} of {len(one.scores)} scores are no numbers: null" if n_lost else None
+    asked_at = place(map_.encoded)
+    n_lost = int((~np.isfinite(map_.scores)).sum())
+    reason = f"{n_lost} of {len(map_.scores)} scores are no numbers: null" if n_lost else None
     return {
-        "text": [text for text in (one.encoded.text, one.encoded.text_pair) if text is not None],
-        "class": one.label,
-        "example_id": one.example_id,
-        "place": None if asked is None else {"token": asked.token, "written": asked.written},
-        "method": one.setting.get("method"),
-        "backend": one.setting.get("backend"),
-        "seed": one.setting.get("seed"),
-        "setting": dict(one.setting),
+        "text": [text for text in (map_.encoded.text, map_.encoded.text_pair) if text is not None],
+        "class": map_.label,
+        "example_id": map_.example_id,
+        "place": None if asked_at is None else asked_at._asdict(),
+        "method": map_.setting.get("method"),
+        "backend": map_.setting.get("backend"),
+        "seed": map_.setting.get("seed"),
+        "setting": dict(map_.setting),
         "versions": {"saliency_bench": __version__} | versions(_LIBRARIES),
         "reason": reason,
     }

@@ -176,13 +176,13 @@ def _spans(pieces: Sequence[_Piece], text: str) -> Iterator[Span]:
     """The whole text of a segment; tokens whose place in it is unknown as the tokenizer writes them, apart."""
     cursor = 0
     for number, piece in enumerate(pieces):
-        known = piece.start >= 0 and bool(text)
-        between = text[cursor : piece.start] if known else " " if number else ""
+        has_place = piece.start >= 0 and bool(text)
+        between = text[cursor : piece.start] if has_place else " " if number else ""
         if between:
             yield Span(between)
-        written = text[piece.start : piece.end] if known else piece.text
+        written = text[piece.start : piece.end] if has_place else piece.text
         yield Span(written, float(piece.score), asked=piece.asked)
-        cursor = piece.end if known else cursor
+        cursor = piece.end if has_place else cursor
     if cursor and text[cursor:]:
         yield Span(text[cursor:])
 
@@ -200,18 +200,18 @@ def map_of_row(
     )
 
 
-def map_of_attribution(one: "AttributionMap", **options: Any) -> TokenMap:
+def map_of_attribution(map_: "AttributionMap", **options: Any) -> TokenMap:
     """The map in an `AttributionMap`."""
-    encoded = one.encoded
+    encoded = map_.encoded
     return token_map(
         texts=(encoded.text, encoded.text_pair),
         tokens=encoded.tokens,
         starts=[start for start, _ in encoded.offsets],
         ends=[end for _, end in encoded.offsets],
         segments=encoded.segments,
-        scores=one.scores.tolist(),
-        signed=has_sign(one.setting, one.scores.tolist()),
-        asked=one.encoded.position if one.encoded.boundary is None else one.target,
+        scores=map_.scores.tolist(),
+        signed=has_sign(map_.setting, map_.scores.tolist()),
+        asked=map_.encoded.position if map_.encoded.boundary is None else map_.target,
         **options,
     )
 
@@ -227,8 +227,8 @@ def only_top(tokens: TokenMap, k: object) -> TokenMap:
     if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
         raise InputError(f"top={k!r}: expected a whole number of at least 1")
     sizes = [math.nan if span.score is None else abs(span.score) for span in tokens.spans]
-    found = [place for place, size in enumerate(sizes) if math.isfinite(size)]
-    rest = set(sorted(found, key=lambda place: -sizes[place])[int(k) :])
+    finite = [place for place, size in enumerate(sizes) if math.isfinite(size)]
+    rest = set(sorted(finite, key=lambda place: -sizes[place])[int(k) :])
     spans = tuple(
         replace(span, colored=False) if place in rest else span
         for place, span in enumerate(tokens.spans)

@@ -124,13 +124,13 @@ class AttributionMap:
     def segments(self, reduction: str = "sum") -> list[Segment]:
         """The text and its pair apart, each with its words: a map for each of them."""
         self.words(reduction)  # refuses an unknown one
-        texts = [one for one in (self.encoded.text, self.encoded.text_pair) if one is not None]
-        found = []
+        texts = [text for text in (self.encoded.text, self.encoded.text_pair) if text is not None]
+        segments = []
         for segment, text in enumerate(texts):
-            own = [p for p in self._pieces() if self.encoded.segments[p[0]] == segment]
-            score = float(sum(self.scores[pieces].sum() for pieces in own))
-            found.append(Segment(text, score, tuple(self._words(own, reduction))))
-        return found
+            words = [p for p in self._pieces() if self.encoded.segments[p[0]] == segment]
+            score = float(sum(self.scores[pieces].sum() for pieces in words))
+            segments.append(Segment(text, score, tuple(self._words(words, reduction))))
+        return segments
 
     def _pieces(self) -> list[list[int]]:
         """The places of each word's tokens."""
@@ -144,12 +144,12 @@ class AttributionMap:
         reduce = WORD_REDUCTIONS[reduction]
         return [
             Word(
-                self._written(own),
-                reduce(self.scores[own]),
-                *self._span(own),
-                self.encoded.segments[own[0]],
+                self._written(pieces),
+                reduce(self.scores[pieces]),
+                *self._span(pieces),
+                self.encoded.segments[pieces[0]],
             )
-            for own in words
+            for pieces in words
         ]
 
     def _written(self, positions: Sequence[int]) -> str:
@@ -172,13 +172,13 @@ class AttributionMap:
         source = self._source(positions[0])
         if start < 0 or not source:
             return start, end
-        own = self.encoded.segments[positions[0]]
+        of_text = self.encoded.segments[positions[0]]
         starts = [
             offset
             for (offset, _), segment in zip(
                 self.encoded.offsets, self.encoded.segments, strict=True
             )
-            if segment == own and offset >= end
+            if segment == of_text and offset >= end
         ]
         limit = min(starts, default=len(source))
         while end < limit and category(source[end]) in MARKS:

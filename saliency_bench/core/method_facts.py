@@ -51,15 +51,15 @@ def facts_of(setting: Setting) -> Facts:
     """What the setting says of its method; the names that it has and its reduction, where it says nothing."""
     method = str(setting.get("method") or setting.get("name") or "")
     backend, reduction = str(setting.get("backend", "")), setting.get("reduction")
-    known = Facts(
+    derived = Facts(
         label=method,
         entry=str(setting.get("name") or method),
         backend="" if backend == "none" else backend,
         reference=backend not in ("", *OURS),
         signed=False if reduction in UNSIGNED_REDUCTIONS else True if reduction == "dot" else None,
     )
-    said = setting.get(FACTS) or {}
-    return replace(known, **{key: said[key] for key in _NAMES if key in said})
+    stored = setting.get(FACTS) or {}
+    return replace(derived, **{key: stored[key] for key in _NAMES if key in stored})
 
 
 def is_reference(setting: Setting) -> bool:
@@ -69,5 +69,5 @@ def is_reference(setting: Setting) -> bool:
 
 def signed(setting: Setting, scores: Iterable[float]) -> bool:
     """Whether the scores of a map have a sign: as its method says, else whether any is negative."""
-    said = facts_of(setting).signed
-    return any(score < 0 for score in scores) if said is None else said
+    stored = facts_of(setting).signed
+    return any(score < 0 for score in scores) if stored is None else stored

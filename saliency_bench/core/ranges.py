@@ -116,8 +116,8 @@ def check(value: Any, key: str = "") -> None:
         for inner in value:
             check(inner, key)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        own = range_of(key)
-        if own is None and not math.isfinite(value):
+        allowed = range_of(key)
+        if allowed is None and not math.isfinite(value):
             raise InputError(f"{key}={shown(value)}: expected a finite number")
-        if own is not None and value not in own:
-            raise InputError(f"{key}={shown(value)}: expected {own}")
+        if allowed is not None and value not in allowed:
+            raise InputError(f"{key}={shown(value)}: expected {allowed}")

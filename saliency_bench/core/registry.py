@@ -71,7 +71,11 @@ class Registry(Generic[T]):
             )
         name = entry[key]
         one_of(f"{where}.{key}", name, self.names())
-        hyper = {one: value for one, value in entry.items() if one not in (key, *others)}
+        hyper = {
+            parameter: value
+            for parameter, value in entry.items()
+            if parameter not in (key, *others)
+        }
         self.check(name, hyper, where)
         return name, hyper
 

@@ -114,10 +114,14 @@ def _numbers(values: Mapping[str, Any], where: str) -> tuple[float, ...]:
     scores = values.get("scores")
     if not isinstance(scores, list) or not scores:
         raise InputError(f"{where}: scores: expected a list of numbers")
-    for place, one in enumerate(scores):
-        if isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one):
+    for place, score in enumerate(scores):
+        if (
+            isinstance(score, bool)
+            or not isinstance(score, int | float)
+            or not math.isfinite(score)
+        ):
             raise InputError(
-                f"{where}: scores[{place}] is {json.dumps(one)}: expected a finite number"
+                f"{where}: scores[{place}] is {json.dumps(score)}: expected a finite number"
             )
     return tuple(map(float, scores))
 

@@ -103,9 +103,9 @@ class _Part:
     def _same(
         self, name: str, planned: Iterable[_Key], may_lack: Iterable[_Key] = frozenset()
     ) -> None:
-        found, wanted = Counter(self.found[name]), Counter(planned)
-        lacking = (wanted - found) - Counter(may_lack)
-        for problem, left in (("lacks", lacking), ("has unplanned", found - wanted)):
+        rows, wanted = Counter(self.found[name]), Counter(planned)
+        lacking = (wanted - rows) - Counter(may_lack)
+        for problem, left in (("lacks", lacking), ("has unplanned", rows - wanted)):
             if left:
                 first = min(" ".join(map(str, row)) for row in left)
                 raise StorageError(

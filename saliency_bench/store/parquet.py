@@ -119,10 +119,10 @@ def _opened(name: str, source: Path | BytesIO, where: object) -> Iterator[pq.Par
     """A Parquet file whose columns are those of the table, or of an earlier version of it."""
     try:
         with pq.ParquetFile(source) as file:
-            found, expected = file.schema_arrow.names, set(TABLES[name])
-            lacking = expected - set(found) - set(ADDED.get(name, ()))
-            if lacking or sorted(found) != sorted(expected & set(found)):
-                raise pa.ArrowInvalid(f"columns {found}, expected {[*TABLES[name]]}")
+            columns, expected = file.schema_arrow.names, set(TABLES[name])
+            lacking = expected - set(columns) - set(ADDED.get(name, ()))
+            if lacking or sorted(columns) != sorted(expected & set(columns)):
+                raise pa.ArrowInvalid(f"columns {columns}, expected {[*TABLES[name]]}")
             yield file
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{where} is not the table {name!r}: {error}") from error

@@ -87,11 +87,11 @@ class PartStore:
             rows = part / "rows.parquet"
             n = pq.ParquetFile(rows).metadata.num_rows if rows.is_file() else 0
             path = part / "warnings.parquet"
-            found = from_parquet("warnings", path.read_bytes(), path) if path.is_file() else None
+            warnings = from_parquet("warnings", path.read_bytes(), path) if path.is_file() else None
         except (OSError, pa.ArrowException):  # `finished` says what is wrong
             return 0, []
         keys = ["example_id", "source", "message"]
-        return n, [] if found is None else found.select(keys).to_pylist()
+        return n, [] if warnings is None else warnings.select(keys).to_pylist()
 
     def has(self, block: str) -> bool:
         """Whether the block was committed; whether it is whole, `finished` says."""
@@ -122,10 +122,10 @@ class PartStore:
             verify_sealed(self._folder)
             return set(record["blocks"])
         with storing(self._parts):
-            found = self._committed()
+            committed = self._committed()
             if plan is not None:
-                self._refuse_unplanned(set(found) - set(plan))
-            return {block for block in found if self._is_whole(block)}
+                self._refuse_unplanned(set(committed) - set(plan))
+            return {block for block in committed if self._is_whole(block)}
 
     def n_set_aside(self) -> int:
         """How many damaged parts lie there; they are the user's to remove."""
@@ -306,10 +306,10 @@ def _verify_file(folder: Path, digests: Mapping[str, str], name: str) -> None:
     path = folder / f"{name}.parquet"
     try:
         with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise _DamagedError(f"{path.name} is missing") from error
-    if found != digests[path.name]:
+    if digest != digests[path.name]:
         raise _DamagedError(
             f"{path.name} was truncated or altered: its SHA-256 is not the one recorded"
         )
