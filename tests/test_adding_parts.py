@@ -12,7 +12,7 @@ import pytest
 
 import saliency_bench
 from saliency_bench.core import conf as conf_files
-from saliency_bench.store.run import read_table
+from saliency_bench.store.run import read_run
 
 PACKAGE = Path(saliency_bench.__file__).parent
 
@@ -176,7 +176,7 @@ def test_one_part_of_each_kind_is_accepted_by_python_and_by_a_study(tmp_path, fo
     assert python["row"]["value"] == pytest.approx(python["drop"], abs=1e-12)
     assert python["row"]["removal"] == "third_mean"
     assert python["code"] == 0
-    rows = read_table(run, "rows")
+    rows = read_run(run).tables["rows"]
     assert set(rows.example_id) == {f"short {i}" for i in range(4)}
     assert len(rows) == 2 * 4  # of two methods
     assert set(rows.metric) == {"first_drop"} and set(rows.removal) == {"third_mean"}

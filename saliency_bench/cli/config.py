@@ -1,7 +1,6 @@
 """The configuration: its schema, its composition by Hydra, its checks, and the settings it asks for.
 
-Only this module, `hydra_words` and `cli` know Hydra. Nothing is instantiated from a configuration: names are looked up in the
-registries, and everything else is data.
+Nothing is instantiated from a configuration: names are looked up in the registries, and everything else is data.
 """
 
 import warnings
@@ -17,12 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saliency_bench.cli.hydra_words import as_hydra_reads
 from saliency_bench.cli.messages import readable, unknown_key
-from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError, one_of
-from saliency_bench.core.rows import as_list
-from saliency_bench.study.checks import settings, validate
+from saliency_bench.study.checks import settings as settings
+from saliency_bench.study.checks import validate as validate
+from saliency_bench.study.config import Config as Config
 from saliency_bench.study.config import (
-    Config,
     DefaultModel,
     HubModel,
     MaskedModel,
@@ -30,17 +27,6 @@ from saliency_bench.study.config import (
     RandomLabelsModel,
     ShortcutModel,
 )
-
-__all__ = [
-    "Config",
-    "from_hydra",
-    "load",
-    "readable",
-    "register",
-    "settings",
-    "validate",
-]
-
 
 #: The schema of each `model.name`.
 MODELS: Mapping[str, type[ModelConfig]] = {
@@ -133,13 +119,13 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
 def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
     """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
     kind = OmegaConf.get_type(node)
-    known = [one.name for one in fields(kind)] if is_dataclass(kind) else None
-    present = set(node.keys())  # `in` says no of a value that is still to be given, ???
-    for name in known or ():
+    names = [field.name for field in fields(kind)] if is_dataclass(kind) else None
+    present = set(node.keys())  # `in` is false for a missing value, ???
+    for name in names or ():
         if name not in present:
             raise InputError(f"{key}{name} is missing. Remove ~{key}{name}.")
     for name in map(str, node):
-        if known is not None and name not in known:
+        if names is not None and name not in names:
             raise InputError(unknown_key(f"{key}{name}", Config))
         if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
             continue
@@ -151,9 +137,9 @@ def _refuse_another_model(model: ModelConfig) -> None:
     """`model.name` goes with the keys beside it, which the file that is chosen for `model` has."""
     one_of("model.name", model.name, MODELS)
     if type(model) is not MODELS[model.name]:
-        own = next(name for name, kind in MODELS.items() if kind is type(model))
+        chosen = next(name for name, kind in MODELS.items() if kind is type(model))
         raise InputError(
-            f"model.name={model.name}: what is chosen for model is {own}, which has other keys. Choose the other by "
+            f"model.name={model.name}: what is chosen for model is {chosen}, which has other keys. Choose the other by "
             f"model={model.name}."
         )
 

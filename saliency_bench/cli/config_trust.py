@@ -24,40 +24,40 @@ MOST_ALIASES = 16
 _PACKAGE = re.compile(r"^\s*#\s*@package\b.*", re.MULTILINE)
 
 
-def refuse_code(given: Namespace, trusts: bool) -> None:
+def refuse_code(options: Namespace, trusts: bool) -> None:
     """Refuses what would make Hydra run somebody else's code.
 
     Args:
-        given: Hydra's options as its own parser reads them, abbreviated ones too.
+        options: Hydra's options as its own parser reads them, abbreviated ones too.
         trusts: the user has said that the owner of the folder is trusted.
 
     Raises:
         InputError: a folder could have been written by another user, or could run code, and is not said to be trusted;
             or pickles are to be loaded.
     """
-    if given.experimental_rerun:
+    if options.experimental_rerun:
         raise InputError(
             "--experimental-rerun loads pickles, which may run code. Give the overrides instead."
         )
-    own = given.config_dir
-    if own is not None and not (own and Path(own).is_dir()):
-        raise InputError(f"--config-dir {own!r}: there is no such folder.")
+    folder = options.config_dir
+    if folder is not None and not (folder and Path(folder).is_dir()):
+        raise InputError(f"--config-dir {folder!r}: there is no such folder.")
     if trusts:
         return
     for option in ("config_dir", "config_path"):
-        if folder := getattr(given, option):
+        if folder := getattr(options, option):
             _refuse_foreign(f"--{option.replace('_', '-')}", Path(folder))
-    for word in given.overrides:
+    for word in options.overrides:
         if re.match(r"[+~]*hydra\.searchpath\b", word):
             raise _refusal(word, "it names folders of configuration that are not looked into")
 
 
 def _refuse_foreign(option: str, folder: Path) -> None:
     for path in _everything_in(folder):
-        found = path.stat()
-        if hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), 0):
+        status = path.stat()
+        if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
             raise _refusal(f"{option} {folder}", f"{path} belongs to another user")
-        if os.name != "nt" and found.st_mode & 0o002:
+        if os.name != "nt" and status.st_mode & 0o002:
             raise _refusal(f"{option} {folder}", f"every user can write {path}")
         if reason := _reaches_beyond(path, folder):
             raise _refusal(f"{option} {folder}", f"{path} {reason}")
@@ -93,7 +93,9 @@ def _reaches_beyond(path: Path, folder: Path) -> str | None:
         root = yaml.compose(
             text, yaml.SafeLoader
         )  # follows no alias, and gives up on depth at once
-        aliases = sum(isinstance(one, yaml.AliasToken) for one in yaml.scan(text, yaml.SafeLoader))
+        aliases = sum(
+            isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)
+        )
         if aliases > MOST_ALIASES:
             return f"has {aliases} aliases, which could stand for billions of values, expected up to {MOST_ALIASES}"
         _refuse_misshapen(path, text, root)
@@ -120,8 +122,8 @@ def _includes_itself(path: Path) -> bool:
     """Whether the defaults of a file lead back to it through files of its own folder."""
     waiting, seen = [path], set[Path]()
     while waiting:
-        one = waiting.pop()
-        for name in _defaults(one):
+        current = waiting.pop()
+        for name in _defaults(current):
             other = path.parent / f"{name}{path.suffix}"
             if other == path:
                 return True
@@ -139,12 +141,12 @@ def _defaults(path: Path) -> list[str]:
         return []  # its own turn comes
     if not isinstance(root, yaml.MappingNode):
         return []
-    found = []
+    listed = []
     for key, value in root.value:
         if key.value == "defaults" and isinstance(value, yaml.SequenceNode):
-            found += [one.value for one in value.value if isinstance(one, yaml.ScalarNode)]
+            listed += [item.value for item in value.value if isinstance(item, yaml.ScalarNode)]
     group = f"/{path.parent.name}/"
-    names = [name.removeprefix(group).split("@")[0] for name in found]
+    names = [name.removeprefix(group).split("@")[0] for name in listed]
     return [name for name in names if not name.startswith("/")]  # of another group
 
 

@@ -29,9 +29,9 @@ def show(forecast: "Forecast", console: Console | None = None) -> None:
     table.add_section()
     table.add_row("total", *_amounts(total, total))
     console.print(table)
-    for one in forecast.shared:
-        if one.n_settings > 1:
-            text = f"{one.name}: union of {one.n_settings} settings: {one.union} points per text; the largest alone: {one.largest}"
+    for shared in forecast.shared:
+        if shared.n_settings > 1:
+            text = f"{shared.name}: union of {shared.n_settings} settings: {shared.union} points per text; the largest alone: {shared.largest}"
             console.print(Text(text), soft_wrap=True)
     console.print(Text(sentence(forecast), style="bold"), soft_wrap=True)
     text = f"Measured on {forecast.sampled} of the texts; without loading the model and the report."

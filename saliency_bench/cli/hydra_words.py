@@ -41,8 +41,8 @@ def as_hydra_reads(words: Sequence[str], sweeps: bool = False) -> list[str]:
         InputError: a word is no override, or has several values where they are none.
     """
     made = [_OPTIONAL.sub("++", _quoted(word, sweeps), count=1) for word in words]
-    for word, given in zip(made, words, strict=True):
-        _refuse(word, given, sweeps)
+    for word, typed in zip(made, words, strict=True):
+        _refuse(word, typed, sweeps)
     return made
 
 
@@ -91,30 +91,30 @@ def _parser() -> OverridesParser:
     return OverridesParser.create()
 
 
-def _refuse(word: str, given: str, sweeps: bool) -> None:
-    found = _parsed(word)
-    key, equals, value = given.partition("=")
+def _refuse(word: str, typed: str, sweeps: bool) -> None:
+    parsed = _parsed(word)
+    key, equals, value = typed.partition("=")
     if equals and not _KEY.fullmatch(key):
-        raise InputError(f"{given}: expected KEY=VALUE, and {key!r} is no key")
-    if isinstance(found, HydraException):
-        raise InputError(_complaint(given, key, equals, value, found))
-    if found.is_sweep_override() and not sweeps:
+        raise InputError(f"{typed}: expected KEY=VALUE, and {key!r} is no key")
+    if isinstance(parsed, HydraException):
+        raise InputError(_complaint(typed, key, equals, value, parsed))
+    if parsed.is_sweep_override() and not sweeps:
         raise InputError(
-            f"{given}: expected one value. A list is {key}=[{value}]; with -m each value is a study of its own."
+            f"{typed}: expected one value. A list is {key}=[{value}]; with -m each value is a study of its own."
         )
 
 
-def _complaint(given: str, key: str, equals: str, value: str, error: HydraException) -> str:
+def _complaint(typed: str, key: str, equals: str, value: str, error: HydraException) -> str:
     if not equals:
         return (
-            f"{given!r}: expected KEY=VALUE. Where a value has spaces, quote the whole word: "
+            f"{typed!r}: expected KEY=VALUE. Where a value has spaces, quote the whole word: "
             "'data.path=my reviews.csv'"
         )
     if (wrong := _unbalanced(value)) is not None:
-        return f"{given}: {wrong}. Write a list as method=[vanilla,smoothgrad]."
-    said = " ".join(str(error).split("\n")[0].split())
+        return f"{typed}: {wrong}. Write a list as method=[vanilla,smoothgrad]."
+    reason = " ".join(str(error).split("\n")[0].split())
     return (
-        f"{given}: the value could not be read ({said}). Quote what is text: \"{key}='...'\", and in a list each: "
+        f"{typed}: the value could not be read ({reason}). Quote what is text: \"{key}='...'\", and in a list each: "
         f"\"{key}=['...','...']\""
     )
 

@@ -18,7 +18,7 @@ from saliency_bench.core.errors import (
     InputError,
     SaliencyBenchError,
     is_out_of_memory,
-    unknown,
+    one_of,
 )
 
 HELP = (Path(__file__).parent / "help.txt").read_text("utf-8")
@@ -95,8 +95,7 @@ def _dispatch(words: list[str]) -> int:
         raise InputError(
             f"{verb} {' '.join(rest[:2])}: expected no space around =, as n_examples=3"
         )
-    if verb not in VERBS:
-        raise unknown("command", verb, list(VERBS))
+    one_of("command", verb, VERBS)
     return _verb(verb)(rest) or 0
 
 

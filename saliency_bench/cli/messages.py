@@ -36,7 +36,7 @@ def readable(error: BaseException, schema: type) -> str:
     causes = [error]
     while isinstance(cause := causes[-1].__cause__, HydraException | OmegaConfBaseException):
         causes.append(cause)
-    lines = [_said(line.strip()) for one in causes for line in str(one).splitlines()]
+    lines = [_said(line.strip()) for cause in causes for line in str(cause).splitlines()]
     text = " ".join(dict.fromkeys(line for line in lines if not NOISE.fullmatch(line)))
     text = re.sub(r" expecting \{.*\}", "", text)
     if choice := re.search(r"Could not (?:load|find) '(\w+)/([^']+)'", text):
@@ -57,10 +57,10 @@ def _said(line: str) -> str:
 def _key(lines: list[str]) -> str | None:
     """The full name of the key that the lines are about."""
     text = "\n".join(lines)  # a key within an overridden one is named by its cause
-    found = re.search(r"^\s*full_key: (\S+)", text, re.MULTILINE) or re.search(
+    match = re.search(r"^\s*full_key: (\S+)", text, re.MULTILINE) or re.search(
         r"Could not override '([^']+)'", text
     )
-    return found and found[1]
+    return match and match[1]
 
 
 def unknown_key(key: str, schema: type) -> str:
@@ -68,7 +68,7 @@ def unknown_key(key: str, schema: type) -> str:
     *section, name = key.split(".")
     known = sorted(_siblings(section, schema))
     if section and name in known and (others := _files_with(section, name)):
-        chosen = " or ".join(f"{section[0]}={one}" for one in others)
+        chosen = " or ".join(f"{section[0]}={file}" for file in others)
         return f"unknown key {key!r}: what is chosen for {section[0]} has none; {chosen} has."
     if near := difflib.get_close_matches(name, known, n=1):
         return f"unknown key {key!r}; did you mean {'.'.join([*section, near[0]])!r}?"
@@ -78,12 +78,12 @@ def unknown_key(key: str, schema: type) -> str:
 def _siblings(section: list[str], schema: type) -> set[str]:
     """The keys that can stand in a section: of the schema, or of any file of the group."""
     if not section:
-        return {one.name for one in fields(schema)}
+        return {field.name for field in fields(schema)}
     hint = get_type_hints(schema).get(section[0])
     kind = next(filter(is_dataclass, [hint, *get_args(hint)]), None)  # or null
     contents = [conf_files.read(section[0], name) for name in conf_files.names(section[0])]
-    own = {one.name for one in fields(kind)} if kind and not section[1:] else set()
-    return own | {key for content in contents for key in _inside(content, section[1:])} - {
+    of_schema = {field.name for field in fields(kind)} if kind and not section[1:] else set()
+    return of_schema | {key for content in contents for key in _inside(content, section[1:])} - {
         "defaults"
     }
 
@@ -91,9 +91,9 @@ def _siblings(section: list[str], schema: type) -> set[str]:
 def _files_with(section: list[str], name: str) -> list[str]:
     """The files of a group that have this key themselves."""
     return [
-        one
-        for one in conf_files.names(section[0])
-        if name in _inside(conf_files.read(section[0], one), section[1:])
+        file
+        for file in conf_files.names(section[0])
+        if name in _inside(conf_files.read(section[0], file), section[1:])
     ]
 
 

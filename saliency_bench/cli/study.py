@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from saliency_bench.cli import config, config_trust, hydra_words
+from saliency_bench.cli import config, config_trust, hydra_words, messages
 from saliency_bench.cli.main import fail
 from saliency_bench.cli.progress import importing
 from saliency_bench.core import conf as conf_files
@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
         if ends:
             raise
         # Until a study is entered, all that Hydra does is to read what the user wrote.
-        raise InputError(config.readable(error, config.Config)) from error
+        raise InputError(messages.readable(error, config.Config)) from error
     return max([fail(error) for error in ends if error is not None], default=0)
 
 

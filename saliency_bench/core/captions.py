@@ -5,11 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
-from saliency_bench.core.labels import (
-    hyperparameters,
-    value_label,
-    varying,
-)
+from saliency_bench.core.labels import hyperparameters, value_label, varying
 from saliency_bench.core.method_facts import facts_of
 
 if TYPE_CHECKING:
@@ -62,20 +58,22 @@ def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: s
 
 def headings(maps: "Sequence[AttributionMap]") -> list[str]:
     """A heading for each map of a display, which names what the maps of one method differ in."""
-    settings = [_named(one) for one in maps]
+    settings = [_named(map_) for map_ in maps]
     return [
-        _heading(one, [key for key in varying(settings, own["name"]) if _tells(key, own)])
-        for one, own in zip(maps, settings, strict=True)
+        _heading(map_, [key for key in varying(settings, setting["name"]) if _tells(key, setting)])
+        for map_, setting in zip(maps, settings, strict=True)
     ]
 
 
-def heading(one: "AttributionMap") -> str:
+def heading(map_: "AttributionMap") -> str:
     """What a map that stands alone shows: method, backend, place, explained class."""
-    return _heading(one, [])
+    return _heading(map_, [])
 
 
-def _named(one: "AttributionMap") -> Mapping[str, Any]:
-    return dict(one.setting) | {"name": str(one.setting.get("name") or one.setting.get("method"))}
+def _named(map_: "AttributionMap") -> Mapping[str, Any]:
+    return dict(map_.setting) | {
+        "name": str(map_.setting.get("name") or map_.setting.get("method"))
+    }
 
 
 def _tells(key: str, setting: Mapping[str, Any]) -> bool:
@@ -83,40 +81,44 @@ def _tells(key: str, setting: Mapping[str, Any]) -> bool:
     return not (key == "target" and isinstance(setting.get(key), int))
 
 
-def _heading(one: "AttributionMap", differing: Sequence[str]) -> str:
-    setting = _named(one)
+def _heading(map_: "AttributionMap", differing: Sequence[str]) -> str:
+    setting = _named(map_)
     details = [f"{key}={value_label(setting.get(key))}" for key in differing]
     details += [label] if (label := facts_of(setting).backend) else []
     method = facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
-    found = place(one.encoded)
+    asked_at = place(map_.encoded)
     # The class of a boundary names both: "start at London".
     where = (
-        f" at {found.written} (token {found.token})" if found and found.token is not None else ""
+        f" at {asked_at.written} (token {asked_at.token})"
+        if asked_at and asked_at.token is not None
+        else ""
     )
-    return visible(f"{method}{where}: {one.label} ({one.probability:.3f})")
+    return visible(f"{method}{where}: {map_.label} ({map_.probability:.3f})")
 
 
-def facts(one: "AttributionMap", tokens: TokenMap) -> str:
+def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
     """Every hyperparameter, as a configuration says it, and what came of them."""
-    said = [", ".join(f"{key}={value_label(value)}" for key, value in _said(one.setting).items())]
+    parts = [", ".join(f"{key}={value_label(value)}" for key, value in _said(map_.setting).items())]
     if tokens.scale or not missing(tokens):
-        said.append(f"largest score {number(tokens, tokens.scale)}")
-    said += [why] if (why := missing(tokens)) else []
-    said.append(f"{one.n_gradients} gradient{'' if one.n_gradients == 1 else 's'}")
-    if one.completeness_gap is not None:
-        said.append(f"completeness gap {one.completeness_gap:.2g}")
-    if one.converged is False:
-        said.append(f"not converged{f' ({one.reason})' if one.reason else ''}")
-    return visible(" · ".join(part for part in said if part))
+        parts.append(f"largest score {number(tokens, tokens.scale)}")
+    parts += [why] if (why := missing(tokens)) else []
+    parts.append(f"{map_.n_gradients} gradient{'' if map_.n_gradients == 1 else 's'}")
+    if map_.completeness_gap is not None:
+        parts.append(f"completeness gap {map_.completeness_gap:.2g}")
+    if map_.converged is False:
+        parts.append(f"not converged{f' ({map_.reason})' if map_.reason else ''}")
+    return visible(" · ".join(part for part in parts if part))
 
 
 def _said(setting: Mapping[str, Any]) -> dict[str, Any]:
     """What a setting says: no names of it, and nothing that is null or does not count."""
-    own = hyperparameters(setting)
-    kept = {key: setting[key] for key in ("output", "target", "reduction") if key in setting} | own
+    hyper = hyperparameters(setting)
+    kept = {
+        key: setting[key] for key in ("output", "target", "reduction") if key in setting
+    } | hyper
     if not facts_of(setting).explains_output:
         kept.pop("output", None)
-    if "seed" in setting and any(key in own for key in _DRAWN):
+    if "seed" in setting and any(key in hyper for key in _DRAWN):
         kept["seed"] = setting["seed"]
     order = [*(key for key in _FIRST if key in kept), *(key for key in kept if key not in _FIRST)]
     return {key: kept[key] for key in order if kept[key] not in (None, "none")}
@@ -130,19 +132,19 @@ def missing(tokens: TokenMap) -> str:
 
 
 def legend(
-    one: "AttributionMap", signed: bool, top: int | None = None, zero: str = "no colour"
+    map_: "AttributionMap", signed: bool, top: int | None = None, zero: str = "no colour"
 ) -> str:
     """What the colours of a map mean, of which only the `top` largest scores are coloured; `zero` is that of 0."""
     rest = "" if top is None else f" Only the largest {top} of a map are coloured."
     if not signed:
-        said = (
+        meaning = (
             "Purple: the larger the score, the stronger. Magnitudes have no sign: they do not say whether a word "
             "speaks for the class or against it."
         )
-    elif one.setting.get("output") == "cross_entropy":
-        said = (
+    elif map_.setting.get("output") == "cross_entropy":
+        meaning = (
             f"Red: raises the loss of the class, so speaks against it; blue: lowers it; {zero}: 0."
         )
     else:
-        said = f"Red: for the class; blue: against it; {zero}: 0."
-    return said + rest
+        meaning = f"Red: for the class; blue: against it; {zero}: 0."
+    return meaning + rest

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, one_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SUFFIX = ".yaml"
@@ -32,8 +32,7 @@ def read(group: str, name: str) -> dict[str, Any]:
     Raises:
         InputError: the group has no such choice.
     """
-    if name not in names(group):
-        raise unknown(group, name, names(group))
+    one_of(group, name, names(group))
     return _load(folder() / group / f"{name}{SUFFIX}")
 
 

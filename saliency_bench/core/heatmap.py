@@ -51,7 +51,7 @@ DARK = Palette(
     missing=(88, 94, 101),
     text=(228, 232, 236),
 )
-_PER_TOKEN = ("tokens", "starts", "ends", "segments", "words", "scores")
+_PER_TOKEN = ("tokens", "starts", "ends", "segments", "scores")
 #: They would reorder or hide the text around them.
 _INVISIBLE = {
     *"\u061c\u200b\u200e\u200f\ufeff",
@@ -113,10 +113,8 @@ def token_map(
     starts: Sequence[int],
     ends: Sequence[int],
     segments: Sequence[int],
-    words: Sequence[int],
     scores: Sequence[float],
     signed: bool,
-    unit: str = "token",
     special_tokens: bool = False,
     asked: int | None = None,
 ) -> TokenMap:
@@ -128,25 +126,23 @@ def token_map(
         starts: first character of each token in its text; -1 for special tokens, or where unknown.
         ends: one after its last character.
         segments: 0: text, 1: pair, -1: special token.
-        words: the word each token is a piece of.
         scores: one per token.
         signed: whether negative scores are possible.
-        unit: token, or word: pieces of a word are one span with the sum of their scores.
         special_tokens: whether special tokens are shown.
         asked: the token that the map is about, if it is about one.
     """
     about = [place == asked for place in range(len(tokens))]
     pieces = [
         _Piece(*values)
-        for values in zip(tokens, starts, ends, segments, words, scores, about, strict=True)
+        for values in zip(tokens, starts, ends, segments, scores, about, strict=True)
         if special_tokens or values[3] >= 0
     ]
     spans: list[Span] = []
-    for segment, own in groupby(_merged(pieces, unit), key=lambda piece: piece.segment):
+    for segment, of_segment in groupby(_merged(pieces), key=lambda piece: piece.segment):
         text = texts[segment] if segment >= 0 else None
-        # A text and its pair are two: each begins a line.
+        # A text and its pair begin a line each.
         spans += [BREAK if segment == 1 else Span(" ")] if spans else []
-        spans += _spans(list(own), text or "")
+        spans += _spans(list(of_segment), text or "")
     return TokenMap(tuple(spans), signed)
 
 
@@ -155,18 +151,16 @@ class _Piece(NamedTuple):
     start: int
     end: int
     segment: int
-    word: int
     score: float
     asked: bool
 
 
-def _merged(pieces: Iterable[_Piece], unit: str) -> list[_Piece]:
-    """Pieces of a word as one, if asked for, and tokens that share a character of the text."""
+def _merged(pieces: Iterable[_Piece]) -> list[_Piece]:
+    """Tokens that share a character of the text as one, with the sum of their scores."""
     merged: list[_Piece] = []
     for piece in pieces:
         before = merged[-1] if merged and merged[-1].segment == piece.segment >= 0 else None
-        one_word = before and unit == "word" and piece.word == before.word >= 0
-        if before and (one_word or 0 <= piece.start < before.end):
+        if before and 0 <= piece.start < before.end:
             merged[-1] = before._replace(
                 text=before.text + piece.text,
                 end=max(before.end, piece.end),
@@ -182,13 +176,13 @@ def _spans(pieces: Sequence[_Piece], text: str) -> Iterator[Span]:
     """The whole text of a segment; tokens whose place in it is unknown as the tokenizer writes them, apart."""
     cursor = 0
     for number, piece in enumerate(pieces):
-        known = piece.start >= 0 and bool(text)
-        between = text[cursor : piece.start] if known else " " if number else ""
+        has_place = piece.start >= 0 and bool(text)
+        between = text[cursor : piece.start] if has_place else " " if number else ""
         if between:
             yield Span(between)
-        written = text[piece.start : piece.end] if known else piece.text
+        written = text[piece.start : piece.end] if has_place else piece.text
         yield Span(written, float(piece.score), asked=piece.asked)
-        cursor = piece.end if known else cursor
+        cursor = piece.end if has_place else cursor
     if cursor and text[cursor:]:
         yield Span(text[cursor:])
 
@@ -206,19 +200,18 @@ def map_of_row(
     )
 
 
-def map_of_attribution(one: "AttributionMap", **options: Any) -> TokenMap:
+def map_of_attribution(map_: "AttributionMap", **options: Any) -> TokenMap:
     """The map in an `AttributionMap`."""
-    encoded = one.encoded
+    encoded = map_.encoded
     return token_map(
         texts=(encoded.text, encoded.text_pair),
         tokens=encoded.tokens,
         starts=[start for start, _ in encoded.offsets],
         ends=[end for _, end in encoded.offsets],
         segments=encoded.segments,
-        words=encoded.words,
-        scores=one.scores.tolist(),
-        signed=has_sign(one.setting, one.scores.tolist()),
-        asked=one.encoded.position if one.encoded.boundary is None else one.target,
+        scores=map_.scores.tolist(),
+        signed=has_sign(map_.setting, map_.scores.tolist()),
+        asked=map_.encoded.position if map_.encoded.boundary is None else map_.target,
         **options,
     )
 
@@ -234,8 +227,8 @@ def only_top(tokens: TokenMap, k: object) -> TokenMap:
     if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
         raise InputError(f"top={k!r}: expected a whole number of at least 1")
     sizes = [math.nan if span.score is None else abs(span.score) for span in tokens.spans]
-    found = [place for place, size in enumerate(sizes) if math.isfinite(size)]
-    rest = set(sorted(found, key=lambda place: -sizes[place])[int(k) :])
+    finite = [place for place, size in enumerate(sizes) if math.isfinite(size)]
+    rest = set(sorted(finite, key=lambda place: -sizes[place])[int(k) :])
     spans = tuple(
         replace(span, colored=False) if place in rest else span
         for place, span in enumerate(tokens.spans)
@@ -338,16 +331,13 @@ def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
 
     text = Text(overflow="fold")
     for span in tokens.spans:
-        style = "underline" if span.asked else ""
-        if span.score is None or not span.colored:
-            text.append(span.text if span is BREAK else visible(span.text), style=style)
-        elif colored:
+        written = span.text if span is BREAK else visible(span.text)
+        styles = ["underline"] if span.asked else []
+        if span.score is not None and span.colored:
             color = tokens.color(span.score)
-            if color == LIGHT.zero:  # nothing to show, and the terminal may be dark
-                text.append(visible(span.text), style=style)
-                continue
-            style += f" {_hex(ink(color))} on {_hex(color)}"
-            text.append(visible(span.text), style=style.strip())
-        else:
-            text.append(f"{visible(span.text)}({number(tokens, span.score)})")
+            if not colored:
+                written += f"({number(tokens, span.score)})"
+            elif color != LIGHT.zero:  # of 0 there is nothing to show, and the terminal may be dark
+                styles.append(f"{_hex(ink(color))} on {_hex(color)}")
+        text.append(written, style=" ".join(styles))
     return text

@@ -65,7 +65,6 @@ SAME_EVIDENCE = (
 )
 #: Of these, what has a unit of its own on every example, so that over texts it need not order methods as theirs do.
 OWN_UNIT = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
-_UNITS = {"1": "", "": ""}
 
 Setting = Mapping[str, Any]
 
@@ -78,7 +77,7 @@ def metric_label(metric: str) -> str:
 
 def unit_label(unit: str) -> str:
     """A unit as it is written in text; nothing for a pure number."""
-    return _UNITS.get(unit, unit)
+    return "" if unit == "1" else unit
 
 
 def arrow(higher_is_better: bool | None) -> str:
@@ -105,13 +104,15 @@ def same_evidence_words(metrics: Collection[str], *, of_means: bool = True) -> s
         metrics: those of a table.
         of_means: whether it has their means, in which a unit of each example's own counts.
     """
-    groups = [[one for one in group if one in metrics] for group in SAME_EVIDENCE]
-    groups = [own for own in groups if len(own) > 1]
+    groups = [[metric for metric in group if metric in metrics] for group in SAME_EVIDENCE]
+    groups = [listed for listed in groups if len(listed) > 1]
     text = ""
     if groups:
         text += f" The same evidence in other units: {'; '.join(map(_listed, groups))}."
-    if own := [one for group in groups for one in group if one in OWN_UNIT and of_means]:
-        text += f" On each text, that is: over texts {_listed(own)} may order methods otherwise."
+    if listed := [
+        metric for group in groups for metric in group if metric in OWN_UNIT and of_means
+    ]:
+        text += f" On each text, that is: over texts {_listed(listed)} may order methods otherwise."
     if {"srg", "insertion_auc", "deletion_auc"} <= set(metrics):
         difference = " − ".join(map(metric_label, ("insertion_auc", "deletion_auc")))
         text += f" {metric_label('srg')} is {difference}."
@@ -130,9 +131,9 @@ def hyperparameters(setting: Setting) -> dict[str, Any]:
 
 def varying(settings: Sequence[Setting], name: str) -> list[str]:
     """The axes and hyperparameters in which the settings of an entry differ, backend apart."""
-    own = [setting for setting in settings if setting["name"] == name]
-    keys = [*AXES, *dict.fromkeys(key for setting in own for key in hyperparameters(setting))]
-    return [key for key in keys if len({repr(setting.get(key)) for setting in own}) > 1]
+    of_entry = [setting for setting in settings if setting["name"] == name]
+    keys = [*AXES, *dict.fromkeys(key for setting in of_entry for key in hyperparameters(setting))]
+    return [key for key in keys if len({repr(setting.get(key)) for setting in of_entry}) > 1]
 
 
 def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
@@ -141,8 +142,8 @@ def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
     Ours is named beside a twin alone.
     """
     backends = {setting["backend"] for setting in settings} - {"none"}
-    by_both = {one["name"] for one in settings if one["backend"] not in OURS}
-    found = {}
+    by_both = {setting["name"] for setting in settings if setting["backend"] not in OURS}
+    labels = {}
     for setting in settings:
         details = [
             f"{key}={value_label(setting.get(key))}" for key in varying(settings, setting["name"])
@@ -150,8 +151,8 @@ def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
         if len(backends) > 1 and setting["name"] in by_both:
             details += filter(None, [facts_of(setting).backend])
         label = facts_of(setting).entry
-        found[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
-    return found
+        labels[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
+    return labels
 
 
 def value_label(value: Any) -> str:

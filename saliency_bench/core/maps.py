@@ -11,7 +11,7 @@ from unicodedata import category
 import numpy as np
 from jaxtyping import Float
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.text import MARKS, Encoded
 
 FORMAT = "saliency_bench.map/2"
@@ -58,7 +58,7 @@ class AttributionMap:
     `n_gradients` is what this map alone costs. `setting` holds every hyperparameter.
     Of approximate methods, None elsewhere: `standard_errors` of the scores and `split_half_tau`, the rank correlation
     of the scores from two halves of the random draws; `error` estimates the relative error, `converged` says whether
-    it came down to the tolerance that was asked for, and `reason` why not (see `types.Convergence`). It is an estimate:
+    it came down to the tolerance that was asked for, and `reason` why not (see `tensors.Convergence`). It is an estimate:
     of adaptive Integrated Gradients at 1 %, about one converged map in 250 was off by more on nets of ReLU units, none
     of 200 on the bundled classifier.
     """
@@ -118,20 +118,19 @@ class AttributionMap:
         Raises:
             InputError: there is no such reduction.
         """
-        if reduction not in WORD_REDUCTIONS:
-            raise unknown("reduction of words", reduction, list(WORD_REDUCTIONS))
+        one_of("reduction of words", reduction, WORD_REDUCTIONS)
         return self._words(self._pieces(), reduction)
 
     def segments(self, reduction: str = "sum") -> list[Segment]:
         """The text and its pair apart, each with its words: a map for each of them."""
         self.words(reduction)  # refuses an unknown one
-        texts = [one for one in (self.encoded.text, self.encoded.text_pair) if one is not None]
-        found = []
+        texts = [text for text in (self.encoded.text, self.encoded.text_pair) if text is not None]
+        segments = []
         for segment, text in enumerate(texts):
-            own = [p for p in self._pieces() if self.encoded.segments[p[0]] == segment]
-            score = float(sum(self.scores[pieces].sum() for pieces in own))
-            found.append(Segment(text, score, tuple(self._words(own, reduction))))
-        return found
+            words = [p for p in self._pieces() if self.encoded.segments[p[0]] == segment]
+            score = float(sum(self.scores[pieces].sum() for pieces in words))
+            segments.append(Segment(text, score, tuple(self._words(words, reduction))))
+        return segments
 
     def _pieces(self) -> list[list[int]]:
         """The places of each word's tokens."""
@@ -145,12 +144,12 @@ class AttributionMap:
         reduce = WORD_REDUCTIONS[reduction]
         return [
             Word(
-                self._written(own),
-                reduce(self.scores[own]),
-                *self._span(own),
-                self.encoded.segments[own[0]],
+                self._written(pieces),
+                reduce(self.scores[pieces]),
+                *self._span(pieces),
+                self.encoded.segments[pieces[0]],
             )
-            for own in words
+            for pieces in words
         ]
 
     def _written(self, positions: Sequence[int]) -> str:
@@ -173,13 +172,13 @@ class AttributionMap:
         source = self._source(positions[0])
         if start < 0 or not source:
             return start, end
-        own = self.encoded.segments[positions[0]]
+        of_text = self.encoded.segments[positions[0]]
         starts = [
             offset
             for (offset, _), segment in zip(
                 self.encoded.offsets, self.encoded.segments, strict=True
             )
-            if segment == own and offset >= end
+            if segment == of_text and offset >= end
         ]
         limit = min(starts, default=len(source))
         while end < limit and category(source[end]) in MARKS:
@@ -230,7 +229,7 @@ class AttributionMap:
         name: str = "scores",
         draws: Float[np.ndarray, "N T"] | None = None,
     ) -> "AttributionMap":
-        """Anybody's scores for the input of another map, to be judged like our own.
+        """Anybody's scores for the input of another map, to be evaluated like our own.
 
         Args:
             scores: one per token of `like`, special tokens included.
@@ -252,20 +251,9 @@ class AttributionMap:
             where = int(np.argmin(np.isfinite(values)))
             raise InputError(f"scores[{where}] is {values[where]}, expected a finite number")
         setting = {"name": name, "method": "file", "backend": "none", "setting_id": name}
-        return replace(
-            like,
-            setting=setting,
-            scores=values,
-            draws=draws,
-            completeness_gap=None,
-            output_difference=None,
-            n_gradients=0,
-            standard_errors=None,
-            split_half_tau=None,
-            error=None,
-            converged=None,
-            reason=None,
-        )
+        kept = ("encoded", "target", "label", "probability", "input_index", "against")
+        of_input = {key: getattr(like, key) for key in kept}
+        return cls(setting=setting, scores=values, draws=draws, **of_input)
 
     def __repr__(self) -> str:
         """One line: method, class, probability and the first tokens with their scores."""
@@ -295,7 +283,7 @@ class AttributionMap:
         return str(fragment(self, top=top, special_tokens=special_tokens))
 
     def to_record(self, shape: str = "article") -> dict[str, Any]:
-        """The map as plain data in the shape of an older tool, with what it is of: `report.explanation.record`.
+        """The map as plain data in the shape of an older tool, with what it is of: `core.display.record`.
 
         Args:
             shape: "article", or "allennlp", which holds the scores and no tokens, class or probability.

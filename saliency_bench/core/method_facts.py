@@ -1,7 +1,7 @@
 """What the method of a setting is, as `settings.json` says beside the setting. It is no part of the setting's id.
 
 It is said where the method is registered (`attribution.methods`) and travels with the setting, so that what reads
-results imports no method. A run of an earlier version says nothing: then the setting itself tells what it can.
+results imports no method. Runs of earlier versions do not have it: then it is derived from the setting as far as possible.
 """
 
 import re
@@ -16,7 +16,7 @@ UNSIGNED_REDUCTIONS = ("l1", "l2")
 OURS = ("native", "none")
 COLOR = re.compile("#[0-9A-Fa-f]{6}")
 
-#: What a method is among the contestants: a method to be judged; chance; what others are held against; a bound on all.
+#: What a method is among the contestants: a method to be evaluated; chance; what others are compared with; a bound on all.
 Role = Literal["method", "chance", "baseline", "bound"]
 
 Setting = Mapping[str, Any]
@@ -28,7 +28,7 @@ class Facts:
 
     `label` is the method as it is written in text, `entry` the same of the configuration's entry, and `backend` says
     whose code computes it ("" where no gradient is taken). `reference` says that it is what our code is compared with,
-    `signed` whether its scores can be negative (None: nobody knows, the scores tell), `color` is "#RRGGBB" or None,
+    `signed` whether its scores can be negative (None: it depends on the scores), `color` is "#RRGGBB" or None,
     `plain` that other methods are variants of it, `explains_output` that it explains the setting's output: not
     so where the class has no say, or the method has a loss of its own.
     """
@@ -51,15 +51,15 @@ def facts_of(setting: Setting) -> Facts:
     """What the setting says of its method; the names that it has and its reduction, where it says nothing."""
     method = str(setting.get("method") or setting.get("name") or "")
     backend, reduction = str(setting.get("backend", "")), setting.get("reduction")
-    known = Facts(
+    derived = Facts(
         label=method,
         entry=str(setting.get("name") or method),
         backend="" if backend == "none" else backend,
         reference=backend not in ("", *OURS),
         signed=False if reduction in UNSIGNED_REDUCTIONS else True if reduction == "dot" else None,
     )
-    said = setting.get(FACTS) or {}
-    return replace(known, **{key: said[key] for key in _NAMES if key in said})
+    stored = setting.get(FACTS) or {}
+    return replace(derived, **{key: stored[key] for key in _NAMES if key in stored})
 
 
 def is_reference(setting: Setting) -> bool:
@@ -69,5 +69,5 @@ def is_reference(setting: Setting) -> bool:
 
 def signed(setting: Setting, scores: Iterable[float]) -> bool:
     """Whether the scores of a map have a sign: as its method says, else whether any is negative."""
-    said = facts_of(setting).signed
-    return any(score < 0 for score in scores) if said is None else said
+    stored = facts_of(setting).signed
+    return any(score < 0 for score in scores) if stored is None else stored

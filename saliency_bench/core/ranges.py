@@ -1,7 +1,7 @@
 """What every number of a configuration may be, in one place: of studies, of verbs, of methods, metrics and data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,100 +51,47 @@ def _whole(least: int, most: int | float = math.inf) -> Range:
     return Range(least, most, whole=True)
 
 
-_COUNT, _COUNT_OR_NONE = _whole(1), _whole(0)
-_POINTS, _SEED = _whole(1, MOST_POINTS), _whole(0, MOST_SEED)
-_POSITIVE, _NOT_NEGATIVE = Range(0, open_below=True), Range(0)
-_FRACTION, _PROBABILITY = Range(0, 1, open_below=True), Range(0, 1)
-_BETWEEN = Range(0, 1, open_below=True, open_above=True)
-
-#: By key, or by the end of a key after a dot. The longest that fits decides, so that a section may differ from others.
-RANGES: Mapping[str, Range] = {
-    # a study: conf/config.yaml and what is chosen there
-    "seed": _SEED,
-    "n_examples": _COUNT,
-    "convergence.n_examples": _COUNT_OR_NONE,
-    "report.n_examples": _COUNT_OR_NONE,
-    "largest_gap": _NOT_NEGATIVE,
-    "smallest_tau": Range(-1, 1),
-    "convergence.reference_steps": _whole(2, MOST_POINTS),
-    "reference_samples": _whole(2, MOST_POINTS),
-    "agreement.k": _FRACTION,
-    "agreement.p": _BETWEEN,
-    "confidence": _BETWEEN,
-    "n_resamples": _whole(100, MOST_RESAMPLES),
-    "n_repeats": _COUNT,
-    "n_warmup": _COUNT_OR_NONE,
-    "training_seed": _SEED,
-    # runtime
-    "threads": _whole(1, MOST_THREADS),
-    "token_budget": _COUNT,
-    "workers": _COUNT,
-    "gpus_per_worker": _COUNT_OR_NONE,
-    "timeout_minutes": _COUNT,
-    "memory_gb": _COUNT,
-    # data
-    "data.share": _PROBABILITY,
-    "data.incomplete": _PROBABILITY,
-    "lexicon": Range(0, 4, open_below=True),
-    # methods
-    "n_steps": _POINTS,
-    "max_steps": _POINTS,
-    "n_samples": _POINTS,
-    "max_samples": _POINTS,
-    "n_rankings": _POINTS,
-    "beam_size": _POINTS,
-    "window": _COUNT,
-    "tolerance": _BETWEEN,
-    "relative_error": _POSITIVE,
-    "noise_std": _NOT_NEGATIVE,
-    "noise_range": _NOT_NEGATIVE,
-    "noise_absolute": _NOT_NEGATIVE,
-    "stdev": _NOT_NEGATIVE,
-    "kernel_width": _POSITIVE,
-    "penalty": _NOT_NEGATIVE,
-    # metrics
-    "grid": _FRACTION,
-    "fraction": _FRACTION,
-    "share": _FRACTION,
-    "shares": _FRACTION,
-    "probability": _BETWEEN,
-    "retained": _BETWEEN,
-    "floor": _NOT_NEGATIVE,
-    "n_sets": _POINTS,
-    "n_draws": _POINTS,
-    "n_draws_deeper": _COUNT_OR_NONE,
-    "exact_up_to": _whole(0, MOST_EXACT),
-    # sanity
-    "noise_seeds": _SEED,
-    "training_seeds": _SEED,
-    "radius": _POSITIVE,
-    "fractions": _FRACTION,
-    # trust
-    "tie": _NOT_NEGATIVE,
-    # throughput
-    "max_warmups": _COUNT,
-    "stable_within": _POSITIVE,
-    "product_seconds": _POSITIVE,
-    "tolerance.float64": _POSITIVE,
-    "tolerance.float32": _POSITIVE,
-    "tolerance.tf32": _POSITIVE,
-    "tolerance.bfloat16": _POSITIVE,
-    "tolerance.float16": _POSITIVE,
-    "batch_size": _COUNT,
-    "batch_sizes": _COUNT,
-    "internal_batch_size": _COUNT,
-    "tokens_at_once": _COUNT,
-    "token_budgets": _COUNT,
-    "length": _COUNT,
-    "lengths": _COUNT,
-    "extra_steps": _COUNT_OR_NONE,
-    "calibrated_steps": _POINTS,
-    "captum_steps": _POINTS,
-    "reference_steps": _POINTS,
-    "refused_above": _POSITIVE,
-    # validate
-    "n_tokens": _COUNT,
-}
+#: Ranges with the keys, or ends of keys after a dot, of the numbers that are in them.
+_KEYS: Sequence[tuple[Range, Sequence[str]]] = (
+    # counts, of which there is at least one
+    (_whole(1), (
+        "n_examples", "n_repeats", "n_tokens", "token_budget", "token_budgets", "tokens_at_once", "batch_size",
+        "batch_sizes", "internal_batch_size", "length", "lengths", "window", "max_warmups", "workers", "timeout_minutes",
+        "memory_gb",
+    )),
+    # counts that may be 0
+    (_whole(0), (
+        "convergence.n_examples", "report.n_examples", "n_warmup", "gpus_per_worker", "n_draws_deeper", "extra_steps",
+    )),
+    # gradients or draws for each text
+    (_whole(1, MOST_POINTS), (
+        "n_steps", "max_steps", "n_samples", "max_samples", "n_rankings", "beam_size", "n_sets", "n_draws",
+        "calibrated_steps", "captum_steps", "reference_steps",
+    )),
+    (_whole(2, MOST_POINTS), ("convergence.reference_steps", "reference_samples")),
+    (_whole(0, MOST_SEED), ("seed", "noise_seeds", "training_seed", "training_seeds")),
+    (_whole(1, MOST_THREADS), ("threads",)),
+    (_whole(100, MOST_RESAMPLES), ("n_resamples",)),
+    (_whole(0, MOST_EXACT), ("exact_up_to",)),
+    # sizes
+    (Range(0), (
+        "largest_gap", "noise_std", "noise_range", "noise_absolute", "stdev", "penalty", "floor", "tie",
+    )),
+    (Range(0, open_below=True), (
+        "relative_error", "kernel_width", "radius", "stable_within", "product_seconds", "refused_above",
+        "tolerance.float64", "tolerance.float32", "tolerance.tf32", "tolerance.bfloat16", "tolerance.float16",
+    )),
+    (Range(-1, 1), ("smallest_tau",)),
+    (Range(0, 4, open_below=True), ("lexicon",)),
+    # fractions and probabilities
+    (Range(0, 1), ("data.share", "data.incomplete")),
+    (Range(0, 1, open_below=True), ("agreement.k", "grid", "fraction", "fractions", "share", "shares")),
+    (Range(0, 1, open_below=True, open_above=True), (
+        "agreement.p", "confidence", "tolerance", "probability", "retained",
+    )),
+)  # fmt: skip
+#: By key, or by the end of a key. The longest that fits decides, so that a section may differ from others.
+RANGES: Mapping[str, Range] = {key: numbers for numbers, keys in _KEYS for key in keys}
 
 
 def range_of(key: str) -> Range | None:
@@ -169,8 +116,8 @@ def check(value: Any, key: str = "") -> None:
         for inner in value:
             check(inner, key)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        own = range_of(key)
-        if own is None and not math.isfinite(value):
+        allowed = range_of(key)
+        if allowed is None and not math.isfinite(value):
             raise InputError(f"{key}={shown(value)}: expected a finite number")
-        if own is not None and value not in own:
-            raise InputError(f"{key}={shown(value)}: expected {own}")
+        if allowed is not None and value not in allowed:
+            raise InputError(f"{key}={shown(value)}: expected {allowed}")

@@ -47,8 +47,7 @@ class Registry(Generic[T]):
         return name in self.names()
 
     def __getitem__(self, name: str) -> T:
-        if name not in self.names():
-            raise unknown(self.kind, name, self.names())
+        one_of(self.kind, name, self.names())
         return self._known[name]
 
     def hyperparameters(self, name: str) -> list[str]:
@@ -72,7 +71,11 @@ class Registry(Generic[T]):
             )
         name = entry[key]
         one_of(f"{where}.{key}", name, self.names())
-        hyper = {one: value for one, value in entry.items() if one not in (key, *others)}
+        hyper = {
+            parameter: value
+            for parameter, value in entry.items()
+            if parameter not in (key, *others)
+        }
         self.check(name, hyper, where)
         return name, hyper
 

@@ -31,17 +31,17 @@ def orders_between(
 
 
 def _exact(drops: Drops, n_units: int) -> tuple[float, float]:
-    sets = [own for size in range(n_units + 1) for own in combinations(range(n_units), size)]
+    sets = [units for size in range(n_units + 1) for units in combinations(range(n_units), size)]
     removed = np.zeros((len(sets), n_units), dtype=bool)
-    for row, own in enumerate(sets):
-        removed[row, list(own)] = True
+    for row, units in enumerate(sets):
+        removed[row, list(units)] = True
     value = dict(zip(sets, drops(removed).tolist(), strict=True))
     lowest: dict[tuple[int, ...], float] = {(): 0.0}
     highest: dict[tuple[int, ...], float] = {(): 0.0}
-    for own in sets[1:]:
-        before = [own[:place] + own[place + 1 :] for place in range(len(own))]
-        lowest[own] = value[own] + min(lowest[one] for one in before)
-        highest[own] = value[own] + max(highest[one] for one in before)
+    for units in sets[1:]:
+        before = [units[:place] + units[place + 1 :] for place in range(len(units))]
+        lowest[units] = value[units] + min(lowest[smaller] for smaller in before)
+        highest[units] = value[units] + max(highest[smaller] for smaller in before)
     return lowest[sets[-1]] / n_units, highest[sets[-1]] / n_units
 
 
@@ -57,16 +57,16 @@ def beam_search(drops: Drops, n_units: int, beam_size: int) -> tuple[float, Int[
         row, unit = np.nonzero(~removed)
         larger = removed[row]
         larger[np.arange(len(unit)), unit] = True
-        found = sums[row] + drops(larger)
+        totals = sums[row] + drops(larger)
         kept: list[int] = []
         seen: set[bytes] = set()
-        for place in np.argsort(-found, kind="stable").tolist():
+        for place in np.argsort(-totals, kind="stable").tolist():
             # Two orders that removed the same units go on alike: the better one is enough.
             if (key := larger[place].tobytes()) not in seen:
                 seen.add(key)
                 kept.append(place)
             if len(kept) == beam_size:
                 break
-        removed, sums = larger[kept], found[kept]
+        removed, sums = larger[kept], totals[kept]
         orders = np.column_stack([orders[row[kept]], unit[kept]])
     return float(sums[0]) / n_units, orders[0]

@@ -24,13 +24,13 @@ NAMES: dict[Any, str] = {
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """The types of a function's keyword-only parameters by name, those of dataclasses by field."""
-    found: dict[str, Any] = {}
-    for one in _keyword_only(function):
-        if is_dataclass(one.annotation):
-            found |= {field.name: field.type for field in fields(one.annotation)}
+    annotations: dict[str, Any] = {}
+    for parameter in _keyword_only(function):
+        if is_dataclass(parameter.annotation):
+            annotations |= {field.name: field.type for field in fields(parameter.annotation)}
         else:
-            found[one.name] = one.annotation
-    return found
+            annotations[parameter.name] = parameter.annotation
+    return annotations
 
 
 def call(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
@@ -45,18 +45,18 @@ def grouped(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
         InputError: a dataclass refuses what it is given.
     """
     made: dict[str, Any] = {}
-    for one in _keyword_only(function):
-        if is_dataclass(one.annotation):
-            own = {field.name: given[field.name] for field in fields(one.annotation)}
-            made[one.name] = one.annotation(**own)  # type: ignore[operator]
+    for parameter in _keyword_only(function):
+        if is_dataclass(parameter.annotation):
+            values = {field.name: given[field.name] for field in fields(parameter.annotation)}
+            made[parameter.name] = parameter.annotation(**values)  # type: ignore[operator]
         else:
-            made[one.name] = given[one.name]
+            made[parameter.name] = given[parameter.name]
     return made
 
 
 def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    known = inspect.signature(function).parameters.values()
-    return [one for one in known if one.kind is one.KEYWORD_ONLY]
+    every = inspect.signature(function).parameters.values()
+    return [parameter for parameter in every if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) -> Any:

@@ -102,14 +102,14 @@ class Batch:
         They are in at least float32, whatever the model computes in: a probability near 1, and its gradient, have no
         digits left in half precision.
         """
-        own = torch.arange(len(outputs), device=outputs.device)
-        rows = own if rows is None else rows
+        every = torch.arange(len(outputs), device=outputs.device)
+        rows = every if rows is None else rows
         if self.positions is not None:
-            return at_least_float32(outputs[own, self.positions[rows]])
+            return at_least_float32(outputs[every, self.positions[rows]])
         if self.boundaries is None:
             return at_least_float32(outputs)
         assert self.answerable is not None
-        ends = at_least_float32(outputs[own, :, self.boundaries[rows]])
+        ends = at_least_float32(outputs[every, :, self.boundaries[rows]])
         return ends.masked_fill(~self.answerable[rows], -torch.inf)
 
     @property
@@ -125,8 +125,8 @@ class Batch:
     @property
     def padded(self) -> bool:
         """Whether any row has padding."""
-        own = any(item.pads is not None for item in self.encoded)
-        return own or min(self.lengths) < self.input_ids.shape[1]
+        own_padding = any(item.pads is not None for item in self.encoded)
+        return own_padding or min(self.lengths) < self.input_ids.shape[1]
 
     def __len__(self) -> int:
         return len(self.encoded)

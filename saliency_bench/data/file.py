@@ -6,17 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, one_of, unknown
 from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
-from saliency_bench.data.readers import QUOTED, QUOTES, read_csv, read_jsonl, read_parquet, read_tsv
+from saliency_bench.data.readers import (
+    FIELDS,
+    LETTERS,
+    QUOTED,
+    QUOTES,
+    read_delimited,
+    read_jsonl,
+    read_parquet,
+)
 from saliency_bench.data.records import Columns, Record, to_examples
 
 Reader = Callable[..., Iterator[Record]]
 
 FORMATS: Mapping[str, Reader] = {
-    "csv": read_csv,
-    "tsv": read_tsv,
+    "csv": partial(read_delimited, delimiter=",", quotes=FIELDS),
+    "tsv": partial(read_delimited, delimiter="\t", quotes=LETTERS),
     "jsonl": read_jsonl,
     "parquet": read_parquet,
 }
@@ -63,8 +71,8 @@ def load(
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
-        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
-        format: csv, tsv, jsonl or parquet; told by the suffix if None.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
+        format: csv, tsv, jsonl or parquet; found from the suffix if None.
         quotes: what quotes in CSV and TSV are: "fields" (they stand around fields, RFC 4180; of CSV if None) or
             "letters" (like others, each line a row, as in GLUE's files; of TSV if None).
 
@@ -73,31 +81,34 @@ def load(
     """
     columns = Columns(text, text_pair, label, id, relevant)
     data = _read(Path(path).expanduser())
-    found = _format(path, data, format)
-    read = FORMATS[found]
+    name = _format(path, data, format)
+    read = FORMATS[name]
     if quotes is not None:
-        _check_quotes(quotes, found)
+        _check_quotes(quotes, name)
         read = partial(read, quotes=quotes)
     examples = to_examples(read(data, path, columns), columns, path, relevant_format)
-    if found == "tsv" and quotes is None:
+    if name == "tsv" and quotes is None:
         _tell_of_doubled_quotes(examples)
     return examples
 
 
 def _tell_of_doubled_quotes(examples: list[Example]) -> None:
     """Warns of texts that look as CSV writes a text with quotes in it."""
-    texts = ((one.source, text) for one in examples for text in (one.text, one.text_pair or ""))
-    if found := [where for where, text in texts if QUOTED.fullmatch(text) and '""' in text[1:-1]]:
+    texts = (
+        (example.source, text)
+        for example in examples
+        for text in (example.text, example.text_pair or "")
+    )
+    if places := [where for where, text in texts if QUOTED.fullmatch(text) and '""' in text[1:-1]]:
         warnings.warn(
-            f"{found[0]}: a text in quotes, with doubled quotes in it as in CSV ({len(found)} in all); quotes in TSV are "
+            f"{places[0]}: a text in quotes, with doubled quotes in it as in CSV ({len(places)} in all); quotes in TSV are "
             "taken as letters: set data.quotes=fields if they are not, else data.quotes=letters",
             stacklevel=3,
         )
 
 
 def _check_quotes(quotes: str, format: str) -> None:
-    if quotes not in QUOTES:
-        raise unknown("data.quotes", quotes, list(QUOTES))
+    one_of("data.quotes", quotes, QUOTES)
     if format not in DELIMITED:
         raise InputError(f"data.quotes={quotes}: of {', '.join(DELIMITED)} alone, not of {format}")
 
@@ -126,10 +137,10 @@ def _format(path: str, data: bytes, named: str | None) -> str:
             raise InputError(f"{path}: the file is compressed ({compression}). Unpack it first.")
     if named is not None and named not in FORMATS:
         raise unknown("data.format", named, list(FORMATS))
-    found = named or SUFFIXES.get(Path(path).suffix.lower())
-    if found is None:
-        known = ", ".join(FORMATS)
-        raise InputError(f"{path}: the suffix tells no known format. Set data.format to {known}.")
-    if data.startswith(PARQUET_MARK) and found != "parquet":
-        raise InputError(f"{path}: expected {found}, got a Parquet file. Set data.format=parquet.")
-    return found
+    format = named or SUFFIXES.get(Path(path).suffix.lower())
+    if format is None:
+        names = ", ".join(FORMATS)
+        raise InputError(f"{path}: the suffix is of no known format. Set data.format to {names}.")
+    if data.startswith(PARQUET_MARK) and format != "parquet":
+        raise InputError(f"{path}: expected {format}, got a Parquet file. Set data.format=parquet.")
+    return format

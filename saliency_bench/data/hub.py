@@ -46,7 +46,7 @@ def load(
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
-        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); told by the values if None.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
 
     Raises:
         InputError: `datasets` is not installed, or the dataset or a row of it cannot be used.
@@ -69,12 +69,12 @@ def _load_saved(folder: Path, split: str) -> Any:
     """A split from a folder of `save_to_disk`."""
     datasets = _import_datasets()
     try:
-        found = datasets.load_from_disk(str(folder))
+        saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # of many unrelated types: missing or damaged Arrow or JSON files
         raise InputError(
             f"{folder}: the saved dataset cannot be read ({_reason(error)}). Save it again."
         ) from None
-    splits = found if isinstance(found, dict) else {str(found.split or split): found}
+    splits = saved if isinstance(saved, dict) else {str(saved.split or split): saved}
     if split not in splits:
         raise InputError(f"{folder}: {unknown('data.split', split, list(splits))}")
     return splits[split]
@@ -122,8 +122,8 @@ def _check_hub(path: str, config: Any) -> None:
 
 def _refuse_other_builders(path: str, builder: str) -> None:
     if builder not in BUILDERS:
-        known = ", ".join(BUILDERS)
-        raise InputError(f"{path}: data of the kind {builder!r}; only {known} files are read")
+        names = ", ".join(BUILDERS)
+        raise InputError(f"{path}: data of the kind {builder!r}; only {names} files are read")
 
 
 def _unavailable(path: str, local: bool, reason: str) -> InputError:

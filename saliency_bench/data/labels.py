@@ -50,9 +50,9 @@ def resolve_label(label: Any, labels: Sequence[str], source: str) -> int:
     value = as_label(label, source)
     index = value if isinstance(value, int) else _index_of_text(value, labels, source)
     if index is None or not 0 <= index < len(labels):
-        known = _listed(value, labels)
+        classes = _listed(value, labels)
         raise InputError(
-            f"{source}: label {value!r} is none of the model's classes: {known}{_how_to_name(labels)}"
+            f"{source}: label {value!r} is none of the model's classes: {classes}{_how_to_name(labels)}"
         )
     return index
 

@@ -20,9 +20,9 @@ def ratings() -> dict[str, float]:
 
 def rated(text: str, positive: bool, least: float) -> tuple[Span, ...]:
     """Where the words stand that were rated at least `least`, or with `positive` false at most `-least`."""
-    known, sign = ratings(), 1 if positive else -1
+    words, sign = ratings(), 1 if positive else -1
     return tuple(
         (0, match.start(), match.end())
         for match in WORD.finditer(text)
-        if sign * known.get(match.group().lower(), 0.0) >= least
+        if sign * words.get(match.group().lower(), 0.0) >= least
     )

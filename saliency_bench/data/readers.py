@@ -19,16 +19,6 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LETTERS, FIELDS = QUOTES = ("letters", "fields")
 
 
-def read_csv(data: bytes, path: str, columns: Columns, quotes: str = FIELDS) -> Iterator[Record]:
-    """Comma-separated values (RFC 4180) under a header; a row is named by its first line."""
-    return _read_delimited(data, path, columns, ",", quotes)
-
-
-def read_tsv(data: bytes, path: str, columns: Columns, quotes: str = LETTERS) -> Iterator[Record]:
-    """Tab-separated values under a header, a row on each line; a row is named by its first line."""
-    return _read_delimited(data, path, columns, "\t", quotes)
-
-
 def read_jsonl(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
     """One JSON object a line; a row has the number of its line. Blank lines are passed over."""
     for number, values in json_lines(data, path):
@@ -95,9 +85,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _read_delimited(
+def read_delimited(
     data: bytes, path: str, columns: Columns, delimiter: str, quotes: str
 ) -> Iterator[Record]:
+    """Rows of fields under a header (RFC 4180); a row is named by its first line."""
     records = _parse_delimited(decode(data, path), path, delimiter, quotes)
     if not records:
         raise InputError(f"{path}: the file is empty. Expected a header and at least one row.")

@@ -33,12 +33,12 @@ class Columns:
         """Configuration key to column, of the columns that are asked for."""
         return {f"data.{key}": name for key, name in vars(self).items() if name is not None}
 
-    def check(self, known: Sequence[str], where: str) -> None:
+    def check(self, columns: Sequence[str], where: str) -> None:
         """Refuses columns that are not there, or there twice."""
         for key, name in self.wanted().items():
-            if name not in known:
-                raise InputError(f"{where}: {_missing_column(key, name, known)}")
-            if known.count(name) > 1:
+            if name not in columns:
+                raise InputError(f"{where}: {_missing_column(key, name, columns)}")
+            if columns.count(name) > 1:
                 raise InputError(f"{where}: two columns are named {name!r} ({key}). Rename one.")
 
 
@@ -62,8 +62,8 @@ def to_examples(
     rows = list(records)
     examples = [_example(f"{name}:{row}", values, columns) for row, values in rows]
     if columns.relevant is not None:
-        said = [values[columns.relevant] for _, values in rows]
-        examples = with_relevant(examples, said, columns.relevant, relevant_format)
+        relevant = [values[columns.relevant] for _, values in rows]
+        examples = with_relevant(examples, relevant, columns.relevant, relevant_format)
     if not examples:
         raise InputError(f"{name}: there are no rows. A dataset needs at least one text.")
     if columns.id is None:
@@ -153,11 +153,11 @@ def _refuse_repeats(examples: Iterable[Example]) -> None:
             )
 
 
-def _missing_column(key: str, name: str, known: Sequence[str]) -> str:
-    lower = {column.lower(): column for column in known}
+def _missing_column(key: str, name: str, columns: Sequence[str]) -> str:
+    lower = {column.lower(): column for column in columns}
     near = get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
-    used = [word for sign, word in SEPARATORS.items() if len(known) == 1 and sign in known[0]]
+    used = [word for sign, word in SEPARATORS.items() if len(columns) == 1 and sign in columns[0]]
     hint = f" Is it separated by {used[0]}?" if used else hint
-    columns = ", ".join(map(repr, known)) or "none"
-    return f"no column {name!r} ({key}).{hint} The columns are: {columns}"
+    listed = ", ".join(map(repr, columns)) or "none"
+    return f"no column {name!r} ({key}).{hint} The columns are: {listed}"

@@ -50,12 +50,15 @@ def with_relevant(
     if format is not None and format not in FORMATS:
         raise unknown("data.relevant_format", format, list(FORMATS))
     parsed = [
-        _parsed(value, one.source, column) for one, value in zip(examples, values, strict=True)
+        _parsed(value, example.source, column)
+        for example, value in zip(examples, values, strict=True)
     ]
-    found = format or _detected(examples, parsed, column)
+    chosen = format or _detected(examples, parsed, column)
     return [
-        one if value is None else replace(one, relevant=_READERS[found](value, one, column))
-        for one, value in zip(examples, parsed, strict=True)
+        example
+        if value is None
+        else replace(example, relevant=_READERS[chosen](value, example, column))
+        for example, value in zip(examples, parsed, strict=True)
     ]
 
 
@@ -80,12 +83,12 @@ def _parsed(value: Any, where: str, column: str) -> list[Any] | None:
 def _detected(examples: Sequence[Example], parsed: Sequence[Any], column: str) -> str:
     """The only format that all rows may be in."""
     left = set(FORMATS)
-    for one, value in zip(examples, parsed, strict=True):
+    for example, value in zip(examples, parsed, strict=True):
         if value:
-            left &= _possible(value, one)
+            left &= _possible(value, example)
             if not left:
                 raise InputError(
-                    f"{one.source}: column {column!r} (data.relevant) is in no format that fits this row and those "
+                    f"{example.source}: column {column!r} (data.relevant) is in no format that fits this row and those "
                     f"before it. Set data.relevant_format to one of {', '.join(FORMATS)}."
                 )
     if len(left) > 1 and any(parsed):
@@ -97,37 +100,39 @@ def _detected(examples: Sequence[Example], parsed: Sequence[Any], column: str) -
 
 def _possible(value: Sequence[Any], example: Example) -> set[str]:
     """The formats that a value has the form of, whatever its numbers."""
-    if all(isinstance(one, dict) for one in _flat(value)):
+    if all(isinstance(item, dict) for item in _flat(value)):
         return {ERASER}
     if all(map(_flag, value)):
         flags = len(value) == len(_words(example)) or len({*value}) < len(value)
         return {HATEXPLAIN} if flags else {HATEXPLAIN, CHARACTERS}
     if all(map(_whole, value)):
         return {CHARACTERS}
-    if not all(isinstance(one, list) for one in value):
+    if not all(isinstance(item, list) for item in value):
         return set()
-    found = {SPANS} if all(len(one) == 2 for one in value) else set()
+    formats = {SPANS} if all(len(item) == 2 for item in value) else set()
     n_words = len(_words(example))
-    flags = all(all(map(_flag, one)) for one in value)
-    if flags and ({len(one) for one in value} == {n_words} or not found):
-        found.add(HATEXPLAIN)
-    return found
+    flags = all(all(map(_flag, item)) for item in value)
+    if flags and ({len(item) for item in value} == {n_words} or not formats):
+        formats.add(HATEXPLAIN)
+    return formats
 
 
 def _read_spans(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...]:
     length = len(example.text)
-    for one in value:
-        pair = isinstance(one, list) and len(one) == 2 and all(map(_whole, one))
-        if not pair or not 0 <= one[0] < one[1] <= length:
-            raise _refused(example, column, SPANS, one, f"within its {length} characters")
+    for span in value:
+        pair = isinstance(span, list) and len(span) == 2 and all(map(_whole, span))
+        if not pair or not 0 <= span[0] < span[1] <= length:
+            raise _refused(example, column, SPANS, span, f"within its {length} characters")
     return tuple((0, start, end) for start, end in value)
 
 
 def _read_characters(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...]:
     length = len(example.text)
-    for one in value:
-        if not _whole(one) or not 0 <= one < length:
-            raise _refused(example, column, CHARACTERS, one, f"within its {length} characters")
+    for character in value:
+        if not _whole(character) or not 0 <= character < length:
+            raise _refused(
+                example, column, CHARACTERS, character, f"within its {length} characters"
+            )
     spans: list[Span] = []
     for place in sorted({*value}):
         start = spans.pop()[1] if spans and spans[-1][2] == place else place
@@ -138,10 +143,10 @@ def _read_characters(value: Sequence[Any], example: Example, column: str) -> tup
 def _read_flags(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...] | None:
     words = _words(example)
     annotators = [value] if all(map(_flag, value)) else value
-    for one in annotators:
-        fits = isinstance(one, list) and all(map(_flag, one)) and len(one) == len(words)
+    for marks in annotators:
+        fits = isinstance(marks, list) and all(map(_flag, marks)) and len(marks) == len(words)
         if value and not fits:
-            raise _refused(example, column, HATEXPLAIN, one, f"for its {len(words)} words")
+            raise _refused(example, column, HATEXPLAIN, marks, f"for its {len(words)} words")
     if not value:
         return None
     marked = [2 * sum(flags) > len(annotators) for flags in zip(*annotators, strict=True)]
@@ -150,15 +155,15 @@ def _read_flags(value: Sequence[Any], example: Example, column: str) -> tuple[Sp
 
 def _read_evidence(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...]:
     words = _words(example)
-    found = []
-    for one in _flat(value):
+    spans = []
+    for item in _flat(value):
         ends: list[Any] = []
-        if isinstance(one, dict):
-            ends = [one.get("start_token"), one.get("end_token")]
+        if isinstance(item, dict):
+            ends = [item.get("start_token"), item.get("end_token")]
         if not ends or not all(map(_whole, ends)) or not 0 <= ends[0] < ends[1] <= len(words):
-            raise _refused(example, column, ERASER, one, f"within its {len(words)} words")
-        found.append((0, words[ends[0]][0], words[ends[1] - 1][1]))
-    return tuple(found)
+            raise _refused(example, column, ERASER, item, f"within its {len(words)} words")
+        spans.append((0, words[ends[0]][0], words[ends[1] - 1][1]))
+    return tuple(spans)
 
 
 _READERS = {

@@ -1,4 +1,4 @@
-"""Somebody else's scores from a file of JSON lines, so that they are judged as ours are.
+"""Somebody else's scores from a file of JSON lines, so that they are evaluated as ours are.
 
 A line has `scores`, one number per token, and says of which text: `text` (with `text_pair` where there is one) or `id`.
 `tokens`, where it has them, must be those of the model's tokenizer; `label`, where it has one, the explained class.
@@ -53,7 +53,7 @@ class Scores:
                 f"{self.path} has no scores of {item.example_id} ({item.text[:40]!r}). Every text needs a line with "
                 "its text or its id."
             )
-        # Of a vocabulary's word the label shows its space; a file may have that as it is, or not at all.
+        # The label of a vocabulary's word shows its space; a file may have the space as it is, or not at all.
         spelt = {label, label.replace("␣", " "), label.removeprefix("␣")}
         if line.label is not None and line.label != target and line.label not in spelt:
             raise InputError(
@@ -85,20 +85,21 @@ def _parsed(data: bytes, path: str) -> Scores:
     by_id: dict[str, Line] = {}
     for where, values in _lines(data, path):
         line = Line(where, _numbers(values, where), _tokens(values, where), _label(values, where))
-        names: list[tuple[dict[Any, Line], Any]] = []
-        if "id" in values:
-            names.append((by_id, str(values["id"])))
-        if "text" in values:
-            names.append((by_text, (values["text"], values.get("text_pair"))))
-        if not names:
+        if not {"id", "text"} & values.keys():
             raise InputError(f"{where}: expected a text or an id, to know whose scores these are")
-        for known, name in names:
-            if name in known:
-                raise InputError(f"{where}: {name!r} has scores already, in {known[name].where}")
-            known[name] = line
+        if "id" in values:
+            _add(by_id, str(values["id"]), line)
+        if "text" in values:
+            _add(by_text, (values["text"], values.get("text_pair")), line)
     if not (by_text or by_id):
         raise InputError(f"{path}: expected JSON lines with scores, the file has none")
     return Scores(path, hashlib.sha256(data).hexdigest()[:12], by_text, by_id)
+
+
+def _add(lines: dict[Any, Line], name: Any, line: Line) -> None:
+    other = lines.setdefault(name, line)
+    if other is not line:
+        raise InputError(f"{line.where}: {name!r} has scores already, in {other.where}")
 
 
 def _lines(data: bytes, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,10 +114,14 @@ def _numbers(values: Mapping[str, Any], where: str) -> tuple[float, ...]:
     scores = values.get("scores")
     if not isinstance(scores, list) or not scores:
         raise InputError(f"{where}: scores: expected a list of numbers")
-    for place, one in enumerate(scores):
-        if isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one):
+    for place, score in enumerate(scores):
+        if (
+            isinstance(score, bool)
+            or not isinstance(score, int | float)
+            or not math.isfinite(score)
+        ):
             raise InputError(
-                f"{where}: scores[{place}] is {json.dumps(one)}: expected a finite number"
+                f"{where}: scores[{place}] is {json.dumps(score)}: expected a finite number"
             )
     return tuple(map(float, scores))
 
@@ -139,24 +144,23 @@ def _label(values: Mapping[str, Any], where: str) -> str | int | None:
 
 def _fitting(line: Line, item: Encoded) -> list[float]:
     """The scores at the places of the item's tokens."""
-    places = range(len(item))
-    ranked = [place for place in places if not item.special[place]]
-    for own in (list(places), ranked):
-        if len(line.scores) == len(own):
-            tokens = tuple(item.tokens[place] for place in own)
-            if line.tokens is None or line.tokens == tokens:
-                found = [0.0] * len(item)
-                for place, score in zip(own, line.scores, strict=True):
-                    found[place] = score
-                return found
-    if line.tokens is not None and len(line.scores) in (len(item), len(ranked)):
-        own = list(places) if len(line.scores) == len(item) else ranked
-        place = next(i for i, at in enumerate(own) if line.tokens[i] != item.tokens[at])
+    every = list(range(len(item)))
+    ranked = [place for place in every if not item.special[place]]
+    fitting = [places for places in (every, ranked) if len(places) == len(line.scores)]
+    if not fitting:
         raise InputError(
-            f"{line.where}: token {place} is {line.tokens[place]!r}, but the model's tokenizer has "
-            f"{item.tokens[own[place]]!r} there"
+            f"{line.where}: {len(line.scores)} scores, but {item.example_id} has {len(item)} tokens "
+            f"({len(ranked)} without special ones): {' '.join(item.tokens[:8])} ..."
         )
+    for places in fitting:
+        if line.tokens in (None, tuple(item.tokens[place] for place in places)):
+            scores = dict(zip(places, line.scores, strict=True))
+            return [scores.get(place, 0.0) for place in every]
+    written = line.tokens or ()
+    number, place = next(
+        pair for pair in enumerate(fitting[0]) if written[pair[0]] != item.tokens[pair[1]]
+    )
     raise InputError(
-        f"{line.where}: {len(line.scores)} scores, but {item.example_id} has {len(item)} tokens "
-        f"({len(ranked)} without special ones): {' '.join(item.tokens[:8])} ..."
+        f"{line.where}: token {number} is {written[number]!r}, but the model's tokenizer has "
+        f"{item.tokens[place]!r} there"
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.data import dataset, movie_reviews
 from saliency_bench.data.example import Example, Span
@@ -73,8 +73,7 @@ def load(
 
 
 def _check(kind: str, n_examples: int | None, share: float, incomplete: float) -> None:
-    if kind not in KINDS:
-        raise unknown("data.kind", kind, list(KINDS))
+    one_of("data.kind", kind, KINDS)
     if n_examples is not None and n_examples < 1:
         raise InputError(f"data.n_examples={n_examples}: expected at least 1, or null for all")
     if min(share, incomplete) < 0 or share + incomplete > 1:

@@ -72,31 +72,19 @@ class _Part:
         """Raises `StorageError` for the first table that is not as planned."""
         plan, ids = self.plan, self.ids
         timed = plan.settings if self.folder.name == plan.timings else ()
-        self._same("examples", ((one,) for one in ids))
-        self._same("rows", _joined(plan.judged, ids, plan.metrics))
+        probed = [text for text in ids if text in plan.probed]
+        self._same("examples", product(ids))
+        self._same("rows", _joined(product(plan.judged), ids, plan.metrics))
+        pairs = combinations(plan.settings, 2)
+        self._same("agreement", _joined(pairs, ids, product(plan.agreement)))
         self._same(
-            "agreement",
-            (
-                (a, b, one, metric)
-                for (a, b), one, metric in product(
-                    combinations(plan.settings, 2), ids, plan.agreement
-                )
-            ),
-        )
-        self._same(
-            "convergence",
-            (
-                (setting, one, against)
-                for setting, against in plan.convergence
-                for one in ids
-                if one in plan.probed
-            ),
+            "convergence", ((s, text, of) for (s, of) in plan.convergence for text in probed)
         )
         self._same("timings", product(timed, range(plan.repeats)))
         self._same("maps", product(plan.settings, ids), may_lack=self._without_map())
         self._same("curves", self._curves())
-        own = {"", *ids} if ids else set()
-        self._same("warnings", (key for key in self.found["warnings"] if key[0] in own))
+        of_part = {"", *ids} if ids else set()
+        self._same("warnings", (key for key in self.found["warnings"] if key[0] in of_part))
 
     def _read(self, name: str, columns: Sequence[str]) -> list[_Key]:
         """Those columns of every row of a table, which must be of this run's cell."""
@@ -115,9 +103,9 @@ class _Part:
     def _same(
         self, name: str, planned: Iterable[_Key], may_lack: Iterable[_Key] = frozenset()
     ) -> None:
-        found, wanted = Counter(self.found[name]), Counter(planned)
-        lacking = (wanted - found) - Counter(may_lack)
-        for problem, left in (("lacks", lacking), ("has unplanned", found - wanted)):
+        rows, wanted = Counter(self.found[name]), Counter(planned)
+        lacking = (wanted - rows) - Counter(may_lack)
+        for problem, left in (("lacks", lacking), ("has unplanned", rows - wanted)):
             if left:
                 first = min(" ".join(map(str, row)) for row in left)
                 raise StorageError(
@@ -131,16 +119,15 @@ class _Part:
 
     def _without_map(self) -> list[_Key]:
         """The settings and texts that have no map since a score is not finite: nothing about them has a value."""
-        said: dict[_Key, set[str]] = {}
-        for setting, text, status in self._read("rows", ["setting_id", "example_id", "status"]):
-            said.setdefault((setting, text), set()).add(status)
-        pairs = ["setting_a", "setting_b", "example_id", "status"]
-        for a, b, text, status in self._read("agreement", pairs):
-            said.setdefault((a, text), set()).add(status)
-            said.setdefault((b, text), set()).add(status)
-        keys = product(self.plan.settings, self.ids)
-        # Where nothing is judged or compared, nothing says so.
-        return [key for key in keys if FAILED in (own := said.get(key, {FAILED})) and OK not in own]
+        rows = self._read("rows", ["setting_id", "example_id", "status"])
+        for setting in ("setting_a", "setting_b"):
+            rows += self._read("agreement", [setting, "example_id", "status"])
+        statuses: dict[_Key, set[str]] = {}
+        for setting, text, status in rows:
+            statuses.setdefault((setting, text), set()).add(status)
+        # Where nothing is evaluated or compared, there is no status.
+        each = {key: statuses.get(key, {FAILED}) for key in product(self.plan.settings, self.ids)}
+        return [key for key, own in each.items() if FAILED in own and OK not in own]
 
     def _curves(self) -> list[_Key]:
         """Every text has its curves at the same k under all settings; there are none where no value was read from one."""
@@ -165,6 +152,7 @@ class _Part:
 
 
 def _joined(
-    settings: Sequence[str], ids: Sequence[str], metrics: Sequence[tuple[str, str | None]]
+    settings: Iterable[_Key], texts: Sequence[str], metrics: Iterable[_Key]
 ) -> Iterable[_Key]:
-    return ((setting, text, *pair) for setting, text, pair in product(settings, ids, metrics))
+    """Every combination of the three as one key."""
+    return ((*a, text, *b) for a, text, b in product(settings, texts, metrics))

@@ -121,12 +121,12 @@ def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
         StorageError: there is one.
     """
     with storing(folder):
-        found = (
+        paths = (
             (Path(place, name) for place, inner, files in os.walk(folder) for name in inner + files)
             if names is None
             else (folder / name for name in names)
         )
-        link = next((path for path in found if path.is_symlink()), None)
+        link = next((path for path in paths if path.is_symlink()), None)
     if link is not None:
         raise StorageError(
             f"{link} is a symbolic link, and what is written there would leave the folder. Remove the link."

@@ -27,7 +27,7 @@ def collect(
 
     `computation` holds what only the runner knows: threads, device name, dtype, attention
     implementation, token budget, digest of the weights. `started` and `ended` are aware of their
-    time zone. What a machine does not tell is None; nothing here fails.
+    time zone. What a machine does not report is None; nothing here fails.
     """
     return {
         "identity": {
@@ -57,7 +57,7 @@ def code(package: Path = PACKAGE) -> dict[str, Any]:
     `dirty_sha256` covers names and contents of all files of the package and of `conf/` beside it
     that differ from the commit. Outside a checkout all but `version` are None.
     """
-    found: dict[str, Any] = {"version": _version("saliency-bench")}
+    facts: dict[str, Any] = {"version": _version("saliency-bench")}
     # An installed package may lie inside somebody else's checkout, which then does not track it.
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
     commit = _git(package, "rev-parse", "HEAD") if tracked else None
@@ -66,11 +66,11 @@ def code(package: Path = PACKAGE) -> dict[str, Any]:
     options = ("--porcelain", "-z", "--no-renames", "--untracked-files=all")
     changed = _git(package, "status", *options, "--", *places)
     if commit is None or top is None or changed is None:
-        return found | {"commit": None, "dirty": None, "dirty_sha256": None}
+        return facts | {"commit": None, "dirty": None, "dirty_sha256": None}
     names = sorted(entry[3:] for entry in changed.split("\0") if entry)
     content = "".join(_name_and_content(Path(top.strip()), name) for name in names)
     digest = sha256(os.fsencode(content))
-    return found | {
+    return facts | {
         "commit": commit.strip(),
         "dirty": bool(names),
         "dirty_sha256": digest if names else None,
@@ -108,7 +108,7 @@ def _folder(find: Callable[[], Path]) -> Path | None:
 
 
 def memory_bytes() -> int | None:
-    """The memory of this machine; None where it does not tell."""
+    """The memory of this machine; None where it is not known."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

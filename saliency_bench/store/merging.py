@@ -42,9 +42,9 @@ def merge_files(
         StorageError: the disk refuses, or a file is not this table; `target` is as it was.
     """
     with storing(target):
-        held = [pq.ParquetFile(file).metadata for file in files]
-        total = sum(one.num_rows for one in held)
-        most = min(most, _rows_of_lists(name, held, total))
+        metadata = [pq.ParquetFile(file).metadata for file in files]
+        total = sum(file_metadata.num_rows for file_metadata in metadata)
+        most = min(most, _rows_of_lists(name, metadata, total))
         if total > most:
             return _merge_in_buckets(name, files, target, scratch, total, most)
         tables = [from_parquet(name, file.read_bytes(), file) for file in files]
@@ -53,7 +53,7 @@ def merge_files(
     return sha256(data)
 
 
-def _rows_of_lists(name: str, held: Sequence[pq.FileMetaData], total: int) -> int:
+def _rows_of_lists(name: str, metadata: Sequence[pq.FileMetaData], total: int) -> int:
     """The most rows that have no more than `GROUP_VALUES` values on the average; any number in a table without lists.
 
     Values, and not bytes: how many there are depends on the rows alone, not on the parts they came in. A power of two,
@@ -63,8 +63,8 @@ def _rows_of_lists(name: str, held: Sequence[pq.FileMetaData], total: int) -> in
         return GROUP_ROWS
     n_values: int = sum(
         group.column(place).num_values
-        for one in held
-        for group in map(one.row_group, range(one.num_row_groups))
+        for of_file in metadata
+        for group in map(of_file.row_group, range(of_file.num_row_groups))
         for place in range(group.num_columns)
     )
     rows = int(GROUP_VALUES * total // n_values)

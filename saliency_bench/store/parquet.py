@@ -1,6 +1,7 @@
 """Rows as Arrow tables and Parquet files: checked, sorted, the same bytes for the same rows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from saliency_bench.core.errors import InputError, StorageError, unknown
+from saliency_bench.core.errors import InputError, StorageError, one_of, unknown
 from saliency_bench.core.rows import ADDED, OK, SORT_KEYS, STATUSES, TABLES
 
 #: How every file is written.
@@ -38,8 +39,7 @@ def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             that is not finite, a value without status ok or the reverse, an unexplained status,
             two different rows with one key. It names the row.
     """
-    if name not in TABLES:
-        raise unknown("table", name, list(TABLES))
+    one_of("table", name, TABLES)
     for index, row in enumerate(rows):
         _check_columns(name, index, row)
     table = _convert(name, rows)
@@ -84,18 +84,8 @@ def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
     Raises:
         StorageError: not Parquet, or not this table's columns.
     """
-    schema = schema_of(name)
-    try:
-        table = pq.ParquetFile(BytesIO(data)).read()
-        for column in ADDED.get(name, ()):
-            if column not in table.column_names:
-                nothing = pa.nulls(len(table), schema.field(column).type)
-                table = table.append_column(schema.field(column), nothing)
-        if sorted(table.column_names) != sorted(schema.names):
-            raise pa.ArrowInvalid(f"columns {table.column_names}, expected {schema.names}")
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{where} is not the table {name!r}: {error}") from error
+    with _opened(name, BytesIO(data), where) as file:
+        return _select(name, file.read(), [*TABLES[name]])
 
 
 def read_columns(
@@ -103,49 +93,57 @@ def read_columns(
 ) -> pa.Table:
     """Columns of a file, in the rows whose columns in `of` have one of the given values, a row group at a time.
 
-    Of a file that is not there no row; columns that an earlier version did not have are null.
+    A file that is not there has no rows; columns that an earlier version did not have are null.
 
     Raises:
         StorageError: not Parquet, not this table's columns, or the disk refuses.
     """
-    schema = schema_of(name)
-    asked = pa.schema([schema.field(column) for column in dict.fromkeys([*columns, *of])])
-    if not path.is_file():
-        return asked.empty_table().select(columns)
-    found = []
-    try:
-        with pq.ParquetFile(path) as file:
-            added = set(ADDED.get(name, ())) - set(file.schema_arrow.names)
-            if sorted([*file.schema_arrow.names, *added]) != sorted(schema.names):
-                raise pa.ArrowInvalid(f"columns {file.schema_arrow.names}, expected {schema.names}")
-            texts = file.metadata.num_rows > MANY
-            held = [column for column in asked.names if column not in added]
+    needed = list(dict.fromkeys([*columns, *of]))
+    parts = []
+    if path.is_file():
+        with _opened(name, path, path) as file:
+            stored = [column for column in needed if column in file.schema_arrow.names]
             for group in range(file.num_row_groups):
-                part = file.read_row_group(group, columns=held)
-                for column in asked.names:
-                    if column in added:
-                        nothing = pa.nulls(len(part), asked.field(column).type)
-                        part = part.append_column(column, nothing)
-                part = part.select(asked.names).cast(asked)
+                part = _select(name, file.read_row_group(group, columns=stored), needed)
                 for column, values in of.items():
-                    wanted = pa.array([*values], asked.field(column).type)
+                    wanted = pa.array([*values], part[column].type)
                     part = part.filter(pc.is_in(part[column], wanted))
-                found.append(_encoded(part.select(columns)) if texts else part.select(columns))
+                part = part.select(columns)
+                parts.append(_encoded(part) if file.metadata.num_rows > MANY else part)
+    empty = _select(name, schema_of(name).empty_table(), columns)
+    return pa.concat_tables(parts or [empty]).unify_dictionaries()
+
+
+@contextmanager
+def _opened(name: str, source: Path | BytesIO, where: object) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose columns are those of the table, or of an earlier version of it."""
+    try:
+        with pq.ParquetFile(source) as file:
+            columns, expected = file.schema_arrow.names, set(TABLES[name])
+            lacking = expected - set(columns) - set(ADDED.get(name, ()))
+            if lacking or sorted(columns) != sorted(expected & set(columns)):
+                raise pa.ArrowInvalid(f"columns {columns}, expected {[*TABLES[name]]}")
+            yield file
     except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{path} is not the table {name!r}: {error}") from error
-    return pa.concat_tables(found or [asked.empty_table().select(columns)]).unify_dictionaries()
+        raise StorageError(f"{where} is not the table {name!r}: {error}") from error
+
+
+def _select(name: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Columns of what was read in the types of the schema; null where it does not have one."""
+    fields = [schema_of(name).field(column) for column in columns]
+    arrays = [
+        table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in fields
+    ]
+    return pa.table(arrays, names=list(columns)).cast(pa.schema(fields))
 
 
 def _encoded(table: pa.Table) -> pa.Table:
     """The same with a dictionary for each column of texts."""
-    return pa.table(
-        {
-            column: table[column].dictionary_encode()
-            if pa.types.is_string(table[column].type)
-            else table[column]
-            for column in table.column_names
-        }
-    )
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            table = table.set_column(place, field.name, table[field.name].dictionary_encode())
+    return table
 
 
 def _arrow_type(kind: str) -> pa.DataType:
@@ -201,12 +199,8 @@ def _check_finite(name: str, table: pa.Table) -> None:
     for column, kind in TABLES[name].items():
         if kind == "float64":
             wrong = pc.invert(pc.fill_null(pc.is_finite(table[column]), True))
-            _refuse(
-                name,
-                table,
-                wrong,
-                f"{column} is not finite. Write null, status failed and a reason",
-            )
+            message = f"{column} is not finite. Write null, status failed and a reason"
+            _refuse(name, table, wrong, message)
         elif kind == "list<float64>":
             finite = pc.is_finite(pc.list_flatten(table[column]))
             parents = pc.list_parent_indices(table[column]).filter(pc.invert(finite))

@@ -50,7 +50,7 @@ class PartStore:
         tell: Callable[[str, str], None] = lambda *_: None,
         run: str | None = None,
     ) -> None:
-        """`tell` is told which block was set aside, and why; `run` is the id that every part must be of."""
+        """`tell` is called with a block that was set aside, and the reason; `run` is the id that every part must be of."""
         self._folder, self._run = Path(folder), run
         self._parts = self._folder / "parts"
         self._scratch = self._parts / ".merging"
@@ -68,13 +68,14 @@ class PartStore:
             raise InputError(
                 f"block {block!r}: expected a file name of letters, digits, '.', '_' and '-'"
             )
-        if self._record() is not None:
+        if sealed_record(self._folder) is not None:
             raise StorageError(f"{self._parts / block}: this block is finished already.")
         files = {
             f"{name}.parquet": to_parquet(to_table(name, rows)) for name, rows in tables.items()
         }
         digests = {name: sha256(data) for name, data in files.items()}
-        record = to_json({"block": block, "files": digests} | self._of_run)
+        of_run = {} if self._run is None else {"run": self._run}
+        record = to_json({"block": block, "files": digests} | of_run)
         with storing(self._parts / block):
             if not self._is_held(block, record):
                 self._commit(block, files | {DIGESTS: record})
@@ -86,11 +87,11 @@ class PartStore:
             rows = part / "rows.parquet"
             n = pq.ParquetFile(rows).metadata.num_rows if rows.is_file() else 0
             path = part / "warnings.parquet"
-            found = from_parquet("warnings", path.read_bytes(), path) if path.is_file() else None
+            warnings = from_parquet("warnings", path.read_bytes(), path) if path.is_file() else None
         except (OSError, pa.ArrowException):  # `finished` says what is wrong
             return 0, []
         keys = ["example_id", "source", "message"]
-        return n, [] if found is None else found.select(keys).to_pylist()
+        return n, [] if warnings is None else warnings.select(keys).to_pylist()
 
     def has(self, block: str) -> bool:
         """Whether the block was committed; whether it is whole, `finished` says."""
@@ -116,15 +117,15 @@ class PartStore:
             StorageError: a table of a sealed run is damaged, something stands among the parts that is not in the plan,
                 or the folder cannot be read.
         """
-        record = self._record()
+        record = sealed_record(self._folder)
         if record is not None:
             verify_sealed(self._folder)
             return set(record["blocks"])
         with storing(self._parts):
-            found = self._committed()
+            committed = self._committed()
             if plan is not None:
-                self._refuse_unplanned(set(found) - set(plan))
-            return {block for block in found if self._is_whole(block)}
+                self._refuse_unplanned(set(committed) - set(plan))
+            return {block for block in committed if self._is_whole(block)}
 
     def n_set_aside(self) -> int:
         """How many damaged parts lie there; they are the user's to remove."""
@@ -141,8 +142,13 @@ class PartStore:
             StorageError: blocks are missing or not in the plan, or the disk refuses.
         """
         blocks = self.finished(plan)
-        self._check_plan(plan, blocks)
-        if self._record() is None:
+        if missing := sorted(set(plan) - blocks):
+            raise StorageError(
+                f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
+                f"({_some(missing)}). Go on with it: saliency-bench resume {self._folder}"
+            )
+        self._refuse_unplanned(blocks - set(plan))
+        if sealed_record(self._folder) is None:
             digests = {}
             for name in TABLES:
                 if files := self._files_of(name, sorted(blocks)):
@@ -165,13 +171,6 @@ class PartStore:
         if not any(self._parts.iterdir()):
             self._parts.rmdir()
 
-    @property
-    def _of_run(self) -> dict[str, str]:
-        return {} if self._run is None else {"run": self._run}
-
-    def _record(self) -> dict[str, Any] | None:
-        return sealed_record(self._folder)
-
     def _committed(self) -> list[str]:
         if not self._parts.is_dir():
             return []
@@ -187,20 +186,17 @@ class PartStore:
             for name, data in files.items():
                 write_new(staging / name, data)
             sync_folder(staging)
-            self._put(staging, block, files[DIGESTS])
+            try:
+                staging.rename(self._parts / block)
+            except OSError:
+                # A worker whose driver was killed may have been quicker.
+                if not self._is_held(block, files[DIGESTS]):
+                    raise
+                shutil.rmtree(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         sync_folder(self._parts)
-
-    def _put(self, staging: Path, block: str, record: bytes) -> None:
-        try:
-            staging.rename(self._parts / block)
-        except OSError:
-            # A worker whose driver was killed may have been quicker.
-            if not self._is_held(block, record):
-                raise
-            shutil.rmtree(staging)
 
     def _is_whole(self, block: str) -> bool:
         try:
@@ -217,15 +213,6 @@ class PartStore:
         (self._parts / block).rename(place / block)
         sync_folder(self._parts)
         self._tell(block, reason)
-
-    def _check_plan(self, plan: Sequence[str], blocks: set[str]) -> None:
-        missing, extra = sorted(set(plan) - blocks), blocks - set(plan)
-        if missing:
-            raise StorageError(
-                f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
-                f"({_some(missing)}). Go on with it: saliency-bench resume {self._folder}"
-            )
-        self._refuse_unplanned(extra)
 
     def _refuse_unplanned(self, names: Collection[str]) -> None:
         if names:
@@ -319,10 +306,10 @@ def _verify_file(folder: Path, digests: Mapping[str, str], name: str) -> None:
     path = folder / f"{name}.parquet"
     try:
         with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise _DamagedError(f"{path.name} is missing") from error
-    if found != digests[path.name]:
+    if digest != digests[path.name]:
         raise _DamagedError(
             f"{path.name} was truncated or altered: its SHA-256 is not the one recorded"
         )

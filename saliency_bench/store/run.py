@@ -56,12 +56,12 @@ class Run:
         text = examples.groupby(["cell_id", "text", "text_pair"], dropna=False, sort=False)
         first = text["example_id"].transform("first")
         later = first != examples["example_id"]
-        found: dict[str, dict[str, str]] = {}
+        repeated: dict[str, dict[str, str]] = {}
         for cell, example, of in zip(
             examples["cell_id"][later], examples["example_id"][later], first[later], strict=True
         ):
-            found.setdefault(cell, {})[example] = of
-        return found
+            repeated.setdefault(cell, {})[example] = of
+        return repeated
 
 
 class Tables(Mapping[str, "pd.DataFrame"]):
@@ -120,17 +120,6 @@ def read_run(folder: Path) -> Run:
         settings=settings,
         tables=Tables(folder, names),
     )
-
-
-def read_table(folder: Path, name: str) -> "pd.DataFrame":
-    """One table of a sealed run, which need not have a manifest yet, verified against its digest.
-
-    Raises:
-        StorageError: the run is not sealed, or a file is missing or damaged.
-    """
-    from saliency_bench.store.parts import verify_sealed
-
-    return Tables(folder, verify_sealed(folder))[name]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -192,8 +181,8 @@ def _to_frame(table: "pa.Table") -> "pd.DataFrame":
     import pyarrow as pa
 
     # With nulls pandas would make a column of Python objects, on which `~` is arithmetic.
-    found = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
-    for name, column in found.items():
+    frame = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    for name, column in frame.items():
         if isinstance(column.dtype, pd.CategoricalDtype):
-            found[name] = column.cat.reorder_categories(sorted(column.cat.categories))
-    return found
+            frame[name] = column.cat.reorder_categories(sorted(column.cat.categories))
+    return frame

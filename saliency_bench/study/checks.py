@@ -1,6 +1,6 @@
 """What a configuration asks for: checked against the parts that it names, and expanded into settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import overrides, ranges
 from saliency_bench.core.averages import PAIRED_TESTS
-from saliency_bench.core.errors import InputError, one_of, shown, unknown
+from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.rows import Setting, as_list, check_axis
 from saliency_bench.core.signatures import typed
 
@@ -28,17 +28,17 @@ def validate(cfg: "Config") -> None:
         InputError: the first thing that is wrong.
     """
     ranges.check(asdict(cfg))
+    if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
+        raise InputError(
+            f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
+        )
+    _check_choices(cfg)
     _check_model(cfg.model)
-    _check_names(cfg)
     _check_runtime(cfg.runtime)
     _check_data(cfg)
     _check_metrics(cfg)
     _check_choose(cfg)
     settings(cfg)
-    if cfg.statistics.endpoint is not None:
-        one_of("statistics.endpoint", cfg.statistics.endpoint, cfg.metric)
-    if cfg.statistics.reference is not None:
-        one_of("statistics.reference", cfg.statistics.reference, cfg.method)
 
 
 def settings(cfg: "Config") -> list[Setting]:
@@ -56,70 +56,65 @@ def settings(cfg: "Config") -> list[Setting]:
     )
 
 
-def _check_model(model: "ModelConfig") -> None:
-    """What can be known of a model before it is loaded."""
+def _check_choices(cfg: "Config") -> None:
+    """Checks every key whose value is one name of a list, or some of them."""
+    from saliency_bench.attribution.settings import BACKENDS
     from saliency_bench.data.shortcuts import KINDS
+    from saliency_bench.evaluation.agreement import NAMES
+    from saliency_bench.evaluation.units import GRANULARITIES
     from saliency_bench.models.heads import TASKS
+    from saliency_bench.models.loading import ATTENTION, DTYPES
+    from saliency_bench.models.tasks.sequence_classification import OUTPUTS
 
-    known = vars(model)
-    if "kind" in known:
-        one_of("model.kind", known["kind"], KINDS)
-    if "task" in known:
-        one_of("model.task", known["task"], TASKS)
-    if known.get("path") == "":
+    choices: dict[str, Iterable[str]] = {
+        "model.kind": KINDS,
+        "model.task": TASKS,
+        "output": OUTPUTS,
+        "too_long": TOO_LONG,
+        "backend": BACKENDS,
+        **{f"evaluation.{key}": names for key, names in _views().items()},
+        "agreement.metrics": NAMES,
+        "agreement.granularity": GRANULARITIES,
+        "statistics.test": PAIRED_TESTS,
+        "statistics.endpoint": cfg.metric,
+        "statistics.reference": cfg.method,
+        "runtime.dtype": DTYPES,
+        "runtime.attention": ATTENTION,
+    }
+    for key, names in choices.items():
+        section: Any = cfg
+        *sections, name = key.split(".")
+        for part in sections:
+            section = getattr(section, part)
+        # None: the model has no such key, or nothing is chosen.
+        for value in as_list(getattr(section, name, None)):
+            if value is not None:
+                one_of(key, value, names)
+    check_axis("evaluation.removal", cfg.evaluation.removal)
+    check_axis("backend", cfg.backend)
+    if cfg.agreement.metrics:
+        check_axis("agreement.metrics", cfg.agreement.metrics)
+
+
+def _check_model(model: "ModelConfig") -> None:
+    """Checks what can be known of a model before it is loaded."""
+    if getattr(model, "path", None) == "":
         raise InputError(
             "model.path is empty. Give a folder or hub id: model.path=FOLDER_OR_HUB_ID"
         )
-    labels = known.get("labels")
+    labels = getattr(model, "labels", None)
     if labels is not None:
-        if not labels or not all(isinstance(one, str) and one for one in labels):
+        if not labels or not all(isinstance(label, str) and label for label in labels):
             raise InputError(
                 f"model.labels={shown(labels)}: expected a name for each class: model.labels=[negative,positive]"
             )
         check_axis("model.labels", labels)
 
 
-def _check_names(cfg: "Config") -> None:
-    from saliency_bench.attribution.settings import BACKENDS
-    from saliency_bench.models.tasks.sequence_classification import OUTPUTS
-    from saliency_bench.models.tasks.targets import read as read_target
-
-    if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
-        raise InputError(
-            f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
-        )
-    read_target(cfg.target)
-    one_of("output", cfg.output, OUTPUTS)
-    one_of("too_long", cfg.too_long, TOO_LONG)
-    check_axis("evaluation.removal", cfg.evaluation.removal)
-    for key, known in _views().items():
-        for value in as_list(getattr(cfg.evaluation, key)):
-            one_of(f"evaluation.{key}", value, known)
-    _check_agreement(cfg)
-    one_of("statistics.test", cfg.statistics.test, PAIRED_TESTS)
-    for backend in cfg.backend:
-        one_of("backend", backend, BACKENDS)
-    check_axis("backend", cfg.backend)
-
-
-def _check_agreement(cfg: "Config") -> None:
-    from saliency_bench.evaluation.agreement import NAMES
-    from saliency_bench.evaluation.units import GRANULARITIES
-
-    asked = cfg.agreement
-    if asked.metrics:
-        check_axis("agreement.metrics", asked.metrics)
-    for metric in asked.metrics:
-        one_of("agreement.metrics", metric, NAMES)
-    one_of("agreement.granularity", asked.granularity, GRANULARITIES)
-
-
 def _check_runtime(runtime: "Runtime") -> None:
-    from saliency_bench.models.loading import ATTENTION, DTYPES, resolve_device
+    from saliency_bench.models.loading import resolve_device
     from saliency_bench.study.budget import check_budget
 
-    one_of("runtime.dtype", runtime.dtype, DTYPES)
-    one_of("runtime.attention", runtime.attention, ATTENTION)
     resolve_device(runtime.device)
     check_budget(runtime.token_budget, "runtime.token_budget")
     _check_executor(runtime)
@@ -129,17 +124,18 @@ def _check_executor(runtime: "Runtime") -> None:
     """The keys of the chosen file of conf/runtime/, with values like those that stand there."""
     name = runtime.executor.get("name")
     one_of("runtime.executor.name", name, conf_files.names("runtime"))
-    known = conf_files.read("runtime", str(name))["executor"]
+    defaults = conf_files.read("runtime", str(name))["executor"]
     for key, value in runtime.executor.items():
-        if key not in known:
-            raise unknown(f"key of runtime.executor ({name})", key, list(known))
-        if known[key] is None and not (value is None or isinstance(value, str)):
+        one_of(f"key of runtime.executor ({name})", key, defaults)
+        if defaults[key] is None and not (value is None or isinstance(value, str)):
             raise InputError(f"runtime.executor.{key}={value!r}: expected text or null")
-        if known[key] is not None and not overrides.alike(value, known[key]):
-            raise InputError(f"runtime.executor.{key}={value!r}: expected one like {known[key]!r}")
-    if missing := [key for key in known if key not in runtime.executor]:
+        if defaults[key] is not None and not overrides.alike(value, defaults[key]):
+            raise InputError(
+                f"runtime.executor.{key}={value!r}: expected one like {defaults[key]!r}"
+            )
+    if missing := [key for key in defaults if key not in runtime.executor]:
         raise InputError(f"runtime.executor.{missing[0]} is missing. Choose it by runtime={name}.")
-    if "cluster" in known:
+    if "cluster" in defaults:
         one_of("runtime.executor.cluster", runtime.executor["cluster"], CLUSTERS)
     if name != "here" and runtime.threads is None:
         raise InputError(
@@ -150,17 +146,14 @@ def _check_executor(runtime: "Runtime") -> None:
 
 def _check_data(cfg: "Config") -> None:
     from saliency_bench.data import DATASETS
+    from saliency_bench.models.tasks.targets import read as read_target
 
+    read_target(cfg.target)
     name, hyper = DATASETS.entry("dataset", cfg.data, "data")
     for key, value in hyper.items():
         typed(DATASETS[name], key, value, f"data.{key}")
-    _check_shortcuts(cfg)
-
-
-def _check_shortcuts(cfg: "Config") -> None:
-    """A model that follows another shortcut than the data's says nothing of either."""
-    kind = getattr(cfg.model, "kind", None)  # None: a model that was taught none, for comparison
-    if cfg.data["dataset"] == "shortcuts" and kind not in (None, cfg.data["kind"]):
+    kind = getattr(cfg.model, "kind", None)  # None: a model that was taught no shortcut
+    if name == "shortcuts" and kind not in (None, cfg.data["kind"]):
         raise InputError(
             f"model.kind={kind}, data.kind={cfg.data['kind']}: the model was trained on another shortcut. "
             "Give both the same."
@@ -195,9 +188,9 @@ def _check_metrics(cfg: "Config") -> None:
     views = _views()
     for name, entry in cfg.metric.items():
         where = f"metric.{name}"
-        asked = entry.get("metric", "")
-        known = METRICS.hyperparameters(asked) if asked in METRICS else ()
-        apart = [key for key in views if key in entry and key not in known]
+        function = entry.get("metric", "")
+        keywords = METRICS.hyperparameters(function) if function in METRICS else ()
+        apart = [key for key in views if key in entry and key not in keywords]
         metric, hyper = METRICS.entry("metric", entry, where, others=tuple(apart))
         idle = [key for key in apart if key in _IDLE.get(INFO[metric].reads, ())]
         if idle:
@@ -218,9 +211,9 @@ def _check_fractions(where: str, grid: Any) -> None:
         one_of(where, grid, [*FRACTIONS, FULL])
         return
     check_axis(where, as_list(grid))
-    for one in as_list(grid):
-        if isinstance(one, bool) or not isinstance(one, int | float):
-            raise InputError(f"{where}={one!r}: expected {ranges.range_of(where)}")
+    for fraction in as_list(grid):
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise InputError(f"{where}={fraction!r}: expected {ranges.range_of(where)}")
 
 
 def _check_choose(cfg: "Config") -> None:

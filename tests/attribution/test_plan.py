@@ -3,7 +3,8 @@
 import pytest
 from tiny import token_inputs
 
-from saliency_bench.api import _encode_all, _settings
+from saliency_bench.api.inputs import encode_all
+from saliency_bench.api.settings import settings_of
 from saliency_bench.attribution.explain import explain, plan
 from saliency_bench.models.references import References
 from saliency_bench.study.block import open_block
@@ -30,9 +31,10 @@ from saliency_bench.study.block import open_block
 def test_a_sweep_costs_the_union_of_its_points_and_the_plan_says_so(bert, axes, union, largest):
     given = axes | {"baseline": "zero"}
     with bert.frozen():
-        settings = _settings(bert, "integrated_gradients", "native", "l2", 0, "logit", given, 1)
+        options = {"backend": "native", "reduction": "l2", "seed": 0}
+        settings = settings_of(bert, "integrated_gradients", given, "logit", 1, **options)
         block = open_block(
-            References(bert), _encode_all(bert, token_inputs(5, 5), None), "predicted", 64
+            References(bert), encode_all(bert, token_inputs(5, 5), None), "predicted", 64
         )
         context = block.context("logit", 0)
         (family,) = plan(context, settings).families

@@ -10,6 +10,7 @@ from pandas.testing import assert_frame_equal
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.data import movie_reviews
+from training.prepare_movie_reviews import prepare
 
 COUNTS = {"train": (8566, 4258), "validation": (1000, 502), "test": (1000, 481)}  # all, positive
 
@@ -65,11 +66,11 @@ def test_the_smallest_hashes_are_the_test_split_then_validation(splits):
 def test_the_order_of_the_original_file_does_not_matter(splits, seed):
     lines = lines_of(splits)
     shuffled = random.Random(seed).sample(lines, len(lines))
-    assert_frame_equal(movie_reviews.prepare(shuffled), movie_reviews.prepare(lines))
+    assert_frame_equal(prepare(shuffled), prepare(lines))
 
 
 def test_the_shipped_table_is_a_fixed_point_of_its_preparation(splits):
-    table = movie_reviews.prepare(lines_of(splits))
+    table = prepare(lines_of(splits))
     for split, examples in splits.items():
         assert list(table.text[table.split == split]) == [example.text for example in examples]
 
@@ -85,7 +86,7 @@ def test_neutral_and_repeated_sentences_go_and_the_smallest_id_stays(rows, seed)
     for number, (rating, text) in enumerate(rows):
         if rating and text not in kept:
             kept[text] = (number, rating)
-    table = movie_reviews.prepare(random.Random(seed).sample(lines, len(lines)))
+    table = prepare(random.Random(seed).sample(lines, len(lines)))
     assert dict(zip(table.text, zip(table.id, table.rating, strict=True), strict=True)) == kept
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from saliency_bench import api
+from saliency_bench.api import inputs
 from saliency_bench.attribution import explain
 from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.attribution.points import StraightPath
@@ -61,7 +62,7 @@ def gradients_are_taken_without_the_mask(patch):
 
 def padding_is_stripped_from_the_end_only(patch):
     """As where padding is thought to stand on the right."""
-    encode = api._encode_one
+    encode = inputs._encode_one
 
     def stripped(model, item, index, label, *others):
         mask = item.get("attention_mask")
@@ -70,7 +71,7 @@ def padding_is_stripped_from_the_end_only(patch):
         real = {"input_ids": item["input_ids"][: len(mask) - mask[::-1].index(1)]}
         return encode(model, real, index, label, *others)
 
-    patch.setattr(api, "_encode_one", stripped)
+    patch.setattr(inputs, "_encode_one", stripped)
 
 
 def all_targets_are_the_first(patch):

@@ -28,7 +28,7 @@ from saliency_bench.core.heatmap import (
 from saliency_bench.core.maps import AttributionMap
 
 
-def map_of(text, pieces, scores, pair=None, words=None, signed=True, **options):
+def map_of(text, pieces, scores, pair=None, signed=True, **options):
     """A map of `text` whose tokens are character ranges (start, end[, segment]), between [CLS] and [SEP]."""
     starts = [-1, *(piece[0] for piece in pieces), -1]
     ends = [-1, *(piece[1] for piece in pieces), -1]
@@ -39,7 +39,6 @@ def map_of(text, pieces, scores, pair=None, words=None, signed=True, **options):
         starts=starts,
         ends=ends,
         segments=segments,
-        words=[-1, *(words or range(len(pieces))), -1],
         scores=[0.0, *scores, 0.0],
         signed=signed,
         **options,
@@ -63,14 +62,9 @@ def test_a_text_is_shown_as_it_was_written():
     ]
 
 
-def test_pieces_of_a_word_are_summed_where_words_are_asked_for():
-    pieces, scores, words = [(0, 5), (5, 8), (9, 13)], [0.25, 0.5, -1.0], [0, 0, 1]
-    tokens = map_of("grippin gly", [(0, 7), (8, 11)], [0.25, 0.5], words=[0, 0], unit="word")
-    assert tokens.spans == (Span("grippin gly", 0.75),)
-    by_word = map_of("charmles film", pieces, scores, words=words, unit="word")
-    assert by_word.spans == (Span("charmles", 0.75), Span(" "), Span("film", -1.0))
-    by_token = map_of("charmles film", pieces, scores, words=words)
-    assert [span.score for span in by_token.spans] == [0.25, 0.5, None, -1.0]
+def test_pieces_of_a_word_have_a_score_each():
+    tokens = map_of("charmles film", [(0, 5), (5, 8), (9, 13)], [0.25, 0.5, -1.0])
+    assert [span.score for span in tokens.spans] == [0.25, 0.5, None, -1.0]
 
 
 def test_tokens_that_share_a_character_are_one_span():
@@ -326,5 +320,5 @@ def test_the_token_that_is_asked_about_is_underlined():
     assert [span.asked for span in tokens.spans] == [False, False, True]
     assert spans_to_html(tokens).count("underline") == 1
     assert "underline" in str(spans_to_rich(tokens).spans)
-    by_word = map_of("abcd", [(0, 2), (2, 4)], [0.1, 0.2], words=[0, 0], unit="word", **options)
-    assert [span.asked for span in by_word.spans] == [True]
+    shared = map_of("abcd", [(0, 3), (2, 4)], [0.1, 0.2], **options)
+    assert [span.asked for span in shared.spans] == [True]

@@ -9,7 +9,7 @@ import torch
 from tiny_heads import GPT2, SIZES, gradient_lengths, tiny_head, tiny_model, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench.api import _asked as asked
+from saliency_bench.api.settings import plain_targets
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.loading import wrap_model
 
@@ -162,9 +162,9 @@ def test_a_saved_contrast_is_the_same_target_again(model, tmp_path):
 @pytest.mark.parametrize("target", [1.5, None, ("a", None), (("a", "b"), "c"), [[1, 2]]])
 def test_what_is_no_target_is_refused(target):
     with pytest.raises(InputError, match="a class by index or name"):
-        asked(target)
+        plain_targets(target)
 
 
 def test_whole_numbers_of_numpy_are_numbers():
-    assert asked(np.int64(3)) == [3]
-    assert asked([np.int32(3), (np.int64(3), "3")]) == [3, (3, "3")]
+    assert plain_targets(np.int64(3)) == [3]
+    assert plain_targets([np.int32(3), (np.int64(3), "3")]) == [3, (3, "3")]

@@ -1,0 +1,193 @@
+"""The Python interface: attribute texts, and evaluate attributions.
+
+`inputs` of `attribute` are texts, pairs of texts, (text, class number), mappings with `text` (and `text_pair`,
+`label`), already tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens beside
+them), or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A mapping
+may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
+(where `attention_mask` is 0) is left out, unless the model's outputs depend on it: then a text is explained at the
+length given, and its pads are marked as special.
+
+`target` is "predicted", "gold" (the label), "runner_up", a class by index or name, "all" (a map for each class), a
+contrast of two as a tuple (A, B) or "contrast:A|B" (the score of A minus that of B), or a list of these. In a tuple
+texts are names and numbers are indices.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import track
+
+from saliency_bench.api.inputs import Inputs, continued, encode_all
+from saliency_bench.api.settings import (
+    Baseline,
+    Listable,
+    Targets,
+    each_target,
+    fitted_removals,
+    metric_entry,
+    output_of,
+    plain,
+    plain_targets,
+    settings_of,
+    tokens_per_pass,
+)
+from saliency_bench.attribution.settings import refuse_vanishing_sum
+from saliency_bench.core.errors import one_of
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting, Target
+from saliency_bench.core.text import Encoded
+from saliency_bench.evaluation.curves import OUTPUTS
+from saliency_bench.evaluation.view import RANKINGS, usual
+from saliency_bench.models.model import Model
+from saliency_bench.models.preflight import inspect_texts
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks.registry import questions
+from saliency_bench.models.tasks.task import At
+from saliency_bench.study.block import open_block, packing_for, plan_blocks
+from saliency_bench.study.evaluate import judge_maps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVALUATION_COLUMNS = [
+    "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "value", "unit",
+    "higher_is_better", "status", "reason",
+]  # fmt: skip
+
+
+def attribute(
+    model: Model,
+    inputs: Inputs,
+    method: str = "integrated_gradients",
+    *,
+    backend: str | Sequence[str] = "native",
+    target: Targets = "predicted",
+    labels: int | str | Sequence[Any] | Listable | None = None,
+    output: str | None = None,
+    baseline: Baseline | Sequence[Baseline] | None = None,
+    reduction: str | Sequence[str] | Listable | None = None,
+    seed: int | Sequence[Any] | Listable = 0,
+    token_budget: int | str | Listable | None = None,
+    progress: bool = False,
+    at: At | Listable = None,
+    continuation: str | None = None,
+    **hyperparameters: Any,
+) -> list[AttributionMap]:
+    """Attribution maps: one flat list, by input, then setting, then target, then question (docs/tasks.md).
+
+    Args:
+        model: from `load_model` or `wrap_model`; it is left as found. Threads that explain the same one take turns.
+        inputs: texts, pairs, mappings, ids, or a Dataset or DataLoader of these; all forms: help(saliency_bench.api).
+        method: see `saliency-bench list methods`.
+        backend: "native" is ours, "captum" the same method through Captum.
+        target: "predicted", "gold", "runner_up", "all", a class, a pair of classes, or a list of these.
+        labels: gold classes, one per input; those that the inputs bring (`labels`) where None.
+        output: what is explained: "logit" (where None), "probability", "log_probability" or "cross_entropy" of the
+            target. A model with a criterion of its own has that alone.
+        baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
+            vector:FILE.npy, or the vector itself, one number per dimension of the embedding.
+        reduction: from one vector per token to one number: l2, l1, sum or dot.
+        seed: of the noise.
+        token_budget: tokens per pass; bounds memory. "auto" is measured once on a GPU, "calibrate" on a CPU too.
+        progress: show a progress bar.
+        at: which tokens a text is asked about, by place, or in words that have a meaning in the task.
+        continuation: what follows each prompt of a causal language model; each of its tokens has a map.
+        **hyperparameters: the method's own, by default as in conf/method/. A list is an axis: one map per value.
+
+    Raises:
+        TypeError: the method has no such hyperparameter.
+        InputError: an input, a name or a value is not usable.
+    """
+    hyper = {key: plain(value) for key, value in hyperparameters.items()}
+    hyper |= {} if baseline is None else {"baseline": baseline}
+    targets, explained = plain_targets(target), output_of(model, output)
+    if continuation is not None:
+        inputs = continued(model, inputs, continuation)
+    with model.frozen():
+        asked = questions(model, encode_all(model, inputs, plain(labels)), plain(at))
+        encoded = [question for _, question in asked]
+        budget = tokens_per_pass(plain(token_budget), model, encoded)
+        axes = {"backend": backend, "reduction": plain(reduction), "seed": plain(seed)}
+        settings = settings_of(model, method, hyper, explained, max(map(len, encoded)), **axes)
+        return _maps(model, asked, settings, targets, budget, progress)
+
+
+def _maps(
+    model: Model,
+    asked: Sequence[tuple[int, Encoded]],
+    settings: Sequence[Setting],
+    targets: Sequence[Target],
+    budget: int,
+    progress: bool,
+) -> list[AttributionMap]:
+    """The maps of all questions, each of which comes with the number of its input."""
+    encoded = [question for _, question in asked]
+    findings = inspect_texts(model, encoded)
+    for setting in settings:
+        refuse_vanishing_sum(setting, findings.sum_vanishes)
+    refs = References(model)
+    blocks = plan_blocks(encoded, packing_for(model, budget))
+    each = list(enumerate(each_target(refs, encoded[0], targets, budget)))
+    maps: dict[tuple[int, int, int, int], AttributionMap] = {}
+    console = Console(stderr=True)
+    for block in track(blocks, "attributing", console=console, disable=not progress):
+        items = [encoded[index] for index in block.indices]
+        for t, target in each:
+            opened = open_block(refs, items, target, budget)
+            explained = opened.explain([setting.at(target) for setting in settings])
+            for s, of_setting in enumerate(explained.values()):
+                for index, made in zip(block.indices, of_setting, strict=True):
+                    text = asked[index][0]
+                    maps[text, s, t, index] = made.at(text)
+    return [maps[key] for key in sorted(maps)]
+
+
+def evaluate(
+    model: Model,
+    maps: Sequence[AttributionMap],
+    metrics: str | Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
+    *,
+    removal: str | Sequence[str] = "mask",
+    grid: str | Sequence[float] | Listable | None = None,
+    output: str = "probability",
+    granularity: str = "token",
+    ranking: str = "signed",
+    token_budget: int | str | None = None,
+) -> "pd.DataFrame":
+    """Evaluates maps by faithfulness metrics; every distinct question is asked of the model once.
+
+    Args:
+        model: the model that the maps explain.
+        maps: from `attribute`, or `AttributionMap.from_scores`.
+        metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
+        removal: what stands in for removed tokens: mask, pad, unk, zero or mean; or attention (they are not
+            attended to), delete (the text closes up), or baseline (each map's own); a list gives a row for each.
+            A token that the tokenizer lacks is replaced by the first of mask, pad and zero that it has, as the table's
+            column says.
+        grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
+            each metric's own where None.
+        output: what is read of the explained class: "probability", "log_probability" or "logit".
+        granularity: what is ranked and removed as one: "token" or "word", whose score is the sum of its pieces'.
+        ranking: by the scores ("signed") or by their magnitudes ("absolute").
+        token_budget: tokens per pass.
+
+    Returns:
+        One row per map and metric: input_index, example_id, method, backend, setting_id, metric, removal, value,
+        unit, higher_is_better, status, reason.
+
+    Raises:
+        InputError: a name or a value is not usable.
+    """
+    import pandas as pd
+
+    names = [metrics] if isinstance(metrics, str) else metrics
+    entries = {name: metric_entry(name, grid) for name in names}
+    one_of("output", output, OUTPUTS)
+    one_of("ranking", ranking, RANKINGS)
+    removals = fitted_removals(model, [removal] if isinstance(removal, str) else removal)
+    budget = tokens_per_pass(token_budget, model, [one.encoded for one in maps])
+    with model.frozen():
+        views = usual(removals, granularity, output, ranking)
+        rows = judge_maps(References(model), maps, entries, views, budget)
+    return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)

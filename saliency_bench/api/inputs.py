@@ -1,0 +1,131 @@
+"""Inputs of `attribute`, whatever their form, to tokenised texts."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.text import Encoded
+from saliency_bench.data.example import Example
+from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION, TEXT_GENERATION
+from saliency_bench.models.model import Model
+from saliency_bench.models.tasks import padding
+from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
+from saliency_bench.models.tasks.items import items as items_of
+from saliency_bench.models.tasks.registry import task_of
+
+Inputs = str | Iterable[Any] | Dataset[Any]
+
+
+def continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str, str]]:
+    """Pairs of each prompt and what follows it.
+
+    Raises:
+        InputError: the model continues no texts, or a prompt is no text.
+    """
+    if model.task != TEXT_GENERATION:
+        raise InputError(
+            f"continuation= is for task={TEXT_GENERATION}; this model is for {model.task}"
+        )
+    prompts = items_of(inputs)
+    if any(not isinstance(prompt, str) for prompt in prompts):
+        raise InputError("continuation= follows prompts that are texts")
+    return [(prompt, continuation) for prompt in prompts]
+
+
+def encode_all(model: Model, inputs: Inputs, labels: Any) -> list[Encoded]:
+    """Every input tokenised, with its gold class where there is one.
+
+    Raises:
+        InputError: there are no inputs, one is not usable, or labels do not fit them.
+    """
+    items = items_of(inputs)
+    if not items:
+        raise InputError("inputs is empty: expected at least one text")
+    if labels is None:
+        labels = [None] * len(items)
+    elif model.task != SEQUENCE_CLASSIFICATION:
+        raise InputError(f"labels are of texts, and {model.task} has none: name a target")
+    elif isinstance(labels, str | int):  # of the only text
+        labels = [labels]
+    if len(labels) != len(items):
+        raise InputError(f"labels: expected {len(items)}, one per input, got {len(labels)}")
+    keep_pads = _padding_matters(model, items)
+    encoded = [
+        _encode_one(model, item, index, label, keep_pads)
+        for index, (item, label) in enumerate(zip(items, labels, strict=True))
+    ]
+    if cut := [index for index, item in enumerate(encoded) if item.truncated]:
+        warnings.warn(
+            f"inputs[{cut[0]}] is longer than {model.max_length} tokens and was cut ({len(cut)} in all)",
+            stacklevel=3,
+        )
+    if message := task.mostly_unknown(model, encoded):
+        warnings.warn(message, stacklevel=3)
+    return encoded
+
+
+def _padding_matters(model: Model, items: Sequence[Any]) -> bool:
+    """Whether padding of ids is kept, since the model's outputs depend on it; warns of padding that no mask marks."""
+    mappings = [
+        (f"inputs[{index}]", item) for index, item in enumerate(items) if isinstance(item, Mapping)
+    ]
+    if unmarked := [where for where, item in mappings if padding.attended(model, item, where)]:
+        warnings.warn(
+            f"{unmarked[0]} is padded and has no attention_mask ({len(unmarked)} in all), so that the model reads the "
+            "pads as it reads words: give a mapping with input_ids and attention_mask, or ids without padding",
+            stacklevel=4,
+        )
+    return padding.matters(model, mappings)
+
+
+def _encode_one(
+    model: Model, item: Any, index: int, label: int | str | None, keep_pads: bool
+) -> Encoded:
+    where = f"inputs[{index}]"
+    if isinstance(item, Mapping):
+        if label is None and model.task == SEQUENCE_CLASSIFICATION:
+            label = label_of(item)
+        if "input_ids" in item:
+            return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
+        example = Example(str(index), *_columns(item, where), label, source=where)
+    elif isinstance(item, Example):
+        example = item if label is None else replace(item, label=label)
+    else:
+        example = Example(str(index), *_text_and_pair(item, where), label, source=where)
+    return task_of(model).encode(model, example, "truncate")
+
+
+def _text_and_pair(item: Any, where: str) -> tuple[str, str | None]:
+    if isinstance(item, str):
+        return item, None
+    listed = isinstance(item, tuple | list)
+    if listed and len(item) == 2 and all(isinstance(text, str) for text in item):
+        return item[0], item[1]
+    flat = ", texts of batches as [text for batch in inputs for text in batch]"
+    raise InputError(
+        f"{where} is {type(item).__name__} ({item!r:.40}); expected a text, a pair of texts or a mapping with input_ids"
+        f"{flat if listed or isinstance(item, np.ndarray) else ''}"
+    )
+
+
+def _columns(item: Mapping[str, Any], where: str) -> tuple[str, str | None]:
+    """The text and the pair of a row that has `text`, and nothing that would be left out.
+
+    Raises:
+        InputError: it has other columns, or `text` is no text.
+    """
+    text, pair = item.get(TEXT), item.get(TEXT_PAIR)
+    if {*item} <= {*KEYS} and isinstance(text, str) and isinstance(pair, str | None):
+        return text, pair
+    named = next((key for key in item if isinstance(item[key], str)), TEXT)
+    raise InputError(
+        f"{where} has no input_ids; it has: {', '.join(map(str, item))}. Expected a mapping with input_ids, or with text "
+        f"(and text_pair, label) alone. Give the texts themselves, as [row[{named!r}] for row in inputs], and classes "
+        "as labels="
+    )

@@ -1,0 +1,190 @@
+"""Arguments of `attribute` and `evaluate` to settings, targets and metric entries."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
+from saliency_bench.attribution.noise import UNITS
+from saliency_bench.attribution.settings import expand, has_backends
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.rows import Setting, Target, as_list
+from saliency_bench.core.text import Encoded
+from saliency_bench.evaluation.metrics import METRICS
+from saliency_bench.evaluation.removal import fit_operator
+from saliency_bench.evaluation.view import hyperparameters
+from saliency_bench.models import references
+from saliency_bench.models.heads import HEADS
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks.sequence_classification import CRITERION
+from saliency_bench.models.tasks.targets import ALL
+from saliency_bench.study.block import open_block
+from saliency_bench.study.budget import resolve as resolve_budget
+from saliency_bench.study.prepare import fit_settings
+
+
+@runtime_checkable
+class Listable(Protocol):
+    """Numbers or names in an array, a tensor or a column, or one of their elements."""
+
+    def tolist(self) -> Any:
+        """The same as Python's own."""
+
+
+Targets = Target | Sequence[Any] | Listable
+Baseline = str | np.ndarray | Tensor
+
+
+def plain(value: Any) -> Any:
+    """Numbers, rows and columns of numpy, torch and pandas as Python's own numbers and lists."""
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(map(plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def plain_targets(target: Any) -> list[Target]:
+    """The targets one by one, whole numbers of any type as Python's own.
+
+    Raises:
+        InputError: there is none, or one is neither a class by name or number nor a pair of these.
+    """
+    value = plain(target)
+    listed = [*value] if isinstance(value, list | range) else [value]
+    if not listed:
+        raise _no_target(target)
+    return [_pair(one) if isinstance(one, tuple) else _class(one) for one in listed]
+
+
+def _pair(pair: tuple[Any, ...]) -> Target:
+    if len(pair) != 2:
+        raise InputError(f"target={pair!r}: expected two classes, (A, B)")
+    return _class(pair[0]), _class(pair[1])
+
+
+def _class(value: Any) -> str | int:
+    if isinstance(value, list) and len(value) == 1:  # argmax of a batch of one gives such a row
+        (value,) = value
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _no_target(value)
+    return value
+
+
+def _no_target(value: Any) -> InputError:
+    return InputError(
+        f"target={value!r}: expected predicted, gold, runner_up, all, a class by index or name, a pair of classes, "
+        "or a list of these"
+    )
+
+
+def each_target(
+    refs: References, first: Encoded, targets: Sequence[Target], budget: int
+) -> list[Target]:
+    """The targets one by one, and every class in place of "all"."""
+    found: list[Target] = []
+    for target in targets:
+        if target == ALL and HEADS[refs.model.task].named:
+            found += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
+        else:
+            found.append(target)
+    return found
+
+
+def output_of(model: Model, output: str | None) -> str:
+    """The score that is explained: the given output, or the model's own criterion."""
+    if model.criterion is None:
+        return output or "logit"
+    if output not in (None, CRITERION):
+        raise InputError(
+            f"output={output!r}: the model has a criterion of its own, whose negative is what is explained. Leave output "
+            "out, or wrap the module without criterion="
+        )
+    return CRITERION
+
+
+def settings_of(
+    model: Model,
+    method: str,
+    hyper: dict[str, Any],
+    output: str,
+    longest: int,
+    *,
+    backend: str | Sequence[str],
+    reduction: str | Sequence[str] | None,
+    seed: int | Sequence[int],
+) -> list[Setting]:
+    """One setting per combination of axes. What `hyper` lacks is taken from conf/method/."""
+    one_of("method", method, METHODS.names())
+    entry: dict[str, Any] = {"method": method}
+    if method in conf_files.names("method"):
+        entry = conf_files.method_defaults(method)
+    sizes = {f"noise_{unit}": None for unit in UNITS}
+    if sizes.keys() & hyper.keys():  # σ may be in another unit than that of conf/
+        entry |= sizes
+    entry |= hyper
+    if "baseline" in hyper:
+        where = f"method.{method}.baseline"
+        entry["baseline"] = [
+            references.resolve_baseline(model, one, where)
+            if isinstance(one, np.ndarray | Tensor)
+            else one
+            for one in as_list(hyper["baseline"])
+        ]
+    if has_backends(method):
+        entry["backend"] = backend
+    if reduction is not None and KINDS[method] != "token":
+        entry["reduction"] = reduction
+    settings = expand({method: entry}, output=output, seed=seed)
+    _warn_of_unused(method, backend, reduction)
+    fitted, lacking = fit_settings(model, settings, longest)
+    for message in dict.fromkeys(f"{one['source']}: {one['message']}" for one in lacking):
+        warnings.warn(message, stacklevel=3)
+    return fitted
+
+
+def _warn_of_unused(
+    method: str, backend: str | Sequence[str], reduction: str | Sequence[str] | None
+) -> None:
+    """Warns of arguments that change nothing in this method."""
+    if KINDS[method] != "token":
+        return
+    own = ONLY.get(method, "native")
+    if others := sorted({*as_list(backend)} - {"native", own}):
+        warnings.warn(f"{method} has no backend {others[0]}: it is computed by {own}", stacklevel=4)
+    if reduction not in (None, "none"):
+        warnings.warn(
+            f"{method} gives one number per token: reduction={reduction} changes nothing",
+            stacklevel=4,
+        )
+
+
+def tokens_per_pass(budget: int | str | None, model: Model, encoded: Sequence[Encoded]) -> int:
+    """The token budget as a number; that of conf/ where it is None."""
+    default = conf_files.runtime_defaults()["token_budget"]
+    return resolve_budget(default if budget is None else budget, model, [*map(len, encoded)])
+
+
+def metric_entry(name: str, grid: Any) -> dict[str, Any]:
+    """The entry of a metric in conf/metric/, or the name alone of one from an installed package; with the grid."""
+    if name in METRICS.names() and name not in conf_files.names("metric"):
+        entry: dict[str, Any] = {"metric": name}
+    else:
+        entry = conf_files.metric_defaults(name)
+    declared = METRICS.hyperparameters(entry["metric"])
+    if grid is not None and "grid" in declared:
+        entry["grid"] = plain(grid)
+    METRICS.check(entry["metric"], hyperparameters(entry, declared), name)
+    return entry
+
+
+def fitted_removals(model: Model, removals: Sequence[str]) -> list[str]:
+    """The removal operators that the model has; it is warned of one that stands in for another."""
+    fitted = [fit_operator(model, removal) for removal in removals]
+    for removal, used in zip(removals, fitted, strict=True):
+        if message := references.lacking(model, removal, used):
+            warnings.warn(f"removal={removal}: {message}", stacklevel=3)
+    return list(dict.fromkeys(fitted))
