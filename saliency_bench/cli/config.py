@@ -16,6 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saliency_bench.cli.hydra_words import as_hydra_reads
 from saliency_bench.cli.messages import readable, unknown_key
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.rows import as_list
 from saliency_bench.study.checks import settings as settings
 from saliency_bench.study.checks import validate as validate
 from saliency_bench.study.config import Config as Config

@@ -75,19 +75,19 @@ def probe_of(
     """A probe of a tokenised text, which is cut where it is long."""
     length = len(input_ids)
     most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
-
-    def cut(values: Any) -> Any:
-        # The last one is kept: some models look for the end of the text.
-        return values if len(values) <= most else (*values[: most - 1], values[-1])
-
     shorter = tuple(
-        (name, cut(values) if len(values) == length else values) for name, values in extra
+        (name, _cut(values, most) if len(values) == length else values) for name, values in extra
     )
     width = min(length, most)
     beside = tensors_of(model, [shorter], [width], width)
     if types is not None:
-        beside["token_type_ids"] = torch.tensor([cut(types)], device=model.device)
-    return Probe(model, torch.tensor([cut(input_ids)], device=model.device), beside)
+        beside["token_type_ids"] = torch.tensor([_cut(types, most)], device=model.device)
+    return Probe(model, torch.tensor([_cut(input_ids, most)], device=model.device), beside)
+
+
+def _cut(values: Sequence[Any], most: int) -> Sequence[Any]:
+    """At most so many tokens, the last one kept: some models look for the end of the text."""
+    return values if len(values) <= most else (*values[: most - 1], values[-1])
 
 
 def first_output(probe: Probe) -> Float[Tensor, "1 ..."]:

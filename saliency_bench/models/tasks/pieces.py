@@ -7,7 +7,7 @@ text looked like before it was tokenised is not known: its words are joined by s
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -69,13 +69,10 @@ def read(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> Placeme
     if style in (LETTERS, BYTES):
         return _spelt(tokens, segments, style == BYTES)
     alone = _alone(tokenizer, ids)
-
-    def joined(before: int, place: int, blank: bool) -> bool:
-        if alone[place] or alone[before]:
-            return False
-        return blank or not _begins(style, tokens[before], tokens[place])
-
-    words = _numbered(segments, [_is_blank(style, token) for token in tokens], joined)
+    before = zip(["", *tokens], tokens, strict=False)
+    continues = [not _begins(style, earlier, token) for earlier, token in before]
+    apart = {place + n for place, whole in enumerate(alone) if whole for n in (0, 1)}
+    words = _numbered(segments, [_is_blank(style, token) for token in tokens], continues, apart)
     offsets = [NO_OFFSET] * len(ids)
     texts = ["", ""]
     for number in range(max(words, default=-1) + 1):
@@ -130,7 +127,7 @@ def words_in(
         texts: the text and its pair.
         parts: what the tokenizer takes for words: tokens next to each other that are of one have the same number.
     """
-    fits, blanks = [], []
+    continues, blanks = [], []
     covered = [0, 0]
     for place, ((start, end), segment) in enumerate(zip(offsets, segments, strict=True)):
         text, done = texts[max(segment, 0)], covered[segment]
@@ -139,23 +136,27 @@ def words_in(
         inside = place > 0 and parts[place] == parts[place - 1]
         inside = inside or (start > 0 and _inside_word(text, start))
         shared = 0 <= start < done  # another byte of the same letter
-        fits.append(shared or (inside and not space))
+        continues.append(shared or (inside and not space))
         blanks.append(piece.isspace())
         if segment >= 0:
             covered[segment] = max(done, end)
-    return _numbered(segments, blanks, lambda before, place, blank: blank or fits[place])
+    return _numbered(segments, blanks, continues)
 
 
 def _numbered(
-    segments: Sequence[int], blanks: Sequence[bool], joined: Callable[[int, int, bool], bool]
+    segments: Sequence[int],
+    blanks: Sequence[bool],
+    continues: Sequence[bool],
+    apart: Collection[int] = (),
 ) -> tuple[int, ...]:
     """Numbers the words through both texts; -1 for special tokens.
 
     Args:
         segments: 0 or 1, -1 for special tokens.
         blanks: whether each token is white space alone.
-        joined: whether a token belongs to the word of the token before it (its place, the token's place, and whether
-            that word has been nothing but white space).
+        continues: whether each token goes on with the word of the token before it; every token does so where that word
+            has been nothing but white space.
+        apart: the places of tokens that begin a word in any case.
     """
     words: list[int] = []
     number = -1  # the last word
@@ -169,7 +170,7 @@ def _numbered(
         near = before >= 0 and segments[before] == segment
         if blank and not near:
             number = _given_back(words, segments)
-        begins = not (near and joined(before, place, blank))
+        begins = not near or place in apart or not (blank or continues[place])
         number += begins
         blank = blanks[place] and (begins or blank)
         words.append(number)
