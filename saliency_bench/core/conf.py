@@ -45,20 +45,37 @@ def summary(group: str, name: str) -> str:
     return next(comments, "")
 
 
+def entry(group: str, name: str) -> dict[str, Any]:
+    """The entry of a method or a metric as conf/ has it, with every hyperparameter."""
+    return dict(read(group, name)[name])
+
+
 def method_defaults(name: str) -> dict[str, Any]:
     """The entry of a method as conf/method/ has it: method, reduction and every hyperparameter."""
-    return dict(read("method", name)[name])
+    return entry("method", name)
 
 
 def metric_defaults(name: str) -> dict[str, Any]:
     """The entry of a metric as conf/metric/ has it."""
-    return dict(read("metric", name)[name])
+    return entry("metric", name)
+
+
+def config() -> dict[str, Any]:
+    """conf/config.yaml without what is Hydra's, each time anew."""
+    content = _load(folder() / f"config{SUFFIX}")
+    return {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
+
+
+def selected(group: str) -> list[str]:
+    """What conf/config.yaml chooses of a group: its methods, its metrics."""
+    defaults = _load(folder() / f"config{SUFFIX}")["defaults"]
+    return next([*one[group]] for one in defaults if isinstance(one, dict) and group in one)
 
 
 def runtime_defaults() -> dict[str, Any]:
     """How things are computed where nothing else is asked for: device, dtype, token budget."""
     here = {"threads": read("runtime", "here")["threads"]}
-    return here | dict(_load(folder() / f"config{SUFFIX}")["runtime"])
+    return here | dict(config()["runtime"])
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -141,9 +141,7 @@ def analyse(run: Run) -> Analysis:
             f"{run.folder}/settings.json lists no setting: there is nothing to report."
         )
     resampling = Resampling.of(run.manifest)
-    rows = with_removal(
-        with_texts(run.tables["rows"], run.manifest, run.repeated), removals(run.manifest)
-    )
+    rows = rows_of(run)
     summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
     metrics = ordered_metrics(summary["metric"]) if len(summary) else []
     primary = _primary(metrics, _endpoint(run.manifest))
@@ -190,6 +188,12 @@ def _ordered(
     named = letters(different)
     means = mean_ranks(values, higher_is_better=bool(better.iloc[0])).tolist()
     return dict(zip(keys, named, strict=True)), dict(zip(keys, means, strict=True))
+
+
+def rows_of(run: Run) -> pd.DataFrame:
+    """The rows of a run with the text of each example, and the removal in the name of metrics that have several."""
+    rows = with_texts(run.tables["rows"], run.manifest, run.repeated)
+    return with_removal(rows, removals(run.manifest))
 
 
 def n_texts(run: Run) -> int:

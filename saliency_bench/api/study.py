@@ -1,0 +1,286 @@
+"""A whole study from Python: the runner of the command, on a model and texts that are in memory."""
+
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from saliency_bench.api.inputs import encode_all
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, one_of, shown
+from saliency_bench.core.labels import setting_labels, varying
+from saliency_bench.core.rows import as_list
+from saliency_bench.models.model import Model
+from saliency_bench.models.tasks.registry import questions
+from saliency_bench.report import formats, style, terminal
+from saliency_bench.report.analysis import Analysis, analyse, rows_of
+from saliency_bench.report.build import FIGURES, build_report
+from saliency_bench.report.stats import compare
+from saliency_bench.report.study_tables import headline
+from saliency_bench.store.run import Run, read_run
+from saliency_bench.study import config as schema
+from saliency_bench.study.checks import settings, validate
+from saliency_bench.study.prepare import Inputs, by_text_hash
+from saliency_bench.study.run import Progress, run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]
+
+
+def study(
+    model: Model,
+    data: Any,
+    methods: Entries | None = None,
+    metrics: Entries | None = None,
+    *,
+    removal: str | Sequence[str] = "mask",
+    n: int | None = None,
+    out: str | Path | None = None,
+    labels: Any = None,
+    target: str = "predicted",
+    output: str = "logit",
+    seed: int = 0,
+    token_budget: int | str | None = None,
+    progress: bool = False,
+) -> "StudyResult":
+    """Explains texts by several methods, evaluates the maps and sums them up with intervals, as the command does.
+
+    Args:
+        model: from `load_model` or `wrap_model`; it is left as found.
+        data: texts in any form that `attribute` takes, or a DataFrame with a column `text` (and `text_pair`, `label`).
+        methods: names of entries in conf/method/, entries of your own (`{"method": "integrated_gradients", "n_steps":
+            [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Those of conf/config.yaml, a
+            random ranking and leave-one-out where None.
+        metrics: likewise, of conf/metric/; those of conf/config.yaml where None.
+        removal: what stands in for removed tokens; a list gives rows for each.
+        n: how many texts, chosen by the hash of their words, so that sorted data is not cut to one class; all where None.
+        out: a new folder for the run, or that of the same study, which then goes on where it stopped. Where None, the
+            results are kept until Python ends.
+        labels: gold classes, one per text; those that the data brings where None.
+        target: the explained class: "predicted", "gold", "runner_up", a name, an index or "contrast:A|B".
+        output: the score of that class: "logit", "probability", "log_probability" or "cross_entropy".
+        seed: of noise and random rankings.
+        token_budget: tokens per pass; that of conf/config.yaml where None.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a name, a value or a text is not usable.
+        StorageError: the folder cannot be written.
+    """
+    texts = encode_all(model, _records(data), labels)
+    if n is not None and n < 1:
+        raise InputError(f"n={n}: expected at least 1")
+    if n is not None and n < len(texts):
+        texts = by_text_hash(texts)[:n]
+    encoded = [question for _, question in questions(model, texts)]
+    held = None if out is not None else tempfile.TemporaryDirectory(prefix="saliency-bench-")
+    cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
+    cfg.method = _entries("method", methods)
+    cfg.metric = _entries("metric", metrics)
+    cfg.evaluation.removal = as_list(removal)
+    cfg.out = str(Path(held.name) / "run") if out is None and held else str(out)
+    cfg.statistics.reference = next(iter(cfg.method), None)
+    if token_budget is not None:
+        cfg.runtime.token_budget = token_budget
+    validate(cfg)
+    inputs = Inputs(model, encoded, ["data"] * len(encoded))
+    command = ["saliency_bench.study", model.name]
+    with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
+        folder = run(cfg, settings(cfg), command, _show_in(bars), inputs=inputs)
+    return StudyResult(folder, held)
+
+
+def _records(data: Any) -> Any:
+    """Rows of a DataFrame with the columns that texts have; anything else as it is."""
+    columns = getattr(data, "columns", None)
+    if columns is None or not hasattr(data, "to_dict"):
+        return data
+    kept = [column for column in ("text", "text_pair", "label", "labels") if column in columns]
+    if "text" not in kept:
+        raise InputError(
+            f"data is a table of the columns {', '.join(map(str, columns))}: expected a column text. Rename one: "
+            f"data.rename(columns={{{next(map(str, columns), '')!r}: 'text'}})"
+        )
+    return data[kept].to_dict("records")
+
+
+def _config(model: Model, **values: Any) -> schema.Config:
+    """conf/config.yaml for a model in memory, with these values in place of its own."""
+    defaults = conf_files.config() | values
+    sections = {
+        "evaluation": schema.Evaluation,
+        "agreement": schema.Agreement,
+        "convergence": schema.Convergence,
+        "timing": schema.Timing,
+        "statistics": schema.Statistics,
+        "report": schema.Report,
+    }
+    made = {key: kind(**defaults.pop(key)) for key, kind in sections.items()}
+    made["agreement"].metrics = as_list(made["agreement"].metrics)
+    runtime = defaults.pop("runtime") | conf_files.read("runtime", "here")
+    facts = {"device": str(model.device), "dtype": model.type_name}
+    return schema.Config(
+        **defaults | made,
+        model=schema.MemoryModel("memory", model.task),
+        data={"dataset": "memory"},
+        runtime=schema.Runtime(**runtime | facts),
+    )
+
+
+def _entries(group: str, asked: Entries | None) -> dict[str, dict[str, Any]]:
+    """Named entries of methods or metrics, each complete.
+
+    Raises:
+        InputError: an entry names no part, or two have the same name.
+    """
+    if asked is None:
+        asked = conf_files.selected(group)
+        asked += ["random", "leave_one_out"] if group == "method" else []
+    if isinstance(asked, Mapping):
+        asked = [{"name": name, **entry} for name, entry in asked.items()]
+    entries: dict[str, dict[str, Any]] = {}
+    for given in as_list(asked):
+        entry = {group: given} if isinstance(given, str) else dict(given)
+        if not isinstance(entry.get(group), str):
+            raise InputError(
+                f"{group}s: {shown(given)}: expected a name, or a mapping with {group!r} and hyperparameters"
+            )
+        name = entry.pop("name", entry[group])
+        if name in entries:
+            raise InputError(
+                f"{group}s: two entries are called {name}. Give one of them a name of its own: "
+                f'{{"name": "other", "{group}": "{entry[group]}", ...}}'
+            )
+        part = entry[group]
+        defaults = conf_files.entry(group, part) if part in conf_files.names(group) else {}
+        entries[name] = defaults | {key: value for key, value in entry.items() if key != group}
+        entries[name].setdefault(group, part)
+    return entries
+
+
+def _show_in(bars: Bars) -> Progress:
+    """Shows each stage as a bar."""
+    tasks: dict[str, Any] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total or None)
+        bars.update(tasks[stage], completed=done, total=total or None)
+
+    return show
+
+
+class StudyResult:
+    """What came out of a study; in a notebook and in a terminal it shows its main table.
+
+    Attributes:
+        folder: the run folder, as the command writes it: `saliency-bench report FOLDER`, `across`, `compare` read it.
+    """
+
+    def __init__(self, folder: Path, held: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+        self.folder = folder
+        self._held = held  # is removed with this object
+
+    @cached_property
+    def run(self) -> Run:
+        """All tables, settings and the manifest."""
+        return read_run(self.folder)
+
+    @cached_property
+    def _analysis(self) -> Analysis:
+        return analyse(self.run)
+
+    @property
+    def rows(self) -> "pd.DataFrame":
+        """One line per text, setting and metric: what `evaluate` returns, with the hyperparameters that differ."""
+        return self._with_settings(self.run.tables["rows"].drop(columns="cell_id"))
+
+    def summary(self) -> "pd.DataFrame":
+        """One line per setting and metric: method, metric, mean, low, high, n and the hyperparameters that differ.
+
+        `mean` is the median for metrics with heavy tails; `low` and `high` are the ends of its 95 % interval over texts.
+        Metrics that are evaluated under several removals have the removal in their name: "srg (pad)".
+        """
+        summary = self._with_settings(self._analysis.summary)
+        first = ["method", "metric", "mean", "low", "high", "n"]
+        return summary[[*first, *(column for column in summary if column not in first)]]
+
+    def compare(self, a: str, b: str) -> "pd.DataFrame":
+        """Differences a − b of two methods (or setting ids), paired by text.
+
+        Returns:
+            One line per metric: metric, n, difference, low, high, p, effect. p is of the test of paired differences that
+            the study names, not corrected for several metrics; effect the matched-pairs rank-biserial correlation.
+
+        Raises:
+            InputError: a name is unknown, or its method has several settings.
+        """
+        chosen = self._setting_id(a), self._setting_id(b)
+        rows = rows_of(self.run)
+        pairs = compare(rows[rows["setting_id"].isin(chosen)], chosen[1], self._analysis.resampling)
+        columns = ["metric", "n", "difference", "low", "high", "p", "effect"]
+        return pairs[columns] if len(pairs) else pairs
+
+    def plot(self, name: str = "metric_bars") -> "Figure":
+        """A figure of the report: metric_bars, curves, agreement, cost, convergence, accuracy, noise_map, removal_grid.
+
+        Raises:
+            InputError: there is no such figure, or the study has nothing for it.
+        """
+        one_of("name", name, FIGURES)
+        with style.styled():
+            figure = FIGURES[name](self._analysis)
+        if figure is None:
+            raise InputError(f"name={name}: this study has nothing to draw there")
+        return figure
+
+    def report(self) -> Path:
+        """Writes tables (CSV, Markdown, LaTeX), figures and report.html into the run folder; returns the page's path."""
+        return build_report(self.run)
+
+    def to_latex(self) -> str:
+        """The main table for a paper."""
+        return formats.to_latex(headline(self._analysis))
+
+    def _setting_id(self, name: str) -> str:
+        settings = self.run.settings
+        ids = [one["setting_id"] for one in settings if name in (one["name"], one["setting_id"])]
+        if not ids:
+            one_of("method", name, [one["name"] for one in settings])
+        if len(ids) > 1:
+            labels = setting_labels(settings)
+            listed = "; ".join(f"{key} ({labels[key]})" for key in ids)
+            raise InputError(f"{name} has {len(ids)} settings. Give the id of one: {listed}")
+        return str(ids[0])
+
+    def _with_settings(self, table: "pd.DataFrame") -> "pd.DataFrame":
+        """The table with columns for the method, the backend and the hyperparameters in which settings differ."""
+        import pandas as pd
+
+        settings = self.run.settings
+        names = dict.fromkeys(one["name"] for one in settings)
+        keys = dict.fromkeys(key for name in names for key in varying(settings, name))
+        columns = ["setting_id", "backend", *(key for key in keys if key not in ("backend", *table))]
+        facts = pd.DataFrame(settings).reindex(columns=[*columns, "name"])
+        return table.merge(facts.rename(columns={"name": "method"}), on="setting_id")
+
+    def __repr__(self) -> str:
+        console = Console(file=io.StringIO(), width=160, highlight=False)
+        console.print(terminal.to_rich(terminal.fitting(headline(self._analysis), 160), False))
+        console.print(str(self.folder), soft_wrap=True)
+        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        table = headline(self._analysis)
+        cells = [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in terminal.printed(table)]
+        return pd.DataFrame(cells, columns=[one.heading for one in table.columns]).to_html(index=False)
