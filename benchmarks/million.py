@@ -24,7 +24,7 @@ from saliency_bench.core.text import NO_OFFSET, Encoded, Shared
 from saliency_bench.store.coverage import Plan, require_planned
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.parts import PartStore
-from saliency_bench.study.block import Piece, plan_blocks, plan_pieces
+from saliency_bench.studies.block import Piece, plan_blocks, plan_pieces
 
 METRICS = ("comprehensiveness", "srg", "sufficiency")
 SETTING = "000000000000"

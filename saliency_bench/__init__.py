@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saliency_bench.api import attribute as attribute
     from saliency_bench.api import evaluate as evaluate
+    from saliency_bench.api.listing import explain_parameters as explain_parameters
+    from saliency_bench.api.listing import methods as methods
+    from saliency_bench.api.listing import metrics as metrics
+    from saliency_bench.api.study import study as study
     from saliency_bench.core.errors import InputError as InputError
     from saliency_bench.core.maps import AttributionMap as AttributionMap
     from saliency_bench.models.loading import load_model as load_model
@@ -19,13 +23,28 @@ __version__ = "0.1.0"
 _HOMES = {
     "attribute": "api",
     "evaluate": "api",
+    "study": "api.study",
+    "methods": "api.listing",
+    "metrics": "api.listing",
+    "explain_parameters": "api.listing",
     "load_model": "models.loading",
     "wrap_model": "models.loading",
     "AttributionMap": "core.maps",
     "InputError": "core.errors",
 }
 
-__all__ = ["AttributionMap", "InputError", "attribute", "evaluate", "load_model", "wrap_model"]
+__all__ = [
+    "AttributionMap",
+    "InputError",
+    "attribute",
+    "evaluate",
+    "explain_parameters",
+    "load_model",
+    "methods",
+    "metrics",
+    "study",
+    "wrap_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ FLOORS = [
     ("data", "store"),
     ("models", "report"),
     ("attribution", "evaluation"),
-    ("study",),
+    ("studies",),
     ("experiments", "api"),
     ("cli",),
     ("__main__",),
@@ -77,7 +77,9 @@ def test_no_import_runs_back_up(path):
 
 
 def test_a_study_does_not_see_its_report():
-    assert [path for path in FILES if room_of(path) == "study" and "report" in imported(path)] == []
+    assert [
+        path for path in FILES if room_of(path) == "studies" and "report" in imported(path)
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_an_import_that_runs_back_up_is_seen(tmp_path, text):
     file = tmp_path / "module.py"
     file.write_text(f"from saliency_bench.core.errors import InputError\n{text}", "utf-8")
     assert imported(file) == {"core", "cli"}
-    assert runs_back_up(file, "study") == {"cli"}
+    assert runs_back_up(file, "studies") == {"cli"}
 
 
 def loaded_after(code: str) -> set[str]:

@@ -32,11 +32,11 @@ from saliency_bench.report.table import Column, Estimate, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
-from saliency_bench.study.agreement import agreement_rows
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.budget import resolve as resolve_budget
-from saliency_bench.study.evaluate import judge_block
-from saliency_bench.study.timing import interleaved_ratio, measure, synchronizer
+from saliency_bench.studies.agreement import agreement_rows
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.budget import resolve as resolve_budget
+from saliency_bench.studies.evaluate import judge_block
+from saliency_bench.studies.timing import interleaved_ratio, measure, synchronizer
 
 BASELINE = "pad"  # where two of the peers start, whatever one would like
 REMOVAL = "mask"

@@ -33,11 +33,11 @@ from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, Run, read_run, write_json
-from saliency_bench.study import run as runner
-from saliency_bench.study.block import OpenBlock, open_block, plan_blocks
-from saliency_bench.study.evaluate import judge_block
-from saliency_bench.study.prepare import Study, prepare, usual_readings
-from saliency_bench.study.timing import interleaved_ratio, measure, running_order, synchronizer
+from saliency_bench.studies import run as runner
+from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
+from saliency_bench.studies.evaluate import judge_block
+from saliency_bench.studies.prepare import Study, prepare, usual_readings
+from saliency_bench.studies.timing import interleaved_ratio, measure, running_order, synchronizer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ SORTED, RANDOM, ONCE = "by_hand_sorted", "by_hand_random", "by_hand_sorted_curve
 
 #: What each contestant is.
 CONTESTANTS = {
-    OURS: "saliency_bench.study.run.run: everything shared",
+    OURS: "saliency_bench.studies.run.run: everything shared",
     SORTED: "by hand, texts sorted by length, sizes of batch and pass tuned; a loop for each metric",
     RANDOM: "by hand, texts as they come, 32 in a padded batch; a loop for each metric",
     ONCE: "by hand, sorted and tuned; each method's two curves asked once, all metrics read off them",

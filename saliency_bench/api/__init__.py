@@ -44,8 +44,8 @@ from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
-from saliency_bench.study.block import open_block, packing_for, plan_blocks
-from saliency_bench.study.evaluate import judge_maps
+from saliency_bench.studies.block import open_block, packing_for, plan_blocks
+from saliency_bench.studies.evaluate import judge_maps
 
 if TYPE_CHECKING:
     import pandas as pd

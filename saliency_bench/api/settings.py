@@ -23,9 +23,9 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.sequence_classification import CRITERION
 from saliency_bench.models.tasks.targets import ALL
-from saliency_bench.study.block import open_block
-from saliency_bench.study.budget import resolve as resolve_budget
-from saliency_bench.study.prepare import fit_settings
+from saliency_bench.studies.block import open_block
+from saliency_bench.studies.budget import resolve as resolve_budget
+from saliency_bench.studies.prepare import fit_settings
 
 
 @runtime_checkable

@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from saliency_bench.api.inputs import encode_all
+from saliency_bench.attribution.methods import METHODS
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.labels import setting_labels, varying
+from saliency_bench.core.registry import Registry
 from saliency_bench.core.rows import as_list
+from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.report import formats, style, terminal
@@ -22,15 +25,18 @@ from saliency_bench.report.analysis import Analysis, analyse, rows_of
 from saliency_bench.report.build import FIGURES, build_report
 from saliency_bench.report.stats import compare
 from saliency_bench.report.study_tables import headline
+from saliency_bench.report.table import printed
 from saliency_bench.store.run import Run, read_run
-from saliency_bench.study import config as schema
-from saliency_bench.study.checks import settings, validate
-from saliency_bench.study.prepare import Inputs, by_text_hash
-from saliency_bench.study.run import Progress, run
+from saliency_bench.studies import config as schema
+from saliency_bench.studies.checks import settings, validate
+from saliency_bench.studies.prepare import Inputs, by_text_hash
+from saliency_bench.studies.run import Progress, run
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+PARTS: Mapping[str, Registry[Any]] = {"method": METHODS, "metric": METRICS}
 
 Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]
 
@@ -94,7 +100,11 @@ def study(
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
     command = ["saliency_bench.study", model.name]
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
-        folder = run(cfg, settings(cfg), command, _show_in(bars), inputs=inputs)
+        try:
+            folder = run(cfg, settings(cfg), command, _show_in(bars), inputs=inputs)
+        except KeyboardInterrupt:
+            hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
+            raise KeyboardInterrupt(f"The study was interrupted. {hint}") from None
     return StudyResult(folder, held)
 
 
@@ -124,13 +134,14 @@ def _config(model: Model, **values: Any) -> schema.Config:
         "report": schema.Report,
     }
     made = {key: kind(**defaults.pop(key)) for key, kind in sections.items()}
+    defaults["choose"] = None  # there is no other split
     made["agreement"].metrics = as_list(made["agreement"].metrics)
     runtime = defaults.pop("runtime") | conf_files.read("runtime", "here")
-    facts = {"device": str(model.device), "dtype": model.type_name}
+    facts = {"device": str(model.device), "dtype": model.precision}
     return schema.Config(
         **defaults | made,
-        model=schema.MemoryModel("memory", model.task),
-        data={"dataset": "memory"},
+        model=schema.MemoryModel(schema.MEMORY, model.task),
+        data={"dataset": schema.MEMORY},
         runtime=schema.Runtime(**runtime | facts),
     )
 
@@ -153,6 +164,7 @@ def _entries(group: str, asked: Entries | None) -> dict[str, dict[str, Any]]:
             raise InputError(
                 f"{group}s: {shown(given)}: expected a name, or a mapping with {group!r} and hyperparameters"
             )
+        one_of(group, entry[group], PARTS[group].names())
         name = entry.pop("name", entry[group])
         if name in entries:
             raise InputError(
@@ -185,7 +197,9 @@ class StudyResult:
         folder: the run folder, as the command writes it: `saliency-bench report FOLDER`, `across`, `compare` read it.
     """
 
-    def __init__(self, folder: Path, held: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+    def __init__(
+        self, folder: Path, held: "tempfile.TemporaryDirectory[str] | None" = None
+    ) -> None:
         self.folder = folder
         self._held = held  # is removed with this object
 
@@ -209,7 +223,11 @@ class StudyResult:
         `mean` is the median for metrics with heavy tails; `low` and `high` are the ends of its 95 % interval over texts.
         Metrics that are evaluated under several removals have the removal in their name: "srg (pad)".
         """
-        summary = self._with_settings(self._analysis.summary)
+        order = {one["setting_id"]: place for place, one in enumerate(self._analysis.settings)}
+        order |= {metric: place for place, metric in enumerate(self._analysis.metrics)}
+        summary = self._with_settings(self._analysis.summary).sort_values(
+            ["setting_id", "metric"], key=lambda column: column.map(order), ignore_index=True
+        )
         first = ["method", "metric", "mean", "low", "high", "n"]
         return summary[[*first, *(column for column in summary if column not in first)]]
 
@@ -268,19 +286,26 @@ class StudyResult:
         settings = self.run.settings
         names = dict.fromkeys(one["name"] for one in settings)
         keys = dict.fromkeys(key for name in names for key in varying(settings, name))
-        columns = ["setting_id", "backend", *(key for key in keys if key not in ("backend", *table))]
+        columns = [
+            "setting_id",
+            "backend",
+            *(key for key in keys if key not in ("backend", *table)),
+        ]
         facts = pd.DataFrame(settings).reindex(columns=[*columns, "name"])
-        return table.merge(facts.rename(columns={"name": "method"}), on="setting_id")
+        facts = facts.rename(columns={"name": "method"}).convert_dtypes()  # whole numbers stay whole
+        return table.merge(facts, on="setting_id")
 
     def __repr__(self) -> str:
-        console = Console(file=io.StringIO(), width=160, highlight=False)
+        page = io.StringIO()
+        console = Console(file=page, width=160, highlight=False)
         console.print(terminal.to_rich(terminal.fitting(headline(self._analysis), 160), False))
         console.print(str(self.folder), soft_wrap=True)
-        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return page.getvalue()
 
     def _repr_html_(self) -> str:
         import pandas as pd
 
         table = headline(self._analysis)
-        cells = [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in terminal.printed(table)]
-        return pd.DataFrame(cells, columns=[one.heading for one in table.columns]).to_html(index=False)
+        cells = [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in printed(table)]
+        frame = pd.DataFrame(cells, columns=[column.heading for column in table.columns])
+        return str(frame.to_html(index=False))

@@ -19,10 +19,11 @@ from saliency_bench.cli.messages import readable, unknown_key
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.rows import as_list
-from saliency_bench.study.checks import settings as settings
-from saliency_bench.study.checks import validate as validate
-from saliency_bench.study.config import Config as Config
-from saliency_bench.study.config import (
+from saliency_bench.studies.checks import settings as settings
+from saliency_bench.studies.checks import validate as validate
+from saliency_bench.studies.config import Config as Config
+from saliency_bench.studies.config import (
+    MEMORY,
     DefaultModel,
     HubModel,
     MaskedModel,
@@ -110,6 +111,10 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
         raise InputError("the configuration holds ${...}, which a finished configuration has not.")
     model = plain.get("model")
     name = model.get("name") if isinstance(model, Mapping) else None
+    if name == MEMORY:
+        raise InputError(
+            "the study was begun from Python, on a model in memory. The same call of saliency_bench.study goes on."
+        )
     one_of("model.name", name, MODELS)
     schema = OmegaConf.structured(Config)
     try:

@@ -45,7 +45,7 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "list[Attributio
     with importing():
         config.validate(cfg)
         from saliency_bench.api import attribute
-        from saliency_bench.study.prepare import load_configured_model
+        from saliency_bench.studies.prepare import load_configured_model
     with progress() as show:
         show("loading the model", 0, 0)
         model = load_configured_model(cfg)

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency_bench.report.terminal import console_for
-from saliency_bench.study.forecast import duration, rounded, sentence
+from saliency_bench.studies.forecast import duration, rounded, sentence
 
 if TYPE_CHECKING:
     from saliency_bench.models.ledger import Work
-    from saliency_bench.study.forecast import Forecast
+    from saliency_bench.studies.forecast import Forecast
 
 HEADINGS = ("Stage", "Gradients", "Forward rows", "Tokens", "Time", "Share")
 

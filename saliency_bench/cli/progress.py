@@ -110,7 +110,7 @@ class Lines:
 
     def _left(self, now: float, done: int, total: int) -> str:
         """The time that the rest takes at the pace so far; nothing where there is none or no pace."""
-        from saliency_bench.study.forecast import duration
+        from saliency_bench.studies.forecast import duration
 
         start, before = self.began
         if done <= before or done >= total:

@@ -7,9 +7,9 @@ from pathlib import Path
 from saliency_bench.cli import config, forecast_table, results, worker
 from saliency_bench.cli.progress import progress
 from saliency_bench.store.run import MANIFEST
-from saliency_bench.study import executors, prepare
-from saliency_bench.study import run as runner
-from saliency_bench.study.forecast import foresee
+from saliency_bench.studies import executors, prepare
+from saliency_bench.studies import run as runner
+from saliency_bench.studies.forecast import foresee
 
 Executing = Callable[[config.Config], runner.Execute | None]
 

@@ -104,7 +104,7 @@ def estimate(words: list[str]) -> None:
 
 def work(words: list[str]) -> None:
     """Is one of the workers of a run; an executor starts it."""
-    from saliency_bench.study.driver import end_with_driver
+    from saliency_bench.studies.driver import end_with_driver
 
     end_with_driver()  # before the libraries are loaded, which takes seconds
     from saliency_bench.cli import worker

@@ -12,12 +12,12 @@ from saliency_bench.models.references import References
 from saliency_bench.store.durable import refuse_links
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import CONFIG, IDENTITY, how_to_finish, read_json
-from saliency_bench.study.driver import end_with_driver
-from saliency_bench.study.executors import PIECES, Crew, blocks_left
-from saliency_bench.study.folder import refuse_another
-from saliency_bench.study.prepare import prepare
-from saliency_bench.study.run import compute_piece
-from saliency_bench.study.tables import pieces_of
+from saliency_bench.studies.driver import end_with_driver
+from saliency_bench.studies.executors import PIECES, Crew, blocks_left
+from saliency_bench.studies.folder import refuse_another
+from saliency_bench.studies.prepare import prepare
+from saliency_bench.studies.run import compute_piece
+from saliency_bench.studies.tables import pieces_of
 
 #: What `resume` may change of how a run is computed.
 ADDRESS, WORKERS = "runtime.executor.address=", "runtime.executor.workers="

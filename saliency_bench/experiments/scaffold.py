@@ -23,8 +23,8 @@ from saliency_bench.report.stats import Resampling
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
-from saliency_bench.study.budget import check_budget
-from saliency_bench.study.prepare import machine
+from saliency_bench.studies.budget import check_budget
+from saliency_bench.studies.prepare import machine
 
 #: Where the `Experiment` of each verb stands.
 MODULES = {

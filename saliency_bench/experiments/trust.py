@@ -51,9 +51,9 @@ from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.budget import resolve as resolve_budget
-from saliency_bench.study.evaluate import Entries, judge_block
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.budget import resolve as resolve_budget
+from saliency_bench.studies.evaluate import Entries, judge_block
 
 SPLIT = "test"
 

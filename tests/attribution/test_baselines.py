@@ -18,7 +18,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 WEIGHTS = torch.linspace(-1, 1, DIMENSIONS, dtype=torch.float64)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "a", "##s", "."]
@@ -533,7 +533,7 @@ def test_the_sum_of_expected_gradients_tends_to_the_score_minus_that_of_the_refe
 def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
     from saliency_bench.attribution.settings import checked_setting
     from saliency_bench.core.conf import method_defaults
-    from saliency_bench.study.prepare import fit_settings
+    from saliency_bench.studies.prepare import fit_settings
 
     asked, used = (
         sb.attribute(bert, token_inputs(4), "expected_gradients", n_samples=4, **options)[0]
@@ -554,7 +554,7 @@ def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
 def test_files_are_named_by_their_content_when_settings_are_fitted(worded, corpus, tmp_path):
     from saliency_bench.attribution.settings import checked_setting
     from saliency_bench.core.conf import method_defaults
-    from saliency_bench.study.prepare import fit_settings
+    from saliency_bench.studies.prepare import fit_settings
 
     hyper = method_defaults("expected_gradients") | {"references": corpus}
     method, reduction = hyper.pop("method"), hyper.pop("reduction")

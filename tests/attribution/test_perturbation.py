@@ -21,7 +21,7 @@ from saliency_bench.attribution.methods.perturbation import LinearSurrogate
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 ROUNDING = 1e-12
 SINGLE = 3e-6

@@ -7,7 +7,7 @@ from saliency_bench.api.inputs import encode_all
 from saliency_bench.api.settings import settings_of
 from saliency_bench.attribution.explain import explain, plan
 from saliency_bench.models.references import References
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 
 @pytest.mark.parametrize(

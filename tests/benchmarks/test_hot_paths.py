@@ -9,8 +9,8 @@ from saliency_bench.attribution.statistics import gradient
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
-from saliency_bench.study.timing import interleaved_ratio, measure
+from saliency_bench.studies.block import open_block
+from saliency_bench.studies.timing import interleaved_ratio, measure
 
 N_STEPS = 16
 BUDGET = 2048

@@ -17,7 +17,7 @@ from saliency_bench.experiments.throughput.contestants import (
 )
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.timing import interleaved_ratio, measure
+from saliency_bench.studies.timing import interleaved_ratio, measure
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ MEMORY = """
 import json
 from transformers import BertConfig, BertForSequenceClassification
 from saliency_bench.experiments.throughput.contestants import Problem, explained
-from saliency_bench.study.memory import peak_memory
+from saliency_bench.studies.memory import peak_memory
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task

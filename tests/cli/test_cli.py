@@ -15,7 +15,7 @@ from saliency_bench.cli import main as cli
 from saliency_bench.cli.progress import IMPORTING, SECONDS_BETWEEN_LINES, Lines, progress
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, StorageError
-from saliency_bench.study import run as runner
+from saliency_bench.studies import run as runner
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from saliency_bench.models.model import Model, frozen
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import OpenBlock, open_block
+from saliency_bench.studies.block import OpenBlock, open_block
 
 PASSES, REFUSED, NOT_BUILT, WRONG = "passes", "refused", "not built", "wrong"
 

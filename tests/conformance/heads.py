@@ -18,7 +18,7 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.study.block import OpenBlock, open_block
+from saliency_bench.studies.block import OpenBlock, open_block
 
 #: A long text and a short one for each task.
 TEXTS: dict[str, list[Any]] = {

@@ -18,7 +18,7 @@ from saliency_bench.core.signatures import parameters
 from saliency_bench.data import DATASETS
 from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.experiments.scaffold import experiment
-from saliency_bench.study.checks import validate as validate_config
+from saliency_bench.studies.checks import validate as validate_config
 
 FOLDER = conf_files.folder()
 #: Files whose keys are those of a study as a whole.

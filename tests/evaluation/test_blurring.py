@@ -7,7 +7,7 @@ from tiny import scored_by, token_inputs
 
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 N_DRAWS = 400
 DIMENSIONS = 6

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification
 
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
-from saliency_bench.study import run as runner
+from saliency_bench.studies import run as runner
 
 #: As PyTorch says it on a GPU, and on a CPU.
 ERRORS = {

@@ -32,11 +32,11 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.registry import REMOVALS
 from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
-from saliency_bench.study import budget
-from saliency_bench.study import run as runner
-from saliency_bench.study.block import open_block
-from saliency_bench.study.memory import peak_memory
-from saliency_bench.study.timing import measure, synchronizer
+from saliency_bench.studies import budget
+from saliency_bench.studies import run as runner
+from saliency_bench.studies.block import open_block
+from saliency_bench.studies.memory import peak_memory
+from saliency_bench.studies.timing import measure, synchronizer
 
 pytestmark = [
     pytest.mark.gpu,

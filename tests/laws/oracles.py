@@ -24,7 +24,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 #: Tokens of the texts whose scores have a weight for each place.
 T = 5

@@ -13,7 +13,7 @@ from tiny import FrameTokenizer, framed, token_inputs
 from saliency_bench.attribution.noise import SAMPLERS
 from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.models.references import References
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 #: Texts of three lengths between [CLS] and [SEP]; of one length three, so that a block holds several.
 INPUTS = framed(*token_inputs(3, 6, 3, 4, 3))

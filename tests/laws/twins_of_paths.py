@@ -23,7 +23,7 @@ from saliency_bench.attribution.statistics import PRODUCT, VARIANCE, Moment, squ
 from saliency_bench.attribution.statistics import gradient as gradient_term
 from saliency_bench.evaluation import removal
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study import block as blocks
+from saliency_bench.studies import block as blocks
 
 # -- paths --------------------------------------------------------------------------------------------------------
 

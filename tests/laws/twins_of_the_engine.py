@@ -12,7 +12,7 @@ from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.core.tensors import Batch
 from saliency_bench.models import model
-from saliency_bench.study import block as blocks
+from saliency_bench.studies import block as blocks
 
 # -- batches, chunks, sweeps --------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.encoder import MASKED, RANDOM_LABELS
 from saliency_bench.models.loading import CARD, load_masked, load_random_labels
-from saliency_bench.study import prepare as study
+from saliency_bench.studies import prepare as study
 from training.fine_tuning import accuracy
 
 LOADERS = {"masked": (MASKED, load_masked), "random_labels": (RANDOM_LABELS, load_random_labels)}

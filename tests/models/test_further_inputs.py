@@ -11,7 +11,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block, plan_blocks
+from saliency_bench.studies.block import open_block, plan_blocks
 
 IDS = [2, 10, 11, 12, 13, 3]
 SIZES = {

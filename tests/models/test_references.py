@@ -258,8 +258,8 @@ def test_a_file_needs_a_tokenizer(bert, tmp_path):
 def test_a_run_with_too_short_a_file_is_refused_before_anything_is_written(
     default_model, tmp_path, monkeypatch
 ):
-    from saliency_bench.study import prepare as study
-    from saliency_bench.study import run as runner
+    from saliency_bench.studies import prepare as study
+    from saliency_bench.studies import run as runner
 
     (tmp_path / "own.txt").write_text("two words")
     monkeypatch.setattr(study, "load_configured_model", lambda _: default_model)

@@ -11,7 +11,7 @@ from saliency_bench.data import shortcuts
 from saliency_bench.data.shortcuts import KINDS
 from saliency_bench.models.encoder import SHORTCUTS
 from saliency_bench.models.loading import CARD, load_shortcuts
-from saliency_bench.study import prepare as study
+from saliency_bench.studies import prepare as study
 from training.fine_tuning import accuracy
 from training.gate import Gate, judge
 

@@ -18,7 +18,7 @@ from saliency_bench.experiments import random_models
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
+from saliency_bench.studies.block import open_block
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 9}
 NOISE = {

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from saliency_bench.cli.forecast_table import show
 from saliency_bench.models.ledger import Work
-from saliency_bench.study.forecast import Forecast, Shared, duration, rounded, sentence, size
+from saliency_bench.studies.forecast import Forecast, Shared, duration, rounded, sentence, size
 
 FORECAST = Forecast(
     stages={

@@ -27,7 +27,7 @@ from saliency_bench.report.stats import (
 )
 from saliency_bench.report.stats import _bca as bca
 from saliency_bench.store.run import Run
-from saliency_bench.study.choose import best_settings
+from saliency_bench.studies.choose import best_settings
 
 QUICK = Resampling(confidence=0.95, n_resamples=999, seed=0)
 

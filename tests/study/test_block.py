@@ -15,8 +15,8 @@ from torch import nn
 import saliency_bench as sb
 from saliency_bench import api
 from saliency_bench.evaluation.metrics import INFO, METRICS
-from saliency_bench.study import block as blocks
-from saliency_bench.study.block import BLOCK_TOKENS, EQUAL, Packing, packing_for, plan_blocks
+from saliency_bench.studies import block as blocks
+from saliency_bench.studies.block import BLOCK_TOKENS, EQUAL, Packing, packing_for, plan_blocks
 
 #: Several at once, where the order in which numbers are added up differs: a thousand rounding errors.
 CLOSE = {"float64": 1e-12, "float32": 2e-5}

@@ -6,8 +6,8 @@ from tiny import scored_by, tiny_bert
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
-from saliency_bench.study import budget
-from saliency_bench.study.budget import (
+from saliency_bench.studies import budget
+from saliency_bench.studies.budget import (
     AUTO,
     CALIBRATE,
     ON_CPU,

@@ -11,8 +11,14 @@ import saliency_bench as sb
 from saliency_bench.core.rows import Setting
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.block import open_block
-from saliency_bench.study.convergence import OTHER_SEED, Dense, convergence_rows, doubled, reference
+from saliency_bench.studies.block import open_block
+from saliency_bench.studies.convergence import (
+    OTHER_SEED,
+    Dense,
+    convergence_rows,
+    doubled,
+    reference,
+)
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 6}
 DRAWS = {"n_samples": 6, "sampler": "iid", "relative_error": None, "max_samples": None}

@@ -12,8 +12,8 @@ import saliency_bench as sb
 from saliency_bench.core import conf as conf_files
 from saliency_bench.evaluation.view import Reading
 from saliency_bench.models.references import References
-from saliency_bench.study.agreement import agreement_rows
-from saliency_bench.study.evaluate import judge_maps
+from saliency_bench.studies.agreement import agreement_rows
+from saliency_bench.studies.evaluate import judge_maps
 
 
 class Counting(nn.Module):

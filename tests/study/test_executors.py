@@ -22,10 +22,10 @@ from saliency_bench.core.errors import InputError, SaliencyBenchError, StorageEr
 from saliency_bench.store.events import EVENTS
 from saliency_bench.store.lock import locked
 from saliency_bench.store.run import read_run
-from saliency_bench.study import block as blocks_module
-from saliency_bench.study import driver
-from saliency_bench.study import executors as scale
-from saliency_bench.study import run as runner
+from saliency_bench.studies import block as blocks_module
+from saliency_bench.studies import driver
+from saliency_bench.studies import executors as scale
+from saliency_bench.studies import run as runner
 
 #: Of tests in which nobody is started.
 CREW = scale.Crew(worker_module.Worker, 1)
@@ -561,7 +561,7 @@ _FREE = (
 
 
 def test_every_number_that_is_changed_is_named(study_in):
-    from saliency_bench.study.folder import refuse_another
+    from saliency_bench.studies.folder import refuse_another
 
     more = ["method=[smoothgrad,integrated_gradients]", "timing.enabled=true"]
     folder = stopped(study_in("run", *more))
@@ -922,7 +922,7 @@ def test_a_cluster_of_this_machine_hears_nobody_else_and_runs_no_file_of_the_cur
 CLUSTER = """
 import json, os
 from pathlib import Path
-from saliency_bench.study import executors as scale
+from saliency_bench.studies import executors as scale
 
 def listening():
     def inodes(pid):

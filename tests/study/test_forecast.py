@@ -13,9 +13,9 @@ from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.store.run import read_run
-from saliency_bench.study import prepare as study
-from saliency_bench.study import run as runner
-from saliency_bench.study.block import plan_blocks
+from saliency_bench.studies import prepare as study
+from saliency_bench.studies import run as runner
+from saliency_bench.studies.block import plan_blocks
 
 LENGTHS = (4, 7, 7, 9, 12, 12, 16, 18)
 

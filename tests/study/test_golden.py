@@ -36,7 +36,7 @@ TABLES = {
 def golden_run(folder):
     """Runs the study; what identifies it, and its numbers as tables of text and one column of numbers."""
     from saliency_bench.cli import config
-    from saliency_bench.study.run import run
+    from saliency_bench.studies.run import run
 
     cfg = config.load(WORDS)
     config.validate(cfg)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from saliency_bench.study import memory
-from saliency_bench.study.memory import peak_memory
+from saliency_bench.studies import memory
+from saliency_bench.studies.memory import peak_memory
 
 MB = 2**20
 # Above: page rounding, Python objects, code that runs for the first time. Below: Linux notes

@@ -12,7 +12,7 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import TABLES
 from saliency_bench.store.run import read_run
-from saliency_bench.study.run import run
+from saliency_bench.studies.run import run
 
 SMALL = [
     "n_examples=3",
@@ -103,7 +103,7 @@ def test_the_same_run_gives_the_same_bytes(finished, tmp_path, run_with):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(finished, tmp_path, run_with, monkeypatch):
-    from saliency_bench.study import run as runner
+    from saliency_bench.studies import run as runner
 
     compute, calls = runner.block_tables, []
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.study.timing import interleaved_ratio, measure, running_order, synchronizer
+from saliency_bench.studies.timing import interleaved_ratio, measure, running_order, synchronizer
 
 
 class Laboratory:

@@ -24,8 +24,8 @@ from saliency_bench.experiments.scaffold import Config, Progress
 from saliency_bench.models import references
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.study.block import OpenBlock, opened_blocks
-from saliency_bench.study.budget import ON_CPU
+from saliency_bench.studies.block import OpenBlock, opened_blocks
+from saliency_bench.studies.budget import ON_CPU
 
 AGREES, DIFFERS, BIASED = "agrees", "differs", "differs by the known bias"
 

@@ -20,7 +20,7 @@ from saliency_bench.attribution.explain import explain
 from saliency_bench.attribution.noise import SAMPLERS, UNITS, Draws, Noise, draw
 from saliency_bench.attribution.settings import expand
 from saliency_bench.models import references
-from saliency_bench.study.block import OpenBlock
+from saliency_bench.studies.block import OpenBlock
 
 #: How often a right implementation fails one check that goes by chance.
 CHANCE = 1e-6

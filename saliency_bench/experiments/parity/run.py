@@ -35,8 +35,8 @@ from saliency_bench.models import loading
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report.formats import to_csv
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.budget import ON_CPU
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.budget import ON_CPU
 
 NO_MODEL = "none"
 

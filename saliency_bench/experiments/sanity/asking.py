@@ -17,8 +17,8 @@ from saliency_bench.evaluation.metrics import NotApplicable
 from saliency_bench.evaluation.robustness import similarity
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.prepare import fit_settings
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.prepare import fit_settings
 
 Row = dict[str, Any]
 Maps = Mapping[str, Sequence[AttributionMap]]

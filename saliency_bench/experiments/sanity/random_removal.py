@@ -16,7 +16,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.grid import count
 from saliency_bench.experiments.sanity.asking import Row, Subject
 from saliency_bench.models.references import References
-from saliency_bench.study.block import OpenBlock, opened_blocks
+from saliency_bench.studies.block import OpenBlock, opened_blocks
 
 ACCURACY, KEPT, CONFIDENCE = "accuracy", "kept_class", "max_probability"
 

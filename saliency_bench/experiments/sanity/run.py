@@ -30,7 +30,7 @@ from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import resolve_removal
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.budget import resolve as resolve_budget
+from saliency_bench.studies.budget import resolve as resolve_budget
 
 DEFAULT, BUNDLED = "default", "bundled"
 

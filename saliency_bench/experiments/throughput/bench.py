@@ -21,7 +21,7 @@ from saliency_bench.experiments.throughput.trial import (
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, resolve
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.budget import resolve as resolve_budget
+from saliency_bench.studies.budget import resolve as resolve_budget
 
 
 @dataclass(frozen=True)

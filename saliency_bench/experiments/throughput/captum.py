@@ -23,7 +23,7 @@ from saliency_bench.experiments.throughput.contestants import (
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import TOKENS
 from saliency_bench.models.tasks import sequence_classification as task
-from saliency_bench.study.timing import fastest, synchronizer
+from saliency_bench.studies.timing import fastest, synchronizer
 
 INTERFACES = {"inputs": "IntegratedGradients", "layer": "LayerIntegratedGradients"}
 

@@ -22,7 +22,7 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.study.block import Block, Packing, opened_blocks, packing_for, plan_blocks
+from saliency_bench.studies.block import Block, Packing, opened_blocks, packing_for, plan_blocks
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.view import Reading
 from saliency_bench.models.references import References
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.evaluate import judge_block
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.evaluate import judge_block
 
 Entries = Mapping[str, Mapping[str, Any]]
 Rows = list[dict[str, Any]]

@@ -10,7 +10,7 @@ from saliency_bench.core.rows import MATMUL, OK, THROUGHPUT
 from saliency_bench.experiments.means import records
 from saliency_bench.report.formats import to_csv
 from saliency_bench.report.table import Cell, Column, Estimate, Table
-from saliency_bench.study.timing import interleaved_ratio
+from saliency_bench.studies.timing import interleaved_ratio
 
 #: What contestants are called; others go by their own names.
 LABELS = {

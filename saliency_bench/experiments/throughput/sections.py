@@ -40,7 +40,7 @@ from saliency_bench.experiments.throughput.trial import (
     rounding,
     row_of,
 )
-from saliency_bench.study.memory import peak_memory
+from saliency_bench.studies.memory import peak_memory
 
 #: The rule that errors are measured against.
 DENSE = "clenshaw_curtis"

@@ -23,9 +23,9 @@ from saliency_bench.experiments.throughput.contestants import (
     explained,
 )
 from saliency_bench.experiments.throughput.floor import encoder_of, gradient_flops, layer_products
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.memory import peak_memory
-from saliency_bench.study.timing import is_stable, measure, synchronizer, warm_up
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.memory import peak_memory
+from saliency_bench.studies.timing import is_stable, measure, synchronizer, warm_up
 
 Row: TypeAlias = dict[str, Any]
 Clock: TypeAlias = Callable[[], float]

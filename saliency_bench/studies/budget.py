@@ -13,7 +13,7 @@ from saliency_bench.core.errors import InputError, is_out_of_memory
 from saliency_bench.core.rows import digest
 from saliency_bench.models.model import Model
 from saliency_bench.store import cache
-from saliency_bench.study.timing import measure, synchronizer
+from saliency_bench.studies.timing import measure, synchronizer
 
 AUTO, CALIBRATE = "auto", "calibrate"
 

@@ -22,7 +22,7 @@ from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.evaluation.view import SIGNED, Reading, hyperparameters, readings
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import refusal
-from saliency_bench.study.block import OpenBlock, opened_blocks
+from saliency_bench.studies.block import OpenBlock, opened_blocks
 
 Entries = Mapping[str, Mapping[str, Any]]
 Row = dict[str, Any]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,7 +26,9 @@ from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.registry import questions, task_of
 from saliency_bench.models.tasks.sequence_classification import mostly_unknown
 from saliency_bench.store.manifest import collect
-from saliency_bench.study.budget import resolve as resolve_budget
+from saliency_bench.studies.budget import resolve as resolve_budget
+
+Text = TypeVar("Text", Example, Encoded)
 
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
@@ -179,9 +181,9 @@ def choosing(config: Any) -> Any:
     )
 
 
-def by_text_hash(examples: Sequence[Example]) -> list[Example]:
+def by_text_hash(texts: Sequence[Text]) -> list[Text]:
     """Ordered by the hash of their texts, so that a file sorted by label is not cut to one class."""
-    return sorted(examples, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
+    return sorted(texts, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
 
 
 def load_configured_model(config: Any) -> Model:

@@ -17,7 +17,7 @@ from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.agreement import kendall_tau
 from saliency_bench.evaluation.metrics import NotApplicable
-from saliency_bench.study.block import OpenBlock
+from saliency_bench.studies.block import OpenBlock
 
 DOUBLED, REFERENCE = "doubled", "reference"
 

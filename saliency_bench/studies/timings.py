@@ -6,9 +6,9 @@ from typing import Any
 from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.references import References
-from saliency_bench.study.block import opened_blocks
-from saliency_bench.study.memory import peak_memory
-from saliency_bench.study.timing import measure, synchronizer
+from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.memory import peak_memory
+from saliency_bench.studies.timing import measure, synchronizer
 
 
 def timing_rows(

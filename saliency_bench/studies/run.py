@@ -21,11 +21,11 @@ from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
 from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
-from saliency_bench.study.block import Piece
-from saliency_bench.study.folder import CHOICE, claim, folder_of, refuse_another
-from saliency_bench.study.forecast import Forecast, foresee, sentence, shares
-from saliency_bench.study.prepare import Inputs, Study, choosing, computation, prepare
-from saliency_bench.study.tables import (
+from saliency_bench.studies.block import Piece
+from saliency_bench.studies.folder import CHOICE, claim, folder_of, refuse_another
+from saliency_bench.studies.forecast import Forecast, foresee, sentence, shares
+from saliency_bench.studies.prepare import Inputs, Study, choosing, computation, prepare
+from saliency_bench.studies.tables import (
     TIMING,
     Row,
     block_tables,
@@ -256,7 +256,7 @@ def _choose(
     choose = study.config.choose
     if choose is None:
         return None
-    from saliency_bench.study.choose import best_settings
+    from saliency_bench.studies.choose import best_settings
 
     config = replace(choosing(study.config), out=str(folder / CHOICE))
     chosen_in = run(config, study.settings, command, progress)

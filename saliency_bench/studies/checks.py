@@ -13,7 +13,7 @@ from saliency_bench.core.rows import Setting, as_list, check_axis
 from saliency_bench.core.signatures import typed
 
 if TYPE_CHECKING:
-    from saliency_bench.study.config import Config, ModelConfig, Runtime
+    from saliency_bench.studies.config import Config, ModelConfig, Runtime
 
 TOO_LONG = ("truncate", "error")
 CLUSTERS = ("slurm", "local", "debug")  # of submitit
@@ -113,7 +113,7 @@ def _check_model(model: "ModelConfig") -> None:
 
 def _check_runtime(runtime: "Runtime") -> None:
     from saliency_bench.models.loading import resolve_device
-    from saliency_bench.study.budget import check_budget
+    from saliency_bench.studies.budget import check_budget
 
     resolve_device(runtime.device)
     check_budget(runtime.token_budget, "runtime.token_budget")
@@ -146,9 +146,12 @@ def _check_executor(runtime: "Runtime") -> None:
 
 def _check_data(cfg: "Config") -> None:
     from saliency_bench.data import DATASETS
+    from saliency_bench.studies.config import MemoryModel
     from saliency_bench.models.tasks.targets import read as read_target
 
     read_target(cfg.target)
+    if isinstance(cfg.model, MemoryModel):  # its texts are in memory too
+        return
     name, hyper = DATASETS.entry("dataset", cfg.data, "data")
     for key, value in hyper.items():
         typed(DATASETS[name], key, value, f"data.{key}")

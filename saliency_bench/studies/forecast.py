@@ -16,12 +16,12 @@ from saliency_bench.attribution.explain import Family
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, TIMING, Work
 from saliency_bench.models.references import References
-from saliency_bench.study import tables
-from saliency_bench.study.block import open_block, packing_for, plan_blocks
-from saliency_bench.study.memory import peak_memory
-from saliency_bench.study.prepare import Study, choosing, load_examples, questions_of
-from saliency_bench.study.tables import block_tables, captum_tolerances, pieces_of
-from saliency_bench.study.timings import explainer
+from saliency_bench.studies import tables
+from saliency_bench.studies.block import open_block, packing_for, plan_blocks
+from saliency_bench.studies.memory import peak_memory
+from saliency_bench.studies.prepare import Study, choosing, load_examples, questions_of
+from saliency_bench.studies.tables import block_tables, captum_tolerances, pieces_of
+from saliency_bench.studies.timings import explainer
 
 #: Blocks that are run, and texts of each of them, at the most.
 N_BLOCKS, MOST_TEXTS = 4, 4

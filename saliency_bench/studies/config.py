@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+#: `model.name` and `data.dataset` of a study of what was in memory.
+MEMORY = "memory"
+
+
 @dataclass
 class ModelConfig:
     """What is explained; `name` says how it is loaded."""

@@ -30,8 +30,8 @@ from saliency_bench.core.errors import (
 )
 from saliency_bench.store import parts
 from saliency_bench.store.run import write_json
-from saliency_bench.study.driver import DRIVER
-from saliency_bench.study.run import Execute
+from saliency_bench.studies.driver import DRIVER
+from saliency_bench.studies.run import Execute
 
 HERE, PROCESSES, RAY, SLURM = "here", "processes", "ray", "slurm"
 #: What is left to do, for workers that take every n-th of it.

@@ -19,7 +19,7 @@ from saliency_bench.evaluation.grid import count
 from saliency_bench.evaluation.metrics import NotApplicable
 from saliency_bench.evaluation.ranking import rank
 from saliency_bench.evaluation.units import heads, summed, units
-from saliency_bench.study.evaluate import NOT_FINITE, Row
+from saliency_bench.studies.evaluate import NOT_FINITE, Row
 
 
 def agreement_rows(

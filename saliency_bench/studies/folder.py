@@ -11,7 +11,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.method_facts import FACTS
 from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
 from saliency_bench.store.run import CONFIG, IDENTITY, SETTINGS, read_json, write_json
-from saliency_bench.study.prepare import Study
+from saliency_bench.studies.prepare import Study
 
 RUNS = Path("results") / "runs"
 CHOICE = "choice"  # the folder of the study that chooses

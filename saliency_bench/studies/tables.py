@@ -11,8 +11,8 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS
 from saliency_bench.models.references import References
 from saliency_bench.store.coverage import Plan
-from saliency_bench.study.agreement import agreement_rows
-from saliency_bench.study.block import (
+from saliency_bench.studies.agreement import agreement_rows
+from saliency_bench.studies.block import (
     OpenBlock,
     Piece,
     open_block,
@@ -21,10 +21,10 @@ from saliency_bench.study.block import (
     plan_blocks,
     plan_pieces,
 )
-from saliency_bench.study.convergence import Dense, companions, convergence_rows
-from saliency_bench.study.evaluate import judge_block, planned
-from saliency_bench.study.prepare import Study, usual_readings
-from saliency_bench.study.timings import timing_rows
+from saliency_bench.studies.convergence import Dense, companions, convergence_rows
+from saliency_bench.studies.evaluate import judge_block, planned
+from saliency_bench.studies.prepare import Study, usual_readings
+from saliency_bench.studies.timings import timing_rows
 
 TIMING = "timing"  # the name of the part that holds the timings
 

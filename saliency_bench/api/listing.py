@@ -1,0 +1,76 @@
+"""What there is to choose from, as tables."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from saliency_bench.attribution.methods import KINDS, METHODS
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import one_of
+from saliency_bench.evaluation.metrics import INFO, METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def methods() -> "pd.DataFrame":
+    """One line per entry of conf/method/: name, method, what it is, kind, hyperparameters.
+
+    `kind` says what the method gives: "gradient" and "product" one vector per token, which a reduction makes one number
+    (in a product the input is multiplied in already), "token" one number.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for name in conf_files.names("method"):
+        method = conf_files.entry("method", name)["method"]
+        rows.append(
+            {
+                "name": name,
+                "method": method,
+                "about": conf_files.summary("method", name),
+                "kind": KINDS[method],
+                "hyperparameters": ", ".join(METHODS.hyperparameters(method)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def metrics() -> "pd.DataFrame":
+    """One line per entry of conf/metric/: name, what it is, unit, whether higher is better, source."""
+    import pandas as pd
+
+    rows = []
+    METRICS.names()  # imports them, and so declares them
+    for name in conf_files.names("metric"):
+        metric = conf_files.entry("metric", name)["metric"]
+        info = INFO[metric]
+        about = conf_files.summary("metric", name)
+        rows.append(
+            {
+                "name": name,
+                "about": about,
+                "unit": info.unit,
+                "higher_is_better": info.higher_is_better,
+                "source": info.source,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def explain_parameters(method: str) -> "pd.DataFrame":
+    """One line per key of a method's entry in conf/method/: parameter, default, meaning.
+
+    Raises:
+        InputError: there is no such entry.
+    """
+    import pandas as pd
+
+    one_of("method", method, conf_files.names("method"))
+    text = (conf_files.folder() / "method" / f"{method}{conf_files.SUFFIX}").read_text("utf-8")
+    meanings = dict(re.findall(r"^\s+(\w+):[^#\n]*#\s*(.+)$", text, re.MULTILINE))
+    rows = [
+        {"parameter": key, "default": value, "meaning": meanings.get(key, "")}
+        for key, value in conf_files.entry("method", method).items()
+        if key != "method"
+    ]
+    return pd.DataFrame(rows, columns=["parameter", "default", "meaning"])
