@@ -66,10 +66,8 @@ def load_module(
         )
         with PROCESS, _quiet():
             module, report = _with_attention(path, load, attention)
-    except InputError:
-        raise
     except Exception as error:  # a configuration of nonsense fails in as many ways as there are
-        if is_out_of_memory(error):
+        if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         raise InputError(_why_not(path, error, head)) from error
     _require_shapes(path, report["mismatched_keys"])

@@ -10,12 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError, is_out_of_memory
-from saliency_bench.models.module_facts import configured, fact, typical_weight
+from saliency_bench.models.module_facts import configured, embedding_tables, fact, typical_weight
 
 T = TypeVar("T")
 
 #: Tokens of the rows that a model is watched on.
 WATCHED = 5
+
+#: Calls a module on ids [R T].
+Run = Callable[[Int[Tensor, "R T"]], Any]
 
 #: What a module may raise that cannot be called on these ids, or not backwards.
 FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
@@ -73,11 +76,9 @@ def watched_ids(
     return ids
 
 
-def how_ids_arrive(
-    module: nn.Module, layer: nn.Module, run: Callable[[Int[Tensor, "R 5"]], Any], ids: Tensor
-) -> Intake:
+def how_ids_arrive(module: nn.Module, layer: nn.Module, run: Run, ids: Tensor) -> Intake:
     """Watches one pass over two rows; a model that fails on such ids counts as an ordinary one."""
-    tables = [tensor for tensor in module.modules() if isinstance(tensor, nn.Embedding)]
+    tables = embedding_tables(module).values()
     with _listening({layer, *tables}) as received, torch.no_grad():
         if attempted(lambda: (run(ids),)) is None:
             return Intake()
@@ -90,18 +91,15 @@ def how_ids_arrive(
         and table.weight is weight
         and any(_begins(tensor[..., 1:], ids[:, :-1]) for tensor in received.get(table, ()))
     ]
-    inside = {tensor for tensor in layer.modules() if isinstance(tensor, nn.Embedding)}
     looked = [
         table
-        for table in tables
-        if table in inside and any(_begins(tensor, ids) for tensor in received.get(table, ()))
+        for table in embedding_tables(layer).values()
+        if any(_begins(tensor, ids) for tensor in received.get(table, ()))
     ]
     return Intake(turned, tuple(echoes), looked[0] if len(looked) == 1 else None)
 
 
-def position_tables(
-    module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], ids: Int[Tensor, "1 T"]
-) -> list[PositionTable]:
+def position_tables(module: nn.Module, run: Run, ids: Int[Tensor, "1 T"]) -> list[PositionTable]:
     """The tables that receive consecutive numbers, one for each token, in one pass."""
     sizes = {
         layer: len(weight)
@@ -133,9 +131,7 @@ class _Seen(Exception):
     """Ends a forward pass early."""
 
 
-def first_output(
-    layer: nn.Module, run: Callable[[Int[Tensor, "R T"]], Any], ids: Int[Tensor, "R T"]
-) -> Float[Tensor, "R T D"]:
+def first_output(layer: nn.Module, run: Run, ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
     """The output of a layer in a pass over ids; the pass ends there."""
     outputs: list[Any] = []
 
@@ -172,9 +168,7 @@ def _shape(output: Any) -> Any:
     return tuple(output.shape) if isinstance(output, Tensor) else (type(output).__name__,)
 
 
-def find_embedding(
-    module: nn.Module, run: Callable[[Int[Tensor, "1 T"]], Any], vocabulary: int
-) -> nn.Module:
+def find_embedding(module: nn.Module, run: Run, vocabulary: int) -> nn.Module:
     """The one embedding layer that receives exactly the token ids, found by watching one forward pass.
 
     What `get_input_embeddings()` returns is not asked: T5 and BART do not call it. Ids may be followed by padding of
@@ -185,11 +179,9 @@ def find_embedding(
     """
     device = typical_weight(module).device
     ids = watched_ids(vocabulary, fact(configured(module), "eos_token_id"), device)
-    names = {
-        tensor: name for name, tensor in module.named_modules() if isinstance(tensor, nn.Embedding)
-    }
+    tables = embedding_tables(module)
     try:
-        with _listening(names) as received, torch.no_grad():
+        with _listening(tables.values()) as received, torch.no_grad():
             run(ids)
     except FAILURES as error:
         if is_out_of_memory(error):
@@ -200,7 +192,7 @@ def find_embedding(
         ) from error
     receivers = [
         (name, layer)
-        for layer, name in names.items()
+        for name, layer in tables.items()
         for tensor in received.get(layer, ())
         if _begins(tensor, ids) or torch.equal(tensor, ids.T)
     ]

@@ -209,15 +209,10 @@ class Model:
             InputError: names the first, and its token.
         """
         size = self.vocabulary
-        bad = next(
-            (
-                token_id
-                for token_id in input_ids
-                if token_id < 0 or (size is not None and token_id >= size)
-            ),
-            0,
-        )
-        if size is None or 0 <= bad < size:
+        if size is None:
+            return
+        bad = next((token_id for token_id in input_ids if not 0 <= token_id < size), None)
+        if bad is None:
             return
         named = self.tokenizer is not None and bad >= 0
         token = self.tokenizer.convert_ids_to_tokens([bad])[0] if named else None

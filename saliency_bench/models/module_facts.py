@@ -65,6 +65,12 @@ def typical_weight(module: nn.Module) -> Tensor:
     return torch.empty(0) if first is None else first
 
 
+def embedding_tables(module: nn.Module) -> dict[str, nn.Embedding]:
+    """The embedding tables inside a module, by name."""
+    parts = module.named_modules()
+    return {name: part for name, part in parts if isinstance(part, nn.Embedding)}
+
+
 def called(module: nn.Module) -> nn.Module:
     """The module whose `forward` names the inputs, inside wrappers that pass on everything (`DataParallel`)."""
     inside = [*module.children()]

@@ -15,7 +15,13 @@ from saliency_bench.models.causes import adapter_note, refuse_compiled
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import find_embedding
 from saliency_bench.models.model import Criterion, Forward, Model
-from saliency_bench.models.module_facts import called, class_names_in, named_inputs, parameters_of
+from saliency_bench.models.module_facts import (
+    called,
+    class_names_in,
+    embedding_tables,
+    named_inputs,
+    parameters_of,
+)
 from saliency_bench.models.threads import frozen
 
 #: Inputs that tokenizers produce or padding needs, and not every module takes.
@@ -105,13 +111,13 @@ def _needs_mask(module: nn.Module) -> bool:
 def _watch(model: Model) -> nn.Module:
     """The layer that receives the token ids in a forward pass."""
     module = model.module
-    tables = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
-    if not tables:
+    sizes = [table.num_embeddings for table in embedding_tables(module).values()]
+    if not sizes:
         raise InputError("the module has no nn.Embedding layer: give embeddings= in wrap_model()")
     refuse_compiled(module)
     with frozen(module):
         try:
-            vocabulary = model.fact("vocab_size") or max(tables)
+            vocabulary = model.fact("vocab_size") or max(sizes)
             return find_embedding(module, model.on_ids_alone, vocabulary)
         except InputError as error:
             if note := adapter_note(module):
@@ -123,8 +129,7 @@ def _layer_at(module: nn.Module, path: str) -> nn.Module:
     try:
         return module.get_submodule(path)
     except AttributeError as error:
-        tables = [name for name, layer in module.named_modules() if isinstance(layer, nn.Embedding)]
-        raise unknown("embeddings", path, tables) from error
+        raise unknown("embeddings", path, [*embedding_tables(module)]) from error
 
 
 def _most_positions(model: Model) -> int:

@@ -137,6 +137,14 @@ def test_the_unit_of_noise_is_the_deviation_of_the_layers_outputs(composite, mod
     assert np.isfinite(sb.attribute(composite, [TEXT], "smoothgrad")[0].scores).all()
 
 
+def test_the_vocabulary_is_embedded_without_what_lies_behind_the_layer(composite, module):
+    _ = composite.vocabulary  # seen in a whole pass, once
+    calls = []
+    with module.classifier.register_forward_hook(lambda *_: calls.append(1)):
+        assert composite.each_token().shape == (SIZES["vocab_size"], SIZES["hidden_size"])
+    assert calls == []
+
+
 @pytest.mark.parametrize("baseline", ["mean", "uniform", "max_entropy"])
 def test_what_is_of_a_table_of_vectors_is_refused(composite, baseline):
     with pytest.raises(InputError, match="another vector at each place"):
