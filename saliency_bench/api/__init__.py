@@ -59,7 +59,7 @@ EVALUATION_COLUMNS = [
 def attribute(
     model: Model,
     inputs: Inputs,
-    method: str = "integrated_gradients",
+    method: str | Sequence[str] = "integrated_gradients",
     *,
     backend: str | Sequence[str] = "native",
     target: Targets = "predicted",
@@ -79,7 +79,7 @@ def attribute(
     Args:
         model: from `load_model` or `wrap_model`; it is left as found. Threads that explain the same one take turns.
         inputs: texts, pairs, mappings, ids, or a Dataset or DataLoader of these; all forms: help(saliency_bench.api).
-        method: see `saliency-bench list methods`.
+        method: see `saliency_bench.methods()`; of several, each gets those of the hyperparameters that it has.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold", "runner_up", "all", a class, a pair of classes, or a list of these.
         labels: gold classes, one per input; those that the inputs bring (`labels`) where None.
@@ -109,7 +109,8 @@ def attribute(
         encoded = [question for _, question in asked]
         budget = tokens_per_pass(plain(token_budget), model, encoded)
         axes = {"backend": backend, "reduction": plain(reduction), "seed": plain(seed)}
-        settings = settings_of(model, method, hyper, explained, max(map(len, encoded)), **axes)
+        methods = [method] if isinstance(method, str) else [*method]
+        settings = settings_of(model, methods, hyper, explained, max(map(len, encoded)), **axes)
         return _maps(model, asked, settings, targets, budget, progress)
 
 

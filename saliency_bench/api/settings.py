@@ -108,6 +108,35 @@ def output_of(model: Model, output: str | None) -> str:
 
 def settings_of(
     model: Model,
+    methods: Sequence[str],
+    hyper: dict[str, Any],
+    output: str,
+    longest: int,
+    **axes: Any,
+) -> list[Setting]:
+    """The settings of all methods in their order; each gets those of the hyperparameters that it has.
+
+    Raises:
+        TypeError: none of the methods has a hyperparameter.
+        InputError: there is no such method, or no method at all.
+    """
+    if not methods:
+        raise InputError("method is empty: expected at least one method")
+    for method in methods:
+        one_of("method", method, METHODS.names())
+    of_each = [{*METHODS.hyperparameters(method)} for method in methods]
+    if len(methods) == 1:
+        of_each = [{*hyper}]
+    unused = hyper.keys() - set().union(*of_each)
+    found: list[Setting] = []
+    for method, known in zip(methods, of_each, strict=True):
+        own = {key: value for key, value in hyper.items() if key in known | unused}
+        found += _settings_of_one(model, method, own, output, longest, **axes)
+    return found
+
+
+def _settings_of_one(
+    model: Model,
     method: str,
     hyper: dict[str, Any],
     output: str,
@@ -118,7 +147,6 @@ def settings_of(
     seed: int | Sequence[int],
 ) -> list[Setting]:
     """One setting per combination of axes. What `hyper` lacks is taken from conf/method/."""
-    one_of("method", method, METHODS.names())
     entry: dict[str, Any] = {"method": method}
     if method in conf_files.names("method"):
         entry = conf_files.method_defaults(method)
@@ -142,7 +170,7 @@ def settings_of(
     _warn_of_unused(method, backend, reduction)
     fitted, lacking = fit_settings(model, settings, longest)
     for message in dict.fromkeys(f"{one['source']}: {one['message']}" for one in lacking):
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
     return fitted
 
 
@@ -154,11 +182,11 @@ def _warn_of_unused(
         return
     own = ONLY.get(method, "native")
     if others := sorted({*as_list(backend)} - {"native", own}):
-        warnings.warn(f"{method} has no backend {others[0]}: it is computed by {own}", stacklevel=4)
+        warnings.warn(f"{method} has no backend {others[0]}: it is computed by {own}", stacklevel=5)
     if reduction not in (None, "none"):
         warnings.warn(
             f"{method} gives one number per token: reduction={reduction} changes nothing",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

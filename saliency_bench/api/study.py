@@ -1,6 +1,8 @@
 """A whole study from Python: the runner of the command, on a model and texts that are in memory."""
 
+import atexit
 import io
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -87,16 +89,16 @@ def study(
     if n is not None and n < len(texts):
         texts = by_text_hash(texts)[:n]
     encoded = [question for _, question in questions(model, texts)]
-    held = None if out is not None else tempfile.TemporaryDirectory(prefix="saliency-bench-")
     cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
     cfg.method = _entries("method", methods)
     cfg.metric = _entries("metric", metrics)
     cfg.evaluation.removal = as_list(removal)
-    cfg.out = str(Path(held.name) / "run") if out is None and held else str(out)
     cfg.statistics.reference = next(iter(cfg.method), None)
     if token_budget is not None:
         cfg.runtime.token_budget = token_budget
     validate(cfg)
+    place = out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run"
+    cfg.out = str(place)
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
     command = ["saliency_bench.study", model.name]
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
@@ -105,7 +107,7 @@ def study(
         except KeyboardInterrupt:
             hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
             raise KeyboardInterrupt(f"The study was interrupted. {hint}") from None
-    return StudyResult(folder, held)
+    return StudyResult(folder, kept=out is not None)
 
 
 def _records(data: Any) -> Any:
@@ -164,7 +166,7 @@ def _entries(group: str, asked: Entries | None) -> dict[str, dict[str, Any]]:
             raise InputError(
                 f"{group}s: {shown(given)}: expected a name, or a mapping with {group!r} and hyperparameters"
             )
-        one_of(group, entry[group], PARTS[group].names())
+        one_of(group, entry[group], [*conf_files.names(group), *PARTS[group].names()])
         name = entry.pop("name", entry[group])
         if name in entries:
             raise InputError(
@@ -197,11 +199,10 @@ class StudyResult:
         folder: the run folder, as the command writes it: `saliency-bench report FOLDER`, `across`, `compare` read it.
     """
 
-    def __init__(
-        self, folder: Path, held: "tempfile.TemporaryDirectory[str] | None" = None
-    ) -> None:
+    def __init__(self, folder: Path, *, kept: bool = True) -> None:
         self.folder = folder
-        self._held = held  # is removed with this object
+        if not kept:
+            atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
 
     @cached_property
     def run(self) -> Run:
@@ -284,16 +285,14 @@ class StudyResult:
         import pandas as pd
 
         settings = self.run.settings
-        names = dict.fromkeys(one["name"] for one in settings)
+        names = dict.fromkeys(setting["name"] for setting in settings)
         keys = dict.fromkeys(key for name in names for key in varying(settings, name))
-        columns = [
-            "setting_id",
-            "backend",
-            *(key for key in keys if key not in ("backend", *table)),
-        ]
-        facts = pd.DataFrame(settings).reindex(columns=[*columns, "name"])
-        facts = facts.rename(columns={"name": "method"}).convert_dtypes()  # whole numbers stay whole
-        return table.merge(facts, on="setting_id")
+        facts = pd.DataFrame(settings, index=[setting["setting_id"] for setting in settings])
+        columns = {"method": "name", "backend": "backend", **{key: key for key in keys}}
+        found = table.copy()
+        for column, key in columns.items():
+            found[column] = found["setting_id"].map(facts[key].convert_dtypes())
+        return found
 
     def __repr__(self) -> str:
         page = io.StringIO()

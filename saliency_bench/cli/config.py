@@ -21,7 +21,6 @@ from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.rows import as_list
 from saliency_bench.studies.checks import settings as settings
 from saliency_bench.studies.checks import validate as validate
-from saliency_bench.studies.config import Config as Config
 from saliency_bench.studies.config import (
     MEMORY,
     DefaultModel,
@@ -31,6 +30,7 @@ from saliency_bench.studies.config import (
     RandomLabelsModel,
     ShortcutModel,
 )
+from saliency_bench.studies.config import Config as Config
 
 #: The schema of each `model.name`.
 MODELS: Mapping[str, type[ModelConfig]] = {

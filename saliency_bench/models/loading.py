@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -14,7 +15,14 @@ from saliency_bench.core.errors import InputError, one_of, unknown
 from saliency_bench.models import adapters, encoder
 from saliency_bench.models.checkpoint import EAGER, load_module, load_tokenizer
 from saliency_bench.models.folders import ADAPTER_WEIGHTS, check_hub, check_model
-from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION, TASKS
+from saliency_bench.models.heads import (
+    FILL_MASK,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TASKS,
+    TEXT_GENERATION,
+    TOKEN_CLASSIFICATION,
+)
 from saliency_bench.models.model import Criterion, Forward, Model
 from saliency_bench.models.rounding import TF32
 from saliency_bench.models.wrapping import model_of, weights_digest
@@ -118,8 +126,21 @@ def _bundled(
     return _finish(module, load_tokenizer(folder), name, device, dtype, facts)
 
 
+#: The task of a pipeline of transformers, by the name that it has there.
+PIPELINES = {
+    "text-classification": SEQUENCE_CLASSIFICATION,
+    "sentiment-analysis": SEQUENCE_CLASSIFICATION,
+    "token-classification": TOKEN_CLASSIFICATION,
+    "ner": TOKEN_CLASSIFICATION,
+    "question-answering": QUESTION_ANSWERING,
+    "fill-mask": FILL_MASK,
+    "text-generation": TEXT_GENERATION,
+}
+
+
 def load_model(
-    path: str,
+    path: Any,
+    tokenizer: Any = None,
     *,
     task: str = SEQUENCE_CLASSIFICATION,
     dtype: str = "float32",
@@ -129,10 +150,13 @@ def load_model(
     labels: Sequence[str] | None = None,
     attention: str = "sdpa",
 ) -> Model:
-    """A model from a local folder or a hub id; "default" is the bundled sequence classifier.
+    """A model from a local folder, a hub id or memory; "default" is the bundled sequence classifier.
 
     Args:
-        path: a folder with config.json, model.safetensors and a tokenizer, or a hub id.
+        path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or what is in memory already: a
+            pipeline of transformers, or a transformers model beside its tokenizer. What is in memory keeps its type and
+            device, and of the other arguments `task` and `labels` alone matter.
+        tokenizer: of a model in memory.
         task: what it was trained for: "sequence-classification", "token-classification", "question-answering",
             "fill-mask" or "text-generation".
         dtype: float64, float32, tf32 (on NVIDIA GPUs), bfloat16 or float16; never the checkpoint's own choice.
@@ -146,6 +170,9 @@ def load_model(
         InputError: there is no such model, it has no safetensors, or it asks for code of its own.
     """
     one_of("task", task, TASKS)
+    if not isinstance(path, str | PathLike):
+        return _in_memory(path, tokenizer, task, labels)
+    path = str(path)
     if path == "default":
         if task != SEQUENCE_CLASSIFICATION:
             raise InputError(
@@ -171,6 +198,28 @@ def load_model(
         facts["attention"] = used
     model = _finish(module, load_tokenizer(path, revision), local.name, device, dtype, facts, task)
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
+
+
+def _in_memory(given: Any, tokenizer: Any, task: str, labels: Sequence[str] | None) -> Model:
+    """A pipeline, or a transformers model with its tokenizer, as it is.
+
+    Raises:
+        InputError: it is neither, or the pipeline has a task that none of ours is.
+    """
+    module = getattr(given, "model", None)
+    if isinstance(module, nn.Module) and isinstance(getattr(given, "task", None), str):
+        one_of("task of the pipeline", given.task, PIPELINES)
+        return wrap_model(module, given.tokenizer, task=PIPELINES[given.task], labels=labels)
+    if not isinstance(given, nn.Module):
+        raise InputError(
+            f"load_model() takes a folder, a hub id, a pipeline or a transformers model, got {given!r:.80}"
+        )
+    if tokenizer is None:
+        raise InputError(
+            f"load_model({type(given).__name__}): give its tokenizer too, load_model(model, tokenizer). For a module that is "
+            "asked about token ids use wrap_model()"
+        )
+    return wrap_model(given, tokenizer, task=task, labels=labels)
 
 
 def _module(

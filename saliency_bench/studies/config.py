@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-
 #: `model.name` and `data.dataset` of a study of what was in memory.
 MEMORY = "memory"
 

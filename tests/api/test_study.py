@@ -1,0 +1,208 @@
+"""A study from Python is the study of the command: the same ids, the same numbers."""
+
+import re
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from transformers import pipeline
+
+import saliency_bench as sb
+from saliency_bench.cli import main as cli
+from saliency_bench.store.run import read_run
+
+TEXTS = ["the film w1 w2", "a film w3", "w4 and w5 the w6 w7", "w8 w9 a", "w1 and w2"]
+METHODS = ["vanilla", {"method": "integrated_gradients", "n_steps": [2, 4]}, "random"]
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return sb.load_model(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    return sb.study(model, TEXTS, METHODS, ["srg", "comprehensiveness"])
+
+
+def test_its_rows_are_those_of_the_command(result, folder, tmp_path, no_figures):
+    pd.DataFrame({"text": TEXTS}).to_csv(tmp_path / "texts.csv", index=False)
+    words = ["~experiment", "model=hub", f"model.path={folder}", "runtime.device=cpu", "data=file"]
+    words += ["data.text=text", f"data.path={tmp_path / 'texts.csv'}", f"out={tmp_path / 'run'}"]
+    words += ["method=[vanilla,integrated_gradients,random]", "metric=[srg,comprehensiveness]"]
+    assert cli.main([*words, "method.integrated_gradients.n_steps=[2,4]"]) == 0
+    run = read_run(tmp_path / "run")
+    key = ["setting_id", "text", "metric", "removal"]
+    tables = []
+    for rows, examples in (
+        (run.tables["rows"], run.tables["examples"]),
+        (result.rows, result.run.tables["examples"]),
+    ):
+        table = rows.merge(examples[["example_id", "text"]], on="example_id")
+        tables.append(table.set_index(key)["value"].sort_index())
+    pd.testing.assert_series_equal(*tables, rtol=1e-5)  # float32, other blocks
+
+
+def test_the_summary_has_a_line_for_each_setting_and_metric_with_what_differs(result):
+    summary = result.summary()
+    assert list(summary)[:6] == ["method", "metric", "mean", "low", "high", "n"]
+    assert len(summary) == 4 * 2
+    assert set(summary["method"]) == {"vanilla", "integrated_gradients", "random"}
+    assert set(summary["n_steps"].dropna()) == {2, 4}
+    assert (summary["low"] <= summary["mean"]).all()
+    assert (summary["mean"] <= summary["high"]).all()
+    assert (summary["n"] == len(TEXTS)).all()
+    rows = result.rows
+    means = rows.groupby(["setting_id", "metric"])["value"].mean()
+    found = summary.set_index(["setting_id", "metric"])["mean"]
+    pd.testing.assert_series_equal(found.sort_index(), means, check_names=False)
+
+
+def test_a_comparison_is_antisymmetric_and_the_difference_of_means(result):
+    forth, back = result.compare("vanilla", "random"), result.compare("random", "vanilla")
+    assert forth["difference"].tolist() == pytest.approx((-back["difference"]).tolist())
+    means = result.summary().set_index(["method", "metric"])["mean"]
+    for row in forth.itertuples():
+        expected = means["vanilla", row.metric] - means["random", row.metric]
+        assert row.difference == pytest.approx(expected)
+        assert row.low <= row.difference <= row.high
+
+
+def test_of_a_method_with_several_settings_one_must_be_named(result):
+    with pytest.raises(sb.InputError, match="integrated_gradients has 2 settings") as error:
+        result.compare("integrated_gradients", "random")
+    setting = re.search(r"\b[0-9a-f]{12}\b", str(error.value))[0]
+    assert len(result.compare(setting, "random")) == 2
+
+
+def test_it_shows_its_main_table_and_draws_and_reports(result):
+    assert "Integrated Gradients (n_steps=2)" in repr(result)
+    assert "<td>Vanilla gradient</td>" in result._repr_html_()
+    assert result.plot().axes
+    with pytest.raises(sb.InputError, match="nothing to draw"):
+        result.plot("noise_map")
+    assert result.report().is_file()
+    assert r"\begin{tabular}" in result.to_latex()
+
+
+def test_the_same_call_with_the_same_folder_computes_nothing_again(model, tmp_path):
+    calls = [0]
+    handle = model.module.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    try:
+        first = sb.study(model, TEXTS, "vanilla", "srg", out=tmp_path / "run")
+        spent, calls[0] = calls[0], 0
+        again = sb.study(model, TEXTS, "vanilla", "srg", out=tmp_path / "run")
+    finally:
+        handle.remove()
+    assert calls[0] < spent  # the probe of the model alone
+    pd.testing.assert_frame_equal(first.rows, again.rows)
+    with pytest.raises(sb.InputError, match="holds another run"):
+        sb.study(model, TEXTS[:2], "vanilla", "srg", out=tmp_path / "run")
+
+
+def test_any_form_of_the_texts_gives_the_same_rows(model, result):
+    from datasets import Dataset
+
+    labels = [0, 1, 0, 1, 1]
+    frame = pd.DataFrame({"text": TEXTS, "label": labels, "other": 0})
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    forms = [frame, rows, Dataset.from_list(rows), frame["text"]]
+    tables = [sb.study(model, form, ["vanilla"], ["srg"]).rows for form in forms]
+    expected = result.rows.query("method == 'vanilla' and metric == 'srg'")["value"].tolist()
+    for table in tables:
+        assert table["value"].tolist() == expected
+    gold = sb.study(model, frame, ["vanilla"], ["srg"], target="gold").run.tables["examples"]
+    assert gold["gold"].tolist() == labels
+
+
+def test_n_texts_are_chosen_by_their_words_whatever_their_order(model):
+    ids = [
+        set(sb.study(model, texts, ["random"], ["srg"], n=3).run.tables["examples"]["text"])
+        for texts in (TEXTS, TEXTS[::-1])
+    ]
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 3
+
+
+def test_a_model_in_memory_and_a_pipeline_give_the_maps_of_the_folder(model, folder):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = pipeline("text-classification", model=module, tokenizer=tokenizer, device="cpu")
+    expected = sb.attribute(model, TEXTS, "vanilla")
+    for given in ((module, tokenizer), (whole,)):
+        maps = sb.attribute(sb.load_model(*given), TEXTS, "vanilla")
+        for one, other in zip(maps, expected, strict=True):
+            assert one.scores == pytest.approx(other.scores, rel=1e-5)
+            assert one.label == other.label
+
+
+def test_several_methods_at_once_are_those_one_by_one(model):
+    methods = ["vanilla", "integrated_gradients", "smoothgrad"]
+    maps = sb.attribute(model, TEXTS[:2], methods, n_steps=[2, 4], n_samples=4)
+    alone = [
+        sb.attribute(model, TEXTS[:2], "vanilla"),
+        sb.attribute(model, TEXTS[:2], "integrated_gradients", n_steps=[2, 4]),
+        sb.attribute(model, TEXTS[:2], "smoothgrad", n_samples=4),
+    ]
+    expected = [one for text in (0, 1) for of in alone for one in of if one.input_index == text]
+    assert [one.setting for one in maps] == [one.setting for one in expected]
+    for one, other in zip(maps, expected, strict=True):
+        assert one.scores == pytest.approx(other.scores, rel=1e-5)
+    with pytest.raises(TypeError, match="n_stepz"):
+        sb.attribute(model, TEXTS[:1], methods, n_stepz=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"data": []}, "inputs is empty"),
+        ({"methods": ["vanila"]}, "did you mean 'vanilla'"),
+        ({"methods": ["vanilla", "vanilla"]}, "two entries are called vanilla"),
+        ({"methods": [{"n_steps": 3}]}, "expected a name, or a mapping with 'method'"),
+        ({"methods": [{"method": "vanilla", "n_steps": 3}]}, "n_steps"),
+        ({"metrics": ["srgg"]}, "did you mean 'srg'"),
+        ({"removal": "msk"}, "did you mean 'mask'"),
+        ({"data": pd.DataFrame({"t": ["a"]})}, "expected a column text"),
+        ({"n": 0}, "n=0: expected at least 1"),
+        ({"target": "nobody"}, "none of the model's classes"),
+        ({"output": "logits"}, "did you mean 'logit'"),
+    ],
+)
+def test_what_is_not_usable_is_refused_by_one_sentence(model, arguments, sentence):
+    with pytest.raises((sb.InputError, TypeError), match=sentence) as error:
+        sb.study(model, **{"data": TEXTS} | arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_model_is_refused(folder):
+    with pytest.raises(sb.InputError, match="got 3"):
+        sb.load_model(3)
+    with pytest.raises(sb.InputError, match="give its tokenizer too"):
+        sb.load_model(torch.nn.Linear(2, 2))
+
+
+def test_a_study_of_what_was_in_memory_is_not_resumed_by_the_command(model, tmp_path, capsys):
+    sb.study(model, TEXTS[:2], "vanilla", "srg", out=tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
+    (tmp_path / "run" / "config.json").write_text(
+        '{"model": {"name": "memory", "task": "sequence-classification"}}'
+    )
+    assert cli.main(["resume", str(tmp_path / "run")]) == 2
+    assert "begun from Python" in capsys.readouterr().err
+
+
+def test_the_parts_are_listed_with_what_they_are():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        methods, metrics = sb.methods(), sb.metrics()
+    assert "smoothgrad" in set(methods["name"])
+    assert (methods["about"] != "").all()
+    assert (metrics["source"] != "").all()
+    parameters = sb.explain_parameters("smoothgrad").set_index("parameter")
+    assert parameters.loc["noise_std", "default"] == 0.1
+    assert "standard deviations" in parameters.loc["noise_std", "meaning"]
+    with pytest.raises(sb.InputError, match="did you mean 'smoothgrad'"):
+        sb.explain_parameters("smothgrad")
