@@ -1,4 +1,4 @@
-"""The versions of what computes."""
+"""The versions of libraries."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version

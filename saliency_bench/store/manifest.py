@@ -23,7 +23,7 @@ def collect(
     started: datetime,
     ended: datetime | None = None,
 ) -> dict[str, Any]:
-    """What can change a number (`identity`) and what cannot (`circumstances`), as JSON data.
+    """Collects what can change a number (`identity`) and what cannot (`circumstances`), as JSON data.
 
     `computation` holds what only the runner knows: threads, device name, dtype, attention
     implementation, token budget, digest of the weights. `started` and `ended` are aware of their
@@ -93,7 +93,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def portable(text: str, cwd: Path | None = None, home: Path | None = None) -> str:
-    """`text` with the working folder as `.` and the user's home as `~`: it names no user."""
+    """Writes the working folder as `.` and the user's home as `~`, so that the text names no user."""
     for folder, short in ((cwd or _folder(Path.cwd), "."), (home or _folder(Path.home), "~")):
         if folder is not None and folder != Path(folder.anchor):
             text = re.sub(rf"(?<![\w./~-]){re.escape(str(folder))}(?![\w.-])", short, text)
