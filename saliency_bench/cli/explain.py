@@ -93,8 +93,9 @@ def _options(words: Sequence[str]) -> Namespace:
     parser.add_argument("overrides", nargs="*")
     options, others = parser.parse_known_intermixed_args(words)
     if others:
-        names = [name for action in parser._actions for name in action.option_strings]
-        raise unknown("option of explain", others[0].split("=")[0], names)
+        raise unknown(
+            "option of explain", others[0].split("=")[0], re.findall("--[a-z-]+", OPTIONS)
+        )
     return options
 
 
