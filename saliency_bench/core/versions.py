@@ -2,10 +2,6 @@
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-PACKAGE = Path(__file__).parents[1]
-
 
 #: Libraries whose version can change a number, and those that only carry or draw it.
 COMPUTING = (

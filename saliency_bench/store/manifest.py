@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.versions import CARRYING, COMPUTING, PACKAGE, _version, versions
+from saliency_bench.core.conf import PACKAGE
+from saliency_bench.core.versions import CARRYING, COMPUTING, _version, versions
 from saliency_bench.store.durable import sha256
 
 _GIT_SECONDS = 10.0
