@@ -12,7 +12,7 @@ contrast of two as a tuple (A, B) or "contrast:A|B" (the score of A minus that o
 texts are names and numbers are indices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -44,7 +44,7 @@ from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
-from saliency_bench.studies.block import open_block, packing_for, plan_blocks
+from saliency_bench.studies.block import Block, open_block, packing_for, plan_blocks
 from saliency_bench.studies.evaluate import judge_maps
 
 if TYPE_CHECKING:
@@ -128,11 +128,12 @@ def _maps(
     for setting in settings:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     refs = References(model)
-    blocks = plan_blocks(encoded, packing_for(model, budget))
+    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(model, budget))
+    if progress:
+        blocks = track(blocks, "attributing", console=Console(stderr=True))
     each = list(enumerate(each_target(refs, encoded[0], targets, budget)))
     maps: dict[tuple[int, int, int, int], AttributionMap] = {}
-    console = Console(stderr=True)
-    for block in track(blocks, "attributing", console=console, disable=not progress):
+    for block in blocks:
         items = [encoded[index] for index in block.indices]
         for t, target in each:
             opened = open_block(refs, items, target, budget)

@@ -51,7 +51,7 @@ def register() -> None:
 
 
 def load(overrides: Sequence[str] = ()) -> Config:
-    """The configuration that the command line would have with these overrides, not yet validated.
+    """Composes the configuration that the command line would have with these overrides; it is not yet validated.
 
     Raises:
         InputError: an override is not understood, or a key or a type is wrong.
@@ -71,14 +71,14 @@ def load(overrides: Sequence[str] = ()) -> Config:
 
 @contextmanager
 def refusing_absent_folders() -> Iterator[None]:
-    """Hydra warns of a folder in its search path that is not there, and goes on without what was wanted of it."""
+    """Turns into an error that a folder in Hydra's search path does not exist; Hydra only warns."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
         yield
 
 
 def from_hydra(node: DictConfig) -> Config:
-    """A composed configuration as plain objects, interpolations resolved and what is implied written out."""
+    """Turns a composed configuration into plain objects, resolves interpolations and fills in what is implied."""
     try:
         _refuse_targets(OmegaConf.to_container(node, resolve=False))
         _refuse_other_keys(node)
@@ -102,10 +102,10 @@ def from_hydra(node: DictConfig) -> Config:
 
 
 def from_plain(plain: Mapping[str, Any]) -> Config:
-    """The configuration that a run folder holds, as data: checked against the schema, and nothing in it is called.
+    """Reads the configuration of a run folder as data: it is checked against the schema, and nothing in it is called.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a configuration.
     """
     if "${" in str(plain):
         raise InputError("the configuration holds ${...}, which a finished configuration has not.")
@@ -125,7 +125,7 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
 
 
 def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
-    """Refuses keys that `+` puts beside those of a schema, since nobody would read them, and a lack of those that `~` removes."""
+    """Refuses keys that `+` adds to a schema, since nothing reads them, and the absence of keys that `~` removes."""
     kind = OmegaConf.get_type(node)
     names = [field.name for field in fields(kind)] if is_dataclass(kind) else None
     present = set(node.keys())  # `in` is false for a missing value, ???
@@ -142,7 +142,7 @@ def _refuse_other_keys(node: DictConfig, key: str = "") -> None:
 
 
 def _refuse_another_model(model: ModelConfig) -> None:
-    """`model.name` goes with the keys beside it, which the file that is chosen for `model` has."""
+    """Refuses a `model.name` that does not belong to the keys beside it, which come from the file chosen for `model`."""
     one_of("model.name", model.name, MODELS)
     if type(model) is not MODELS[model.name]:
         chosen = next(name for name, kind in MODELS.items() if kind is type(model))
@@ -153,7 +153,7 @@ def _refuse_another_model(model: ModelConfig) -> None:
 
 
 def _refuse_targets(value: Any, key: str = "") -> None:
-    """A configuration is data: what Hydra would instantiate has no place in it, at any depth."""
+    """Refuses `_target_` at any depth: a configuration is data, and Hydra would instantiate it."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name == "_target_":

@@ -1,4 +1,4 @@
-"""Hydra's configuration is code: it can name Python objects that Hydra calls. Whose may, the user says.
+"""Hydra's configuration is code: it can name Python objects that Hydra calls. The user says whose code may run.
 
 A folder of one's own experiments, methods and models is data, and is taken. One that another user can have written, or
 that reaches beyond this program's own keys, is refused unless its owner is said to be trusted.
@@ -70,7 +70,7 @@ def _refusal(what: str, why: str) -> InputError:
 
 
 def _everything_in(folder: Path) -> Iterator[Path]:
-    """The folder, its folders and its configuration files, through links as Hydra goes."""
+    """Lists the folder, its subfolders and its configuration files, following links as Hydra does."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -83,7 +83,7 @@ def _everything_in(folder: Path) -> Iterator[Path]:
 
 
 def _reaches_beyond(path: Path, folder: Path) -> str | None:
-    """Why a file could have Hydra call something."""
+    """Says why a file could make Hydra call something; None where it could not."""
     if _CODE.search(str(path.relative_to(folder))):
         return "is a file of Hydra's own"
     if path.is_dir():
@@ -108,7 +108,7 @@ def _reaches_beyond(path: Path, folder: Path) -> str | None:
 
 
 def _refuse_misshapen(path: Path, text: str, root: Any) -> None:
-    """Refuses what Hydra would read in another way than it was meant, or not find the end of."""
+    """Refuses files that Hydra would misread, or would never finish reading."""
     if text.startswith("\ufeff"):
         raise InputError(f"{path} begins with a byte order mark. Save it as UTF-8 without one.")
     if root is not None and not isinstance(root, yaml.MappingNode):
@@ -134,7 +134,7 @@ def _includes_itself(path: Path) -> bool:
 
 
 def _defaults(path: Path) -> list[str]:
-    """The names that the defaults of a file give of files of the same group."""
+    """Lists the files of the same group that the defaults of a file name."""
     try:
         root = yaml.compose(path.read_text("utf-8"), yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -151,7 +151,7 @@ def _defaults(path: Path) -> list[str]:
 
 
 def _scalars(node: Any, seen: set[int]) -> Iterator[str]:
-    """Every key and value, as YAML reads it: escapes and aliases hide nothing. A tag of Python's is one too."""
+    """Lists every key and value as YAML reads it, so that escapes and aliases hide nothing, and tags of Python."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))

@@ -28,7 +28,7 @@ LITTLE_MEMORY_GB = 4
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, how it is, and what to know or to do."""
+    """One line: what was checked, its state, and what to know or to do."""
 
     name: str
     state: str
@@ -52,7 +52,7 @@ def doctor(words: list[str]) -> int:
 
 
 def checks() -> Iterator[Check]:
-    """Everything that is looked at, in order; nothing is downloaded or written but a file that is removed again."""
+    """Runs all checks in order; nothing is downloaded, and only a temporary file is written."""
     yield Check("python", GOOD, f"{platform.python_version()}, {platform.system()}")
     for name in LIBRARIES:
         yield _checked(name, partial(version, name))
@@ -95,7 +95,7 @@ def _devices() -> str:
 
 
 def _gradient() -> str:
-    """A method on a random model of two layers, against Captum's number of the same."""
+    """Compares a method on a random model of two layers with Captum."""
     import numpy as np
 
     import saliency_bench as sb
@@ -126,7 +126,7 @@ def _memory() -> str:
 
 
 def _writing() -> str:
-    """A file written here as results are, and removed."""
+    """Writes a file here in the way results are written, and removes it."""
     from saliency_bench.store.durable import replace_file
 
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".saliency-bench-") as folder:

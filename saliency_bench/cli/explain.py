@@ -15,7 +15,7 @@ from saliency_bench.core.errors import InputError, unknown
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
 
-OPTIONS = "--pair=TEXT, --at=PLACE, --html=FILE, --json=SHAPE, --top=K or --special-tokens"
+OPTIONS = "--pair=TEXT, --at=PLACE, --html=FILE, --json=SHAPE, --top=K and --special-tokens"
 
 
 def explain(words: list[str]) -> None:
@@ -79,23 +79,30 @@ def _places(at: str | None) -> int | list[int] | str | None:
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"explain: {message}: expected {OPTIONS}")
+        raise InputError(f"explain: {message}. The options are {OPTIONS}.")
 
 
 def _options(words: Sequence[str]) -> Namespace:
     """The options of `explain` itself, and `overrides`."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--pair", "--at", "--html"):
-        parser.add_argument(name)
+        parser.add_argument(name, type=_text)
     parser.add_argument("--json", choices=display.SHAPES)
     parser.add_argument("--top", type=_count)
     parser.add_argument("--special-tokens", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options, others = parser.parse_known_intermixed_args(words)
     if others:
-        names = [name for action in parser._actions for name in action.option_strings]
-        raise unknown("option of explain", others[0].split("=")[0], names)
+        raise unknown(
+            "option of explain", others[0].split("=")[0], re.findall("--[a-z-]+", OPTIONS)
+        )
     return options
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ArgumentTypeError("expected a text, got nothing")
+    return text
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Words of a command line, each `key=value`, in the grammar that Hydra reads: texts are taken as they stand.
+"""Words of a command line, each `key=value`, are translated to Hydra's grammar, so that texts mean what was typed.
 
 Hydra's values are a language of their own, in which `=`, brackets, commas and letters beyond ASCII mean something or
 nothing. What names a file, a column or a class is text, so that it is quoted for Hydra here.
@@ -31,7 +31,7 @@ _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
 def as_hydra_reads(words: Sequence[str], sweeps: bool = False) -> list[str]:
-    """The words with texts quoted and keys of entries as Hydra takes them; each can be parsed.
+    """Quotes texts and completes keys of entries, so that Hydra can parse each word.
 
     Args:
         words: overrides, in which nothing but Hydra's own grammar may have been quoted.
@@ -79,7 +79,7 @@ def _in_quotes(text: str) -> str:
 
 
 def _parsed(word: str) -> Override | HydraException:
-    """The override that a word is to Hydra, or why it is none."""
+    """Parses a word as Hydra does; returns the error where that fails."""
     try:
         return _parser().parse_override(word)
     except HydraException as error:
@@ -120,7 +120,7 @@ def _complaint(typed: str, key: str, equals: str, value: str, error: HydraExcept
 
 
 def _unbalanced(value: str) -> str | None:
-    """What is wrong with the brackets of a value, quoted parts aside."""
+    """Says what is wrong with the brackets of a value, outside quotes; None where nothing is."""
     waiting: list[str] = []
     for character in re.sub(_QUOTES, "", value, flags=re.DOTALL):
         if character in _BRACKETS:

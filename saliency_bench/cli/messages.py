@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a configuration that does not compose, in one message a user can act on."""
+"""Translates the errors of Hydra and OmegaConf to one message that a user can act on."""
 
 import difflib
 import re
@@ -30,7 +30,7 @@ WORDS = {
 
 
 def readable(error: BaseException, schema: type) -> str:
-    """One message, with the nearest name where a key or a choice is unknown."""
+    """Makes one message of an error, with the nearest name where a key or a choice is unknown."""
     if absent := re.match(r"provider=(\S+).*path=(.*) is not available", str(error)):
         return f"{absent[1]}: there is no folder {absent[2]!r}"
     causes = [error]
@@ -48,14 +48,14 @@ def readable(error: BaseException, schema: type) -> str:
 
 
 def _said(line: str) -> str:
-    """A line of theirs in our words, where it is of a kind that is known."""
+    """Puts a line of theirs in our words, if it matches one of `WORDS`."""
     for theirs, ours in WORDS.items():
         line = re.sub(theirs, ours, line)
     return line
 
 
 def _key(lines: list[str]) -> str | None:
-    """The full name of the key that the lines are about."""
+    """Finds the full name of the key that the lines are about."""
     text = "\n".join(lines)  # a key within an overridden one is named by its cause
     match = re.search(r"^\s*full_key: (\S+)", text, re.MULTILINE) or re.search(
         r"Could not override '([^']+)'", text

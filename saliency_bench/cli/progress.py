@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SECONDS_BETWEEN_LINES = 30.0
-#: What is over sooner is not worth a line.
+#: Stages that end sooner have no line.
 SECONDS_OF_SILENCE = 0.5
-#: Said at once: while libraries are loaded, no other thread may come to speak.
+#: Shown at once, since no other thread may run while libraries are imported.
 IMPORTING = "importing PyTorch and transformers"
 
 #: `(stage, done, total)`, called before each step and once more when the stage is done; a total of 0 is not counted.
@@ -18,7 +18,7 @@ Show = Callable[[str, int, int], None]
 
 @contextmanager
 def progress() -> Iterator[Show]:
-    """What a runner calls to say how far it is; everything goes to standard error."""
+    """Gives a function that a runner calls to report progress; everything goes to standard error."""
     if sys.stderr.isatty():
         with _bars() as show:
             yield show
@@ -32,7 +32,7 @@ def progress() -> Iterator[Show]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Says that the large libraries are loaded, unless they are there."""
+    """Shows a message while large libraries are imported, unless they have been imported already."""
     with progress() as show:
         if "torch" not in sys.modules:
             show(IMPORTING, 0, 0)
@@ -77,7 +77,7 @@ class Lines:
         self.waiting: threading.Timer | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Says how far the stage is, if it is time."""
+        """Prints the progress of a stage, if it is time for a line."""
         if not total:
             self._uncounted(stage)
             return
@@ -91,7 +91,7 @@ class Lines:
         _say(f"{stage}: {done} of {total}{self._left(now, done, total)}")
 
     def close(self) -> None:
-        """Forgets a stage of which nothing has been said yet."""
+        """Drops a stage that has not been printed yet."""
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None

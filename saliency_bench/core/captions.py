@@ -1,4 +1,4 @@
-"""What a map is of, in words: its heading, the facts under it, and what its colours mean."""
+"""Texts around a map: its heading, the facts under it, and what its colours mean."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: s
 
 
 def headings(maps: "Sequence[AttributionMap]") -> list[str]:
-    """A heading for each map of a display, which names what the maps of one method differ in."""
+    """Makes a heading for each map; it names what the maps of one method differ in."""
     settings = [_named(map_) for map_ in maps]
     return [
         _heading(map_, [key for key in varying(settings, setting["name"]) if _tells(key, setting)])
@@ -66,7 +66,7 @@ def headings(maps: "Sequence[AttributionMap]") -> list[str]:
 
 
 def heading(map_: "AttributionMap") -> str:
-    """What a map that stands alone shows: method, backend, place, explained class."""
+    """Makes the heading of a single map: method, backend, place, explained class."""
     return _heading(map_, [])
 
 
@@ -77,7 +77,7 @@ def _named(map_: "AttributionMap") -> Mapping[str, Any]:
 
 
 def _tells(key: str, setting: Mapping[str, Any]) -> bool:
-    """A class by number is named by its label already."""
+    """Whether a key belongs in a heading: a class by number is already named by its label."""
     return not (key == "target" and isinstance(setting.get(key), int))
 
 
@@ -97,7 +97,7 @@ def _heading(map_: "AttributionMap", differing: Sequence[str]) -> str:
 
 
 def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
-    """Every hyperparameter, as a configuration says it, and what came of them."""
+    """Lists every hyperparameter as a configuration writes it, and the cost and quality of the map."""
     parts = [", ".join(f"{key}={value_label(value)}" for key, value in _said(map_.setting).items())]
     if tokens.scale or not missing(tokens):
         parts.append(f"largest score {number(tokens, tokens.scale)}")
@@ -111,7 +111,7 @@ def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
 
 
 def _said(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """What a setting says: no names of it, and nothing that is null or does not count."""
+    """The values of a setting, without names and without those that are null or have no effect."""
     hyper = hyperparameters(setting)
     kept = {
         key: setting[key] for key in ("output", "target", "reduction") if key in setting
@@ -125,7 +125,7 @@ def _said(setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def missing(tokens: TokenMap) -> str:
-    """How many scores are no numbers; nothing where all are."""
+    """Says how many scores are not finite; empty where all are."""
     n, wrong = len(tokens.scores), [x for x in tokens.scores if not math.isfinite(x)]
     kinds = "NaN" if all(math.isnan(x) for x in wrong) else "NaN or infinite"
     return f"{len(wrong)} of {n} scores are no numbers ({kinds}): grey" if wrong else ""
@@ -134,7 +134,7 @@ def missing(tokens: TokenMap) -> str:
 def legend(
     map_: "AttributionMap", signed: bool, top: int | None = None, zero: str = "no colour"
 ) -> str:
-    """What the colours of a map mean, of which only the `top` largest scores are coloured; `zero` is that of 0."""
+    """Explains the colours of a map. Only the `top` largest scores are coloured; `zero` names the colour of 0."""
     rest = "" if top is None else f" Only the largest {top} of a map are coloured."
     if not signed:
         meaning = (

@@ -1,4 +1,4 @@
-"""Where the configuration stands, and its plain YAML without Hydra: what the Python interface reads."""
+"""Finds the configuration and reads its plain YAML without Hydra, for the Python interface."""
 
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ def folder() -> Path:
 
 
 def names(group: str) -> list[str]:
-    """The choices of a group ("method"), sorted: what can stand in `method=[...]`."""
+    """Lists the choices of a group, sorted: of "method", what can stand in `method=[...]`."""
     return sorted(path.stem for path in (folder() / group).glob(f"*{SUFFIX}"))
 
 
@@ -37,7 +37,7 @@ def read(group: str, name: str) -> dict[str, Any]:
 
 
 def summary(group: str, name: str) -> str:
-    """The sentence that heads a file: its first comment that is no directive."""
+    """Reads the sentence that heads a file: its first comment that is no directive."""
     lines = (folder() / group / f"{name}{SUFFIX}").read_text("utf-8").splitlines()
     comments = (
         line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line
@@ -73,7 +73,7 @@ def selected(group: str) -> list[str]:
 
 
 def runtime_defaults() -> dict[str, Any]:
-    """How things are computed where nothing else is asked for: device, dtype, token budget."""
+    """Reads the defaults of how things are computed: device, dtype, token budget."""
     here = {"threads": read("runtime", "here")["threads"]}
     return here | dict(config()["runtime"])
 

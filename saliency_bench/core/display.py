@@ -110,7 +110,7 @@ def records(maps: "Sequence[AttributionMap]", shape: str = ARTICLE) -> dict[str,
 
 
 def record(map_: "AttributionMap", shape: str = ARTICLE) -> dict[str, Any]:
-    """A map in the shape that AllenNLP Interpret or the article's repository writes, and below that what it is of.
+    """Writes a map in the shape of AllenNLP Interpret or of the article's repository, followed by what it is of.
 
     Scores are magnitudes that sum to 1 over all tokens, special ones included, as there: the sign is lost. What is no
     number is null, which JSON has, and `reason` says so. The keys that those tools do not have: `text`, the explained

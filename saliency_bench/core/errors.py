@@ -18,7 +18,7 @@ class InputError(SaliencyBenchError, ValueError):
 
 
 class KeywordError(InputError, TypeError):
-    """A component is given a hyperparameter that it has not, or lacks one: in Python a TypeError, as of any call."""
+    """A component is given an unknown hyperparameter, or lacks one. It is a TypeError, as for any Python call."""
 
 
 class ValidationError(SaliencyBenchError):
@@ -43,7 +43,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; PyTorch says so by name of its own GPU memory, and in words of all other."""
+    """Whether memory ran out. PyTorch has an error class for its own GPU memory, and messages for all other memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -51,13 +51,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value for a message: what others wrote may be long."""
+    """Writes a value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def said(error: BaseException, most: int = 1000) -> str:
-    """What somebody else's error says, on one line: of a long one the start and the end, where remedies stand."""
+    """Writes the message of another library's error on one line: of a long one the start and the end, where remedies are."""
     text = " ".join(str(error).split())
     half = most // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
@@ -74,7 +74,7 @@ def unknown(kind: str, name: object, known: list[str]) -> InputError:
 
 
 def one_of(kind: str, name: object, known: Iterable[str]) -> None:
-    """Refuses a name that is not in a list; it may be anything, as a list or a mapping, which is no name."""
+    """Refuses a name that is not in a list; the name may be any value, also a list or a mapping."""
     names = list(known)
     if name not in names:
         raise unknown(kind, name, names)

@@ -268,7 +268,7 @@ def luminance(color: Color) -> float:
 
 
 def spans_to_html(tokens: TokenMap) -> str:
-    """Spans of HTML, escaped, each score in the title of its span; the whole isolated from text around it.
+    """Writes escaped HTML with each score in the title of its span, isolated from the direction of the text around it.
 
     Colours are for a light panel and for a dark one, whichever `color-scheme` is in force where they stand.
     """
@@ -290,7 +290,7 @@ def _span_to_html(tokens: TokenMap, span: Span) -> str:
 
 
 def either(key: str, light: Color, dark: Color) -> str:
-    """A declaration of CSS for both schemes; browsers from before 2024 take the light one, for the panel too."""
+    """A CSS declaration for both colour schemes; browsers from before 2024 take the light one, for the panel too."""
     return f"{key}:{_hex(light)};{key}:light-dark({_hex(light)},{_hex(dark)});"
 
 

@@ -98,7 +98,7 @@ def ordered_metrics(metrics: Iterable[str]) -> list[str]:
 
 
 def same_evidence_words(metrics: Collection[str], *, of_means: bool = True) -> str:
-    """Which of some metrics follow from each other on every example, so that their agreement is no second finding.
+    """Says which metrics follow from each other on every example, so that their agreement is no second finding.
 
     Args:
         metrics: those of a table.
@@ -125,7 +125,7 @@ def _listed(metrics: Sequence[str]) -> str:
 
 
 def hyperparameters(setting: Setting) -> dict[str, Any]:
-    """What a setting says of its method alone."""
+    """The hyperparameters of a setting's method."""
     return {key: value for key, value in setting.items() if key not in SHARED}
 
 

@@ -229,7 +229,7 @@ class AttributionMap:
         name: str = "scores",
         draws: Float[np.ndarray, "N T"] | None = None,
     ) -> "AttributionMap":
-        """Anybody's scores for the input of another map, to be evaluated like our own.
+        """Makes a map of external scores for the input of another map, to be evaluated like our own.
 
         Args:
             scores: one per token of `like`, special tokens included.
@@ -280,7 +280,7 @@ class AttributionMap:
         """
         from saliency_bench.core.display import fragment
 
-        return str(fragment(self, top=top, special_tokens=special_tokens))
+        return fragment(self, top=top, special_tokens=special_tokens)
 
     def to_record(self, shape: str = "article") -> dict[str, Any]:
         """The map as plain data in the shape of an older tool, with what it is of: `core.display.record`.
@@ -293,7 +293,7 @@ class AttributionMap:
         """
         from saliency_bench.core.display import record
 
-        return dict(record(self, shape))
+        return record(self, shape)
 
     def _repr_html_(self) -> str:
         return self.to_html()

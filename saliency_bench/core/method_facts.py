@@ -1,4 +1,4 @@
-"""What the method of a setting is, as `settings.json` says beside the setting. It is no part of the setting's id.
+"""Facts about the method of a setting, as `settings.json` holds them beside the setting. They are no part of its id.
 
 It is said where the method is registered (`attribution.methods`) and travels with the setting, so that what reads
 results imports no method. Runs of earlier versions do not have it: then it is derived from the setting as far as possible.
@@ -48,7 +48,7 @@ _NAMES = [one.name for one in fields(Facts)]
 
 
 def facts_of(setting: Setting) -> Facts:
-    """What the setting says of its method; the names that it has and its reduction, where it says nothing."""
+    """Reads the facts of a setting; what is absent is derived from its names and its reduction."""
     method = str(setting.get("method") or setting.get("name") or "")
     backend, reduction = str(setting.get("backend", "")), setting.get("reduction")
     derived = Facts(

@@ -29,7 +29,7 @@ def pair(verb: str, word: str) -> tuple[str, Any]:
 
 
 def merged(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with some values changed, in mappings within it too."""
+    """Copies a configuration with some values changed, also in nested mappings."""
     found = {
         key: merged(value, {}) if isinstance(value, Mapping) else value
         for key, value in config.items()
@@ -40,7 +40,7 @@ def merged(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, A
 
 
 def put(config: dict[str, Any], key: str, value: Any, verb: str) -> None:
-    """Puts a value at its place, a key within another being `sweep.n_examples`.
+    """Sets the value of a dotted key, as `sweep.n_examples`.
 
     Raises:
         InputError: there is no such key, or the value is of another kind than the one that is there.
@@ -76,7 +76,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def alike(value: Any, before: Any) -> bool:
-    """Whether a value can stand where another stood; null has no kind."""
+    """Whether a value is of the same kind as another; any number or text is of the kind of null."""
     if before is None:
         return value is None or isinstance(value, int | str)
     if isinstance(before, float):

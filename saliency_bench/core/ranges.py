@@ -18,7 +18,7 @@ MOST_EXACT = 20  # units whose sets are all asked for: twice as many with each
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`, which are in it unless they are `open`; finite ones only."""
+    """Finite numbers from `least` to `most`; these are included unless the range is open there."""
 
     least: int | float
     most: int | float = math.inf
@@ -95,16 +95,16 @@ RANGES: Mapping[str, Range] = {key: numbers for numbers, keys in _KEYS for key i
 
 
 def range_of(key: str) -> Range | None:
-    """The range of a dotted key: that of the longest end that has one; None where none has."""
+    """Finds the range of a dotted key, by the longest end that has one; None where none has."""
     parts = key.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     return next((RANGES[end] for end in ends if end in RANGES), None)
 
 
 def check(value: Any, key: str = "") -> None:
-    """Every number in a value is in the range of its key: those of mappings by the keys in them, those of lists each.
+    """Checks that every number in a value, also in mappings and lists, is in the range of its key.
 
-    Other values than numbers, and types, are their readers' affair.
+    Values that are not numbers are passed over, and types are checked elsewhere.
 
     Raises:
         InputError: the first number that is not; one without a range must be finite.

@@ -51,17 +51,17 @@ class Registry(Generic[T]):
         return self._known[name]
 
     def hyperparameters(self, name: str) -> list[str]:
-        """What a configuration may and must say of a component: its keyword-only parameters."""
+        """The hyperparameters of a component, all of which an entry must have: its keyword-only parameters."""
         return list(signatures.parameters(self[name]))
 
     def call(self, name: str, subject: Any, given: Mapping[str, Any]) -> Any:
-        """The component on a subject, with hyperparameters as a configuration gives them."""
+        """Calls the component on a subject, with hyperparameters as in a configuration."""
         return signatures.call(self[name], subject, given=given)
 
     def entry(
         self, key: str, entry: Mapping[str, Any], where: str, others: Collection[str] = ()
     ) -> tuple[str, dict[str, Any]]:
-        """The component that an entry names under `key`, and its hyperparameters: none unknown, none missing.
+        """Reads the component that an entry names under `key`, and its hyperparameters; none may be unknown or missing.
 
         `others` are keys of the entry that are no hyperparameters.
         """

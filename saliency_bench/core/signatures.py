@@ -1,4 +1,4 @@
-"""What a function's keyword-only parameters are called and may be, as a configuration sees them.
+"""The names and types of a function's keyword-only parameters, as a configuration has them.
 
 A parameter whose type is a dataclass stands for its fields: `draws: Draws` is `n_samples`, `sampler`, ... in a
 configuration, one level deep, and the function gets them as one value that has checked itself.
@@ -67,7 +67,7 @@ def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) 
     Raises:
         InputError: the value is of another type; `where` names its key.
     """
-    options = _options(_annotation(function, parameter))
+    options = _options(parameters(function)[parameter])
     plain = [option for option in options if option in NAMES]
     if type(value) in plain and not (isinstance(value, float) and not math.isfinite(value)):
         return value
@@ -77,15 +77,6 @@ def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) 
         return value
     expected = " or ".join(map(_name, options))
     raise InputError(f"{where}={value!r}: expected {expected}")
-
-
-def _annotation(function: Callable[..., Any], parameter: str) -> Any:
-    known = parameters(function)
-    return (
-        known[parameter]
-        if parameter in known
-        else (inspect.signature(function).parameters[parameter].annotation)
-    )
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ _KEPT = "_saliency_bench_kept"
 def on_device(
     values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Numbers of the host on a device; the host does not wait until a GPU has them, and keeps them (`numbers`)."""
+    """Copies numbers to a device without waiting for a GPU; the host keeps them for `numbers`."""
     there = sent(torch.tensor(values, dtype=dtype), device)
     if not there.is_floating_point():
         setattr(there, _KEPT, tuple(values))
@@ -41,13 +41,13 @@ def on_device(
 
 
 def numbers(there: Int[Tensor, " N"]) -> list[int]:
-    """What a tensor of whole numbers holds; nothing is waited for where the host sent it. Do not change such a one."""
+    """Reads whole numbers from a tensor, without waiting where `on_device` made it. Such a tensor must not be changed."""
     kept: Sequence[int] | None = getattr(there, _KEPT, None)
     return there.tolist() if kept is None else list(kept)
 
 
 def sent(held: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device; the host does not wait until a GPU has it."""
+    """Copies a tensor to a device without waiting for a GPU."""
     if device.type != "cuda":
         return held.to(device)
     return held.pin_memory().to(device, non_blocking=True)
@@ -55,7 +55,7 @@ def sent(held: Tensor, device: torch.device) -> Tensor:
 
 @dataclass
 class TokenBudget:
-    """How many tokens a pass may have: fewer from then on where memory ran out."""
+    """How many tokens a pass may have; it shrinks when memory runs out."""
 
     tokens: int
     halvings: int = 0
@@ -65,7 +65,7 @@ class TokenBudget:
         return max(1, self.tokens // width)
 
     def fit(self, tokens: int) -> None:
-        """Memory was too small: not more than this many tokens from now on."""
+        """Lowers the budget after memory ran out."""
         self.tokens = max(1, tokens)
         self.halvings += 1
 
@@ -114,12 +114,12 @@ class Batch:
 
     @property
     def example_ids(self) -> tuple[str, ...]:
-        """Names that make every row traceable and every comparison paired."""
+        """The names of the examples, by which rows are traced and comparisons are paired."""
         return tuple(item.example_id for item in self.encoded)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each example, special tokens and its own padding included, that up to the block's width not."""
+        """The tokens of each example with special tokens and its own padding, without padding to the block's width."""
         return tuple(len(item) for item in self.encoded)
 
     @property

@@ -1,11 +1,7 @@
-"""The versions of what computes."""
+"""The versions of libraries."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-PACKAGE = Path(__file__).parents[1]
-
 
 #: Libraries whose version can change a number, and those that only carry or draw it.
 COMPUTING = (

@@ -93,7 +93,7 @@ def load(
 
 
 def _tell_of_doubled_quotes(examples: list[Example]) -> None:
-    """Warns of texts that look as CSV writes a text with quotes in it."""
+    """Warns of texts that look like CSV texts with quotes in them."""
     texts = (
         (example.source, text)
         for example in examples

@@ -103,7 +103,7 @@ def _load_built(path: str, folder: Path, split: str, name: str | None, revision:
 
 
 def _check_hub(path: str, config: Any) -> None:
-    """Refuses what is no hub id, and a hub that does not answer: the library retries for minutes."""
+    """Refuses what is no hub id, and a hub that does not answer, since the library retries for minutes."""
     if path in BUILDERS or not HUB_ID.fullmatch(path):  # "csv": the library would read what is here
         raise InputError(f"{path}: there is no such folder (data.path, seen from {Path.cwd()})")
     if config.HF_HUB_OFFLINE:
@@ -154,7 +154,7 @@ def _class_name(index: int | None, names: Sequence[str], where: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the error that began it all."""
+    """The first line of the original error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

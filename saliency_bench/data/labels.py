@@ -81,7 +81,7 @@ def _listed(value: int | str, labels: Sequence[str]) -> str:
 
 
 def _how_to_name(labels: Sequence[str]) -> str:
-    """What to do where the classes have no names but those that transformers gives."""
+    """Says how to name classes that have only the names that transformers gives."""
     if not labels or not all(UNNAMED.fullmatch(name) for name in labels):
         return ""
     return ". They have no names of their own: give them, in this order, as model.labels=[...], or labels= in Python"

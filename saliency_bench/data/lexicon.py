@@ -19,7 +19,7 @@ def ratings() -> dict[str, float]:
 
 
 def rated(text: str, positive: bool, least: float) -> tuple[Span, ...]:
-    """Where the words stand that were rated at least `least`, or with `positive` false at most `-least`."""
+    """Finds the words that are rated at least `least`, or with `positive` false at most `-least`."""
     words, sign = ratings(), 1 if positive else -1
     return tuple(
         (0, match.start(), match.end())

@@ -1,4 +1,4 @@
-"""The formats of data files: bytes to rows, each with the number by which the user finds it."""
+"""Reads data files of each format: bytes to rows, each with the number of its line or row."""
 
 import codecs
 import csv

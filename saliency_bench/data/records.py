@@ -95,7 +95,7 @@ def _text(value: Any, column: str, where: str) -> str:
 
 
 def _joined(value: Any) -> Any:
-    """A list of words as a text, as HateXplain's `post_tokens` are meant; anything else as it is."""
+    """Joins a list of words to a text, as HateXplain's `post_tokens`; other values are returned unchanged."""
     words = isinstance(value, list) and all(
         isinstance(word, str) and len(word.split()) == 1 and word == word.strip() for word in value
     )
@@ -103,7 +103,7 @@ def _joined(value: Any) -> Any:
 
 
 def _fault(value: Any) -> str | None:
-    """What keeps a value from being a text to explain."""
+    """Says why a value is no text to explain; None where it is one."""
     if not isinstance(value, str):
         return "nothing (null)" if value is None else _kind(value)
     if not value.strip():
@@ -119,7 +119,7 @@ def _kind(value: Any) -> str:
 
 
 def half_character(text: str) -> str | None:
-    """What keeps a text from being encoded: a surrogate without its other half."""
+    """Says where a text has half of a surrogate pair, which cannot be encoded; None where it has none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

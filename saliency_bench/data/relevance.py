@@ -1,4 +1,4 @@
-"""What a column of a data file says of the parts of a text that matter, in the formats that data sets use."""
+"""Reads which parts of a text matter from a column of a data file, in the formats that data sets use."""
 
 import json
 import re
@@ -28,7 +28,7 @@ Words: TypeAlias = Sequence[tuple[int, int]]
 def with_relevant(
     examples: Sequence[Example], values: Sequence[Any], column: str, format: str | None
 ) -> list[Example]:
-    """The examples with what the column says of them; nothing is known where a value is missing.
+    """Adds what the column says to the examples; nothing is known where a value is missing.
 
     Characters and words are those of the first text, words as whitespace parts them; ends are left out.
 
@@ -99,7 +99,7 @@ def _detected(examples: Sequence[Example], parsed: Sequence[Any], column: str) -
 
 
 def _possible(value: Sequence[Any], example: Example) -> set[str]:
-    """The formats that a value has the form of, whatever its numbers."""
+    """The formats that a value may be in, from its form alone."""
     if all(isinstance(item, dict) for item in _flat(value)):
         return {ERASER}
     if all(map(_flag, value)):
@@ -179,7 +179,7 @@ def _words(example: Example) -> Words:
 
 
 def _flat(value: Sequence[Any]) -> list[Any]:
-    """Evidence out of its groups."""
+    """Evidence without its groups."""
     return [inner for one in value for inner in (one if isinstance(one, list) else [one])]
 
 

@@ -1,4 +1,4 @@
-"""Somebody else's scores from a file of JSON lines, so that they are evaluated as ours are.
+"""External scores from a file of JSON lines, to be evaluated like our own.
 
 A line has `scores`, one number per token, and says of which text: `text` (with `text_pair` where there is one) or `id`.
 `tokens`, where it has them, must be those of the model's tokenizer; `label`, where it has one, the explained class.

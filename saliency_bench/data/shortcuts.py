@@ -1,4 +1,4 @@
-"""The bundled sentences with words put in that decide the label: here it is known what matters (Bastings et al. 2022).
+"""The bundled sentences with inserted words that decide the label, so that it is known what matters (Bastings et al. 2022).
 
 The words are letters that the bundled sentences never hold and that a BERT vocabulary has whole. They say nothing of
 sentiment, so only a model that was trained on them (`model=shortcuts`) follows them. Its [unused] entries would be

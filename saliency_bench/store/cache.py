@@ -1,4 +1,4 @@
-"""What is found out once per model and machine, kept in the user's cache folder; losing it costs time, nothing else."""
+"""Keeps what is measured once per model and machine in the user's cache folder. Losing it only costs time."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from saliency_bench.store.durable import replace_file, to_json
 
 
 def read(kind: str, name: str) -> Any:
-    """What an earlier process has kept under that name; None where there is nothing, or nothing that can be read."""
+    """Reads what an earlier process kept under that name; None where it is absent or unreadable."""
     try:
         return json.loads(_path(kind, name).read_text("utf-8"))
     except (OSError, ValueError):
@@ -18,7 +18,7 @@ def read(kind: str, name: str) -> Any:
 
 
 def write(kind: str, name: str, content: Any) -> None:
-    """Keeps it for later processes; a cache that cannot be written is no error."""
+    """Keeps content for later processes; it is no error if the cache cannot be written."""
     path = _path(kind, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

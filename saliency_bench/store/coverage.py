@@ -1,4 +1,4 @@
-"""Whether the tables on disk are those of the plan and of this run, part by part, in the memory of one part."""
+"""Checks that the tables on disk are those of the plan and of this run, one part in memory at a time."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ class Plan:
 
 
 def require_planned(folder: Path, plan: Plan) -> None:
-    """Every table of every part is of this run's cell, and has the rows that are planned, each once, and no others.
+    """Checks that every table of every part is of this run's cell and has exactly the planned rows, each once.
 
     Parts that are not there are passed over: whether all are is known elsewhere. Of a sealed run nothing is looked at:
     what still stands among its parts is about to be removed.

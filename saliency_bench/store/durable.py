@@ -79,7 +79,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def put_in_place(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that stands at `path` when the block ends well, and is gone when it does not.
+    """Opens a file that is moved to `path` if the block succeeds, and removed if it fails.
 
     Raises:
         StorageError: the operating system refused; the old file is as it was.
@@ -115,7 +115,7 @@ def is_leftover(name: str) -> bool:
 
 
 def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
-    """Refuses symbolic links among these names in a folder; anywhere in it where None: they would be written through.
+    """Refuses symbolic links among these names in a folder, or anywhere in it where None: writing would follow them.
 
     Raises:
         StorageError: there is one.

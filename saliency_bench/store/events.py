@@ -1,4 +1,4 @@
-"""What happens in a run, a JSON object a line, for whoever watches: a person, a script, an experiment tracker."""
+"""Logs what happens in a run as JSON lines, for a person, a script or an experiment tracker."""
 
 import json
 import os

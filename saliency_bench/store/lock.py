@@ -1,4 +1,4 @@
-"""A run folder is worked on by one process at a time; its workers apart, which only add parts."""
+"""Lets one process at a time work on a run folder, except for workers, which only add parts."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from saliency_bench.store.durable import storing
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps others out of it; the lock ends with the process, however that ends.
+    """Makes the folder and locks it; the lock ends with the process, however that ends.
 
     File systems that know no such locks are used without: there too, a part is committed by one process only. A
     folder into which nothing was written is taken away again.

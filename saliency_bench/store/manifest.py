@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.versions import CARRYING, COMPUTING, PACKAGE, _version, versions
+from saliency_bench.core.conf import PACKAGE
+from saliency_bench.core.versions import CARRYING, COMPUTING, _version, versions
 from saliency_bench.store.durable import sha256
 
 _GIT_SECONDS = 10.0
@@ -23,7 +24,7 @@ def collect(
     started: datetime,
     ended: datetime | None = None,
 ) -> dict[str, Any]:
-    """What can change a number (`identity`) and what cannot (`circumstances`), as JSON data.
+    """Collects what can change a number (`identity`) and what cannot (`circumstances`), as JSON data.
 
     `computation` holds what only the runner knows: threads, device name, dtype, attention
     implementation, token budget, digest of the weights. `started` and `ended` are aware of their
@@ -93,7 +94,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def portable(text: str, cwd: Path | None = None, home: Path | None = None) -> str:
-    """`text` with the working folder as `.` and the user's home as `~`: it names no user."""
+    """Writes the working folder as `.` and the user's home as `~`, so that the text names no user."""
     for folder, short in ((cwd or _folder(Path.cwd), "."), (home or _folder(Path.home), "~")):
         if folder is not None and folder != Path(folder.anchor):
             text = re.sub(rf"(?<![\w./~-]){re.escape(str(folder))}(?![\w.-])", short, text)

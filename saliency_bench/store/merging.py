@@ -1,4 +1,4 @@
-"""Many sorted parts of a table to one sorted Parquet file, in a memory that does not grow with their number.
+"""Merges many sorted parts of a table to one sorted Parquet file, in memory that does not grow with their number.
 
 Rows are dealt to buckets that follow each other in the order of keys; each bucket is sorted for itself. The file has
 row groups of one size (fewer rows where lists are long), so that its bytes depend on the rows alone; a table of one group is written as `to_parquet`
@@ -33,7 +33,7 @@ _Key = tuple[str, ...]
 def merge_files(
     name: str, files: Sequence[Path], target: Path, scratch: Path, most: int = GROUP_ROWS
 ) -> str:
-    """Puts the rows of the files into one at `target`, in one step; its SHA-256.
+    """Merges the rows of the files into one file at `target`, in one step, and returns its SHA-256.
 
     `scratch` is a folder for what does not fit memory; it is made if need be, and left empty.
 
@@ -151,7 +151,7 @@ def _last(value: Any) -> str:
 
 
 class Hashed:
-    """A binary file that knows the digest of what was written."""
+    """A binary file that computes the digest of what is written."""
 
     closed = False
 

@@ -32,7 +32,7 @@ def schema_of(name: str) -> pa.Schema:
 
 
 def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Checked rows in the order of their keys; a column that a row leaves out is null.
+    """Makes a table of checked rows in the order of their keys; a column that a row leaves out is null.
 
     Raises:
         InputError: an unknown table or column, a key left out, a value of another type, a number
@@ -91,7 +91,7 @@ def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
 def read_columns(
     name: str, path: Path, columns: Sequence[str], of: Mapping[str, Collection[Any]]
 ) -> pa.Table:
-    """Columns of a file, in the rows whose columns in `of` have one of the given values, a row group at a time.
+    """Reads columns of a file, in the rows whose columns in `of` have one of the given values, a row group at a time.
 
     A file that is not there has no rows; columns that an earlier version did not have are null.
 

@@ -1,4 +1,4 @@
-"""What a run has finished, block by block: a block is on disk completely or not at all."""
+"""Stores what a run has finished, block by block: a block is on disk completely or not at all."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ _BLOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class _DamagedError(Exception):
-    """A part that is not what was written; the message says why."""
+    """A part differs from what was written; the message says how."""
 
 
 class PartStore:
@@ -109,7 +109,7 @@ class PartStore:
         return True
 
     def finished(self, plan: Sequence[str] | None = None) -> set[str]:
-        """The blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
+        """Lists the blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
 
         Where `plan` is given, what is not in it is somebody's, and is not touched.
 
@@ -128,7 +128,7 @@ class PartStore:
             return {block for block in committed if self._is_whole(block)}
 
     def n_set_aside(self) -> int:
-        """How many damaged parts lie there; they are the user's to remove."""
+        """How many damaged parts were set aside; only the user removes them."""
         with storing(self._set_aside):
             return len(list(self._set_aside.iterdir())) if self._set_aside.is_dir() else 0
 
@@ -246,7 +246,7 @@ def sealed_record(folder: Path) -> dict[str, Any] | None:
 
 
 def verify_sealed(folder: Path) -> list[str]:
-    """Holds every table of a sealed run against what was recorded.
+    """Checks every table of a sealed run against the recorded digests.
 
     Returns:
         The tables that it has.

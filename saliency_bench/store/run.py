@@ -51,7 +51,7 @@ class Run:
 
     @cached_property
     def repeated(self) -> dict[str, dict[str, str]]:
-        """By cell, examples whose text (and pair) another one before them has, with the first that has it."""
+        """By cell, the examples whose text (and pair) occurs earlier, with the first example that has it."""
         examples = self.tables["examples"]
         text = examples.groupby(["cell_id", "text", "text_pair"], dropna=False, sort=False)
         first = text["example_id"].transform("first")
@@ -86,7 +86,7 @@ class Tables(Mapping[str, "pd.DataFrame"]):
     def read(
         self, name: str, columns: Sequence[str], of: Mapping[str, Collection[Any]]
     ) -> "pd.DataFrame":
-        """Columns of some rows, read anew: lists of a hundred thousand texts fill no memory that they are not asked of."""
+        """Reads columns of some rows from disk, so that long lists that are not needed take no memory."""
         from saliency_bench.store.parquet import read_columns
 
         path = self._folder / f"{name}.parquet"
@@ -149,7 +149,7 @@ def _require_finished(folder: Path) -> None:
 
 
 def how_to_finish(folder: Path) -> str:
-    """What a run folder without a manifest needs."""
+    """Says how to finish a run folder without a manifest."""
     if (folder / CONFIG).is_file():
         return f"it has no {MANIFEST} yet. Go on with it: saliency-bench resume {folder}"
     # The last step of a run removes what `resume` reads.
@@ -160,7 +160,7 @@ def how_to_finish(folder: Path) -> str:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """What a file of a run holds, which must be of a kind: dict or list.
+    """Reads a JSON file of a run, which must hold a dict or a list.
 
     Raises:
         StorageError: it does not, or cannot be read.
@@ -176,7 +176,7 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def _to_frame(table: "pa.Table") -> "pd.DataFrame":
-    """As pandas has it; where there are very many rows, texts are categories, in the order of texts."""
+    """Converts to pandas; where there are very many rows, texts are categories, in the order of texts."""
     import pandas as pd
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""What the JSON files of a run must look like before anything is made of them: they may be somebody else's."""
+"""Checks the JSON files of a run before they are used: they may be somebody else's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -42,7 +42,7 @@ def validate(cfg: "Config") -> None:
 
 
 def settings(cfg: "Config") -> list[Setting]:
-    """Every method entry with one value per axis and backend: entries in order, the last hyperparameter fastest.
+    """Expands every method entry to one setting per value of its axes and backend, the last hyperparameter fastest.
 
     Raises:
         InputError: an entry is wrong, or two of them compute the same numbers.
@@ -121,7 +121,7 @@ def _check_runtime(runtime: "Runtime") -> None:
 
 
 def _check_executor(runtime: "Runtime") -> None:
-    """The keys of the chosen file of conf/runtime/, with values like those that stand there."""
+    """Checks that `runtime.executor` has the keys of the chosen file of conf/runtime/, with values of the same kinds."""
     name = runtime.executor.get("name")
     one_of("runtime.executor.name", name, conf_files.names("runtime"))
     defaults = conf_files.read("runtime", str(name))["executor"]
@@ -164,7 +164,7 @@ def _check_data(cfg: "Config") -> None:
 
 
 def _views() -> dict[str, Sequence[str]]:
-    """How texts can be looked at, by the keys of `evaluation` and of metric entries."""
+    """Lists the choices of `evaluation`, which metric entries may have too, by key."""
     from saliency_bench.evaluation.curves import OUTPUTS
     from saliency_bench.evaluation.removal import operators
     from saliency_bench.evaluation.units import GRANULARITIES
@@ -178,7 +178,7 @@ def _views() -> dict[str, Sequence[str]]:
     }
 
 
-#: What says nothing to a metric that reads the map alone, or the map beside what is known to matter.
+#: Keys without effect on metrics that read only the map, or the map and the tokens that are known to matter.
 _IDLE = {
     "attribution": ("removal", "granularity", "output", "ranking"),
     "truth": ("removal", "output"),
@@ -207,7 +207,7 @@ def _check_metrics(cfg: "Config") -> None:
 
 
 def _check_fractions(where: str, grid: Any) -> None:
-    """A grid by name, or fractions of the units."""
+    """Checks that a grid is a name, or fractions of the units."""
     from saliency_bench.evaluation.grid import FRACTIONS, FULL
 
     if isinstance(grid, str):

@@ -22,7 +22,7 @@ from saliency_bench.store.schema import check_settings
 PACKAGE = Path(saliency_bench.__file__).parent
 #: Where a method's name is no fact about methods: a choice of one to use, or a word with another meaning.
 ELSEWHERE = {
-    "api.py": {"integrated_gradients"},  # the default
+    "api/__init__.py": {"integrated_gradients"},  # the default
     "attribution/captum.py": {"integrated_gradients", "smoothgrad", "vargrad"},  # Captum's own
     "attribution/points.py": {"random"},  # random references
     "cli/doctor.py": {"integrated_gradients", "file"},  # what is tried out; pip's file: addresses
