@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import expand, has_backends, refuse_vanishing_sum
@@ -106,7 +107,8 @@ def attribute(
         continuation: what follows each prompt, for a causal language model: each of its tokens has a map, of the
             prompt and of what stands before it; the same as giving pairs of prompt and continuation.
         **hyperparameters: the method's own. What is not given has the value in conf/method/. A list is an axis:
-            one map per value, from one pass where the points are shared.
+            one map per value, from one pass where the points are shared. `backward` says by which rule gradients are
+            taken: plain, attnlrp, cp_lrp or gim, see docs/backward_rules.md.
 
     Raises:
         TypeError: the method has no such hyperparameter.
@@ -136,6 +138,7 @@ def attribute(
         targets = _targets(refs, encoded[0], asked, budget)
         for setting in settings:
             refuse_vanishing_sum(setting, findings.sum_vanishes)
+        refuse_without_parts(model, settings, encoded[0])
         for block in track(plan_blocks(encoded, packing_for(model, budget)), progress):
             items = [encoded[index] for index in block.indices]
             for t, one in enumerate(targets):
@@ -403,11 +406,13 @@ def _settings(
     longest: int,
 ) -> list[Setting]:
     """One setting per combination of axes, with what was not given taken from conf/method/."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS.names())
-    entry: dict[str, Any] = {"method": method}
-    if method in conf_files.names("method"):
-        entry = conf_files.method_defaults(method)
+    shipped = conf_files.names("method")
+    if method not in METHODS and method not in shipped:
+        raise unknown("method", method, sorted({*METHODS.names(), *shipped}))
+    name, entry = method, {"method": method}
+    if name in shipped:
+        entry = conf_files.method_defaults(name)
+        method = entry["method"]
     if any(
         f"noise_{unit}" in given for unit in UNITS
     ):  # σ in another unit than the shipped entry's
@@ -415,7 +420,7 @@ def _settings(
     entry |= given
     if "baseline" in given:
         entry["baseline"] = [
-            references.resolve_baseline(model, one, f"method.{method}.baseline")
+            references.resolve_baseline(model, one, f"method.{name}.baseline")
             if isinstance(one, np.ndarray | Tensor)
             else one
             for one in as_list(given["baseline"])
@@ -424,7 +429,7 @@ def _settings(
         entry["backend"] = backends
     if reduction is not None and KINDS[method] != "token":
         entry["reduction"] = reduction
-    settings = expand({method: entry}, output=output, seed=seed)
+    settings = expand({name: entry}, output=output, seed=seed)
     _warn_of_unused(method, backends, reduction)
     fitted, lacking = fit_settings(model, settings, longest)
     for said in dict.fromkeys(f"{one['source']}: {one['message']}" for one in lacking):

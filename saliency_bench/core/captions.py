@@ -8,6 +8,7 @@ from saliency_bench.core.heatmap import TokenMap, number, visible
 from saliency_bench.core.labels import (
     hyperparameters,
     value_label,
+    value_of,
     varying,
 )
 from saliency_bench.core.method_facts import facts_of
@@ -85,7 +86,7 @@ def _tells(key: str, setting: Mapping[str, Any]) -> bool:
 
 def _heading(one: "AttributionMap", differing: Sequence[str]) -> str:
     setting = _named(one)
-    details = [f"{key}={value_label(setting.get(key))}" for key in differing]
+    details = [f"{key}={value_label(value_of(setting, key))}" for key in differing]
     details += [label] if (label := facts_of(setting).backend) else []
     method = facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
     found = place(one.encoded)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
@@ -98,6 +99,8 @@ def prepare(
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
+    with model.frozen():
+        refuse_without_parts(model, fitted, encoded[0])
     config, lacking = fit_removals(model, config)
     warnings += lacking + ungated(model) + _repeats(examples) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
