@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """docs/architectures.md from results/architectures.csv; with --measure the tables are measured anew (ten minutes).
 
-The heads of other tasks have results/heads.csv; --measure-heads measures these alone (a minute).
+The heads of other tasks have results/heads.csv; --measure-heads measures these alone (a minute), --measure-rules the
+columns of backward rules (three minutes).
 """
 
 import csv
@@ -27,6 +28,30 @@ def measure_heads() -> None:
     from heads import every
 
     write(HEADS, [one.row() for one in every()])
+
+
+def measure_rules() -> None:
+    """The columns of backward rules, of the architectures that have passed."""
+    import warnings
+
+    from architectures import build
+    from backward import rules
+    from checks import Ids, texts
+
+    import saliency_bench as sb
+    from saliency_bench.attribution.backward import RULES
+
+    short, _ = texts()
+    rows = read(DATA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for row in rows:
+            passed = row["status"] == "passes"
+            model = sb.wrap_model(build(row["name"]), Ids()) if passed else None
+            none = dict.fromkeys(RULES, "")
+            row |= none if model is None else rules(model, short["input_ids"])
+            row["transformers"] = row.pop("transformers")  # the last column
+    write(DATA, rows)
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
@@ -57,6 +82,8 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("", "conformance"))]
     if sys.argv[1:] == ["--measure"]:
         measure()
+    if sys.argv[1:] == ["--measure-rules"]:
+        measure_rules()
     if sys.argv[1:] in (["--measure"], ["--measure-heads"]):
         measure_heads()
     PAGE.write_text(page() + "\n", encoding="utf-8")

@@ -32,6 +32,7 @@ from saliency_bench.api.settings import (
     settings_of,
     tokens_per_pass,
 )
+from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import one_of
 from saliency_bench.core.maps import AttributionMap
@@ -94,6 +95,7 @@ def attribute(
         at: which tokens a text is asked about, by place, or in words that have a meaning in the task.
         continuation: what follows each prompt of a causal language model; each of its tokens has a map.
         **hyperparameters: the method's own, by default as in conf/method/. A list is an axis: one map per value.
+            `backward` is the rule by which gradients are taken: plain, attnlrp, cp_lrp or gim (docs/backward_rules.md).
 
     Raises:
         TypeError: the method has no such hyperparameter.
@@ -127,6 +129,7 @@ def _maps(
     findings = inspect_texts(model, encoded)
     for setting in settings:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
+    refuse_without_parts(model, settings, encoded[0])
     refs = References(model)
     blocks: Iterable[Block] = plan_blocks(encoded, packing_for(model, budget))
     if progress:

@@ -122,22 +122,35 @@ def settings_of(
     """
     if not methods:
         raise InputError("method is empty: expected at least one method")
-    for method in methods:
-        one_of("method", method, METHODS.names())
-    of_each = [{*METHODS.hyperparameters(method)} for method in methods]
-    if len(methods) == 1:
-        of_each = [{*hyper}]
-    unused = hyper.keys() - set().union(*of_each)
+    entries = {name: entry_of(name) for name in methods}
+    known = {name: METHODS.hyperparameters(entry["method"]) for name, entry in entries.items()}
+    if len(methods) == 1:  # whose check says what it has
+        known = dict.fromkeys(methods, [*hyper])
+    unused = hyper.keys() - {key for keys in known.values() for key in keys}
     found: list[Setting] = []
-    for method, known in zip(methods, of_each, strict=True):
-        own = {key: value for key, value in hyper.items() if key in known | unused}
-        found += _settings_of_one(model, method, own, output, longest, **axes)
+    for name, entry in entries.items():
+        given = {key: value for key, value in hyper.items() if key in {*known[name], *unused}}
+        found += _settings_of_entry(model, name, entry, given, output, longest, **axes)
     return found
 
 
-def _settings_of_one(
+def entry_of(name: str) -> dict[str, Any]:
+    """The entry of that name in conf/method/, or the method alone of one from an installed package.
+
+    Raises:
+        InputError: there is neither.
+    """
+    shipped = conf_files.names("method")
+    if name in shipped:
+        return conf_files.method_defaults(name)
+    one_of("method", name, sorted({*METHODS.names(), *shipped}))
+    return {"method": name}
+
+
+def _settings_of_entry(
     model: Model,
-    method: str,
+    name: str,
+    entry: dict[str, Any],
     hyper: dict[str, Any],
     output: str,
     longest: int,
@@ -146,16 +159,14 @@ def _settings_of_one(
     reduction: str | Sequence[str] | None,
     seed: int | Sequence[int],
 ) -> list[Setting]:
-    """One setting per combination of axes. What `hyper` lacks is taken from conf/method/."""
-    entry: dict[str, Any] = {"method": method}
-    if method in conf_files.names("method"):
-        entry = conf_files.method_defaults(method)
+    """One setting per combination of axes: the entry with what `hyper` says in place of its own."""
+    method = entry["method"]
     sizes = {f"noise_{unit}": None for unit in UNITS}
     if sizes.keys() & hyper.keys():  # σ may be in another unit than that of conf/
         entry |= sizes
     entry |= hyper
     if "baseline" in hyper:
-        where = f"method.{method}.baseline"
+        where = f"method.{name}.baseline"
         entry["baseline"] = [
             references.resolve_baseline(model, one, where)
             if isinstance(one, np.ndarray | Tensor)
@@ -166,7 +177,7 @@ def _settings_of_one(
         entry["backend"] = backend
     if reduction is not None and KINDS[method] != "token":
         entry["reduction"] = reduction
-    settings = expand({method: entry}, output=output, seed=seed)
+    settings = expand({name: entry}, output=output, seed=seed)
     _warn_of_unused(method, backend, reduction)
     fitted, lacking = fit_settings(model, settings, longest)
     for message in dict.fromkeys(f"{one['source']}: {one['message']}" for one in lacking):

@@ -1,6 +1,7 @@
 """What a method may use: one batch, its clean pass, the gradient primitive, baselines and noise."""
 
 from collections.abc import Callable, Hashable
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution import baselines
+from saliency_bench.attribution.backward import PLAIN, RULES
+from saliency_bench.attribution.backward.score import score_fn
 from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.core.errors import unknown
@@ -45,6 +48,22 @@ class Context:
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
         self._paths: dict[Hashable, StraightPath] = {}
         self._units: dict[str, Float[Tensor, " B"]] = {}
+        self._plain: Context | None = None
+        self._under: dict[str, Context] = {}
+
+    def under(self, rule: str) -> "Context":
+        """The same batch with its gradients by a backward rule; F, baselines, paths and noise are shared."""
+        if rule == PLAIN:
+            return self
+        if rule not in self._under:
+            budget, _ = self.engine.budget, self.embeddings
+            score = score_fn(
+                self.references.model, self.batch, self.target, self.output, RULES[rule]
+            )
+            other = self._under[rule] = copy(self)
+            vars(other).pop("clean", None)
+            other.engine, other._plain = GradientEngine(score, budget), self
+        return self._under[rule]
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "B T D"]:
@@ -85,6 +104,8 @@ class Context:
             special_tokens: "keep" leaves special tokens as they are, so that they get exactly 0; "replace"
                 moves them too. Padding never moves.
         """
+        if self._plain is not None:  # where a path starts is no matter of the rule
+            return self._plain.path(baseline, special_tokens)
         key = "path", baseline, special_tokens
         if key not in self._paths:
             if special_tokens not in SPECIAL_TOKENS:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saliency_bench.attribution import captum
+from saliency_bench.attribution.backward import KEY, RULES, Rule
 from saliency_bench.attribution.methods import ABOUT, METHODS
 from saliency_bench.attribution.methods.base import About
 from saliency_bench.core.method_facts import FACTS, OURS, UNSIGNED_REDUCTIONS, Facts
@@ -14,19 +15,41 @@ from saliency_bench.core.rows import Setting
 def described(setting: Setting) -> dict[str, Any]:
     """The setting's fields and hyperparameters, its id, and the facts of its method, which are no part of the id."""
     about = about_of(setting.method)
+    rule = RULES.get(setting.hyper.get(KEY, ""))
     backend = setting.backend
     facts = Facts(
-        label=about.label,
-        entry=about_of(setting.name).label,
+        label=about.label if rule is None else by_rule(about.label, rule),
+        entry=about_of(setting.name).label if rule is None else _entry(setting, rule),
         backend="" if backend == "none" else captum.LABELS.get(backend, backend),
         reference=backend not in OURS,
         signed=False if setting.reduction in UNSIGNED_REDUCTIONS else about.signed,
         role=about.role,
         plain=about.family == setting.method,
         explains_output=about.explains_output,
-        color=_color(setting.method, about),
+        color=_color(setting.method, about) if rule is None else _rule_color(setting, rule),
     )
     return setting.to_dict() | {FACTS: asdict(facts)}
+
+
+def by_rule(label: str, rule: Rule) -> str:
+    """A method's label with its gradient by a rule: "AttnLRP × input" of "Gradient × input"."""
+    product = label.removeprefix("Gradient ×")
+    return f"{rule.label} ×{product}" if product != label else f"{label}, {rule.label}"
+
+
+def _entry(setting: Setting, rule: Rule) -> str:
+    """An entry's label: that of its method with the rule, or its own name unless it is the rule's."""
+    shipped = (setting.method, rule.name, f"{rule.name}_baseline")
+    return (
+        by_rule(about_of(setting.method).label, rule) if setting.name in shipped else setting.name
+    )
+
+
+def _rule_color(setting: Setting, rule: Rule) -> str:
+    """The rule's colour where the input itself is multiplied in, a lighter one for each other method."""
+    if setting.method == "input_x_gradient":
+        return rule.color
+    return _lighter(rule.color, 0.25 + 0.4 * (zlib.crc32(setting.method.encode()) % 5) / 4)
 
 
 def named(name: str) -> dict[str, Any]:

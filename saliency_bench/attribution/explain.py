@@ -1,7 +1,7 @@
 """Settings to attributions: the settings of a batch that use the same points share their gradients."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from saliency_bench.attribution import captum
+from saliency_bench.attribution.backward import KEY, PLAIN
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.estimate import Estimate, Sums
 from saliency_bench.attribution.methods import METHODS, ONLY
@@ -52,10 +53,16 @@ class Family:
         return self.requests[0].points
 
     @property
+    def rule(self) -> str:
+        """The backward rule of their gradients."""
+        return rule_of(self.members[0][0])
+
+    @property
     def name(self) -> str:
         """The entries of the configuration, and the words of the points' key."""
         entries = ", ".join(dict.fromkeys(setting.name for setting, _ in self.members))
-        return f"{entries}: {' '.join(_words(self.points.key))}"
+        rule = "" if self.rule == PLAIN else f" {self.rule}"
+        return f"{entries}: {' '.join(_words(self.points.key))}{rule}"
 
     @property
     def union(self) -> int:
@@ -96,7 +103,7 @@ def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
     until_sure = []
     families: dict[object, list[tuple[Setting, Plan]]] = {}
     for setting in settings:
-        made = _made(ctx, setting)
+        made = _made(ctx.under(rule_of(setting)), setting)
         if isinstance(made, Attribution):
             found[setting.id] = made
         elif isinstance(made, Values):
@@ -104,7 +111,7 @@ def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
         elif isinstance(made, Expectation) and made.draws.auto:
             until_sure.append((setting, made))
         else:
-            families.setdefault(made.points.key, []).append((setting, made))
+            families.setdefault((made.points.key, rule_of(setting)), []).append((setting, made))
     return Planned(tuple(Family.of(one) for one in families.values()), tuple(until_sure), found)
 
 
@@ -117,12 +124,17 @@ def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attributi
     planned = plan(ctx, settings)
     found = dict(planned.found)
     for setting, drawn in planned.until_sure:
-        found[setting.id] = _until_sure(ctx, setting, drawn)
+        found[setting.id] = _until_sure(ctx.under(rule_of(setting)), setting, drawn)
     for family in planned.families:
-        sums = _gather(ctx, family.requests)
+        sums = _gather(ctx.under(family.rule), family.requests)
         for (setting, own_plan), own in zip(family.members, sums, strict=True):
             found[setting.id] = _finish(ctx, setting, own_plan, own)
     return {setting.id: found[setting.id] for setting in settings}
+
+
+def rule_of(setting: Setting) -> str:
+    """The backward rule of a setting's gradients."""
+    return str(setting.hyper.get(KEY, PLAIN))
 
 
 def _words(key: object) -> Iterator[str]:
@@ -139,6 +151,8 @@ def _made(ctx: Context, setting: Setting) -> Plan | Values | Attribution:
     if setting.backend in captum.BACKENDS and setting.method not in ONLY:
         registry = captum.BACKENDS[setting.backend]
     made: Plan | Values | Attribution = registry.call(setting.method, ctx, setting.hyper)
+    if rule_of(setting) != PLAIN and not isinstance(made, Attribution):
+        made = replace(made, difference=None)  # a rule's gradient integrates to no difference of F
     return made
 
 

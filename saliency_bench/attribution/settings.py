@@ -1,11 +1,13 @@
 """From a method entry, of a configuration or of a call, to settings: what each value may be, and one name per number."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
+from saliency_bench.attribution.backward import rules as backward
 from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.attribution.methods import ABOUT, KINDS, METHODS, ONLY
 from saliency_bench.attribution.methods.ancestors import MULTIPLIERS
@@ -39,6 +41,9 @@ CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
     "sampler": SAMPLERS,
     "statistic": STATISTICS,
 }
+
+#: Keys of an entry that are no hyperparameters of its method.
+SHARED = ("reduction", "backend", "output", backward.KEY)
 
 #: Hyperparameters that may be names or files of one's own: what refuses others.
 CHECKS: Mapping[str, Callable[[str, str], None]] = {
@@ -89,7 +94,7 @@ def _expand_entry(
     backends: Sequence[str],
 ) -> Iterator[Setting]:
     where = f"method.{name}"
-    method, hyper = METHODS.entry("method", entry, where, others=("reduction", "backend", "output"))
+    method, hyper = METHODS.entry("method", entry, where, others=SHARED)
     outputs = as_list(entry.get("output", output))
     if "output" in entry:
         for one in outputs:
@@ -104,6 +109,9 @@ def _expand_entry(
         axes[key] = [
             checked_value(method, key, one, f"{where}.{key}") for one in as_list(hyper[key])
         ]
+    axes[backward.KEY] = as_list(entry.get(backward.KEY, backward.PLAIN))
+    for rule in axes[backward.KEY]:
+        one_of(f"{where}.{backward.KEY}", rule, backward.NAMES)
     for key, values in axes.items():
         check_axis("seed" if key == "_seed" else f"{where}.{key.lstrip('_')}", values)
     for axis in expand_axes(axes):
@@ -182,10 +190,13 @@ def checked_setting(
     """
     where = f"method.{name}"
     one_of(f"{where}.method", method, METHODS.names())
+    hyper = dict(hyper)
+    rule = hyper.pop(backward.KEY, backward.PLAIN)
+    one_of(f"{where}.{backward.KEY}", rule, backward.NAMES)
     METHODS.check(method, hyper, where)
     values = {
         key: checked_value(method, key, value, f"{where}.{key}") for key, value in hyper.items()
-    }
+    } | {backward.KEY: rule}
     return _combined(name, method, backend, reduction, target, output, seed, values)
 
 
@@ -206,6 +217,7 @@ def _combined(
     """
     where = f"method.{name}"
     _check_together(where, method, hyper)
+    _check_rule(where, method, hyper)
     if output != CRITERION:
         one_of("output", output, OUTPUTS)
     one_of("backend", backend, BACKENDS)
@@ -238,6 +250,11 @@ def lacks(backend: str, method: str, hyper: Mapping[str, Any]) -> str | None:
         return f"the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}."
     if backend == "native":
         return None
+    if (rule := hyper.get(backward.KEY, backward.PLAIN)) != backward.PLAIN:
+        return (
+            f"{backward.KEY}={rule}: the {backend} backend has no backward rules. Use {backward.KEY}={backward.PLAIN}, or "
+            "`backend: [native]`."
+        )
     if hyper.get("n_samples") == AUTO:
         return f"n_samples=auto: the {backend} backend takes a number, or `backend: [native]`."
     return captum.lacks(backend, hyper)
@@ -248,6 +265,8 @@ def _only_what_counts(hyper: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(hyper)
     if "relative_error" in kept and kept["n_samples"] != AUTO:
         kept |= {"relative_error": None, "max_samples": None}
+    if kept.get(backward.KEY) == backward.PLAIN:
+        del kept[backward.KEY]
     return kept
 
 
@@ -273,6 +292,28 @@ def _check_together(where: str, method: str, hyper: Mapping[str, Any]) -> None:
     except InputError as error:
         about_a_key = str(error).split("=")[0] in hyper
         raise InputError(f"{where}{'.' if about_a_key else ': '}{error}") from error
+
+
+#: Why a backward rule has no meaning in methods of a kind.
+NO_RULE = {
+    "token": "it takes no gradient that a backward rule could change",
+    "square": "a rule's gradient is relevance when it is multiplied with the input, and its squares are none",
+}
+
+
+def _check_rule(where: str, method: str, hyper: Mapping[str, Any]) -> None:
+    """Refuses a backward rule where it has no meaning."""
+    rule, about = hyper.get(backward.KEY, backward.PLAIN), ABOUT[method]
+    if rule == backward.PLAIN:
+        return
+    kind: str = KINDS[method]
+    if about.backward and hyper.get("statistic", "mean") != "mean":
+        kind, about = "square", replace(about, backward=False)
+    if not about.backward:
+        reason = about.own_gradient or NO_RULE.get(kind, "it says of no rule that it has a meaning")
+        raise InputError(
+            f"{where}.{backward.KEY}={rule}: {method} has {backward.KEY}={backward.PLAIN} alone, since {reason}"
+        )
 
 
 def _check_calibrated(method: str, rule: str) -> None:

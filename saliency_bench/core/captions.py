@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
-from saliency_bench.core.labels import hyperparameters, value_label, varying
+from saliency_bench.core.labels import hyperparameters, value_label, value_of, varying
 from saliency_bench.core.method_facts import facts_of
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _tells(key: str, setting: Mapping[str, Any]) -> bool:
 
 def _heading(map_: "AttributionMap", differing: Sequence[str]) -> str:
     setting = _named(map_)
-    details = [f"{key}={value_label(setting.get(key))}" for key in differing]
+    details = [f"{key}={value_label(value_of(setting, key))}" for key in differing]
     details += [label] if (label := facts_of(setting).backend) else []
     method = facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
     asked_at = place(map_.encoded)

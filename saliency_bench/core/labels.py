@@ -10,6 +10,8 @@ SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "out
 #: What varies within an entry is named in this order, before its hyperparameters.
 AXES = ("reduction", "target", "output", "seed")
 PRIMARY = "srg"  # fixed in advance; every other metric is exploratory
+#: What a setting means that does not name a hyperparameter, since it would change no id.
+UNSAID = {"backward": "plain"}
 N_HEADLINE = 6  # metrics that fit beside each other on a page
 
 #: In the order of columns; a metric that is not here comes after them, by name.
@@ -133,7 +135,12 @@ def varying(settings: Sequence[Setting], name: str) -> list[str]:
     """The axes and hyperparameters in which the settings of an entry differ, backend apart."""
     of_entry = [setting for setting in settings if setting["name"] == name]
     keys = [*AXES, *dict.fromkeys(key for setting in of_entry for key in hyperparameters(setting))]
-    return [key for key in keys if len({repr(setting.get(key)) for setting in of_entry}) > 1]
+    return [key for key in keys if len({repr(value_of(setting, key)) for setting in of_entry}) > 1]
+
+
+def value_of(setting: Setting, key: str) -> Any:
+    """What a setting says of an axis or a hyperparameter, or means by saying nothing; None where it has none."""
+    return setting.get(key, UNSAID.get(key))
 
 
 def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
@@ -146,7 +153,8 @@ def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
     labels = {}
     for setting in settings:
         details = [
-            f"{key}={value_label(setting.get(key))}" for key in varying(settings, setting["name"])
+            f"{key}={value_label(value_of(setting, key))}"
+            for key in varying(settings, setting["name"])
         ]
         if len(backends) > 1 and setting["name"] in by_both:
             details += filter(None, [facts_of(setting).backend])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from saliency_bench.attribution.backward import KEY
 from saliency_bench.attribution.describe import about_of
 from saliency_bench.attribution.settings import lacks
 from saliency_bench.core.maps import AttributionMap
@@ -49,7 +50,7 @@ def reference(setting: Setting, dense: Dense) -> Setting | None:
     """A setting whose error is small beside that of `setting`; None where none is asked for, or none applies."""
     drawn = "n_samples" in setting.hyper and "noise_std" in setting.hyper
     if "baseline" in setting.hyper and not drawn and dense.n_steps is not None:
-        hyper = {"baseline", "baseline_special_tokens"}
+        hyper = {"baseline", "baseline_special_tokens", KEY}
         kept = {key: value for key, value in setting.hyper.items() if key in hyper}
         rule = kept | {"n_steps": dense.n_steps, "quadrature": "clenshaw_curtis"}
         if (limit := about_of(setting.method).limit) is not None:

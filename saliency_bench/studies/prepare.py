@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting, digest
@@ -114,6 +115,8 @@ def prepare(
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
+    with model.frozen():
+        refuse_without_parts(model, fitted, encoded[0])
     config, lacking = fit_removals(model, config)
     warnings += lacking + ungated(model) + _repeats(model, encoded) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])

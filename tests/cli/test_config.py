@@ -6,7 +6,8 @@ import jaxtyping
 import pytest
 import yaml
 
-from saliency_bench.attribution.methods import KINDS, METHODS
+from saliency_bench.attribution.backward import RULES
+from saliency_bench.attribution.methods import ABOUT, KINDS, METHODS
 from saliency_bench.cli import config
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
@@ -88,10 +89,14 @@ def test_every_file_of_a_group_holds_one_entry_of_its_own_name(group):
 
 
 def test_every_method_has_a_file_that_names_all_its_hyperparameters():
-    assert set(conf_files.names("method")) == set(METHODS.names())
-    for name in METHODS.names():
-        others = {"method"} if KINDS[name] == "token" else {"method", "reduction"}
-        assert set(conf_files.method_defaults(name)) == others | set(METHODS.hyperparameters(name))
+    by_rule = {name for rule in RULES for name in (rule, f"{rule}_baseline")}
+    assert set(conf_files.names("method")) == set(METHODS.names()) | by_rule
+    for name in conf_files.names("method"):
+        entry = conf_files.method_defaults(name)
+        method = entry["method"]
+        others = {"method"} if KINDS[method] == "token" else {"method", "reduction"}
+        others |= {"backward"} if ABOUT[method].backward else set()
+        assert set(entry) == others | set(METHODS.hyperparameters(method))
 
 
 def test_plain_yaml_and_hydra_read_the_same_method():

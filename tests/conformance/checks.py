@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 from architectures import FIRST, LAST, MASK, PAD, VOCABULARY, build
+from backward import rules
 from torch import Tensor
 
 import saliency_bench as sb
 from saliency_bench.attribution import parity
+from saliency_bench.attribution.backward import RULES
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
 from saliency_bench.models.model import Model, frozen
@@ -65,6 +67,11 @@ class Finding:
     completeness: float | None = None  # Σ scores - (F(x) - F(x')), of |F(x) - F(x')|
     n_steps: int | None = None  # for this
     padding: float | None = None  # what the probe saw of a logit when padding is added
+    attnlrp: str = (
+        ""  # the parts that a backward rule changes, each of which acts; or why it is refused
+    )
+    cp_lrp: str = ""
+    gim: str = ""
 
     def row(self) -> dict[str, str]:
         """For a table: numbers to two digits."""
@@ -108,12 +115,9 @@ def _judged(found: Finding) -> Finding:
     if found.padding is None or found.padding < SAME_IN_FLOAT32:
         limits["padded"] = SAME_IN_FLOAT32
     numbers = {key: getattr(found, key) for key in limits}
-    bad = [key for key, limit in limits.items() if not numbers[key] <= limit]
-    if not bad:
-        return found
-    return replace(
-        found, status=WRONG, reason=", ".join(f"{key} {numbers[key]:.2g}" for key in bad)
-    )
+    bad = [f"{key} {numbers[key]:.2g}" for key in limits if not numbers[key] <= limits[key]]
+    bad += [f"{key}: {said}" for key in RULES if (said := getattr(found, key)).startswith(WRONG)]
+    return replace(found, status=WRONG, reason=", ".join(bad)) if bad else found
 
 
 def _measured(name: str, model: Model) -> Finding:
@@ -144,6 +148,7 @@ def _measured(name: str, model: Model) -> Finding:
         completeness=gap,
         n_steps=n_steps,
         padding=probed.padding_difference,
+        **rules(model, short["input_ids"]),
     )
 
 

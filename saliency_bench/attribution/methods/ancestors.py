@@ -20,8 +20,16 @@ from saliency_bench.models.tasks import sequence_classification as task
 #: What the gradient is multiplied with: each token's own embedding, or that of the first token for all.
 MULTIPLIERS = ("own", "first")
 
+OWN = "it is another system's method, which knows no backward rules"
 
-@method("token", label="AllenNLP SimpleGradient", signed=False, explains_output=False)
+
+@method(
+    "token",
+    label="AllenNLP SimpleGradient",
+    signed=False,
+    explains_output=False,
+    own_gradient=OWN,
+)
 def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution:
     """|Σ_d g e|, divided by its sum over tokens.
 
@@ -34,7 +42,13 @@ def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution
     return _normalised(ctx, gradient * factor, 1)
 
 
-@method("token", label="AllenNLP SmoothGradient", signed=False, explains_output=False)
+@method(
+    "token",
+    label="AllenNLP SmoothGradient",
+    signed=False,
+    explains_output=False,
+    own_gradient=OWN,
+)
 def allennlp_smooth_gradient(
     ctx: Context, *, n_samples: int, stdev: float, relabel: bool
 ) -> Attribution:
@@ -56,7 +70,13 @@ def allennlp_smooth_gradient(
     return _normalised(ctx, total / n_samples, n_samples)
 
 
-@method("token", label="AllenNLP IntegratedGradient", signed=False, explains_output=False)
+@method(
+    "token",
+    label="AllenNLP IntegratedGradient",
+    signed=False,
+    explains_output=False,
+    own_gradient=OWN,
+)
 def allennlp_integrated_gradient(ctx: Context, *, n_steps: int, relabel: bool) -> Attribution:
     """|Σ_d e ⊙ mean g(α e)|, divided by its sum; α = 0, 1/n, ..., 1 - 1/n: the left rule from zero vectors.
 

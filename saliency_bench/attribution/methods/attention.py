@@ -51,6 +51,7 @@ def attention_rollout(ctx: Context, *, query: str) -> Attribution:
     family="raw_attention",
     color="#F4A582",
     signed=False,
+    own_gradient="it takes the gradient with respect to attention weights, of which a rule says nothing",
 )
 def gradient_attention(ctx: Context, *, query: str) -> Attribution:
     """R ← R + E_heads (∇A ⊙ A)⁺ R over the layers, from R = I (Chefer, Gur & Wolf 2021 ICCV, eqs. 5-6).

@@ -84,7 +84,8 @@ class About:
     reduction to lengths (None: the scores tell). `role` is "method", "chance", "baseline" or "bound".
     `explains_output=False` says that the explained output has no say. `dot_twin` is the method that this one is when
     its gradient is multiplied with the input, `limit` the method whose many steps it comes close to with more of its
-    own, and `calibrated` that it has quadrature=calibrated.
+    own, `calibrated` that it has quadrature=calibrated, and `backward` that its gradients may be taken by a backward
+    rule; `own_gradient` says why they may not, where it is not clear from its kind.
     """
 
     label: str
@@ -96,6 +97,8 @@ class About:
     dot_twin: str | None = None
     limit: str | None = None
     calibrated: bool = False
+    backward: bool = False
+    own_gradient: str | None = None
 
     def __post_init__(self) -> None:
         if self.color is not None and not COLOR.fullmatch(self.color):

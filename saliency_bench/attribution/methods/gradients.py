@@ -13,13 +13,20 @@ from saliency_bench.attribution.statistics import MEAN, SQUARE, VARIANCE, Moment
     family="vanilla",
     color="#E69F00",
     dot_twin="input_x_gradient",
+    backward=True,
 )
 def vanilla(ctx: Context) -> GradientSum:
     """∇F(x) (Simonyan, Vedaldi & Zisserman 2014, section 3)."""
     return GradientSum(Input(ctx.embeddings), nodes=(1.0,), weights=(1.0,))
 
 
-@method("product", label="Gradient × input", family="input_x_gradient", color="#009E73")
+@method(
+    "product",
+    label="Gradient × input",
+    family="input_x_gradient",
+    color="#009E73",
+    backward=True,
+)
 def input_x_gradient(ctx: Context) -> GradientSum:
     """X ⊙ ∇F(x) (Shrikumar et al. 2016, section 2)."""
     return GradientSum(
@@ -28,7 +35,11 @@ def input_x_gradient(ctx: Context) -> GradientSum:
 
 
 @method(
-    "product", label="Gradient × (input − baseline)", family="input_x_gradient", color="#66C2A5"
+    "product",
+    label="Gradient × (input − baseline)",
+    family="input_x_gradient",
+    color="#66C2A5",
+    backward=True,
 )
 def input_baseline_x_gradient(
     ctx: Context, *, baseline: str, baseline_special_tokens: str
@@ -48,6 +59,7 @@ def input_baseline_x_gradient(
     family="smoothgrad",
     color="#CC79A7",
     dot_twin="smoothgrad_x_input",
+    backward=True,
 )
 def smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     """E ∇F(x + ε), ε ~ N(0, σ² I) (Smilkov et al. 2017, section 3). The gradient, not its magnitude, is averaged."""
@@ -66,7 +78,7 @@ def vargrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     return _noisy(ctx, draws, noise, VARIANCE)
 
 
-@method("product", label="SmoothGrad × input", family="smoothgrad", color="#5A1E44")
+@method("product", label="SmoothGrad × input", family="smoothgrad", color="#5A1E44", backward=True)
 def smoothgrad_x_input(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
     """X ⊙ E ∇F(x + ε): SmoothGrad, then times the input as it is, without noise."""
     plan = _noisy(ctx, draws, noise, MEAN)

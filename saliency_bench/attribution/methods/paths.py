@@ -30,6 +30,7 @@ STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
     color="#0072B2",
     limit="integrated_gradients",
     calibrated=True,
+    backward=True,
 )
 def integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
@@ -58,6 +59,7 @@ def _rule(
     color="#56B4E9",
     signed=True,
     limit="integrated_gradients",
+    own_gradient="it tells its error by differences of F, to which a rule's gradient does not add up",
 )
 def integrated_gradients_adaptive(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, tolerance: float, max_steps: int
@@ -79,6 +81,7 @@ def integrated_gradients_adaptive(
     label="SmoothGrad of Integrated Gradients",
     family="integrated_gradients",
     color="#6BAED6",
+    backward=True,
 )
 def smooth_integrated_gradients(
     ctx: Context,
@@ -127,6 +130,7 @@ def _noisy_difference(
     label="Sequential Integrated Gradients",
     family="integrated_gradients",
     color="#444444",
+    backward=True,
 )
 def sequential_integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
@@ -149,7 +153,13 @@ def sequential_integrated_gradients(
     return GradientSum(points, [node for node, _ in pairs], [w for _, w in pairs], PRODUCT)
 
 
-@method("product", label="Expected Gradients", family="integrated_gradients", color="#08306B")
+@method(
+    "product",
+    label="Expected Gradients",
+    family="integrated_gradients",
+    color="#08306B",
+    backward=True,
+)
 def expected_gradients(
     ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws
 ) -> Expectation:
@@ -160,7 +170,13 @@ def expected_gradients(
     return _random_paths(ctx, references, baseline_special_tokens, draws, None)
 
 
-@method("product", label="GradientSHAP", family="integrated_gradients", color="#4292C6")
+@method(
+    "product",
+    label="GradientSHAP",
+    family="integrated_gradients",
+    color="#4292C6",
+    backward=True,
+)
 def gradient_shap(
     ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws, noise: Noise
 ) -> Expectation:
@@ -180,7 +196,12 @@ def _random_paths(
     return Expectation(points, draws, lambda i: [(draw(draws, noise, i), 1.0)], PRODUCT)
 
 
-@method("product", label="IDGI", color="#7A5195")
+@method(
+    "product",
+    label="IDGI",
+    color="#7A5195",
+    own_gradient="it divides differences of F by the gradient along which F changes",
+)
 def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int) -> Values:
     """Σ_k (F_{k+1} - F_k) g_k² / |g_k|², F_k and g_k at k/n on the path (Yang, Wang & Bilgic 2023, algorithm 1).
 

@@ -248,7 +248,13 @@ class ScoreModule(nn.Module):
         return self.score(embeddings, row_example)
 
 
-@method("product", only="captum", label="DeepLift", color="#8C6D31")
+@method(
+    "product",
+    only="captum",
+    label="DeepLift",
+    color="#8C6D31",
+    own_gradient="it is computed by Captum, which has no backward rules",
+)
 def deep_lift(ctx: Context, *, baseline: str, baseline_special_tokens: str) -> Values:
     """(x - x') ⊙ m, m the gradient with Δout / Δin in place of the slope (Shrikumar et al. 2017, rescale rule).
 

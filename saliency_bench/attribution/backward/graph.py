@@ -1,0 +1,188 @@
+"""What the nodes of an autograd graph compute, by the names that PyTorch gives them; no module or class is looked at."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: A node of the graph, and one of its outputs: the tensor that an operation made.
+Node = Any
+Edge = tuple[Node, int]
+
+_NAME = re.compile(r"(?:torch::autograd::)?(.*?)(?:Backwards?\d*)?")
+
+#: They move numbers, or leave some of them out.
+MOVES = frozenset({
+    "Alias", "AsStrided", "Chunk", "Clone", "ConstantPadNd", "Copy", "Diagonal", "Expand", "Flip", "Gather", "Index",
+    "IndexSelect", "LiftFresh", "MaskedFill", "MaskedSelect", "NativeDropout", "Narrow", "Permute", "Repeat",
+    "RepeatInterleave", "ReshapeAlias", "Roll", "Select", "SelectScatter", "Slice", "SliceScatter", "Split",
+    "SplitWithSizes", "Squeeze", "Sort", "T", "ToCopy", "Topk", "Transpose", "Tril", "Triu", "Unbind", "Unfold",
+    "UnsafeSplit", "UnsafeView", "Unsqueeze", "View", "ViewAsComplex", "ViewAsReal", "Where",
+})  # fmt: skip
+
+#: They add numbers up. With what is above they are linear in all that they are given.
+SUMS = frozenset({
+    "Add", "AvgPool1D", "AvgPool2D", "Cat", "Col2Im", "Cumsum", "FftC2C", "FftC2R", "FftR2C", "Im2Col", "IndexAdd", "IndexCopy", "IndexPut",
+    "Mean", "Neg", "Real", "Rsub", "Scatter", "ScatterAdd", "Stack", "Sub", "Sum", "Trace",
+})  # fmt: skip
+
+#: f(c x) = c f(x) for c > 0, so that f(x) / x is their gradient.
+HOMOGENEOUS = frozenset(
+    {
+        "Abs",
+        "Amax",
+        "LeakyRelu",
+        "Max",
+        "MaxPool1D",
+        "MaxPool2DWithIndices",
+        "Maximum",
+        "Minimum",
+        "PreluKernel",
+        "Relu",
+    }
+)
+
+LINEAR = MOVES | SUMS | HOMOGENEOUS | {"AccumulateGrad"}
+
+#: Products by which of their inputs are factors: linear where one factor alone needs a gradient.
+PRODUCTS: Mapping[str, tuple[int, int]] = {
+    "Mul": (0, 1),
+    "Bmm": (0, 1),
+    "Mm": (0, 1),
+    "Mv": (0, 1),
+    "Dot": (0, 1),
+    "Linear": (0, 1),
+    "MkldnnLinear": (0, 1),
+    "Convolution": (0, 1),
+    "Addmm": (1, 2),
+    "Addmv": (1, 2),
+    "Baddbmm": (1, 2),
+    "Addbmm": (1, 2),
+    "Addcmul": (1, 2),
+}
+
+#: Functions of single numbers, besides the homogeneous ones.
+ELEMENTWISE = frozenset({
+    "Atan", "Celu", "Clamp", "ClampMax", "ClampMin", "Cos", "Elu", "Erf", "Exp", "Expm1", "Gelu", "Hardsigmoid",
+    "Hardswish", "Hardtanh", "Log", "Log1P", "LogSigmoid", "Mish", "Pow", "Reciprocal", "Rsqrt", "Sigmoid", "Silu",
+    "Sin", "Softplus", "Sqrt", "Tanh", "Threshold",
+})  # fmt: skip
+
+SOFTMAX = frozenset({"Softmax", "SafeSoftmax"})
+
+#: Attention in one operation: of query, key and value, and where there is a fourth input, what is added to the products.
+ATTENTION = frozenset({
+    "ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFlashAttention", "ScaledDotProductEfficientAttention",
+    "ScaledDotProductCudnnAttention",
+})  # fmt: skip
+
+
+def operation(node: Node) -> str:
+    """What a node computes: "Mul" of `MulBackward0`."""
+    match = _NAME.fullmatch(node.name())
+    return match.group(1) if match else str(node.name())
+
+
+def live(node: Node) -> list[int]:
+    """The inputs of a node that need a gradient."""
+    return [place for place, (before, _) in enumerate(node.next_functions) if before is not None]
+
+
+def scaled(node: Node, name: str) -> int | None:
+    """The one input of which a node is a multiple, number by number; None where it is something else."""
+    places = live(node)
+    if name in ("Mul", "Neg", "ToCopy", "Clone", "Alias") and len(places) == 1:
+        return places[0]
+    return 0 if name == "Div" and places == [0] else None
+
+
+class Origins:
+    """Of which tensors others are functions, number by number: found once for each tensor of one graph."""
+
+    def __init__(self) -> None:
+        self._known: dict[Edge, dict[Edge, bool]] = {}
+
+    def of(self, edge: Edge) -> dict[Edge, bool]:
+        """The tensors of which this one is a function by single numbers, the nearest first; whether it is a multiple."""
+        if edge not in self._known:
+            self._known[edge] = {edge: True} | self._further(edge[0])
+        return self._known[edge]
+
+    def common(self, a: Edge, b: Edge) -> Edge | None:
+        """The nearest tensor of which both are functions."""
+        of_b = self.of(b)
+        return next((edge for edge in self.of(a) if edge in of_b), None)
+
+    def _further(self, node: Node) -> dict[Edge, bool]:
+        name, edges = operation(node), node.next_functions
+        if (place := scaled(node, name)) is not None:
+            return self.of(edges[place])
+        places = live(node)
+        if len(places) == 1 and name in (ELEMENTWISE | HOMOGENEOUS | {"Add", "Sub", "Rsub", "Div"}):
+            return dict.fromkeys(self.of(edges[places[0]]), False)
+        if len(places) == 2 and name in ("Add", "Sub", "Mul", "Div"):
+            a, b = (self.of(edges[place]) for place in places)
+            sums = name in ("Add", "Sub")
+            return {edge: sums and a[edge] and b[edge] for edge in a if edge in b}
+        return {}
+
+
+def normalised_by(edge: Edge) -> Edge | None:
+    """The tensor whose standard deviation or root mean square (or one over it) an edge is; None where it is none."""
+    node, _ = _source(edge, MOVES | {"Add", "ClampMin", "Clamp", "Mul", "Div"})
+    name = operation(node)
+    inputs = node.next_functions
+    if name in ("Std", "LinalgVectorNorm", "Norm"):
+        return centred(inputs[0])
+    if name == "Reciprocal":
+        return normalised_by(inputs[0])
+    if name in ("Rsqrt", "Sqrt") or (name == "Pow" and abs(float(node._saved_exponent)) == 0.5):
+        return _mean_square(inputs[0])
+    return None
+
+
+def _mean_square(edge: Edge) -> Edge | None:
+    node, _ = _source(edge, MOVES | {"Add", "ClampMin", "Clamp", "Mul", "Div"})
+    name = operation(node)
+    if name == "Var":
+        return centred(node.next_functions[0])
+    if name not in ("Mean", "Sum"):
+        return None
+    square, _ = _source(node.next_functions[0], MOVES)
+    inputs = square.next_functions
+    if operation(square) == "Pow" and float(square._saved_exponent) == 2:
+        return centred(inputs[0])
+    if operation(square) == "Mul" and len(inputs) == 2 and inputs[0] == inputs[1]:
+        return centred(inputs[0])
+    return None
+
+
+def centred(edge: Edge) -> Edge:
+    """The tensor itself where an edge is that tensor minus its own mean, in another type or not."""
+    edge = _source(edge, frozenset({"ToCopy", "Clone", "Alias"}))
+    node = edge[0]
+    if operation(node) == "Sub" and len(live(node)) == 2:
+        whole, mean = node.next_functions
+        averaged, _ = _source(mean, MOVES)
+        if operation(averaged) == "Mean":
+            whole = _source(whole, frozenset({"ToCopy", "Clone", "Alias"}))
+            if centred(averaged.next_functions[0]) == whole:
+                return whole
+    return edge
+
+
+def _source(edge: Edge, through: frozenset[str]) -> Edge:
+    """Where an edge comes from, back through operations with one input that needs a gradient."""
+    while operation(edge[0]) in through and len(places := live(edge[0])) == 1:
+        edge = edge[0].next_functions[places[0]]
+    return edge
+
+
+def backwards(edge: Edge) -> Iterator[Edge]:
+    """The edge, and the tensors of which it is a part or a multiple in another arrangement."""
+    while True:
+        yield edge
+        node = edge[0]
+        places, name = live(node), operation(node)
+        if len(places) != 1 or not (name in MOVES or scaled(node, name) is not None):
+            return
+        edge = node.next_functions[places[0]]

@@ -1,0 +1,165 @@
+"""How a gradient is changed at one node of a graph. Nothing is changed before the backward pass comes by.
+
+A hook holds no node, which would hold the hook in turn, and lets go of its tensors when it has run.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saliency_bench.attribution.backward.graph import Node
+
+Grads = tuple[Tensor | None, ...]
+
+#: What softmax is divided by in its tempered backward pass (Edin et al. 2025).
+TEMPERATURE = 2.0
+
+
+def multiply(node: Node, factors: Mapping[int, float]) -> None:
+    """Multiplies the gradients of the named inputs; by 0 they are none, and nothing before them is worked out."""
+
+    def hook(inputs: Grads, _: Grads) -> Grads:
+        return tuple(
+            _times(gradient, factors.get(place, 1.0)) for place, gradient in enumerate(inputs)
+        )
+
+    node.register_hook(hook)
+
+
+def _times(gradient: Tensor | None, factor: float) -> Tensor | None:
+    if gradient is None or factor == 0:
+        return None
+    return gradient if factor == 1 else gradient * factor
+
+
+def ratio(node: Node, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """The gradient of an element-wise function becomes f(x) / x; where x is 0 it is f'(0), its limit."""
+    held = [x.detach()]
+
+    def hook(inputs: Grads, outputs: Grads) -> Grads:
+        native, gradient = inputs[0], outputs[0]
+        if native is None or gradient is None:
+            return inputs
+        x = held.pop()
+        quotient = (function(x) / x).mul_(gradient)
+        tiny = x.abs() < torch.finfo(x.dtype).tiny
+        return torch.where(tiny, native, quotient), *inputs[1:]
+
+    node.register_hook(hook)
+
+
+def constant_deviation(node: Node) -> None:
+    """The gradient of a fused LayerNorm or RMSNorm with its standard deviation (root mean square) as a constant."""
+    centred = "_saved_result2" in dir(node)
+    inverse = (node._saved_result2 if centred else node._saved_result1).detach()
+    weight = node._saved_weight
+    dims = tuple(range(-len(node._saved_normalized_shape), 0))
+    held = [inverse, None if weight is None else weight.detach()]
+
+    def hook(inputs: Grads, outputs: Grads) -> Grads:
+        gradient = outputs[0]
+        if inputs[0] is None or gradient is None:
+            return inputs
+        weight, inverse = held.pop(), held.pop()
+        found = gradient if weight is None else gradient * weight
+        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        if centred:
+            found = found - found.mean(dims, keepdim=True)
+        return (found * inverse).to(inputs[0].dtype), *inputs[1:]
+
+    node.register_hook(hook)
+
+
+def tempered_softmax(node: Node) -> None:
+    """The Jacobian of softmax is taken at x / TEMPERATURE; p^(1 / TEMPERATURE), normalised, is softmax there."""
+    dim = node._saved_dim
+    dim = dim - 2**64 if dim >= 2**63 else dim  # a negative number comes as a whole one of 64 bits
+    held = [node._saved_result.detach()]
+
+    def hook(inputs: Grads, outputs: Grads) -> Grads:
+        gradient = outputs[0]
+        if inputs[0] is None or gradient is None:
+            return inputs
+        softer = held.pop().pow(1 / TEMPERATURE)
+        softer = softer / softer.sum(dim, keepdim=True).clamp_min(torch.finfo(softer.dtype).tiny)
+        return (_through_softmax(softer, gradient, dim).to(inputs[0].dtype), *inputs[1:])
+
+    node.register_hook(hook)
+
+
+def _through_softmax(
+    probabilities: Float[Tensor, "..."], gradient: Float[Tensor, "..."], dim: int
+) -> Float[Tensor, "..."]:
+    """The transposed Jacobian of softmax times a gradient."""
+    weighted = probabilities * gradient
+    return weighted - probabilities * weighted.sum(dim, keepdim=True)
+
+
+def tempered_attention(node: Node, of_scores: float, of_values: float) -> None:
+    """The same in attention that is one operation, whose probabilities are worked out anew.
+
+    Args:
+        node: of the operation.
+        of_scores: what the gradients of query and key (and of what is added to their product) are multiplied by.
+        of_values: what that of the value is multiplied by.
+    """
+    saved = [node._saved_query, node._saved_key, node._saved_value, _bias(node)]
+    held: list[Any] = [None if one is None else one.detach() for one in saved]
+    causal, scale = node._saved_is_causal, node._saved_scale
+
+    def hook(inputs: Grads, outputs: Grads) -> Grads:
+        gradient = outputs[0]
+        if gradient is None:
+            return inputs
+        query, key, value, bias = held
+        held.clear()
+        found = _tempered(query, key, value, bias, causal, scale, gradient)
+        of_products = (
+            None if native is None else (own * of_scores).to(native.dtype)
+            for native, own in zip(inputs[:2], found, strict=True)
+        )
+        return *of_products, _times(inputs[2], of_values), *inputs[3:]
+
+    node.register_hook(hook)
+
+
+def _bias(node: Node) -> Tensor | None:
+    for name in ("_saved_attn_mask", "_saved_attn_bias"):
+        if name in dir(node):
+            found: Tensor | None = getattr(node, name)
+            return found
+    return None
+
+
+def _tempered(
+    query: Float[Tensor, "R H Q D"],
+    key: Float[Tensor, "R G K D"],
+    value: Float[Tensor, "R G K V"],
+    bias: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    gradient: Float[Tensor, "R H Q V"],
+) -> tuple[Float[Tensor, "R H Q D"], Float[Tensor, "R G K D"]]:
+    """The gradients of query and key; G groups of heads share their keys and values."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query, key, value, gradient = (one.to(dtype) for one in (query, key, value, gradient))
+    shared = query.shape[1] // key.shape[1]
+    key, value = (one.repeat_interleave(shared, 1) if shared > 1 else one for one in (key, value))
+    scores = query @ key.mT * scale
+    if bias is not None:
+        scores = scores.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else scores + bias
+    if causal:
+        before = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~before, -math.inf)
+    nobody = (scores == -math.inf).all(-1, keepdim=True)  # sees no key, and its output is 0
+    softer = (scores / TEMPERATURE).masked_fill(nobody, 0.0).softmax(-1).masked_fill(nobody, 0.0)
+    of_scores = _through_softmax(softer, gradient @ value.mT, -1) * scale
+    of_key = of_scores.mT @ query
+    if shared > 1:
+        of_key = of_key.unflatten(1, (-1, shared)).sum(2)
+    return of_scores @ key, of_key

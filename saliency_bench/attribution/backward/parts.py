@@ -1,0 +1,253 @@
+"""What a rule does at each node of a graph: from the outputs back, along everything that relevance passes through."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from saliency_bench.attribution.backward import graph, hooks
+from saliency_bench.attribution.backward.graph import Edge, Node, Origins, live, operation
+from saliency_bench.attribution.backward.rules import (
+    KEY,
+    NONLINEARITY,
+    NORM,
+    PLAIN,
+    PRODUCT,
+    SOFTMAX,
+    Rule,
+)
+from saliency_bench.core.errors import InputError
+
+#: Where the input of a tanh is noted at its node, which keeps its output alone.
+_INPUT = "saliency_bench: input"
+_TANH = (torch.tanh, Tensor.tanh, functional.tanh)
+
+Function = Callable[[Tensor], Tensor]
+
+
+class _Notes(TorchFunctionMode):
+    """Notes the input of every tanh at its node. The function that is called is the caller's own."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function as it was called."""
+        result = func(*args, **(kwargs or {}))
+        if func in _TANH and result.grad_fn is not None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            result.grad_fn.metadata[_INPUT] = x, x._version
+        return result
+
+
+@contextmanager
+def noted_inputs() -> Iterator[None]:
+    """While open, this thread's graphs keep what `change_backward` needs beside what autograd keeps."""
+    with _Notes():
+        yield
+
+
+def change_backward(
+    outputs: Tensor, rule: Rule, name: str, without: Collection[str] = ()
+) -> Counter[str]:
+    """Puts a rule on the graph of some outputs, which was recorded inside `noted_inputs`.
+
+    Args:
+        outputs: what a gradient will be taken of.
+        rule: what the backward pass is to do.
+        name: of the model, for messages.
+        without: parts at which the gradient is left as it is, to see what they do.
+
+    Returns:
+        How often each part was found at which the rule changes the gradient.
+
+    Raises:
+        InputError: there is an operation of which the rule says nothing.
+    """
+    surgery = _Surgery(rule, name, without)
+    waiting, seen = [outputs.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        edges = node.next_functions
+        waiting += [edges[place][0] for place in surgery.visit(node)]
+    return +surgery.found
+
+
+class _Surgery:
+    """One rule on one graph. `visit` hooks a node and says which of its inputs relevance goes on to."""
+
+    def __init__(self, rule: Rule, name: str, without: Collection[str]) -> None:
+        self.rule, self.name, self.without = rule, name, without
+        self.found: Counter[str] = Counter()
+        self.origins = Origins()
+
+    def visit(self, node: Node) -> list[int]:
+        """The inputs of a node to which relevance goes on."""
+        name = operation(node)
+        if name in graph.LINEAR:
+            return live(node)
+        if name in graph.PRODUCTS:
+            return self._product(node, name)
+        if name == "Div":
+            return self._quotient(node)
+        if name in ("NativeLayerNorm", "FusedRmsNorm"):
+            self._change(NORM, partial(hooks.constant_deviation, node))
+            return [0]
+        if name in graph.SOFTMAX:
+            return self._softmax(node)
+        if name in graph.ATTENTION:
+            return self._attention(node)
+        if name in graph.ELEMENTWISE:
+            return self._elementwise(node, name)
+        raise self._refused(f"{name} is no operation that the rule knows")
+
+    def _change(self, part: str, hook: Callable[[], None]) -> None:
+        self.found[part] += 1
+        if part not in self.without:
+            hook()
+
+    def _cut(self, part: str, node: Node, *places: int) -> list[int]:
+        """Takes some inputs as constants."""
+        self._change(part, partial(hooks.multiply, node, dict.fromkeys(places, 0.0)))
+        return [place for place in live(node) if place not in places]
+
+    def _product(self, node: Node, name: str) -> list[int]:
+        factors, edges = graph.PRODUCTS[name], node.next_functions
+        if len(edges) <= factors[1] or not {*factors} <= {*live(node)}:
+            return live(node)  # a product with a constant
+        a, b = (edges[place] for place in factors)
+        if name == "Mul":
+            for x, deviation in ((0, 1), (1, 0)):
+                source = graph.normalised_by(edges[deviation])
+                if source is not None and graph.centred(edges[x]) == source:
+                    return self._cut(NORM, node, deviation)
+            if common := self.origins.common(a, b):
+                return self._composite(node, common)
+        if self.rule.product == "half":
+            self._change(PRODUCT, partial(hooks.multiply, node, dict.fromkeys(factors, 0.5)))
+            return live(node)
+        made = [(place, part) for place in factors if (part := self._made_by(edges[place]))]
+        if len(made) != 1:
+            raise self._refused(
+                f"{name} multiplies two activations, and {'both are' if made else 'neither is'} a gate that a "
+                "nonlinearity or a softmax made"
+            )
+        ((gate, part),) = made
+        return self._cut(part, node, gate)
+
+    def _made_by(self, edge: Edge) -> str | None:
+        """Which part made a factor, back to where it was more than moved or scaled."""
+        node, _ = [*graph.backwards(edge)][-1]
+        name = operation(node)
+        if name in graph.SOFTMAX:
+            return SOFTMAX
+        if name in graph.ELEMENTWISE | graph.HOMOGENEOUS:
+            return PRODUCT
+        composite = name == "Mul" and len(live(node)) == 2
+        return PRODUCT if composite and self.origins.common(*node.next_functions) else None
+
+    def _quotient(self, node: Node) -> list[int]:
+        places, edges = live(node), node.next_functions
+        if places == [0]:
+            return places
+        if places == [0, 1]:
+            source = graph.normalised_by(edges[1])
+            if source is not None and graph.centred(edges[0]) == source:
+                return self._cut(NORM, node, 1)
+            if common := self.origins.common(*edges):
+                return self._composite(node, common)
+        raise self._refused("it divides by an activation that is no deviation of what is divided")
+
+    def _composite(self, node: Node, common: Edge) -> list[int]:
+        """A function of one tensor that is written as a product of two: of x φ(x), f(x) / x is φ(x), a constant."""
+        if self.rule.nonlinearity is None:
+            return live(node)
+        for factor, rest in ((0, 1), (1, 0)):
+            if operation(node) == "Div" and factor:
+                break
+            if self.origins.of(node.next_functions[factor])[common]:
+                return self._cut(NONLINEARITY, node, rest)
+        raise self._refused("it multiplies two functions of one tensor, neither a multiple of it")
+
+    def _softmax(self, node: Node) -> list[int]:
+        if self.rule.softmax == "constant":
+            return self._cut(SOFTMAX, node, 0)
+        if self.rule.softmax == "tempered":
+            self._change(SOFTMAX, partial(hooks.tempered_softmax, node))
+        return [0]
+
+    def _attention(self, node: Node) -> list[int]:
+        """Two products with a softmax between them, in one operation."""
+        places = live(node)
+        scores = [place for place in places if place != 2]
+        if self.rule.softmax == "constant" and scores:
+            return self._cut(SOFTMAX, node, *scores)
+        of_values = 0.5 if scores and 2 in places else 1.0
+        of_scores = of_values * (0.5 if {0, 1} <= {*places} else 1.0)
+        if PRODUCT in self.without:
+            of_values = of_scores = 1.0
+        factors = {0: of_scores, 1: of_scores, 2: of_values, 3: of_values}
+        self.found[PRODUCT] += (of_values != 1) + (of_scores != of_values)
+        if self.rule.softmax == "tempered" and scores:
+            self.found[SOFTMAX] += 1
+            if SOFTMAX not in self.without:
+                if 3 in places:
+                    raise self._refused("it adds an activation to the products of query and key")
+                hooks.tempered_attention(node, of_scores, of_values)
+                return places
+        hooks.multiply(node, factors)
+        return places
+
+    def _elementwise(self, node: Node, name: str) -> list[int]:
+        if self.rule.nonlinearity is None:
+            return live(node)
+        if name in NOT_ZERO:
+            raise self._refused(f"{name} is not 0 at 0, so that f(x) / x has no limit there")
+        function, x = self._function(node, name)
+        self._change(NONLINEARITY, partial(hooks.ratio, node, function, x))
+        return [0]
+
+    def _function(self, node: Node, name: str) -> tuple[Function, Tensor]:
+        """The function that a node has computed, and of what."""
+        if name == "Tanh":
+            x, version = node.metadata.get(_INPUT, (None, 0))
+            if x is None or x._version != version:
+                raise self._refused(
+                    "the input of a tanh was not kept: it is applied in place, or not by PyTorch's own"
+                )
+            return torch.tanh, x
+        if name not in FUNCTIONS:
+            raise self._refused(f"{name} is no nonlinearity that the rule knows")
+        return FUNCTIONS[name](node), node._saved_self
+
+    def _refused(self, reason: str) -> InputError:
+        return InputError(
+            f"{KEY}={self.rule.name}: {self.name} cannot be explained by this rule: {reason}. Use {KEY}={PLAIN}."
+        )
+
+
+#: Functions that are not 0 at 0.
+NOT_ZERO = frozenset({"Cos", "Exp", "Hardsigmoid", "LogSigmoid", "Sigmoid", "Softplus"})
+
+#: The functions whose nodes keep what they were applied to, by operation.
+FUNCTIONS: Mapping[str, Callable[[Node], Function]] = {
+    "Atan": lambda node: torch.atan,
+    "Erf": lambda node: torch.erf,
+    "Expm1": lambda node: torch.expm1,
+    "Gelu": lambda node: partial(functional.gelu, approximate=node._saved_approximate),
+    "Hardswish": lambda node: functional.hardswish,
+    "Hardtanh": lambda node: partial(
+        functional.hardtanh, min_val=node._saved_min_val, max_val=node._saved_max_val
+    ),
+    "Log1P": lambda node: torch.log1p,
+    "Mish": lambda node: functional.mish,
+    "Pow": lambda node: partial(torch.pow, exponent=node._saved_exponent),
+    "Silu": lambda node: functional.silu,
+    "Sin": lambda node: torch.sin,
+}
