@@ -202,6 +202,24 @@ class NoiseCloud(Points):
 
 
 @dataclass(frozen=True)
+class UnevenCloud(NoiseCloud):
+    """x + σ ε ⊙ room: noise with a size of its own for each number of the embeddings."""
+
+    room: Float[Tensor, "B T D"]
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the noise, whose size the embeddings decide."""
+        return "uneven", super().key
+
+    def shift(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
+    ) -> Float[Tensor, "R T D"]:
+        """Of each row, σ ε ⊙ room."""
+        return super().shift(row_example, nodes).mul_(self.room[row_example])
+
+
+@dataclass(frozen=True)
 class NoisyPaths(Points):
     """Straight paths from a baseline to noisy copies of the input: nodes are (draw, α)."""
 
