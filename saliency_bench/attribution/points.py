@@ -58,6 +58,22 @@ class Input(Points):
 
 
 @dataclass(frozen=True)
+class OfOtherModel(Points):
+    """The points of a family for another model than that of the clean pass, which has paid for none of them."""
+
+    points: Points
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the family."""
+        return "of another model", self.points.key
+
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
+        """As in the family."""
+        return self.points.at(row_example, nodes)
+
+
+@dataclass(frozen=True)
 class StraightPath(Points):
     """x' + α (x - x'): nodes are positions α in [0, 1] (Sundararajan et al. 2017, section 3)."""
 

@@ -13,6 +13,7 @@ MOST_POINTS = 10_000
 MOST_SEED = 2**63 - 1  # of PyTorch's generators
 MOST_THREADS = 1024  # with many more, libraries fail to start
 MOST_RESAMPLES = 1_000_000  # no bootstrap needs more, and memory grows with them
+MOST_HALVINGS = 8  # of the pieces of a path, which are twice as many with each
 MOST_EXACT = 20  # units whose sets are all asked for: twice as many with each
 
 
@@ -100,6 +101,12 @@ RANGES: Mapping[str, Range] = {
     "noise_range": _NOT_NEGATIVE,
     "noise_absolute": _NOT_NEGATIVE,
     "stdev": _NOT_NEGATIVE,
+    "weight_noise": _NOT_NEGATIVE,
+    "n_inputs": _POINTS,
+    "max_distance": _PROBABILITY,
+    "neighbours": _COUNT,
+    "factor": _whole(0, MOST_HALVINGS),
+    "max_evaluations": _COUNT,
     "kernel_width": _POSITIVE,
     "penalty": _NOT_NEGATIVE,
     # metrics

@@ -7,8 +7,11 @@ import torch
 from laws import twins_of_noise
 from laws import twins_of_smoothing as twins
 from laws.law import ONE, assert_same, law
-from laws.oracles import Recorder, gradient_at, maps, net, reduced, scores, text, vectors
-from tiny import DIMENSIONS, FrameTokenizer, framed, scored_by, token_inputs
+from laws.oracles import Recorder, T, bert, gradient_at, maps, net, reduced, scores, text, vectors
+from tiny import DIMENSIONS, FrameTokenizer, framed, scored_by, tiny_bert, token_inputs
+
+from saliency_bench.core.random import generator_for
+from saliency_bench.core.seeding import token_hash
 
 PLAIN = {"sampler": "iid", "relative_error": None, "max_samples": None}
 
@@ -113,3 +116,100 @@ def test_special_tokens_get_adaptgrads_noise_only_where_they_are_asked_to(dtype)
         np.testing.assert_array_equal(largest > 0, words)
         # Five σ, of which none is above half of the range over the quantile.
         assert largest.max() < 5 * float(room_of(model, x).max()) / quantile(0.95)
+
+
+def noisy_gradients(dtype, item, points, sampler, n, sigma):
+    """Of each draw a copy of the BERT with other weights, and its gradient at the points of that draw."""
+    found = []
+    for i in range(n):
+        module = tiny_bert(dtype)
+        for name, weight in module.named_parameters():
+            if name != "bert.embeddings.word_embeddings.weight":
+                weight.data *= 1 + sigma * epsilon(name, weight, i, sampler)
+        for point in points[i]:
+            e = point[None].to(dtype).requires_grad_()
+            logit = module(inputs_embeds=e).logits[0, 0]
+            found.append(torch.autograd.grad(logit, e)[0][0].double())
+    return torch.stack(found)
+
+
+def epsilon(name, weight, i, sampler):
+    def normal(number):
+        stream = generator_for("cpu", "weights", 0, name, number)
+        return torch.randn(weight.shape, generator=stream).to(weight.dtype)
+
+    if sampler == "iid":
+        return normal(i)
+    if sampler == "antithetic":
+        return normal(i // 2) * (-1) ** i
+    block = [normal(i - i % 4 + k) for k in range(4)]
+    return (block[i % 4] - sum(block) / 4) * (4 / 3) ** 0.5
+
+
+@law(
+    twins.noise_is_added_to_the_weights,
+    twins.all_draws_have_the_first_model,
+    twins.weights_share_their_noise,
+    twins.partners_have_the_same_model,
+    twins.the_clean_gradient_stands_for_every_model,
+)
+def test_noisegrad_is_the_mean_gradient_of_copies_with_noisy_weights(dtype):
+    model, (item,) = bert(dtype), token_inputs(T)
+    x = vectors(model, item)
+    for sampler, n in (("iid", 3), ("antithetic", 4), ("centred", 4)):
+        options = PLAIN | {"sampler": sampler, "n_samples": n, "weight_noise": 0.1}
+        (one,) = maps(model, [item], "noisegrad", **options)
+        drawn = noisy_gradients(dtype, item, [[x]] * n, sampler, n, 0.1)
+        # Of gradients that are a hundred times as large where signs cancel.
+        scale = float(drawn.norm(dim=2).max())
+        assert_same(one.scores, reduced(drawn.mean(0), "l2"), dtype, sampler, scale=10 * scale)
+        assert one.n_gradients == n
+
+
+@law(
+    twins.models_share_their_noisy_inputs,
+    twins.all_draws_have_the_first_model,
+    twins.the_clean_gradient_stands_for_every_model,
+)
+def test_fusiongrad_takes_noisy_inputs_of_its_own_for_each_noisy_model(dtype):
+    model, (item,) = bert(dtype), token_inputs(T)
+    x = vectors(model, item)
+    name = token_hash(item["input_ids"])
+    for sigma in (0.0, 0.3):
+        options = PLAIN | {"n_samples": 3, "weight_noise": 0.1, "n_inputs": 2}
+        options |= {"noise_std": None, "noise_absolute": sigma}
+        (one,) = maps(model, [item], "fusiongrad", **options)
+        streams = [generator_for("cpu", "noise", 0, name, number) for number in range(6)]
+        noise = [sigma * torch.randn(x.shape, generator=stream).double() for stream in streams]
+        points = [[x + noise[2 * i], x + noise[2 * i + 1]] for i in range(3)]
+        drawn = noisy_gradients(dtype, item, points, "iid", 3, 0.1)
+        scale = float(drawn.norm(dim=2).max())
+        assert_same(one.scores, reduced(drawn.mean(0), "l2"), dtype, sigma, scale=10 * scale)
+        assert one.n_gradients == 6
+
+
+@law(twins.weights_always_have_a_little_noise)
+def test_without_noise_on_the_weights_noisegrad_is_the_gradient_and_fusiongrad_smoothgrad(dtype):
+    model, inputs = bert(dtype), token_inputs(T, T)
+    for method, plain, own in (
+        ("noisegrad", "vanilla", {}),
+        ("fusiongrad", "smoothgrad", {"noise_std": 0.3, "n_inputs": 2}),
+    ):
+        draws = PLAIN | {"n_samples": 3, "weight_noise": 0.0}
+        found = scores(model, inputs, method, **draws, **own)
+        same = PLAIN | {"n_samples": 6, "noise_std": 0.3} if own else {}
+        for one, other in zip(found, scores(model, inputs, plain, **same), strict=True):
+            assert_same(one, other, dtype, method)
+
+
+@law(twins.all_draws_have_the_first_model, dtypes=ONE)
+def test_noisegrad_draws_until_it_is_sure(dtype):
+    model, inputs = bert(dtype), token_inputs(T, T, T)
+    options = PLAIN | {"n_samples": "auto", "relative_error": 0.2, "max_samples": 128}
+    found = maps(model, inputs, "noisegrad", weight_noise=0.1, **options)
+    assert len({one.n_gradients for one in found}) > 1
+    for item, one in zip(inputs, found, strict=True):
+        assert one.error > 0 and one.converged == (one.error <= 0.2)
+        fixed = PLAIN | {"n_samples": one.n_gradients, "weight_noise": 0.1}
+        (alone,) = maps(model, [item], "noisegrad", **fixed)
+        assert_same(one.scores, alone.scores, dtype)

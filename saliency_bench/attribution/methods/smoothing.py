@@ -1,5 +1,7 @@
-"""SmoothGrad with its noise said in another way."""
+"""SmoothGrad with its noise said in another way, or put on the weights."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import fields
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.noise import Draws, Noise, draw
-from saliency_bench.attribution.points import NoiseCloud, UnevenCloud
+from saliency_bench.attribution.points import Draw, Input, NoiseCloud, OfOtherModel, UnevenCloud
+from saliency_bench.core.random import generator_for
+from saliency_bench.models.weights import multiplied_weights
 
 
 @method("gradient", label="AdaptGrad", family="smoothgrad")
@@ -40,3 +44,67 @@ def _room(ctx: Context) -> Float[Tensor, "B T D"]:
         bounds["bounds"] = torch.stack([vocabulary.amin(0), vocabulary.amax(0)])
     low, high = bounds["bounds"]
     return torch.minimum(ctx.embeddings - low, high - ctx.embeddings).clamp_min(0)
+
+
+@method("gradient", label="NoiseGrad", family="smoothgrad")
+def noisegrad(ctx: Context, *, draws: Draws, weight_noise: float) -> Expectation:
+    """E ∇F_{W ⊙ η}(x), η ~ N(1, σ² I) on every weight: the gradient of noisy models (Bykov et al. 2022, section 3).
+
+    Noise belongs to the seed, the weight's name and the draw, so that all texts meet the same models. The word
+    embeddings are the input and have none. Each draw is one gradient; before it as many normal numbers are drawn
+    as the model has weights, once for each block of texts.
+    """
+    points = OfOtherModel(Input(ctx.embeddings))
+    return Expectation(
+        points, draws, lambda i: [(1.0, 1.0)], model=_noisy_models(ctx, draws, weight_noise)
+    )
+
+
+@method("gradient", label="FusionGrad", family="smoothgrad")
+def fusiongrad(
+    ctx: Context, *, draws: Draws, weight_noise: float, n_inputs: int, noise: Noise
+) -> Expectation:
+    """E ∇F_{W ⊙ η}(x + ε): NoiseGrad of `n_inputs` noisy inputs for each noisy model (Bykov et al. 2022, section 3).
+
+    n_samples · n_inputs gradients. Draws are those of the weights, whose spread decides the standard error; noise on the
+    inputs is independent everywhere, whatever the sampler.
+    """
+    points = OfOtherModel(ctx.noise_cloud(noise.noise_special_tokens))
+
+    def sample(i: int) -> list[tuple[Draw, float]]:
+        numbers = range(i * n_inputs, (i + 1) * n_inputs)
+        return [(Draw(number, 1, noise.unit, noise.level), 1 / n_inputs) for number in numbers]
+
+    return Expectation(points, draws, sample, model=_noisy_models(ctx, draws, weight_noise))
+
+
+def _noisy_models(
+    ctx: Context, draws: Draws, sigma: float
+) -> Callable[[int], AbstractContextManager[None]]:
+    """The model of each draw, there while its context is open."""
+
+    def model(sample: int) -> AbstractContextManager[None]:
+        node = draw(draws, None, sample)
+
+        def factor(name: str, weight: torch.nn.Parameter) -> Tensor:
+            return 1 + node.sign * sigma * _weight_noise(ctx.seed, name, weight, node)
+
+        return multiplied_weights(ctx.references.model, factor)
+
+    return model
+
+
+def _weight_noise(seed: int, name: str, weight: torch.nn.Parameter, node: Draw) -> Tensor:
+    """ε of one weight in one draw, N(0, I); the draws of a centred block sum to 0."""
+    first = node.number - node.number % node.block
+    noises = []
+    for number in range(first, first + node.block):
+        stream = generator_for(weight.device, "weights", seed, name, number)
+        drawn = torch.randn(
+            weight.shape, generator=stream, dtype=torch.float32, device=weight.device
+        )
+        noises.append(drawn.to(torch.promote_types(weight.dtype, torch.float32)))
+    noise = noises[node.number - first]
+    if node.block == 1:
+        return noise
+    return (noise - torch.stack(noises).mean(0)) * (node.block / (node.block - 1)) ** 0.5
