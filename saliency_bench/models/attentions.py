@@ -61,12 +61,12 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
         InputError: there is not one transformers model in the module.
     """
     attentions = Attentions(model.name)
-    transformer = _transformer(model)
+    transformer = transformer_of(model)
 
     def record(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         attentions.outputs.append(output)
 
-    with _as_found(model.module), _eager(transformer):
+    with left_as_found(model.module), _eager(transformer):
         handle = transformer.register_forward_hook(record)
         try:
             yield attentions
@@ -74,8 +74,12 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
             handle.remove()
 
 
-def _transformer(model: Model) -> "PreTrainedModel":
-    """The one transformers model that the module is, or that it has inside."""
+def transformer_of(model: Model, lacking: str = "gives no attention weights") -> "PreTrainedModel":
+    """The one transformers model that the module is, or that it has inside.
+
+    Raises:
+        InputError: there is none, or there are several; `lacking` says what the model has not then.
+    """
     from transformers import PreTrainedModel
 
     def outermost(module: nn.Module) -> list[PreTrainedModel]:
@@ -86,14 +90,14 @@ def _transformer(model: Model) -> "PreTrainedModel":
     found = outermost(model.module)
     if len(found) != 1:
         raise InputError(
-            f"model {model.name} gives no attention weights: expected one transformers model in the module, "
+            f"model {model.name} {lacking}: expected one transformers model in the module, "
             f"found {len(found)}. Use a method that needs none, such as integrated_gradients."
         )
     return found[0]
 
 
 @contextmanager
-def _as_found(root: nn.Module) -> Iterator[None]:
+def left_as_found(root: nn.Module) -> Iterator[None]:
     """Afterwards no module has forward hooks or attributes that it did not have before."""
     before = {module: (set(module._forward_hooks), set(vars(module))) for module in root.modules()}
     try:
