@@ -125,7 +125,7 @@ def settings_of(
     entries = {name: entry_of(name) for name in methods}
     known = {name: METHODS.hyperparameters(entry["method"]) for name, entry in entries.items()}
     if len(methods) == 1:  # whose check says what it has
-        known = dict.fromkeys(methods, [*hyper])
+        known = {methods[0]: [*hyper]}
     unused = hyper.keys() - {key for keys in known.values() for key in keys}
     found: list[Setting] = []
     for name, entry in entries.items():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.backward import KEY, PLAIN
@@ -88,19 +89,19 @@ class Family:
 class Planned:
     """What settings ask for, before any gradient of a family is taken.
 
-    `found` are those of methods that compute by themselves, and have by now; `until_sure` find out for each text how
-    many draws they need.
+    `found` are those of methods that compute by themselves, and have by now; `alone` share no gradients: they find out
+    for each text how many draws they need, or each draw has a model of its own.
     """
 
     families: tuple[Family, ...]
-    until_sure: tuple[tuple[Setting, Expectation], ...]
+    alone: tuple[tuple[Setting, Expectation], ...]
     found: Mapping[str, Attribution]
 
 
 def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
     """Sorts settings by the points that they share."""
     found: dict[str, Attribution] = {}
-    until_sure = []
+    alone = []
     families: dict[object, list[tuple[Setting, Plan]]] = {}
     for setting in settings:
         made = _made(ctx.under(rule_of(setting)), setting)
@@ -108,23 +109,25 @@ def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
             found[setting.id] = made
         elif isinstance(made, Values):
             found[setting.id] = _reduced(ctx, setting, made)
-        elif isinstance(made, Expectation) and made.draws.auto:
-            until_sure.append((setting, made))
+        elif isinstance(made, Expectation) and (made.draws.auto or made.model):
+            alone.append((setting, made))
         else:
             families.setdefault((made.points.key, rule_of(setting)), []).append((setting, made))
-    return Planned(tuple(Family.of(one) for one in families.values()), tuple(until_sure), found)
+    return Planned(tuple(Family.of(one) for one in families.values()), tuple(alone), found)
 
 
 def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attribution]:
     """The attribution of every setting, by setting id.
 
     Native plans are made first and then computed one family of points at a time, over the union of the nodes that
-    their settings ask for. Where the number of draws is to be found for each text, a plan is computed by itself.
+    their settings ask for. Where the number of draws is to be found for each text, or each draw changes the model, a
+    plan is computed by itself.
     """
     planned = plan(ctx, settings)
     found = dict(planned.found)
-    for setting, drawn in planned.until_sure:
-        found[setting.id] = _until_sure(ctx.under(rule_of(setting)), setting, drawn)
+    for setting, drawn in planned.alone:
+        compute = _until_sure if drawn.draws.auto else _of_own_models
+        found[setting.id] = compute(ctx.under(rule_of(setting)), setting, drawn)
     for family in planned.families:
         sums = _gather(ctx.under(family.rule), family.requests)
         for (setting, own_plan), own in zip(family.members, sums, strict=True):
@@ -196,6 +199,32 @@ def _gather(
     return [[next(parts[term]) for term in request.moment.terms] for request in requests]
 
 
+def _drawn(
+    ctx: Context, plan: Expectation, samples: range, examples: Sequence[int] | None = None
+) -> Sums:
+    """The sums over groups of draws; a draw at a time where each has a model of its own."""
+    if plan.model is None:
+        (sums,) = _gather(ctx, [_request_of(plan, samples)], examples)
+        return sums
+    groups: list[list[Tensor]] = []
+    for group in plan.draws.groups(samples):
+        total: list[Tensor] = []
+        for sample in group:
+            with plan.model(sample):
+                (one,) = _gather(ctx, [_request_of(plan, range(sample, sample + 1))], examples)
+            total = [a + b for a, b in zip(total, one, strict=True)] if total else one
+        groups.append(total)
+    return [torch.cat(terms) for terms in zip(*groups, strict=True)]
+
+
+def _of_own_models(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
+    """A fixed number of draws, each with a model of its own."""
+    samples = range(plan.draws.n)
+    estimate = Estimate(ctx, setting, plan)
+    estimate.add(samples, _drawn(ctx, plan, samples))
+    return estimate.attribution()
+
+
 def _finish(ctx: Context, setting: Setting, plan: Plan, sums: Sums) -> Attribution:
     """A plan's scores from its sums."""
     if isinstance(plan, Expectation):
@@ -234,8 +263,7 @@ def _until_sure(ctx: Context, setting: Setting, plan: Expectation) -> Attributio
     settled: list[tuple[list[int], Attribution]] = []
     rounds = list(plan.draws.rounds())
     for number, samples in enumerate(rounds):
-        (sums,) = _gather(ctx, [_request_of(plan, samples)], waiting)
-        estimate.add(samples, sums)
+        estimate.add(samples, _drawn(ctx, plan, samples, waiting))
         now = estimate.attribution()
         assert now.convergence is not None
         assert now.convergence.error is not None

@@ -58,6 +58,22 @@ class Input(Points):
 
 
 @dataclass(frozen=True)
+class OfOtherModel(Points):
+    """The points of a family for another model than that of the clean pass, which has paid for none of them."""
+
+    points: Points
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the family."""
+        return "of another model", self.points.key
+
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
+        """As in the family."""
+        return self.points.at(row_example, nodes)
+
+
+@dataclass(frozen=True)
 class StraightPath(Points):
     """x' + α (x - x'): nodes are positions α in [0, 1] (Sundararajan et al. 2017, section 3)."""
 
@@ -199,6 +215,24 @@ class NoiseCloud(Points):
         noise = torch.zeros(width, depth, dtype=self.embeddings.dtype, device=device)
         noise[:length] = drawn
         return noise * self.noisy[example, :, None]
+
+
+@dataclass(frozen=True)
+class UnevenCloud(NoiseCloud):
+    """x + σ ε ⊙ room: noise with a size of its own for each number of the embeddings."""
+
+    room: Float[Tensor, "B T D"]
+
+    @property
+    def key(self) -> Hashable:  # type: ignore[override]
+        """That of the noise, whose size the embeddings decide."""
+        return "uneven", super().key
+
+    def shift(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
+    ) -> Float[Tensor, "R T D"]:
+        """Of each row, σ ε ⊙ room."""
+        return super().shift(row_example, nodes).mul_(self.room[row_example])
 
 
 @dataclass(frozen=True)

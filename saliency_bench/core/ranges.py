@@ -13,6 +13,7 @@ MOST_POINTS = 10_000
 MOST_SEED = 2**63 - 1  # of PyTorch's generators
 MOST_THREADS = 1024  # with many more, libraries fail to start
 MOST_RESAMPLES = 1_000_000  # no bootstrap needs more, and memory grows with them
+MOST_HALVINGS = 8  # of the pieces of a path, which are twice as many with each
 MOST_EXACT = 20  # units whose sets are all asked for: twice as many with each
 
 
@@ -55,7 +56,7 @@ def _whole(least: int, most: int | float = math.inf) -> Range:
 _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     # counts, of which there is at least one
     (_whole(1), (
-        "n_examples", "n_repeats", "n_tokens", "token_budget", "token_budgets", "tokens_at_once", "batch_size",
+        "n_examples", "n_repeats", "n_tokens", "neighbours", "max_evaluations", "token_budget", "token_budgets", "tokens_at_once", "batch_size",
         "batch_sizes", "internal_batch_size", "length", "lengths", "window", "max_warmups", "workers", "timeout_minutes",
         "memory_gb",
     )),
@@ -66,16 +67,17 @@ _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     # gradients or draws for each text
     (_whole(1, MOST_POINTS), (
         "n_steps", "max_steps", "n_samples", "max_samples", "n_rankings", "beam_size", "n_sets", "n_draws",
-        "calibrated_steps", "captum_steps", "reference_steps",
+        "calibrated_steps", "captum_steps", "reference_steps", "n_inputs",
     )),
     (_whole(2, MOST_POINTS), ("convergence.reference_steps", "reference_samples")),
     (_whole(0, MOST_SEED), ("seed", "noise_seeds", "training_seed", "training_seeds")),
     (_whole(1, MOST_THREADS), ("threads",)),
     (_whole(100, MOST_RESAMPLES), ("n_resamples",)),
     (_whole(0, MOST_EXACT), ("exact_up_to",)),
+    (_whole(0, MOST_HALVINGS), ("factor",)),
     # sizes
     (Range(0), (
-        "largest_gap", "noise_std", "noise_range", "noise_absolute", "stdev", "penalty", "floor", "tie",
+        "largest_gap", "noise_std", "noise_range", "noise_absolute", "weight_noise", "stdev", "penalty", "floor", "tie",
     )),
     (Range(0, open_below=True), (
         "relative_error", "kernel_width", "radius", "stable_within", "product_seconds", "refused_above",
@@ -84,7 +86,7 @@ _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     (Range(-1, 1), ("smallest_tau",)),
     (Range(0, 4, open_below=True), ("lexicon",)),
     # fractions and probabilities
-    (Range(0, 1), ("data.share", "data.incomplete")),
+    (Range(0, 1), ("data.share", "data.incomplete", "max_distance")),
     (Range(0, 1, open_below=True), ("agreement.k", "grid", "fraction", "fractions", "share", "shares")),
     (Range(0, 1, open_below=True, open_above=True), (
         "agreement.p", "confidence", "tolerance", "probability", "retained",

@@ -62,17 +62,21 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
     Raises:
         InputError: there is not one transformers model in the module.
     """
-    transformer = _transformer(model)
+    transformer = transformer_of(model)
     with (
-        _as_found(model.module),
+        left_as_found(model.module),
         _eager(transformer),
         captured(transformer) as outputs,
     ):
         yield Attentions(model.name, outputs)
 
 
-def _transformer(model: Model) -> "PreTrainedModel":
-    """The one transformers model that the module is, or that it has inside."""
+def transformer_of(model: Model, lacking: str = "gives no attention weights") -> "PreTrainedModel":
+    """The one transformers model that the module is, or that it has inside.
+
+    Raises:
+        InputError: there is none, or there are several; `lacking` says what the model has not then.
+    """
     from transformers import PreTrainedModel
 
     def outermost(module: nn.Module) -> list[PreTrainedModel]:
@@ -83,14 +87,14 @@ def _transformer(model: Model) -> "PreTrainedModel":
     transformers = outermost(model.module)
     if len(transformers) != 1:
         raise InputError(
-            f"model {model.name} gives no attention weights: expected one transformers model in the module, "
+            f"model {model.name} {lacking}: expected one transformers model in the module, "
             f"found {len(transformers)}. Use a method that needs none, such as integrated_gradients."
         )
     return transformers[0]
 
 
 @contextmanager
-def _as_found(root: nn.Module) -> Iterator[None]:
+def left_as_found(root: nn.Module) -> Iterator[None]:
     """Removes the hooks and attributes that modules did not have before."""
     before = {module: (set(module._forward_hooks), set(vars(module))) for module in root.modules()}
     try:

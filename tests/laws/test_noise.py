@@ -42,6 +42,7 @@ def test_without_noise_smoothing_changes_nothing(dtype):
                 "smoothgrad_x_input": still["input_x_gradient"],
                 "smooth_integrated_gradients": still["integrated_gradients"],
                 "gradient_shap": still["expected_gradients"],
+                "fusiongrad": still["vanilla"],  # of a score without weights
             }
             for method in NOISY:
                 found = smooth[method][place].scores

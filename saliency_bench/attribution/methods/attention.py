@@ -9,12 +9,17 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import method
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Attribution
 from saliency_bench.models.attentions import recorded_attentions
+from saliency_bench.models.layers import opened_layers
+
+#: What a sum of distances is not divided by.
+TINY = torch.finfo(torch.float64).tiny
 
 Layers = Sequence[Float[Tensor, "R H T T"]]
 
@@ -60,6 +65,55 @@ def gradient_attention(ctx: Context, *, query: str) -> Attribution:
     query's own score keeps the 1 it starts from: of interest only where the query is no special token.
     """
     return _attribution(ctx, query, _relevance, n_gradients=1)
+
+
+@method("token", label="Value zeroing", family="raw_attention", signed=False, explains_output=False)
+def value_zeroing(ctx: Context, *, query: str) -> Attribution:
+    """Π_l C_l from the query token; C_l[i, j] is how far token i moves in layer l without the value of j.
+
+    C_l[i, j] = 1 - cos(x̃_i without v_j, x̃_i), rows divided by their sums (Mohebbi et al. 2023, section 3): x̃ is what
+    the whole layer gives of the clean states below it, v_j the value vectors of j in all heads. Layers are multiplied as
+    in attention rollout, the last leftmost, but with no half of I, since a layer has its residual connection in it. A row
+    that nothing moves keeps its token. It costs 1 + T forward rows for a text of T tokens, special ones included.
+    """
+    model, batch, width = ctx.references.model, ctx.batch, ctx.embeddings.shape[1]
+    device = ctx.embeddings.device
+    at_once = ctx.references.budget(ctx.token_budget).rows(width)
+
+    def run(rows: Int[Tensor, " R"]) -> Callable[[], object]:
+        return lambda: ctx.score(ctx.embeddings[rows], rows)
+
+    examples = torch.arange(len(batch), device=device)
+    found = []
+    with torch.no_grad(), opened_layers(model, run(examples[:1])) as layers:
+        for row in examples:
+            states = [state[0] for state in layers.states(run(row[None]))]
+            mixing = torch.zeros(len(states) - 1, width, width, dtype=torch.float64, device=device)
+            for tokens in torch.arange(batch.lengths[int(row)], device=device).split(at_once):
+                rows = row.expand(len(tokens))
+                stays = torch.arange(width, device=device) != tokens[:, None]
+                given = [state.expand(len(tokens), -1, -1) for state in states]
+                for layer, moved in enumerate(layers.without_values(run(rows), stays, given)):
+                    mixing[layer][:, tokens] = _distance(moved, states[layer + 1]).T
+            found.append(_row(ctx, query, _mixed(mixing), row[None]) * batch.mask[row])
+    return Attribution(torch.cat(found), n_gradients=0)
+
+
+def _distance(moved: Float[Tensor, "R T D"], plain: Float[Tensor, "T D"]) -> Float[Tensor, "R T"]:
+    """1 - cos, from the difference of unit vectors, so that small angles keep their digits."""
+    one, other = (functional.normalize(side.double(), dim=-1) for side in (moved, plain))
+    return (one - other).square().sum(-1) / 2
+
+
+def _mixed(mixing: Float[Tensor, "L T T"]) -> Float[Tensor, "1 T T"]:
+    total = torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
+    for layer in mixing:
+        sums = layer.sum(-1, keepdim=True)
+        total = (
+            torch.where(sums > 0, layer / sums.clamp_min(TINY), torch.eye(len(layer)).to(layer))
+            @ total
+        )
+    return total[None]
 
 
 def _rollout(layers: Layers) -> Float[Tensor, "R T T"]:

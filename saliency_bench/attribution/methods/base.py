@@ -1,6 +1,7 @@
 """What a method is: a function of a `Context` and its hyperparameters that says what is added up, and how."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,7 +43,8 @@ class Expectation:
     """The mean over random draws of Σ_s w_s ∇F(p_s): a `GradientSum` whose points are drawn.
 
     `sample(i)` gives the nodes of draw i and their weights. `moment` is that of single points; `across`, where
-    given, is a moment of whole draws: the square or the variance of one draw's sum.
+    given, is a moment of whole draws: the square or the variance of one draw's sum. `model(i)`, where given, is open
+    while the gradients of draw i are taken: each draw has a model of its own.
     """
 
     points: Points
@@ -52,6 +54,7 @@ class Expectation:
     across: Moment | None = None
     multiplier: Float[Tensor, "B T D"] | None = None
     difference: Float[Tensor, " B"] | None = None
+    model: Callable[[int], AbstractContextManager[None]] | None = None
 
 
 @dataclass(frozen=True)
