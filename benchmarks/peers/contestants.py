@@ -50,7 +50,9 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "integrated_gradients": "Captum's Integrated Gradients of the logit, one text at a time",
         "study": "gradient and Integrated Gradients with its three faithfulness metrics: its cost",
     },
-    "shap": {"partition": "Partition explainer, 200 evaluations a text, another estimate: its cost"},
+    "shap": {
+        "partition": "Partition explainer, 200 evaluations a text, another estimate: its cost"
+    },
     "lxt": {
         "attnlrp": "AttnLRP by gradient x input, another quantity, one text at a time: its cost"
     },

@@ -66,7 +66,7 @@ RATIOS = (
 )
 
 #: Sentences on which the careful study is tuned.
-N_TUNED = 8
+N_TUNED = 4
 
 SECONDS = "seconds.jsonl"
 ASKED = "asked.json"
@@ -207,7 +207,9 @@ def _compared(entrants: Entrants) -> list[Equality]:
     """Everything that the contestants gave last against what ours did."""
     run = entrants.results[OURS]
     ours, tolerances = entrants.outcome(OURS), Tolerances(run)
-    if entrants.n >= N_FOR_INTERVALS:  # of fewer texts many resamples are the texts themselves, but for rounding
+    if (
+        entrants.n >= N_FOR_INTERVALS
+    ):  # of fewer texts many resamples are the texts themselves, but for rounding
         check_summaries(run.tables[SUMMARY], careful.summary(ours.values), run.settings)
     drawn = ("smoothgrad", "random") if entrants.draws is None else ()
     return [
@@ -263,7 +265,9 @@ def _claimed(asked: Asked) -> careful.Sizes:
         if held != wanted:
             raise InputError(f"{asked.out} holds another comparison. Give another folder.")
         return sizes
-    sizes = careful.tune(*inputs.load(min(asked.n, N_TUNED)))
+    sizes = careful.Sizes(texts=1, tokens=2048)
+    if CAREFUL in asked.contestants:
+        sizes = careful.tune(*inputs.load(min(asked.n, N_TUNED)))
     asked.out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted | {"sizes": asdict(sizes)})
     return sizes
