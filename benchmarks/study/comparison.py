@@ -107,7 +107,7 @@ class Asked:
 def compare(compose: Compose, asked: Asked, command: Sequence[str], say: Say = print) -> None:
     """Checks, times and writes three tables, a page with two of them and the manifest to `asked.out`.
 
-    A comparison that was stopped goes on where it was: whole repeats are kept.
+    All is written after each repeat. A comparison that was stopped goes on where it was: whole repeats are kept.
 
     Raises:
         ValidationError: a contestant's results are not ours; it is not timed then.
@@ -122,10 +122,12 @@ def compare(compose: Compose, asked: Asked, command: Sequence[str], say: Say = p
         say(f"checked: {name}")
     differences = _compared(few)
     seconds = _kept(asked.out / SECONDS, asked.contestants)
-    _time(entrants, seconds, asked.out / SECONDS, say)
-    # What was timed is compared too, unless nothing had to be: an earlier call has done all repeats.
-    differences = _compared(entrants) if entrants.results else differences
-    _write(entrants, differences, seconds, command, started)
+    for repeat in range(len(seconds[OURS]), asked.pairs):
+        _time(entrants, repeat, seconds, asked.out / SECONDS, say)
+        differences = _compared(entrants)  # what was timed is compared too
+        _write(entrants, differences, seconds, command, started)
+    if not entrants.results:  # an earlier call has done all repeats
+        _write(entrants, differences, seconds, command, started)
 
 
 class Entrants:
@@ -229,22 +231,23 @@ def _compared(entrants: Entrants) -> list[Equality]:
 # Time
 
 
-def _time(entrants: Entrants, seconds: dict[str, list[float]], path: Path, say: Say) -> None:
-    """Adds whole repeats to `seconds`, and to the file, until there are as many as were asked for."""
+def _time(
+    entrants: Entrants, repeat: int, seconds: dict[str, list[float]], path: Path, say: Say
+) -> None:
+    """Adds a repeat to `seconds` and to the file."""
     runs = entrants.runs()
-    for repeat in range(len(seconds[OURS]), entrants.asked.pairs):
-        measured = measure(
-            {name: runs[name] for name in running_order(list(runs), repeat)},
-            n_repeats=1,
-            n_warmup=0,
-            synchronize=synchronizer("cpu"),
-        )
-        line = {name: measured[name][0] for name in runs}
-        say(f"repeat {repeat + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, s in line.items()))
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line | {LOAD: os.getloadavg()[0]}) + "\n")
-        for name, value in line.items():
-            seconds[name].append(value)
+    measured = measure(
+        {name: runs[name] for name in running_order(list(runs), repeat)},
+        n_repeats=1,
+        n_warmup=0,
+        synchronize=synchronizer("cpu"),
+    )
+    line = {name: measured[name][0] for name in runs}
+    say(f"repeat {repeat + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, s in line.items()))
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line | {LOAD: os.getloadavg()[0]}) + "\n")
+    for name, value in line.items():
+        seconds[name].append(value)
 
 
 def _kept(path: Path, contestants: Sequence[str]) -> dict[str, list[float]]:
