@@ -4,8 +4,10 @@ A peer works in its own process and its time is taken there, so the pipe is not 
 peer while ours works. Where a peer computes another quantity its cost alone is compared, and the table says so.
 """
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from benchmarks.peers.contestants import Peers, peer_contestants
+from benchmarks.peers.contestants import (
+    CLASSIFIER,
+    EXPLAINS,
+    Peers,
+    Subject,
+    peer_contestants,
+)
 from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.core import conf as conf_files
@@ -46,6 +54,7 @@ METRICS = {
     name: {"metric": name, "grid": "deciles"} for name in ("comprehensiveness", "sufficiency")
 }
 STUDY = ":study"
+N_EVALUATIONS = 200  # of a text, as `worker.Shap` has it
 
 Scores = list[Float[np.ndarray, " _"]]  # texts differ in length
 
@@ -62,8 +71,7 @@ class Row:
 
 
 def compare_peers(
-    model: Model,
-    encoded: Sequence[Encoded],
+    subjects: Mapping[str, Subject],
     *,
     n_steps: int,
     n_calibrated: int,
@@ -86,43 +94,42 @@ def compare_peers(
     # Where somebody keeps an environment is nobody's business, and changes no number.
     unnamed = {f"{name}={path}": f"{name}=PYTHON" for name, path in pythons.items()}
     command = [unnamed.get(word, word) for word in command]
-    refs = References(model)
-    asked = conf_files.runtime_defaults()["token_budget"]
-    budget = resolve_budget(asked, model, [*map(len, encoded)])
-    with model.frozen():
-        targets = _predicted(refs, encoded, budget)
+    equal = {"n_steps": n_steps, "quadrature": "gauss_legendre"}
+    fewer = {"n_steps": n_calibrated, "quadrature": "calibrated"}
+    with ExitStack() as frozen:
+        for subject in subjects.values():
+            frozen.enter_context(subject.model.frozen())
         given = {"n_steps": n_steps, "baseline": BASELINE, "pythons": pythons, **options}
-        with peer_contestants(model, encoded, targets, **given) as peers:
+        with peer_contestants(subjects, **given) as peers:
             if not peers.contestants:
-                reasons = "; ".join(peers.skipped.values())
-                raise InputError(f"no peer can take part: {reasons}")
-            equal = {"n_steps": n_steps, "quadrature": "gauss_legendre"}
-            fewer = {"n_steps": n_calibrated, "quadrature": "calibrated"}
-            rows = [
-                _row(refs, peers, one, equal, n_repeats, budget) for one in peers.contestants
-            ] + [
-                _row_of_fewer(refs, peers, one, fewer, n_repeats, budget)
-                for one in peers.contestants
-                if one.name.endswith(STUDY)
+                raise InputError(f"no peer can take part: {'; '.join(peers.skipped.values())}")
+            ours = {kind: Ours.of(subject) for kind, subject in subjects.items()}
+            rows = [_row(ours, peers, peer, equal, n_repeats) for peer in peers.contestants]
+            rows += [
+                _row_of_fewer(ours, peers, peer, fewer, n_repeats)
+                for peer in peers.contestants
+                if peer.name.endswith(STUDY)
             ]
+    encoded = subjects[CLASSIFIER].encoded
     table = _table(rows, len(encoded), peers.skipped)
     replace_file(out / "peers.csv", to_csv(table).encode())
     replace_file(out / "peers.md", to_markdown(table).encode())
     computation = {
-        "device": model.device.type,
-        "dtype": model.precision,
+        "device": "cpu",
+        "dtype": subjects[CLASSIFIER].model.precision,
         "threads": torch.get_num_threads(),
-        "token_budget": budget,
+        "token_budget": ours[CLASSIFIER].budget,
     }
     about = {
         "name": "peer_comparison",
         "command": portable(shlex.join(command)),
-        "model": dict(model.facts),
+        "model": dict(subjects[CLASSIFIER].model.facts),
         "sentences": [item.example_id for item in encoded],
         "lengths": [len(item) for item in encoded],
         "n_steps": n_steps,
         "versions_of_peers": peers.versions,
         "skipped": peers.skipped,
+        "load_at_the_end": os.getloadavg()[0],
         "seconds": {
             f"{row.contestant.name} ({row.rule})": {
                 "theirs": list(row.seconds),
@@ -136,76 +143,93 @@ def compare_peers(
     write_json(out / MANIFEST, about | provenance)
 
 
+@dataclass(frozen=True)
+class Ours:
+    """Our model, ready to work."""
+
+    refs: References
+    budget: int
+
+    @classmethod
+    def of(cls, subject: Subject) -> "Ours":
+        """With the usual token budget."""
+        budget = conf_files.runtime_defaults()["token_budget"]
+        lengths = [*map(len, subject.encoded)]
+        return cls(References(subject.model), resolve_budget(budget, subject.model, lengths))
+
+
 def _row(
-    refs: References,
+    ours: Mapping[str, Ours],
     peers: Peers,
-    one: Contestant,
+    contestant: Contestant,
     rule: Mapping[str, Any],
     n_repeats: int,
-    budget: int,
 ) -> Row:
-    peer, task = one.name.split(":")
-    ours = _twin(refs, peers.encoded[peer], peer, task, rule, budget)
-    difference = _difference(ours(), one.run())  # the first run of either is its warm-up
+    twin = _twin(ours, peers, contestant.name, rule)
+    difference = _difference(twin(), contestant.run())  # the first run of either is its warm-up
     # Both rest on sums in float32 of one model, taken in another order.
     if difference is not None and not difference <= REORDERING[torch.float32]:
         raise ValidationError(
-            f"{one.name} differs from ours by {difference:.2g} of a text's largest score, "
+            f"{contestant.name} differs from ours by {difference:.2g} of a text's largest score, "
             f"expected at most {REORDERING[torch.float32]:.2g}"
         )
     seconds = measure(
-        {"ours": ours, one.name: one.run},
+        {"ours": twin, contestant.name: contestant.run},
         n_repeats=n_repeats,
         n_warmup=0,
-        synchronize=synchronizer(refs.model.device),
+        synchronize=synchronizer("cpu"),
     )
-    inside = peers.seconds[one.name][-n_repeats:]
-    return Row(one, f"{rule['quadrature']}, {rule['n_steps']}", inside, seconds["ours"], difference)
+    inside = peers.seconds[contestant.name][-n_repeats:]
+    named = f"{rule['quadrature']}, {rule['n_steps']}"
+    return Row(contestant, named, inside, seconds["ours"], difference)
 
 
 def _row_of_fewer(
-    refs: References,
+    ours: Mapping[str, Ours],
     peers: Peers,
     study: Contestant,
     rule: Mapping[str, Any],
     n_repeats: int,
-    budget: int,
 ) -> Row:
     """A study with another rule of ours, and how far the peer's Integrated Gradients are from ours by that rule."""
-    peer, _ = study.name.split(":")
-    (integrated,) = [one for one in peers.contestants if one.name == f"{peer}:integrated_gradients"]
-    ours = _twin(refs, peers.encoded[peer], peer, "integrated_gradients", rule, budget)
-    row = _row(refs, peers, study, rule, n_repeats, budget)
-    return replace(row, difference=_difference(ours(), integrated.run()))
+    name = study.name.replace(STUDY, ":integrated_gradients")
+    (integrated,) = [peer for peer in peers.contestants if peer.name == name]
+    row = _row(ours, peers, study, rule, n_repeats)
+    return replace(row, difference=_difference(_twin(ours, peers, name, rule)(), integrated.run()))
 
 
-def _difference(ours: Scores, theirs: Scores | None) -> float | None:
+def _difference(ours: Scores | None, theirs: Scores | None) -> float | None:
     """The largest difference of a score over our text's largest; None where there is nothing to compare."""
-    if theirs is None:
+    if ours is None or theirs is None:
         return None
     pairs = zip(ours, theirs, strict=True)
     return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
 
 
 def _twin(
-    refs: References,
-    encoded: Sequence[Encoded],
-    peer: str,
-    task: str,
-    rule: Mapping[str, Any],
-    budget: int,
-) -> Callable[[], Scores]:
-    """What ours does in the place of a peer's task; scores in the order of the input."""
-    output = "probability" if peer == "transformers_interpret" else "logit"
-    gradient = _setting("vanilla", "l1", output, {})
+    ours: Mapping[str, Ours], peers: Peers, name: str, rule: Mapping[str, Any]
+) -> Callable[[], Scores | None]:
+    """What ours does in the place of a peer's task; scores in the order of the input, None where they are another quantity."""
+    peer, task = name.split(":")
+    encoded, mine = peers.encoded[peer], ours[EXPLAINS.get(peer, CLASSIFIER)]
+    output = "probability" if peer in ("transformers_interpret", "shap") else "logit"
     path = {"baseline": BASELINE, "baseline_special_tokens": "keep", **rule}
+    if peer == "inseq":
+        path |= {"baseline": "unk", "baseline_special_tokens": "replace"}
     integrated = _setting("integrated_gradients", "sum", output, path)
+    gradient = _setting("vanilla", "l1", output, {})
     if task == "study":
         alone = _setting("leave_one_out", "none", output, {"removal": REMOVAL})
-        return lambda: _study(refs, encoded, [gradient, integrated, alone], budget)
-    one = gradient if task == "gradient" else integrated
+        return lambda: _study(mine, encoded, [gradient, integrated, alone])
+    shap = {"baseline": REMOVAL, "n_samples": N_EVALUATIONS}
+    setting = {
+        "integrated_gradients": integrated,
+        "gradient": gradient,
+        "attnlrp": _setting("input_x_gradient", "sum", output, {}),
+        "partition": _setting("kernel_shap", "none", output, shap),
+    }[task]
     normalised = peer == "transformers_interpret"
-    return lambda: _explained(refs, encoded, one, budget, normalised=normalised)
+    return lambda: _explained(mine, encoded, setting, normalised=normalised)
 
 
 def _setting(method: str, reduction: str, output: str, hyper: Mapping[str, Any]) -> Setting:
@@ -213,15 +237,10 @@ def _setting(method: str, reduction: str, output: str, hyper: Mapping[str, Any])
 
 
 def _explained(
-    refs: References,
-    encoded: Sequence[Encoded],
-    setting: Setting,
-    budget: int,
-    *,
-    normalised: bool,
+    ours: Ours, encoded: Sequence[Encoded], setting: Setting, *, normalised: bool
 ) -> Scores:
     found: dict[int, Float[np.ndarray, " T"]] = {}
-    for planned, block in opened_blocks(refs, encoded, setting.target, budget):
+    for planned, block in opened_blocks(ours.refs, encoded, setting.target, ours.budget):
         (maps,) = block.explain([setting]).values()
         for index, one in zip(planned.indices, maps, strict=True):
             scores = one.scores
@@ -229,23 +248,23 @@ def _explained(
     return [found[index] for index in range(len(encoded))]
 
 
-def _study(
-    refs: References, encoded: Sequence[Encoded], settings: Sequence[Setting], budget: int
-) -> Scores:
+def _study(ours: Ours, encoded: Sequence[Encoded], settings: Sequence[Setting]) -> None:
     """Two methods and leave-one-out, the two metrics of removal, and all rank correlations."""
-    for _, block in opened_blocks(refs, encoded, "predicted", budget):
+    for _, block in opened_blocks(ours.refs, encoded, "predicted", ours.budget):
         maps = block.explain(settings)
         judged = [one for setting in settings[:2] for one in maps[setting.id]]
         judge_block(block, judged, METRICS, [READING])
         flat = [one for own in maps.values() for one in own]
         agreement_rows(flat, [KENDALL_TAU], "token", k=1.0, p=0.5)  # the two are for other measures
-    return []
 
 
-def _predicted(refs: References, encoded: Sequence[Encoded], budget: int) -> list[int]:
+def predicted(model: Model, encoded: Sequence[Encoded]) -> list[int]:
+    """The class that the model predicts of each text."""
     found: dict[int, int] = {}
-    for planned, block in opened_blocks(refs, encoded, "predicted", budget):
-        found |= dict(zip(planned.indices, block.predicted.tolist(), strict=True))
+    ours = Ours.of(Subject(model, encoded, []))
+    with model.frozen():
+        for planned, block in opened_blocks(ours.refs, encoded, "predicted", ours.budget):
+            found |= dict(zip(planned.indices, block.predicted.tolist(), strict=True))
     return [found[index] for index in range(len(encoded))]
 
 
@@ -271,7 +290,9 @@ def _table(rows: Sequence[Row], n: int, skipped: Mapping[str, str]) -> Table:
             (
                 *row.contestant.name.split(":"),
                 row.contestant.describe,
-                None if row.contestant.name.endswith("gradient") else row.rule,
+                row.rule
+                if row.contestant.name.endswith((":integrated_gradients", STUDY))
+                else None,
                 Estimate(*interleaved_ratio(row.seconds, row.ours)),
                 float(np.median(row.seconds)),
                 float(np.median(row.ours)),

@@ -1,4 +1,4 @@
-"""Other libraries as contestants: transformers-interpret, interpreto and ferret, each in a process of its own.
+"""Other libraries as contestants, each in a process of its own: six that explain transformers.
 
 Their requirements exclude ours (ferret wants transformers 4 and numpy 1), so each is given by the interpreter of an
 environment where it is installed, and works behind a pipe (`peer_worker`). Ours and theirs have the same weights,
@@ -10,6 +10,12 @@ ids, classes, steps and threads. What they compute, as their code has it:
   logit from [PAD] with special tokens kept. One text at a time. Its metrics are defined in another way than ours.
 - interpreto: a mean of |gradient x point| along a path from 0 that it calls Integrated Gradients. Its cost can be
   compared, its numbers cannot.
+- shap: Owen values by its Partition explainer, from 200 evaluations of a text. Our `kernel_shap` with as many estimates
+  Shapley values: cost against cost.
+- lxt: the gradient times the input where the backward pass follows AttnLRP's rules. One text at a time. Its cost is
+  compared with that of our gradient times the input.
+- inseq: Captum's Integrated Gradients of the logit of a given next token, from the unknown token in every place. It
+  explains generation, so it is given another model: GPT-2 in the size of ours (`generator`). One prompt at a time.
 """
 
 import json
@@ -44,10 +50,32 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "integrated_gradients": "Captum's Integrated Gradients of the logit, one text at a time",
         "study": "gradient and Integrated Gradients with its three faithfulness metrics: its cost",
     },
+    "shap": {
+        "partition": "Partition explainer, 200 evaluations a text, another estimate: its cost"
+    },
+    "lxt": {
+        "attnlrp": "AttnLRP by gradient x input, another quantity, one text at a time: its cost"
+    },
+    "inseq": {
+        "integrated_gradients": "Captum's Integrated Gradients of a next token's logit, one prompt at a time"
+    },
 }
 
 #: The peers whose Integrated Gradients start from [PAD] and from nothing else.
 FROM_PAD = ("transformers_interpret", "ferret")
+
+CLASSIFIER, GENERATOR = "classifier", "generator"
+#: What those peers explain that do not explain a classifier.
+EXPLAINS = {"inseq": GENERATOR}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is explained: texts, and for each the class of a classifier; or a prompt, and the token that follows it."""
+
+    model: Model  # a transformers model with its tokenizer; its weights are handed over in a folder
+    encoded: Sequence[Encoded]  # single texts; or prompts with their continuation
+    targets: Sequence[int]
 
 
 @dataclass
@@ -67,9 +95,7 @@ class Peers:
 
 @contextmanager
 def peer_contestants(
-    model: Model,
-    encoded: Sequence[Encoded],
-    targets: Sequence[int],
+    subjects: Mapping[str, Subject],
     *,
     n_steps: int,
     baseline: str,
@@ -79,9 +105,7 @@ def peer_contestants(
     """The peers that have an environment here, prepared; their processes end with the block.
 
     Args:
-        model: a transformers model with its tokenizer; its weights are handed over in a folder.
-        encoded: single texts.
-        targets: the class of each that is explained.
+        subjects: by what they are, `CLASSIFIER` and `GENERATOR`; a peer whose subject is not there takes no part.
         n_steps: of Integrated Gradients.
         baseline: where they start.
         pythons: by peer, the interpreter of the environment in which it is installed.
@@ -93,26 +117,39 @@ def peer_contestants(
     for name in pythons:
         if name not in TASKS:
             raise unknown("peer", name, list(TASKS))
-    if any(item.text_pair is not None or not item.text for item in encoded):
-        raise InputError("peers: expected single texts, got pairs or token ids")
     peers = Peers()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        save_plain(model, folder)
         work = {
-            "do": "prepare",
-            "model": str(folder),
-            "texts": [item.text for item in encoded],
-            "targets": list(targets),
-            "n_steps": n_steps,
-            "threads": torch.get_num_threads(),
+            kind: _work(kind, subject, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            | {"n_steps": n_steps, "threads": torch.get_num_threads()}
+            for kind, subject in subjects.items()
         }
         for name, tasks in TASKS.items():
             try:
-                _enter(peers, stack, name, tasks, encoded, work, baseline, pythons, worker)
+                kind = EXPLAINS.get(name, CLASSIFIER)
+                if kind not in subjects:
+                    raise PeerError(f"{name}: there is no {kind} to explain")
+                given = subjects[kind].encoded, work[kind], baseline, pythons, worker
+                _enter(peers, stack, name, tasks, *given)
             except PeerError as error:
                 peers.skipped[name] = str(error)
         yield peers
+
+
+def _work(kind: str, subject: Subject, folder: Path) -> dict[str, Any]:
+    """What a peer is told of its subject; the model is saved in the folder."""
+    pairs = [item.text_pair for item in subject.encoded]
+    single = all(pair is None for pair in pairs)
+    if any(not item.text for item in subject.encoded) or single != (kind == CLASSIFIER):
+        raise InputError("peers: expected single texts, got pairs or token ids")
+    save_plain(subject.model, folder)
+    return {
+        "do": "prepare",
+        "model": str(folder),
+        "texts": [item.text for item in subject.encoded],
+        "continuations": None if kind == CLASSIFIER else pairs,
+        "targets": list(subject.targets),
+    }
 
 
 class PeerError(SaliencyBenchError):

@@ -1,4 +1,7 @@
-"""ferret, transformers-interpret and interpreto against ours: compare_peers.py --out FOLDER ferret=PYTHON ..."""
+"""Other libraries against ours: python -m benchmarks.peers.run --out FOLDER ferret=PYTHON ...
+
+Each PYTHON is the interpreter of an environment in which that peer is installed, with the same torch as here.
+"""
 
 import argparse
 import sys
@@ -6,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.peers.comparison import compare_peers
+from benchmarks.peers.comparison import compare_peers, predicted
+from benchmarks.peers.contestants import CLASSIFIER, GENERATOR, Subject
+from benchmarks.peers.generator import prompts, random_generator
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.tasks import sequence_classification as task
@@ -22,10 +27,15 @@ if __name__ == "__main__":
     parser.add_argument("pythons", nargs="+", metavar="PEER=PYTHON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model = load_default(device="cpu")
+    examples = movie_reviews.load(split="test")[: given.n]
+    model, generator = load_default(device="cpu"), random_generator()
+    encoded, questions = task.encode(model, examples), prompts(generator, examples)
+    followers = [question.default_class for question in questions]
     compare_peers(
-        model,
-        task.encode(model, movie_reviews.load(split="test")[: given.n]),
+        {
+            CLASSIFIER: Subject(model, encoded, predicted(model, encoded)),
+            GENERATOR: Subject(generator, questions, followers),
+        },
         n_steps=given.steps,
         n_calibrated=given.calibrated,
         n_repeats=given.pairs,

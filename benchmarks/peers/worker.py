@@ -3,7 +3,8 @@
 Run as a script by `peers`, with the interpreter in whose environment the library is installed. It imports nothing of
 saliency_bench, which need not be there. A line in, a line out:
 
-    {"do": "prepare", "peer": ..., "model": folder, "texts": [...], "targets": [...], "n_steps": n, "threads": n}
+    {"do": "prepare", "peer": ..., "model": folder, "texts": [...], "continuations": [...] or null, "targets": [...],
+     "n_steps": n, "threads": n}
     {"do": "run", "task": ...}  ->  {"seconds": of the work alone, "scores": per text, or null}
 
 Libraries that print are heard on standard error.
@@ -126,10 +127,111 @@ class Ferret:
         return zip(self.work["texts"], self.work["targets"], strict=True)
 
 
+class Shap:
+    """The Partition explainer, which estimates Owen values of the tokens from evaluations of the model."""
+
+    packages = ("shap",)
+    evaluations = 200  # of a text; its default is 500
+    together = 64  # strings in a pass; its default of 10 is slower
+
+    def __init__(self, model: Any, tokenizer: Any, work: Mapping[str, Any]) -> None:
+        import shap
+
+        self.model, self.tokenizer, self.work = model, tokenizer, work
+        self.explainer = shap.Explainer(self.probabilities, tokenizer)
+
+    def probabilities(self, texts: Sequence[str]) -> Any:
+        """Of all classes."""
+        import torch
+
+        inputs = self.tokenizer([*texts], return_tensors="pt", padding=True)
+        with torch.inference_mode():
+            return self.model(**inputs).logits.softmax(-1).numpy()
+
+    def ids(self) -> list[list[int]]:
+        """The texts as it reads them."""
+        return [self.tokenizer.encode(text) for text in self.work["texts"]]
+
+    def partition(self) -> None:
+        """Its cost; the numbers are another estimate than ours."""
+        options = {"max_evals": self.evaluations, "batch_size": self.together, "silent": True}
+        values = self.explainer(self.work["texts"], **options)
+        assert len(values) == len(self.work["texts"])
+
+
+class Lxt:
+    """The gradient times the input under the backward rules of AttnLRP, a text at a time as in its examples."""
+
+    packages = ("lxt",)
+
+    @staticmethod
+    def patch() -> None:
+        """Puts its own BERT in the place of transformers', before a model is loaded."""
+        from lxt.efficient import monkey_patch
+        from transformers.models.bert import modeling_bert
+
+        monkey_patch(modeling_bert)
+
+    def __init__(self, model: Any, tokenizer: Any, work: Mapping[str, Any]) -> None:
+        if not type(model).__module__.startswith("lxt."):
+            raise RuntimeError(f"its rules are not in {type(model).__module__}")
+        self.model, self.tokenizer, self.work = model.requires_grad_(False), tokenizer, work
+
+    def ids(self) -> list[list[int]]:
+        """The texts as it reads them."""
+        return [self.tokenizer.encode(text) for text in self.work["texts"]]
+
+    def attnlrp(self) -> None:
+        """Its cost; the numbers are no gradient."""
+        for text, target in zip(self.work["texts"], self.work["targets"], strict=True):
+            inputs = self.tokenizer(text, return_tensors="pt")
+            embeddings = self.model.get_input_embeddings()(inputs.input_ids).requires_grad_()
+            output = self.model(inputs_embeds=embeddings, attention_mask=inputs.attention_mask)
+            output.logits[0, target].backward()
+            (embeddings.grad * embeddings).sum(-1).tolist()
+
+
+class Inseq:
+    """Integrated Gradients of the logit of the token that follows a prompt, one prompt at a time."""
+
+    packages = ("inseq",)
+
+    def __init__(self, model: Any, tokenizer: Any, work: Mapping[str, Any]) -> None:
+        import inseq
+
+        self.explainer = inseq.load_model(model, "integrated_gradients", tokenizer=tokenizer)
+        self.tokenizer, self.work = tokenizer, work
+
+    def ids(self) -> list[list[int]]:
+        """The prompts as it reads them."""
+        return [self.tokenizer.encode(text) for text in self.work["texts"]]
+
+    def integrated_gradients(self) -> list[list[float]]:
+        """Scores of every prompt."""
+        scores = []
+        pairs = zip(self.work["texts"], self.work["continuations"], strict=True)
+        for (text, continuation), ids in zip(pairs, self.ids(), strict=True):
+            attributed = self.explainer.attribute(
+                text,
+                text + continuation,
+                n_steps=self.work["n_steps"],
+                attributed_fn="logit",
+                attr_pos_start=len(ids),
+                attr_pos_end=len(ids) + 1,
+                show_progress=False,
+            )
+            values = attributed.sequence_attributions[0].target_attributions
+            scores.append(values[: len(ids), 0].sum(-1).tolist())
+        return scores
+
+
 PEERS = {
     "transformers_interpret": TransformersInterpret,
     "interpreto": Interpreto,
     "ferret": Ferret,
+    "shap": Shap,
+    "lxt": Lxt,
+    "inseq": Inseq,
 }
 
 
@@ -155,7 +257,10 @@ class Session:
 
         torch.set_num_threads(work["threads"])
         kind = self.peers[work["peer"]]
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(work["model"])
+        getattr(kind, "patch", lambda: None)()
+        generates = work["continuations"] is not None
+        task = "CausalLM" if generates else "SequenceClassification"
+        model = getattr(transformers, f"AutoModelFor{task}").from_pretrained(work["model"])
         tokenizer = transformers.AutoTokenizer.from_pretrained(work["model"])
         self.peer = kind(model.eval(), tokenizer, work)
         packages = (*kind.packages, "captum", "torch", "transformers", "numpy")

@@ -1,102 +1,76 @@
 """A whole study of ours against the same study written by hand: first that results are equal, then time, in pairs.
 
-The study by hand is a script of its own (benchmarks/study/by_hand.py), handed in as a module. Each run of
-either loads model and data, explains, judges, and writes its table; nothing is drawn. The convergence check of a
-study, which the script lacks, is switched off.
+There are two studies by hand: careful.py, as good as one can write it in two hundred lines, and typical.py. Each run
+loads model and data, explains, judges, and writes a table of means; ours and the careful one give them intervals by the
+same bootstrap. No report is made. The convergence check of a study, which the scripts lack, is switched off.
 """
 
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
+from benchmarks.study import careful, inputs, typical
+from benchmarks.study.equality import (
+    Equality,
+    Outcome,
+    Tolerances,
+    check_summaries,
+    equality,
+    outcome_by_hand,
+    outcome_of_run,
+)
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.methods.base import Expectation
-from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.attribution.points import NoiseCloud
-from saliency_bench.core.errors import InputError, ValidationError, unknown
-from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.rows import NOT_APPLICABLE, OK, Setting
-from saliency_bench.core.seeding import token_hash
-from saliency_bench.evaluation.removal import CachingProbe
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.rows import Setting
 from saliency_bench.models.references import References
 from saliency_bench.report.formats import to_csv, to_markdown
+from saliency_bench.report.stats import N_FOR_INTERVALS, Resampling, summarize
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, Run, read_run, write_json
 from saliency_bench.studies import run as runner
-from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
-from saliency_bench.studies.evaluate import judge_block
-from saliency_bench.studies.prepare import Study, prepare, usual_readings
+from saliency_bench.studies.block import open_block
+from saliency_bench.studies.prepare import Study, prepare
 from saliency_bench.studies.timing import interleaved_ratio, measure, running_order, synchronizer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-OURS, UNSHARED, FEWER = "ours", "ours_unshared", "ours_fewer_gradients"
-SORTED, RANDOM, ONCE = "by_hand_sorted", "by_hand_random", "by_hand_sorted_curves_once"
+OURS, FEWER, CAREFUL, TYPICAL = "ours", "ours_fewer_gradients", "careful", "typical"
 
 #: What each contestant is.
 CONTESTANTS = {
-    OURS: "saliency_bench.studies.run.run: everything shared",
-    SORTED: "by hand, texts sorted by length, sizes of batch and pass tuned; a loop for each metric",
-    RANDOM: "by hand, texts as they come, 32 in a padded batch; a loop for each metric",
-    ONCE: "by hand, sorted and tuned; each method's two curves asked once, all metrics read off them",
-    UNSHARED: "our engine, but every method by itself and every metric of it with forward passes of its own",
+    OURS: "saliency_bench.studies.run.run, and the means with their intervals",
+    CAREFUL: "by hand (careful.py): sorted by length, sizes tuned, each distinct question asked once, the same intervals",
+    TYPICAL: "by hand (typical.py): as they come, 32 in a padded batch; nine curves of a ranking, a loop for each metric",
     FEWER: "ours with Integrated Gradients from calibrated nodes",
 }
 
-#: What is divided by what, and what the quotient says. The gain over the random form is batching times rest times
-#: sharing; what fewer gradients give comes on top, at another error of Integrated Gradients.
+#: What is divided by what, and what the quotient says. Nodes are equal but for the last rows.
 RATIOS = (
-    (SORTED, OURS, "the whole gain over the sorted and tuned form"),
-    (RANDOM, OURS, "the whole gain over the random form"),
-    (ONCE, OURS, "the gain over a form that shares a method's curves among its metrics"),
-    (RANDOM, SORTED, "of this, batching: sorted and tuned instead of random batches"),
-    (UNSHARED, OURS, "of this, sharing: gradients, curves and leave-one-out asked once"),
-    (
-        SORTED,
-        UNSHARED,
-        "of this, the rest: our engine against Captum and the script, nothing shared",
-    ),
-    (OURS, FEWER, "on top, fewer gradients"),
+    (CAREFUL, OURS, "what the library saves a careful engineer, at equal nodes"),
+    (TYPICAL, OURS, "what it saves the author of a typical script, at equal nodes"),
+    (TYPICAL, CAREFUL, "of this, what care alone saves"),
+    (CAREFUL, FEWER, "careful with 50 nodes over ours with calibrated ones"),
+    (OURS, FEWER, "of this, what fewer gradients save"),
 )
 
-#: Which of a ranking's two curves a metric reads. Without sharing the other one is not asked.
-DELETION, INSERTION = "deletion", "insertion"
-READS = {
-    "comprehensiveness": (DELETION,),
-    "sufficiency": (INSERTION,),
-    "srg": (DELETION, INSERTION),
-    "deletion_auc": (DELETION,),
-    "deletion_auc_normalized": (DELETION,),
-    "insertion_auc": (INSERTION,),
-    "insertion_auc_normalized": (INSERTION,),
-    "log_odds": (DELETION,),
-    "log_probability_drop": (DELETION,),
-    "morf": (DELETION,),
-    "lerf": (INSERTION,),
-    "abpc": (DELETION, INSERTION),
-    "decision_flip_fraction": (DELETION,),
-    "decision_flip_most_informative": (DELETION,),
-    "fewest_that_keep_the_class": (INSERTION,),
-    "monotonicity": (DELETION,),
-}
-
-#: Shares of units are exact; their mean over ten random rankings is so but for the order of the sum: 10 ε, and some.
-ROUNDED_MEAN = 1e-14
+#: Sentences on which the careful study is tuned.
+N_TUNED = 4
 
 SECONDS = "seconds.jsonl"
 ASKED = "asked.json"
+SUMMARY, LOAD = "summary", "load"
 
 #: The configuration of a study from overrides, and its settings.
 Compose = Callable[[Sequence[str]], tuple[Any, Sequence[Setting]]]
@@ -112,7 +86,9 @@ class Asked:
     n_checked: int
     pairs: int
     contestants: tuple[str, ...]
-    draws: str  # ours: the script is handed our noise and random rankings; own: it draws its own
+    draws: (
+        str  # ours: the scripts are handed our noise and random rankings; own: they draw their own
+    )
     fewer: tuple[str, ...]  # overrides of the contestant with fewer gradients
 
     def __post_init__(self) -> None:
@@ -128,58 +104,43 @@ class Asked:
             )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a contestant found: `values` has method, text, metric, value; `scores` are by method and text id."""
-
-    values: "pd.DataFrame"
-    scores: Mapping[tuple[str, str], Float[np.ndarray, " _"]]
-    rankings: Mapping[tuple[str, str], Int[np.ndarray, " _"]]
-
-
-def compare(
-    compose: Compose, by_hand: Any, asked: Asked, command: Sequence[str], say: Say = print
-) -> None:
+def compare(compose: Compose, asked: Asked, command: Sequence[str], say: Say = print) -> None:
     """Checks, times and writes three tables, a page with two of them and the manifest to `asked.out`.
 
-    A comparison that was stopped goes on where it was: whole repeats are kept.
+    All is written after each repeat. A comparison that was stopped goes on where it was: whole repeats are kept.
 
     Raises:
         ValidationError: a contestant's results are not ours; it is not timed then.
         InputError: the folder holds another comparison.
     """
     started = datetime.now(UTC)
-    entrants = _claimed(lambda sizes: Entrants(compose, by_hand, asked, sizes, asked.n), asked)
-    few = Entrants(compose, by_hand, asked, entrants.sizes, asked.n_checked)
+    sizes = _claimed(asked)
+    entrants = Entrants(compose, asked, sizes, asked.n)
+    few = Entrants(compose, asked, sizes, asked.n_checked)
     for name, run in few.runs().items():
         run()
         say(f"checked: {name}")
-    found = _compared(few)
+    differences = _compared(few)
     seconds = _kept(asked.out / SECONDS, asked.contestants)
-    _time(entrants, seconds, asked.out / SECONDS, say)
-    # What was timed is compared too, unless nothing had to be: an earlier call has done all repeats.
-    found = _compared(entrants) if entrants.found else found
-    _write(entrants, found, seconds, command, started)
+    for repeat in range(len(seconds[OURS]), asked.pairs):
+        _time(entrants, repeat, seconds, asked.out / SECONDS, say)
+        differences = _compared(entrants)  # what was timed is compared too
+        _write(entrants, differences, seconds, command, started)
+    if not entrants.results:  # an earlier call has done all repeats
+        _write(entrants, differences, seconds, command, started)
 
 
 class Entrants:
-    """The contestants on the first n sentences; `found` keeps what each run gave last."""
+    """The contestants on the first n sentences; `results` keeps what each run gave last."""
 
-    def __init__(
-        self, compose: Compose, by_hand: Any, asked: Asked, sizes: Mapping[str, int], n: int
-    ) -> None:
+    def __init__(self, compose: Compose, asked: Asked, sizes: careful.Sizes, n: int) -> None:
         base = [f"n_examples={n}", "timing.enabled=false", "convergence.n_examples=0"]
-        self.by_hand, self.asked, self.sizes, self.n = by_hand, asked, sizes, n
+        self.asked, self.sizes, self.n = asked, sizes, n
         self.config, self.settings = compose(base)
         self.fewer = compose([*base, *asked.fewer])
         self.study = prepare(self.config, self.settings)
-        self.draws = by_hand.Draws(*our_draws(self.study)) if asked.draws == "ours" else None
-        self.found: dict[str, Any] = {}
-
-    def tuned(self) -> dict[str, int]:
-        """The sizes of the sorted form that are fastest here."""
-        best = self.by_hand.tune(*self.by_hand.load(self.n))
-        return {"texts": best.texts, "rows": best.rows}
+        self.draws = inputs.Draws(*our_draws(self.study)) if asked.draws == "ours" else None
+        self.results: dict[str, Any] = {}
 
     def runs(self) -> dict[str, Callable[[], None]]:
         """One function per contestant that does the whole study."""
@@ -188,7 +149,7 @@ class Entrants:
     def _runner(self, name: str) -> Callable[[], None]:
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                self.found[name] = self._run(name, Path(folder))
+                self.results[name] = self._run(name, Path(folder))
 
         return run
 
@@ -197,91 +158,28 @@ class Entrants:
             return _run_ours(self.config, self.settings, folder / "run")
         if name == FEWER:
             return _run_ours(*self.fewer, folder / "run")
-        if name == UNSHARED:
-            return run_unshared(self.config, self.settings)
-        classifier, texts = self.by_hand.load(self.n)
-        results = self.by_hand.study(classifier, texts, self._options(name))
-        results.means().to_csv(folder / "means.csv")
+        classifier, texts = inputs.load(self.n)
+        if name == CAREFUL:
+            results = careful.study(classifier, texts, self.sizes, self.draws)
+            table = careful.summary(results.values)
+        else:
+            results = typical.study(classifier, texts, self.draws)
+            table = results.values.pivot_table("value", "method", "metric", sort=False)
+        table.to_csv(folder / "means.csv")
         return texts, results
 
-    def _options(self, name: str) -> Any:
-        if name == RANDOM:
-            return self.by_hand.Options(sort=False, texts=32, rows=32, draws=self.draws)
-        return self.by_hand.Options(sort=True, once=name == ONCE, draws=self.draws, **self.sizes)
-
     def outcome(self, name: str) -> Outcome:
-        """What the contestant found last, in one form for all."""
-        found = self.found[name]
+        """What the contestant gave last, in one form for all."""
         if name in (OURS, FEWER):
-            return _outcome_of_run(found)
-        return found if name == UNSHARED else _outcome_by_hand(*found)
+            return outcome_of_run(self.results[name])
+        return outcome_by_hand(*self.results[name])
 
 
 def _run_ours(config: Any, settings: Sequence[Setting], folder: Path) -> Run:
     run = read_run(runner.run(replace(config, out=str(folder)), settings, ["compare_study"]))
-    return replace(run, tables=dict(run.tables))  # the folder does not stay
-
-
-def run_unshared(config: Any, settings: Sequence[Setting]) -> Outcome:
-    """The study through our engine with nothing shared: each setting and each metric has passes of its own."""
-    import pandas as pd
-
-    study = prepare(config, settings)
-    refs = References(study.model)
-    names = {setting.id: setting.name for setting in study.settings}
-    usual, budget = usual_readings(study.config), study.config.runtime.token_budget
-    rows, all_maps = [], []
-    with study.model.frozen():
-        for planned in plan_blocks(study.encoded):
-            items = [study.encoded[index] for index in planned.indices]
-            for setting in study.settings:
-                block = open_block(refs, items, study.config.target, budget)
-                (maps,) = block.explain([setting]).values()
-                all_maps += maps
-                for name, entry in study.config.metric.items():
-                    own = _HalfBlock(refs, block.batch, block.target, budget)
-                    own.reads = READS.get(entry["metric"], ())
-                    rows += judge_block(own, maps, {name: entry}, usual).rows
-    table = pd.DataFrame(rows).assign(method=lambda table: table.setting_id.map(names))
-    return Outcome(_values(table), *_of_maps(all_maps))
-
-
-class _HalfBlock(OpenBlock):
-    """A block whose probe asks the model for the curves in `reads` alone."""
-
-    reads: tuple[str, ...] = ()
-
-    def probe(self, removal: str) -> Any:
-        """A probe that is asked for both curves in turn, as `evaluate_curves` asks."""
-        return _HalfProbe(super().probe(removal), self.reads)
-
-
-@dataclass(frozen=True)
-class _HalfProbe:
-    """Answers NaN where the other curve is asked for, so that a metric which reads it has no value."""
-
-    whole: CachingProbe
-    reads: tuple[str, ...]
-
-    def __call__(
-        self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
-    ) -> Float[np.ndarray, "N C"]:
-        # Deletion and insertion alternate. Both ends, which are on either curve, are always asked.
-        places = np.array(
-            [
-                place
-                for place, (example, stays) in enumerate(zip(examples.tolist(), keep, strict=True))
-                if (DELETION, INSERTION)[place % 2] in self.reads or self._is_end(example, stays)
-            ]
-        )
-        known = self.whole(examples[places], [keep[place] for place in places])
-        answers = np.full((len(keep), known.shape[1]), np.nan)
-        answers[places] = known
-        return answers
-
-    def _is_end(self, example: int, stays: Bool[np.ndarray, " T"]) -> bool:
-        kept = stays[self.whole.attributable[example][: len(stays)]]
-        return bool(kept.all() or not kept.any())
+    summary = summarize(run.tables["rows"], Resampling.of(run.manifest))
+    summary.to_csv(folder / "means.csv")
+    return replace(run, tables=dict(run.tables) | {SUMMARY: summary})  # the folder does not stay
 
 
 def our_draws(
@@ -307,227 +205,49 @@ def our_draws(
     return noise, scores
 
 
-def _outcome_of_run(run: Run) -> Outcome:
-    names = {one["setting_id"]: one["name"] for one in run.settings}
-    rows = run.tables["rows"].assign(method=lambda table: table.setting_id.map(names))
-    scores, rankings = {}, {}
-    for one in run.tables["maps"].itertuples():
-        key = names[one.setting_id], one.example_id
-        scores[key] = np.asarray(one.scores)
-        rankings[key] = _ranking(scores[key], np.asarray(one.attributable), one.token_ids.tolist())
-    return Outcome(_values(rows), scores, rankings)
-
-
-def _of_maps(maps: Sequence[AttributionMap]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    keys = [(one.setting["name"], one.example_id) for one in maps]
-    scores = {key: one.scores for key, one in zip(keys, maps, strict=True)}
-    rankings = {
-        key: _ranking(one.scores, np.array(one.attributable), one.token_ids)
-        for key, one in zip(keys, maps, strict=True)
-    }
-    return scores, rankings
-
-
-def _ranking(
-    scores: Float[np.ndarray, " T"], attributable: Bool[np.ndarray, " T"], ids: Sequence[int]
-) -> Int[np.ndarray, " U"]:
-    from saliency_bench.evaluation.ranking import rank
-
-    return rank(scores, attributable, signed=True, tie_seed=token_hash(ids))
-
-
-def _values(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows that have a value, or say that there is none; a failed one is an error."""
-    failed = rows[~rows.status.isin([OK, NOT_APPLICABLE])]
-    if len(failed):
-        one = failed.iloc[0]
-        raise ValidationError(f"{one.method} has no {one.metric} on {one.example_id}: {one.reason}")
-    kept = rows[rows.status == OK]
-    return kept.rename(columns={"example_id": "text"})[["method", "text", "metric", "value"]]
-
-
-def _outcome_by_hand(texts: Sequence[Any], results: Any) -> Outcome:
-    names = [text.name for text in texts]
-    scores = {
-        (method, names[place]): np.atleast_2d(own)[0]
-        for (method, place), own in results.scores.items()
-    }
-    rankings = {
-        (method, names[place]): draws[0] for (method, place), draws in results.rankings.items()
-    }
-    return Outcome(results.values.dropna(), scores, rankings)
-
-
-# Equality
-
-
-@dataclass(frozen=True)
-class Equality:
-    """One contestant's metric of one method against ours.
-
-    `n_ties` texts are left out, see `equality`. `worst` is the largest difference of a text over its tolerance, None
-    where the two have other nodes or other random numbers, and nothing is claimed of single texts.
-    """
-
-    contestant: str
-    method: str
-    metric: str
-    ours: float
-    theirs: float
-    n_texts: int
-    n_ties: int
-    worst: float | None
-
-
-class Tolerances:
-    """How far a contestant may be from ours, text by text.
-
-    The library promises that any two ways to batch agree within r = 2e-5 of a text's largest score (`REORDERING`).
-    The same for its largest log-odds gives d = r max(1, |log p/(1-p)|), and p moves by at most d/4. So d is enough for
-    means of differences of two or three p and for areas; over p(full) - p(empty), and with what that moves by, where
-    they are normalised; 2 d for a difference of two log-odds. Σ of T scores gathers T r of the largest, and
-    F(x) - F(x') adds 2 d. Leave-one-out is a difference of two logits: 2 d. A decision is open where a log-odds on the
-    deletion curve is within d of 0; that reads two classes.
-    """
-
-    def __init__(self, run: Run) -> None:
-        names = {one["setting_id"]: one["name"] for one in run.settings}
-        curves = run.tables["curves"].assign(method=lambda table: table.setting_id.map(names))
-        r = REORDERING[torch.float32]
-        self.d: dict[str, float] = {}
-        self.span: dict[str, float] = {}
-        self.open: set[tuple[str, str]] = set()
-        for text, own in curves.groupby("example_id"):
-            odds = np.abs(_logit(own[["deletion", "insertion"]].to_numpy().ravel()))
-            self.d[text] = r * max(1.0, float(odds.max()))
-            first = own[own.k == 0].iloc[0]
-            self.span[text] = abs(float(first.deletion - first.insertion))
-        for (method, text), own in curves.groupby(["method", "example_id"]):
-            # The mean over random draws says nothing of single ones: none of them is called open.
-            if (
-                np.abs(_logit(own.deletion.to_numpy())) <= self.d[text]
-            ).any() and method != "random":
-                self.open.add((method, text))
-        self.scores: dict[tuple[str, str], float] = {}
-        self.gap: dict[tuple[str, str], tuple[float, float]] = {}
-        for one in run.tables["maps"].itertuples():
-            method, text = names[one.setting_id], one.example_id
-            largest = float(np.abs(one.scores).max())
-            loo = 2 * self.d[text] if method == "leave_one_out" else 0.0
-            self.scores[method, text] = max(r * largest, loo)
-            gathered = len(one.scores) * r * largest + 2 * self.d[text]
-            self.gap[method, text] = gathered, abs(one.output_difference)
-
-    def of(self, method: str, metric: str, text: str, value: float) -> float:
-        """Of one value."""
-        d = self.d[text]
-        gathered, difference = self.gap[method, text]
-        if metric == "completeness_gap":
-            return gathered
-        if metric == "completeness_gap_relative":
-            return (gathered + abs(value) * 2 * d) / difference
-        if metric == "decision_flip_fraction":
-            return 1.0 if (method, text) in self.open else ROUNDED_MEAN
-        if metric.endswith("_normalized"):
-            return d * (1 + abs(value)) / self.span[text]
-        return 2 * d if metric == "log_odds" else d
-
-
-def _logit(p: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.log(p) - np.log1p(-np.asarray(p)))
-
-
-def equality(
-    ours: Outcome, theirs: Outcome, tolerances: Tolerances, contestant: str, apart: Sequence[str]
-) -> list[Equality]:
-    """Every metric of every method, text by text, except for the methods in `apart`, which are not to be equal.
-
-    Where scores are equal within their tolerance and yet rank the tokens differently, tokens with scores that are as
-    good as equal have changed places; such a text is counted and not compared further.
-
-    Raises:
-        ValidationError: the first thing that is not equal.
-    """
-    tied = {
-        key
-        for key in ours.scores
-        if key[0] not in apart and _is_tied(ours, theirs, key, tolerances.scores[key], contestant)
-    }
-    keys = ["method", "text", "metric"]
-    both = ours.values.merge(theirs.values, on=keys, how="outer", suffixes=("_ours", "_theirs"))
-    rows = []
-    for (method, metric), own in both.groupby(["method", "metric"], sort=False):
-        kept = own[[(method, text) not in tied for text in own.text]]
-        worst = None if method in apart else _worst(tolerances, method, metric, kept, contestant)
-        means = float(own.value_ours.mean()), float(own.value_theirs.mean())
-        counts = len(kept), len(own) - len(kept)
-        rows.append(Equality(contestant, method, metric, *means, *counts, worst))
-    return rows
-
-
-def _is_tied(
-    ours: Outcome, theirs: Outcome, key: tuple[str, str], tolerance: float, contestant: str
-) -> bool:
-    difference = float(np.abs(ours.scores[key] - theirs.scores[key]).max())
-    if not difference <= tolerance:
-        raise ValidationError(
-            f"{contestant}: scores of {key[0]} on {key[1]} differ from ours by {difference:.2g}, "
-            f"expected at most {tolerance:.2g}"
-        )
-    return not np.array_equal(ours.rankings[key], theirs.rankings[key])
-
-
-def _worst(
-    tolerances: Tolerances, method: str, metric: str, rows: "pd.DataFrame", contestant: str
-) -> float:
-    """The largest difference of a text over its tolerance."""
-    worst = 0.0
-    for row in rows.itertuples():
-        tolerance = tolerances.of(method, metric, row.text, row.value_ours)
-        difference = abs(row.value_ours - row.value_theirs)
-        if not difference <= tolerance:  # nor where only one of the two has a value
-            raise ValidationError(
-                f"{contestant}: {metric} of {method} on {row.text} is {row.value_theirs:.8g}, ours "
-                f"{row.value_ours:.8g}, expected at most {tolerance:.2g} between them"
-            )
-        worst = max(worst, difference / tolerance if tolerance else 0.0)
-    return worst
-
-
 def _compared(entrants: Entrants) -> list[Equality]:
-    """Everything that the contestants found last against what ours did."""
-    ours, tolerances = entrants.outcome(OURS), Tolerances(entrants.found[OURS])
+    """Everything that the contestants gave last against what ours did."""
+    run = entrants.results[OURS]
+    ours, tolerances = entrants.outcome(OURS), Tolerances(run)
+    if (
+        entrants.n >= N_FOR_INTERVALS
+    ):  # of fewer texts many resamples are the texts themselves, but for rounding
+        check_summaries(run.tables[SUMMARY], careful.summary(ours.values), run.settings)
     drawn = ("smoothgrad", "random") if entrants.draws is None else ()
-    apart = {UNSHARED: (), FEWER: ("integrated_gradients",)}
-    found = []
-    for name in entrants.found:
-        if name != OURS:
-            theirs = entrants.outcome(name)
-            found += equality(ours, theirs, tolerances, name, apart.get(name, drawn))
-    return found
+    return [
+        row
+        for name in entrants.results
+        if name != OURS
+        for row in equality(
+            ours,
+            entrants.outcome(name),
+            tolerances,
+            name,
+            ("integrated_gradients",) if name == FEWER else drawn,
+        )
+    ]
 
 
 # Time
 
 
-def _time(entrants: Entrants, seconds: dict[str, list[float]], path: Path, say: Say) -> None:
-    """Adds whole repeats to `seconds`, and to the file, until there are as many as were asked for."""
+def _time(
+    entrants: Entrants, repeat: int, seconds: dict[str, list[float]], path: Path, say: Say
+) -> None:
+    """Adds a repeat to `seconds` and to the file."""
     runs = entrants.runs()
-    for repeat in range(len(seconds[OURS]), entrants.asked.pairs):
-        order = running_order(list(runs), repeat)
-        one = measure(
-            {name: runs[name] for name in order},
-            n_repeats=1,
-            n_warmup=0,
-            synchronize=synchronizer("cpu"),
-        )
-        found = {name: one[name][0] for name in runs}
-        say(f"repeat {repeat + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, s in found.items()))
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(found) + "\n")
-        for name, value in found.items():
-            seconds[name].append(value)
+    measured = measure(
+        {name: runs[name] for name in running_order(list(runs), repeat)},
+        n_repeats=1,
+        n_warmup=0,
+        synchronize=synchronizer("cpu"),
+    )
+    line = {name: measured[name][0] for name in runs}
+    say(f"repeat {repeat + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, s in line.items()))
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line | {LOAD: os.getloadavg()[0]}) + "\n")
+    for name, value in line.items():
+        seconds[name].append(value)
 
 
 def _kept(path: Path, contestants: Sequence[str]) -> dict[str, list[float]]:
@@ -537,21 +257,23 @@ def _kept(path: Path, contestants: Sequence[str]) -> dict[str, list[float]]:
     return {name: [repeat[name] for repeat in repeats] for name in contestants}
 
 
-def _claimed(entrants_of: Callable[[Mapping[str, int]], Entrants], asked: Asked) -> Entrants:
-    """The folder is this comparison's; sizes of the sorted form are tuned once, on all texts."""
+def _claimed(asked: Asked) -> careful.Sizes:
+    """The sizes of the careful study, tuned once; the folder is this comparison's from then on."""
     path = asked.out / ASKED
-    own = {key: value for key, value in asdict(asked).items() if key not in ("out", "pairs")}
-    own = json.loads(json.dumps(own)) | {"threads": torch.get_num_threads()}
+    wanted = {key: value for key, value in asdict(asked).items() if key not in ("out", "pairs")}
+    wanted = json.loads(json.dumps(wanted)) | {"threads": torch.get_num_threads()}
     if path.is_file():
         held = json.loads(path.read_text("utf-8"))
-        sizes = held.pop("sizes")
-        if held != own:
+        sizes = careful.Sizes(**held.pop("sizes"))
+        if held != wanted:
             raise InputError(f"{asked.out} holds another comparison. Give another folder.")
-        return entrants_of(sizes)
-    tuned = entrants_of({}).tuned()
+        return sizes
+    sizes = careful.Sizes(texts=1, tokens=2048)
+    if CAREFUL in asked.contestants:
+        sizes = careful.tune(*inputs.load(min(asked.n, N_TUNED)))
     asked.out.mkdir(parents=True, exist_ok=True)
-    write_json(path, own | {"sizes": tuned})
-    return entrants_of(tuned)
+    write_json(path, wanted | {"sizes": asdict(sizes)})
+    return sizes
 
 
 # What is written
@@ -600,7 +322,7 @@ def seconds_table(seconds: Mapping[str, Sequence[float]]) -> Table:
     return Table("seconds", "Seconds", "", columns, tuple(rows), marks_best=False)
 
 
-def equality_table(found: Sequence[Equality]) -> Table:
+def equality_table(differences: Sequence[Equality]) -> Table:
     """Every contestant, method and metric against ours."""
     columns = (
         Column("contestant", "Contestant"),
@@ -612,26 +334,48 @@ def equality_table(found: Sequence[Equality]) -> Table:
         Column("n_ties", "Texts with near ties"),
         Column("worst", "Largest difference / tolerance"),
     )
+    rows = tuple(tuple(asdict(row).values()) for row in differences)
+    return Table("equality", "Metric means", "", columns, rows, marks_best=False)
+
+
+def agreement_table(differences: Sequence[Equality]) -> Table:
+    """For each contestant, how much was compared with ours and how far it is off."""
+    rows: list[tuple[Cell, ...]] = []
+    for contestant in dict.fromkeys(row.contestant for row in differences):
+        same = [
+            row for row in differences if row.contestant == contestant and row.worst is not None
+        ]
+        counts = sum(row.n_texts for row in same), sum(row.n_ties for row in same)
+        largest = max((row.worst for row in same if row.worst is not None), default=None)
+        rows.append((contestant, len(same), *counts, largest))
     return Table(
-        name="equality",
-        title="Metric means",
-        caption="Compared text by text. –: other nodes or other random numbers, so that only the means can be compared.",
-        columns=columns,
-        rows=tuple(tuple(asdict(one).values()) for one in found),
+        name="agreement",
+        title="Are all numbers equal?",
+        caption="Means of a method and metric whose values were compared text by text, within tolerances that are "
+        "derived; all of them are in equality.csv. Texts on which two scores are as good as equal, so that their order "
+        "is open, are counted and left out. Of the contestant with fewer gradients Integrated Gradients are not compared.",
+        columns=(
+            Column("contestant", "Contestant"),
+            Column("means", "Means"),
+            Column("values", "Values compared"),
+            Column("ties", "Left out, near ties"),
+            Column("worst", "Largest difference / tolerance"),
+        ),
+        rows=tuple(rows),
         marks_best=False,
     )
 
 
 def _write(
     entrants: Entrants,
-    found: Sequence[Equality],
+    differences: Sequence[Equality],
     seconds: Mapping[str, Sequence[float]],
     command: Sequence[str],
     started: datetime,
 ) -> None:
     asked = entrants.asked
-    tables = [ratios_table(seconds, entrants.n), equality_table(found)]
-    for table in [*tables, seconds_table(seconds)]:
+    tables = [ratios_table(seconds, entrants.n), agreement_table(differences)]
+    for table in (tables[0], equality_table(differences), seconds_table(seconds)):
         replace_file(asked.out / f"{table.name}.csv", to_csv(table).encode())
     who = "".join(f"- `{name}`: {CONTESTANTS[name]}\n" for name in asked.contestants)
     text = "\n".join(["# A whole study, ours and by hand\n", who, *map(to_markdown, tables)])
@@ -649,7 +393,8 @@ def _write(
         "name": "study_comparison",
         "command": portable(shlex.join(command)),
         "asked": asdict(asked) | {"out": None},
-        "sizes_by_hand": dict(entrants.sizes),
+        "sizes_by_hand": asdict(entrants.sizes),
+        "load_after_each_repeat": _kept(asked.out / SECONDS, [LOAD])[LOAD],
         "sentences": [item.example_id for item in entrants.study.encoded],
         "lengths": [len(item) for item in entrants.study.encoded],
         "settings": [setting.to_dict() for setting in entrants.settings],

@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.study import by_hand
 from benchmarks.study.comparison import CONTESTANTS, Asked, compare
 from saliency_bench.cli import config
+
+RULE = "method.integrated_gradients."
+EQUAL = (f"{RULE}quadrature=gauss_legendre", f"{RULE}n_steps=50")  # as both scripts integrate
+FEWER = (f"{RULE}quadrature=calibrated", f"{RULE}n_steps=18")
 
 
 def compose(overrides: Sequence[str]) -> tuple[Any, Any]:
     """The configuration and its settings."""
-    cfg = config.load(["experiment=method_comparison", *overrides])
+    cfg = config.load(["experiment=method_comparison", *EQUAL, *overrides])
     config.validate(cfg)
     return cfg, config.settings(cfg)
 
@@ -23,7 +26,7 @@ def compose(overrides: Sequence[str]) -> tuple[Any, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--n", type=int, default=50, help="sentences")
+    parser.add_argument("--n", type=int, default=24, help="sentences")
     parser.add_argument("--check", type=int, default=4, help="sentences checked before")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -31,8 +34,6 @@ if __name__ == "__main__":
     parser.add_argument("--draws", choices=("ours", "own"), default="ours")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rule = "method.integrated_gradients."
-    fewer = (f"{rule}quadrature=calibrated", f"{rule}n_steps=18")
     names = tuple(given.contestants)
-    asked = Asked(given.out, given.n, given.check, given.pairs, names, given.draws, fewer)
-    compare(compose, by_hand, asked, sys.argv)
+    asked = Asked(given.out, given.n, given.check, given.pairs, names, given.draws, FEWER)
+    compare(compose, asked, sys.argv)

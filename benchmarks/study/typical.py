@@ -1,21 +1,17 @@
-"""The study of conf/experiment/method_comparison.yaml as one writes it with Captum and a loop for each metric.
+"""The study of conf/experiment/method_comparison.yaml as it is typically written, with Captum and a loop for each metric.
 
-Of saliency_bench it takes the bundled model and sentences, and nothing else: attributions come from Captum, and
-every metric of every method asks the model what it needs, in forward passes of its own over full-length texts in
-which the embeddings of removed tokens are replaced. It is what the library's own speed is compared with
-(benchmarks/study/run.py), so it is written with care: weights are frozen, no graph is kept in forward passes, all
-texts and steps of a batch go through the model together, and nothing is computed that no number needs.
+Attributions come from Captum, and every metric of every method asks the model what it needs, in forward passes of its
+own over padded texts in which the embeddings of removed tokens are replaced: nine curves of a ranking where two would
+do. Otherwise it is written with care: weights are frozen, no graph is kept in forward passes, and all texts and steps of
+a batch go through the model together. `careful.py` beside it is the opponent whose time says something of the library.
 
-    python -m benchmarks.study.by_hand --n 50 --batches sorted      # similar lengths together, sizes tuned
-    python -m benchmarks.study.by_hand --n 50 --batches random      # as they come, 32 at a time, padded
-    ... --curves once       # each method's two curves asked once, all metrics read off them
+    python -m benchmarks.study.typical 24      # the number of sentences
 """
 
-import argparse
 import itertools
 import math
 import random
-import time
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,65 +21,10 @@ import pandas as pd
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 
-N_STEPS = 50  # of Integrated Gradients, Gauss-Legendre
-N_SAMPLES = 24  # of SmoothGrad
-NOISE = 0.1  # σ, in standard deviations of the embedding matrix
-N_RANKINGS = 10  # random ones
-ERASER = (0.01, 0.05, 0.1, 0.2, 0.5)  # share of tokens removed or kept
-TOP = 0.2  # of log-odds
-AUC_FLOOR = 0.1  # p(text) - p(empty) that an area may be divided by
-GAP_FLOOR = 0.01  # |F(x) - F(x')| that a gap may be divided by
+from benchmarks.study import inputs
+from benchmarks.study.inputs import Classifier, Draws, Results, Text
 
-#: Sizes that are tried where `--batches sorted` is not told any: texts together, and rows in one pass.
-TEXTS_TRIED = (4, 8, 16, 32)
-ROWS_TRIED = (32, 64, 128)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A tokenised text; `ranked` are the positions of its tokens that are not special."""
-
-    name: str
-    ids: list[int]
-    ranked: np.ndarray
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Random numbers drawn elsewhere, by place of the text: noise [S T D] and random scores [N T].
-
-    With those of saliency_bench all results are its own; with one's own, SmoothGrad and the random rankings are
-    other draws from the same distributions.
-    """
-
-    noise: Sequence[torch.Tensor]
-    scores: Sequence[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Options:
-    """`sort`: similar lengths together; `texts`: in a batch; `rows`: in one pass; `once`: see --curves."""
-
-    sort: bool
-    texts: int
-    rows: int
-    once: bool = False
-    seed: int = 0
-    draws: Draws | None = None
-
-
-class Classifier:
-    """The model, and what removal and baselines put in a token's place: the embedding of [MASK]."""
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.table = model.get_input_embeddings().weight
-        self.mask = self.table[tokenizer.mask_token_id]
-        self.pad_id = tokenizer.pad_token_id
-
-    def __call__(self, embeddings: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        """Logits."""
-        return self.model(inputs_embeds=embeddings, attention_mask=attention).logits
+SIZE = 32  # texts in a batch, and rows in a pass
 
 
 @dataclass
@@ -96,30 +37,17 @@ class Batch:
     target: torch.Tensor = field(init=False)  # the class predicted on the full text
 
     def __post_init__(self) -> None:
-        width = max(len(text.ids) for text in self.texts)
-        rows = [
-            text.ids + [self.classifier.pad_id] * (width - len(text.ids)) for text in self.texts
-        ]
-        self.embeddings = self.classifier.table[torch.tensor(rows)]
-        self.attention = torch.tensor(
-            [[place < len(text.ids) for place in range(width)] for text in self.texts]
-        ).long()
-        self.baseline = self.embeddings.clone()
-        for row, text in enumerate(self.texts):
-            self.baseline[row, text.ranked] = self.classifier.mask
+        self.embeddings, self.attention, self.baseline = self.classifier.padded(self.texts)
         with torch.no_grad():
             self.target = self.classifier(self.embeddings, self.attention).argmax(-1)
 
 
-def batches(classifier: Classifier, texts: Sequence[Text], options: Options) -> Iterator[Batch]:
-    """All texts: the shortest first, or in a random order."""
+def batches(classifier: Classifier, texts: Sequence[Text]) -> Iterator[Batch]:
+    """All texts in a random order."""
     order = list(range(len(texts)))
-    if options.sort:
-        order.sort(key=lambda place: len(texts[place].ids))
-    else:
-        random.Random(options.seed).shuffle(order)
-    for start in range(0, len(order), options.texts):
-        places = order[start : start + options.texts]
+    random.Random(0).shuffle(order)
+    for start in range(0, len(order), SIZE):
+        places = order[start : start + SIZE]
         yield Batch(classifier, [texts[place] for place in places], places)
 
 
@@ -127,7 +55,7 @@ def batches(classifier: Classifier, texts: Sequence[Text], options: Options) -> 
 # Attribution. Each method gives one score per token for every text of a batch.
 
 
-def vanilla(batch: Batch, options: Options) -> torch.Tensor:
+def vanilla(batch: Batch, draws: Draws | None) -> torch.Tensor:
     """The norm of the gradient of the predicted class's logit."""
     explainer = Saliency(batch.classifier)
     values = explainer.attribute(
@@ -139,7 +67,7 @@ def vanilla(batch: Batch, options: Options) -> torch.Tensor:
     return values.norm(dim=-1)
 
 
-def input_x_gradient(batch: Batch, options: Options) -> torch.Tensor:
+def input_x_gradient(batch: Batch, draws: Draws | None) -> torch.Tensor:
     """The gradient times the input."""
     explainer = InputXGradient(batch.classifier)
     values = explainer.attribute(
@@ -150,15 +78,15 @@ def input_x_gradient(batch: Batch, options: Options) -> torch.Tensor:
     return values.sum(-1)
 
 
-def smoothgrad(batch: Batch, options: Options) -> torch.Tensor:
+def smoothgrad(batch: Batch, draws: Draws | None) -> torch.Tensor:
     """The norm of the mean gradient over noisy copies of the input."""
-    sigma = NOISE * float(batch.classifier.table.std(correction=0))
-    tunnel = NoiseTunnel if options.draws is None else given_noise(batch, options.draws)
+    sigma = inputs.NOISE * float(batch.classifier.table.std(correction=0))
+    tunnel = NoiseTunnel if draws is None else given_noise(batch, draws)
     values = tunnel(Saliency(batch.classifier)).attribute(
         batch.embeddings.clone().requires_grad_(),
         nt_type="smoothgrad",
-        nt_samples=N_SAMPLES,
-        nt_samples_batch_size=max(1, options.rows // len(batch.texts)),
+        nt_samples=inputs.N_SAMPLES,
+        nt_samples_batch_size=max(1, SIZE // len(batch.texts)),
         stdevs=sigma,
         target=batch.target,
         abs=False,
@@ -187,24 +115,24 @@ def given_noise(batch: Batch, draws: Draws) -> type[NoiseTunnel]:
     return GivenNoise
 
 
-def integrated_gradients(batch: Batch, options: Options) -> torch.Tensor:
+def integrated_gradients(batch: Batch, draws: Draws | None) -> torch.Tensor:
     """Integrated Gradients from [MASK] in every place; special tokens stay."""
     values = IntegratedGradients(batch.classifier).attribute(
         batch.embeddings.clone().requires_grad_(),
         baselines=batch.baseline,
-        n_steps=N_STEPS,
-        internal_batch_size=max(len(batch.texts), options.rows),
+        n_steps=inputs.N_STEPS,
+        internal_batch_size=SIZE,
         target=batch.target,
         additional_forward_args=(batch.attention,),
     )
     return values.sum(-1)
 
 
-def leave_one_out(batch: Batch, options: Options) -> torch.Tensor:
+def leave_one_out(batch: Batch, draws: Draws | None) -> torch.Tensor:
     """The drop of the logit when one token is masked."""
     alone = [(row, [place]) for row, text in enumerate(batch.texts) for place in text.ranked]
     full = [(row, []) for row in range(len(batch.texts))]
-    logits = ask(batch, full + alone, options.rows)
+    logits = ask(batch, full + alone)
     scores = torch.zeros(batch.attention.shape, dtype=torch.float64)
     for (row, (place,)), without in zip(alone, logits[len(full) :], strict=True):
         target = batch.target[row]
@@ -222,11 +150,11 @@ METHODS = {
 RANDOM = "random"
 
 
-def random_scores(place: int, length: int, options: Options) -> np.ndarray:
+def random_scores(place: int, length: int, draws: Draws | None) -> np.ndarray:
     """Scores of random rankings of one text."""
-    if options.draws is not None:
-        return options.draws.scores[place]
-    return np.random.default_rng([options.seed, place]).random((N_RANKINGS, length))
+    if draws is not None:
+        return draws.scores[place]
+    return np.random.default_rng(place).random((inputs.N_RANKINGS, length))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -234,11 +162,11 @@ def random_scores(place: int, length: int, options: Options) -> np.ndarray:
 
 
 @torch.inference_mode()
-def ask(batch: Batch, questions: Sequence[tuple[int, Any]], rows: int) -> torch.Tensor:
-    """Logits of each question, `rows` of them in one forward pass."""
+def ask(batch: Batch, questions: Sequence[tuple[int, Any]]) -> torch.Tensor:
+    """Logits of each question, `SIZE` of them in one forward pass."""
     answers = []
-    for start in range(0, len(questions), rows):
-        chunk = questions[start : start + rows]
+    for start in range(0, len(questions), SIZE):
+        chunk = questions[start : start + SIZE]
         own = torch.tensor([row for row, _ in chunk])
         embeddings = batch.embeddings[own]
         for row, (_, gone) in enumerate(chunk):
@@ -250,31 +178,19 @@ def ask(batch: Batch, questions: Sequence[tuple[int, Any]], rows: int) -> torch.
 class Removals:
     """What the model says of the texts of a batch when the top of one ranking is removed, or alone is kept."""
 
-    def __init__(self, batch: Batch, rankings: list[np.ndarray], options: Options) -> None:
+    def __init__(self, batch: Batch, rankings: list[np.ndarray]) -> None:
         self.batch = batch
         self.rankings = rankings
-        self.options = options
-        self.known: dict[bool, list[np.ndarray]] = {}
 
     def without_top(self, counts: Callable[[int], list[int]]) -> list[np.ndarray]:
         """For each text, logits [K C] without the top k, for all k in `counts(number of tokens)`."""
-        return self._read(counts, keep=False)
+        return self._ask(counts, keep=False)
 
     def only_top(self, counts: Callable[[int], list[int]]) -> list[np.ndarray]:
         """Likewise with only the top k."""
-        return self._read(counts, keep=True)
+        return self._ask(counts, keep=True)
 
-    def _read(self, counts: Callable[[int], list[int]], *, keep: bool) -> list[np.ndarray]:
-        if not self.options.once:
-            return self._ask(counts, keep)
-        if keep not in self.known:
-            self.known[keep] = self._ask(every, keep)
-        return [
-            whole[counts(len(ranking))]
-            for whole, ranking in zip(self.known[keep], self.rankings, strict=True)
-        ]
-
-    def _ask(self, counts: Callable[[int], list[int]], keep: bool) -> list[np.ndarray]:
+    def _ask(self, counts: Callable[[int], list[int]], *, keep: bool) -> list[np.ndarray]:
         ks = [counts(len(ranking)) for ranking in self.rankings]
         asked: list[tuple[int, np.ndarray]] = []
         for step in range(max(map(len, ks))):  # one step of all texts, then the next
@@ -283,8 +199,7 @@ class Removals:
                     k = ks[row][step]
                     asked.append((row, ranking[k:] if keep else ranking[:k]))
         found: list[list[np.ndarray]] = [[] for _ in ks]
-        answers = ask(self.batch, asked, self.options.rows).numpy()
-        for (row, _), logits in zip(asked, answers, strict=True):
+        for (row, _), logits in zip(asked, ask(self.batch, asked).numpy(), strict=True):
             found[row].append(logits)
         return [np.stack(logits) for logits in found]
 
@@ -308,12 +223,12 @@ def share(fraction: float, n: int) -> int:
 
 def none_and_eraser(n: int) -> list[int]:
     """No token, then ERASER's shares."""
-    return [0, *(share(fraction, n) for fraction in ERASER)]
+    return [0, *(share(fraction, n) for fraction in inputs.ERASER)]
 
 
 def all_and_eraser(n: int) -> list[int]:
     """All tokens, then ERASER's shares."""
-    return [n, *(share(fraction, n) for fraction in ERASER)]
+    return [n, *(share(fraction, n) for fraction in inputs.ERASER)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -370,7 +285,7 @@ def insertion_auc(removals: Removals) -> list[float]:
 
 def normalized(value: float, full: float, empty: float) -> float:
     """An area with 0 at the empty and 1 at the full text."""
-    return (value - empty) / (full - empty) if full - empty > AUC_FLOOR else math.nan
+    return (value - empty) / (full - empty) if full - empty > inputs.AUC_FLOOR else math.nan
 
 
 def deletion_auc_normalized(removals: Removals) -> list[float]:
@@ -388,7 +303,7 @@ def insertion_auc_normalized(removals: Removals) -> list[float]:
 def log_odds(removals: Removals) -> list[float]:
     """The change of log p/(1-p) without the top fifth of the tokens."""
     found = []
-    logits = removals.without_top(lambda n: [0, share(TOP, n)])
+    logits = removals.without_top(lambda n: [0, share(inputs.TOP, n)])
     for one, target in zip(logits, removals.batch.target.tolist(), strict=True):
         odds = one[:, target] - np.logaddexp.reduce(np.delete(one, target, axis=1), axis=1)
         found.append(float(odds[1] - odds[0]))
@@ -428,45 +343,30 @@ def gaps(batch: Batch, scores: list[np.ndarray]) -> Iterator[tuple[float, float]
     empty = batch.classifier(batch.baseline, batch.attention)[rows, batch.target]
     for own, difference in zip(scores, (full - empty).double().tolist(), strict=True):
         gap = abs(float(own.sum()) - difference)
-        yield gap, gap / abs(difference) if abs(difference) > GAP_FLOOR else math.nan
+        yield gap, gap / abs(difference) if abs(difference) > inputs.GAP_FLOOR else math.nan
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The study
 
 
-@dataclass
-class Results:
-    """`values`: one row per method, text and metric; `scores` and `rankings` by (method, place of the text)."""
-
-    values: pd.DataFrame
-    scores: dict[tuple[str, int], np.ndarray]
-    rankings: dict[tuple[str, int], list[np.ndarray]]
-
-    def means(self) -> pd.DataFrame:
-        """Of each metric, by method; texts of which it says nothing are left out."""
-        return self.values.pivot_table("value", "method", "metric", sort=False)
-
-
-def study(classifier: Classifier, texts: Sequence[Text], options: Options) -> Results:
+def study(classifier: Classifier, texts: Sequence[Text], draws: Draws | None = None) -> Results:
     """Every method explains, and then every metric judges it, text batch by text batch."""
     scores: dict[tuple[str, int], np.ndarray] = {}
     for name, method in METHODS.items():
-        for batch in batches(classifier, texts, options):
-            values = method(batch, options).detach().double().numpy()
+        for batch in batches(classifier, texts):
+            values = method(batch, draws).detach().double().numpy()
             for text, place, own in zip(batch.texts, batch.places, values, strict=True):
                 scores[name, place] = own[: len(text.ids)]
     for place, text in enumerate(texts):
-        scores[RANDOM, place] = random_scores(place, len(text.ids), options)
+        scores[RANDOM, place] = random_scores(place, len(text.ids), draws)
     rankings = {key: rank(texts[key[1]], found) for key, found in scores.items()}
     rows = []
     for name in [*METHODS, RANDOM]:
-        for metric in (
-            METRICS if not options.once else [None]
-        ):  # None: all of them on the same curves
-            for batch in batches(classifier, texts, options):
-                rows += judge(name, metric, batch, rankings, options)
-    for batch in batches(classifier, texts, options):
+        for metric in METRICS:
+            for batch in batches(classifier, texts):
+                rows += judge(name, metric, batch, rankings)
+    for batch in batches(classifier, texts):
         own = [scores["integrated_gradients", place] for place in batch.places]
         for text, (gap, relative) in zip(batch.texts, gaps(batch, own), strict=True):
             rows.append(("integrated_gradients", text.name, "completeness_gap", gap))
@@ -482,90 +382,18 @@ def rank(text: Text, scores: np.ndarray) -> list[np.ndarray]:
 
 
 def judge(
-    name: str,
-    metric: str | None,
-    batch: Batch,
-    rankings: dict[tuple[str, int], list[np.ndarray]],
-    options: Options,
+    name: str, metric: str, batch: Batch, rankings: dict[tuple[str, int], list[np.ndarray]]
 ) -> list[tuple[str, str, str, float]]:
-    """A metric of one method on one batch (all metrics where None); the mean over random draws."""
+    """A metric of one method on one batch; the mean over random draws."""
     own = [rankings[name, place] for place in batch.places]
-    wanted = METRICS if metric is None else {metric: METRICS[metric]}
-    found: dict[str, list[list[float]]] = {one: [] for one in wanted}
-    for draw in zip(*own, strict=True):
-        removals = Removals(batch, list(draw), options)
-        for one, function in wanted.items():
-            found[one].append(function(removals))
+    found = [METRICS[metric](Removals(batch, list(draw))) for draw in zip(*own, strict=True)]
     return [
-        (name, text.name, one, value)
-        for one, values in found.items()
-        for text, value in zip(batch.texts, np.mean(values, axis=0).tolist(), strict=True)
+        (name, text.name, metric, value)
+        for text, value in zip(batch.texts, np.mean(found, axis=0).tolist(), strict=True)
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Where it all comes from, and which sizes suit the machine
-
-
-def load(n: int) -> tuple[Classifier, list[Text]]:
-    """The bundled model, and the first n of its test sentences; their order is that of a hash of the text."""
-    from saliency_bench.data import movie_reviews
-    from saliency_bench.models.loading import load_default
-
-    model = load_default(device="cpu")
-    texts = []
-    for example in movie_reviews.load(split="test")[:n]:
-        encoded = model.tokenizer(example.text, return_special_tokens_mask=True, truncation=True)
-        special = np.array(encoded["special_tokens_mask"], dtype=bool)
-        texts.append(Text(example.id, encoded["input_ids"], np.flatnonzero(~special)))
-    return Classifier(model.module, model.tokenizer), texts
-
-
-def tune(classifier: Classifier, texts: Sequence[Text]) -> Options:
-    """The fastest of several sizes of batch and pass, on what costs most: deletion curves and gradients."""
-    tried = []
-    for n_texts, rows in itertools.product(TEXTS_TRIED, ROWS_TRIED):
-        options = Options(sort=True, texts=n_texts, rows=max(rows, n_texts))
-        started = time.perf_counter()
-        for batch in batches(classifier, texts, options):
-            smoothgrad(batch, options)
-            deletion_auc(Removals(batch, [text.ranked for text in batch.texts], options))
-        tried.append((time.perf_counter() - started, n_texts, rows, options))
-    return min(tried, key=lambda one: one[0])[-1]
-
-
-def main() -> None:
-    """Runs the study and writes the means."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--n", type=int, default=50, help="sentences")
-    parser.add_argument("--batches", choices=("sorted", "random"), default="sorted")
-    parser.add_argument("--texts", type=int, help="in a batch; default: tuned, or 32 where random")
-    parser.add_argument("--rows", type=int, help="in a pass; likewise")
-    parser.add_argument("--curves", choices=("each", "once"), default="each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="method_comparison_by_hand.csv")
-    given = parser.parse_args()
-    classifier, texts = load(given.n)
-    sizes = Options(sort=False, texts=32, rows=32)
-    if given.batches == "sorted":
-        known = given.texts is not None and given.rows is not None
-        sizes = Options(True, given.texts, given.rows) if known else tune(classifier, texts)
-    torch.manual_seed(given.seed)
-    options = Options(
-        sort=sizes.sort,
-        texts=given.texts or sizes.texts,
-        rows=given.rows or sizes.rows,
-        once=given.curves == "once",
-        seed=given.seed,
-    )
-    started = time.perf_counter()
-    means = study(classifier, texts, options).means()
-    print(
-        f"{time.perf_counter() - started:.1f} s, {options.texts} texts and {options.rows} rows at once"
-    )
-    means.to_csv(given.out)
-    print(means.round(4).to_string())
-
-
 if __name__ == "__main__":
-    main()
+    torch.manual_seed(0)
+    means = study(*inputs.load(int(sys.argv[1]))).values.pivot_table("value", "method", "metric")
+    print(means.round(4).to_string())
