@@ -19,6 +19,7 @@ from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.labels import setting_labels, varying
 from saliency_bench.core.registry import Registry
 from saliency_bench.core.rows import as_list
+from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.registry import questions
@@ -83,11 +84,7 @@ def study(
         InputError: a name, a value or a text is not usable.
         StorageError: the folder cannot be written.
     """
-    texts = encode_all(model, _records(data), labels)
-    if n is not None and n < 1:
-        raise InputError(f"n={n}: expected at least 1")
-    if n is not None and n < len(texts):
-        texts = by_text_hash(texts)[:n]
+    texts = _first(encode_all(model, _records(data), labels), n)
     encoded = [question for _, question in questions(model, texts)]
     cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
     cfg.method = _entries("method", methods)
@@ -108,6 +105,13 @@ def study(
             hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
             raise KeyboardInterrupt(f"The study was interrupted. {hint}") from None
     return StudyResult(folder, kept=out is not None)
+
+
+def _first(texts: list[Encoded], n: int | None) -> list[Encoded]:
+    """All texts, or n of them by the hash of their words."""
+    if n is not None and n < 1:
+        raise InputError(f"n={n}: expected at least 1")
+    return texts if n is None or n >= len(texts) else by_text_hash(texts)[:n]
 
 
 def _records(data: Any) -> Any:
