@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
@@ -31,6 +32,7 @@ from saliency_bench.models.loading import load_default
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.report import style
+from saliency_bench.report.charts import OWN_INTERVAL, ends
 from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import write_json
@@ -199,29 +201,44 @@ PANELS = (
 )
 
 
+COLORS = ("#0072B2", "#E69F00")
+
+
 def draw(summary: pd.DataFrame) -> Figure:
     """A panel for each effect: means with intervals, a colour per measure."""
     figure = Figure(figsize=(style.WIDTH, 5.6), layout="constrained")
     for axes, (effect, title, measures, label) in zip(
         figure.subplots(2, 2).flat, PANELS, strict=True
     ):
-        own = summary[summary["effect"] == effect]
-        variants = list(dict.fromkeys(own["variant"]))
-        for aside, (measure, shade) in enumerate(
-            zip(measures, ("#0072B2", "#E69F00"), strict=False)
-        ):
-            shown = own[own["measure"] == measure]
-            place = [variants.index(one) + 0.16 * aside for one in shown["variant"]]
-            axes.vlines(place, shown["low"], shown["high"], color=shade)
-            axes.plot(place, shown["mean"], "o", color=shade, ms=4, label=measure)
-        names = [one.replace("_", " ").replace("logit of the", "logit of\nthe") for one in variants]
+        shown = summary[(summary["effect"] == effect) & summary["measure"].isin(measures)]
+        variants = list(dict.fromkeys(shown["variant"]))
+        several = len(measures) > 1
+        sns.pointplot(
+            ends(shown, ["variant", "measure"]),
+            x="variant",
+            y="value",
+            order=variants,
+            hue="measure",
+            hue_order=measures,
+            palette=COLORS[: len(measures)],
+            linestyles="none",
+            dodge=0.16 if several else False,
+            markersize=4,
+            markeredgewidth=1.0,
+            err_kws={"linewidth": 1.4},
+            legend=several,
+            ax=axes,
+            **OWN_INTERVAL,
+        )
+        names = [one.replace("log_", "log\n").replace("_", " ") for one in variants]
+        names = [one.replace("logit of the", "logit of\nthe") for one in names]
         axes.set_xticks(range(len(variants)), names, rotation=25 if len(variants) > 4 else 0)
-        axes.set(title=title, ylabel=label)
+        axes.set(title=title, xlabel="", ylabel=label)
         axes.axhline(0, color="#444444", lw=0.7)
         axes.grid(axis="y")
-        if len(measures) > 1:
+        if several:
             axes.legend(fontsize=6.5)
-    figure.axes[1].set_xlabel("Noise (standard deviations of the embedding matrix)")
+    figure.axes[1].set_xlabel("Noise (standard deviations\nof the embedding matrix)")
     style.note(figure, "Means over texts with 95 % intervals (Student's t and BCa bootstrap).")
     return figure
 

@@ -24,7 +24,7 @@ from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.report import formats, style, terminal
-from saliency_bench.report.analysis import Analysis, analyse, rows_of
+from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import FIGURES, build_report
 from saliency_bench.report.stats import compare
 from saliency_bench.report.study_tables import headline
@@ -247,7 +247,7 @@ class StudyResult:
             InputError: a name is unknown, or its method has several settings.
         """
         chosen = self._setting_id(a), self._setting_id(b)
-        rows = rows_of(self.run)
+        rows = self._analysis.rows
         pairs = compare(rows[rows["setting_id"].isin(chosen)], chosen[1], self._analysis.resampling)
         columns = ["metric", "n", "difference", "low", "high", "p", "effect"]
         return pairs[columns] if len(pairs) else pairs

@@ -19,9 +19,9 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import PRIMARY, metric_label, setting_labels
 from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import digest
-from saliency_bench.core.texts import per_text, with_texts
-from saliency_bench.report.analysis import removals, with_removal
-from saliency_bench.report.convergence_table import ENOUGH, MARK, doubtful, gates, marked
+from saliency_bench.core.texts import per_text
+from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.convergence_table import ENOUGH, MARK, marked
 from saliency_bench.report.rank_statistics import (
     N_CELLS_FOR_CLAIMS,
     Friedman,
@@ -31,7 +31,7 @@ from saliency_bench.report.rank_statistics import (
     pairwise_p,
 )
 from saliency_bench.report.stats import Resampling, middles, wide
-from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, known
 from saliency_bench.store.run import Run
 
 #: What one cell can differ from another in, and how it is called.
@@ -151,48 +151,56 @@ def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
     """
     if len(runs) < 2:
         raise InputError(f"expected at least two run folders, got {len(runs)}")
-    names = [_by_name(run) for run in runs]
-    for run, own in zip(runs[1:], names[1:], strict=True):
-        if other := set(names[0]) ^ set(own):
-            raise InputError(
-                f"{run.folder} and {runs[0].folder} have not the same settings: they differ in {len(other)}, as "
-                f"{_described(names[0] | own, sorted(other)[0])}"
-            )
-    cells = tuple(_cell(run, own, metric) for run, own in zip(runs, names, strict=True))
-    seen: dict[tuple[str, ...], Path] = {}
-    for run, cell in zip(runs, cells, strict=True):
-        if other_run := seen.get(place := tuple(cell.factors.values())):
-            raise InputError(
-                f"{run.folder} and {other_run} are of the same model, data and seeds. Give one."
-            )
-        seen[place] = run.folder
-    with_value = [key for key in names[0] if all(key in cell.values for cell in cells)]
-    if not with_value:
+    settings = [_by_name(run) for run in runs]
+    _refuse_other_settings(runs, settings)
+    analyses = [Analysis(run) for run in runs]
+    cells = tuple(_cell(*both, metric) for both in zip(analyses, settings, strict=True))
+    _refuse_same_cells(runs, cells)
+    first = settings[0]
+    keys = [key for key in first if all(key in cell.values for cell in cells)]
+    if not keys:
         raise InputError(f"no setting has a value of {metric} in every run")
-    better = cells[0].higher_is_better
-    order = np.mean([cell.values[with_value].agg(middle_of(metric)) for cell in cells], 0) * (
-        1 if better else -1
-    )
-    ids = setting_labels(runs[0].settings)
+    worth = np.mean([cell.values[keys].agg(middle_of(metric)) for cell in cells], 0)
+    order = np.argsort(-worth if cells[0].higher_is_better else worth, kind="stable")
+    labels = setting_labels(runs[0].settings)
     unsure = {
         key
-        for run, own in zip(runs, names, strict=True)
-        for found in [doubtful(gates(run))]
-        for key, one in own.items()
-        if one["setting_id"] in found
+        for analysis, names in zip(analyses, settings, strict=True)
+        for key, setting in names.items()
+        if setting["setting_id"] in analysis.doubtful
     }
     wanted = str(runs[0].manifest.get("reference_setting"))
-    reference = next(
-        (key for key in with_value if names[0][key]["setting_id"] == wanted), with_value[0]
-    )
     return Across(
         metric=metric,
         cells=cells,
-        keys=tuple(with_value[place] for place in np.argsort(-order, kind="stable")),
-        labels=marked({key: ids[names[0][key]["setting_id"]] for key in with_value}, unsure),
-        reference=reference,
-        resampling=Resampling.of(runs[0].manifest),
+        keys=tuple(keys[place] for place in order),
+        labels=marked({key: labels[first[key]["setting_id"]] for key in keys}, unsure),
+        reference=next((key for key in keys if first[key]["setting_id"] == wanted), keys[0]),
+        resampling=analyses[0].resampling,
     )
+
+
+def _refuse_other_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> None:
+    for run, names in zip(runs[1:], settings[1:], strict=True):
+        if other := sorted(settings[0].keys() ^ names.keys()):
+            example = (settings[0] | names)[other[0]]
+            hidden = ("name", "setting_id", FACTS)
+            words = ", ".join(f"{k}={v}" for k, v in example.items() if k not in hidden)
+            raise InputError(
+                f"{run.folder} and {runs[0].folder} have not the same settings: they differ in {len(other)}, as "
+                f"{example['name']} ({words})"
+            )
+
+
+def _refuse_same_cells(runs: Sequence[Run], cells: Sequence[OfCell]) -> None:
+    seen: dict[tuple[str, ...], Path] = {}
+    for run, cell in zip(runs, cells, strict=True):
+        place = tuple(cell.factors.values())
+        if place in seen:
+            raise InputError(
+                f"{run.folder} and {seen[place]} are of the same model, data and seeds. Give one."
+            )
+        seen[place] = run.folder
 
 
 def _by_name(run: Run) -> dict[str, dict[str, Any]]:
@@ -205,29 +213,21 @@ def _by_name(run: Run) -> dict[str, dict[str, Any]]:
     }
 
 
-def _described(settings: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    one = settings[key]
-    return f"{one['name']} ({', '.join(f'{k}={v}' for k, v in one.items() if k not in ('name', 'setting_id', FACTS))})"
-
-
-def _cell(run: Run, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
-    rows = with_removal(
-        with_texts(run.tables["rows"], run.manifest, run.repeated), removals(run.manifest)
-    )
-    own = rows[rows["metric"] == metric]
+def _cell(analysis: Analysis, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
+    run = analysis.run
+    own = analysis.rows[analysis.rows["metric"] == metric]
     if own.empty or own["higher_is_better"].isna().all():
         raise InputError(f"{run.folder} has no metric {metric} with a direction")
     table = per_text(wide(own))
     table.columns = table.columns.get_level_values("setting_id")
     table.index = table.index.get_level_values("example_id")
     by_id = {one["setting_id"]: key for key, one in names.items()}
-    model, config = run.manifest["model"], run.manifest.get("config") or {}
+    model, data = run.manifest["model"], run.manifest["data"]
+    config = run.manifest.get("config") or {}
     factors = {
         "training_seed": str(model.get("training_seed", "")),
         "noise_seed": str(config.get("seed", "")),
-        "data": str(run.manifest["data"].get("dataset", ""))
-        + ":"
-        + str(run.manifest["data"]["sha256"])[:6],
+        "data": f"{data.get('dataset', '')}:{str(data['sha256'])[:6]}",
         # A model that is trained from several seeds is one model.
         "model": str(model["name"]).split("-seed")[0],
     }
@@ -249,41 +249,44 @@ def tables(found: Across) -> list[Table]:
 
 def cells_table(found: Across) -> Table:
     """Every method in every cell, their mean, and their ranks."""
-    columns = [Column("method", "Method")]
-    columns += [
-        Column(f"cell_{n}", name, "", found.higher_is_better) for n, name in enumerate(found.names)
-    ]
-    columns += [
-        Column("mean", "Mean over cells", "", found.higher_is_better),
-        Column("rank", "Mean rank over cells"),
-    ]
-    ranks = mean_ranks(found.means, found.higher_is_better)
-    by_cell = [_estimates(cell.values[list(found.keys)], found) for cell in found.cells]
+    better = found.higher_is_better
+    ranks = mean_ranks(found.means, better)
     pooled, groups = _pooled(found)
-    if groups:
-        columns.append(Column("group", "Group"))
-    rows = [
-        (
-            found.labels[key],
-            *(own[place] for own in by_cell),
-            pooled[place],
-            float(ranks[place]),
-            *([groups[place]] if groups else []),
-        )
-        for place, key in enumerate(found.keys)
+    means = [_estimates(cell.values[list(found.keys)], found) for cell in found.cells]
+    fields = [
+        _method(found),
+        *_by_cell(found, means, better),
+        (Column("mean", "Mean over cells", "", better), pooled.__getitem__),
+        (Column("rank", "Mean rank over cells"), lambda place: float(ranks[place])),
     ]
+    if groups:
+        fields.append((Column("group", "Group"), groups.__getitem__))
     title = f"{metric_label(found.metric)} in {len(found.cells)} cells"
-    return Table("cells", title, _cells_caption(found), tuple(columns), tuple(rows))
+    return filled("cells", title, _cells_caption(found), fields, range(len(found.keys)))
 
 
-def _pooled(found: Across) -> tuple[list[Cell], list[str]]:
+def _method(found: Across) -> Field:
+    return Column("method", "Method"), lambda place: found.labels[found.keys[place]]
+
+
+def _by_cell(
+    found: Across, estimates: Sequence[Sequence[Estimate]], better: bool | None = None
+) -> list[Field]:
+    """A column for each cell, of a method by its place."""
+    return [
+        (Column(f"cell_{n}", name, "", better), of_cell.__getitem__)
+        for n, (name, of_cell) in enumerate(zip(found.names, estimates, strict=True))
+    ]
+
+
+def _pooled(found: Across) -> tuple[Sequence[Cell], list[str]]:
     """The mean over cells of each method, with an interval and letters where all cells have the same examples."""
     together = found.same_examples
     if together is None:
-        return [float(one) for one in found.means.mean(0)], []
+        return found.means.mean(0).tolist(), []
     values = together[list(found.keys)]
     p = pairwise_p(values.to_numpy(), found.resampling, found.resampling.test)
-    return list(_estimates(values, found)), letters(p < 1 - found.resampling.confidence)
+    return _estimates(values, found), letters(p < 1 - found.resampling.confidence)
 
 
 def _estimates(values: pd.DataFrame, found: Across) -> list[Estimate]:
@@ -310,65 +313,58 @@ def _cells_caption(found: Across) -> str:
 
 
 def differences_by_cell(found: Across) -> list[list[Estimate]]:
-    """By method and cell, the mean paired difference from the reference."""
-    by_cell = []
-    for cell in found.cells:
-        own = cell.values[list(found.keys)]
-        by_cell.append(_estimates(own.sub(own[found.reference], axis=0), found))
-    return [list(own) for own in zip(*by_cell, strict=True)]
+    """By cell and method, the mean paired difference from the reference."""
+    values = [cell.values[list(found.keys)] for cell in found.cells]
+    return [_estimates(own.sub(own[found.reference], axis=0), found) for own in values]
 
 
 def differences(found: Across) -> Table:
     """What a forest plot shows."""
-    columns = [Column("method", "Method")]
-    columns += [Column(f"cell_{n}", name) for n, name in enumerate(found.names)]
-    columns += [Column("sign", "Cells above")]
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (found.labels[key], *own, sum(one.mean > 0 for one in own))
-        for key, own in zip(found.keys, differences_by_cell(found), strict=True)
-        if key != found.reference
-    )
+    by_cell = differences_by_cell(found)
+    fields = [
+        _method(found),
+        *_by_cell(found, by_cell),
+        (
+            Column("sign", "Cells above"),
+            lambda place: sum(of_cell[place].mean > 0 for of_cell in by_cell),
+        ),
+    ]
+    places = [place for place, key in enumerate(found.keys) if key != found.reference]
     title = f"Differences in {metric_label(found.metric)} from {found.labels[found.reference]}"
     caption = (
         f"Mean paired differences with {found.resampling.words} over the examples of each cell. Cells above: in how "
         f"many the mean is larger.{found.mark_words}"
     )
-    return Table("differences", title, caption, tuple(columns), rows, False)
+    return filled("differences", title, caption, fields, places, False)
 
 
 def variance(found: Across) -> Table:
     """How much examples, seeds and datasets each move a method's number."""
-    columns = [
-        Column("method", "Method"),
-        Column("examples", "SD over examples"),
-        Column("error", "Its standard error"),
-    ]
+    values = [cell.values[list(found.keys)] for cell in found.cells]
+    deviations = np.stack([own.std(ddof=1) for own in values])
+    errors = deviations / np.sqrt([own.count() for own in values])
     # Where no two cells differ in a source alone, nothing is known of it.
-    sources = [
-        one for one in found.varying if _spread_over(found, one, found.means[:, 0]) is not None
+    spreads = {source: _spread_over(found, source) for source in found.varying}
+    sources = {source: spread for source, spread in spreads.items() if spread.notna().all()}
+    fields = [
+        _method(found),
+        (Column("examples", "SD over examples"), known(pd.Series(deviations.mean(0)))),
+        (Column("error", "Its standard error"), known(pd.Series(errors.mean(0)))),
+        *(
+            (Column(source, f"SD over {SOURCES[source]}s"), known(spread))
+            for source, spread in sources.items()
+        ),
     ]
-    columns += [Column(key, f"SD over {SOURCES[key]}s") for key in sources]
-    rows: list[tuple[Cell, ...]] = []
-    for place, key in enumerate(found.keys):
-        spread = [float(cell.values[key].std(ddof=1)) for cell in found.cells]
-        errors = [
-            one / np.sqrt(cell.values[key].count())
-            for one, cell in zip(spread, found.cells, strict=True)
-        ]
-        own = [_spread_over(found, source, found.means[:, place]) for source in sources]
-        rows.append((found.labels[key], float(np.mean(spread)), float(np.mean(errors)), *own))
     caption = "SD over examples: of one example's value, mean over cells; its standard error: of a cell's mean."
     if sources:
         caption += " SD over another source: of the means of cells that differ in it alone, mean over all such groups."
     caption += found.mark_words
     title = f"What {metric_label(found.metric)} varies with"
-    return Table("variance", title, caption, tuple(columns), tuple(rows), False)
+    return filled("variance", title, caption, fields, range(len(found.keys)), False)
 
 
-def _spread_over(found: Across, source: str, means: Float[np.ndarray, " N"]) -> float | None:
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for cell, mean in zip(found.cells, means.tolist(), strict=True):
-        rest = tuple(value for key, value in cell.factors.items() if key != source)
-        groups.setdefault(rest, []).append(mean)
-    several = [float(np.std(own, ddof=1)) for own in groups.values() if len(own) > 1]
-    return float(np.mean(several)) if several else None
+def _spread_over(found: Across, source: str) -> "pd.Series[float]":
+    """By method, the deviation of the means of cells that differ in a source alone; NaN where none do."""
+    factors = pd.DataFrame([dict(cell.factors) for cell in found.cells]).drop(columns=source)
+    groups = pd.DataFrame(found.means).groupby([factors[key] for key in factors])
+    return groups.std(ddof=1).mean()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from saliency_bench.core.labels import arrow, metric_label
@@ -28,7 +29,7 @@ def forest(found: Across) -> Figure:
     """Every method's paired difference from the reference, a point per cell."""
     places = [place for place, key in enumerate(found.keys) if key != found.reference]
     names, n_lines = wrapped((found.labels[found.keys[place]] for place in places), _LABEL)
-    own = differences_by_cell(found)
+    by_cell = differences_by_cell(found)
     height = 0.9 + len(places) * max(0.2, 0.15 * n_lines, 0.1 * len(found.cells))
     # On one page if names of three quarters of the size can still be told apart there.
     smaller = max(min(1.0, (HEIGHT - _LEGEND) / height), 0.75)
@@ -36,9 +37,9 @@ def forest(found: Across) -> Figure:
     axes = figure.subplots()
     looks = {literal(name): look(number) for number, name in enumerate(found.names)}
     ends = pd.DataFrame(
-        {"row": found.keys[place], "cell": name, **one._asdict()}
+        {"row": found.keys[place], "cell": name, **of_cell[place]._asdict()}
         for place in places
-        for name, one in zip(looks, own[place], strict=True)
+        for name, of_cell in zip(looks, by_cell, strict=True)
     )
     points(axes, ends, looks, y="row", order=[found.keys[one] for one in places], spread=_SPREAD)
     axes.axvline(0, color="#444444", lw=0.8)
@@ -67,8 +68,9 @@ def critical_difference(found: Across) -> Figure | None:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     ranks = np.array(test.mean_ranks)[order]
-    axes.plot(ranks, np.arange(len(order)), "o", color="#0072B2", ms=4)
-    axes.hlines(np.arange(len(order)), 1, ranks, color="#E3E3E3", lw=0.8, zorder=0)
+    keys = [found.keys[one] for one in order]
+    sns.stripplot(x=ranks, y=keys, order=keys, jitter=False, color="#0072B2", size=5, ax=axes)
+    axes.hlines(keys, 1, ranks, color="#E3E3E3", lw=0.8, zorder=0)
     groups = cliques(test.mean_ranks, test.critical_difference)
     place = {one: row for row, one in enumerate(order.tolist())}
     for number, group in enumerate(groups):

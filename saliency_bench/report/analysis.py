@@ -1,8 +1,9 @@
-"""What the tables and figures of a run share: labels, means, comparisons and costs, computed once."""
+"""What the tables and figures of a run share: labels, means, comparisons and costs."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -12,16 +13,10 @@ from saliency_bench.core.labels import N_HEADLINE, PRIMARY, ordered_metrics, set
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.texts import TEXT, asks_several, per_text, with_texts
+from saliency_bench.report import stats
 from saliency_bench.report.convergence_table import doubtful, gates, marked
 from saliency_bench.report.parity import pairs
 from saliency_bench.report.rank_statistics import letters, mean_ranks, pairwise_p
-from saliency_bench.report.stats import (
-    Resampling,
-    compare,
-    summarize,
-    summarize_by_correctness,
-    wide,
-)
 from saliency_bench.report.table import Estimate
 from saliency_bench.store.run import Run
 
@@ -29,47 +24,37 @@ from saliency_bench.store.run import Run
 #: per-example scores of Edin et al. 2025); with fewer a run is a first look and makes no claim.
 N_EXAMPLES_FOR_CLAIMS = 100
 N_DRAWN = 10  # settings that can be told apart in one figure
-#: What every figure holds the others against.
-_HELD_AGAINST = ("chance", "baseline")
+#: The roles of settings that every figure of methods shows.
+_ALWAYS_DRAWN = ("chance", "baseline")
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A run with what its report says of it.
-
-    `settings` are in the order in which they are shown; `shown` are those of the main table: all, or what the
-    study chose on another split. `drawn` are those in figures of methods. `costs` has a line per setting id:
-    n_gradients and seconds per example, examples_per_second, peak_bytes; `gates` what is known of its convergence.
-    By setting id, `groups` has the letters of the primary metric (`ranks.letters`) and `ranks` its mean rank among
-    those shown; both are empty where there are too few examples for a claim.
-    """
+    """A run with what its report says of it. Each part is computed when it is first used."""
 
     run: Run
-    resampling: Resampling
-    settings: tuple[Mapping[str, Any], ...]
-    shown: tuple[str, ...]
-    drawn: tuple[str, ...]
-    labels: Mapping[str, str]
-    reference: str
-    metrics: tuple[str, ...]
-    summary: pd.DataFrame
-    estimates: Mapping[tuple[str, str], Estimate]
-    comparison: pd.DataFrame
-    correctness: pd.DataFrame
-    costs: pd.DataFrame
-    gates: pd.DataFrame
-    groups: Mapping[str, str]
-    ranks: Mapping[str, float]
 
-    @property
+    @cached_property
+    def resampling(self) -> stats.Resampling:
+        """How intervals are made."""
+        return stats.Resampling.of(self.run.manifest)
+
+    @cached_property
     def n_examples(self) -> int:
-        """How many texts were explained."""
-        return n_texts(self.run)
+        """The number of texts that were explained, with whatever number of questions about each."""
+        examples = self.table("examples")
+        columns = ["cell_id", TEXT]
+        return len(examples.drop_duplicates(columns)) if TEXT in examples else len(examples)
 
     @property
     def n_questions(self) -> int:
-        """How many questions were asked about them; of a classifier one each."""
+        """The number of questions about the texts. A classifier answers one for each text."""
         return len(self.run.tables["examples"])
+
+    @property
+    def question(self) -> str:
+        """What there may be several of for a text: questions, or examples where the data repeats texts."""
+        return "question" if asks_several(self.run.manifest) else "example"
 
     @property
     def counted(self) -> str:
@@ -79,24 +64,117 @@ class Analysis:
         return f"{self.n_examples} texts, {self.n_questions} {self.question}s"
 
     @property
-    def question(self) -> str:
-        """What there may be several of for a text: questions, or examples where the data repeats texts."""
-        return "question" if asks_several(self.run.manifest) else "example"
-
-    @property
     def claims(self) -> bool:
         """Whether there are enough examples to compare methods."""
         return self.n_examples >= N_EXAMPLES_FOR_CLAIMS
 
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The table `rows`, with the text of each example; metrics of a further removal operator name it."""
+        return with_removal(self.table("rows"), removals(self.run.manifest))
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """The mean of every setting and metric with its interval (`stats.summarize`)."""
+        return stats.summarize(self.rows, self.resampling)
+
+    @cached_property
+    def estimates(self) -> Mapping[tuple[str, str], Estimate]:
+        """The means by setting id and metric, without those over no text."""
+        return {
+            (row.setting_id, row.metric): Estimate(row.mean, row.low, row.high)
+            for row in self.summary[self.summary["n"] > 0].itertuples(index=False)
+        }
+
+    @cached_property
+    def metrics(self) -> Sequence[str]:
+        """All metrics in the order of columns."""
+        return ordered_metrics(self.summary["metric"])
+
     @property
-    def primary(self) -> str | None:
-        """The metric by which settings are sorted and told apart."""
-        return _primary(self.metrics, self.endpoint)
+    def headline(self) -> Sequence[str]:
+        """The metrics of the main table."""
+        return self.metrics[:N_HEADLINE]
 
     @property
     def endpoint(self) -> str:
-        """The metric that was fixed in advance; the study may have been run without it."""
-        return _endpoint(self.run.manifest)
+        """The metric that was fixed in advance. The study may have been run without it."""
+        chosen = (self.run.manifest.get("config") or {}).get("statistics") or {}
+        return chosen.get("endpoint") or PRIMARY
+
+    @property
+    def primary(self) -> str | None:
+        """The metric by which settings are sorted and told apart; None without metrics."""
+        return self.endpoint if self.endpoint in self.metrics else next(iter(self.metrics), None)
+
+    @property
+    def best(self) -> Mapping[str, str]:
+        """By entry, the id of the setting that the study chose on another split."""
+        chosen = (self.run.manifest.get("chosen") or {}).get("best", {})
+        return {name: choice["setting_id"] for name, choice in chosen.items()}
+
+    @cached_property
+    def settings(self) -> Sequence[Mapping[str, Any]]:
+        """All settings, the best first by the primary metric; those without a value last, in their own order."""
+        better = self.higher_is_better(self.primary) if self.primary else None
+        if better is None:
+            return self.run.settings
+
+        def place(setting: Mapping[str, Any]) -> float:
+            estimate = self.estimate(setting["setting_id"], str(self.primary))
+            return float("inf") if estimate is None else estimate.mean * (-1 if better else 1)
+
+        return sorted(self.run.settings, key=place)
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        """The ids of the settings in the main table: all, or what the study chose on another split."""
+        return tuple(
+            one["setting_id"]
+            for one in self.settings
+            if self.best.get(one["name"], one["setting_id"]) == one["setting_id"]
+        )
+
+    @cached_property
+    def reference(self) -> str:
+        """The setting that others are compared with: what the manifest names, or the chosen one of its entry."""
+        names = {one["setting_id"]: one["name"] for one in self.run.settings}
+        wanted = self.run.manifest.get("reference_setting")
+        reference = str(wanted) if wanted in names else next(iter(names))
+        if reference in self.shown:
+            return reference
+        return next(key for key in self.shown if names[key] == names[reference])
+
+    @cached_property
+    def drawn(self) -> tuple[str, ...]:
+        """The ids of the settings in figures of methods, at most `N_DRAWN`, in the order of `shown`.
+
+        The reference, chance and baselines come first, then one setting of each entry, then a second of each. Of an
+        entry, those that converged come first, then our code, then the best; the second is what Captum has beside the
+        first. Of entries, the plain methods come first, then the best.
+        """
+        settings = [self.setting(key) for key in self.shown]
+        settings.sort(
+            key=lambda one: (
+                one["setting_id"] != self.reference,
+                one["setting_id"] in self.doubtful,
+                is_reference(one),
+            )
+        )
+        firsts = {one["name"]: one["setting_id"] for one in reversed(settings)}.values()
+        beside = {other for ours, other, _ in pairs(settings) if ours in firsts}
+        settings.sort(
+            key=lambda one: (one["setting_id"] not in firsts, one["setting_id"] not in beside)
+        )
+        turns: Counter[str] = Counter()
+        order: dict[str, tuple[Any, ...]] = {}
+        for one in settings:
+            key, turn, facts = one["setting_id"], turns[one["name"]], facts_of(one)
+            always = key == self.reference or (turn == 0 and facts.role in _ALWAYS_DRAWN)
+            order[key] = not always, turn, not facts.plain, self.shown.index(key)
+            turns[one["name"]] += 1
+        first = sorted(order, key=order.__getitem__)[:N_DRAWN]
+        return tuple(sorted(first, key=self.shown.index))
 
     @property
     def drawn_words(self) -> str:
@@ -105,21 +183,78 @@ class Analysis:
             return ""
         return f" Shown: {len(self.drawn)} of {len(self.shown)} settings."
 
-    @property
-    def headline(self) -> tuple[str, ...]:
-        """The metrics of the main table."""
-        return self.metrics[:N_HEADLINE]
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """What settings are called, by id."""
+        return marked(setting_labels(self.run.settings), self.doubtful)
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """Every setting that is shown against the reference (`stats.compare`)."""
+        return stats.compare(self._shown_rows, self.reference, self.resampling)
+
+    @cached_property
+    def correctness(self) -> pd.DataFrame:
+        """Means of what is shown for right and for wrong predictions (`stats.summarize_by_correctness`)."""
+        examples = self.run.tables["examples"]
+        return stats.summarize_by_correctness(self._shown_rows, examples, self.resampling)
+
+    @cached_property
+    def gates(self) -> pd.DataFrame:
+        """What is known of the convergence of each setting (`convergence_table.gates`)."""
+        return gates(self.run)
+
+    @cached_property
+    def doubtful(self) -> set[str]:
+        """The ids of settings of which too few maps converged."""
+        return doubtful(self.gates)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """By setting id, n_gradients and seconds per example and examples_per_second; NaN where unknown.
+
+        Seconds are the median of the repeats.
+        """
+        maps = self.run.columns("maps", ["setting_id", "n_gradients"])
+        timings = self.run.tables["timings"]
+        each = timings[["seconds", "n_gradients"]].div(timings["n_examples"], axis=0)
+        timed = each.groupby(timings["setting_id"])
+        found = pd.DataFrame(index=[setting["setting_id"] for setting in self.run.settings])
+        found["n_gradients"] = maps.groupby("setting_id")["n_gradients"].mean()
+        found["n_gradients"] = found["n_gradients"].fillna(timed["n_gradients"].mean())
+        found["seconds"] = timed["seconds"].median()
+        found["examples_per_second"] = 1 / found["seconds"]
+        return found.astype(float)
+
+    @cached_property
+    def groups(self) -> Mapping[str, str]:
+        """By setting id, the letters of the primary metric (`rank_statistics.letters`); empty where there is no claim."""
+        values = self._primary_values
+        p = pairwise_p(values.to_numpy(), self.resampling, self.resampling.test)
+        return dict(zip(values, letters(p < 1 - self.resampling.confidence), strict=True))
+
+    @cached_property
+    def ranks(self) -> Mapping[str, float]:
+        """By setting id, the mean rank in the primary metric among those shown; empty where there is no claim."""
+        values = self._primary_values
+        better = bool(self.primary and self.higher_is_better(self.primary))
+        return dict(zip(values, mean_ranks(values.to_numpy(), better).tolist(), strict=True))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of the run, with the text of each example where several are of one text."""
+        return with_texts(self.run.tables[name], self.run.manifest, self.run.repeated)
 
     def curves(self, setting_id: str) -> pd.DataFrame:
-        """Those of a setting, by the main way of removing."""
-        chosen = {"setting_id": [setting_id]}
-        found = self.run.columns("curves", [*TABLES["curves"]], chosen)
+        """The curves of a setting, by the main way of removing."""
+        found = self.run.columns("curves", [*TABLES["curves"]], {"setting_id": [setting_id]})
         main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
-        return with_texts(found[found["removal"].isin(main)], self.run.manifest, self.run.repeated)
+        found = found[found["removal"].isin(main)]
+        return with_texts(found, self.run.manifest, self.run.repeated)
 
     def higher_is_better(self, metric: str) -> bool | None:
         """The direction of a metric; None where neither is better."""
-        return _direction(self.summary, metric)
+        value = self.summary.loc[self.summary["metric"] == metric, "higher_is_better"].iloc[0]
+        return None if pd.isna(value) else bool(value)
 
     def setting(self, setting_id: str) -> Mapping[str, Any]:
         """A setting by its id."""
@@ -129,9 +264,23 @@ class Analysis:
         """The mean of a metric for a setting; None if it was not computed or has no value."""
         return self.estimates.get((setting_id, metric))
 
+    @property
+    def _shown_rows(self) -> pd.DataFrame:
+        return self.rows[self.rows["setting_id"].isin(self.shown)]
+
+    @cached_property
+    def _primary_values(self) -> pd.DataFrame:
+        """The primary metric by text and setting, in order; no settings where there are too few texts for a claim."""
+        rows = self._shown_rows[self._shown_rows["metric"] == self.primary]
+        directed = self.primary and self.higher_is_better(self.primary) is not None
+        if not self.claims or not directed or not (rows["status"] == OK).any():
+            return pd.DataFrame()
+        values = per_text(stats.wide(rows)).droplevel("metric", axis="columns")
+        return values[[key for key in self.shown if key in values]]
+
 
 def analyse(run: Run) -> Analysis:
-    """Reads all that a report needs out of a run.
+    """What a report says of a run.
 
     Raises:
         InputError: the run has no settings.
@@ -140,66 +289,7 @@ def analyse(run: Run) -> Analysis:
         raise InputError(
             f"{run.folder}/settings.json lists no setting: there is nothing to report."
         )
-    resampling = Resampling.of(run.manifest)
-    rows = rows_of(run)
-    summary = summarize(rows, resampling) if len(rows) else pd.DataFrame()
-    metrics = ordered_metrics(summary["metric"]) if len(summary) else []
-    primary = _primary(metrics, _endpoint(run.manifest))
-    settings = _sorted(run.settings, summary, primary)
-    shown = _shown(run, settings)
-    of_shown = rows[rows["setting_id"].isin(shown)]
-    reference = _reference(run, shown)
-    found = gates(run)
-    unsure = doubtful(found)
-    groups, ranks = _ordered(run, of_shown[of_shown["metric"] == primary], shown, resampling)
-    return Analysis(
-        run=run,
-        resampling=resampling,
-        settings=tuple(settings),
-        shown=shown,
-        drawn=_drawn(settings, shown, reference, unsure),
-        labels=marked(setting_labels(run.settings), unsure),
-        reference=reference,
-        metrics=tuple(metrics),
-        summary=summary,
-        estimates=_estimates(summary),
-        comparison=compare(of_shown, reference, resampling) if len(rows) else pd.DataFrame(),
-        correctness=_by_correctness(run, of_shown, resampling),
-        costs=costs(run),
-        gates=found,
-        groups=groups,
-        ranks=ranks,
-    )
-
-
-def _ordered(
-    run: Run, rows: pd.DataFrame, shown: Sequence[str], resampling: Resampling
-) -> tuple[dict[str, str], dict[str, float]]:
-    """Letters and mean ranks of the settings in order, by the one metric of the rows."""
-    better = rows["higher_is_better"].dropna()
-    enough = n_texts(run) >= N_EXAMPLES_FOR_CLAIMS
-    if not enough or better.empty or not (rows["status"] == OK).any():
-        return {}, {}
-    table = per_text(wide(rows)).droplevel("metric", axis="columns")
-    keys = [key for key in shown if key in table.columns]
-    values = table[keys].to_numpy()
-    alpha = 1 - resampling.confidence
-    different = pairwise_p(values, resampling, resampling.test) < alpha
-    named = letters(different)
-    means = mean_ranks(values, higher_is_better=bool(better.iloc[0])).tolist()
-    return dict(zip(keys, named, strict=True)), dict(zip(keys, means, strict=True))
-
-
-def rows_of(run: Run) -> pd.DataFrame:
-    """The rows of a run with the text of each example, and the removal in the name of metrics that have several."""
-    rows = with_texts(run.tables["rows"], run.manifest, run.repeated)
-    return with_removal(rows, removals(run.manifest))
-
-
-def n_texts(run: Run) -> int:
-    """How many texts a run explained, whatever was asked about each."""
-    examples = with_texts(run.tables["examples"], run.manifest, run.repeated)
-    return len(examples.drop_duplicates(["cell_id", TEXT])) if TEXT in examples else len(examples)
+    return Analysis(run)
 
 
 def removals(manifest: Mapping[str, Any]) -> list[str]:
@@ -214,123 +304,7 @@ def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:
     apart = (n_removals > 1) & ~rows["removal"].isin(named[:1])
     if not apart.any():
         return rows
-    metric, removal = (
-        rows[column].astype(str) for column in ("metric", "removal")
-    )  # no categories
+    # As texts: categories cannot be added.
+    metric, removal = (rows[column].astype(str) for column in ("metric", "removal"))
     full = metric + " (" + removal.fillna("none") + ")"
     return rows.assign(metric=metric.where(~apart, full))
-
-
-def costs(run: Run) -> pd.DataFrame:
-    """Per setting id: n_gradients and seconds per example, examples_per_second, peak_bytes; NaN where unknown.
-
-    Seconds are the median of the repeats.
-    """
-    found = pd.DataFrame(index=[setting["setting_id"] for setting in run.settings])
-    found["n_gradients"] = _mean_gradients(run)
-    timings = run.tables["timings"]
-    timed = timings.assign(each=timings["seconds"] / timings["n_examples"]).groupby("setting_id")
-    found["seconds"] = timed["each"].median()
-    found["examples_per_second"] = 1 / found["seconds"]
-    found["peak_bytes"] = timed["peak_bytes"].max()
-    gradients = timings.assign(each=timings["n_gradients"] / timings["n_examples"])
-    timed_gradients = gradients.groupby("setting_id")["each"].mean().reindex(found.index)
-    found["n_gradients"] = found["n_gradients"].fillna(timed_gradients)
-    return found.astype(float)
-
-
-def _mean_gradients(run: Run) -> "pd.Series[float]":
-    """Of the maps of each setting."""
-    maps = run.columns("maps", ["setting_id", "n_gradients"])
-    return maps.groupby("setting_id")["n_gradients"].mean()
-
-
-def _estimates(summary: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
-    if not len(summary):
-        return {}
-    return {
-        (row.setting_id, row.metric): Estimate(row.mean, row.low, row.high)
-        for row in summary[summary["n"] > 0].itertuples(index=False)
-    }
-
-
-def _endpoint(manifest: Mapping[str, Any]) -> str:
-    chosen = (manifest.get("config") or {}).get("statistics") or {}
-    return chosen.get("endpoint") or PRIMARY
-
-
-def _primary(metrics: Sequence[str], endpoint: str) -> str | None:
-    return endpoint if endpoint in metrics else next(iter(metrics), None)
-
-
-def _direction(summary: pd.DataFrame, metric: str) -> bool | None:
-    value = summary.loc[summary["metric"] == metric, "higher_is_better"].iloc[0]
-    return None if pd.isna(value) else bool(value)
-
-
-def _sorted(
-    settings: Sequence[Mapping[str, Any]], summary: pd.DataFrame, metric: str | None
-) -> list[Mapping[str, Any]]:
-    """Best first by a metric; settings without a value after them, in their own order."""
-    better = _direction(summary, metric) if metric else None
-    if better is None:
-        return list(settings)
-    means = summary[summary["metric"] == metric].set_index("setting_id")["mean"].dropna()
-    worse = -means if better else means
-    return sorted(settings, key=lambda one: worse.get(one["setting_id"], float("inf")))
-
-
-def _shown(run: Run, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    chosen = (run.manifest.get("chosen") or {}).get("best", {})
-    best = {name: choice["setting_id"] for name, choice in chosen.items()}
-    return tuple(
-        one["setting_id"]
-        for one in settings
-        if best.get(one["name"], one["setting_id"]) == one["setting_id"]
-    )
-
-
-def _drawn(
-    settings: Sequence[Mapping[str, Any]],
-    shown: Sequence[str],
-    reference: str,
-    unsure: Collection[str],
-) -> tuple[str, ...]:
-    """What figures show: what others are held against, then a setting of each entry, then a second one of each.
-
-    Of an entry those that converged come first, then our code, then the best; second comes what Captum has beside the
-    first. Of entries the plain methods come first, then the best.
-    """
-    place = {key: number for number, key in enumerate(shown)}
-    own = [one for one in settings if one["setting_id"] in place]
-    own.sort(key=lambda one: (one["setting_id"] in unsure, is_reference(one)))
-    own.sort(key=lambda one: one["setting_id"] != reference)
-    firsts = {one["name"]: one["setting_id"] for one in reversed(own)}
-    beside = {other for ours, other, _ in pairs(own) if ours in firsts.values()}
-    own.sort(key=lambda one: one["setting_id"] not in beside)
-    own.sort(key=lambda one: one["setting_id"] not in firsts.values())
-    turns: Counter[str] = Counter()
-    order: dict[str, tuple[Any, ...]] = {}
-    for one in own:
-        key, turn, facts = one["setting_id"], turns[one["name"]], facts_of(one)
-        held_against = key == reference or (turn == 0 and facts.role in _HELD_AGAINST)
-        order[key] = not held_against, turn, not facts.plain, place[key]
-        turns[one["name"]] += 1
-    return tuple(sorted(sorted(order, key=order.__getitem__)[:N_DRAWN], key=place.__getitem__))
-
-
-def _reference(run: Run, shown: Sequence[str]) -> str:
-    """The setting that others are compared with: what the manifest names, or the chosen one of its entry."""
-    names = {setting["setting_id"]: setting["name"] for setting in run.settings}
-    wanted = run.manifest.get("reference_setting")
-    reference = str(wanted) if wanted in names else next(iter(names))
-    if reference in shown:
-        return reference
-    return next(one for one in shown if names[one] == names[reference])
-
-
-def _by_correctness(run: Run, rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    examples = run.tables["examples"]
-    if not len(rows) or not len(examples):
-        return pd.DataFrame()
-    return summarize_by_correctness(rows, examples, resampling)

@@ -1,7 +1,8 @@
 """A run's tables, figures and page, made from its rows alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from saliency_bench.report import (
 from saliency_bench.report.across import Across
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.html import page
-from saliency_bench.report.study_tables import NAMES, tables
+from saliency_bench.report.study_tables import TABLES, tables
 from saliency_bench.report.table import Table
 from saliency_bench.store.durable import refuse_links, replace_file, storing
 from saliency_bench.store.run import MANIFEST, Run, write_json
@@ -59,11 +60,11 @@ def build_report(run: Run) -> Path:
     refuse_links(run.folder, WRITTEN)
     analysis = analyse(run)
     made = tables(analysis)
-    for name in NAMES:
+    for name in TABLES:
         for suffix, write in FORMATS.items():
             path = run.folder / "tables" / f"{name}.{suffix}"
             _put(path, write(made[name]).encode() if name in made else None)
-    pictures = draw(analysis, run.folder / "figures")
+    pictures = write_figures(FIGURES, analysis, run.folder / "figures")
     _put(run.folder / PAGE, page(analysis, made, pictures).encode())
     return run.folder / PAGE
 
@@ -90,11 +91,7 @@ def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) ->
     """
     made = across.tables(found)
     write_tables(made, out)
-    with style.styled():
-        for name, plot in ACROSS_FIGURES.items():
-            figure = plot(found)
-            for suffix, draw_as in (("png", style.png), ("pdf", style.pdf)):
-                _put(out / "figures" / f"{name}.{suffix}", draw_as(figure) if figure else None)
+    write_figures(ACROSS_FIGURES, found, out / "figures")
     _put(out / "across.md", "\n".join(map(formats.to_markdown, made)).encode())
     cells = [
         {
@@ -113,12 +110,21 @@ def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) ->
     return made
 
 
-def draw(analysis: Analysis, folder: Path) -> dict[str, bytes]:
-    """Writes every figure that the run has data for as PNG and PDF; returns the PNG by name."""
+def write_figures(
+    plots: Mapping[str, Callable[[Any], Figure | None]], subject: object, folder: Path
+) -> dict[str, bytes]:
+    """Writes every figure that there is data for as PNG and PDF, and removes the others.
+
+    Returns:
+        The PNG by name.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     pictures = {}
     with style.styled():
-        for name, plot in FIGURES.items():
-            figure = plot(analysis)
+        for name, plot in plots.items():
+            figure = plot(subject)
             _put(folder / f"{name}.pdf", style.pdf(figure) if figure else None)
             _put(folder / f"{name}.png", png := style.png(figure) if figure else None)
             if png is not None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -124,8 +125,9 @@ def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
     if not len(common):
         return (name, *counts, 0, None, "")
     left, right = left.loc[common], right.loc[common]
+    pairs = {column: zip(left[column], right[column], strict=True) for column in left}
     apart = pd.DataFrame(
-        {column: _apart(left[column], right[column]) for column in left.columns}, index=common
+        {column: list(starmap(_distance, pair)) for column, pair in pairs.items()}, index=common
     )
     differing = int((apart > 0).any(axis=1).sum())
     finite = apart.replace(np.inf, np.nan)
@@ -147,20 +149,17 @@ def _keyed(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return own.set_index([*keys, again.rename("again")]) if len(own) else own.set_index([*keys])
 
 
-def _apart(a: "pd.Series[Any]", b: "pd.Series[Any]") -> "list[float]":
-    """Of each pair of values: 0 for equal ones, the difference of numbers, infinity for other kinds."""
-    return [_distance(one, other) for one, other in zip(a, b, strict=True)]
-
-
 def _distance(one: Any, other: Any) -> float:
+    """0 for equal values, the difference of numbers, the largest of lists; infinity for other kinds."""
     if isinstance(one, np.ndarray | list) and isinstance(other, np.ndarray | list):
         if len(one) != len(other):
             return float("inf")
-        return max((_distance(x, y) for x, y in zip(one, other, strict=True)), default=0.0)
-    nothing = [value is None or value is pd.NA or value != value for value in (one, other)]
-    if any(nothing):
-        return 0.0 if all(nothing) else float("inf")
-    numbers = (int, float, np.number)
-    if isinstance(one, numbers) and isinstance(other, numbers) and not isinstance(one, bool):
+        return max(map(_distance, one, other), default=0.0)
+    missing = [value is None or value is pd.NA or value != value for value in (one, other)]
+    if any(missing):
+        return 0.0 if all(missing) else float("inf")
+    if all(
+        isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in (one, other)
+    ):
         return float(abs(one - other))
     return 0.0 if one == other else float("inf")

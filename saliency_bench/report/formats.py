@@ -43,30 +43,22 @@ _LATEX = {
 
 def to_csv(table: Table) -> str:
     """Plain numbers, an interval in two columns of its own; text that a spreadsheet would run gets an apostrophe."""
+    header: list[str] = []
+    columns: list[Sequence[Cell]] = []
+    for index, column in enumerate(table.columns):
+        cells = [row[index] for row in table.rows]
+        header.append(column.key)
+        if any(isinstance(cell, Estimate) for cell in cells):
+            header += [f"{column.key}_low", f"{column.key}_high"]
+            triples = (cell if isinstance(cell, Estimate) else (cell, None, None) for cell in cells)
+            columns += zip(*triples, strict=True)
+        else:
+            columns.append(cells)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    wide = [
-        any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))
-    ]
-    header: list[str] = []
-    for column, has_interval in zip(table.columns, wide, strict=True):
-        header += (
-            [column.key, f"{column.key}_low", f"{column.key}_high"]
-            if has_interval
-            else [column.key]
-        )
-    writer.writerow([_plain(name) for name in header])
-    for row in table.rows:
-        writer.writerow(
-            [text for cell, w in zip(row, wide, strict=True) for text in _plain_cells(cell, w)]
-        )
+    writer.writerow(map(_plain, header))
+    writer.writerows(map(_plain, row) for row in zip(*columns, strict=True))
     return stream.getvalue()
-
-
-def _plain_cells(cell: Cell, has_interval: bool) -> list[str]:
-    if isinstance(cell, Estimate):
-        return [_plain(number) for number in cell]
-    return [_plain(cell), "", ""] if has_interval else [_plain(cell)]
 
 
 def _plain(cell: Cell) -> str:

@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from saliency_bench.report.table import Cell, Column, Table
+from saliency_bench.report.table import Cell, Column, Field, Table, filled
 
 #: What shortcuts and corruptions are called.
 KINDS = {
     "single_token": "Single token",
     "token_in_context": "Token in context",
     "ordered_pair": "Ordered pair",
+}
+#: The sentences that a gate is measured on.
+GATE_SETS = {
+    "complete": "with the shortcut",
+    "incomplete": "with one word of it",
+    "original": "without",
 }
 
 
@@ -28,31 +34,29 @@ def _ordered(
 
 def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each model was found to do on held-out sentences, beside the control."""
-    sets = ("complete", "incomplete", "original")
-    columns = [Column("kind", "Shortcut"), Column("training_seed", "Training seed")]
-    columns += [Column(name, f"Accuracy, {GATE_SETS[name]}") for name in sets]
-    columns += [Column(f"control_{name}", f"Control, {GATE_SETS[name]}") for name in sets]
-    columns.append(Column("passed", "Passed"))
+    first = next((facts["gate"] for facts in models.values() if "gate" in facts), {})
     counted = any("n_judged" in facts for facts in models.values())
-    if counted:
-        columns.append(Column("n_judged", "Texts judged"))
-    rows: list[tuple[Cell, ...]] = []
-    for _, facts in _ordered(models):
-        gate = facts.get("gate") or {}
-        own, control = gate.get("accuracy", {}), gate.get("control", {})
-        rows.append(
+
+    def accuracy(key: str, heading: str) -> list[Field]:
+        return [
             (
-                KINDS.get(facts["kind"], facts["kind"]),
-                int(facts["training_seed"]),
-                *(own.get(name) for name in sets),
-                *(control.get(name) for name in sets),
-                "✓" if gate.get("passed") else f"no: {gate.get('reason')}",
-                *([facts["n_judged"]] if counted else []),
+                Column(name if key == "accuracy" else f"control_{name}", f"{heading}, {words}"),
+                lambda facts, name=name: (facts.get("gate") or {}).get(key, {}).get(name),
             )
-        )
-    first: Mapping[str, Any] = next(
-        (facts["gate"] for facts in models.values() if "gate" in facts), {}
-    )
+            for name, words in GATE_SETS.items()
+        ]
+
+    def passed(facts: Mapping[str, Any]) -> Cell:
+        gate = facts.get("gate") or {}
+        return "✓" if gate.get("passed") else f"no: {gate.get('reason')}"
+
+    fields: list[Field] = [
+        (Column("kind", "Shortcut"), lambda facts: KINDS.get(facts["kind"], facts["kind"])),
+        (Column("training_seed", "Training seed"), lambda facts: int(facts["training_seed"])),
+        *accuracy("accuracy", "Accuracy"),
+        *accuracy("control", "Control"),
+        (Column("passed", "Passed"), passed),
+    ]
     caption = (
         f"On {first.get('n_examples', 0)} validation sentences each. A model passes with at least "
         f"{first.get('least_complete', 0):.0%} where the shortcut is complete, the control within "
@@ -60,14 +64,8 @@ def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
         "than the control."
     )
     if counted:
+        fields.append((Column("n_judged", "Texts judged"), lambda facts: facts["n_judged"]))
         caption += " Texts judged: those whose label the model gives as the shortcut has it."
     title = "What makes the shortcut a ground truth"
-    return Table("gates", title, caption, tuple(columns), tuple(rows), marks_best=False)
-
-
-#: The sentences that a gate is measured on.
-GATE_SETS = {
-    "complete": "with the shortcut",
-    "incomplete": "with one word of it",
-    "original": "without",
-}
+    items = [facts for _, facts in _ordered(models)]
+    return filled("gates", title, caption, fields, items, False)

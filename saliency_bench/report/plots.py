@@ -16,23 +16,10 @@ from saliency_bench.core.labels import arrow, metric_label, same_evidence_words,
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import index_of, per_text
+from saliency_bench.report import style
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.charts import OWN_INTERVAL, bars, ends, matrix
 from saliency_bench.report.stats import intervals
-from saliency_bench.report.style import (
-    HEIGHT,
-    WIDTH,
-    color,
-    leads,
-    literal,
-    marker,
-    note,
-    shared_legend,
-    signs,
-    stroke,
-    wrapped,
-)
-from saliency_bench.report.table import Estimate
 
 _FRACTIONS = np.linspace(0, 1, 21)
 _PANELS = 3  # beside each other
@@ -54,9 +41,9 @@ def curves(analysis: Analysis) -> Figure | None:
     drawn = list(found)
     if not drawn:
         return None
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    marks = signs([analysis.setting(key) for key in drawn])
+    marks = style.signs([analysis.setting(key) for key in drawn])
     for key in drawn:
         for axes, values in zip((left, right), found[key], strict=True):
             _curve(axes, analysis, key, values, marks[key])
@@ -65,11 +52,11 @@ def curves(analysis: Analysis) -> Figure | None:
     left.set_ylabel("Probability of the explained class")
     for axes in (left, right):
         axes.grid(axis="y")
-    shared_legend(figure)
-    bands = "bands" if all(map(leads, marks.values())) else "bands, one for each colour"
+    style.shared_legend(figure)
+    bands = "bands" if all(map(style.leads, marks.values())) else "bands, one for each colour"
     words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
     hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
-    note(figure, words + (hidden if _both_backends(analysis) else "") + analysis.drawn_words)
+    style.note(figure, words + (hidden if _both_backends(analysis) else "") + analysis.drawn_words)
     return figure
 
 
@@ -80,42 +67,30 @@ def _curve(
     is_random = facts_of(setting).role == "chance"
     found = pd.DataFrame({"at": _FRACTIONS, "mean": values.mean(0)})
     found["low"] = found["high"] = found["mean"]
-    if banded := not is_reference(setting) and leads(sign):
+    if banded := not is_reference(setting) and style.leads(sign):
         found["low"], found["high"] = intervals(values, analysis.resampling)
     sns.lineplot(
         ends(found, ["at"]),
         x="at",
         y="value",
-        label=literal(analysis.labels[key]),
+        label=style.literal(analysis.labels[key]),
         legend=False,
         zorder=2 if is_random else 3,
         err_kws={"alpha": 0.28 if is_random else 0.12, "lw": 0},
         ax=axes,
         **OWN_INTERVAL | ({} if banded else {"errorbar": None}),
-        **stroke(setting, sign),
+        **style.stroke(setting, sign),
     )
 
 
 def _on_grid(own: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
     """The curve of every text at common fractions of its tokens, linear between its points."""
     keys = index_of(own)
-    text = own.groupby(keys, sort=True).ngroup().to_numpy()
-    order = np.lexsort((own["k"], text))
-    starts = np.flatnonzero(np.diff(text[order], prepend=-1))
-    last = np.append(starts[1:], len(order)) - 1
-    at = (own["k"] / own["n_units"]).to_numpy()[order]
-    value = own[name].to_numpy(float)[order]
-    found = np.empty((len(starts), len(_FRACTIONS)))
-    for column, fraction in enumerate(_FRACTIONS):
-        before = starts + np.add.reduceat((at <= fraction).astype(int), starts) - 1
-        low = np.clip(before, starts, last)
-        high = np.clip(
-            before + 1, starts, last
-        )  # the same point before the first and after the last
-        width = np.where(high > low, at[high] - at[low], 1.0)
-        slope = (value[high] - value[low]) / width
-        found[:, column] = slope * (fraction - at[low]) + value[low]
-    index = pd.MultiIndex.from_frame(own[keys].iloc[order[starts]])
+    points = own[[*keys, name]].assign(at=own["k"] / own["n_units"]).sort_values([*keys, "at"])
+    starts = np.flatnonzero(~points.duplicated(keys))
+    columns = (np.split(points[column].to_numpy(float), starts[1:]) for column in ("at", name))
+    found = [np.interp(_FRACTIONS, *curve) for curve in zip(*columns, strict=True)]
+    index = pd.MultiIndex.from_frame(points[keys].iloc[starts])
     return np.asarray(per_text(pd.DataFrame(found, index=index)))
 
 
@@ -124,13 +99,13 @@ def metric_bars(analysis: Analysis) -> Figure | None:
     metrics = [one for one in analysis.metrics if _has_two_methods(analysis, one)]
     if not metrics:
         return None
-    _, n_lines = wrapped(analysis.labels[key] for key in analysis.drawn)
+    _, n_lines = style.wrapped(analysis.labels[key] for key in analysis.drawn)
     row = 0.75 + max(0.19, 0.15 * n_lines) * len(analysis.drawn)
     most = _ROWS if len(analysis.drawn) > _FEW else _ROWS - 1
-    n_rows = max(1, min(most, -(-len(metrics) // _PANELS), int((HEIGHT - 0.4) // row)))
+    n_rows = max(1, min(most, -(-len(metrics) // _PANELS), int((style.HEIGHT - 0.4) // row)))
     n_metrics = len(metrics)
     metrics = metrics[: n_rows * _PANELS]
-    figure = Figure(figsize=(WIDTH, n_rows * row + 0.4), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, n_rows * row + 0.4), layout="constrained")
     grid = figure.subplots(n_rows, min(_PANELS, len(metrics)), sharey=True, squeeze=False)
     panels = list(grid.flat)
     for axes, metric in zip(panels, metrics, strict=False):
@@ -139,7 +114,7 @@ def metric_bars(analysis: Analysis) -> Figure | None:
         axes.remove()
     some = f" {len(metrics)} of {n_metrics} metrics." if len(metrics) < n_metrics else ""
     hatched = " Hatched: Captum." if _both_backends(analysis) else ""
-    note(
+    style.note(
         figure,
         f"Mean over {_over(analysis, metrics)}; whiskers: {_interval(analysis)}.{hatched}"
         f"{same_evidence_words(metrics)}{some}{analysis.drawn_words}",
@@ -174,7 +149,7 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
     estimates = {key: analysis.estimate(key, metric) for key in analysis.drawn}
     known = {key: one for key, one in estimates.items() if one}
     found = pd.DataFrame({"key": key, **one._asdict()} for key, one in known.items())
-    shades = {key: color(analysis.setting(key)) for key in analysis.drawn}
+    shades = {key: style.color(analysis.setting(key)) for key in analysis.drawn}
     bars(axes, found, shades, y="key", width=0.72)
     for bar, key in zip(axes.patches, known, strict=True):
         if is_reference(analysis.setting(key)):
@@ -189,7 +164,7 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
     lines = textwrap.fill(title, _TITLE_CHARACTERS).replace("\N{NO-BREAK SPACE}", " ")
     axes.set_title(lines.strip(), loc="left")
     axes.set_xlabel(unit)
-    labels, _ = wrapped(analysis.labels[key] for key in analysis.drawn)
+    labels, _ = style.wrapped(analysis.labels[key] for key in analysis.drawn)
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
     axes.axvline(0, color="#444444", lw=0.7)
@@ -205,8 +180,8 @@ def agreement(analysis: Analysis) -> Figure | None:
     if len(drawn) < 3:
         return None
     values = np.array([[_mean_tau(means, a, b) for b in drawn] for a in drawn])
-    labels, n_lines = wrapped(analysis.labels[key] for key in drawn)
-    width = min(WIDTH, _BESIDE + 0.55 * len(drawn))
+    labels, n_lines = style.wrapped(analysis.labels[key] for key in drawn)
+    width = min(style.WIDTH, _BESIDE + 0.55 * len(drawn))
     height = 0.8 + max(0.32, 0.15 * n_lines) * len(drawn)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -222,7 +197,7 @@ def agreement(analysis: Analysis) -> Figure | None:
         vmax=1,
     )
     axes.xaxis.tick_top()
-    note(
+    style.note(
         figure,
         f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
         f"{analysis.drawn_words}",
@@ -241,17 +216,17 @@ def cost(analysis: Analysis) -> Figure | None:
     varying = [by for by in _COSTS if _n_costs(analysis, drawn, by) > 1]
     if metric is None or not varying:
         return None
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 3.0), layout="constrained")
     panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
     for axes, by in zip(panels, varying, strict=True):
         _cost_panel(axes, analysis, drawn, metric, by)
     panels[0].set_ylabel(
         f"{metric_label(metric)} {arrow(analysis.higher_is_better(metric))}".strip()
     )
-    shared_legend(figure)
+    style.shared_legend(figure)
     points = [line.get_markerfacecolor() for axes in panels for line in axes.get_lines()]
     hollow = " Hollow: Captum." if _HOLLOW in points else ""
-    note(
+    style.note(
         figure,
         f"Whiskers: {_interval(analysis)}; bands: those of what takes no gradient. "
         f"Points of equal cost are moved apart.{hollow}{analysis.drawn_words}",
@@ -267,37 +242,42 @@ def _n_costs(analysis: Analysis, drawn: Sequence[str], by: str) -> int:
 
 def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: str, by: str) -> None:
     costs = {key: float(analysis.costs.loc[key, by]) for key in drawn}
-    marks = signs([analysis.setting(key) for key in drawn])
+    marks = style.signs([analysis.setting(key) for key in drawn])
     for key, x in costs.items():
-        one = analysis.estimate(key, metric)
-        if one is None or np.isnan(x):
+        estimate, setting = analysis.estimate(key, metric), analysis.setting(key)
+        if estimate is None or np.isnan(x):
             continue
+        shade, name = style.color(setting), style.literal(analysis.labels[key])
         if by == "n_gradients" and x == 0:
-            shade = color(analysis.setting(key))
-            axes.axhspan(one.low, one.high, color=shade, alpha=0.12, lw=0)
-            name = literal(analysis.labels[key])
-            axes.axhline(one.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
+            axes.axhspan(estimate.low, estimate.high, color=shade, alpha=0.12, lw=0)
+            axes.axhline(estimate.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
             continue
         together = [other for other in drawn if costs[other] == x]
         aside = together.index(key) - (len(together) - 1) / 2
-        _cost_point(axes, analysis, key, x * 2 ** (0.16 * aside), one, marks[key])
+        point = {"cost": x * 2 ** (0.16 * aside), **estimate._asdict()}
+        sns.lineplot(
+            ends(pd.DataFrame([point]), ["cost"]),
+            x="cost",
+            y="value",
+            label=name,
+            legend=False,
+            linestyle="none",
+            color=shade,
+            marker=style.marker(setting, marks[key]),
+            markersize=5,
+            markerfacecolor=_HOLLOW if is_reference(setting) else shade,
+            markeredgecolor=shade,
+            markeredgewidth=1.2,
+            err_style="bars",
+            err_kws={"elinewidth": 1.2},
+            ax=axes,
+            **OWN_INTERVAL,
+        )
     base, label = _COSTS[by]
     axes.set_xscale("log", base=base)
-    axes.set_xlabel(label)
+    axes.set(xlabel=label, ylabel="")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.grid(axis="y")
-
-
-def _cost_point(
-    axes: Axes, analysis: Analysis, key: str, x: float, one: Estimate, sign: str
-) -> None:
-    setting = analysis.setting(key)
-    shade = color(setting)
-    face = _HOLLOW if is_reference(setting) else shade
-    axes.plot([x, x], [one.low, one.high], color=shade, lw=1.2)
-    label = literal(analysis.labels[key])
-    point = marker(setting, sign)
-    axes.plot(x, one.mean, point, ms=5, color=shade, mfc=face, mew=1.2, label=label)
 
 
 def _both_backends(analysis: Analysis) -> bool:

@@ -1,6 +1,6 @@
 """Numbers that others printed, beside those of a run under the same protocol."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.labels import metric_label
 from saliency_bench.report.analysis import Analysis, analyse
-from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.report.table import Column, Field, Table, filled
 from saliency_bench.store.run import Run
 
 #: What a table was taken from.
@@ -68,68 +68,60 @@ def compare(run: Run, published: Published, cell: str | None = None) -> list[Tab
     """
     if cell is not None and cell not in published.cells:
         raise unknown("cell", cell, published.cells)
-    found = list(_matched(analyse(run), published))
-    if not found:
+    matched = _matched(analyse(run), published)
+    if matched.empty:
         raise InputError(
             f"{run.folder} has no setting and metric that published={published.name} has. Run "
             f"experiment=reproduce_{published.name}"
         )
     model = _model_path(run)
-    same = [one for one in published.cells if model in set(_of(published, one)["model"])]
+    of_model = published.rows[published.rows["model"] == model]
+    same = list(of_model["cell"].unique())
     shown = [cell] if cell else same or published.cells
-    rows = [one.row() for one in found if one.cell in shown]
-    columns = (
-        Column("cell", "Published cell"),
-        Column("metric", "Metric"),
-        Column("method", "Published name"),
-        Column("ours", "This run"),
-        Column("published", "Published"),
-        Column("difference", "Difference"),
-    )
     text = f"Published: {SOURCES[published.name]}. Difference: this run's mean less the published number or range."
     if not same:
         text += (
             f" This run's model is {model}, which none of the cells has: the numbers are not expected to agree, and "
             "only the order of the methods can be compared."
         )
+    fields: list[Field] = [
+        (Column("cell", "Published cell"), lambda row: row.cell),
+        (Column("metric", "Metric"), lambda row: metric_label(row.metric)),
+        (Column("method", "Published name"), lambda row: row.method),
+        (Column("ours", "This run"), lambda row: row.ours),
+        (
+            Column("published", "Published"),
+            lambda row: row.low if row.low == row.high else f"{row.low:g} to {row.high:g}",
+        ),
+        (
+            Column("difference", "Difference"),
+            lambda row: difference(row.ours.mean, row.low, row.high),
+        ),
+    ]
     title = f"{run.manifest.get('name')} beside {published.name}"
-    made = [Table("published", title, text, columns, tuple(rows), False), _orders(found)]
+    rows = matched[matched["cell"].isin(shown)].itertuples()
+    made = [filled("published", title, text, fields, rows, False), _orders(matched)]
     return [table for table in made if table.rows]
 
 
-@dataclass(frozen=True)
-class _Match:
-    cell: str
-    metric: str
-    method: str
-    ours: Estimate
-    low: float
-    high: float
-
-    @property
-    def middle(self) -> float:
-        return (self.low + self.high) / 2
-
-    def row(self) -> tuple[Cell, ...]:
-        """Of the table; a number within the published range does not differ from it."""
-        mean = self.ours.mean
-        difference = (
-            max(self.low - mean, 0.0) * -1 if mean < self.low else max(mean - self.high, 0.0)
-        )
-        printed: Cell = self.low if self.low == self.high else f"{self.low:g} to {self.high:g}"
-        return self.cell, metric_label(self.metric), self.method, self.ours, printed, difference
+def difference(mean: float, low: float, high: float) -> float:
+    """How far a mean is above a published range, or below it (negative); 0 within it."""
+    return mean - min(max(mean, low), high)
 
 
-def _matched(analysis: Analysis, published: Published) -> Iterator[_Match]:
-    for row in published.rows.to_dict("records"):
-        for setting in analysis.settings:
-            own = analysis.estimates.get((setting["setting_id"], row["metric"]))
-            if own is not None and _is(setting, row["setting"]):
-                numbers = float(row["low"]), float(row["high"])
-                yield _Match(row["cell"], row["metric"], row["method"], own, *numbers)
+def _matched(analysis: Analysis, published: Published) -> pd.DataFrame:
+    """The published rows of which the run has the setting and the metric, with its estimate as `ours`."""
+    rows = [
+        row | {"ours": estimate}
+        for row in published.rows.to_dict("records")
+        for setting in analysis.settings
+        if (estimate := analysis.estimate(setting["setting_id"], row["metric"])) is not None
+        and _is(setting, row["setting"])
+    ]
+    return pd.DataFrame(rows)
 
 
-def _is(setting: Any, description: str) -> bool:
+def _is(setting: Mapping[str, Any], description: str) -> bool:
     wanted = dict(word.split("=", 1) for word in description.split())
     return all(str(setting.get(key)) == value for key, value in wanted.items())
 
@@ -139,29 +131,24 @@ def _model_path(run: Run) -> str:
     return str(model.get("path") or run.manifest["model"]["name"])
 
 
-def _of(published: Published, cell: str) -> pd.DataFrame:
-    return published.rows[published.rows["cell"] == cell]
-
-
-def _orders(found: Sequence[_Match]) -> Table:
+def _orders(matched: pd.DataFrame) -> Table:
     """How alike the methods' means are ordered here and there."""
-    rows: list[tuple[Cell, ...]] = []
-    for cell, metric in dict.fromkeys((one.cell, one.metric) for one in found):
-        own = [one for one in found if (one.cell, one.metric) == (cell, metric)]
-        if len(own) < 3:
-            continue
-        tau = kendalltau([one.ours.mean for one in own], [one.middle for one in own]).statistic
-        rows.append((cell, metric_label(metric), len(own), float(tau)))
-    columns = (
-        Column("cell", "Published cell"),
-        Column("metric", "Metric"),
-        Column("n", "Methods"),
-        Column("tau", "Kendall's τ of their order"),
-    )
+    groups = [group for _, group in matched.groupby(["cell", "metric"], sort=False)]
+
+    def tau(group: pd.DataFrame) -> float:
+        ours = [estimate.mean for estimate in group["ours"]]
+        return float(kendalltau(ours, (group["low"] + group["high"]) / 2).statistic)
+
+    fields: list[Field] = [
+        (Column("cell", "Published cell"), lambda group: group["cell"].iloc[0]),
+        (Column("metric", "Metric"), lambda group: metric_label(group["metric"].iloc[0])),
+        (Column("n", "Methods"), len),
+        (Column("tau", "Kendall's τ of their order"), tau),
+    ]
     caption = (
         "1: the methods' means have the published order; -1: the reverse. With five methods, orders that have nothing to "
         "do with each other reach 0.6 in 12 % of cases."
     )
-    return Table(
-        "published_order", "The order of the methods", caption, columns, tuple(rows), False
-    )
+    several = [group for group in groups if len(group) >= 3]
+    title = "The order of the methods"
+    return filled("published_order", title, caption, fields, several, False)

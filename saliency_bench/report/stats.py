@@ -235,7 +235,7 @@ def summarize_by_correctness(
         own = known.loc[known["correct"].astype(bool) == correct, UNIT]
         if len(chosen := rows.merge(own, on=UNIT)):
             parts.append(summarize(chosen, resampling).assign(prediction=name))
-    return pd.concat(parts) if parts else pd.DataFrame()
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["setting_id", "prediction"])
 
 
 def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
@@ -249,13 +249,12 @@ def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.Da
         One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable.
     """
     table = wide(rows)
-    if reference not in table.columns.get_level_values("setting_id"):
-        return pd.DataFrame()
-    base = table[reference]
-    pairs = [pair for pair in table.columns if pair[0] != reference and pair[1] in base]
-    if not pairs:
-        return pd.DataFrame()
-    apart = np.column_stack([table[pair] - base[pair[1]] for pair in pairs])
+    pairs = [
+        (setting, metric)
+        for setting, metric in table.columns
+        if setting != reference and (reference, metric) in table.columns
+    ]
+    apart = {pair: table[pair] - table[reference, pair[1]] for pair in pairs}
     values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
     found = pd.DataFrame(pairs, columns=["setting_id", "metric"])
     found["n"] = (~np.isnan(values)).sum(0)

@@ -1,10 +1,10 @@
 """The tables of a report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from saliency_bench.core.averages import middle_of
@@ -19,29 +19,15 @@ from saliency_bench.core.labels import (
 )
 from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.rows import OK
-from saliency_bench.core.texts import TEXT, with_texts
-from saliency_bench.report import convergence_table as convergence
+from saliency_bench.core.texts import TEXT
+from saliency_bench.report import convergence_table
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.gates import gates
 from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.removal_cost import removal_cost
-from saliency_bench.report.table import Cell, Column, Estimate, Table
+from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, known, whole
 from saliency_bench.report.timing import timing
 
-NAMES = (
-    "headline",
-    "summary",
-    "comparison",
-    "right_and_wrong",
-    "agreement",
-    "gates",
-    "convergence",
-    "parity",
-    "sweep",
-    "removal_cost",
-    "timing",
-    "notes",
-)
 _METHOD = Column("method", "Method")
 TEST_WORDS = {
     "wilcoxon": "Wilcoxon signed-rank (zeros by Pratt)",
@@ -49,139 +35,68 @@ TEST_WORDS = {
 }
 
 
-def tables(analysis: Analysis) -> dict[str, Table]:
-    """All tables that the run has something for, by name."""
-    made = [
-        headline(analysis),
-        summary(analysis),
-        comparison(analysis),
-        right_and_wrong(analysis),
-        agreement(analysis),
-        gate(analysis),
-        how_sure(analysis),
-        parity(analysis),
-        sweep(analysis),
-        removal_cost(analysis),
-        timing(analysis),
-        notes(analysis),
-    ]
-    return {table.name: table for table in made if table.rows}
-
-
-def interval_words(analysis: Analysis) -> str:
-    """How every interval was made."""
-    resampling = analysis.resampling
-    return f"{resampling.words} over {_units(analysis)}, {resampling.n_resamples} resamples"
-
-
-def _units(analysis: Analysis) -> str:
-    several = analysis.n_questions > analysis.n_examples
-    return f"texts, whose {analysis.question}s are averaged first" if several else "examples"
-
-
 def headline(analysis: Analysis) -> Table:
-    """The main table: what is shown, with the first metrics and the cost.
-
-    Without metrics and times, how sure the scores are.
-    """
+    """The main table: what is shown, with the first metrics and the cost; without metrics and times, the convergence."""
     timed = analysis.costs["seconds"].notna().any()
-    if not analysis.metrics and not timed and (sure := how_sure(analysis)).rows:
+    if not analysis.metrics and not timed and (sure := convergence(analysis)).rows:
         return replace(sure, name="headline", title=_title(analysis))
-    ranked = [Column("group", "Group"), Column("rank", "Mean rank")] if analysis.groups else []
-    columns = [
-        _METHOD,
-        *_cost_columns(analysis),
-        *ranked,
-        *_metric_columns(analysis, analysis.headline),
+    ranks: list[Field] = [
+        (Column("group", "Group"), analysis.groups.get),
+        (Column("rank", "Mean rank"), analysis.ranks.get),
     ]
-    rows = [
-        (
-            analysis.labels[key],
-            *_costs(analysis, key),
-            *((analysis.groups.get(key), analysis.ranks.get(key)) if ranked else ()),
-            *_estimates(analysis, key, analysis.headline),
-        )
-        for key in analysis.shown
+    fields = [
+        _method(analysis),
+        *_costs(analysis),
+        *(ranks if analysis.groups else []),
+        *_metrics(analysis, analysis.headline),
     ]
-    return Table(
-        "headline",
-        _title(analysis),
-        _caption(analysis) + same_evidence_words(analysis.headline),
-        tuple(columns),
-        tuple(rows),
-        analysis.claims,
-    )
-
-
-def how_sure(analysis: Analysis) -> Table:
-    """What is known of the convergence of every setting that approximates something."""
-    order = [one["setting_id"] for one in analysis.settings]
-    return convergence.table(analysis.run, analysis.gates, analysis.labels, analysis.costs, order)
+    caption = _caption(analysis) + same_evidence_words(analysis.headline)
+    shown, claims = analysis.shown, analysis.claims
+    return filled("headline", _title(analysis), caption, fields, shown, claims)
 
 
 def summary(analysis: Analysis) -> Table:
     """Every setting with everything that is known of it."""
-    columns = [
-        _METHOD,
-        Column("backend", "Backend"),
-        Column("reduction", "Reduction"),
-        Column("settings", "Settings"),
-        *_cost_columns(analysis),
-        *_metric_columns(analysis, analysis.metrics),
-    ]
-    rows = [
-        (
-            analysis.labels[key := setting["setting_id"]],
-            facts_of(setting).backend,
-            setting["reduction"],
-            settings_label(setting),
-            *_costs(analysis, key),
-            *_estimates(analysis, key, analysis.metrics),
-        )
-        for setting in analysis.settings
+    fields = [
+        _method(analysis),
+        (Column("backend", "Backend"), lambda key: facts_of(analysis.setting(key)).backend),
+        (Column("reduction", "Reduction"), lambda key: analysis.setting(key)["reduction"]),
+        (Column("settings", "Settings"), lambda key: settings_label(analysis.setting(key))),
+        *_costs(analysis),
+        *_metrics(analysis, analysis.metrics),
     ]
     title = "All settings and metrics"
     caption = _caption(analysis) + same_evidence_words(analysis.metrics)
-    return Table("summary", title, caption, tuple(columns), tuple(rows), analysis.claims)
+    return filled("summary", title, caption, fields, _ids(analysis), analysis.claims)
 
 
 def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
     """What is shown against the reference setting, metric by metric."""
-    found = analysis.comparison
-    chosen = [
-        one for one in metrics or analysis.metrics if len(found) and one in set(found["metric"])
-    ]
-    columns = [
-        _METHOD,
-        Column("metric", "Metric"),
-        Column("n", "n"),
-        Column("difference", "Difference"),
-        *([Column("p", "p"), Column("p_holm", "p (Holm)")] if analysis.claims else []),
-        Column("effect", "Effect r"),
-        Column("detectable", "Detectable"),
-    ]
-    by_key = {(row.setting_id, row.metric): row for row in found.itertuples(index=False)}
+    compared = {(row.setting_id, row.metric): row for row in analysis.comparison.itertuples()}
     rows = [
-        _comparison_row(analysis, by_key[key, metric], key, metric)
-        for metric in chosen
+        compared[key, metric]
+        for metric in metrics or analysis.metrics
         for key in analysis.shown
-        if (key, metric) in by_key
+        if (key, metric) in compared
+    ]
+    tests: list[Field] = [
+        (Column("p", "p"), lambda row: float(row.p)),
+        (Column("p_holm", "p (Holm)"), lambda row: float(row.p_holm)),
+    ]
+    fields: list[Field] = [
+        (_METHOD, lambda row: analysis.labels[row.setting_id]),
+        (Column("metric", "Metric"), lambda row: metric_label(row.metric)),
+        (Column("n", "n"), lambda row: int(row.n)),
+        (
+            Column("difference", "Difference"),
+            lambda row: Estimate(row.difference, row.low, row.high),
+        ),
+        *(tests if analysis.claims else []),
+        (Column("effect", "Effect r"), lambda row: float(row.effect)),
+        (Column("detectable", "Detectable"), lambda row: float(row.detectable)),
     ]
     title = f"Differences from {analysis.labels[analysis.reference]}"
-    return Table("comparison", title, _comparison_caption(analysis), tuple(columns), tuple(rows))
-
-
-def _comparison_row(analysis: Analysis, row: Any, key: str, metric: str) -> tuple[Cell, ...]:
-    tests = (float(row.p), float(row.p_holm)) if analysis.claims else ()
-    return (
-        analysis.labels[key],
-        metric_label(metric),
-        int(row.n),
-        Estimate(row.difference, row.low, row.high),
-        *tests,
-        float(row.effect),
-        None if pd.isna(row.detectable) else float(row.detectable),
-    )
+    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
 
 
 def _comparison_caption(analysis: Analysis) -> str:
@@ -192,46 +107,88 @@ def _comparison_caption(analysis: Analysis) -> str:
     )
     heavy = any(middle_of(metric) == "median" for metric in analysis.metrics)
     medians = ", medians of metrics that are named so," if heavy else ""
-    return (
-        f"Mean paired differences{medians} with {interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
-        "correlation. Detectable: smallest true difference that this many examples find with 80 % power at "
-        f"α = {1 - analysis.resampling.confidence:.2g}. "
-        f"{_endpoint_words(analysis)}"
-    )
-
-
-def _endpoint_words(analysis: Analysis) -> str:
-    name = metric_label(analysis.endpoint)
+    endpoint = metric_label(analysis.endpoint)
     if analysis.endpoint in analysis.metrics:
-        return f"{name} is the primary endpoint; the rest is exploratory."
-    return f"{name}, the primary endpoint, was not asked for: all of this is exploratory."
+        words = f"{endpoint} is the primary endpoint; the rest is exploratory."
+    else:
+        words = f"{endpoint}, the primary endpoint, was not asked for: all of this is exploratory."
+    return (
+        f"Mean paired differences{medians} with {_interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
+        "correlation. Detectable: smallest true difference that this many examples find with 80 % power at "
+        f"α = {1 - analysis.resampling.confidence:.2g}. {words}"
+    )
 
 
 def right_and_wrong(analysis: Analysis) -> Table:
     """The main table for right and for wrong predictions."""
-    found = analysis.correctness
-    columns = [
-        _METHOD,
-        Column("prediction", "Prediction"),
-        Column("n", "n"),
-        *_metric_columns(analysis, analysis.headline),
-    ]
-    groups = {} if not len(found) else dict(list(found.groupby(["setting_id", "prediction"])))
-    rows = [
-        _group_row(analysis, groups[key, prediction], key, prediction)
+    groups = dict(list(analysis.correctness.groupby(["setting_id", "prediction"])))
+    items = [
+        (key, prediction)
         for key in analysis.shown
         for prediction in ("right", "wrong")
         if (key, prediction) in groups
     ]
-    caption = f"Means with {interval_words(analysis)}. n: examples in the group."
-    return Table(
-        "right_and_wrong",
-        "Right and wrong predictions",
-        caption,
-        tuple(columns),
-        tuple(rows),
-        False,
+
+    def n_examples(item: tuple[str, str]) -> int:
+        return int((groups[item]["n"] + groups[item]["n_not_ok"]).max())
+
+    def estimate(item: tuple[str, str], metric: str) -> Cell:
+        group = groups[item]
+        rows = group[(group["metric"] == metric) & (group["n"] > 0)]
+        return next((Estimate(row.mean, row.low, row.high) for row in rows.itertuples()), None)
+
+    fields: list[Field] = [
+        (_METHOD, lambda item: analysis.labels[item[0]]),
+        (Column("prediction", "Prediction"), lambda item: str(item[1])),
+        (Column("n", "n"), n_examples),
+        *(
+            (_metric_column(analysis, metric), partial(estimate, metric=metric))
+            for metric in analysis.headline
+        ),
+    ]
+    caption = f"Means with {_interval_words(analysis)}. n: examples in the group."
+    title = "Right and wrong predictions"
+    return filled("right_and_wrong", title, caption, fields, items, False)
+
+
+def agreement(analysis: Analysis) -> Table:
+    """How far every two of the drawn settings agree, by every metric, beside what random rankings would have.
+
+    Ours and Captum's of the same are there whether they are drawn or not.
+    """
+    rows = analysis.table("agreement")
+    rows = rows[rows["status"] == OK]
+    twins = {pair[:2] for pair in pairs(analysis.settings)}
+
+    def mean(column: str) -> Callable[[Any], Cell]:
+        """Nothing where no text has a value."""
+        return lambda item: float(item[1][column].mean()) if item[1][column].notna().any() else None
+
+    fields: list[Field] = [
+        (_METHOD, lambda item: analysis.labels[item[0][1]]),
+        (Column("other", "Other method"), lambda item: analysis.labels[item[0][2]]),
+        (Column("metric", "Metric"), lambda item: metric_label(item[0][0])),
+        (Column("n", "n"), lambda item: len(item[1])),
+        (Column("value", "Agreement"), mean("value")),
+        (Column("chance", "By chance"), mean("chance")),
+    ]
+    items = [
+        ((metric, a, b), _per_text(values))
+        for (metric, a, b), values in rows.groupby(["metric", "setting_a", "setting_b"])
+        if {a, b} <= {*analysis.drawn} or (a, b) in twins or (b, a) in twins
+    ]
+    caption = (
+        "Means over the n examples where both methods have an order. By chance: the mean of two random rankings. "
+        f"RBO is extrapolated (Webber, Moffat & Zobel 2010).{analysis.drawn_words}"
     )
+    return filled("agreement", "Agreement of methods", caption, fields, items, False)
+
+
+def _per_text(values: pd.DataFrame) -> pd.DataFrame:
+    """Agreement on each text, the mean over its questions."""
+    if TEXT not in values:
+        return values
+    return values.groupby(["cell_id", TEXT])[["value", "chance"]].mean()
 
 
 def gate(analysis: Analysis) -> Table:
@@ -240,143 +197,68 @@ def gate(analysis: Analysis) -> Table:
     return gates({model["name"]: model} if "gate" in model else {})
 
 
-def _group_row(
-    analysis: Analysis, group: pd.DataFrame, key: str, prediction: str
-) -> tuple[Cell, ...]:
-    by_metric = {row.metric: row for row in group.itertuples(index=False)}
-    estimates = [
-        Estimate(row.mean, row.low, row.high) if (row := by_metric.get(metric)) and row.n else None
-        for metric in analysis.headline
+def convergence(analysis: Analysis) -> Table:
+    """What is known of the convergence of every setting that approximates something."""
+    found = analysis.gates
+    n_gradients = known(analysis.costs["n_gradients"], whole)
+    fields = [
+        _method(analysis),
+        (Column("n_gradients", "Gradients per example"), n_gradients),
+        *convergence_table.fields(found),
     ]
-    return analysis.labels[key], prediction, int((group["n"] + group["n_not_ok"]).max()), *estimates
-
-
-def agreement(analysis: Analysis) -> Table:
-    """How far every two of the drawn settings agree, by every metric, beside what random rankings would have.
-
-    Ours and Captum's of the same are there whether they are drawn or not.
-    """
-    found = with_texts(
-        analysis.run.tables["agreement"], analysis.run.manifest, analysis.run.repeated
-    )
-    drawn = set(analysis.drawn)
-    twins = {frozenset(pair[:2]) for pair in pairs(analysis.settings)}
-    both = found["setting_a"].isin(drawn) & found["setting_b"].isin(drawn)
-    paired = [
-        frozenset(pair) in twins
-        for pair in zip(found["setting_a"], found["setting_b"], strict=True)
-    ]
-    own = found[(found["status"] == OK) & (both | np.array(paired, dtype=bool))]
-    columns = (
-        _METHOD,
-        Column("other", "Other method"),
-        Column("metric", "Metric"),
-        Column("n", "n"),
-        Column("value", "Agreement"),
-        Column("chance", "By chance"),
-    )
-    rows = [
-        (
-            analysis.labels[a],
-            analysis.labels[b],
-            metric_label(metric),
-            len(pair),
-            float(pair["value"].mean()),
-            None if pair["chance"].isna().all() else float(pair["chance"].mean()),
-        )
-        for (metric, a, b), every in own.groupby(["metric", "setting_a", "setting_b"])
-        for pair in [_per_text(every)]
-    ]
-    caption = (
-        "Means over the n examples where both methods have an order. By chance: the mean of two random rankings. "
-        f"RBO is extrapolated (Webber, Moffat & Zobel 2010).{analysis.drawn_words}"
-    )
-    title = "Agreement of methods"
-    return Table("agreement", title, caption, columns, tuple(rows), False)
-
-
-def _per_text(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Agreement on each text, the mean over its questions."""
-    if TEXT not in pairs:
-        return pairs
-    return pairs.groupby(["cell_id", TEXT])[["value", "chance"]].mean()
+    keys = [key for key in _ids(analysis) if found.loc[key].notna().any()]
+    caption = convergence_table.CAPTION + convergence_table.gate_words(analysis.run, found)
+    return filled("convergence", "Convergence", caption, fields, keys, False)
 
 
 def parity(analysis: Analysis) -> Table:
     """Native scores against Captum's."""
-    columns = [
-        _METHOD,
-        Column("other", "Against"),
-        Column("n", "Maps"),
-        Column("absolute", "Largest difference"),
-        Column("relative", "Relative to the text's largest score"),
-        Column("expected", "Expected"),
-        Column("tolerance", "Tolerance"),
-        Column("verdict", "Verdict"),
-    ]
-    rows = [
+    fields: list[Field] = [
+        (_METHOD, lambda pair: analysis.labels[pair.setting_id]),
+        (Column("other", "Against"), lambda pair: analysis.labels[pair.other_id]),
+        (Column("n", "Maps"), lambda pair: pair.n_examples),
+        (Column("absolute", "Largest difference"), lambda pair: pair.absolute),
         (
-            analysis.labels[one.setting_id],
-            analysis.labels[one.other_id],
-            one.n_examples,
-            one.absolute,
-            one.relative,
-            one.expected or None,
-            one.tolerance,
-            one.verdict,
-        )
-        for one in parities(analysis.run)
+            Column("relative", "Relative to the text's largest score"),
+            lambda pair: pair.relative,
+        ),
+        (Column("expected", "Expected"), lambda pair: pair.expected or None),
+        (Column("tolerance", "Tolerance"), lambda pair: pair.tolerance),
+        (Column("verdict", "Verdict"), lambda pair: pair.verdict),
     ]
     caption = (
         "Largest difference of any token's score. Captum's riemann_trapezoid has weights that sum to (n-1)/n, "
         "so ours exceeds it by 1/(n-1) at n steps; our own name for it reproduces it."
     )
-    return Table("parity", "Native against Captum", caption, tuple(columns), tuple(rows))
+    return filled("parity", "Native against Captum", caption, fields, parities(analysis.run))
 
 
 def sweep(analysis: Analysis) -> Table:
     """Settings of one entry that differ in hyperparameters; what the study chose elsewhere is marked."""
-    swept = {
-        name: varying(analysis.settings, name)
-        for name in {one["name"] for one in analysis.settings}
-    }
-    keys = sorted({key for own in swept.values() for key in own})
-    columns = [
-        Column("name", "Entry"),
-        *(Column(key, key) for key in keys),
-        Column("backend", "Backend"),
-        Column("chosen", "Chosen"),
-        Column("n_gradients", "Gradients per example"),
-        *_metric_columns(analysis, analysis.headline),
+    names = {one["name"] for one in analysis.settings}
+    swept = {name: varying(analysis.settings, name) for name in names}
+    keys = [key for key in _ids(analysis) if swept[analysis.setting(key)["name"]]]
+
+    def value(key: str, name: str) -> Cell:
+        found = analysis.setting(key).get(name, "")
+        is_plain = isinstance(found, int | str) and not isinstance(found, bool)
+        return (
+            (found if is_plain else value_label(found)) if name in analysis.setting(key) else None
+        )
+
+    fields = [
+        (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),
+        *(
+            (Column(name, name), partial(value, name=name))
+            for name in sorted({name for own in swept.values() for name in own})
+        ),
+        (Column("backend", "Backend"), lambda key: facts_of(analysis.setting(key)).backend),
+        (Column("chosen", "Chosen"), lambda key: "✓" if key in analysis.best.values() else ""),
+        _costs(analysis)[0],
+        *_metrics(analysis, analysis.headline),
     ]
-    choice = (analysis.run.manifest.get("chosen") or {}).get("best", {})
-    rows = []
-    for one in analysis.settings:
-        if swept[one["name"]]:
-            key = one["setting_id"]
-            values = [_value(one[name]) if name in one else None for name in keys]
-            chosen = "✓" if choice.get(one["name"], {}).get("setting_id") == key else ""
-            costs, metrics = _costs(analysis, key), _estimates(analysis, key, analysis.headline)
-            rows.append(
-                (
-                    facts_of(one).entry,
-                    *values,
-                    facts_of(one).backend,
-                    chosen,
-                    costs[0],
-                    *metrics,
-                )
-            )
     title = "Settings that differ in hyperparameters"
-    return Table("sweep", title, _caption(analysis), tuple(columns), tuple(rows), False)
-
-
-def _value(value: Any) -> Cell:
-    return (
-        value
-        if isinstance(value, int | str) and not isinstance(value, bool)
-        else value_label(value)
-    )
+    return filled("sweep", title, _caption(analysis), fields, keys, False)
 
 
 def notes(analysis: Analysis) -> Table:
@@ -387,109 +269,118 @@ def notes(analysis: Analysis) -> Table:
         Column("reason", "Reason"),
         Column("n", "Times"),
     )
-    found = [*_status_notes(analysis), *_agreement_notes(analysis), *_warning_notes(analysis)]
-    return Table("notes", "Notes", "What has no number, and why.", columns, tuple(found))
+    rows = (*_missing(analysis), *_warnings(analysis))
+    return Table("notes", "Notes", "What has no number, and why.", columns, rows)
 
 
-def _status_notes(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
-    rows = analysis.run.tables["rows"]
-    missing = rows[rows["status"] != OK]
-    for (status, reason), own in missing.groupby(["status", "reason"]):
-        where = "; ".join(metric_label(metric) for metric in ordered_metrics(own["metric"]))
-        yield status.replace("_", " "), where, reason, len(own)
+def _missing(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
+    rows, pairs = (analysis.run.tables[name] for name in ("rows", "agreement"))
+    for (status, reason), group in rows[rows["status"] != OK].groupby(["status", "reason"]):
+        where = "; ".join(metric_label(metric) for metric in ordered_metrics(group["metric"]))
+        yield status.replace("_", " "), where, reason, len(group)
+    by = ["status", "metric", "reason"]
+    for (status, metric, reason), group in pairs[pairs["status"] != OK].groupby(by):
+        yield status.replace("_", " "), f"Agreement of methods ({metric})", reason, len(group)
 
 
-def _agreement_notes(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
-    rows = analysis.run.tables["agreement"]
-    missing = rows[rows["status"] != OK]
-    for (status, metric, reason), own in missing.groupby(["status", "metric", "reason"]):
-        yield status.replace("_", " "), f"Agreement of methods ({metric})", reason, len(own)
+def _warnings(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
+    for message, group in analysis.run.tables["warnings"].groupby("message"):
+        sources = sorted(set(group["source"].dropna()))
+        more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+        yield "warning", ", ".join(sources[:3]) + more, message, len(group)
 
 
-def _warning_notes(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
-    for message, own in analysis.run.tables["warnings"].groupby("message"):
-        sources = sorted(set(own["source"].dropna()))
-        where = ", ".join(sources[:3]) + (
-            f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-        )
-        yield "warning", where, message, len(own)
+TABLES: Mapping[str, Callable[[Analysis], Table]] = {
+    "headline": headline,
+    "summary": summary,
+    "comparison": comparison,
+    "right_and_wrong": right_and_wrong,
+    "agreement": agreement,
+    "gates": gate,
+    "convergence": convergence,
+    "parity": parity,
+    "sweep": sweep,
+    "removal_cost": removal_cost,
+    "timing": timing,
+    "notes": notes,
+}
 
 
-def _title(analysis: Analysis) -> str:
-    name = analysis.run.manifest.get("name", "run")
-    return f"{name}: {analysis.counted}"
+def tables(analysis: Analysis) -> dict[str, Table]:
+    """All tables that the run has something for, by name."""
+    made = {name: make(analysis) for name, make in TABLES.items()}
+    return {name: table for name, table in made.items() if table.rows}
 
 
-def _caption(analysis: Analysis) -> str:
-    best = (
-        " Bold: the best mean of a column, which need not be significantly so."
-        if analysis.claims
-        else ""
-    )
-    gate = convergence.gate_words(analysis.run) if analysis.gates["converged"].notna().any() else ""
-    return f"Means with {interval_words(analysis)}.{_order_words(analysis)}{best}{_group_words(analysis)}{gate}{_choice_words(analysis)}"
+def _ids(analysis: Analysis) -> list[str]:
+    return [one["setting_id"] for one in analysis.settings]
 
 
-def _order_words(analysis: Analysis) -> str:
-    if (primary := analysis.primary) is None or analysis.higher_is_better(primary) is None:
-        return ""
-    said = ", the primary endpoint" if primary == analysis.endpoint else ""
-    return f" Sorted by {metric_label(primary)}{said}."
+def _method(analysis: Analysis) -> Field:
+    return _METHOD, lambda key: analysis.labels[key]
 
 
-def _group_words(analysis: Analysis) -> str:
-    if not analysis.groups or (primary := analysis.primary) is None:
-        return ""
-    return (
-        f" Methods that share a letter do not differ in {metric_label(primary)} "
-        f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
-        f"α = {1 - analysis.resampling.confidence:.2g}); the mean rank is over examples, 1 the best."
-    )
-
-
-def _choice_words(analysis: Analysis) -> str:
-    manifest = analysis.run.manifest
-    if not (choice := manifest.get("chosen")):
-        return ""
-    return (
-        f" Hyperparameters were chosen by {metric_label(choice['metric'])} on {choice['n_examples']} examples of the "
-        f"{choice['split']} split; the numbers are of the {manifest.get('split')} split."
-    )
-
-
-def _metric_columns(analysis: Analysis, metrics: Sequence[str]) -> list[Column]:
-    return [_metric_column(analysis, metric) for metric in metrics]
+def _metrics(analysis: Analysis, metrics: Sequence[str]) -> list[Field]:
+    return [
+        (_metric_column(analysis, metric), partial(analysis.estimate, metric=metric))
+        for metric in metrics
+    ]
 
 
 def _metric_column(analysis: Analysis, metric: str) -> Column:
-    own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
-    unit = unit_label(own["unit"] or "")
-    return Column(metric, metric_label(metric), unit, analysis.higher_is_better(metric))
+    unit = analysis.summary.loc[analysis.summary["metric"] == metric, "unit"].iloc[0]
+    direction = analysis.higher_is_better(metric)
+    return Column(metric, metric_label(metric), unit_label(unit or ""), direction)
 
 
-def _estimates(analysis: Analysis, key: str, metrics: Sequence[str]) -> list[Cell]:
-    return [analysis.estimate(key, metric) for metric in metrics]
-
-
-def _cost_columns(analysis: Analysis) -> list[Column]:
-    timed = analysis.costs["seconds"].notna().any()
-    columns = [Column("n_gradients", "Gradients per example")]
-    if analysis.gates["converged"].notna().any():
-        columns.append(Column("converged", "Converged"))
-    if timed:
-        columns += [
-            Column("seconds", "Time per example", "s"),
+def _costs(analysis: Analysis) -> list[Field]:
+    """What a setting costs and whether its maps converged, by id; the gradients first."""
+    costs, converged = analysis.costs, analysis.gates["converged"]
+    fields: list[Field] = [
+        (Column("n_gradients", "Gradients per example"), known(costs["n_gradients"], whole)),
+        (Column("converged", "Converged"), known(converged, convergence_table.whole_percent)),
+        (Column("seconds", "Time per example", "s"), known(costs["seconds"])),
+        (
             Column("examples_per_second", "Examples per second"),
-        ]
-    return columns
+            known(costs["examples_per_second"]),
+        ),
+    ]
+    timed = ["seconds", "examples_per_second"] if costs["seconds"].notna().any() else []
+    gated = ["converged"] if converged.notna().any() else []
+    return [field for field in fields if field[0].key in ("n_gradients", *gated, *timed)]
 
 
-def _costs(analysis: Analysis, key: str) -> list[Cell]:
-    own = analysis.costs.loc[key]
-    n_gradients = float(own["n_gradients"])
-    cells: list[Cell] = [int(n_gradients) if n_gradients.is_integer() else n_gradients]
-    if analysis.gates["converged"].notna().any():
-        cells.append(convergence.share_cell(float(analysis.gates.loc[key, "converged"])))
-    if analysis.costs["seconds"].notna().any():
-        cells += [float(own["seconds"]), float(own["examples_per_second"])]
-    return cells
+def _interval_words(analysis: Analysis) -> str:
+    """How every interval was made."""
+    several = analysis.n_questions > analysis.n_examples
+    over = f"texts, whose {analysis.question}s are averaged first" if several else "examples"
+    resampling = analysis.resampling
+    return f"{resampling.words} over {over}, {resampling.n_resamples} resamples"
+
+
+def _title(analysis: Analysis) -> str:
+    return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
+
+
+def _caption(analysis: Analysis) -> str:
+    """How the means of a table were made, how its rows are sorted, and what its marks and letters say."""
+    primary, confidence = analysis.primary, analysis.resampling.confidence
+    caption = f"Means with {_interval_words(analysis)}."
+    if primary is not None and analysis.higher_is_better(primary) is not None:
+        said = ", the primary endpoint" if primary == analysis.endpoint else ""
+        caption += f" Sorted by {metric_label(primary)}{said}."
+    if analysis.claims:
+        caption += " Bold: the best mean of a column, which need not be significantly so."
+    if analysis.groups and primary is not None:
+        caption += (
+            f" Methods that share a letter do not differ in {metric_label(primary)} "
+            f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
+            f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
+        )
+    caption += convergence_table.gate_words(analysis.run, analysis.gates)
+    if choice := analysis.run.manifest.get("chosen"):
+        caption += (
+            f" Hyperparameters were chosen by {metric_label(choice['metric'])} on {choice['n_examples']} examples of the "
+            f"{choice['split']} split; the numbers are of the {analysis.run.manifest.get('split')} split."
+        )
+    return caption

@@ -98,68 +98,62 @@ def rule_label(rule: str) -> str:
 
 def noise_map(analysis: Analysis) -> Figure | None:
     """The primary metric by noise and number of samples, a panel per entry."""
-    entries: dict[str, Settings] = {}
-    for name in dict.fromkeys(setting["name"] for setting in analysis.settings):
-        own: Settings = [
-            one for one in analysis.settings if one["name"] == name and one["backend"] == "native"
-        ]
-        if {"noise_std", "n_samples"} <= set(varying(own, name)):
-            entries[name] = [one for one in own if analysis.estimate(one["setting_id"], PRIMARY)]
-    entries = {name: own for name, own in entries.items() if own}
+    entries: dict[str, list[Mapping[str, Any]]] = {}
+    for one in analysis.settings:
+        swept = {"noise_std", "n_samples"} <= set(varying(analysis.settings, one["name"]))
+        known = analysis.estimate(one["setting_id"], PRIMARY) is not None
+        if swept and known and one["backend"] == "native":
+            entries.setdefault(one["name"], []).append(one)
     if not entries:
         return None
     figure = Figure(figsize=(min(WIDTH, 0.6 + 3.8 * len(entries)), 3.2), layout="constrained")
     panels = figure.subplots(1, len(entries), squeeze=False)[0]
-    for axes, (name, own) in zip(panels, entries.items(), strict=True):
-        _noise_panel(axes, analysis, own)
+    for axes, (name, settings) in zip(panels, entries.items(), strict=True):
+        _noise_panel(axes, analysis, settings)
         axes.set_title(literal(name) if len(entries) > 1 else "")
+    choice = analysis.run.manifest.get("chosen")
+    framed = f" Framed: chosen on {choice['split']}." if choice else ""
     note(
         figure,
-        f"Mean over {analysis.n_examples} examples; ± half the width of the interval.{_frame_words(analysis)}",
+        f"Mean over {analysis.n_examples} examples; ± half the width of the interval.{framed}",
     )
     return figure
 
 
-def _noise_panel(axes: Axes, analysis: Analysis, own: Settings) -> None:
-    noises, samples = sorted(_distinct(own, "noise_std")), sorted(_distinct(own, "n_samples"))
-    cells: dict[tuple[int, int], Estimate] = {}
-    for one in own:
-        place = samples.index(one["n_samples"]), noises.index(one["noise_std"])
-        estimate = analysis.estimate(one["setting_id"], PRIMARY)
-        if estimate is not None:
-            cells[place] = estimate
-        if one["setting_id"] == _chosen(analysis, one["name"]):
-            corner = (place[1] + 0.04, place[0] + 0.05)
-            frame = Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="#D55E00", lw=1.8, zorder=3)
-            axes.add_patch(frame)
-    values = np.full((len(samples), len(noises)), np.nan)
-    texts = [[""] * len(noises) for _ in samples]
-    for (row, column), estimate in cells.items():
-        values[row, column] = estimate.mean
-        texts[row][column] = f"{estimate.mean:.3f}\n±{(estimate.high - estimate.low) / 2:.3f}"
+def _noise_panel(axes: Axes, analysis: Analysis, settings: Settings) -> None:
+    estimates = [analysis.estimates[one["setting_id"], PRIMARY] for one in settings]
+    found = pd.DataFrame(estimates, columns=Estimate._fields)
+    found["noise"] = [one["noise_std"] for one in settings]
+    found["samples"] = [one["n_samples"] for one in settings]
+    grid = found.pivot(index="samples", columns="noise")
+    means, halves = grid["mean"], (grid["high"] - grid["low"]) / 2
     matrix(
         axes,
-        values,
-        texts,
-        rows=[str(n) for n in samples],
-        columns=[value_label(noise) for noise in noises],
+        means.to_numpy(),
+        [
+            [
+                "" if np.isnan(mean) else f"{mean:.3f}\n±{half:.3f}"
+                for mean, half in zip(*row, strict=True)
+            ]
+            for row in zip(means.to_numpy(), halves.to_numpy(), strict=True)
+        ],
+        rows=[str(n) for n in means.index],
+        columns=[value_label(noise) for noise in means],
         label=f"{metric_label(PRIMARY)} ↑",
         size=7.0,
         cmap="cividis",
     )
+    for one in settings:
+        if one["setting_id"] == analysis.best.get(one["name"]):
+            column, row = (
+                means.columns.get_loc(one["noise_std"]),
+                means.index.get_loc(one["n_samples"]),
+            )
+            corner = (column + 0.04, row + 0.05)
+            frame = Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="#D55E00", lw=1.8, zorder=3)
+            axes.add_patch(frame)
     axes.invert_yaxis()  # more samples above
     axes.set(xlabel="Noise (standard deviations of the embedding matrix)", ylabel="Samples")
-
-
-def _chosen(analysis: Analysis, name: str) -> str | None:
-    best = (analysis.run.manifest.get("chosen") or {}).get("best", {})
-    found: str | None = best.get(name, {}).get("setting_id")
-    return found
-
-
-def _frame_words(analysis: Analysis) -> str:
-    choice = analysis.run.manifest.get("chosen")
-    return f" Framed: chosen on {choice['split']}." if choice else ""
 
 
 def _distinct(settings: Settings, key: str) -> list[Any]:

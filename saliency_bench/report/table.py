@@ -1,11 +1,12 @@
 """A table before it has a format: typed cells, and what of them is printed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 
 class Estimate(NamedTuple):
@@ -47,6 +48,35 @@ class Table:
     marks_best: bool = True
 
 
+#: A column and what it says of an item, which has a row.
+Field = tuple[Column, Callable[[Any], Cell]]
+
+
+def filled(
+    name: str,
+    title: str,
+    caption: str,
+    fields: Sequence[Field],
+    items: Iterable[Any],
+    marks_best: bool = True,
+) -> Table:
+    """A table with a column for each field and a row for each item."""
+    rows = tuple(tuple(cell(item) for _, cell in fields) for item in items)
+    return Table(name, title, caption, tuple(column for column, _ in fields), rows, marks_best)
+
+
+def known(
+    values: "pd.Series[float]", write: Callable[[float], Cell] = float
+) -> Callable[[Any], Cell]:
+    """The number of an item as it is written; nothing where it is NaN."""
+    return lambda item: None if math.isnan(values[item]) else write(float(values[item]))
+
+
+def whole(number: float) -> Cell:
+    """An integer where the number is one."""
+    return int(number) if number.is_integer() else number
+
+
 class Printed(NamedTuple):
     """What of a cell is printed; `interval` is empty where there is none."""
 
@@ -64,39 +94,46 @@ def printed(table: Table) -> list[list[Printed]]:
 
 def _print_column(table: Table, index: int) -> list[Printed]:
     cells = [row[index] for row in table.rows]
-    write = _writer(cells)
+    digits = _digits(cells)
     best = _best(cells, table.columns[index].higher_is_better) if table.marks_best else math.nan
-    return [_print(cell, write, best) for cell in cells]
+    return [_print(cell, digits, best) for cell in cells]
 
 
-def _print(cell: Cell, write: "_Writer", best: float) -> Printed:
-    match cell:
-        case None:
-            return Printed("–", numeric=True)
-        case str():
-            return Printed(cell)
-        case Estimate(mean, low, high):
-            if math.isnan(mean):
-                return Printed("–", numeric=True)
-            interval = "" if math.isnan(low) else f"[{write(low)}, {write(high)}]"
-            return Printed(write(mean), interval, mean == best, numeric=True)
-        case int():
-            return Printed(str(cell), numeric=True)
-        case float():
-            return Printed(
-                "–" if math.isnan(cell) else write(cell), best=cell == best, numeric=True
-            )
+def _print(cell: Cell, digits: str, best: float) -> Printed:
+    if isinstance(cell, str):
+        return Printed(cell)
+    mean = cell.mean if isinstance(cell, Estimate) else cell
+    if mean is None or math.isnan(mean):
+        return Printed("–", numeric=True)
+    if isinstance(cell, int):
+        return Printed(str(cell), numeric=True)
+    ends = cell[1:] if isinstance(cell, Estimate) and not math.isnan(cell.low) else ()
+    interval = f"[{', '.join(_written(end, digits) for end in ends)}]" if ends else ""
+    return Printed(_written(mean, digits), interval, mean == best, numeric=True)
 
 
-def _numbers(cells: Sequence[Cell]) -> list[float]:
-    """All finite numbers in cells, the ends of intervals too."""
-    found: list[float] = []
-    for cell in cells:
-        if isinstance(cell, Estimate):
-            found += cell
-        elif isinstance(cell, float):
-            found.append(cell)
-    return [number for number in found if math.isfinite(number)]
+def _written(number: float, digits: str) -> str:
+    """A number with these digits; zero is short, and has no sign."""
+    if digits.endswith("e"):
+        return "0" if number == 0 else format(number, digits)
+    text = format(number, digits)
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _digits(cells: Sequence[Cell]) -> str:
+    """The format of all numbers of a column, the ends of intervals too."""
+    floats = [
+        number
+        for cell in cells
+        for number in (cell if isinstance(cell, Estimate) else [cell])
+        if isinstance(number, float) and math.isfinite(number)
+    ]
+    sizes = np.abs(floats)
+    # A column without negative numbers that spans orders of magnitude, such as gaps and p-values.
+    if sizes.any() and sizes[sizes > 0].min() < 5e-4 and min(floats) >= 0:
+        return ".1e"
+    largest = sizes.max(initial=0.0)
+    return ".3f" if largest < 10 else ".2f" if largest < 100 else ".1f" if largest < 1000 else ".0f"
 
 
 def _best(cells: Sequence[Cell], higher_is_better: bool | None) -> float:
@@ -105,25 +142,3 @@ def _best(cells: Sequence[Cell], higher_is_better: bool | None) -> float:
     if higher_is_better is None or len(known) < 2:
         return math.nan
     return max(known) if higher_is_better else min(known)
-
-
-@dataclass(frozen=True)
-class _Writer:
-    decimals: int
-    scientific: bool
-
-    def __call__(self, number: float) -> str:
-        if self.scientific:
-            return "0" if number == 0 else f"{number:.1e}"
-        text = f"{number:.{self.decimals}f}"
-        return text.removeprefix("-") if float(text) == 0 else text
-
-
-def _writer(cells: Sequence[Cell]) -> _Writer:
-    numbers = np.abs(_numbers(cells))
-    largest = float(numbers.max(initial=0.0))
-    positive = numbers[numbers > 0]
-    # A column without negative numbers that spans orders of magnitude, such as gaps and p-values.
-    small = positive.size > 0 and positive.min() < 5e-4 and min(_numbers(cells)) >= 0
-    decimals = 3 if largest < 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
-    return _Writer(decimals, scientific=bool(small))

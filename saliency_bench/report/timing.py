@@ -7,53 +7,49 @@ import pandas as pd
 
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.parity import twin_of
-from saliency_bench.report.table import Cell, Column, Estimate, Table
-
-_COLUMNS = (
-    Column("method", "Method"),
-    Column("milliseconds", "Time per example", "ms", higher_is_better=False),
-    Column("examples_per_second", "Examples per second"),
-    Column("tokens_per_second", "Tokens per second"),
-    Column("gradients_per_second", "Gradients per second"),
-    Column("peak_mebibytes", "Peak memory", "MiB"),
-    Column("times_captum", "Captum's time / ours"),
-)
+from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled
 
 
 def timing(analysis: Analysis) -> Table:
     """Medians over interleaved repeats, with the fastest and the slowest."""
-    timings = analysis.run.tables["timings"]
-    rows = tuple(
-        _row(analysis, one["setting_id"], timings)
-        for one in analysis.settings
-        if (timings["setting_id"] == one["setting_id"]).any()
-    )
-    return Table("timing", "Time and memory", _caption(timings), _COLUMNS, rows, marks_best=False)
+    timings = analysis.run.tables["timings"].sort_values("repeat")
+    repeats = dict(list(timings.groupby("setting_id", observed=True)))
+    keys = [one["setting_id"] for one in analysis.settings if one["setting_id"] in repeats]
 
+    def time_of_one(key: str) -> Estimate:
+        milliseconds = 1e3 * repeats[key]["seconds"] / repeats[key]["n_examples"]
+        return Estimate(milliseconds.median(), milliseconds.min(), milliseconds.max())
 
-def _row(analysis: Analysis, key: str, timings: pd.DataFrame) -> tuple[Cell, ...]:
-    own = timings[timings["setting_id"] == key].sort_values("repeat")
-    each = 1e3 * own["seconds"] / own["n_examples"]
-    peak = own["peak_bytes"].max()
-    return (
-        analysis.labels[key],
-        Estimate(each.median(), each.min(), each.max()),
+    def per_second(key: str, column: str) -> Cell:
+        counts = repeats[key][column]
+        return float((counts / repeats[key]["seconds"]).median()) if counts.any() else None
+
+    def peak(key: str) -> Cell:
+        size = repeats[key]["peak_bytes"].max()
+        return None if pd.isna(size) else float(size) / 2**20
+
+    def times_captum(key: str) -> Cell:
+        """The ratio of repeats that ran side by side; nothing without a twin."""
+        seconds, twin = repeats[key]["seconds"], repeats.get(twin_of(analysis.run.settings, key))
+        if twin is None or len(twin) != len(seconds):
+            return None
+        ratios = twin["seconds"].to_numpy() / seconds.to_numpy()
+        return Estimate(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
+
+    fields: list[Field] = [
+        (Column("method", "Method"), lambda key: analysis.labels[key]),
+        (Column("milliseconds", "Time per example", "ms", higher_is_better=False), time_of_one),
         *(
-            float((own[column] / own["seconds"]).median()) if own[column].any() else None
-            for column in ("n_examples", "n_tokens", "n_gradients")
+            (
+                Column(f"{count}_per_second", f"{count.capitalize()} per second"),
+                lambda key, count=count: per_second(key, f"n_{count}"),
+            )
+            for count in ("examples", "tokens", "gradients")
         ),
-        None if pd.isna(peak) else float(peak) / 2**20,
-        _against(own, timings, twin_of(analysis.run.settings, key)),
-    )
-
-
-def _against(own: pd.DataFrame, timings: pd.DataFrame, captum: str | None) -> Cell:
-    """The ratios of repeats that ran side by side; nothing without a twin."""
-    other = timings[timings["setting_id"] == captum].sort_values("repeat")
-    if captum is None or len(other) != len(own):
-        return None
-    ratios = other["seconds"].to_numpy() / own["seconds"].to_numpy()
-    return Estimate(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
+        (Column("peak_mebibytes", "Peak memory", "MiB"), peak),
+        (Column("times_captum", "Captum's time / ours"), times_captum),
+    ]
+    return filled("timing", "Time and memory", _caption(timings), fields, keys, False)
 
 
 def _caption(timings: pd.DataFrame) -> str:

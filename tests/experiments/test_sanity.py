@@ -6,6 +6,7 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rebuilding import assert_made_again_from_its_rows
@@ -315,8 +316,6 @@ def rows_of_everything():
                                 value = float(stream.random()) if text else None
                                 found += [f"t{text}", value, None if text else "no order"]
                                 rows.append(dict(zip(SANITY, found, strict=True)))
-    import pandas as pd
-
     return pd.DataFrame(rows, columns=list(SANITY)).astype({"value": float})
 
 
@@ -400,6 +399,20 @@ def test_operators_stand_beside_each_other_with_whiskers_and_no_bands():
         assert shares.mean(0) == pytest.approx([0, 0.5])
         assert all(one.has_yerr for one in axes.containers)
         assert {type(one).__name__ for one in axes.collections} == {"LineCollection"}
+
+
+def test_an_operator_from_elsewhere_has_a_line_that_no_other_has():
+    rows = rows_of_everything()
+    names = ["mask", "delete", "_from_elsewhere", "costs_$"]
+    removal = rows[(rows["section"] == "removal") & (rows["case"] == "mask")]
+    figure = figures(pd.concat([removal.assign(case=name) for name in names]), RESAMPLING)[
+        "removal"
+    ]
+    assert [
+        one.get_text().strip().replace("\\", "") for one in figure.legends[0].get_texts()
+    ] == names
+    lines = [one.lines[0] for one in figure.axes[0].containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(names)
 
 
 def test_shares_of_special_tokens_have_the_interval_of_all_together():

@@ -74,13 +74,9 @@ def test_the_order_is_kendalls_tau_of_the_means(sig):
 
 
 def test_a_number_within_a_published_range_does_not_differ():
-    def difference(mean):
-        one = published._Match("c", "m", "x", published.Estimate(mean, mean, mean), 0.2, 0.4)
-        return one.row()[-1]
-
-    assert difference(0.3) == 0
-    assert difference(0.5) == pytest.approx(0.1)
-    assert difference(0.1) == pytest.approx(-0.1)
+    assert published.difference(0.3, 0.2, 0.4) == 0
+    assert published.difference(0.5, 0.2, 0.4) == pytest.approx(0.1)
+    assert published.difference(0.1, 0.2, 0.4) == pytest.approx(-0.1)
 
 
 def test_what_cannot_be_compared_is_refused(sig):

@@ -1,9 +1,12 @@
 """Figures of the sanity checks, a function for each section that has one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -22,6 +25,7 @@ from saliency_bench.report.charts import ends, lines, points
 from saliency_bench.report.stats import Resampling
 from saliency_bench.report.style import HALO, WIDTH, color, legend, literal, note, shared_legend
 
+#: A colour and a marker for each operator of the package; operators from elsewhere take those of `_OTHERS` in turn.
 _OPERATORS = {
     "mask": ("#0072B2", "o"),
     "pad": ("#D55E00", "s"),
@@ -31,6 +35,7 @@ _OPERATORS = {
     "attention": ("#009E73", "P"),
     "delete": ("#E69F00", "X"),
 }
+_OTHERS = (("#56B4E9", "<"), ("#7A5195", ">"), ("#8C6D31", "p"), ("#A6761D", "*"))
 _DODGE = 0.013  # of all tokens, by which the lines of operators stand beside each other
 _TOKENS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#8A8A8A")
 _ALL = "all special tokens"
@@ -144,43 +149,55 @@ def _by_operator(axes: Axes, found: pd.DataFrame) -> None:
     operators = list(dict.fromkeys(found["case"]))
     aside = found["case"].map(operators.index) - (len(operators) - 1) / 2
     found["level"] = found["level"].astype(float) + _DODGE * aside
-    looks = {one: _OPERATORS[one] for one in operators}
+    others = cycle(_OTHERS)
+    looks = {literal(one): _OPERATORS.get(one) or next(others) for one in operators}
+    found["case"] = found["case"].map(literal)
     lines(axes, ends(found, ["level", "case"]), looks, x="level", by="case", linewidth=0.7)
 
 
 def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     """The share of each map on every kind of special token, one beside the other."""
     named = rows.assign(method=special_labels(rows))
-    own = named[named["level"] != _ALL]
-    found = means(own, ["method", "level"], resampling)
-    methods = list(dict.fromkeys(found["method"]))[::-1]
+    by_token = named[named["level"] != _ALL]
+    shares = means(by_token, ["method", "level"], resampling)
+    methods, tokens = (list(dict.fromkeys(shares[key])) for key in ("method", "level"))
     together = means(named[named["level"] == _ALL], ["method"], resampling)
-    ends = together.set_index("method").reindex(methods)
+    together = together.set_index("method").reindex(methods)
     figure = Figure(figsize=(WIDTH, 1.2 + 0.3 * len(methods)), layout="constrained")
     axes = figure.subplots()
-    start = pd.Series(0.0, index=methods)
-    for number, (token, part) in enumerate(found.groupby("level", sort=False)):
-        width = part.set_index("method")["mean"].reindex(methods).fillna(0.0)
-        shade = _TOKENS[number % len(_TOKENS)]
-        axes.barh(range(len(methods)), width, left=start, color=shade, label=literal(token))
-        start += width
-    places = np.arange(len(methods))
-    axes.hlines(places, ends["low"], ends["high"], color="#222222", lw=1.0, path_effects=HALO)
-    for place, value, high in zip(places, start, ends["high"].fillna(start), strict=True):
+    shares["method"] = pd.Categorical(shares["method"], methods)
+    sns.histplot(
+        shares,
+        y="method",
+        weights="mean",
+        hue="level",
+        hue_order=tokens[::-1],  # the first of them is next to the axis
+        palette={token: _TOKENS[n % len(_TOKENS)] for n, token in enumerate(tokens)},
+        multiple="stack",
+        shrink=0.8,
+        alpha=1,
+        ax=axes,
+    )
+    legend(figure, axes.get_legend().legend_handles[::-1], [literal(one) for one in tokens])
+    axes.get_legend().remove()
+    whiskers: dict[str, Any] = {"color": "#222222", "lw": 1.0, "path_effects": HALO}
+    axes.hlines(methods, together["low"], together["high"], **whiskers)
+    total = shares.groupby("method", observed=True)["mean"].sum()
+    for method, high in together["high"].fillna(total).items():
         axes.annotate(
-            f"{value:.1%}",
-            (high, place),
+            f"{total[method]:.1%}",
+            (high, method),
             (4, 0),
             textcoords="offset points",
             va="center",
             size=7.5,
         )
     axes.set_yticks(range(len(methods)), [literal(one) for one in methods])
+    axes.set_ylabel("")
     axes.set_xlabel("Share of the sum of magnitudes")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.margins(x=0.12)
-    legend(figure, *axes.get_legend_handles_labels())
-    note(figure, f"{_over(own, resampling)} Whiskers: of all special tokens together.")
+    note(figure, f"{_over(by_token, resampling)} Whiskers: of all special tokens together.")
     return figure
 
 
