@@ -35,7 +35,7 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
 
     def scores(ids: Tensor, mask: Tensor) -> Tensor:
         also: dict[str, Any] = {"additional_forward_args": (mask,)}
-        embedded = embed(ids).detach()
+        embedded = embed(ids).detach().requires_grad_()
         start = shared.baseline_ids(tokenizer, ids)
         match case.method:
             case "saliency":
