@@ -311,9 +311,7 @@ class References:
         return torch.tensor([token for token in range(size) if token not in special])
 
     def matrix(self) -> Float[Tensor, "V D"]:
-        """The embedding layer's output for every token of the vocabulary that has a finite one.
-
-        It is not kept, since it may be large.
+        """The layer's finite outputs for the tokens of the vocabulary; not kept, since they may be large.
 
         Raises:
             InputError: a token has another vector at each place.
