@@ -409,7 +409,8 @@ def _settings(
     shipped = conf_files.names("method")
     if method not in METHODS and method not in shipped:
         raise unknown("method", method, sorted({*METHODS.names(), *shipped}))
-    name, entry = method, {"method": method}
+    name = method
+    entry: dict[str, Any] = {"method": method}
     if name in shipped:
         entry = conf_files.method_defaults(name)
         method = entry["method"]

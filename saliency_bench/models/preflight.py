@@ -11,7 +11,12 @@ from torch import Tensor
 
 from saliency_bench.core.errors import InputError, is_out_of_memory, said
 from saliency_bench.core.text import Encoded
-from saliency_bench.models.causes import adapter_note, refuse_compiled, refuse_inference_mode
+from saliency_bench.models.causes import (
+    adapter_note,
+    refuse_compiled,
+    refuse_inference_mode,
+    refuse_quantised,
+)
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import FAILURES
@@ -168,6 +173,7 @@ def inspect_model(
     """
     refuse_inference_mode()
     refuse_compiled(model.module)
+    refuse_quantised(model.module)
     most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
     ids = torch.tensor([_cut(input_ids, most)], device=model.device)
     beside = _beside(model, len(input_ids), most, types, extra)

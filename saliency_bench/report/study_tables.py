@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 
 from saliency_bench.core.labels import (
+    BACKWARD,
+    UNSAID,
     metric_label,
     ordered_metrics,
     same_evidence_words,
     settings_label,
     unit_label,
     value_label,
+    value_of,
     varying,
 )
-from saliency_bench.core.method_facts import facts_of
+from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.report import convergence_table as convergence
 from saliency_bench.report.analysis import Analysis
@@ -42,6 +45,8 @@ NAMES = (
     "notes",
 )
 _METHOD = Column("method", "Method")
+#: What stands beside a setting that Captum has no twin of.
+NO_RULES = "not compared: Captum has no backward rules"
 TEST_WORDS = {
     "wilcoxon": "Wilcoxon signed-rank (zeros by Pratt)",
     "sign_flip": "sign-flip permutation of the mean difference",
@@ -326,6 +331,9 @@ def parity(analysis: Analysis) -> Table:
         )
         for one in parities(analysis.run)
     ]
+    if any(map(is_reference, analysis.settings)):
+        by_rule = [one["setting_id"] for one in analysis.settings if BACKWARD in one]
+        rows += [(analysis.labels[key], *6 * [None], NO_RULES) for key in by_rule]
     caption = (
         "Largest difference of any token's score. Captum's riemann_trapezoid has weights that sum to (n-1)/n, "
         "so ours exceeds it by 1/(n-1) at n steps; our own name for it reproduces it."
@@ -353,7 +361,9 @@ def sweep(analysis: Analysis) -> Table:
     for one in analysis.settings:
         if swept[one["name"]]:
             key = one["setting_id"]
-            values = [_value(one[name]) if name in one else None for name in keys]
+            values = [
+                _value(value_of(one, name)) if {name} & {*one, *UNSAID} else None for name in keys
+            ]
             chosen = "✓" if choice.get(one["name"], {}).get("setting_id") == key else ""
             costs, metrics = _costs(analysis, key), _estimates(analysis, key, analysis.headline)
             rows.append(
