@@ -31,8 +31,7 @@ from saliency_bench.store.run import MANIFEST, write_json
 ATTENTION = "lxt"
 LIMIT = 1e-5
 N_TEXTS, N_TOKENS, VOCABULARY = 4, 24, 500
-#: lxt divides by x + 1e-10, where we take the limit at 0.
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -54,10 +53,10 @@ def lxt(folder: Path) -> tuple[Any, Any]:
 
 def models() -> Mapping[str, Callable[[], nn.Module]]:
     """Random classifiers, without dropout."""
-    import transformers as hf
+    hf: Any = importlib.import_module("transformers")
 
     common = SIZES | {"vocab_size": VOCABULARY, "num_labels": 2, "pad_token_id": 0}
-    gpt2 = {
+    gpt2: dict[str, Any] = {
         "vocab_size": VOCABULARY, "num_labels": 2, "pad_token_id": 0, "n_embd": 64, "n_layer": 4, "n_head": 4,
     }  # fmt: skip
     return {

@@ -66,9 +66,9 @@ def study(
         model: from `load_model` or `wrap_model`; it is left as found.
         data: texts in any form that `attribute` takes, or a DataFrame with a column `text` (and `text_pair`, `label`).
         methods: names of entries in conf/method/, entries of your own (`{"method": "integrated_gradients", "n_steps":
-            [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Those of conf/config.yaml, a
-            random ranking and leave-one-out where None.
-        metrics: likewise, of conf/metric/; those of conf/config.yaml where None.
+            [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Those of the quickstart where
+            None.
+        metrics: likewise, of conf/metric/.
         removal: what stands in for removed tokens; a list gives rows for each.
         n: how many texts, chosen by the hash of their words, so that sorted data is not cut to one class; all where None.
         out: a new folder for the run, or that of the same study, which then goes on where it stopped. Where None, the
@@ -160,7 +160,6 @@ def _entries(group: str, asked: Entries | None) -> dict[str, dict[str, Any]]:
     """
     if asked is None:
         asked = conf_files.selected(group)
-        asked += ["random", "leave_one_out"] if group == "method" else []
     if isinstance(asked, Mapping):
         asked = [{"name": name, **entry} for name, entry in asked.items()]
     entries: dict[str, dict[str, Any]] = {}

@@ -46,10 +46,8 @@ def _entry(setting: Setting, rule: Rule) -> str:
 
 
 def _rule_color(setting: Setting, rule: Rule) -> str:
-    """The rule's colour where the input itself is multiplied in, a lighter one for each other method."""
-    if setting.method == "input_x_gradient":
-        return rule.color
-    return _lighter(rule.color, 0.25 + 0.4 * (zlib.crc32(setting.method.encode()) % 5) / 4)
+    """A shade of the rule's colour for each method."""
+    return _lighter(rule.color, 0.6 * (zlib.crc32(setting.method.encode()) % 5) / 4)
 
 
 def named(name: str) -> dict[str, Any]:

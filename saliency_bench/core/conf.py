@@ -67,9 +67,13 @@ def config() -> dict[str, Any]:
 
 
 def selected(group: str) -> list[str]:
-    """What conf/config.yaml chooses of a group: its methods, its metrics."""
-    defaults = _load(folder() / f"config{SUFFIX}")["defaults"]
-    return next([*one[group]] for one in defaults if isinstance(one, dict) and group in one)
+    """What a study has of a group where nothing is chosen: that of the quickstart, else of conf/config.yaml."""
+    for path in (f"experiment/quickstart{SUFFIX}", f"config{SUFFIX}"):
+        for choice in _load(folder() / path)["defaults"]:
+            for key in (group, f"override /{group}"):
+                if isinstance(choice, dict) and key in choice:
+                    return [*choice[key]]
+    raise unknown("group", group, [])
 
 
 def runtime_defaults() -> dict[str, Any]:

@@ -10,8 +10,10 @@ SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "out
 #: What varies within an entry is named in this order, before its hyperparameters.
 AXES = ("reduction", "target", "output", "seed")
 PRIMARY = "srg"  # fixed in advance; every other metric is exploratory
-#: What a setting means that does not name a hyperparameter, since it would change no id.
-UNSAID = {"backward": "plain"}
+#: The hyperparameter that says by which rule gradients are taken; and what a setting without it means, so that its id is
+#: what it was before there were rules.
+BACKWARD = "backward"
+UNSAID = {BACKWARD: "plain"}
 N_HEADLINE = 6  # metrics that fit beside each other on a page
 
 #: In the order of columns; a metric that is not here comes after them, by name.

@@ -12,7 +12,12 @@ from torch import Tensor
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
 from saliency_bench.models import probing
-from saliency_bench.models.causes import adapter_note, refuse_compiled, refuse_inference_mode
+from saliency_bench.models.causes import (
+    adapter_note,
+    refuse_compiled,
+    refuse_inference_mode,
+    refuse_quantised,
+)
 from saliency_bench.models.extra import Extra
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
@@ -136,6 +141,7 @@ def inspect_model(
     """
     refuse_inference_mode()
     refuse_compiled(model.module)
+    refuse_quantised(model.module)
     probe = probing.probe_of(model, input_ids, types, extra)
     # What is proved here is proved of the model, not of how products are rounded.
     with model.frozen(), products(tf32=False):

@@ -9,15 +9,18 @@ import pandas as pd
 
 from saliency_bench.core.averages import middle_of
 from saliency_bench.core.labels import (
+    BACKWARD,
+    UNSAID,
     metric_label,
     ordered_metrics,
     same_evidence_words,
     settings_label,
     unit_label,
     value_label,
+    value_of,
     varying,
 )
-from saliency_bench.core.method_facts import facts_of
+from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report import convergence_table
@@ -29,6 +32,8 @@ from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, fi
 from saliency_bench.report.timing import timing
 
 _METHOD = Column("method", "Method")
+#: What stands beside a setting that Captum has no twin of.
+NO_RULES = "not compared: Captum has no backward rules"
 TEST_WORDS = {
     "wilcoxon": "Wilcoxon signed-rank (zeros by Pratt)",
     "sign_flip": "sign-flip permutation of the mean difference",
@@ -230,7 +235,12 @@ def parity(analysis: Analysis) -> Table:
         "Largest difference of any token's score. Captum's riemann_trapezoid has weights that sum to (n-1)/n, "
         "so ours exceeds it by 1/(n-1) at n steps; our own name for it reproduces it."
     )
-    return filled("parity", "Native against Captum", caption, fields, parities(analysis.run))
+    table = filled("parity", "Native against Captum", caption, fields, parities(analysis.run))
+    if not any(map(is_reference, analysis.settings)):
+        return table
+    by_rule = [setting["setting_id"] for setting in analysis.settings if BACKWARD in setting]
+    apart = tuple((analysis.labels[key], *6 * [None], NO_RULES) for key in by_rule)
+    return replace(table, rows=table.rows + apart)
 
 
 def sweep(analysis: Analysis) -> Table:
@@ -240,11 +250,12 @@ def sweep(analysis: Analysis) -> Table:
     keys = [key for key in _ids(analysis) if swept[analysis.setting(key)["name"]]]
 
     def value(key: str, name: str) -> Cell:
-        found = analysis.setting(key).get(name, "")
+        setting = analysis.setting(key)
+        if name not in {*setting, *UNSAID}:
+            return None
+        found = value_of(setting, name)
         is_plain = isinstance(found, int | str) and not isinstance(found, bool)
-        return (
-            (found if is_plain else value_label(found)) if name in analysis.setting(key) else None
-        )
+        return found if is_plain else value_label(found)
 
     fields = [
         (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),

@@ -32,7 +32,7 @@ def test_a_sweep_costs_the_union_of_its_points_and_the_plan_says_so(bert, axes, 
     given = axes | {"baseline": "zero"}
     with bert.frozen():
         options = {"backend": "native", "reduction": "l2", "seed": 0}
-        settings = settings_of(bert, "integrated_gradients", given, "logit", 1, **options)
+        settings = settings_of(bert, ["integrated_gradients"], given, "logit", 1, **options)
         block = open_block(
             References(bert), encode_all(bert, token_inputs(5, 5), None), "predicted", 64
         )

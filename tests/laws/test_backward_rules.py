@@ -96,7 +96,6 @@ def bias_free(dtype):
     twins.the_mean_is_a_constant_too,
     twins.nonlinearities_keep_their_slope,
     twins.softmax_is_differentiated_in_cp_lrp,
-    twins.products_are_halved_in_cp_lrp,
 )
 def test_cp_lrp_of_a_network_without_biases_sums_to_its_output(dtype):
     """Words, positions and token types are summed before anything else, so that one gradient is that of each."""
@@ -117,7 +116,7 @@ def assert_sums_to(relevance, output, dtype):
     assert abs(float(relevance.sum()) - output) <= TOLERANCE[dtype] * float(relevance.abs().sum())
 
 
-@law(twins.products_are_halved_in_cp_lrp, dtypes=(torch.float32,))
+@law(twins.gates_are_differentiated, dtypes=(torch.float32,))
 def test_cp_lrp_of_llama_sums_to_its_output(dtype):
     """It has gates and no biases. Its normalisation and rotations are computed in float32 whatever its weights are."""
     model, (item,) = family("llama"), token_inputs(T)
@@ -193,11 +192,11 @@ def test_a_rule_ends_at_the_logits(dtype):
         by_class = [
             open_block(block.references, block.batch.encoded, one, 10_000)
             .context("logit", 0)
-            .under("cp_lrp")
+            .under("gim")
             .clean_gradient[0]
             for one in range(3)
         ]
-    found = gradients(model, item, rule="cp_lrp", output="probability")[0]
+    found = gradients(model, item, rule="gim", output="probability")[0]
     expected = sum(
         float(p[0]) * (float(c == 0) - float(p[c])) * by_class[c].double() for c in range(3)
     )

@@ -53,7 +53,8 @@ def softmax_is_differentiated_in_cp_lrp(patch):
     patch.setitem(RULES, "cp_lrp", replace(RULES["cp_lrp"], softmax=None, product="half"))
 
 
-def products_are_halved_in_cp_lrp(patch):
+def gates_are_differentiated(patch):
+    products_are_not_halved(patch)
     patch.setitem(RULES, "cp_lrp", replace(RULES["cp_lrp"], product="half"))
 
 

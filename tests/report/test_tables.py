@@ -266,6 +266,16 @@ def test_twins_are_paired_and_judged_by_the_tolerance(make_run):
     assert row[4] == pytest.approx(1e-7, rel=1e-5)
 
 
+def test_a_setting_by_a_backward_rule_says_why_captum_has_no_twin_of_it(make_run):
+    plain, captum = sweep_settings()[0], sweep_settings(backend="captum")[0]
+    ruled = replace(plain, hyper={**plain.hyper, "backward": "attnlrp"})
+    run = make_run([plain, ruled, captum], n_examples=4, parity={"relative_tolerance": 1.0})
+    first, second = tables(analyse(run))["parity"].rows
+    assert first[-1] == "agrees"
+    assert "AttnLRP" in str(second[0])
+    assert second[1:] == (*6 * [None], "not compared: Captum has no backward rules")
+
+
 def parity_run(make_run, backend, n_steps=range(2, 10)):
     """One entry in more settings than a figure has room for, each with its twin."""
     found = [

@@ -41,7 +41,10 @@ HOMOGENEOUS = frozenset(
     }
 )
 
-LINEAR = MOVES | SUMS | HOMOGENEOUS | {"AccumulateGrad"}
+#: Where the graph begins: what gradients are taken of.
+LEAF = "AccumulateGrad"
+
+LINEAR = MOVES | SUMS | HOMOGENEOUS | {LEAF}
 
 #: Products by which of their inputs are factors: linear where one factor alone needs a gradient.
 PRODUCTS: Mapping[str, tuple[int, int]] = {

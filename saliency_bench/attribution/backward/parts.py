@@ -76,6 +76,10 @@ def change_backward(
         seen.add(node)
         edges = node.next_functions
         waiting += [edges[place][0] for place in surgery.visit(node)]
+    if not any(operation(node) == graph.LEAF for node in seen):
+        raise surgery.refused(
+            "on every way to the words there is a part that it takes as a constant"
+        )
     return +surgery.found
 
 
@@ -105,7 +109,7 @@ class _Surgery:
             return self._attention(node)
         if name in graph.ELEMENTWISE:
             return self._elementwise(node, name)
-        raise self._refused(f"{name} is no operation that the rule knows")
+        raise self.refused(f"{name} is no operation that the rule knows")
 
     def _change(self, part: str, hook: Callable[[], None]) -> None:
         self.found[part] += 1
@@ -134,7 +138,7 @@ class _Surgery:
             return live(node)
         made = [(place, part) for place in factors if (part := self._made_by(edges[place]))]
         if len(made) != 1:
-            raise self._refused(
+            raise self.refused(
                 f"{name} multiplies two activations, and {'both are' if made else 'neither is'} a gate that a "
                 "nonlinearity or a softmax made"
             )
@@ -162,7 +166,7 @@ class _Surgery:
                 return self._cut(NORM, node, 1)
             if common := self.origins.common(*edges):
                 return self._composite(node, common)
-        raise self._refused("it divides by an activation that is no deviation of what is divided")
+        raise self.refused("it divides by an activation that is no deviation of what is divided")
 
     def _composite(self, node: Node, common: Edge) -> list[int]:
         """A function of one tensor that is written as a product of two: of x φ(x), f(x) / x is φ(x), a constant."""
@@ -173,7 +177,7 @@ class _Surgery:
                 break
             if self.origins.of(node.next_functions[factor])[common]:
                 return self._cut(NONLINEARITY, node, rest)
-        raise self._refused("it multiplies two functions of one tensor, neither a multiple of it")
+        raise self.refused("it multiplies two functions of one tensor, neither a multiple of it")
 
     def _softmax(self, node: Node) -> list[int]:
         if self.rule.softmax == "constant":
@@ -198,7 +202,7 @@ class _Surgery:
             self.found[SOFTMAX] += 1
             if SOFTMAX not in self.without:
                 if 3 in places:
-                    raise self._refused("it adds an activation to the products of query and key")
+                    raise self.refused("it adds an activation to the products of query and key")
                 hooks.tempered_attention(node, of_scores, of_values)
                 return places
         hooks.multiply(node, factors)
@@ -208,7 +212,7 @@ class _Surgery:
         if self.rule.nonlinearity is None:
             return live(node)
         if name in NOT_ZERO:
-            raise self._refused(f"{name} is not 0 at 0, so that f(x) / x has no limit there")
+            raise self.refused(f"{name} is not 0 at 0, so that f(x) / x has no limit there")
         function, x = self._function(node, name)
         self._change(NONLINEARITY, partial(hooks.ratio, node, function, x))
         return [0]
@@ -218,15 +222,16 @@ class _Surgery:
         if name == "Tanh":
             x, version = node.metadata.get(_INPUT, (None, 0))
             if x is None or x._version != version:
-                raise self._refused(
+                raise self.refused(
                     "the input of a tanh was not kept: it is applied in place, or not by PyTorch's own"
                 )
             return torch.tanh, x
         if name not in FUNCTIONS:
-            raise self._refused(f"{name} is no nonlinearity that the rule knows")
+            raise self.refused(f"{name} is no nonlinearity that the rule knows")
         return FUNCTIONS[name](node), node._saved_self
 
-    def _refused(self, reason: str) -> InputError:
+    def refused(self, reason: str) -> InputError:
+        """Says of what the rule says nothing."""
         return InputError(
             f"{KEY}={self.rule.name}: {self.name} cannot be explained by this rule: {reason}. Use {KEY}={PLAIN}."
         )

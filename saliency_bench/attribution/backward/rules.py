@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from saliency_bench.core.labels import BACKWARD, UNSAID
+
 #: The key of method entries, and its default: the gradient as autograd has it.
-KEY, PLAIN = "backward", "plain"
+KEY = BACKWARD
+PLAIN = UNSAID[KEY]
 
 #: What parts of a model are called in messages.
 NORM, NONLINEARITY, PRODUCT, SOFTMAX = "normalisation", "nonlinearity", "product", "softmax"
