@@ -246,7 +246,7 @@ def sweep(analysis: Analysis) -> Table:
             (found if is_plain else value_label(found)) if name in analysis.setting(key) else None
         )
 
-    fields = [
+    fields: list[Field] = [
         (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),
         *(
             (Column(name, name), partial(value, name=name))
