@@ -183,7 +183,7 @@ def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
 def _refuse_other_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> None:
     for run, names in zip(runs[1:], settings[1:], strict=True):
         if other := sorted(settings[0].keys() ^ names.keys()):
-            example = (settings[0] | names)[other[0]]
+            example = {**settings[0], **names}[other[0]]
             hidden = ("name", "setting_id", FACTS)
             words = ", ".join(f"{k}={v}" for k, v in example.items() if k not in hidden)
             raise InputError(

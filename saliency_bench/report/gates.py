@@ -1,6 +1,6 @@
 """What the gates of models with known rankings said, from the rows of `trust`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from saliency_bench.report.table import Cell, Column, Field, Table, filled
@@ -34,17 +34,12 @@ def _ordered(
 
 def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each model was found to do on held-out sentences, beside the control."""
-    first = next((facts["gate"] for facts in models.values() if "gate" in facts), {})
+    gate_facts = (facts["gate"] for facts in models.values() if "gate" in facts)
+    first: Mapping[str, Any] = next(gate_facts, {})
     counted = any("n_judged" in facts for facts in models.values())
 
-    def accuracy(key: str, heading: str) -> list[Field]:
-        return [
-            (
-                Column(name if key == "accuracy" else f"control_{name}", f"{heading}, {words}"),
-                lambda facts, name=name: (facts.get("gate") or {}).get(key, {}).get(name),
-            )
-            for name, words in GATE_SETS.items()
-        ]
+    def accuracy(key: str, name: str) -> Callable[[Mapping[str, Any]], Cell]:
+        return lambda facts: (facts.get("gate") or {}).get(key, {}).get(name)
 
     def passed(facts: Mapping[str, Any]) -> Cell:
         gate = facts.get("gate") or {}
@@ -53,8 +48,14 @@ def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
     fields: list[Field] = [
         (Column("kind", "Shortcut"), lambda facts: KINDS.get(facts["kind"], facts["kind"])),
         (Column("training_seed", "Training seed"), lambda facts: int(facts["training_seed"])),
-        *accuracy("accuracy", "Accuracy"),
-        *accuracy("control", "Control"),
+        *(
+            (Column(name, f"Accuracy, {words}"), accuracy("accuracy", name))
+            for name, words in GATE_SETS.items()
+        ),
+        *(
+            (Column(f"control_{name}", f"Control, {words}"), accuracy("control", name))
+            for name, words in GATE_SETS.items()
+        ),
         (Column("passed", "Passed"), passed),
     ]
     caption = (

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -26,7 +24,8 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     drawn = [key for key in analysis.shown if any(analysis.estimate(key, one) for one in names)]
     if len(drawn) < 2:
         return None
-    values = np.array([[_mean(analysis, key, one) for one in names] for key in drawn])
+    means = analysis.summary.pivot(index="setting_id", columns="metric", values="mean")
+    values = means.reindex(index=drawn, columns=names).to_numpy()
     labels, n_lines = wrapped(analysis.labels[key] for key in drawn)
     height = 1.4 + max(0.3, 0.15 * n_lines) * len(drawn)
     figure = Figure(figsize=(min(2.6 + 0.8 * len(operators), WIDTH), height), layout="constrained")
@@ -36,7 +35,9 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     for row, key in enumerate(drawn):
         for column, operator in enumerate(operators):
             if _circular(analysis.setting(key), operator):
-                _frame(axes, column, row)
+                corner = (column + 0.03, row + 0.03)
+                frame = Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=_FRAME, linewidth=1.8)
+                axes.add_patch(frame)
     axes.set_xlabel("What replaces removed tokens")
     note(
         figure,
@@ -45,19 +46,9 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     return figure
 
 
-def _mean(analysis: Analysis, key: str, metric: str) -> float:
-    found = analysis.estimate(key, metric)
-    return found.mean if found else float("nan")
-
-
 def _circular(setting: Mapping[str, Any], operator: str) -> bool:
     """Whether a method compares with what an operator puts in; its own baseline always is that."""
     baseline = setting.get("baseline")
     return operator in (baseline, setting.get("removal")) or (
         operator == "baseline" and baseline is not None
     )
-
-
-def _frame(axes: Axes, column: int, row: int) -> None:
-    place = (column + 0.03, row + 0.03)
-    axes.add_patch(Rectangle(place, 0.94, 0.94, fill=False, edgecolor=_FRAME, linewidth=1.8))

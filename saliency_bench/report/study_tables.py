@@ -257,7 +257,7 @@ def sweep(analysis: Analysis) -> Table:
         is_plain = isinstance(found, int | str) and not isinstance(found, bool)
         return found if is_plain else value_label(found)
 
-    fields = [
+    fields: list[Field] = [
         (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),
         *(
             (Column(name, name), partial(value, name=name))
