@@ -73,7 +73,7 @@ def selected(group: str) -> list[str]:
             for key in (group, f"override /{group}"):
                 if isinstance(choice, dict) and key in choice:
                     return [*choice[key]]
-    raise unknown("group", group, [])
+    raise InputError(f"conf/ selects nothing of {group}")
 
 
 def runtime_defaults() -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from tiny import FrameTokenizer, tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench import api
+from saliency_bench.api import settings as api
 from saliency_bench.attribution import settings
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.noise import UNITS
