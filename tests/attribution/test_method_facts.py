@@ -28,7 +28,7 @@ ELSEWHERE = {
     "cli/doctor.py": {"integrated_gradients", "file"},  # what is tried out; pip's file: addresses
     "core/maps.py": {"file"},  # scores from elsewhere, in memory
     "evaluation/corruption.py": {"random"},  # a corruption of a ranking
-    "experiments/premises.py": {"smoothgrad", "vargrad"},  # what is measured
+    "experiments/parity/premises.py": {"smoothgrad", "vargrad"},  # what is measured
     "experiments/throughput/contestants.py": {"integrated_gradients"},
     "experiments/throughput/sections.py": {"smoothgrad", "integrated_gradients_adaptive"},
     "experiments/trust_report.py": {"random"},  # where a shortcut stands
