@@ -39,7 +39,7 @@ from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
 from saliency_bench.studies.budget import ON_CPU
 from saliency_bench.studies.evaluate import judge_block
-from saliency_bench.studies.run import by_text_hash
+from saliency_bench.studies.prepare import by_text_hash
 
 ABSOLUTE = Moment("absolute", (lambda row: row.gradient.abs(),), lambda mean: mean)
 SRG = {"srg": conf_files.metric_defaults("srg")}

@@ -16,9 +16,9 @@ SOURCE = "Sundararajan, Taly & Yan 2017, proposition 1 (completeness)"
     source=SOURCE,
     reads="attribution",
 )
-def completeness_gap(one: AttributionMap) -> float:
+def completeness_gap(attribution: AttributionMap) -> float:
     """|Σ scores - (F(x) - F(x'))|, in units of the explained output."""
-    return abs(_gap(one))
+    return abs(_gap(attribution))
 
 
 @metric(
@@ -29,9 +29,9 @@ def completeness_gap(one: AttributionMap) -> float:
     source=f"{SOURCE}, relative to F(x) - F(x')",
     reads="attribution",
 )
-def completeness_gap_relative(one: AttributionMap, *, floor: float) -> float:
+def completeness_gap_relative(attribution: AttributionMap, *, floor: float) -> float:
     """|Σ scores - (F(x) - F(x'))| / |F(x) - F(x')|, where the denominator is above `floor`."""
-    gap, difference = _gap(one), one.output_difference
+    gap, difference = _gap(attribution), attribution.output_difference
     if difference is None:
         raise NotApplicable("F(x) - F(x') is not known")
     if abs(difference) <= floor:
@@ -39,7 +39,7 @@ def completeness_gap_relative(one: AttributionMap, *, floor: float) -> float:
     return abs(gap / difference)
 
 
-def _gap(one: AttributionMap) -> float:
-    if one.completeness_gap is None:
-        raise NotApplicable(f"{one.setting['method']} does not claim completeness")
-    return one.completeness_gap
+def _gap(attribution: AttributionMap) -> float:
+    if attribution.completeness_gap is None:
+        raise NotApplicable(f"{attribution.setting['method']} does not claim completeness")
+    return attribution.completeness_gap

@@ -1,4 +1,4 @@
-"""Rankings that are known to be right, and the same ones spoilt: a metric that can be trusted prefers the former."""
+"""Rankings that are known to be right, and the same rankings corrupted: a metric that can be trusted prefers the former."""
 
 from collections.abc import Callable, Mapping
 
@@ -35,7 +35,7 @@ def known_ranking(
     return shuffled[np.argsort(~relevant[shuffled], kind="stable")]
 
 
-def spoilt(
+def corrupted(
     ranking: Int[np.ndarray, " U"], n_relevant: int, corruption: str, stream: np.random.Generator
 ) -> Int[np.ndarray, " U"]:
     """A known ranking with units that matter demoted; the order of the others is kept.

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves: every removal metric is a reading of these two."""
+"""Deletion and insertion curves, from which every removal metric is computed."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Faithfulness of one ranking on one example: readings of its deletion and insertion curves.
+"""Faithfulness of one ranking on one example, from its deletion and insertion curves.
 
 p is the output for the explained class, its probability if nothing else is asked for; U the number of units that are
 ranked, tokens or words; "the top k" the k most relevant. Of a multi-label model p is the sigmoid of the class's logit, and

@@ -1,8 +1,8 @@
 """Metrics by name, with what a table must know of them: direction, unit, bounds, source.
 
 Adding one is one function in a file of this folder (or in an installed package, entry point group
-`saliency_bench.metrics`) and one yaml in conf/metric/. It takes one example's `Curve`, `AttributionMap`, `Inquiry` or `Truth`, as it declares by `reads`; its keyword-only
-parameters are what the yaml says. An entry may also say how the text is looked at (`Reading`): `removal`,
+`saliency_bench.metrics`) and one yaml in conf/metric/. It takes one example's `Curve`, `AttributionMap`, `Query` or
+`Truth`, as it declares by `reads`; its keyword-only parameters are what the yaml says. An entry may also say how the text is looked at (`Reading`): `removal`,
 `granularity`, `output` and `ranking`.
 """
 

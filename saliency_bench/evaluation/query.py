@@ -1,4 +1,4 @@
-"""Metrics that ask the model about one ranking's text beyond its curves; each distinct question is asked once for all.
+"""Metrics that query the model beyond the curves of a ranking; each distinct question is asked once for all rankings.
 
 F is the output for the explained class as the reading has it, x without S the text with the units S removed. Random
 sets of units belong to the text: all methods meet the same ones, and the same answers.
@@ -30,7 +30,7 @@ _soft = partial(metric, unit="1", bounds=(0.0, np.inf), reads="inquiry")
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class Query:
     """One example, the scores of its units in their order in the text, and a model that can be asked.
 
     `ranking` lists units, most relevant first. `ask` gives F when only some units stay. `blur` gives F for each of n
@@ -68,16 +68,16 @@ class Inquiry:
     higher_is_better=True,
     source="Jain & Wallace 2019, section 4.1; circular for leave-one-out and sequential IG with the same removal",
 )
-def leave_one_out_tau(one: Inquiry) -> float:
+def leave_one_out_tau(query: Query) -> float:
     """Kendall's τ-b of the scores and F(x) - F(x without the unit)."""
-    if one.n_units < 2:
+    if query.n_units < 2:
         raise NotApplicable("fewer than two units can be ranked, so there is no order to compare")
-    drops = one.drops(np.eye(one.n_units, dtype=bool))
+    drops = query.drops(np.eye(query.n_units, dtype=bool))
     if np.isnan(drops).any():
         return float("nan")
-    if np.ptp(one.scores) == 0 or np.ptp(drops) == 0:
+    if np.ptp(query.scores) == 0 or np.ptp(drops) == 0:
         raise NotApplicable("all scores are equal, so there is no order to compare")
-    return float(kendalltau(one.scores, drops, variant="b").statistic)
+    return float(kendalltau(query.scores, drops, variant="b").statistic)
 
 
 @_correlation(
@@ -85,18 +85,18 @@ def leave_one_out_tau(one: Inquiry) -> float:
     higher_is_better=True,
     source="Bhatt, Weller & Moura 2020, definition 3; for scores that add up, as those of Integrated Gradients",
 )
-def faithfulness_correlation(one: Inquiry, *, share: float, n_sets: int) -> float:
+def faithfulness_correlation(query: Query, *, share: float, n_sets: int) -> float:
     """Pearson's correlation over random sets S of the sum of their scores and F(x) - F(x without S).
 
     All sets have a `share` of the units, at least one.
     """
-    size = max(1, round(share * one.n_units))
-    if size >= one.n_units:
+    size = max(1, round(share * query.n_units))
+    if size >= query.n_units:
         raise NotApplicable("too few units to remove some of them")
-    rng = np.random.default_rng(seed_of("faithfulness_correlation", one.name))
-    removed = np.zeros((n_sets, one.n_units), dtype=bool)
+    rng = np.random.default_rng(seed_of("faithfulness_correlation", query.name))
+    removed = np.zeros((n_sets, query.n_units), dtype=bool)
     np.put_along_axis(removed, rng.random(removed.shape).argsort(1)[:, :size], True, axis=1)
-    sums, drops = removed @ one.scores, one.drops(removed)
+    sums, drops = removed @ query.scores, query.drops(removed)
     if np.isnan(drops).any():
         return float("nan")
     if np.ptp(sums) == 0 or np.ptp(drops) == 0:
@@ -112,17 +112,17 @@ def faithfulness_correlation(one: Inquiry, *, share: float, n_sets: int) -> floa
     source="Yeh et al. 2019, definition 2.1, where the perturbation is x - x without S",
     reads="inquiry",
 )
-def infidelity(one: Inquiry, *, probability: float, n_sets: int, normalize: bool) -> float:
+def infidelity(query: Query, *, probability: float, n_sets: int, normalize: bool) -> float:
     """The mean over random sets S of (the sum of their scores - (F(x) - F(x without S)))².
 
     Every unit is in S with `probability`. `normalize` first scales the scores by the number that makes this smallest,
     so that methods can be compared whose scores have no scale; without it only complete ones can.
     """
-    if one.n_units == 0:
+    if query.n_units == 0:
         raise NotApplicable("the text has no unit that could be removed")
-    rng = np.random.default_rng(seed_of("infidelity", one.name))
-    removed = rng.random((n_sets, one.n_units)) < probability
-    sums, drops = removed @ one.scores, one.drops(removed)
+    rng = np.random.default_rng(seed_of("infidelity", query.name))
+    removed = rng.random((n_sets, query.n_units)) < probability
+    sums, drops = removed @ query.scores, query.drops(removed)
     square = float(sums @ sums)
     if normalize and square > 0:
         sums = sums * float(sums @ drops) / square
@@ -130,74 +130,74 @@ def infidelity(one: Inquiry, *, probability: float, n_sets: int, normalize: bool
 
 
 def _normalized(
-    one: Inquiry, value: float, beam_size: int, exact_up_to: int, floor: float
+    query: Query, value: float, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
-    lowest, highest = one.once(
+    lowest, highest = query.once(
         ("bounds", beam_size, exact_up_to),
-        lambda: orders_between(one.drops, one.n_units, beam_size, exact_up_to),
+        lambda: orders_between(query.drops, query.n_units, beam_size, exact_up_to),
     )
     if highest - lowest <= floor:
         raise NotApplicable(f"no order of removal differs from another by more than {floor}")
     return (value - lowest) / (highest - lowest)
 
 
-def _aopc(one: Inquiry, ranking: Int[np.ndarray, " U"]) -> float:
+def _aopc(query: Query, ranking: Int[np.ndarray, " U"]) -> float:
     """The mean over k = 1 ... U of F(x) - F(x without the first k)."""
-    if one.n_units == 0:
+    if query.n_units == 0:
         raise NotApplicable("the text has no unit that could be ranked")
     place = np.argsort(ranking)
-    return float(np.mean(one.drops(place < np.arange(1, one.n_units + 1)[:, None])))
+    return float(np.mean(query.drops(place < np.arange(1, query.n_units + 1)[:, None])))
 
 
 @_normalized_drop("normalized_comprehensiveness", higher_is_better=True, source=EDIN)
 def normalized_comprehensiveness(
-    one: Inquiry, *, beam_size: int, exact_up_to: int, floor: float
+    query: Query, *, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
     """AOPC between 0 for the worst and 1 for the best order of removal, so that models can be compared.
 
     The two orders are found exactly in texts of up to `exact_up_to` units, else by beam search: then a ranking may
     lie beyond them. Texts in which they differ by no more than `floor` have no scale.
     """
-    value = _aopc(one, one.ranking)
-    return _normalized(one, value, beam_size, exact_up_to, floor)
+    value = _aopc(query, query.ranking)
+    return _normalized(query, value, beam_size, exact_up_to, floor)
 
 
 @_normalized_drop(
     "normalized_sufficiency", higher_is_better=False, source=f"{EDIN}; least relevant first"
 )
 def normalized_sufficiency(
-    one: Inquiry, *, beam_size: int, exact_up_to: int, floor: float
+    query: Query, *, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
     """The same of the reversed ranking."""
-    value = _aopc(one, one.ranking[::-1])
-    return _normalized(one, value, beam_size, exact_up_to, floor)
+    value = _aopc(query, query.ranking[::-1])
+    return _normalized(query, value, beam_size, exact_up_to, floor)
 
 
 @_soft("soft_sufficiency", higher_is_better=True, source=f"{ZHAO}, equation 3 (Soft-NS)")
-def soft_sufficiency(one: Inquiry, *, n_draws: int, retained: float | None, floor: float) -> float:
+def soft_sufficiency(query: Query, *, n_draws: int, retained: float | None, floor: float) -> float:
     """How much of p(x) is left when numbers stay with their unit's probability, between the empty text (0) and x (1).
 
     A unit's probability is its score, scaled to [0, 1] within the text. `retained` raises these to the power that
     makes their mean this number, for a method with larger scores keeps more, and wins by it (Huang & Chan 2026).
     """
-    full, empty = _ends(one)
+    full, empty = _ends(query)
     scale = _scale(full, empty, floor)
-    blurred = one.blur(_kept(one, retained), n_draws)
+    blurred = query.blur(_kept(query, retained), n_draws)
     lost = np.maximum(0.0, full - np.mean(blurred))  # NaN stays NaN, as it does not in max
     return float(np.maximum(0.0, (scale - lost) / scale))
 
 
 @_soft("soft_comprehensiveness", higher_is_better=True, source=f"{ZHAO}, equation 4 (Soft-NC)")
 def soft_comprehensiveness(
-    one: Inquiry, *, n_draws: int, retained: float | None, floor: float
+    query: Query, *, n_draws: int, retained: float | None, floor: float
 ) -> float:
     """How much of p(x) is lost when numbers go with their unit's probability, in units of what the empty text loses.
 
     `retained` is what the probabilities of staying come to on average; see soft_sufficiency.
     """
-    full, empty = _ends(one)
-    gone = _kept(one, None if retained is None else 1 - retained)
-    lost = np.maximum(0.0, full - np.mean(one.blur(1 - gone, n_draws)))
+    full, empty = _ends(query)
+    gone = _kept(query, None if retained is None else 1 - retained)
+    lost = np.maximum(0.0, full - np.mean(query.blur(1 - gone, n_draws)))
     return float(lost / _scale(full, empty, floor))
 
 
@@ -209,22 +209,22 @@ def soft_comprehensiveness(
     source="Huang & Chan 2026, the control that soft metrics need",
     reads="inquiry",
 )
-def soft_retention(one: Inquiry) -> float:
+def soft_retention(query: Query) -> float:
     """The mean probability with which soft_sufficiency keeps a number: methods that differ in it are not comparable."""
-    return float(np.mean(_kept(one, None)))
+    return float(np.mean(_kept(query, None)))
 
 
-def _kept(one: Inquiry, retained: float | None) -> Float[np.ndarray, " U"]:
-    if one.n_units == 0:
+def _kept(query: Query, retained: float | None) -> Float[np.ndarray, " U"]:
+    if query.n_units == 0:
         raise NotApplicable("the text has no unit that could be ranked")
-    probabilities = retention(one.scores)
+    probabilities = retention(query.scores)
     return probabilities if retained is None else equally_retained(probabilities, retained)
 
 
-def _ends(one: Inquiry) -> tuple[float, float]:
+def _ends(query: Query) -> tuple[float, float]:
     """F of the full text, and of the one with every number 0."""
-    full = float(one.ask(np.ones((1, one.n_units), dtype=bool))[0])
-    empty = one.once("zeroed", lambda: float(one.blur(np.zeros(one.n_units), 1)[0]))
+    full = float(query.ask(np.ones((1, query.n_units), dtype=bool))[0])
+    empty = query.once("zeroed", lambda: float(query.blur(np.zeros(query.n_units), 1)[0]))
     return full, empty
 
 

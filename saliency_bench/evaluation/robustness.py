@@ -1,4 +1,4 @@
-"""What maps do when the model, its training or the input changes: pure functions of scores."""
+"""How much maps change when the model, its training or the input changes: pure functions of scores."""
 
 import numpy as np
 from jaxtyping import Bool, Float

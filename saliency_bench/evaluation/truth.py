@@ -65,9 +65,9 @@ class Truth:
     source=f"{BASTINGS}; k is the number of relevant units",
     reads="truth",
 )
-def precision_at_k(one: Truth) -> float:
+def precision_at_k(truth: Truth) -> float:
     """The share of the k highest units that matter, where k units do. A random ranking has k/U."""
-    return float(one.hits[: one.n_relevant].mean())
+    return float(truth.hits[: truth.n_relevant].mean())
 
 
 @metric(
@@ -78,22 +78,22 @@ def precision_at_k(one: Truth) -> float:
     source=BASTINGS,
     reads="truth",
 )
-def mean_rank(one: Truth) -> float:
+def mean_rank(truth: Truth) -> float:
     """How many of the highest units one has to take to have all that matter. The best is their number.
 
     A random ranking has k (U + 1)/(k + 1).
     """
-    return float(np.flatnonzero(one.hits)[-1] + 1)
+    return float(np.flatnonzero(truth.hits)[-1] + 1)
 
 
 @_agreement("auprc", higher_is_better=True, source=f"{ERASER}, as average precision")
-def auprc(one: Truth) -> float:
+def auprc(truth: Truth) -> float:
     """The precision at each threshold, weighted by the recall that it adds. Equal scores share a threshold."""
-    order = np.argsort(-one.scores, kind="stable")
-    hits = np.cumsum(one.relevant[order])
-    last = np.append(np.diff(one.scores[order]) != 0, True)
+    order = np.argsort(-truth.scores, kind="stable")
+    hits = np.cumsum(truth.relevant[order])
+    last = np.append(np.diff(truth.scores[order]) != 0, True)
     gained = np.diff(hits[last], prepend=0)
-    return float(np.sum(gained * hits[last] / (np.flatnonzero(last) + 1)) / one.n_relevant)
+    return float(np.sum(gained * hits[last] / (np.flatnonzero(last) + 1)) / truth.n_relevant)
 
 
 @_agreement(
@@ -101,10 +101,10 @@ def auprc(one: Truth) -> float:
     higher_is_better=True,
     source=f"{ERASER}; the share there is the mean length of a dataset's rationales",
 )
-def token_f1(one: Truth, *, share: float) -> float:
+def token_f1(truth: Truth, *, share: float) -> float:
     """The harmonic mean of precision and recall of the highest ⌈share · U⌉ units."""
-    size = count(share, len(one.scores))
-    return float(2 * one.hits[:size].sum() / (size + one.n_relevant))
+    size = count(share, len(truth.scores))
+    return float(2 * truth.hits[:size].sum() / (size + truth.n_relevant))
 
 
 @_agreement(
@@ -112,8 +112,8 @@ def token_f1(one: Truth, *, share: float) -> float:
     higher_is_better=True,
     source=f"{ERASER}, of single units; the share there is the mean length of a dataset's rationales",
 )
-def token_iou(one: Truth, *, share: float) -> float:
+def token_iou(truth: Truth, *, share: float) -> float:
     """How many units are both relevant and among the highest ⌈share · U⌉, over how many are either."""
-    size = count(share, len(one.scores))
-    both = one.hits[:size].sum()
-    return float(both / (size + one.n_relevant - both))
+    size = count(share, len(truth.scores))
+    both = truth.hits[:size].sum()
+    return float(both / (size + truth.n_relevant - both))

@@ -1,4 +1,4 @@
-"""How a metric looks at a text, whatever the metric: what replaces what is removed, what is one unit, and so on."""
+"""How a metric looks at a text: what replaces removed tokens, what counts as one unit, what is read of the model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace

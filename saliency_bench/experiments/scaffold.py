@@ -93,7 +93,7 @@ class Experiment:
     out: Path
     measure: Callable[[Options, Progress], Outcome]
     choices: Mapping[str, Callable[[], Collection[str]]] = field(default_factory=dict)
-    check: Callable[[Config], None] = lambda config: None
+    check: Callable[[Config], object] = lambda config: None
 
     def options(self, words: Sequence[str]) -> Options:
         """The words of a command line, each `key=value` with the value in YAML; `sweep.n_steps` is a key within another.

@@ -1,6 +1,6 @@
 """`saliency-bench trust`: which metrics prefer a ranking that is known to be right; conf/trust.yaml.
 
-The models follow a shortcut that was put into each text, so its tokens come first in any right ranking. Metrics judge
+The models follow a shortcut that was put into each text, so its tokens come first in any right ranking. Metrics evaluate
 that ranking and the same one with the shortcut demoted, by every removal operator (Chan et al. 2022 call the share of
 texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
 """
@@ -29,8 +29,8 @@ from saliency_bench.evaluation.corruption import (
     CORRUPTIONS,
     KNOWN,
     as_scores,
+    corrupted,
     known_ranking,
-    spoilt,
 )
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
@@ -61,7 +61,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluated:
     """The rows of one model, and what is known of it."""
 
     name: str
@@ -81,7 +81,7 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
     workers = min(int(config["workers"]), len(cells))
     threads = config["runtime"]["threads"] or max(1, torch.get_num_threads() // workers)
     found = (
-        [_judge_model(config, threads, *cell, progress) for cell in cells]
+        [_evaluate_model(config, threads, *cell, progress) for cell in cells]
         if workers == 1
         else _in_processes(config, threads, cells, workers, progress)
     )
@@ -105,12 +105,12 @@ def _in_processes(
     cells: Sequence[tuple[str, int]],
     workers: int,
     progress: Progress,
-) -> list[Judged]:
+) -> list[Evaluated]:
     """Each model in a process, so many at a time; in the order of `cells`. What ends it early ends all of them."""
     others = set(active_children())
     # A process that has used a GPU cannot be forked.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting = [pool.submit(_judge_model, config, threads, *cell) for cell in cells]
+        waiting = [pool.submit(_evaluate_model, config, threads, *cell) for cell in cells]
         try:
             for done, finished in enumerate(as_completed(waiting), 1):
                 progress(finished.result().name, done, len(cells))
@@ -125,9 +125,9 @@ def _in_processes(
     return [finished.result() for finished in waiting]
 
 
-def _judge_model(
+def _evaluate_model(
     config: Config, threads: int, kind: str, training_seed: int, progress: Progress = quiet
-) -> Judged:
+) -> Evaluated:
     runtime = config["runtime"]
     progress("loading the model", 0, 0)
     torch.set_num_threads(threads)
@@ -140,10 +140,10 @@ def _judge_model(
     )
     cell = {"kind": kind, "training_seed": training_seed}
     entries = {name: conf_files.metric_defaults(name) for name in config["metrics"]}
-    found = judged(model, _texts(model, kind, config), entries, config, progress)
+    found = evaluated(model, _texts(model, kind, config), entries, config, progress)
     rows = [cell | row for row in found]
     n_judged = len({row["example_id"] for row in rows})
-    return Judged(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
+    return Evaluated(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
 
 
 def _texts(model: Model, kind: str, config: Config) -> list[Encoded]:
@@ -158,7 +158,7 @@ def _texts(model: Model, kind: str, config: Config) -> list[Encoded]:
     return task.encode(model, examples)
 
 
-def judged(
+def evaluated(
     model: Model,
     encoded: Sequence[Encoded],
     entries: Entries,
@@ -185,7 +185,7 @@ def judged(
 
 
 def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
-    """Maps of one text: the known ranking, then each spoilt one."""
+    """Maps of one text: the known ranking, then each corrupted one."""
     assert item.relevant is not None
     ranked = np.flatnonzero(~np.array(item.special))
     relevant = np.array(item.relevant)[ranked]
@@ -194,7 +194,7 @@ def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
     rankings = {KNOWN: own}
     for how in config["corruptions"]:
         stream = np.random.default_rng(seed_of(how, config["seed"], name))
-        rankings[how] = spoilt(own, int(relevant.sum()), how, stream)
+        rankings[how] = corrupted(own, int(relevant.sum()), how, stream)
     like = AttributionMap(
         encoded=item,
         setting={},
@@ -210,7 +210,7 @@ def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
 
 
 def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
-    """Each value of a spoilt ranking against the known one's of the same text, metric and removal."""
+    """Each value of a corrupted ranking against the known one's of the same text, metric and removal."""
     key = ("example_id", "metric", "removal")
     known = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == KNOWN}
     for row in rows:

@@ -31,8 +31,8 @@ def agreement_rows(
     two random rankings have on average.
     """
     by_example: dict[str, list[_Ranked]] = {}
-    for one in maps:
-        by_example.setdefault(one.example_id, []).append(_Ranked(one, granularity))
+    for attribution in maps:
+        by_example.setdefault(attribution.example_id, []).append(_Ranked(attribution, granularity))
     return [
         _pair(a, b, metric, k, p)
         for own in by_example.values()
@@ -47,14 +47,14 @@ class _Ranked:
     Equal scores are ordered by text and setting: broken alike in two maps, ties would agree of themselves.
     """
 
-    def __init__(self, one: AttributionMap, granularity: str) -> None:
-        self.map = one
-        unit_of = units(one.encoded, granularity)
+    def __init__(self, attribution: AttributionMap, granularity: str) -> None:
+        self.map = attribution
+        unit_of = units(attribution.encoded, granularity)
         self.heads = heads(unit_of)
-        self.scores = summed(one.scores, unit_of)
+        self.scores = summed(attribution.scores, unit_of)
         self.order = np.arange(0)
-        if one.finite:
-            seed = f"{token_hash(one.token_ids)} {one.setting['setting_id']}"
+        if attribution.finite:
+            seed = f"{token_hash(attribution.token_ids)} {attribution.setting['setting_id']}"
             ranking = rank(self.scores, self.heads, signed=True, tie_seed=seed)
             self.order = np.searchsorted(np.flatnonzero(self.heads), ranking)
 

@@ -1,4 +1,4 @@
-"""Examples to blocks of like length, and one block to attribution maps: what the runner and the API share."""
+"""Blocks of texts of like length, and the attribution maps of a block: what the runner and the API share."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -109,6 +109,21 @@ def opened_blocks(
     for block in plan_blocks(encoded, packing_for(references.model, token_budget)):
         items = [encoded[index] for index in block.indices]
         yield block, open_block(references, items, target, token_budget)
+
+
+def explain_texts(
+    references: References,
+    encoded: Sequence[Encoded],
+    settings: Sequence[Setting],
+    target: Target,
+    token_budget: int,
+) -> list[list[AttributionMap]]:
+    """The maps under each setting, in the order of the texts. The model must be frozen."""
+    found: dict[tuple[str, int], AttributionMap] = {}
+    for block, opened in opened_blocks(references, encoded, target, token_budget):
+        for key, maps in opened.explain(settings).items():
+            found |= {(key, index): one for index, one in zip(block.indices, maps, strict=True)}
+    return [[found[setting.id, index] for index in range(len(encoded))] for setting in settings]
 
 
 @dataclass(frozen=True)

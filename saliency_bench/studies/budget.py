@@ -1,4 +1,4 @@
-"""How many tokens a pass should have on this machine: found by a short calibration, and kept.
+"""The number of tokens per pass: measured on this machine by a short calibration, and kept.
 
 A pass costs something whatever its size, so that larger is faster, until the chip is busy or the caches overflow.
 """

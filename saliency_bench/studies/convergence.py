@@ -98,21 +98,21 @@ def convergence_rows(
     return rows
 
 
-def _row(one: AttributionMap, other: AttributionMap, against: str) -> dict[str, Any]:
-    finite = one.finite and other.finite
-    scale = float(np.abs(other.scores).max(initial=0.0))
-    apart = float(np.abs(one.scores - other.scores).max(initial=0.0))
+def _row(attribution: AttributionMap, reference: AttributionMap, against: str) -> dict[str, Any]:
+    finite = attribution.finite and reference.finite
+    scale = float(np.abs(reference.scores).max(initial=0.0))
+    apart = float(np.abs(attribution.scores - reference.scores).max(initial=0.0))
     return {
-        "setting_id": one.setting["setting_id"],
-        "example_id": one.example_id,
+        "setting_id": attribution.setting["setting_id"],
+        "example_id": attribution.example_id,
         "against": against,
-        "tau": _tau(one, other) if finite else None,
+        "tau": _tau(attribution, reference) if finite else None,
         "error": apart / scale if finite and scale > 0 else None,
     }
 
 
-def _tau(one: AttributionMap, other: AttributionMap) -> float | None:
+def _tau(attribution: AttributionMap, reference: AttributionMap) -> float | None:
     try:
-        return kendall_tau(one.scores, other.scores, np.array(one.attributable))
+        return kendall_tau(attribution.scores, reference.scores, np.array(attribution.attributable))
     except NotApplicable:
         return None

@@ -1,4 +1,4 @@
-"""A worker ends with the process that started it, from its first moments on: this imports nothing heavy."""
+"""Ends a worker together with the process that started it. Imports nothing heavy, so that this works from the start."""
 
 import ctypes
 import os

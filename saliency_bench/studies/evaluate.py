@@ -14,7 +14,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.curves import OUTPUTS, Curve, Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
-from saliency_bench.evaluation.query import Inquiry
+from saliency_bench.evaluation.query import Query
 from saliency_bench.evaluation.ranking import rank
 from saliency_bench.evaluation.removal import own_operator
 from saliency_bench.evaluation.truth import Truth
@@ -53,13 +53,15 @@ def judge_block(
     entries = [_Entry.of(name, entry, usual) for name, entry in metrics.items()]
     evidence = _Evidence(block, maps, entries)
     judged = Judged()
-    for place, one in enumerate(maps):
+    for place, attribution in enumerate(maps):
         for entry in entries:
             for view in entry.views or (None,):
                 judged.rows.append(_row(evidence, place, entry, view))
         for view in usual:
             if view in evidence.curves:
-                judged.curves += _curve_rows(one, evidence.curves[view][place], view.removal)
+                judged.curves += _curve_rows(
+                    attribution, evidence.curves[view][place], view.removal
+                )
     return judged
 
 
@@ -89,17 +91,22 @@ def judge_maps(
     """Metric rows of maps of any inputs, in the order of the maps; the model must be frozen."""
     found: dict[int, list[Row]] = {}
     places: dict[Encoded, list[int]] = {}
-    for place, one in enumerate(maps):
-        places.setdefault(one.encoded, []).append(place)
+    for place, attribution in enumerate(maps):
+        places.setdefault(attribution.encoded, []).append(place)
     encoded = list(places)
     for block, opened in opened_blocks(refs, encoded, "predicted", token_budget):
         own = [(place, maps[place]) for index in block.indices for place in places[encoded[index]]]
-        rows = judge_block(opened, [one for _, one in own], metrics, usual).rows
+        rows = judge_block(opened, [attribution for _, attribution in own], metrics, usual).rows
         each = len(rows) // len(own)
-        for number, (place, one) in enumerate(own):
+        for number, (place, attribution) in enumerate(own):
             mine = rows[number * each : (number + 1) * each]
-            context = {"method": one.setting["method"], "backend": one.setting["backend"]}
-            found[place] = [{"input_index": one.input_index} | context | row for row in mine]
+            context = {
+                "method": attribution.setting["method"],
+                "backend": attribution.setting["backend"],
+            }
+            found[place] = [
+                {"input_index": attribution.input_index} | context | row for row in mine
+            ]
     return [row for place in sorted(found) for row in found[place]]
 
 
@@ -152,13 +159,17 @@ class _Ranked(NamedTuple):
     ranking: Int[np.ndarray, " U"]
 
 
-def _ranked(one: AttributionMap, view: Reading) -> list[_Ranked]:
+def _ranked(attribution: AttributionMap, view: Reading) -> list[_Ranked]:
     """One, or one per draw of a random ranking. A text's ties are broken alike in all settings."""
-    unit_of = units(one.encoded, view.granularity)
+    unit_of = units(attribution.encoded, view.granularity)
     first = heads(unit_of)
-    names, seed, signed = np.flatnonzero(first), token_hash(one.token_ids), view.ranking == SIGNED
+    names, seed, signed = (
+        np.flatnonzero(first),
+        token_hash(attribution.token_ids),
+        view.ranking == SIGNED,
+    )
     found = []
-    for draw in one.scores[None] if one.draws is None else one.draws:
+    for draw in attribution.scores[None] if attribution.draws is None else attribution.draws:
         sums = summed(draw, unit_of)
         ranking = np.searchsorted(names, rank(sums, first, signed=signed, tie_seed=seed))
         scores = sums[names]
@@ -191,15 +202,19 @@ class _Evidence:
 
     def of(self, place: int, entry: _Entry, view: Reading | None) -> Sequence[Any]:
         """What a metric reads of a map: one thing, or one per draw of a random ranking."""
-        one = self.maps[place]
+        attribution = self.maps[place]
         if view is None:
-            return [one]
+            return [attribution]
         if entry.reads == "curve":
             return self.curves[view][place]
-        return _truths(one, view) if entry.reads == "truth" else self._inquiries(one, view)
+        return (
+            _truths(attribution, view)
+            if entry.reads == "truth"
+            else self._queries(attribution, view)
+        )
 
-    def _explained(self, one: AttributionMap) -> Explained:
-        return Explained(one.target, one.against, self.block.model.multi_label)
+    def _explained(self, attribution: AttributionMap) -> Explained:
+        return Explained(attribution.target, attribution.against, self.block.model.multi_label)
 
     def _curves(self, view: Reading, grids: Sequence[Any]) -> list[list[Curve]]:
         """The curves of each map: one, or one per draw of a random ranking; none where there is no answer."""
@@ -207,10 +222,10 @@ class _Evidence:
         logits = self.block.logits.double().cpu().numpy()
         curves: list[list[Curve]] = [[] for _ in self.maps]
         together: dict[tuple[Explained, str | None], list[int]] = {}
-        for place, one in enumerate(self.maps):
-            if one.finite and self.refusal(place, view) is None:
-                operator = own_operator(view.removal, one.setting)
-                together.setdefault((self._explained(one), operator), []).append(place)
+        for place, attribution in enumerate(self.maps):
+            if attribution.finite and self.refusal(place, view) is None:
+                operator = own_operator(view.removal, attribution.setting)
+                together.setdefault((self._explained(attribution), operator), []).append(place)
         for (explained, operator), places in together.items():
             ranked = {
                 ((place, draw), self.place[self.maps[place].encoded]): units_of_draw
@@ -219,7 +234,7 @@ class _Evidence:
             }
             found = evaluate_curves(
                 self.block.probe(str(operator)),
-                {key: one.names[one.ranking] for key, one in ranked.items()},
+                {key: draw.names[draw.ranking] for key, draw in ranked.items()},
                 unit_of,
                 [explained] * len(unit_of),
                 explained.decided(logits).tolist(),
@@ -231,14 +246,14 @@ class _Evidence:
                 curves[key[0][0]].append(replace(curve, ordered=ordered))
         return curves
 
-    def _inquiries(self, one: AttributionMap, view: Reading) -> list[Inquiry]:
-        """One inquiry, or one per draw of a random ranking: the same probes and draws for all maps of a text."""
-        row, unit_of = self.place[one.encoded], units(one.encoded, view.granularity)
+    def _queries(self, attribution: AttributionMap, view: Reading) -> list[Query]:
+        """One query, or one per draw of a random ranking: the same probes and draws for all maps of a text."""
+        row, unit_of = self.place[attribution.encoded], units(attribution.encoded, view.granularity)
         names = np.flatnonzero(heads(unit_of))
         # The unit of each token by its place among the units; special tokens have the place after the last.
         index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
-        name, explained = token_hash(one.token_ids), self._explained(one)
-        operator = own_operator(view.removal, one.setting)
+        name, explained = token_hash(attribution.token_ids), self._explained(attribution)
+        operator = own_operator(view.removal, attribution.setting)
         assert operator is not None  # `refusal` says so of others
 
         def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
@@ -252,15 +267,15 @@ class _Evidence:
 
         shared = self.shared.setdefault((row, explained, operator, view), {})
         return [
-            Inquiry(draw.scores, draw.ranking, ask, blur, name, shared)
-            for draw in _ranked(one, view)
+            Query(draw.scores, draw.ranking, ask, blur, name, shared)
+            for draw in _ranked(attribution, view)
         ]
 
 
-def _truths(one: AttributionMap, view: Reading) -> list[Truth]:
+def _truths(attribution: AttributionMap, view: Reading) -> list[Truth]:
     """What is known of the text beside its scores; one for each draw of a random ranking."""
-    unit_of, relevant = units(one.encoded, view.granularity), one.encoded.relevant
-    ranked = _ranked(one, view)
+    unit_of, relevant = units(attribution.encoded, view.granularity), attribution.encoded.relevant
+    ranked = _ranked(attribution, view)
     # A word matters if any of its pieces does.
     known = (
         None
@@ -271,16 +286,16 @@ def _truths(one: AttributionMap, view: Reading) -> list[Truth]:
 
 
 def _row(evidence: _Evidence, place: int, entry: _Entry, view: Reading | None) -> Row:
-    one, info = evidence.maps[place], INFO[entry.metric]
+    attribution, info = evidence.maps[place], INFO[entry.metric]
     row = {
-        "setting_id": one.setting["setting_id"],
-        "example_id": one.example_id,
+        "setting_id": attribution.setting["setting_id"],
+        "example_id": attribution.example_id,
         "metric": entry.name,
         "removal": _removal(view),
         "unit": info.unit if view is None else _unit(info.unit, view),
         "higher_is_better": info.higher_is_better,
     }
-    if not one.finite:
+    if not attribution.finite:
         return row | {"value": None, "status": FAILED, "reason": NOT_FINITE}
     if reason := evidence.refusal(place, view):
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": reason}
@@ -306,7 +321,7 @@ def _unit(declared: str, view: Reading) -> str:
     return declared.replace("units", f"{view.granularity}s")
 
 
-def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> list[Row]:
+def _curve_rows(attribution: AttributionMap, curves: Sequence[Curve], removal: str) -> list[Row]:
     """The curve by k; of a random ranking its mean over the draws, which has no class that could flip."""
     if not curves:
         return []
@@ -316,8 +331,8 @@ def _curve_rows(one: AttributionMap, curves: Sequence[Curve], removal: str) -> l
         return []  # the rows of its metrics say that they failed
     return [
         {
-            "setting_id": one.setting["setting_id"],
-            "example_id": one.example_id,
+            "setting_id": attribution.setting["setting_id"],
+            "example_id": attribution.example_id,
             "removal": removal,
             "k": int(k),
             "n_units": curves[0].n_units,

@@ -1,4 +1,4 @@
-"""Who computes the blocks of a study: processes of this machine, Ray, or Slurm; conf/runtime/.
+"""Where the blocks of a study are computed: by processes of this machine, Ray, or Slurm; conf/runtime/.
 
 All that moves are names: a worker reads what the run folder says of the study, loads model and data once, and commits
 blocks to that folder, which every worker must see. Nothing that was computed passes through the process that waits.

@@ -1,4 +1,4 @@
-"""Whose a results folder is: a study claims one that is empty or its own, and refuses all others."""
+"""The results folder of a study: it claims one that is empty or its own, and refuses all others."""
 
 import json
 from collections.abc import Iterable

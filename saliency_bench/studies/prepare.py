@@ -1,4 +1,4 @@
-"""A study before it runs: model and data loaded, checked against each other, and named by all that can change a number."""
+"""Prepares a study: loads model and data, checks that they fit, and makes the id from all that can change a number."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

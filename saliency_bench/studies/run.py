@@ -1,4 +1,4 @@
-"""The only loop: a configured study to rows on disk, block by block; what is finished is not done again."""
+"""Runs a configured study, block by block, to rows on disk. Blocks that are finished are not computed again."""
 
 import json
 import shlex

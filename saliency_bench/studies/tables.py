@@ -1,4 +1,4 @@
-"""The rows of a study: what is computed of each block, and which rows there must be in the end."""
+"""The rows of a study: those of each block, and the plan of all rows that a finished study has."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -53,7 +53,9 @@ def plan_of(study: Study) -> Plan:
         metrics=metrics,
         curves=curves,
         agreement=config.agreement.metrics,
-        convergence=[(one.id, against) for one, against, _ in companions(study.settings, dense)],
+        convergence=[
+            (setting.id, against) for setting, against, _ in companions(study.settings, dense)
+        ],
         probed=frozenset(
             item.example_id for item in study.encoded[: config.convergence.n_examples]
         ),
@@ -71,7 +73,7 @@ def block_tables(
         block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
         maps = block.explain(study.settings)
         uncertain = list(_uncertain_baselines(study, block))
-    flat = [one for of_setting in maps.values() for one in of_setting]
+    flat = [attribution for of_setting in maps.values() for attribution in of_setting]
     with under(CURVES):
         judged = judge_block(block, flat, study.config.metric, usual_readings(study.config))
         asked = study.config.agreement
@@ -80,7 +82,7 @@ def block_tables(
         converged = _convergence(study, refs, items, maps, probe)
     tables = {
         "examples": example_rows(block),
-        "maps": [map_row(one) for one in flat if one.finite],
+        "maps": [map_row(attribution) for attribution in flat if attribution.finite],
         "rows": judged.rows,
         "curves": judged.curves,
         "agreement": agreement,
@@ -89,7 +91,7 @@ def block_tables(
     cell = {"cell_id": study.cell_id}
     found = {name: [cell | row for row in rows] for name, rows in tables.items()}
     warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
-    return found | {"warnings": warned + [cell | one for one in uncertain]}
+    return found | {"warnings": warned + [cell | warning for warning in uncertain]}
 
 
 def _uncertain_baselines(study: Study, block: OpenBlock) -> Iterable[dict[str, Any]]:
@@ -195,29 +197,31 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def map_row(one: AttributionMap) -> dict[str, Any]:
+def map_row(attribution: AttributionMap) -> dict[str, Any]:
     """A map as a row of the table."""
-    encoded = one.encoded
+    encoded = attribution.encoded
     return {
-        "setting_id": one.setting["setting_id"],
-        "example_id": one.example_id,
-        "target": one.target,
-        "against": one.against,
-        "label": one.label,
-        "probability": _number(one.probability),
+        "setting_id": attribution.setting["setting_id"],
+        "example_id": attribution.example_id,
+        "target": attribution.target,
+        "against": attribution.against,
+        "label": attribution.label,
+        "probability": _number(attribution.probability),
         "tokens": list(encoded.tokens),
         "token_ids": list(encoded.input_ids),
-        "attributable": list(one.attributable),
+        "attributable": list(attribution.attributable),
         "starts": [start for start, _ in encoded.offsets],
         "ends": [end for _, end in encoded.offsets],
         "segments": list(encoded.segments),
         "words": list(encoded.words),
-        "scores": one.scores.tolist(),
-        "completeness_gap": one.completeness_gap,
-        "output_difference": one.output_difference,
-        "n_gradients": one.n_gradients,
-        "standard_errors": None if one.standard_errors is None else one.standard_errors.tolist(),
-        "split_half_tau": one.split_half_tau,
-        "error": one.error,
-        "converged": one.converged,
+        "scores": attribution.scores.tolist(),
+        "completeness_gap": attribution.completeness_gap,
+        "output_difference": attribution.output_difference,
+        "n_gradients": attribution.n_gradients,
+        "standard_errors": None
+        if attribution.standard_errors is None
+        else attribution.standard_errors.tolist(),
+        "split_half_tau": attribution.split_half_tau,
+        "error": attribution.error,
+        "converged": attribution.converged,
     }

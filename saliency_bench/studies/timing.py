@@ -17,13 +17,13 @@ K = TypeVar("K")
 
 
 def measure(
-    contestants: Mapping[str, Callable[[], object]],
+    contestants: Mapping[K, Callable[[], object]],
     *,
     n_repeats: int,
     n_warmup: int,
     synchronize: Callable[[], None],
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[K, list[float]]:
     """Seconds of each contestant per repeat; repeats with the same index ran side by side.
 
     The order changes with each repeat as `running_order` says, so that neither slow drift of the
@@ -39,7 +39,7 @@ def measure(
             f"timing: expected n_repeats >= 1 and n_warmup >= 0, got {n_repeats}, {n_warmup}"
         )
     names = list(contestants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[K, list[float]] = {name: [] for name in names}
     for _ in range(n_warmup):
         for name in names:
             _seconds(name, contestants[name], synchronize, clock)
@@ -81,13 +81,13 @@ def fastest(
     clock: Callable[[], float] = time.perf_counter,
 ) -> K:
     """The key of the contestant with the shortest single run of `n_repeats` interleaved ones."""
-    keys = list(contestants)
-    runs = {str(place): contestants[key] for place, key in enumerate(keys)}
-    seconds = measure(runs, n_repeats=n_repeats, n_warmup=0, synchronize=synchronize, clock=clock)
-    return keys[min(range(len(keys)), key=lambda place: min(seconds[str(place)]))]
+    seconds = measure(
+        contestants, n_repeats=n_repeats, n_warmup=0, synchronize=synchronize, clock=clock
+    )
+    return min(seconds, key=lambda key: min(seconds[key]))
 
 
-def running_order(names: Sequence[str], repeat: int) -> list[str]:
+def running_order(names: Sequence[K], repeat: int) -> list[K]:
     """Rotated by one every second repeat and reversed in between: A B C, C B A, B C A, A C B, ...
 
     Over 2n repeats of n contestants each stands twice at every place; two contestants run A B B A.
@@ -108,7 +108,7 @@ def synchronizer(device: torch.device | str) -> Callable[[], None]:
 
 
 def _seconds(
-    name: str,
+    name: object,
     run: Callable[[], object],
     synchronize: Callable[[], None],
     clock: Callable[[], float],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from saliency_bench.evaluation.curves import Curve, Explained, evaluate_curves
-from saliency_bench.evaluation.query import Inquiry
+from saliency_bench.evaluation.query import Query
 
 
 class LookupProbe:
@@ -66,8 +66,8 @@ def unasked(stays, n_draws):
     raise AssertionError("this metric blurs nothing")
 
 
-def inquire(f, scores, blur=unasked, name="text"):
-    """An inquiry of a model that is a table; `asked` collects what it was asked."""
+def query_of(f, scores, blur=unasked, name="text"):
+    """A query of a model that is a table; `asked` collects what it was asked."""
     scores = np.array(scores, dtype=float)
     asked = []
 
@@ -75,5 +75,5 @@ def inquire(f, scores, blur=unasked, name="text"):
         asked.extend(tuple(np.flatnonzero(one).tolist()) for one in kept)
         return np.array([f(np.flatnonzero(one).tolist()) for one in kept])
 
-    one = Inquiry(scores, np.argsort(-scores), ask, blur, name, {})
+    one = Query(scores, np.argsort(-scores), ask, blur, name, {})
     return one, asked

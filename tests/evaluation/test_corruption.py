@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saliency_bench.evaluation.corruption import CORRUPTIONS, as_scores, known_ranking, spoilt
+from saliency_bench.evaluation.corruption import CORRUPTIONS, as_scores, corrupted, known_ranking
 from saliency_bench.evaluation.ranking import rank
 
 
@@ -32,7 +32,7 @@ def test_in_the_known_ranking_what_matters_comes_first():
 def test_a_corruption_demotes_what_matters_and_keeps_the_order_of_the_rest(how):
     for relevant, stream in cases():
         known = known_ranking(relevant, stream)
-        found = spoilt(known, int(relevant.sum()), how, stream)
+        found = corrupted(known, int(relevant.sum()), how, stream)
         assert sorted(found) == sorted(known)
         assert [u for u in found if not relevant[u]] == [u for u in known if not relevant[u]]
         assert not relevant[found[: relevant.sum()]].all()
@@ -41,7 +41,7 @@ def test_a_corruption_demotes_what_matters_and_keeps_the_order_of_the_rest(how):
 def test_last_is_behind_all_others():
     for relevant, stream in cases():
         known = known_ranking(relevant, stream)
-        found = spoilt(known, int(relevant.sum()), "last", stream)
+        found = corrupted(known, int(relevant.sum()), "last", stream)
         assert relevant[found[-relevant.sum() :]].all()
 
 
@@ -50,7 +50,7 @@ def test_slight_moves_one_unit_behind_one_other():
     for relevant, stream in cases():
         n = int(relevant.sum())
         known = known_ranking(relevant, stream)
-        found = spoilt(known, n, "slight", stream)
+        found = corrupted(known, n, "slight", stream)
         # Position n of the known ranking is the first of the others; it gains one place, and nothing else differs.
         assert found[n - 1] == known[n]
         assert sorted(found[: n + 1]) == sorted(known[: n + 1])
@@ -64,7 +64,7 @@ def test_random_reaches_every_place_behind_the_first_other_alike():
     counts = np.zeros(5)
     stream = np.random.default_rng(0)
     for _ in range(4000):
-        counts[list(spoilt(known, 1, "random", stream)).index(0)] += 1
+        counts[list(corrupted(known, 1, "random", stream)).index(0)] += 1
     assert counts[0] == 0
     # Four binomial standard errors of 4,000 draws at 1/4.
     assert np.abs(counts[1:] / 4000 - 0.25).max() <= 4 * (0.25 * 0.75 / 4000) ** 0.5
@@ -72,7 +72,7 @@ def test_random_reaches_every_place_behind_the_first_other_alike():
 
 def test_two_that_matter_are_demoted_independently():
     stream = np.random.default_rng(0)
-    found = {tuple(spoilt(np.arange(4), 2, "random", stream)) for _ in range(500)}
+    found = {tuple(corrupted(np.arange(4), 2, "random", stream)) for _ in range(500)}
     # 0 and 1 before or after 3, behind 2; side by side they keep their order.
     assert found == {(2, 0, 1, 3), (2, 0, 3, 1), (2, 1, 3, 0), (2, 3, 0, 1)}
 

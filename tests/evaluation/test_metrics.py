@@ -5,12 +5,11 @@ import inspect
 import pytest
 
 from saliency_bench.core import conf as conf_files
-from saliency_bench.evaluation import as_published, axioms, faithfulness, truth
-from saliency_bench.evaluation import query as inquiry
+from saliency_bench.evaluation import as_published, axioms, faithfulness, query, truth
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
 from saliency_bench.evaluation.view import hyperparameters
 
-MODULES = (as_published, axioms, faithfulness, inquiry, truth)
+MODULES = (as_published, axioms, faithfulness, query, truth)
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.

@@ -145,7 +145,9 @@ def test_how_sure_a_model_is_of_its_first_class_is_its_sigmoid():
     assert _sureness(logits, alone=False) == pytest.approx(sigmoid(2))
 
 
-def test_a_study_of_a_multi_label_model_has_metrics_and_timings(tmp_path, monkeypatch, capfd):
+def test_a_study_of_a_multi_label_model_has_metrics_and_timings(
+    tmp_path, monkeypatch, capfd, no_figures
+):
     monkeypatch.chdir(tmp_path)
     module = tiny_bert().float()
     module.config.problem_type = "multi_label_classification"

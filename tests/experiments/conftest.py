@@ -1,5 +1,7 @@
 """What tests of experiments share."""
 
+import gc
+
 import pytest
 
 from saliency_bench.cli import main as cli
@@ -13,3 +15,11 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.delenv("SALIENCY_BENCH_TRACEBACK", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def little_garbage():
+    """Garbage is collected between timed runs, but not among all that libraries hold."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

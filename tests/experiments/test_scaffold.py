@@ -28,6 +28,8 @@ MISTAKES = {
     "validate": [
         (["seed=-1"], ["seed=-1"]),
         (["model=./nowhere"], ["nowhere"]),
+        (["hyper.quadrature=[simpson]"], ["'simpson'", "midpoint"]),
+        (["hyper.n_steps=20000"], ["n_steps=20000", "10000"]),
         (["random_models=[brt]"], ["'brt'", "'bert'"]),
         (["dtypes=[float23]"], ["float23", "float32"]),
     ],

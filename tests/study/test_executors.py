@@ -26,6 +26,7 @@ from saliency_bench.studies import block as blocks_module
 from saliency_bench.studies import driver
 from saliency_bench.studies import executors as scale
 from saliency_bench.studies import run as runner
+from saliency_bench.studies import tables as study_tables
 
 #: Of tests in which nobody is started.
 CREW = scale.Crew(worker_module.Worker, 1)
@@ -94,7 +95,7 @@ def whole(folder, texts, tmp_path_factory):
 @pytest.mark.parametrize("n_shards", [1, 2, 3, 5, 8])
 def test_any_number_of_workers_in_any_order_gives_the_same_bytes(study_in, whole, n_shards):
     folder = stopped(study_in(f"shards{n_shards}"))
-    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    pieces = [block.name for block in study_tables.plan_blocks(scale_encoded(folder))]
     random.Random(n_shards).shuffle(pieces)
     scale.write_json(folder / scale.PIECES, pieces)
     order = list(range(n_shards))
@@ -112,7 +113,7 @@ def scale_encoded(folder):
 
 def test_a_worker_that_helps_leaves_nothing(study_in, whole, monkeypatch):
     folder = stopped(study_in("run"))
-    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    pieces = [block.name for block in study_tables.plan_blocks(scale_encoded(folder))]
     scale.write_json(folder / scale.PIECES, pieces)
     worker_module.work(folder, 0, 3)  # that one has no need of help
     done, opened = [], worker_module.open_worker(folder)
@@ -162,7 +163,7 @@ def test_a_worker_whose_own_blocks_are_done_helps_all_the_same_from_the_last_on(
 
 def test_nothing_is_merged_before_everything_is_there(study_in, capsys):
     folder = stopped(study_in("run"))
-    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    pieces = [block.name for block in study_tables.plan_blocks(scale_encoded(folder))]
     scale.write_json(folder / scale.PIECES, pieces)
     worker_module.work(folder, 0, 2)
     assert cli.main(["merge", str(folder)]) == 4
@@ -257,13 +258,13 @@ def test_events_say_what_happened(study_in):
 
 
 def test_rows_are_held_against_the_plan_before_anything_is_put_together(study_in, monkeypatch):
-    judge = runner.judge_block
+    judge = study_tables.judge_block
 
     def forgetful(*arguments):
         found = judge(*arguments)
         return replace(found, rows=found.rows[:-1])
 
-    monkeypatch.setattr(runner, "judge_block", forgetful)
+    monkeypatch.setattr(study_tables, "judge_block", forgetful)
     cfg = study_in("run")
     with pytest.raises(StorageError, match=r"table 'rows' lacks 1 rows.*resume"):
         run(cfg)
@@ -291,7 +292,7 @@ def test_a_part_of_another_run_is_not_merged_but_set_aside_and_computed_again(
         study_in("words", "evaluation.granularity=word"),
     ]
     run_folder = stopped(cfg)
-    pieces = [block.name for block in runner.plan_blocks(scale_encoded(run_folder))]
+    pieces = [block.name for block in study_tables.plan_blocks(scale_encoded(run_folder))]
     for other, name in zip(others, pieces, strict=False):
         worker_module.work(stopped(other), 0, 1)
         shutil.copytree(scale.Path(other.out) / "parts" / name, run_folder / "parts" / name)
@@ -385,12 +386,12 @@ def test_a_run_without_workers_takes_no_number_of_them(study_in, capsys):
 
 def test_blocks_that_are_committed_together_give_the_same_bytes(study_in, whole, monkeypatch):
     monkeypatch.setattr(
-        runner, "plan_pieces", lambda blocks: blocks_module.plan_pieces(blocks, most=3)
+        study_tables, "plan_pieces", lambda blocks: blocks_module.plan_pieces(blocks, most=3)
     )
     cfg = study_in("pieces")
     folder = stopped(cfg)
     study = runner.prepare(cfg, config.settings(cfg))
-    pieces = runner.pieces_of(study)
+    pieces = study_tables.pieces_of(study)
     assert [len(piece.blocks) for piece in pieces] == [4, 4, 2]
     assert tables(run(cfg)) == whole
     assert set(json.loads((folder / "digests.json").read_text())["blocks"]) == {
@@ -502,9 +503,9 @@ def test_a_block_that_somebody_has_committed_is_done(study_in, whole, monkeypatc
     folder = stopped(cfg)
     study = runner.prepare(cfg, config.settings(cfg))
     refs, store = runner.References(study.model), worker_module.PartStore(folder, run=study.id)
-    name = runner.pieces_of(study)[0].name
+    name = study_tables.pieces_of(study)[0].name
     with study.model.frozen():
-        plan = runner.pieces_of(study)
+        plan = study_tables.pieces_of(study)
         runner.compute_piece(study, refs, store, name, plan)
         has, asked = worker_module.PartStore.has, []
 
@@ -600,7 +601,7 @@ def test_a_run_whose_manifest_is_gone_says_what_finishes_it(study_in, whole, cap
 
 def test_damage_is_said_logged_counted_and_kept(study_in, whole):
     folder = stopped(study_in("run"))
-    pieces = [block.name for block in runner.plan_blocks(scale_encoded(folder))]
+    pieces = [block.name for block in study_tables.plan_blocks(scale_encoded(folder))]
     scale.write_json(folder / scale.PIECES, pieces)
     worker_module.work(folder, 0, 5)
     (folder / "parts" / pieces[0] / "rows.parquet").write_bytes(b"PAR1")
@@ -775,9 +776,9 @@ def test_workers_started_by_hand_plan_for_themselves(study_in, whole, n_shards):
 
 def test_a_worker_plans_once(study_in, monkeypatch):
     folder = stopped(study_in("run"))
-    planned, plan = [], runner.plan_pieces
+    planned, plan = [], study_tables.plan_pieces
     monkeypatch.setattr(
-        runner, "plan_pieces", lambda blocks: planned.append(blocks) or plan(blocks)
+        study_tables, "plan_pieces", lambda blocks: planned.append(blocks) or plan(blocks)
     )
     worker = worker_module.open_worker(folder)
     for name in worker.plan:

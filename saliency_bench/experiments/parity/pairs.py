@@ -1,6 +1,6 @@
 """Our numbers against Captum's: every setting that both have, compared text by text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -168,23 +168,32 @@ class BlockCheck:
         return self._copied[setting.id]
 
 
-def pairs(model: Model, config: Config) -> list[Pair]:
-    """Every method that a Captum backend has, with the configured values, as far as the model can be asked for it."""
-    found: dict[tuple[str, str], Pair] = {}
+def settings_of(config: Config) -> Iterator[Setting]:
+    """Every method that a Captum backend has, with the configured values.
+
+    Raises:
+        InputError: a value is not usable.
+    """
     for backend, registry in BACKENDS.items():
         for method in registry.names():
             entries = {method: _entry(method, config)}
-            for setting in expand(entries, backends=[backend], seed=config["seed"]):
-                captum = _fitted(model, setting)
-                if captum is None:
-                    continue
-                native = captum.twin("native")
-                both = [Pair(native, captum)]
-                if backend == "captum" and captum.hyper.get("quadrature") == BIASED_RULE:
-                    trapezoid = replace(native, hyper={**native.hyper, "quadrature": "trapezoid"})
-                    both.append(Pair(trapezoid, captum, bias=1 / (captum.hyper["n_steps"] - 1)))
-                for pair in both:
-                    found.setdefault((pair.native.id, pair.captum.id), pair)
+            yield from expand(entries, backends=[backend], seed=config["seed"])
+
+
+def pairs(model: Model, config: Config) -> list[Pair]:
+    """All of these with their native twins, as far as the model can be asked for it."""
+    found: dict[tuple[str, str], Pair] = {}
+    for setting in settings_of(config):
+        captum = _fitted(model, setting)
+        if captum is None:
+            continue
+        native = captum.twin("native")
+        both = [Pair(native, captum)]
+        if captum.backend == "captum" and captum.hyper.get("quadrature") == BIASED_RULE:
+            trapezoid = replace(native, hyper={**native.hyper, "quadrature": "trapezoid"})
+            both.append(Pair(trapezoid, captum, bias=1 / (captum.hyper["n_steps"] - 1)))
+        for pair in both:
+            found.setdefault((pair.native.id, pair.captum.id), pair)
     return list(found.values())
 
 

@@ -14,6 +14,7 @@ from saliency_bench.experiments.parity.pairs import (
     Comparison,
     Subject,
     compared,
+    settings_of,
 )
 from saliency_bench.experiments.parity.premises import Premise, premises
 from saliency_bench.experiments.parity.report import (
@@ -117,4 +118,5 @@ EXPERIMENT = Experiment(
     out=Path("results") / "validate",
     measure=measure,
     choices={"random_models": lambda: ARCHITECTURES, "dtypes": lambda: loading.DTYPES},
+    check=lambda config: list(settings_of(config)),
 )

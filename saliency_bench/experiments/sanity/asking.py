@@ -1,4 +1,4 @@
-"""What every section asks of a model: the maps of some texts, and how alike two maps are."""
+"""What the sections share: a model with its texts, their maps, and the agreement of two maps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from saliency_bench.evaluation.metrics import NotApplicable
 from saliency_bench.evaluation.robustness import similarity
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.block import explain_texts, opened_blocks
 from saliency_bench.studies.prepare import fit_settings
 
 Row = dict[str, Any]
@@ -69,15 +69,16 @@ def explained(
     model: Model, encoded: Sequence[Encoded], settings: Mapping[str, Setting], budget: int
 ) -> dict[str, list[AttributionMap]]:
     """Maps of the texts' own label by the name of a setting, in the order of the texts."""
-    refs = References(model)
-    found: dict[tuple[str, int], AttributionMap] = {}
     with model.frozen():
-        for block, opened in opened_blocks(refs, encoded, "gold", budget):
-            made = opened.explain(list(settings.values()))
-            for name, setting in settings.items():
-                for index, one in zip(block.indices, made[setting.id], strict=True):
-                    found[name, index] = one
-    return {name: [found[name, index] for index in range(len(encoded))] for name in settings}
+        maps = explain_texts(References(model), encoded, list(settings.values()), "gold", budget)
+    return dict(zip(settings, maps, strict=True))
+
+
+def valued(value: float) -> Row:
+    """The value of a row, or the reason why a map has none."""
+    if np.isfinite(value):
+        return {"value": value, "reason": None}
+    return {"value": None, "reason": "every score of the map is 0"}
 
 
 def compared(a: Maps, b: Maps) -> Iterator[Row]:
@@ -87,15 +88,15 @@ def compared(a: Maps, b: Maps) -> Iterator[Row]:
     signs is that of its magnitudes, and not applicable: beside signed ones it would be another quantity.
     """
     for name, own in a.items():
-        for one, other in zip(own, b[name], strict=True):
-            row = {"method": name, "example_id": one.example_id}
+        for first, second in zip(own, b[name], strict=True):
+            row = {"method": name, "example_id": first.example_id}
             try:
-                values = similarity(one.scores, other.scores, np.array(one.attributable))
+                values = similarity(first.scores, second.scores, np.array(first.attributable))
             except NotApplicable as reason:
                 found: list[Row] = [{"value": None, "reason": str(reason)}] * 2
             else:
                 found = [{"value": value, "reason": None} for value in values]
-            if not any(signed(made.setting, made.scores) for made in (one, other)):
+            if not any(signed(made.setting, made.scores) for made in (first, second)):
                 found[0] = {"value": None, "reason": NO_SIGNS}
             yield row | {"measure": TAU_ABSOLUTE} | found[1]
             yield row | {"measure": TAU} | found[0]

@@ -1,14 +1,15 @@
-"""What does it do to the model that tokens are taken away at random: the out-of-distribution cost of each operator.
+"""How the model changes when tokens are removed at random: the out-of-distribution cost of each removal operator.
 
 A metric that removes tokens reads the loss of evidence and the strangeness of what is left as one number. Here no
 token was chosen for a reason, so that an operator under which accuracy falls to chance early says little of a ranking.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.special import expit
 
 from saliency_bench.core.seeding import seed_of, token_hash
@@ -23,41 +24,41 @@ ACCURACY, KEPT, CONFIDENCE = "accuracy", "kept_class", "max_probability"
 
 def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
     """Means over draws, for each text: is the label right, is it that of the whole text, and how sure is the model."""
-    model, asked = subject.model, subject.config["removal"]
-    done, refs = 0, References(model)
+    model, config = subject.model, subject.config["removal"]
+    done, references = 0, References(model)
     with model.frozen():
-        for _, block in opened_blocks(refs, subject.encoded, "predicted", subject.budget):
+        for _, block in opened_blocks(references, subject.encoded, "predicted", subject.budget):
             items = block.batch.encoded
             progress(done, len(subject.encoded))
             done += len(items)
-            for operator in asked["operators"]:
-                for fraction in (0.0, *asked["fractions"]):
-                    case = {"case": operator, "level": f"{fraction:g}", "model": model.name}
-                    for place, item in enumerate(items):
-                        for row in _of_text(block, place, item, operator, fraction, subject.config):
-                            yield case | row
+            for operator, fraction, (place, item) in product(
+                config["operators"], (0.0, *config["fractions"]), enumerate(items)
+            ):
+                stays = kept_at_random(item, fraction, subject.config)
+                for measure, value in _measures(block, place, operator, stays).items():
+                    yield {
+                        "model": model.name,
+                        "method": None,
+                        "case": operator,
+                        "level": f"{fraction:g}",
+                        "measure": measure,
+                        "example_id": item.example_id,
+                        "value": value,
+                        "reason": None,
+                    }
 
 
-def _of_text(
-    block: OpenBlock,
-    place: int,
-    item: Encoded,
-    operator: str,
-    fraction: float,
-    config: Mapping[str, Any],
-) -> Iterator[Row]:
-    stays = kept_at_random(item, fraction, config)
+def _measures(
+    block: OpenBlock, place: int, operator: str, stays: Bool[np.ndarray, "N T"]
+) -> dict[str, float]:
+    """Means over what stays of one text; whether the label is right, where it is known."""
     logits = block.probe(operator)(np.full(len(stays), place), list(stays))
-    sure = _sureness(logits, alone=block.model.multi_label)
-    values = _measures(logits.argmax(1), sure, int(block.predicted[place]), item.gold)
-    for measure, value in values.items():
-        yield {
-            "measure": measure,
-            "example_id": item.example_id,
-            "method": None,
-            "value": value,
-            "reason": None,
-        }
+    decided, gold = logits.argmax(1), block.batch.encoded[place].gold
+    found = {} if gold is None else {ACCURACY: float(np.mean(decided == gold))}
+    return found | {
+        KEPT: float(np.mean(decided == int(block.predicted[place]))),
+        CONFIDENCE: _sureness(logits, alone=block.model.multi_label),
+    }
 
 
 def kept_at_random(
@@ -87,10 +88,3 @@ def _sureness(logits: Float[np.ndarray, "N C"], *, alone: bool) -> float:
         return float(expit(largest).mean())
     shifted = np.exp(logits - largest[:, None])
     return float((shifted.max(1) / shifted.sum(1)).mean())
-
-
-def _measures(
-    said: Int[np.ndarray, " N"], sure: float, predicted: int, gold: int | None
-) -> dict[str, float]:
-    found = {KEPT: float(np.mean(said == predicted)), CONFIDENCE: sure}
-    return found if gold is None else {ACCURACY: float(np.mean(said == gold))} | found

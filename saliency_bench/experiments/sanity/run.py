@@ -1,4 +1,4 @@
-"""`saliency-bench sanity`: do maps depend on the model, on chance and on small changes as they should; conf/sanity.yaml."""
+"""`saliency-bench sanity`: whether maps depend on the model, on chance and on small changes as they should; conf/sanity.yaml."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How alike maps are between noise seeds, between training seeds, and to those of a model that learnt random labels."""
+"""Agreement of maps between noise seeds, between training seeds, and with a model that learnt random labels."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations

@@ -11,7 +11,7 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.seeding import token_hash
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.robustness import max_sensitivity
-from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of
+from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of, valued
 from saliency_bench.models.model import Model
 from saliency_bench.models.shifting import shifted
 
@@ -34,7 +34,6 @@ def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row
             value = max_sensitivity(
                 own[place].scores, np.stack([one.scores for one in after[name]])
             )
-            missing = None if np.isfinite(value) else "every score of the map is 0"
             yield {
                 "model": model.name,
                 "method": name,
@@ -42,9 +41,7 @@ def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row
                 "level": "",
                 "measure": MAX_SENSITIVITY,
                 "example_id": item.example_id,
-                "value": None if missing else value,
-                "reason": missing,
-            }
+            } | valued(value)
 
 
 def perturbations(

@@ -1,4 +1,4 @@
-"""What share of a map falls on tokens that frame a text, with their baseline kept and replaced?"""
+"""Which share of a map falls on special tokens, when their baseline is kept and when it is replaced?"""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.robustness import share
-from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of
+from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of, valued
 
 SHARE, ALL = "share", "all special tokens"
 CASE = "baseline_special_tokens"
@@ -34,17 +34,14 @@ def _case(setting: Setting) -> str:
     return str(setting.hyper.get(CASE, NO_CASE))
 
 
-def _shares(one: AttributionMap) -> Iterator[Row]:
+def _shares(attribution: AttributionMap) -> Iterator[Row]:
     """Of each special token by its name, and of all; the methods that score none give them nothing."""
-    tokens, special = np.array(one.tokens), ~np.array(one.attributable)
+    tokens, special = np.array(attribution.tokens), ~np.array(attribution.attributable)
     for name in (*dict.fromkeys(tokens[special].tolist()), ALL):
         chosen = special if name == ALL else special & (tokens == name)
-        value = share(one.scores, chosen)
-        missing = None if np.isfinite(value) else "every score of the map is 0"
+        value = share(attribution.scores, chosen)
         yield {
             "level": name,
             "measure": SHARE,
-            "example_id": one.example_id,
-            "value": None if missing else value,
-            "reason": missing,
-        }
+            "example_id": attribution.example_id,
+        } | valued(value)

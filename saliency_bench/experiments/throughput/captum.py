@@ -1,8 +1,9 @@
-"""Ways to call Captum: as in its tutorials, one text at a time, and at its best."""
+"""Three ways to call Captum: as in its tutorials, one text at a time, and in the fastest way that was found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,19 +74,17 @@ def tuned(problem: Problem, trials: Trials) -> tuple[Use, int]:
     sizes = list(dict.fromkeys(min(size, len(problem.encoded)) for size in trials.batch_sizes))
     best = Use(interfaces[0], sizes[0], trials.tokens_at_once[0])
     seen = {best}
-    choices: list[Callable[[Use], list[Use]]] = [
-        lambda use: [replace(use, batch_size=size) for size in sizes],
-        lambda use: [replace(use, tokens_at_once=tokens) for tokens in trials.tokens_at_once],
-        lambda use: [replace(use, interface=interface) for interface in interfaces],
-    ]
-    for choose in choices:
-        runs = {use: captum_in_order("", "", problem, use).run for use in choose(best)}
+    choices: Mapping[str, Sequence[Any]] = {
+        "batch_size": sizes,
+        "tokens_at_once": trials.tokens_at_once,
+        "interface": interfaces,
+    }
+    synchronize = synchronizer(problem.model.device)
+    for key, values in choices.items():
+        uses = [replace(best, **{key: value}) for value in values]
+        runs = {use: captum_in_order("", "", problem, use).run for use in uses}
         if len(runs) > 1:
-            best = fastest(
-                runs,
-                n_repeats=trials.n_repeats,
-                synchronize=synchronizer(problem.model.device),
-            )
+            best = fastest(runs, n_repeats=trials.n_repeats, synchronize=synchronize)
             seen |= runs.keys()
     return best, len(seen)
 

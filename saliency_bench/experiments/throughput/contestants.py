@@ -1,4 +1,4 @@
-"""Who is timed: ways to compute the same Integrated Gradients, from token ids to token scores on the host.
+"""Contestants: ways to compute the same Integrated Gradients, from token ids to token scores on the host.
 
 All get the same `Problem` and the same frozen model. Each chooses the class by a forward pass of its own and computes
 the convergence delta, as far as it keeps results at all. A contestant of somebody else's is a function in `CONTESTANTS`
@@ -22,7 +22,7 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.studies.block import Block, Packing, opened_blocks, packing_for, plan_blocks
+from saliency_bench.studies.block import Block, Packing, explain_texts, packing_for, plan_blocks
 
 T = TypeVar("T")
 
@@ -129,26 +129,11 @@ def padded_in_blocks(problem: Problem) -> int:
     return padded_tokens(problem.encoded, [block.indices for block in problem.blocks])
 
 
-def maps_of(
-    problem: Problem, settings: Sequence[Setting], *, together: bool = True
-) -> list[list[AttributionMap]]:
-    """Our maps under each setting, in the order of the texts.
-
-    Args:
-        problem: the texts and the model.
-        settings: what explains them.
-        together: from one pass over what the settings share; else they share the choice of the class alone.
-    """
-    found: dict[tuple[str, int], AttributionMap] = {}
-    groups = [list(settings)] if together else [[setting] for setting in settings]
-    for block, opened in opened_blocks(
-        problem.references, problem.encoded, "predicted", problem.token_budget
-    ):
-        for group in groups:
-            for key, maps in opened.explain(group).items():
-                found |= {(key, index): one for index, one in zip(block.indices, maps, strict=True)}
-    n = len(problem.encoded)
-    return [[found[setting.id, index] for index in range(n)] for setting in settings]
+def maps_of(problem: Problem, settings: Sequence[Setting]) -> list[list[AttributionMap]]:
+    """Our maps under each setting, in the order of the texts."""
+    return explain_texts(
+        problem.references, problem.encoded, settings, "predicted", problem.token_budget
+    )
 
 
 def explained(problem: Problem, settings: Sequence[Setting]) -> list[Scores]:

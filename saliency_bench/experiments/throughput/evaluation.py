@@ -1,4 +1,4 @@
-"""Metrics of several methods judged together, against each judged by itself, as one would without shared curves."""
+"""Two ways to evaluate several metrics of several methods: together from shared curves, and each one separately."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.evaluate import judge_block
 
 Entries = Mapping[str, Mapping[str, Any]]
-Rows = list[dict[str, Any]]
 Values = list[Float[np.ndarray, " _"]]
+Found = dict[tuple[str, str, str], float]
 
 
 def evaluation_contestants(
@@ -39,40 +39,32 @@ def evaluation_contestants(
         removal: see `evaluation.removal`.
         token_budget: tokens per pass.
     """
-    usual = [Reading(removal, "token", "probability", "signed")]
+    views = [Reading(removal, "token", "probability", "signed")]
+    settings = [of_texts[0].setting["setting_id"] for of_texts in maps.values()]
 
-    def judged(refs: References, settings: Sequence[str], entries: Entries) -> Rows:
-        rows: Rows = []
-        for block, opened in opened_blocks(refs, encoded, "predicted", token_budget):
-            asked = [maps[setting][index] for setting in settings for index in block.indices]
-            rows += judge_block(opened, asked, entries, usual).rows
-        return rows
+    def evaluated(references: References, names: Sequence[str], entries: Entries) -> Found:
+        found: Found = {}
+        for block, opened in opened_blocks(references, encoded, "predicted", token_budget):
+            of_block = [maps[name][index] for name in names for index in block.indices]
+            for row in judge_block(opened, of_block, entries, views).rows:
+                found[row["example_id"], row["setting_id"], row["metric"]] = row["value"]
+        return found
+
+    def values(found: Found) -> Values:
+        columns = [(setting, metric) for setting in settings for metric in metrics]
+        return [
+            np.array([found[item.example_id, *column] for column in columns]) for item in encoded
+        ]
 
     def shared() -> Values:
-        return values(judged(refs, list(maps), metrics))
+        return values(evaluated(refs, list(maps), metrics))
 
     def separate() -> Values:
         whole = References(refs.model, may_drop=False)
-        return values(
-            [
-                row
-                for setting in maps
-                for name, entry in metrics.items()
-                for row in judged(whole, [setting], {name: entry})
-            ]
-        )
-
-    settings = [one[0].setting["setting_id"] for one in maps.values()]
-
-    def values(rows: Rows) -> Values:
-        found = {
-            (row["example_id"], row["setting_id"], row["metric"]): row["value"] for row in rows
-        }
-        return [
-            np.array(
-                [found[item.example_id, setting, name] for setting in settings for name in metrics]
-            )
-            for item in encoded
-        ]
+        found: Found = {}
+        for name in maps:
+            for metric, entry in metrics.items():
+                found |= evaluated(whole, [name], {metric: entry})
+        return values(found)
 
     return {"shared": shared, "separate": separate}

@@ -1,4 +1,4 @@
-"""The throughput benchmark's rows as tables: rates, ratios of repeats that ran side by side, and who was not timed."""
+"""The throughput benchmark's rows as tables: rates, ratios of repeats that ran side by side, and contestants that were not timed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -234,14 +234,14 @@ def not_timed(rows: pd.DataFrame) -> Table:
     own = rows[rows["status"] != OK]
     found = [
         {
-            "section": one.section,
-            "case": one.case,
-            "contestant": LABELS.get(one.contestant, one.contestant),
-            "status": one.status,
-            "error": _number(one.error),
-            "reason": one.reason,
+            "section": row.section,
+            "case": row.case,
+            "contestant": LABELS.get(row.contestant, row.contestant),
+            "status": row.status,
+            "error": _number(row.error),
+            "reason": row.reason,
         }
-        for one in own.itertuples()
+        for row in own.itertuples()
     ]
     return records("not_timed", "Not timed", found)
 
@@ -249,9 +249,9 @@ def not_timed(rows: pd.DataFrame) -> Table:
 def notes(rows: pd.DataFrame) -> list[str]:
     """What the numbers depend on: how each contestant was called, the machine's own speed, and who was not steady."""
     lines = [
-        f"{one.describe}"
-        for one in rows[rows["section"] == "contestants"].drop_duplicates("contestant").itertuples()
-        if isinstance(one.describe, str)
+        f"{row.describe}"
+        for row in rows[rows["section"] == "contestants"].drop_duplicates("contestant").itertuples()
+        if isinstance(row.describe, str)
     ]
     products = rows[rows["contestant"] == MATMUL]
     if len(products):
@@ -283,7 +283,7 @@ def of(case: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def ratio(case: pd.DataFrame, name: str, other: str) -> Estimate | None:
     """A contestant's time over another's, from repeats side by side; None where one of them was not timed."""
-    mine, theirs = (of(case, one)["seconds"].tolist() for one in (name, other))
+    mine, theirs = (of(case, contestant)["seconds"].tolist() for contestant in (name, other))
     return Estimate(*interleaved_ratio(mine, theirs)) if mine and theirs else None
 
 
@@ -292,7 +292,9 @@ def ratio_of_rates(case: pd.DataFrame, name: str, other: str) -> Estimate | None
     mine, theirs = of(case, name), of(case, other)
     if not len(mine) or not len(theirs) or mine["useful_flop"].isna().any():
         return None
-    costs = [(one["seconds"] / one["useful_flop"].astype(float)).tolist() for one in (theirs, mine)]
+    costs = [
+        (rows["seconds"] / rows["useful_flop"].astype(float)).tolist() for rows in (theirs, mine)
+    ]
     return Estimate(*interleaved_ratio(*costs))
 
 
@@ -309,11 +311,11 @@ def _caption(rows: pd.DataFrame) -> str:
     own = rows[(rows["section"] == "contestants") & rows["seconds"].notna()]
     if not len(own):
         return ""
-    one: Any = own.iloc[0]
+    row: Any = own.iloc[0]
     return (
-        f"Medians of {own['repeat'].nunique()} interleaved repeats; main case: {one.n_examples} texts of {one.n_tokens} "
-        f"tokens, {one.n_steps} steps of {one.quadrature}, baseline {one.baseline}, {one.dtype}, {one.device}, "
-        f"{one.threads} threads. From token ids to token scores on the host, choice of the class and convergence delta "
+        f"Medians of {own['repeat'].nunique()} interleaved repeats; main case: {row.n_examples} texts of {row.n_tokens} "
+        f"tokens, {row.n_steps} steps of {row.quadrature}, baseline {row.baseline}, {row.dtype}, {row.device}, "
+        f"{row.threads} threads. From token ids to token scores on the host, choice of the class and convergence delta "
         "included; the bare loop keeps nothing. Shares and ratios: medians of repeats side by side, with intervals of "
         "at least 95 % from 6 repeats on, else the range. Padding counts as no work. Errors are those to ours, of "
         "precision to float64."

@@ -40,6 +40,7 @@ from saliency_bench.experiments.throughput.trial import (
     rounding,
     row_of,
 )
+from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.memory import peak_memory
 
 #: The rule that errors are measured against.
@@ -149,18 +150,20 @@ def _step_sweep(bench: Bench) -> Iterator[Row]:
         for n in counts
     ]
     nodes = {
-        node for one in settings for node in nodes_of(own["quadrature"], one.hyper["n_steps"])[0]
+        node
+        for setting in settings
+        for node in nodes_of(own["quadrature"], setting.hyper["n_steps"])[0]
     }
     plain = [replace(problem, n_steps=n) for n in counts]
     use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
-    runs = [captum_in_order("", "", one, use).run for one in plain]
+    runs = [captum_in_order("", "", of_count, use).run for of_count in plain]
     yield from _sweep(
         bench,
         Case("sweep", f"{_listed(counts)} steps", problem),
         settings,
         (len(nodes), settings[-1].hyper["n_steps"], sum(counts)),
         lambda: [scores for run in runs for scores in run() or []],
-        expected_of(problem, [one.setting for one in plain]),
+        expected_of(problem, [of_count.setting for of_count in plain]),
         f"Captum, setting by setting: {use}",
     )
 
@@ -171,16 +174,30 @@ def _sample_sweep(bench: Bench) -> Iterator[Row]:
     problem = bench.small(own | {"n_steps": counts[-1]})
     entry = conf_files.method_defaults("smoothgrad")
     settings = [setting_of(entry, n_samples=n) for n in counts]
-    twins = [one.twin("captum") for one in settings]
+    twins = [setting.twin("captum") for setting in settings]
     yield from _sweep(
         bench,
         Case("sweep", f"{_listed(counts)} samples", problem),
         settings,
         (counts[-1], counts[-1], sum(counts)),
-        lambda: [one.scores for maps in maps_of(problem, twins, together=False) for one in maps],
+        lambda: _one_by_one(problem, twins),
         expected_of(problem, settings),
         "Captum's NoiseTunnel, setting by setting: our blocks, our noise, our token budget",
     )
+
+
+def _one_by_one(problem: Problem, settings: Sequence[Setting]) -> Scores:
+    """The scores of settings that share nothing but the choice of the class."""
+    scores = {}
+    for block, opened in opened_blocks(
+        problem.references, problem.encoded, "predicted", problem.token_budget
+    ):
+        for setting in settings:
+            (maps,) = opened.explain([setting]).values()
+            for index, one in zip(block.indices, maps, strict=True):
+                scores[setting.id, index] = one.scores
+    n = len(problem.encoded)
+    return [scores[setting.id, index] for setting in settings for index in range(n)]
 
 
 def _sweep(
@@ -196,7 +213,7 @@ def _sweep(
     bench.progress(case.section, 0, 1)
     problem, n = case.problem, len(case.problem.encoded)
     # Every setting by itself: that sharing changes no number is checked too.
-    alone = [explained(problem, [one])[0] for one in settings]
+    alone = [explained(problem, [setting])[0] for setting in settings]
     entrants = [
         Contestant(
             "ours_sweep",
@@ -210,8 +227,15 @@ def _sweep(
         ),
         Contestant("captum_sweep", describe, captum, rounds=True),
     ]
-    exact = [Expected([one for own in alone for one in own]), Expected(alone[-1]), captum_expected]
-    paid = [replace(one, n_gradients=[k] * n) for one, k in zip(entrants, n_gradients, strict=True)]
+    exact = [
+        Expected([scores for own in alone for scores in own]),
+        Expected(alone[-1]),
+        captum_expected,
+    ]
+    paid = [
+        replace(contestant, n_gradients=[k] * n)
+        for contestant, k in zip(entrants, n_gradients, strict=True)
+    ]
     yield from measured(case, list(zip(paid, exact, strict=True)), bench.protocol())
     bench.progress(case.section, 1, 1)
 
@@ -297,7 +321,7 @@ def _by_setting(name: str, problem: Problem, setting: Setting) -> Contestant:
 
 
 def evaluation(bench: Bench) -> Iterator[Row]:
-    """Metrics of several methods judged from shared curves, against each metric of each method judged by itself."""
+    """Metrics of several methods from shared curves, against each metric of each method by itself."""
     own = bench.config["evaluation"]
     problem = bench.small(own | {"n_steps": bench.config["n_steps"]})
     entries = {name: conf_files.metric_defaults(name) for name in own["metrics"]}

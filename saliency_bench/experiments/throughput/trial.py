@@ -146,22 +146,22 @@ def _difference(found: Float[np.ndarray, " _"], expected: Float[np.ndarray, " _"
     return apart / size if size else (np.inf if apart else 0.0)
 
 
-def admission(one: Contestant, expected: Expected | None, protocol: Protocol) -> Admission:
+def admission(contestant: Contestant, expected: Expected | None, protocol: Protocol) -> Admission:
     """The first run of a contestant, and whether its scores are what they must be."""
     start = protocol.clock()
     try:
-        scores = one.scores()
+        scores = contestant.scores()
     except Exception as error:  # somebody else's code may raise anything, and the others go on
         text = " ".join(str(error).split())
         return Admission(FAILED, f"{type(error).__name__}: {text}")
     seconds = protocol.clock() - start
-    if not one.same_quantity or expected is None:
+    if not contestant.same_quantity or expected is None:
         return Admission(OK, seconds=seconds, scores=scores)
     if scores is None:
         return Admission(FAILED, "it returns no scores to compare with ours", seconds)
     apart = differences(scores, expected.scores)
     allowed = np.full(len(apart), protocol.tolerance)
-    if one.rounds and expected.rounding is not None:
+    if contestant.rounds and expected.rounding is not None:
         allowed += expected.rounding
     errors = _errors(apart)
     if (apart <= allowed).all():
@@ -191,35 +191,25 @@ def measured(
     """
     synchronize = synchronizer(case.problem.model.device)
     admitted: dict[str, tuple[Contestant, Admission]] = {}
-    for one, expected in entrants:
-        found = admission(one, expected, protocol)
+    for contestant, expected in entrants:
+        found = admission(contestant, expected, protocol)
         if found.status == OK:
-            admitted[one.name] = one, found if truth is None else _against(found, truth)
+            against = found if truth is None else _against(found, truth)
+            admitted[contestant.name] = contestant, against
         else:
-            yield row_of(case, one, found)
-    facts: dict[str, Row] = {}
-    for name, (one, _) in admitted.items():
-        with peak_memory(case.problem.model.device) as peak:
-            one.run()
-            synchronize()
-        warm = warm_up(
-            one.run,
-            at_most=protocol.max_warmups,
-            within=protocol.stable_within,
-            synchronize=synchronize,
-            clock=protocol.clock,
-        )
-        facts[name] = {
-            "peak_bytes": peak.peak_bytes,
-            "n_warmups": len(warm),
-            "stable": is_stable(warm, protocol.stable_within),
-        }
+            yield row_of(case, contestant, found)
     if not admitted:
         return
+    rows = {
+        name: row_of(case, contestant, found) | _warmed(case, contestant, protocol, synchronize)
+        for name, (contestant, found) in admitted.items()
+    }
     runs: dict[str, Callable[[], object]] = {name: one.run for name, (one, _) in admitted.items()}
     multiply, n_operations = _products(case, protocol)
     if multiply is not None:
         runs[MATMUL] = multiply
+        product = {"contestant": MATMUL, "useful_flop": n_operations, "status": OK}
+        rows[MATMUL] = case.facts() | product
     seconds = measure(
         runs,
         n_repeats=protocol.n_repeats,
@@ -227,18 +217,30 @@ def measured(
         synchronize=synchronize,
         clock=protocol.clock,
     )
-    for name, (one, found) in admitted.items():
+    for name, row in rows.items():
         for repeat, duration in enumerate(seconds[name]):
-            own = {"repeat": repeat, "seconds": duration}
-            yield row_of(case, one, found) | facts[name] | own
-    for repeat, duration in enumerate(seconds.get(MATMUL, ())):
-        yield case.facts() | {
-            "contestant": MATMUL,
-            "repeat": repeat,
-            "seconds": duration,
-            "useful_flop": n_operations,
-            "status": OK,
-        }
+            yield row | {"repeat": repeat, "seconds": duration}
+
+
+def _warmed(
+    case: Case, contestant: Contestant, protocol: Protocol, synchronize: Callable[[], None]
+) -> Row:
+    """The peak of memory in one run, and whether the runs after it were steady."""
+    with peak_memory(case.problem.model.device) as peak:
+        contestant.run()
+        synchronize()
+    warm = warm_up(
+        contestant.run,
+        at_most=protocol.max_warmups,
+        within=protocol.stable_within,
+        synchronize=synchronize,
+        clock=protocol.clock,
+    )
+    return {
+        "peak_bytes": peak.peak_bytes,
+        "n_warmups": len(warm),
+        "stable": is_stable(warm, protocol.stable_within),
+    }
 
 
 def _against(found: Admission, truth: Scores) -> Admission:
@@ -281,10 +283,10 @@ def _products(case: Case, protocol: Protocol) -> tuple[Callable[[], None] | None
     return multiply, n_times * n_operations
 
 
-def row_of(case: Case, one: Contestant, found: Admission) -> Row:
+def row_of(case: Case, contestant: Contestant, found: Admission) -> Row:
     """What is known of a contestant in a case, its times apart."""
     problem = case.problem
-    costs = one.n_gradients or [problem.n_steps] * len(problem.encoded)
+    costs = contestant.n_gradients or [problem.n_steps] * len(problem.encoded)
     encoder = encoder_of(problem.model.module)
     useful = None
     if encoder is not None and any(costs):
@@ -293,10 +295,10 @@ def row_of(case: Case, one: Contestant, found: Admission) -> Row:
             for item, n in zip(problem.encoded, costs, strict=True)
         )
     return case.facts() | {
-        "contestant": one.name,
-        "describe": one.describe,
+        "contestant": contestant.name,
+        "describe": contestant.describe,
         "n_gradients": sum(costs),
-        "padded_tokens": one.padded_tokens,
+        "padded_tokens": contestant.padded_tokens,
         "useful_flop": useful,
         "first_seconds": found.seconds,
         "error": found.error,

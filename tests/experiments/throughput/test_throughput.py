@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from saliency_bench.attribution import calibration
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import DISAGREES, FAILED, MATMUL, NOT_APPLICABLE, OK, THROUGHPUT
@@ -53,7 +54,7 @@ def configured(**changes):
         "contestants": ["ours", "bare_loop"],
         "n_steps": 4,
         "n_repeats": N_REPEATS,
-        "max_warmups": 2,
+        "max_warmups": 1,
         "product_seconds": 1e-4,
     }
     config["options"]["captum_sorted"] |= {"batch_sizes": [1, 2], "tokens_at_once": [64]}
@@ -243,8 +244,8 @@ def test_warm_up_goes_on_while_it_changes_and_says_when_it_did_not_settle(encode
 
 
 @pytest.fixture(scope="module")
-def everything(model, encoded, tmp_path_factory):
-    """All sections on the tiny model; densities are learnt anew."""
+def everything(model, encoded, little_garbage):
+    """All sections on the tiny model; densities are learnt anew, from few texts."""
     names = ["ours", "captum_sorted", "captum_random", "captum_single", "bare_loop"]
     small = {"n_examples": 2, "n_steps": 3, "contestants": ["ours", "captum_sorted"]}
     config = {
@@ -270,9 +271,15 @@ def everything(model, encoded, tmp_path_factory):
         },
         "accuracy": configured()["accuracy"] | {"n_examples": 2, "reference_steps": 65},
         "evaluation": configured()["evaluation"]
-        | {"n_examples": 2, "methods": ["vanilla", "smoothgrad"]},
+        | {
+            "n_examples": 2,
+            "methods": ["vanilla", "smoothgrad"],
+            "metrics": ["aopc_comprehensiveness_full", "deletion_auc"],
+        },
     }
-    return list(throughput(bench(model, encoded, **config)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "N_TEXTS", 4)
+        return list(throughput(bench(model, encoded, **config)))
 
 
 @pytest.mark.slow

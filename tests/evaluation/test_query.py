@@ -5,7 +5,7 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 import torch
-from evaluation.lookup import arbitrary, inquire
+from evaluation.lookup import arbitrary, query_of
 from scipy.stats import kendalltau
 
 from saliency_bench.core import conf as conf_files
@@ -33,12 +33,12 @@ def entry(name):
 @SEEDS
 def test_leave_one_out_tau_compares_with_the_change_by_each_unit(seed):
     f, scores = outputs(seed, 6), np.random.default_rng(seed).normal(size=6)
-    one, _ = inquire(f, scores)
+    one, _ = query_of(f, scores)
     everything = list(range(6))
     drops = [f(everything) - f([u for u in everything if u != unit]) for unit in everything]
     assert q.leave_one_out_tau(one) == pytest.approx(kendalltau(scores, drops).statistic)
-    assert q.leave_one_out_tau(inquire(f, drops)[0]) == pytest.approx(1)
-    assert q.leave_one_out_tau(inquire(f, [-d for d in drops])[0]) == pytest.approx(-1)
+    assert q.leave_one_out_tau(query_of(f, drops)[0]) == pytest.approx(1)
+    assert q.leave_one_out_tau(query_of(f, [-d for d in drops])[0]) == pytest.approx(-1)
 
 
 def additive(weights):
@@ -49,11 +49,11 @@ WEIGHTS = [3.0, -1.0, 0.5, 2.0, -0.25, 1.0]
 
 
 def test_scores_that_are_the_models_own_weights_are_perfectly_faithful():
-    one, _ = inquire(additive(WEIGHTS), WEIGHTS)
+    one, _ = query_of(additive(WEIGHTS), WEIGHTS)
     assert q.faithfulness_correlation(one, share=0.4, n_sets=50) == pytest.approx(1)
     # Sums of at most six numbers below 4, squared.
     assert q.infidelity(one, probability=0.5, n_sets=50, normalize=False) < 1e-28
-    tripled, _ = inquire(additive(WEIGHTS), [3 * w for w in WEIGHTS])
+    tripled, _ = query_of(additive(WEIGHTS), [3 * w for w in WEIGHTS])
     assert q.infidelity(tripled, probability=0.5, n_sets=50, normalize=True) < 1e-28
     assert q.infidelity(tripled, probability=0.5, n_sets=50, normalize=False) > 1
 
@@ -61,13 +61,13 @@ def test_scores_that_are_the_models_own_weights_are_perfectly_faithful():
 def test_random_sets_belong_to_the_text_and_have_the_size_that_is_asked_for():
     sets = {}
     for scores in (WEIGHTS, WEIGHTS[::-1]):
-        one, asked = inquire(additive(WEIGHTS), scores)
+        one, asked = query_of(additive(WEIGHTS), scores)
         q.faithfulness_correlation(one, share=1 / 3, n_sets=20)
         sets[tuple(scores)] = asked
     first, second = sets.values()
     assert first == second  # all methods meet the same questions
     assert {len(kept) for kept in first} == {6, 4}
-    other, asked = inquire(additive(WEIGHTS), WEIGHTS, name="another text")
+    other, asked = query_of(additive(WEIGHTS), WEIGHTS, name="another text")
     q.faithfulness_correlation(other, share=1 / 3, n_sets=20)
     assert asked != first
 
@@ -81,7 +81,7 @@ def test_infidelity_is_its_definition_over_all_sets_in_the_limit(seed):
         for own in combinations(everything, size):
             drop = f(everything) - f([u for u in everything if u not in own])
             each.append((sum(scores[list(own)]) - drop) ** 2)
-    found = q.infidelity(inquire(f, scores)[0], probability=0.5, n_sets=20_000, normalize=False)
+    found = q.infidelity(query_of(f, scores)[0], probability=0.5, n_sets=20_000, normalize=False)
     # The mean of 20,000 draws of 16 equally likely values.
     assert found == pytest.approx(np.mean(each), abs=5 * np.std(each) / np.sqrt(20_000))
 
@@ -97,7 +97,7 @@ def test_infidelity_is_captums_for_the_same_sets():
 
     x, scores = torch.ones(1, 5), torch.randn(1, 5)
     f = lambda stays: float(forward(torch.tensor([[float(u in stays) for u in range(5)]]))[0])  # noqa: E731
-    one, asked = inquire(f, scores[0].tolist())
+    one, asked = query_of(f, scores[0].tolist())
     ours = q.infidelity(one, probability=0.5, n_sets=30, normalize=False)
     sets = [[u not in kept for u in range(5)] for kept in asked[1:]]
     removed = torch.tensor(sets, dtype=torch.float32)
@@ -127,7 +127,7 @@ def aopc(f, order):
 @pytest.mark.parametrize("n_units", [1, 2, 5])
 def test_exact_bounds_are_those_of_all_orders(seed, n_units):
     f = outputs(seed, n_units)
-    one, _ = inquire(f, np.zeros(n_units))
+    one, _ = query_of(f, np.zeros(n_units))
     values = [aopc(f, order) for order in permutations(range(n_units))]
     lowest, highest = orders_between(one.drops, n_units, beam_size=1, exact_up_to=n_units)
     assert (lowest, highest) == pytest.approx((min(values), max(values)), abs=1e-13)
@@ -136,7 +136,7 @@ def test_exact_bounds_are_those_of_all_orders(seed, n_units):
 @SEEDS
 def test_a_beam_of_all_sets_is_exact_and_a_narrow_one_never_better(seed):
     f = outputs(seed, 5)
-    one, _ = inquire(f, np.zeros(5))
+    one, _ = query_of(f, np.zeros(5))
     exact = orders_between(one.drops, 5, 1, exact_up_to=5)
     assert orders_between(one.drops, 5, 100, exact_up_to=0) == pytest.approx(exact, abs=1e-13)
     narrow = orders_between(one.drops, 5, 1, exact_up_to=0)
@@ -155,15 +155,15 @@ def test_normalised_numbers_are_0_for_the_worst_order_and_1_for_the_best(seed):
     for order, expected in ((orders[0], 0), (orders[-1], 1)):
         scores = np.empty(4)
         scores[list(order)] = [4, 3, 2, 1]
-        one, _ = inquire(f, scores)
+        one, _ = query_of(f, scores)
         assert q.normalized_comprehensiveness(one, **hyper) == pytest.approx(expected, abs=1e-12)
-        reverse, _ = inquire(f, -scores)
+        reverse, _ = query_of(f, -scores)
         assert q.normalized_sufficiency(reverse, **hyper) == pytest.approx(expected, abs=1e-12)
 
 
 def test_bounds_are_found_once_for_all_rankings_of_a_text():
     f = outputs(0, 4)
-    one, asked = inquire(f, [1, 2, 3, 4])
+    one, asked = query_of(f, [1, 2, 3, 4])
     hyper = {"beam_size": 2, "exact_up_to": 0, "floor": 0.0}
     q.normalized_comprehensiveness(one, **hyper)
     first = len(asked)
@@ -180,7 +180,7 @@ def test_soft_metrics_of_a_model_that_is_linear_in_what_stays(seed):
         return np.full(n, weights @ stays)
 
     scores = np.random.default_rng(seed + 9).normal(size=5)
-    one, _ = inquire(additive(weights), scores, blur)
+    one, _ = query_of(additive(weights), scores, blur)
     stays = retention(scores)
     hyper = {"n_draws": 3, "retained": None, "floor": 0.0}
     share = weights @ stays / weights.sum()
@@ -207,14 +207,14 @@ def test_what_cannot_be_evened_goes_as_near_as_it_can():
 
 @pytest.mark.parametrize("name", ASKING)
 def test_a_text_without_units_is_not_applicable(name):
-    one, _ = inquire(lambda stays: 1.0, [], lambda stays, n: np.ones(n))
+    one, _ = query_of(lambda stays: 1.0, [], lambda stays, n: np.ones(n))
     with pytest.raises(NotApplicable):
         METRICS[name](one, **entry(name))
 
 
 @pytest.mark.parametrize("name", sorted({*ASKING} - {"soft_retention"}))
 def test_a_model_that_never_changes_is_not_judged_or_judged_as_nothing(name):
-    one, _ = inquire(lambda stays: 0.5, WEIGHTS, lambda stays, n: np.full(n, 0.5))
+    one, _ = query_of(lambda stays: 0.5, WEIGHTS, lambda stays, n: np.full(n, 0.5))
     if name == "infidelity":
         assert METRICS[name](one, **entry(name)) == 0
         return
@@ -227,7 +227,7 @@ def test_a_model_that_answers_nan_gives_nan(name):
     def f(stays):
         return 1.0 if len(stays) == len(WEIGHTS) else np.nan
 
-    one, _ = inquire(f, WEIGHTS, lambda stays, n: np.full(n, np.nan))
+    one, _ = query_of(f, WEIGHTS, lambda stays, n: np.full(n, np.nan))
     try:
         assert np.isnan(METRICS[name](one, **entry(name)))
     except NotApplicable:
