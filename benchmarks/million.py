@@ -96,7 +96,7 @@ def simulate(n_examples: int, folder: Path) -> dict[str, Any]:
             texts={
                 piece.name: [texts[index].example_id for index in piece.indices] for piece in pieces
             },
-            judged=[SETTING],
+            evaluated=[SETTING],
             metrics=[(metric, "mask") for metric in METRICS],
         )
     store, making, storing = PartStore(folder), 0.0, time.perf_counter()

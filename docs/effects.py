@@ -27,7 +27,7 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
 from saliency_bench.data import movie_reviews
-from saliency_bench.evaluation.view import Reading
+from saliency_bench.evaluation.view import View
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
@@ -38,7 +38,7 @@ from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
 from saliency_bench.studies.budget import ON_CPU
-from saliency_bench.studies.evaluate import judge_block
+from saliency_bench.studies.evaluate import evaluate_block
 from saliency_bench.studies.prepare import by_text_hash
 
 ABSOLUTE = Moment("absolute", (lambda row: row.gradient.abs(),), lambda mean: mean)
@@ -154,7 +154,7 @@ def faithfulness(
     """SRG of every map."""
     for one, judged in zip(
         maps,
-        judge_block(block, maps, SRG, [Reading(removal, "token", "probability", "signed")]).rows,
+        evaluate_block(block, maps, SRG, [View(removal, "token", "probability", "signed")]).rows,
         strict=True,
     ):
         yield row(effect, variant, one, measure, judged["value"])

@@ -31,7 +31,7 @@ from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.agreement import KENDALL_TAU
-from saliency_bench.evaluation.view import Reading
+from saliency_bench.evaluation.view import View
 from saliency_bench.experiments.throughput.contestants import Contestant
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
@@ -43,12 +43,12 @@ from saliency_bench.store.run import MANIFEST, write_json
 from saliency_bench.studies.agreement import agreement_rows
 from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.budget import resolve as resolve_budget
-from saliency_bench.studies.evaluate import judge_block
+from saliency_bench.studies.evaluate import evaluate_block
 from saliency_bench.studies.timing import interleaved_ratio, measure, synchronizer
 
 BASELINE = "pad"  # where two of the peers start, whatever one would like
 REMOVAL = "mask"
-READING = Reading(REMOVAL, "token", "probability", "signed")
+READING = View(REMOVAL, "token", "probability", "signed")
 #: ferret's metrics as near as ours come: tenths, and the rank correlation with leave-one-out.
 METRICS = {
     name: {"metric": name, "grid": "deciles"} for name in ("comprehensiveness", "sufficiency")
@@ -253,7 +253,7 @@ def _study(ours: Ours, encoded: Sequence[Encoded], settings: Sequence[Setting]) 
     for _, block in opened_blocks(ours.refs, encoded, "predicted", ours.budget):
         maps = block.explain(settings)
         judged = [one for setting in settings[:2] for one in maps[setting.id]]
-        judge_block(block, judged, METRICS, [READING])
+        evaluate_block(block, judged, METRICS, [READING])
         flat = [one for own in maps.values() for one in own]
         agreement_rows(flat, [KENDALL_TAU], "token", k=1.0, p=0.5)  # the two are for other measures
 

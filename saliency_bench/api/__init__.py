@@ -46,7 +46,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
 from saliency_bench.studies.block import Block, open_block, packing_for, plan_blocks
-from saliency_bench.studies.evaluate import judge_maps
+from saliency_bench.studies.evaluate import evaluate_maps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,5 +194,5 @@ def evaluate(
     budget = tokens_per_pass(token_budget, model, [one.encoded for one in maps])
     with model.frozen():
         views = usual(removals, granularity, output, ranking)
-        rows = judge_maps(References(model), maps, entries, views, budget)
+        rows = evaluate_maps(References(model), maps, entries, views, budget)
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from saliency_bench.core.errors import InputError, said
+from saliency_bench.core.errors import InputError, one_line
 
 FLAG = "--trust-config-dir"
 _SUFFIXES = (".yaml", ".yml")
@@ -103,7 +103,7 @@ def _reaches_beyond(path: Path, folder: Path) -> str | None:
     except InputError:
         raise
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        return f"cannot be read ({said(error)})"
+        return f"cannot be read ({one_line(error)})"
     return next((f"says {word[:80]!r}" for word in words if _CODE.search(word)), None)
 
 

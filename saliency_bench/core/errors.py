@@ -56,7 +56,7 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
-def said(error: BaseException, most: int = 1000) -> str:
+def one_line(error: BaseException, most: int = 1000) -> str:
     """Writes the message of another library's error on one line: of a long one the start and the end, where remedies are."""
     text = " ".join(str(error).split())
     half = most // 2

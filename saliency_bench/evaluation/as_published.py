@@ -18,7 +18,7 @@ FERRET = "Attanasio et al. 2023 (ferret), its released code"
 DIG = "Sanyal & Ren 2021 (DIG), section 4.2, and its released code, which Enguehard 2023 (SIG) uses too"
 
 #: What metrics with one unit and one range have in common.
-_difference = partial(metric, unit="probability", bounds=(-1.0, 1.0), reads="inquiry")
+_difference = partial(metric, unit="probability", bounds=(-1.0, 1.0), reads="query")
 
 
 @_difference("ferret_comprehensiveness", higher_is_better=True, source=FERRET)
@@ -58,7 +58,7 @@ def dig_sufficiency(query: Query, *, share: float) -> float:
     higher_is_better=False,
     bounds=(-np.inf, np.inf),
     source=f"{DIG}; no odds are taken: it is a difference of log-probabilities",
-    reads="inquiry",
+    reads="query",
 )
 def dig_log_odds(query: Query, *, share: float) -> float:
     """F(x without the first ⌊share · U⌋ units) - F(x), where F is the log-probability."""

@@ -6,7 +6,7 @@ what is decided is whether the class is there: that changes where p crosses one 
 against another p is the difference of both, and what is decided is which of the two has the larger logit (see
 `curves.Explained`).
 
-With one removal operator and the full grid several readings are one number in other clothes (`report.labels.SAME_EVIDENCE`):
+With one removal operator and the full grid several metrics are the same number (`report.labels.SAME_EVIDENCE`):
 deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
 is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. What a method is not in is the same for
 all, so they order methods alike on every example and are no independent evidence. abpc is srg. The normalised areas are

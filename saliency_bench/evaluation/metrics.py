@@ -2,7 +2,7 @@
 
 Adding one is one function in a file of this folder (or in an installed package, entry point group
 `saliency_bench.metrics`) and one yaml in conf/metric/. It takes one example's `Curve`, `AttributionMap`, `Query` or
-`Truth`, as it declares by `reads`; its keyword-only parameters are what the yaml says. An entry may also say how the text is looked at (`Reading`): `removal`,
+`Truth`, as it declares by `reads`; its keyword-only parameters are what the yaml says. An entry may also say how the text is looked at (`View`): `removal`,
 `granularity`, `output` and `ranking`.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 from saliency_bench.core.registry import Registry
 
-Reads = Literal["curve", "attribution", "inquiry", "truth"]
+Reads = Literal["curve", "attribution", "query", "truth"]
 
 
 class NotApplicable(Exception):
@@ -44,7 +44,7 @@ def metric(
     source: str,
     reads: Reads,
 ) -> Callable[[Metric], Metric]:
-    """Registers a function of one example's curve, attribution, inquiry or truth as a metric."""
+    """Registers a function of one example's curve, attribution, query or truth as a metric."""
 
     def register(function: Metric) -> Metric:
         METRICS.add(name, function)

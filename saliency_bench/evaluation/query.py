@@ -24,9 +24,9 @@ EDIN = "Edin et al. 2025 (NAOPC), section 4"
 ZHAO = "Zhao & Aletras 2023, section 3"
 
 #: What metrics with one unit and one range have in common.
-_correlation = partial(metric, unit="1", bounds=(-1.0, 1.0), reads="inquiry")
-_normalized_drop = partial(metric, unit="1", bounds=(-np.inf, np.inf), reads="inquiry")
-_soft = partial(metric, unit="1", bounds=(0.0, np.inf), reads="inquiry")
+_correlation = partial(metric, unit="1", bounds=(-1.0, 1.0), reads="query")
+_normalized_drop = partial(metric, unit="1", bounds=(-np.inf, np.inf), reads="query")
+_soft = partial(metric, unit="1", bounds=(0.0, np.inf), reads="query")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def faithfulness_correlation(query: Query, *, share: float, n_sets: int) -> floa
     higher_is_better=False,
     bounds=(0.0, np.inf),
     source="Yeh et al. 2019, definition 2.1, where the perturbation is x - x without S",
-    reads="inquiry",
+    reads="query",
 )
 def infidelity(query: Query, *, probability: float, n_sets: int, normalize: bool) -> float:
     """The mean over random sets S of (the sum of their scores - (F(x) - F(x without S)))².
@@ -207,7 +207,7 @@ def soft_comprehensiveness(
     higher_is_better=None,
     bounds=(0.0, 1.0),
     source="Huang & Chan 2026, the control that soft metrics need",
-    reads="inquiry",
+    reads="query",
 )
 def soft_retention(query: Query) -> float:
     """The mean probability with which soft_sufficiency keeps a number: methods that differ in it are not comparable."""

@@ -10,7 +10,7 @@ RANKINGS = (SIGNED, ABSOLUTE)
 
 
 @dataclass(frozen=True)
-class Reading:
+class View:
     """One way to look at a text.
 
     `removal`: what replaces removed units (`removal.operators`). `granularity`: what a unit is (`units`). `output`: what
@@ -23,13 +23,13 @@ class Reading:
     ranking: str
 
 
-def usual(removals: Sequence[str], granularity: str, output: str, ranking: str) -> list[Reading]:
+def usual(removals: Sequence[str], granularity: str, output: str, ranking: str) -> list[View]:
     """One reading for each way of removing, the first being the main one."""
-    return [Reading(removal, granularity, output, ranking) for removal in removals]
+    return [View(removal, granularity, output, ranking) for removal in removals]
 
 
 #: The keys of a metric entry that are no hyperparameters of its function, unless that has one of this name.
-KEYS = tuple(field.name for field in fields(Reading))
+KEYS = tuple(field.name for field in fields(View))
 
 
 def hyperparameters(entry: Mapping[str, Any], declared: Sequence[str]) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def hyperparameters(entry: Mapping[str, Any], declared: Sequence[str]) -> dict[s
     return {key: value for key, value in entry.items() if key not in apart}
 
 
-def readings(
-    entry: Mapping[str, Any], declared: Sequence[str], usual: Sequence[Reading]
-) -> list[Reading]:
+def views_of(
+    entry: Mapping[str, Any], declared: Sequence[str], usual: Sequence[View]
+) -> list[View]:
     """How an entry wants texts to be looked at: as usual, but for what it says itself."""
     own = {key: entry[key] for key in KEYS if key in entry and key not in declared}
     return list(dict.fromkeys(replace(one, **own) for one in usual))

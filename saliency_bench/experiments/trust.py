@@ -53,7 +53,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.budget import resolve as resolve_budget
-from saliency_bench.studies.evaluate import Entries, judge_block
+from saliency_bench.studies.evaluate import Entries, evaluate_block
 
 SPLIT = "test"
 
@@ -180,7 +180,7 @@ def evaluated(
                 if target == item.gold
                 for rival in rivals(item, target, config)
             ]
-            yield from preferences(judge_block(block, maps, entries, views).rows, config["tie"])
+            yield from preferences(evaluate_block(block, maps, entries, views).rows, config["tie"])
         progress(model.name, len(encoded), len(encoded))
 
 
@@ -233,7 +233,7 @@ def _check(config: Config) -> None:
     for name in config["metrics"]:
         metric = conf_files.metric_defaults(name)["metric"]
         info = INFO[metric] if metric in METRICS else None
-        if info is None or info.reads not in ("curve", "inquiry") or info.higher_is_better is None:
+        if info is None or info.reads not in ("curve", "query") or info.higher_is_better is None:
             raise InputError(
                 f"metrics: {name} removes nothing or has no direction, so that it prefers no ranking. Leave it out."
             )

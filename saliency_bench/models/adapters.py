@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from saliency_bench.core.errors import InputError, is_out_of_memory, said
+from saliency_bench.core.errors import InputError, is_out_of_memory, one_line
 from saliency_bench.models.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from saliency_bench.models.threads import PROCESS
 
@@ -82,7 +82,7 @@ def merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
     except Exception as error:  # PEFT's errors are of many kinds; a missing head is a KeyError
         if is_out_of_memory(error):
             raise
-        text = said(error)
+        text = one_line(error)
         if isinstance(error, KeyError):
             text = f"it lacks the tensor {text}"
         raise InputError(f"model.adapter={adapter} does not fit the model: {text}") from error

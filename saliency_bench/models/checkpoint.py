@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from saliency_bench.core.errors import InputError, is_out_of_memory, said
+from saliency_bench.core.errors import InputError, is_out_of_memory, one_line
 from saliency_bench.models import heads
 from saliency_bench.models.heads import HEADS, Head
 from saliency_bench.models.threads import PROCESS
@@ -91,7 +91,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare ones
         raise InputError(
-            f"model.path={path} has no tokenizer that can be loaded: {said(error)}"
+            f"model.path={path} has no tokenizer that can be loaded: {one_line(error)}"
         ) from error
     # Where its files are missing, transformers 5 makes one that knows no word, and every text becomes [UNK] [UNK] ...
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -148,7 +148,7 @@ def _why_not(path: str | Path, error: Exception, head: Head) -> str:
             f"model.path={path} has no model.safetensors. Pickled weights are not loaded; convert them: "
             f"{head.auto}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    return f"model.path={path} could not be loaded as a {head.what}: {said(error)}"
+    return f"model.path={path} could not be loaded as a {head.what}: {one_line(error)}"
 
 
 def _require_weights(

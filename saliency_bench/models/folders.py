@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.errors import InputError, said
+from saliency_bench.core.errors import InputError, one_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -138,7 +138,7 @@ def check_hub(name: str, revision: str | None) -> str:
             f"model.path={name} is neither a folder here nor a model that could be had from the hub "
             "(no network, or no such id)"
             + (". " if near is None else f"; did you mean {str(near)!r}? ")
-            + f"Give a local folder, or download it first. It said: {said(error)}"
+            + f"Give a local folder, or download it first. It said: {one_line(error)}"
         ) from error
     if adapter is not None:
         raise InputError(
@@ -227,7 +227,7 @@ def _ask_once(name: str, revision: str | None) -> None:
     try:
         get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision))
     except Exception as error:  # the hub's and its client's are of many kinds
-        raise OSError(said(error)) from error
+        raise OSError(one_line(error)) from error
 
 
 def _from_hub(name: str, file: str, revision: str | None, must: bool = False) -> Path | None:

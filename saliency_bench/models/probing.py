@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.core.errors import InputError, is_out_of_memory, said
+from saliency_bench.core.errors import InputError, is_out_of_memory, one_line
 from saliency_bench.models.causes import adapter_note
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.intake import FAILURES, attempted
@@ -215,5 +215,5 @@ def _failed(model: Model, what: str, error: Exception) -> Exception:
     if isinstance(error, InputError) or is_out_of_memory(error):
         return error
     return InputError(
-        f"model {model.name} cannot be explained: it {what} ({type(error).__name__}: {said(error)})."
+        f"model {model.name} cannot be explained: it {what} ({type(error).__name__}: {one_line(error)})."
     )

@@ -20,7 +20,7 @@ _Key = tuple[Any, ...]  # the columns of `SORT_KEYS` after the cell
 class Plan:
     """What the tables of a run must hold.
 
-    `texts` are the ids of each part's; `settings` those of the settings that explain, in their order, `judged` of those
+    `texts` are the ids of each part's; `settings` those of the settings that explain, in their order, `evaluated` of those
     that have rows. `metrics` are the (metric, removal) of every map, `curves` those among them that are read from stored
     curves; `agreement` the metrics of every two settings; `convergence` the (setting, against) of the `probed` texts.
     `timings` names the part that holds `repeats` of every setting; there is none where it is None.
@@ -29,7 +29,7 @@ class Plan:
     cell_id: str
     texts: Mapping[str, Sequence[str]]
     settings: Sequence[str] = ()
-    judged: Sequence[str] = ()
+    evaluated: Sequence[str] = ()
     metrics: Sequence[tuple[str, str | None]] = ()
     curves: Sequence[tuple[str, str]] = ()
     agreement: Sequence[str] = ()
@@ -74,7 +74,7 @@ class _Part:
         timed = plan.settings if self.folder.name == plan.timings else ()
         probed = [text for text in ids if text in plan.probed]
         self._same("examples", product(ids))
-        self._same("rows", _joined(product(plan.judged), ids, plan.metrics))
+        self._same("rows", _joined(product(plan.evaluated), ids, plan.metrics))
         pairs = combinations(plan.settings, 2)
         self._same("agreement", _joined(pairs, ids, product(plan.agreement)))
         self._same(

@@ -19,7 +19,7 @@ from saliency_bench.evaluation.ranking import rank
 from saliency_bench.evaluation.removal import own_operator
 from saliency_bench.evaluation.truth import Truth
 from saliency_bench.evaluation.units import NONE, heads, summed, units
-from saliency_bench.evaluation.view import SIGNED, Reading, hyperparameters, readings
+from saliency_bench.evaluation.view import SIGNED, View, hyperparameters, views_of
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import refusal
 from saliency_bench.studies.block import OpenBlock, opened_blocks
@@ -33,42 +33,42 @@ NO_BASELINE = "the method compares with no vector that could replace a token"
 
 
 @dataclass
-class Judged:
+class Evaluated:
     """Rows of a block, without the cell they belong to: see `rows.TABLES`."""
 
     rows: list[Row] = field(default_factory=list)
     curves: list[Row] = field(default_factory=list)
 
 
-def judge_block(
+def evaluate_block(
     block: OpenBlock,
     maps: Sequence[AttributionMap],
     metrics: Entries,
-    usual: Sequence[Reading],
-) -> Judged:
+    usual: Sequence[View],
+) -> Evaluated:
     """All metrics of all maps of a block, and their curves.
 
     `usual` is how texts are looked at where a metric says nothing else; a metric of removals has a row for each.
     """
     entries = [_Entry.of(name, entry, usual) for name, entry in metrics.items()]
     evidence = _Evidence(block, maps, entries)
-    judged = Judged()
+    evaluated = Evaluated()
     for place, attribution in enumerate(maps):
         for entry in entries:
             for view in entry.views or (None,):
-                judged.rows.append(_row(evidence, place, entry, view))
+                evaluated.rows.append(_row(evidence, place, entry, view))
         for view in usual:
             if view in evidence.curves:
-                judged.curves += _curve_rows(
+                evaluated.curves += _curve_rows(
                     attribution, evidence.curves[view][place], view.removal
                 )
-    return judged
+    return evaluated
 
 
 def planned(
-    metrics: Entries, usual: Sequence[Reading]
+    metrics: Entries, usual: Sequence[View]
 ) -> tuple[list[tuple[str, str | None]], list[tuple[str, str]]]:
-    """The (metric, removal) of the rows that `judge_block` makes of every map, and those read from curves it returns."""
+    """The (metric, removal) of the rows that `evaluate_block` makes of every map, and those read from curves it returns."""
     entries = [_Entry.of(name, entry, usual) for name, entry in metrics.items()]
     rows = [(entry.name, _removal(view)) for entry in entries for view in entry.views or (None,)]
     curves = [
@@ -81,11 +81,11 @@ def planned(
     return rows, curves
 
 
-def judge_maps(
+def evaluate_maps(
     refs: References,
     maps: Sequence[AttributionMap],
     metrics: Entries,
-    usual: Sequence[Reading],
+    usual: Sequence[View],
     token_budget: int,
 ) -> list[Row]:
     """Metric rows of maps of any inputs, in the order of the maps; the model must be frozen."""
@@ -96,7 +96,7 @@ def judge_maps(
     encoded = list(places)
     for block, opened in opened_blocks(refs, encoded, "predicted", token_budget):
         own = [(place, maps[place]) for index in block.indices for place in places[encoded[index]]]
-        rows = judge_block(opened, [attribution for _, attribution in own], metrics, usual).rows
+        rows = evaluate_block(opened, [attribution for _, attribution in own], metrics, usual).rows
         each = len(rows) // len(own)
         for number, (place, attribution) in enumerate(own):
             mine = rows[number * each : (number + 1) * each]
@@ -117,14 +117,14 @@ class _Entry:
     name: str
     metric: str
     hyper: Mapping[str, Any]
-    views: tuple[Reading, ...]
+    views: tuple[View, ...]
 
     @classmethod
-    def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[Reading]) -> "_Entry":
+    def of(cls, name: str, entry: Mapping[str, Any], usual: Sequence[View]) -> "_Entry":
         metric = entry["metric"]
         declared = METRICS.hyperparameters(metric)
         reads = INFO[metric].reads
-        views = () if reads == "attribution" else tuple(readings(entry, declared, usual))
+        views = () if reads == "attribution" else tuple(views_of(entry, declared, usual))
         if (
             reads == "truth"
         ):  # it removes nothing: one row, however texts are changed for other metrics
@@ -159,7 +159,7 @@ class _Ranked(NamedTuple):
     ranking: Int[np.ndarray, " U"]
 
 
-def _ranked(attribution: AttributionMap, view: Reading) -> list[_Ranked]:
+def _ranked(attribution: AttributionMap, view: View) -> list[_Ranked]:
     """One, or one per draw of a random ranking. A text's ties are broken alike in all settings."""
     unit_of = units(attribution.encoded, view.granularity)
     first = heads(unit_of)
@@ -186,21 +186,21 @@ class _Evidence:
         self.block, self.maps = block, maps
         self.place = {item: row for row, item in enumerate(block.batch.encoded)}
         self.shared: dict[Hashable, dict[Hashable, Any]] = {}
-        grids: dict[Reading, list[Any]] = {}
+        grids: dict[View, list[Any]] = {}
         for entry in entries:
             if entry.reads == "curve":
                 for view in entry.views:
                     grids.setdefault(view, []).extend(entry.grids)
         self.curves = {view: self._curves(view, of_view) for view, of_view in grids.items()}
 
-    def refusal(self, place: int, view: Reading | None) -> str | None:
+    def refusal(self, place: int, view: View | None) -> str | None:
         """Why nothing can be removed from a map's text in this way; None where it can."""
         if view is None or view.removal == NOTHING:
             return None
         operator = own_operator(view.removal, self.maps[place].setting)
         return NO_BASELINE if operator is None else refusal(self.block.model, operator)
 
-    def of(self, place: int, entry: _Entry, view: Reading | None) -> Sequence[Any]:
+    def of(self, place: int, entry: _Entry, view: View | None) -> Sequence[Any]:
         """What a metric reads of a map: one thing, or one per draw of a random ranking."""
         attribution = self.maps[place]
         if view is None:
@@ -216,7 +216,7 @@ class _Evidence:
     def _explained(self, attribution: AttributionMap) -> Explained:
         return Explained(attribution.target, attribution.against, self.block.model.multi_label)
 
-    def _curves(self, view: Reading, grids: Sequence[Any]) -> list[list[Curve]]:
+    def _curves(self, view: View, grids: Sequence[Any]) -> list[list[Curve]]:
         """The curves of each map: one, or one per draw of a random ranking; none where there is no answer."""
         unit_of = [units(item, view.granularity) for item in self.block.batch.encoded]
         logits = self.block.logits.double().cpu().numpy()
@@ -246,7 +246,7 @@ class _Evidence:
                 curves[key[0][0]].append(replace(curve, ordered=ordered))
         return curves
 
-    def _queries(self, attribution: AttributionMap, view: Reading) -> list[Query]:
+    def _queries(self, attribution: AttributionMap, view: View) -> list[Query]:
         """One query, or one per draw of a random ranking: the same probes and draws for all maps of a text."""
         row, unit_of = self.place[attribution.encoded], units(attribution.encoded, view.granularity)
         names = np.flatnonzero(heads(unit_of))
@@ -272,7 +272,7 @@ class _Evidence:
         ]
 
 
-def _truths(attribution: AttributionMap, view: Reading) -> list[Truth]:
+def _truths(attribution: AttributionMap, view: View) -> list[Truth]:
     """What is known of the text beside its scores; one for each draw of a random ranking."""
     unit_of, relevant = units(attribution.encoded, view.granularity), attribution.encoded.relevant
     ranked = _ranked(attribution, view)
@@ -285,7 +285,7 @@ def _truths(attribution: AttributionMap, view: Reading) -> list[Truth]:
     return [Truth(draw.sizes, draw.ranking, known) for draw in ranked]
 
 
-def _row(evidence: _Evidence, place: int, entry: _Entry, view: Reading | None) -> Row:
+def _row(evidence: _Evidence, place: int, entry: _Entry, view: View | None) -> Row:
     attribution, info = evidence.maps[place], INFO[entry.metric]
     row = {
         "setting_id": attribution.setting["setting_id"],
@@ -309,12 +309,12 @@ def _row(evidence: _Evidence, place: int, entry: _Entry, view: Reading | None) -
     return row | {"value": value, "status": OK, "reason": None}
 
 
-def _removal(view: Reading | None) -> str | None:
+def _removal(view: View | None) -> str | None:
     """What a row says of it; None where nothing is removed."""
     return view.removal or None if view else None
 
 
-def _unit(declared: str, view: Reading) -> str:
+def _unit(declared: str, view: View) -> str:
     """A metric's unit where the curves show another output or have other units."""
     if declared == "probability":
         return OUTPUTS[view.output][1]

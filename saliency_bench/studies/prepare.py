@@ -18,7 +18,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.evaluation.units import WORD, refuse_unknown_words
-from saliency_bench.evaluation.view import Reading, usual
+from saliency_bench.evaluation.view import View, usual
 from saliency_bench.models import loading, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
@@ -293,7 +293,7 @@ def other_attention(model: Model) -> list[dict[str, str]]:
     return [_warning("runtime.attention", message)]
 
 
-def usual_readings(config: Any) -> list[Reading]:
+def usual_views(config: Any) -> list[View]:
     """How the study looks at texts where a metric says nothing else."""
     one = config.evaluation
     return usual(one.removal, one.granularity, one.output, one.ranking)

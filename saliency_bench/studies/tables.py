@@ -22,8 +22,8 @@ from saliency_bench.studies.block import (
     plan_pieces,
 )
 from saliency_bench.studies.convergence import Dense, companions, convergence_rows
-from saliency_bench.studies.evaluate import judge_block, planned
-from saliency_bench.studies.prepare import Study, usual_readings
+from saliency_bench.studies.evaluate import evaluate_block, planned
+from saliency_bench.studies.prepare import Study, usual_views
 from saliency_bench.studies.timings import timing_rows
 
 TIMING = "timing"  # the name of the part that holds the timings
@@ -40,7 +40,7 @@ def pieces_of(study: Study) -> list[Piece]:
 def plan_of(study: Study) -> Plan:
     """The rows that the study's tables must have."""
     config, settings = study.config, [setting.id for setting in study.settings]
-    metrics, curves = planned(config.metric, usual_readings(config))
+    metrics, curves = planned(config.metric, usual_views(config))
     dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
     return Plan(
         cell_id=study.cell_id,
@@ -49,7 +49,7 @@ def plan_of(study: Study) -> Plan:
             for piece in pieces_of(study)
         },
         settings=settings,
-        judged=settings if metrics else (),
+        evaluated=settings if metrics else (),
         metrics=metrics,
         curves=curves,
         agreement=config.agreement.metrics,
@@ -75,7 +75,7 @@ def block_tables(
         uncertain = list(_uncertain_baselines(study, block))
     flat = [attribution for of_setting in maps.values() for attribution in of_setting]
     with under(CURVES):
-        judged = judge_block(block, flat, study.config.metric, usual_readings(study.config))
+        evaluated = evaluate_block(block, flat, study.config.metric, usual_views(study.config))
         asked = study.config.agreement
         agreement = agreement_rows(flat, asked.metrics, asked.granularity, asked.k, asked.p)
     with under(CONVERGENCE):
@@ -83,8 +83,8 @@ def block_tables(
     tables = {
         "examples": example_rows(block),
         "maps": [map_row(attribution) for attribution in flat if attribution.finite],
-        "rows": judged.rows,
-        "curves": judged.curves,
+        "rows": evaluated.rows,
+        "curves": evaluated.curves,
         "agreement": agreement,
         "convergence": converged,
     }

@@ -41,7 +41,7 @@ NEITHER = {"soft_retention"}
 @ALL
 def test_a_metric_declares_what_a_table_needs(name):
     info = INFO[name]
-    assert info.unit and info.source and info.reads in ("curve", "attribution", "inquiry", "truth")
+    assert info.unit and info.source and info.reads in ("curve", "attribution", "query", "truth")
     assert info.bounds[0] < info.bounds[1]
     assert info.higher_is_better == (None if name in NEITHER else name in HIGHER)
 

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench.core.errors import InputError, said
+from saliency_bench.core.errors import InputError, one_line
 
 (TEXT,) = token_inputs(6)
 
@@ -59,8 +59,8 @@ def test_a_compiled_module_is_named_before_it_is_called():
 def test_of_a_long_error_the_end_is_said_too():
     """Remedies stand at the end."""
     error = ValueError("what\n went wrong " + "x" * 5000 + " what to do")
-    text = said(error)
+    text = one_line(error)
     assert text.startswith("what went wrong x")
     assert text.endswith("x what to do")
     assert len(text) < 1100
-    assert said(ValueError("x" * 900)) == "x" * 900
+    assert one_line(ValueError("x" * 900)) == "x" * 900

@@ -14,7 +14,7 @@ PLAN = Plan(
     cell_id="c",
     texts={"a": ["e1", "e2"], "b": ["e3"]},
     settings=["s1", "s2"],
-    judged=["s1", "s2"],
+    evaluated=["s1", "s2"],
     metrics=METRICS,
     curves=[("srg", "mask"), ("srg", "pad")],
     agreement=["kendall_tau"],
@@ -144,9 +144,9 @@ def test_a_study_without_metrics_has_texts_and_maps_and_no_rows(tmp_path):
     tables = {name: tables_of(["e3"])[name] for name in ("examples", "maps")}
     PartStore(tmp_path).write("b", tables)
     require_planned(tmp_path, plan)
-    judged = Plan("c", {"b": ["e3"]}, ["s1", "s2"], ["s1", "s2"], METRICS)
+    evaluated = Plan("c", {"b": ["e3"]}, ["s1", "s2"], ["s1", "s2"], METRICS)
     with pytest.raises(StorageError, match="table 'rows' lacks 6 rows"):
-        require_planned(tmp_path, judged)
+        require_planned(tmp_path, evaluated)
 
 
 def test_of_a_sealed_run_no_part_is_asked(tmp_path):

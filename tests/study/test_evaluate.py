@@ -10,10 +10,10 @@ from torch import nn
 
 import saliency_bench as sb
 from saliency_bench.core import conf as conf_files
-from saliency_bench.evaluation.view import Reading
+from saliency_bench.evaluation.view import View
 from saliency_bench.models.references import References
 from saliency_bench.studies.agreement import agreement_rows
-from saliency_bench.studies.evaluate import judge_maps
+from saliency_bench.studies.evaluate import evaluate_maps
 
 
 class Counting(nn.Module):
@@ -196,8 +196,8 @@ def test_a_metric_entry_may_look_at_the_text_in_its_own_way(module, maps):
     model.module.requires_grad_(False)
     entry = conf_files.metric_defaults("aopc_comprehensiveness_full")
     entries = {"usual": entry, "own": entry | {"output": "logit", "ranking": "absolute"}}
-    usual = [Reading("zero", "token", "probability", "signed")]
-    rows = judge_maps(References(model), maps, entries, usual, 512)
+    usual = [View("zero", "token", "probability", "signed")]
+    rows = evaluate_maps(References(model), maps, entries, usual, 512)
     alone = sb.evaluate(
         model, maps, ["aopc_comprehensiveness_full"], removal="zero", output="logit",
         ranking="absolute",

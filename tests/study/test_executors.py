@@ -258,13 +258,13 @@ def test_events_say_what_happened(study_in):
 
 
 def test_rows_are_held_against_the_plan_before_anything_is_put_together(study_in, monkeypatch):
-    judge = study_tables.judge_block
+    judge = study_tables.evaluate_block
 
     def forgetful(*arguments):
         found = judge(*arguments)
         return replace(found, rows=found.rows[:-1])
 
-    monkeypatch.setattr(study_tables, "judge_block", forgetful)
+    monkeypatch.setattr(study_tables, "evaluate_block", forgetful)
     cfg = study_in("run")
     with pytest.raises(StorageError, match=r"table 'rows' lacks 1 rows.*resume"):
         run(cfg)

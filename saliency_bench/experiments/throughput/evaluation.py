@@ -8,10 +8,10 @@ from jaxtyping import Float
 
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.text import Encoded
-from saliency_bench.evaluation.view import Reading
+from saliency_bench.evaluation.view import View
 from saliency_bench.models.references import References
 from saliency_bench.studies.block import opened_blocks
-from saliency_bench.studies.evaluate import judge_block
+from saliency_bench.studies.evaluate import evaluate_block
 
 Entries = Mapping[str, Mapping[str, Any]]
 Values = list[Float[np.ndarray, " _"]]
@@ -39,14 +39,14 @@ def evaluation_contestants(
         removal: see `evaluation.removal`.
         token_budget: tokens per pass.
     """
-    views = [Reading(removal, "token", "probability", "signed")]
+    views = [View(removal, "token", "probability", "signed")]
     settings = [of_texts[0].setting["setting_id"] for of_texts in maps.values()]
 
     def evaluated(references: References, names: Sequence[str], entries: Entries) -> Found:
         found: Found = {}
         for block, opened in opened_blocks(references, encoded, "predicted", token_budget):
             of_block = [maps[name][index] for name in names for index in block.indices]
-            for row in judge_block(opened, of_block, entries, views).rows:
+            for row in evaluate_block(opened, of_block, entries, views).rows:
                 found[row["example_id"], row["setting_id"], row["metric"]] = row["value"]
         return found
 
