@@ -25,7 +25,7 @@ from saliency_bench.core.errors import (
     StorageError,
     ValidationError,
     is_out_of_memory,
-    said,
+    one_line,
     unknown,
 )
 from saliency_bench.store import parts
@@ -239,10 +239,10 @@ def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[
         if address is None:  # nothing that was asked for is wrong
             raise SaliencyBenchError(
                 "no Ray cluster could be started here. Try again where the machine has more to spare, or use "
-                f"runtime=processes, which needs none. It said: {said(error)}"
+                f"runtime=processes, which needs none. It said: {one_line(error)}"
             ) from error
         raise InputError(
-            f"runtime.executor.address={address}: no Ray cluster could be joined. It said: {said(error)}"
+            f"runtime.executor.address={address}: no Ray cluster could be joined. It said: {one_line(error)}"
         ) from error
     try:
         yield
