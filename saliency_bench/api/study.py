@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+COMMAND = "saliency_bench.study"  # as manifests have it
 PARTS: Mapping[str, Registry[Any]] = {"method": METHODS, "metric": METRICS}
 
 Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]
@@ -97,10 +98,9 @@ def study(
     place = out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run"
     cfg.out = str(place)
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
-    command = ["saliency_bench.study", model.name]
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
         try:
-            folder = run(cfg, settings(cfg), command, _show_in(bars), inputs=inputs)
+            folder = run(cfg, settings(cfg), [COMMAND, model.name], _show_in(bars), inputs=inputs)
         except KeyboardInterrupt:
             hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
             raise KeyboardInterrupt(f"The study was interrupted. {hint}") from None

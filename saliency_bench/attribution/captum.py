@@ -8,7 +8,7 @@ Captum draws noise, references and positions from the global generators of torch
 their place, so that nothing global is read or moved.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,14 +27,13 @@ from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.registry import Registry
 from saliency_bench.core.tensors import at_least_float32
-from saliency_bench.models.intake import captured
 from saliency_bench.models.references import TOKENS
-from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.threads import PROCESS
 
 METHODS: Registry[Any] = Registry("Captum method", "saliency_bench.captum_methods")
+#: Ours are in `captum_layer`.
 LAYER_METHODS: Registry[Any] = Registry(
-    "Captum layer method", "saliency_bench.captum_layer_methods"
+    "Captum layer method", "saliency_bench.captum_layer_methods", "saliency_bench.attribution"
 )
 
 BACKENDS: Mapping[str, Registry[Any]] = {"captum": METHODS, "captum_layer": LAYER_METHODS}
@@ -58,14 +57,14 @@ def vanilla(ctx: Context) -> Values:
     """`Saliency(abs=False)`: its default takes absolute values per dimension, which is another method."""
     from captum.attr import Saliency
 
-    return Values(Saliency(ctx.score).attribute(**_inputs(ctx), abs=False), 1)
+    return Values(Saliency(ctx.score).attribute(**inputs(ctx), abs=False), 1)
 
 
 def input_x_gradient(ctx: Context) -> Values:
     """`InputXGradient`."""
     from captum.attr import InputXGradient
 
-    return Values(InputXGradient(ctx.score).attribute(**_inputs(ctx)), 1)
+    return Values(InputXGradient(ctx.score).attribute(**inputs(ctx)), 1)
 
 
 def input_baseline_x_gradient(
@@ -80,7 +79,7 @@ def input_baseline_x_gradient(
     path = ctx.path(baseline, baseline_special_tokens)
     with standing_in(module, np=_numpy_that_draws([1.0] * len(ctx.batch))):
         values = module.InputBaselineXGradient(ctx.score).attribute(
-            **_inputs(ctx), baselines=at_least_float32(path.reference)
+            **inputs(ctx), baselines=at_least_float32(path.reference)
         )
     return Values(values, 1)
 
@@ -114,35 +113,11 @@ def integrated_gradients(
 
     path = ctx.path(baseline, baseline_special_tokens)
     values = IntegratedGradients(ctx.score).attribute(
-        **_inputs(ctx),
+        **inputs(ctx),
         baselines=at_least_float32(path.reference),
-        **_steps(ctx, quadrature, n_steps),
+        **steps(ctx, quadrature, n_steps),
     )
-    return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
-
-
-def layer_integrated_gradients(
-    ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
-) -> Values:
-    """`LayerIntegratedGradients` of the embedding layer, from the ids of a text to those of its baseline.
-
-    Captum runs the baseline's ids through the model once to see what the layer makes of them. On the path between
-    the two outputs the real ids stay in place, and with them position ids and pooling.
-    """
-    from captum.attr import LayerIntegratedGradients
-
-    _refuse(lacks("captum_layer", {"baseline": baseline}))
-    score = _score_of_ids(ctx)
-    _refuse(_no_layer_of_captums(ctx, score))
-    path = ctx.path(baseline, baseline_special_tokens)
-    layer = LayerIntegratedGradients(score, ctx.references.model.embedding)
-    values = layer.attribute(
-        inputs=ctx.batch.input_ids,
-        baselines=_baseline_ids(ctx, baseline, baseline_special_tokens),
-        additional_forward_args=_inputs(ctx)["additional_forward_args"],
-        **_steps(ctx, quadrature, n_steps),
-    )
-    return Values(values, _paid(quadrature, n_steps), ctx.path_difference(path))
+    return Values(values, paid(quadrature, n_steps), ctx.path_difference(path))
 
 
 def smooth_integrated_gradients(
@@ -162,14 +137,14 @@ def smooth_integrated_gradients(
     path = ctx.path(baseline, baseline_special_tokens)
     tunnel = _tunnel(IntegratedGradients(ctx.score), ctx, draws, noise)
     values = tunnel.attribute(
-        **_inputs(ctx),
+        **inputs(ctx),
         nt_type=TUNNELS[statistic],
         nt_samples=draws.n,
         nt_samples_batch_size=1,
         baselines=at_least_float32(path.reference),
-        **_steps(ctx, quadrature, n_steps),
+        **steps(ctx, quadrature, n_steps),
     )
-    return Values(values, draws.n * _paid(quadrature, n_steps))
+    return Values(values, draws.n * paid(quadrature, n_steps))
 
 
 def expected_gradients(
@@ -210,7 +185,6 @@ for _method in (
     gradient_shap,
 ):
     METHODS.add(_method.__name__, _method)
-LAYER_METHODS.add("integrated_gradients", layer_integrated_gradients)
 
 
 def lacks(backend: str, hyper: Mapping[str, Any]) -> str | None:
@@ -234,14 +208,6 @@ def lacks(backend: str, hyper: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _baseline_ids(ctx: Context, baseline: str, special_tokens: str) -> Int[Tensor, "B T"]:
-    """The ids that a path from a token baseline starts at: the real ones wherever nothing moves."""
-    model, batch = ctx.references.model, ctx.batch
-    moved = batch.attributable if special_tokens == "keep" else batch.mask
-    token = getattr(model.tokenizer, TOKENS[baseline])
-    return batch.input_ids.masked_fill(moved, token)
-
-
 def rounded_rule(quadrature: str, n_steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes and weights of a rule as Captum uses them: Riemann nodes and all weights rounded to float32."""
     from captum.attr._utils.approximation_methods import approximation_parameters
@@ -250,43 +216,15 @@ def rounded_rule(quadrature: str, n_steps: int) -> tuple[tuple[float, ...], tupl
     return tuple(nodes(n_steps)), tuple(torch.tensor(weights(n_steps)).float().tolist())
 
 
-def _refuse(reason: str | None) -> None:
+def refuse(reason: str | None) -> None:
+    """Raises an InputError for a reason, if there is one."""
     if reason is not None:
         raise InputError(reason)
 
 
-def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
-    """F as a function of token ids [R T] and of each row's example, for an embedding layer that Captum hooks."""
-    model, batch = ctx.references.model, ctx.batch
-
-    def score(ids: Int[Tensor, "R T"], rows: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        mask = batch.mask[rows] if batch.padded else None
-        types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
-        logits = model.output(ids, mask, types, extra=batch.extra_of(rows))
-        return task.output_of(model, ctx.output)(batch.read(logits, rows), ctx.target[rows])
-
-    return score
-
-
-def _no_layer_of_captums(ctx: Context, score: Callable[[Tensor, Tensor], Tensor]) -> str | None:
-    """Why Captum, which replaces whatever the embedding layer gives, would explain another function than ours."""
-    model, ids = ctx.references.model, ctx.batch.input_ids[:1]
-    with captured(model.embedding) as seen:
-        score(ids, torch.zeros(1, dtype=torch.long, device=ids.device))
-    if len(seen) != 1 or model.intake.echoes:
-        how = "asks for embeddings more than once in a pass, and Captum replaces one alone, or all alike"
-    elif not isinstance(seen[0], Tensor) or seen[0].shape[:2] != ids.shape:
-        how = "has an embedding layer whose output is not [B T D]"
-    elif seen[0]._version:
-        how = "changes its embeddings in place"
-    else:
-        return None
-    return f"backend=captum_layer: {model.name} {how}. Use backend=captum."
-
-
-def _steps(ctx: Context, quadrature: str, n_steps: int) -> dict[str, Any]:
+def steps(ctx: Context, quadrature: str, n_steps: int) -> dict[str, Any]:
     """Captum's words for a rule, its steps, and how many rows it may take at once."""
-    _refuse(lacks("captum", {"quadrature": quadrature, "n_steps": n_steps}))
+    refuse(lacks("captum", {"quadrature": quadrature, "n_steps": n_steps}))
     return {
         "n_steps": n_steps,
         "method": RULES[quadrature],
@@ -294,7 +232,8 @@ def _steps(ctx: Context, quadrature: str, n_steps: int) -> dict[str, Any]:
     }
 
 
-def _paid(quadrature: str, n_steps: int) -> int:
+def paid(quadrature: str, n_steps: int) -> int:
+    """How many gradients a rule takes for each text."""
     return sum(weight != 0 for weight in rule(quadrature, n_steps)[1])
 
 
@@ -307,7 +246,7 @@ def _noisy_saliency(ctx: Context, draws: Draws, noise: Noise, statistic: str) ->
     from captum.attr import Saliency
 
     values = _tunnel(Saliency(ctx.score), ctx, draws, noise).attribute(
-        **_inputs(ctx),
+        **inputs(ctx),
         nt_type=TUNNELS[statistic],
         nt_samples=draws.n,
         nt_samples_batch_size=max(1, min(draws.n, _rows_at_once(ctx) // len(ctx.batch))),
@@ -316,7 +255,7 @@ def _noisy_saliency(ctx: Context, draws: Draws, noise: Noise, statistic: str) ->
     return Values(values, draws.n)
 
 
-def _inputs(ctx: Context) -> dict[str, Tensor]:
+def inputs(ctx: Context) -> dict[str, Tensor]:
     """Embeddings that ask for a gradient, and each row's example, which Captum repeats along with them."""
     embeddings = at_least_float32(ctx.embeddings).clone().requires_grad_()
     rows = torch.arange(len(ctx.batch), device=embeddings.device)
@@ -387,7 +326,7 @@ def _gradient_shap_of(
     positions = _numpy_that_draws(points.positions(rows, own))
     with standing_in(module, NoiseTunnel=tunnel, np=positions):
         values: Tensor = module.GradientShap(ctx.score).attribute(
-            **_inputs(ctx), baselines=starts, n_samples=len(nodes)
+            **inputs(ctx), baselines=starts, n_samples=len(nodes)
         )
     return values
 

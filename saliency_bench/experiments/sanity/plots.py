@@ -178,8 +178,10 @@ def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
         alpha=1,
         ax=axes,
     )
-    legend(figure, axes.get_legend().legend_handles[::-1], [literal(one) for one in tokens])
-    axes.get_legend().remove()
+    drawn = axes.get_legend()
+    assert drawn is not None  # `hue` makes one
+    legend(figure, drawn.legend_handles[::-1], [literal(token) for token in tokens])
+    drawn.remove()
     whiskers: dict[str, Any] = {"color": "#222222", "lw": 1.0, "path_effects": HALO}
     axes.hlines(methods, together["low"], together["high"], **whiskers)
     total = shares.groupby("method", observed=True)["mean"].sum()
