@@ -190,12 +190,12 @@ def checked_setting(
     """
     where = f"method.{name}"
     one_of(f"{where}.method", method, METHODS.names())
-    hyper = dict(hyper)
-    rule = hyper.pop(backward.KEY, backward.PLAIN)
+    own = dict(hyper)
+    rule = own.pop(backward.KEY, backward.PLAIN)
     one_of(f"{where}.{backward.KEY}", rule, backward.NAMES)
-    METHODS.check(method, hyper, where)
+    METHODS.check(method, own, where)
     values = {
-        key: checked_value(method, key, value, f"{where}.{key}") for key, value in hyper.items()
+        key: checked_value(method, key, value, f"{where}.{key}") for key, value in own.items()
     } | {backward.KEY: rule}
     return _combined(name, method, backend, reduction, target, output, seed, values)
 

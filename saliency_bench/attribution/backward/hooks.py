@@ -58,7 +58,7 @@ def constant_deviation(node: Node) -> None:
     inverse = (node._saved_result2 if centred else node._saved_result1).detach()
     weight = node._saved_weight
     dims = tuple(range(-len(node._saved_normalized_shape), 0))
-    held = [inverse, None if weight is None else weight.detach()]
+    held: list[Any] = [inverse, None if weight is None else weight.detach()]
 
     def hook(inputs: Grads, outputs: Grads) -> Grads:
         gradient = outputs[0]

@@ -68,7 +68,8 @@ def change_backward(
         InputError: there is an operation of which the rule says nothing.
     """
     surgery = _Surgery(rule, name, without)
-    waiting, seen = [outputs.grad_fn], set()
+    waiting: list[Node] = [outputs.grad_fn]
+    seen: set[Node] = set()
     while waiting:
         node = waiting.pop()
         if node in seen:
