@@ -202,6 +202,7 @@ def test_the_change_of_a_linear_model_is_its_gradient_times_the_way():
 CAPTUM = [case for case in cases("captum") if case.model == "bert"]
 
 
+@pytest.mark.filterwarnings("ignore")  # as the table asks tools
 @pytest.mark.parametrize("case", CAPTUM, ids=lambda case: case.method)
 def test_captums_cells(case):
     found = {
@@ -215,6 +216,7 @@ def test_captums_cells(case):
     assert measure("repeat", case).verdict == ("not held" if drawn else "held")
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("tool", [name for name in TOOLS if name != "captum"])
 def test_a_tool_that_is_installed_loads_and_keeps_one_law_apart(tool):
     name = IMPORTED.get(tool, tool)
