@@ -31,12 +31,11 @@ def main() -> None:
         if len(given.rest) != 1 or given.rest[0] not in TOOLS:
             parser.error(f"expected one tool of {', '.join(TOOLS)}; got {' '.join(given.rest)!r}")
         (tool,) = given.rest
-        narrowed = {
-            name: getattr(given, name)
-            for name in ("method", "model", "attention")
-            if getattr(given, name)
-        }
-        print_cells(known[given.first], tool, narrowed, as_json=given.json)
+        chosen = [case for case in cases(tool) if _is_meant(case, given)]
+        if not chosen:
+            places = ", ".join(f"{one.method} {one.model} {one.attention}" for one in cases(tool))
+            parser.error(f"{tool} has no such cell; it has {places}")
+        print_cells(known[given.first], tool, chosen, as_json=given.json)
     else:
         from benchmarks.tools.table import write_table
 
@@ -46,9 +45,12 @@ def main() -> None:
         )
 
 
-def print_cells(
-    laws: Sequence[str], tool: str, narrowed: Mapping[str, str], *, as_json: bool
-) -> None:
+def _is_meant(case: Case, given: argparse.Namespace) -> bool:
+    names = ("method", "model", "attention")
+    return all(getattr(given, name) in (None, getattr(case, name)) for name in names)
+
+
+def print_cells(laws: Sequence[str], tool: str, chosen: Sequence[Case], *, as_json: bool) -> None:
     """Measures each cell in a copy of the process, and prints it; what tools print goes to standard error."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # which warns of every copy otherwise
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -57,11 +59,6 @@ def print_cells(
     loaded = loads(tool)
     if loaded.verdict == "raises" or len(laws) != 1:
         answers.write(line("loads", Case(tool, "", "", ""), loaded, found, as_json=as_json))
-    chosen = [
-        case
-        for case in cases(tool)
-        if all(getattr(case, name) == value for name, value in narrowed.items())
-    ]
     if loaded.verdict == "raises":
         chosen = []
     for name, attention in {(case.model, case.attention) for case in chosen}:

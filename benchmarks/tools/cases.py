@@ -108,14 +108,6 @@ class Case:
     attention: str
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What an adapter's `opened` returns: the subject, and how the tool is put away again."""
-
-    subject: Subject
-    close: Callable[[], Any] = lambda: None
-
-
 def cases(tool: str) -> list[Case]:
     """All cases of a tool, in the order of the table."""
     _, methods = TOOLS[tool]
@@ -146,8 +138,10 @@ def measure(law: str, case: Case) -> Measurement:
         adapter = import_module(f"benchmarks.tools.adapters.{case.tool}")
         if law == "restores":
             return _restores(adapter, case)
-        opened = _opened(adapter, case, biases=law != "conserve")
-        return measured(law, _with_reasons(opened.subject))
+        module = models.build(case.model, case.attention, biases=law != "conserve")
+        torch.manual_seed(models.SEED)
+        subject: Subject = adapter.opened(case, module, models.tokenizer(case.model))
+        return measured(law, _with_reasons(subject))
     except Exception as error:  # whatever a tool raises is what is to be shown
         return _raised(error)
 
@@ -159,9 +153,8 @@ def apart(function: Callable[[], T]) -> T:
         RuntimeError: the function raised something; its name and message.
     """
     reader, writer = os.pipe()
-    with (
-        warnings.catch_warnings()
-    ):  # of threads that are not in the copy: none holds a lock that it needs
+    with warnings.catch_warnings():
+        # Python warns of threads that are not in the copy; none holds a lock that it needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
@@ -200,22 +193,11 @@ def versions(tool: str) -> dict[str, str]:
     return found
 
 
-def _opened(adapter: Any, case: Case, *, biases: bool) -> Opened:
-    torch.manual_seed(models.SEED)
-    module = models.build(case.model, case.attention, biases=biases)
-    opened: Opened = adapter.opened(case, module, models.tokenizer(case.model))
-    return opened
-
-
 def _restores(adapter: Any, case: Case) -> Measurement:
     module, tokenizer = models.build(case.model, case.attention), models.tokenizer(case.model)
     before = state(module, tokenizer)
-    opened: Opened = adapter.opened(case, module, tokenizer)
-    opened.subject.explain([models.LONG])
-    opened.close()
-    found = restores(before, state(module, tokenizer))
-    note = "; ".join(filter(None, (found.note, opened.subject.notes.get("restores", ""))))
-    return Measurement(found.verdict, found.measured, found.limit, note)
+    adapter.opened(case, module, tokenizer).explain([models.LONG])
+    return restores(before, state(module, tokenizer))
 
 
 def _with_reasons(subject: Subject) -> Subject:

@@ -15,12 +15,12 @@ from captum.attr import (
 from torch import Tensor
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Map, Subject
 from benchmarks.tools.models import SEED, output_of
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """The mask goes along as an additional argument; special tokens keep their embeddings at the baseline.
 
     A gradient is reduced by its norm: with a LayerNorm behind the embeddings its sum is 0 up to rounding.
@@ -63,14 +63,12 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
     integrates = case.method.endswith("integrated_gradients")
     promised = shared.change(module, tokenizer, shared.from_padding(module, tokenizer))
     seed = (lambda: torch.manual_seed(SEED)) if case.method == "noise_tunnel" else None
-    return Opened(
-        Subject(
-            explain,
-            change=promised if integrates else None,
-            seed=seed,
-            reasons={"conserve": "no sum to F(x) is promised"},
-            notes=dict.fromkeys(("batch", "padding"), "torch.manual_seed before each call")
-            if seed
-            else {},
-        )
+    return Subject(
+        explain,
+        change=promised if integrates else None,
+        seed=seed,
+        reasons={"conserve": "no sum to F(x) is promised"},
+        notes=dict.fromkeys(("batch", "padding"), "torch.manual_seed before each call")
+        if seed
+        else {},
     )

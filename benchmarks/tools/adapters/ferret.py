@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Map, Subject
 from benchmarks.tools.models import TARGET
 
@@ -13,7 +13,7 @@ with shared.stand_ins({"thermostat": {}}):
     import ferret
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """Integrated Gradients start from [PAD], with the first and the last token kept."""
     integrates = case.method == "integrated_gradients"
     if integrates:
@@ -28,4 +28,4 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
 
     promised = shared.change(module, tokenizer, shared.from_padding(module, tokenizer))
     reasons = {**shared.FIXED, "conserve": "no sum to F(x) is promised"}
-    return Opened(Subject(explain, change=promised if integrates else None, reasons=reasons))
+    return Subject(explain, change=promised if integrates else None, reasons=reasons)

@@ -6,7 +6,7 @@ from typing import Any
 import gim
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Explain, Map, Subject
 from benchmarks.tools.models import TOKEN
 
@@ -17,7 +17,7 @@ OFF: dict[str, dict[str, Any]] = {
 }
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """With the defaults of the package; a part is switched off by its own argument."""
 
     def explainer(**off: Any) -> Explain:
@@ -48,4 +48,4 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
         reasons["padding"] = "it takes no attention mask"
         notes["batch"] = "it takes ids of shape [batch, seq_len] and explains the first text"
     parts = {part: explainer(**off) for part, off in OFF.items()}
-    return Opened(Subject(explainer(), parts=parts, output=output, reasons=reasons, notes=notes))
+    return Subject(explainer(), parts=parts, output=output, reasons=reasons, notes=notes)

@@ -7,14 +7,14 @@ import inseq
 import torch
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Map, Subject
 
 #: Where one text is given, inseq decodes its special tokens too, and does not know the text again.
 GENERATION = {"max_new_tokens": 1, "do_sample": False, "skip_special_tokens": True}
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """The logit of the model's own next token; scores before its aggregation, summed over dimensions."""
     model = inseq.load_model(module, case.method, tokenizer=tokenizer)
     integrates = case.method == "integrated_gradients"
@@ -45,11 +45,9 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
 
     reasons = {"conserve": "no sum to F(x) is promised"}
     padded = "texts are padded on the left, and no position ids are given to the model"
-    return Opened(
-        Subject(
-            explain,
-            change=change if integrates else None,
-            reasons=reasons,
-            notes={"padding": padded} if case.model == "gpt2" else {},
-        )
+    return Subject(
+        explain,
+        change=change if integrates else None,
+        reasons=reasons,
+        notes={"padding": padded} if case.model == "gpt2" else {},
     )

@@ -7,7 +7,7 @@ import interpreto
 import torch
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Map, Subject
 from benchmarks.tools.models import SEED, TARGET
 
@@ -19,7 +19,7 @@ KINDS = {
 START = 1e-6  # of its Integrated Gradients, in every dimension
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """A score is a mean over dimensions there; it is multiplied by their number where it is to be summed."""
     integrates = case.method == "integrated_gradients"
     given: dict[str, Any] = {"granularity": interpreto.Granularity.ALL_TOKENS}
@@ -43,12 +43,10 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
     if case.model == "llama":
         pooled = "given embeddings, transformers classifies from the last position, of padding too"
         notes["padding"] = "; ".join(filter(None, (notes.get("padding"), pooled)))
-    return Opened(
-        Subject(
-            explain,
-            change=shared.change(module, tokenizer, start) if integrates else None,
-            seed=seed,
-            reasons={"conserve": "no sum to F(x) is promised"},
-            notes=notes,
-        )
+    return Subject(
+        explain,
+        change=shared.change(module, tokenizer, start) if integrates else None,
+        seed=seed,
+        reasons={"conserve": "no sum to F(x) is promised"},
+        notes=notes,
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.tools import models
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened, apart
+from benchmarks.tools.cases import Case, apart
 from benchmarks.tools.laws import Explain, Map, Subject
 
 # It imports torchvision's transformer, to patch it; no vision model is explained here.
@@ -23,7 +23,7 @@ with shared.stand_ins({"torchvision": {}, "torchvision.models": {}, _VISION: {"n
 FILES = {"bert": bert, "gpt2": gpt2, "llama_lm": llama}
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """Patched as its pages say, before the model is made; a part is left out of the patches, in another process."""
     plain = {text: shared.output(module, tokenizer, text) for text in (*models.PAIR, models.LONG)}
 
@@ -43,16 +43,14 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
         return shared.input_x_gradient(ruled(), tokenizer, texts)
 
     softmax = "softmax keeps a part of the relevance, as its paper has it"
-    return Opened(
-        Subject(
-            explain,
-            change=lambda text: plain[text],
-            total=lambda text: shared.whole_relevance(ruled(), tokenizer, text),
-            parts={part: without(part) for part in _parts(case)},
-            output=lambda text: (shared.output(ruled(), tokenizer, text), plain[text]),
-            reasons={"complete": "no sum to F(x) − F(x′) is promised"},
-            unpromised={"conserve": softmax} if case.method == "attnlrp" else {},
-        )
+    return Subject(
+        explain,
+        change=lambda text: plain[text],
+        total=lambda text: shared.whole_relevance(ruled(), tokenizer, text),
+        parts={part: without(part) for part in _parts(case)},
+        output=lambda text: (shared.output(ruled(), tokenizer, text), plain[text]),
+        reasons={"complete": "no sum to F(x) − F(x′) is promised"},
+        unpromised={"conserve": softmax} if case.method == "attnlrp" else {},
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Map, Subject
 from benchmarks.tools.models import TARGET
 from saliency_bench import attribute, wrap_model
@@ -19,7 +19,7 @@ GIVEN = {
 }
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """A sum over dimensions where the method's own reduction is one."""
     model = wrap_model(module, tokenizer)
     given: dict[str, Any] = dict(GIVEN.get(case.method, {}))
@@ -31,13 +31,9 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
         return [one.scores for one in maps]
 
     promised = shared.change(module, tokenizer, shared.from_padding(module, tokenizer))
-    return Opened(
-        Subject(
-            explain,
-            change=promised if case.method == "integrated_gradients" else None,
-            reasons={"conserve": "no sum to F(x) is promised"},
-            notes={
-                "padding": "on a CPU texts of one length are worked on together, without padding"
-            },
-        )
+    return Subject(
+        explain,
+        change=promised if case.method == "integrated_gradients" else None,
+        reasons={"conserve": "no sum to F(x) is promised"},
+        notes={"padding": "on a CPU texts of one length are worked on together, without padding"},
     )

@@ -7,12 +7,12 @@ import torch
 from transformers_interpret import SequenceClassificationExplainer
 
 from benchmarks.tools.adapters import shared
-from benchmarks.tools.cases import Case, Opened
+from benchmarks.tools.cases import Case
 from benchmarks.tools.laws import Map, Subject
 from benchmarks.tools.models import TARGET
 
 
-def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
+def opened(case: Case, module: Any, tokenizer: Any) -> Subject:
     """The scores are those that it returns, over their norm; the output is a probability."""
     explainer = SequenceClassificationExplainer(module, tokenizer)
 
@@ -34,7 +34,7 @@ def opened(case: Case, module: Any, tokenizer: Any) -> Opened:
 
     notes = {"complete": note()} if case.model != "llama" else {}
     reasons = {**shared.FIXED, "conserve": "no sum to F(x) is promised"}
-    return Opened(Subject(explain, change=change, reasons=reasons, notes=notes))
+    return Subject(explain, change=change, reasons=reasons, notes=notes)
 
 
 def _probability(logits: torch.Tensor) -> torch.Tensor:
