@@ -166,7 +166,8 @@ def _watched(
 
 def _state(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[int | str, Tensor]:
     """Where a layer is given the states of its tokens: the first numbers [R T D] among its arguments."""
-    for key, value in [*enumerate(args), *named.items()]:
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *named.items()]
+    for key, value in places:
         if isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point():
             return key, value
     raise InputError("value_zeroing: expected layers that are given the states of tokens [B T D]")

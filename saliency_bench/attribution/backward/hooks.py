@@ -161,5 +161,5 @@ def _tempered(
     of_scores = _through_softmax(softer, gradient @ value.mT, -1) * scale
     of_key = of_scores.mT @ query
     if shared > 1:
-        of_key = of_key.unflatten(1, (-1, shared)).sum(2)
+        of_key = of_key.reshape(len(of_key), -1, shared, *of_key.shape[2:]).sum(2)
     return of_scores @ key, of_key

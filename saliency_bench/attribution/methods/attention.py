@@ -89,7 +89,9 @@ def value_zeroing(ctx: Context, *, query: str) -> Attribution:
         for row in examples:
             states = [state[0] for state in layers.states(run(row[None]))]
             mixing = torch.zeros(len(states) - 1, width, width, dtype=torch.float64, device=device)
-            for tokens in torch.arange(batch.lengths[int(row)], device=device).split(at_once):
+            for tokens in torch.split(
+                torch.arange(batch.lengths[int(row)], device=device), at_once
+            ):
                 rows = row.expand(len(tokens))
                 stays = torch.arange(width, device=device) != tokens[:, None]
                 given = [state.expand(len(tokens), -1, -1) for state in states]

@@ -1,5 +1,6 @@
 """SmoothGrad with its noise said in another way, or put on the weights."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -107,4 +108,5 @@ def _weight_noise(seed: int, name: str, weight: torch.nn.Parameter, node: Draw) 
     noise = noises[node.number - first]
     if node.block == 1:
         return noise
-    return (noise - torch.stack(noises).mean(0)) * (node.block / (node.block - 1)) ** 0.5
+    spread = math.sqrt(node.block / (node.block - 1))
+    return (noise - torch.stack(noises).mean(0)) * spread
