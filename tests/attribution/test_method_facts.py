@@ -23,7 +23,7 @@ PACKAGE = Path(saliency_bench.__file__).parent
 #: Where a method's name is no fact about methods: a choice of one to use, or a word with another meaning.
 ELSEWHERE = {
     "api/__init__.py": {"integrated_gradients"},  # the default
-    "attribution/captum.py": {"integrated_gradients", "smoothgrad", "vargrad"},  # Captum's own
+    "attribution/captum.py": {"smoothgrad", "vargrad"},  # Captum's own
     "attribution/points.py": {"random"},  # random references
     "cli/doctor.py": {"integrated_gradients", "file"},  # what is tried out; pip's file: addresses
     "core/maps.py": {"file"},  # scores from elsewhere, in memory

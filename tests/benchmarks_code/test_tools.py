@@ -19,7 +19,7 @@ from benchmarks.tools.laws import LAWS, NAMES, PARTS, Subject, measured, restore
 from benchmarks.tools.state import state
 from benchmarks.tools.table import cells_table, command_of, markdown
 from saliency_bench.attribution.parity import REORDERING
-from saliency_bench.core.versions import PACKAGE
+from saliency_bench.core.conf import PACKAGE
 
 #: Where a tool's import is not its name.
 IMPORTED = {"gim": "gim", "saliency_bench": "saliency_bench"}
@@ -112,7 +112,7 @@ def test_a_law_that_does_not_apply_says_why():
 
 def test_limits_are_those_that_the_library_keeps_itself():
     assert REORDERING[torch.float32] == laws.ROUNDING
-    conf = yaml.safe_load((Path(PACKAGE).parent / "conf" / "config.yaml").read_text())
+    conf = yaml.safe_load((PACKAGE.parent / "conf" / "config.yaml").read_text())
     assert laws.LARGEST_GAP in (
         value for part in conf.values() if isinstance(part, dict) for value in part.values()
     )
