@@ -36,7 +36,7 @@ def random_generator() -> Model:
     )
     tokens.train_from_iterator((one.text for one in movie_reviews.load(split="train")), trainer)
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, **special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, **special)  # type: ignore[no-untyped-call]
     size: Any = {"n_embd": 384, "n_layer": 6, "n_head": 12, "n_positions": 256}
     ends: Any = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     with torch.random.fork_rng():
