@@ -6,6 +6,7 @@ bundled training sentences: nothing is downloaded.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -35,12 +36,12 @@ def random_generator() -> Model:
     )
     tokens.train_from_iterator((one.text for one in movie_reviews.load(split="train")), trainer)
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, **special)
-    size = {"n_embd": 384, "n_layer": 6, "n_head": 12, "n_positions": 256}
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, **special)  # type: ignore[no-untyped-call]
+    size: Any = {"n_embd": 384, "n_layer": 6, "n_head": 12, "n_positions": 256}
+    ends: Any = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **ends))
+        module: Any = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **ends))
     return wrap_model(module.eval(), tokenizer, task="text-generation")
 
 

@@ -30,7 +30,7 @@ if __name__ == "__main__":
     examples = movie_reviews.load(split="test")[: given.n]
     model, generator = load_default(device="cpu"), random_generator()
     encoded, questions = task.encode(model, examples), prompts(generator, examples)
-    followers = [question.default_class for question in questions]
+    followers = [question.default_class or 0 for question in questions]  # there is always one
     compare_peers(
         {
             CLASSIFIER: Subject(model, encoded, predicted(model, encoded)),

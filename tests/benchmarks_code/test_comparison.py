@@ -11,17 +11,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.study import careful, comparison, inputs
-from benchmarks.study.comparison import (
-    CAREFUL,
-    CONTESTANTS,
-    FEWER,
-    OURS,
-    RATIOS,
-    TYPICAL,
-    Asked,
-    compare,
-)
+from benchmarks.study.comparison import Asked, compare
 from benchmarks.study.equality import check_summaries
+from benchmarks.study.tables import CAREFUL, CONTESTANTS, FEWER, OURS, RATIOS, TYPICAL
 from saliency_bench.cli import config
 from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.models.loading import wrap_model
@@ -149,7 +141,7 @@ def two_texts(compose):
 )
 def test_a_difference_is_named(two_texts, what, named):
     ours, theirs = two_texts.outcome(OURS), two_texts.outcome(CAREFUL)
-    tolerances = comparison.Tolerances(two_texts.found[OURS])
+    tolerances = comparison.Tolerances(two_texts.results[OURS])
     values = theirs.values.copy()
     if what == "score":
         key = next(key for key in theirs.scores if key[0] == "vanilla")
@@ -185,7 +177,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
             asked(tmp_path, **changed)
 
 
-@pytest.mark.parametrize("n_texts", [12, 24])
+@pytest.mark.parametrize("n_texts", [20, 24])
 def test_intervals_by_hand_are_those_of_the_report(n_texts):
     random = np.random.default_rng(n_texts)
     metrics = ["srg", "log_odds", "completeness_gap", "deletion_auc_normalized"]
