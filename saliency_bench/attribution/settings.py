@@ -6,6 +6,7 @@ from typing import Any
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
+from saliency_bench.attribution.anchors import STRATEGIES
 from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.attribution.methods import ABOUT, KINDS, METHODS, ONLY
 from saliency_bench.attribution.methods.ancestors import MULTIPLIERS
@@ -38,6 +39,7 @@ CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
     "removal": references.REMOVALS,
     "sampler": SAMPLERS,
     "statistic": STATISTICS,
+    "strategy": STRATEGIES,
 }
 
 #: Hyperparameters that may be names or files of one's own: what refuses others.

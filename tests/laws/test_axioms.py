@@ -145,8 +145,10 @@ def test_dimensions_that_the_score_does_not_read_have_no_say(dtype):
     with torch.no_grad():
         other.embedding.weight[:, 2] *= -3
     noise = {"noise_std": None, "noise_absolute": 0.5}  # its other units come from all dimensions
-    found, changed = (each(one, [text()], GRADIENT, **noise) for one in (model, other))
-    for method in GRADIENT:
+    # The paths of these two are chosen in all dimensions.
+    methods = [name for name in GRADIENT if name not in ("guided_ig", "dig")]
+    found, changed = (each(one, [text()], methods, **noise) for one in (model, other))
+    for method in methods:
         assert_same(changed[method][0].scores, found[method][0].scores, dtype, method)
 
 
