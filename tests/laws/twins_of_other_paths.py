@@ -3,7 +3,44 @@
 import torch
 
 from saliency_bench.attribution import anchors
+from saliency_bench.attribution.methods import guided
 from saliency_bench.attribution.points import WordPaths
+
+
+def the_largest_gradients_move_first(patch):
+    real = guided.Guide._next
+    patch.setattr(guided.Guide, "_next", lambda self, size, target: real(self, -size, target))
+
+
+def the_path_has_no_bound(patch):
+    made = guided.Guide.__init__
+    patch.setattr(
+        guided.Guide,
+        "__init__",
+        lambda self, way, fraction, max_distance: made(self, way, fraction, 1.0),
+    )
+
+
+def numbers_share_one_pace(patch):
+    """The straight line, whatever the gradients."""
+    made = guided.Guide.__init__
+    patch.setattr(
+        guided.Guide,
+        "__init__",
+        lambda self, way, fraction, max_distance: made(self, way, fraction, 0.0),
+    )
+
+
+def the_gradient_is_that_of_the_next_point(patch):
+    """Each step is weighted by the gradient of the one before it."""
+    real = guided.Guide.step
+
+    def late(self, gradient, target):
+        kept = getattr(self, "kept", gradient)
+        self.kept = gradient
+        real(self, kept, target)
+
+    patch.setattr(guided.Guide, "step", late)
 
 
 def anchors_are_not_made_monotone(patch):
