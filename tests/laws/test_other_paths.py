@@ -2,13 +2,16 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from laws import twins_of_other_paths as twins
 from laws.law import ONE, TOLERANCE, assert_same, law
 from laws.oracles import (
     Recorder,
     T,
+    constants,
     gradient_at,
+    linear,
     maps,
     mean_vector,
     net,
@@ -128,6 +131,42 @@ def test_on_a_quadratic_a_path_of_points_is_off_by_half_of_its_squared_pieces(dt
         size = float((score.matrix.abs() @ x.flatten().abs()) @ x.flatten().abs())
         for found in (one, other):
             assert_same(found.completeness_gap, -lost, dtype, n, scale=10 * size)
+
+
+@law(twins.gradients_are_not_weighted, twins.gradients_are_weighted_by_the_size_of_the_slope)
+def test_idg_weighs_each_gradient_by_the_slope_of_the_output(dtype):
+    # One point at a time, of the first net that goes up and down on the way.
+    n = 9
+    for seed in range(30):
+        score = net("tanh", 6, seed=seed, scale=0.8)
+        model, item = scored_by(score, dtype), text()
+        x, start = vectors(model, item), mean_vector(model).expand(T, DIMENSIONS)
+        expected, slopes = torch.zeros_like(x), []
+        for k in range(n):
+            gradient = gradient_at(score, start + (k + 0.5) / n * (x - start))
+            slopes.append(float((gradient * (x - start)).sum()))
+            expected += (x - start) * gradient * slopes[-1] / n
+        if min(slopes) < -0.1 < 0.1 < max(slopes):
+            break
+    assert min(slopes) < 0 < max(slopes)
+    (one,) = maps(model, [item], "idg", quadrature="midpoint", n_steps=n, **FROM_MEAN)
+    assert_same(one.scores, expected.sum(1), dtype)
+    assert one.n_gradients == n and one.completeness_gap is None
+    # Σ = ∫ F'² dα, so the map of -F is that of F.
+    np.testing.assert_allclose(one.scores.sum(), np.mean(np.square(slopes)), rtol=1e-4)
+    (other,) = maps(model, [item], "idg", quadrature="midpoint", n_steps=n, target=1, **FROM_MEAN)
+    assert_same(other.scores, one.scores, dtype)
+
+
+@law(twins.gradients_are_not_weighted)
+def test_idg_of_a_linear_score_is_weight_times_displacement_times_the_difference(dtype):
+    weights = constants(T, DIMENSIONS, seed=5)
+    model, item = scored_by(linear(weights), dtype), text()
+    x, start = vectors(model, item), mean_vector(model).expand(T, DIMENSIONS)
+    share = ((x - start) * weights).sum(1)
+    for rule, n in (("left", 1), ("gauss_legendre", 3)):
+        (found,) = scores(model, [item], "idg", quadrature=rule, n_steps=n, **FROM_MEAN)
+        assert_same(found, share * share.sum(), dtype, rule)
 
 
 def dig_points_by_hand(table, word, baseline, n_steps, strategy, neighbours):

@@ -2,9 +2,10 @@
 
 import torch
 
-from saliency_bench.attribution import anchors
-from saliency_bench.attribution.methods import guided
+from saliency_bench.attribution import anchors, statistics
+from saliency_bench.attribution.methods import decision, guided
 from saliency_bench.attribution.points import WordPaths
+from saliency_bench.attribution.statistics import Moment
 
 
 def the_largest_gradients_move_first(patch):
@@ -41,6 +42,21 @@ def the_gradient_is_that_of_the_next_point(patch):
         real(self, kept, target)
 
     patch.setattr(guided.Guide, "step", late)
+
+
+def gradients_are_not_weighted(patch):
+    patch.setattr(decision, "SLOPED", statistics.MEAN)
+
+
+def gradients_are_weighted_by_the_size_of_the_slope(patch):
+    def sloped(row):
+        return row.gradient * statistics.product(row).sum((1, 2), keepdim=True).abs()
+
+    patch.setattr(statistics, "DISPLACED", statistics.DISPLACED | {sloped})
+    from saliency_bench.attribution import gradient
+
+    patch.setattr(gradient, "DISPLACED", statistics.DISPLACED | {sloped})
+    patch.setattr(decision, "SLOPED", Moment("sloped", (sloped,), lambda mean: mean))
 
 
 def anchors_are_not_made_monotone(patch):
