@@ -114,7 +114,7 @@ class Anywhere(Points):
 
 @dataclass(frozen=True)
 class WordPaths(Points):
-    """A path of its own for each word: nodes are pieces of it, numbered from the baseline (Sanyal & Ren 2021, section 3)."""
+    """A path of its own for each word: nodes are pieces of it, numbered from the baseline (Sanyal & Ren 2021)."""
 
     key: Hashable
     paths: Float[Tensor, "W S D"]

@@ -26,7 +26,7 @@ FROM_MEAN = {"baseline": "mean"}
 
 
 def guided_by_hand(score, x, start, n, fraction, most_apart):
-    """Kapishnikov et al. 2021, algorithm 1, with the bound of the authors' code; lists of numbers and a loop for each."""
+    """Kapishnikov et al. 2021, with the bound of the authors' code; lists of numbers and a loop for each."""
     numbers = [(t, d) for t in range(T) for d in range(DIMENSIONS)]
     way = x - start
     total = float(way.abs().sum())
@@ -170,7 +170,7 @@ def test_idg_of_a_linear_score_is_weight_times_displacement_times_the_difference
 
 
 def dig_points_by_hand(table, word, baseline, n_steps, strategy, neighbours):
-    """Sanyal & Ren 2021, section 3, and what their code does where it says nothing: lists of floats."""
+    """Sanyal & Ren 2021, and what their code does where it says nothing: lists of floats."""
     rows, m = table.tolist(), max(n_steps - 1, 1)
     end = baseline.tolist()
 

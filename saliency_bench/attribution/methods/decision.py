@@ -10,7 +10,7 @@ from saliency_bench.attribution.statistics import SLOPED
 def idg(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
 ) -> GradientSum:
-    """(x - x') ⊙ ∫ ∇F(p) dF/dα dα, p = x' + α (x - x') (Walker et al. 2024, section 4).
+    """(x - x') ⊙ ∫ ∇F(p) dF/dα dα, p = x' + α (x - x') (Walker et al. 2024).
 
     Gradients count where the output changes. dF/dα is ∇F(p) · (x - x'), exactly, so that the weights cost nothing; the
     paper takes differences of neighbouring outputs, and puts the nodes of a left sum where these are large. Here the

@@ -25,7 +25,7 @@ def dig(
     neighbours: int,
     factor: int,
 ) -> GradientSum:
-    """Σ_k ∇F(p_k) ⊙ (p_{k+1} - p_k), along a path of each token through words that lie near it (Sanyal & Ren 2021, section 3).
+    """Σ_k ∇F(p_k) ⊙ (p_{k+1} - p_k), along a path of each token through words that lie near it (Sanyal & Ren 2021).
 
     From the token, n_steps - 1 anchors are searched one after the other among the `neighbours` nearest words of the last
     one, without the baseline and those that were taken: the one that changes least when it is made monotone ("greedy"), or

@@ -26,7 +26,7 @@ def guided_ig(
 ) -> Values:
     """Σ_k ∇F(p_k) ⊙ (p_{k+1} - p_k), on a path that moves the numbers with the smallest gradients first.
 
-    Kapishnikov et al. 2021, algorithm 1, with the bound on the path of the authors' code: in step k of n, the `fraction`
+    Kapishnikov et al. 2021, with the bound on the path of the authors' code: in step k of n, the `fraction`
     of numbers with the smallest |∂F| moves on, then the next, until the L1 way to the input has shrunk by 1/n; no
     number is more than `max_distance` of its way ahead of the straight line or behind it. 0 is the straight line, and
     Integrated Gradients by the left rule. Numbers are dimensions of embeddings; those that have no way to go take no part.

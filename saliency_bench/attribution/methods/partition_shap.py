@@ -30,8 +30,8 @@ def partition_shap(ctx: Context, *, removal: str, max_evaluations: int) -> Attri
     """Owen values of the tokens over a tree of phrases: shap.explainers.Partition, its explainer for text.
 
     Groups of tokens play as one and share what they are worth among their halves, down a tree that shap builds from the
-    tokens (Owen 1977; Lundberg & Lee 2017 for SHAP). Pieces of a word share equally. Of a text with U tokens that
-    takes about U² questions, and at most `max_evaluations` and one more, the most telling groups first; what is left is
+    tokens (Owen 1977, for groups in groups Winter 1989; Lundberg & Lee 2017 for SHAP). Pieces of a word share equally. Of
+    a text with U tokens that takes about U² questions where the tree is balanced, and at most `max_evaluations` and one more, the most telling groups first; what is left is
     shared equally in a group. The model is asked through `removal`, as for any metric; special tokens always stay.
     Σ = F(x) - F(no token) exactly, at any number of questions.
 
