@@ -13,7 +13,7 @@ def idg(
     """(x - x') ⊙ ∫ ∇F(p) dF/dα dα, p = x' + α (x - x') (Walker et al. 2024).
 
     Gradients count where the output changes. dF/dα is ∇F(p) · (x - x'), exactly, so that the weights cost nothing; the
-    paper takes differences of neighbouring outputs, and puts the nodes of a left sum where these are large. Here the
+    authors' code takes differences of neighbouring outputs, and puts the nodes of a left sum where these are large. Here the
     integral is taken by any rule, and its gradients are those of `integrated_gradients` at the same nodes.
 
     It claims no completeness: Σ = ∫ (dF/dα)² dα, in the square of the output's unit, and never negative. The

@@ -81,7 +81,7 @@ class Guide:
         """Where each number stands after a step."""
         least, most = max(target - self.max_distance, 0.0), min(target + self.max_distance, 1.0)
         # Who is too far behind is brought up first.
-        alpha = np.maximum(self.alpha, least)
+        alpha: Float[np.ndarray, "T D"] = np.maximum(self.alpha, least)
         moving = self.way != 0
         if not np.isfinite(size[moving]).all():
             return np.full_like(alpha, target)  # no order of numbers that are none
