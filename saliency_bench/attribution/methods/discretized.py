@@ -1,7 +1,5 @@
 """Integrated Gradients along words: a path whose points lie near embeddings of the vocabulary."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -34,9 +32,9 @@ def dig(
     middle of every two. Gradients are taken at the start of each piece, the baseline's end first.
 
     It costs n_steps · 2^factor gradients, and the search (n_steps - 1) · V · D multiplications for each word of the texts that
-    has not been met yet, V · D being the size of the embedding table; found paths are kept for the words of later texts. The
-    paths are monotone, so that in the limit of many points Σ = F(x) - F(x'); more anchors need not bring it nearer, a larger
-    `factor` does.
+    has not been met yet, V · D being the size of the embedding table. Paths are kept for the words of later texts, as
+    n_steps · 2^factor + 1 vectors each. They are monotone, so that in the limit of many points Σ = F(x) - F(x'); more anchors
+    need not bring it nearer, a larger `factor` does.
 
     Raises:
         InputError: the embedding layer is no table of words.
@@ -69,28 +67,28 @@ def _paths(
     start, end = path.reference, path.embeddings
     moves = (start != end).any(-1).cpu()
     places: dict[object, int] = {}
-    found: list[Tensor] = []
+    paths: list[Tensor] = []
     which = torch.zeros(moves.shape, dtype=torch.long)
     for row, ids in enumerate(ctx.batch.input_ids.tolist()):
         for token, word in enumerate(ids):
             key: object = (word, _bytes(start[row, token])) if moves[row, token] else (word, b"")
             if key not in places:
-                places[key] = len(found)
+                places[key] = len(paths)
                 if moves[row, token] and key not in kept:
                     kept[key] = word_path(
                         anchors, word, start[row, token], n_steps, strategy, neighbours, factor
                     )
                 still = end[row, token].expand(n_steps * 2**factor + 1, -1)
-                found.append(kept[key] if moves[row, token] else still)
+                paths.append(kept[key] if moves[row, token] else still)
             which[row, token] = places[key]
-    return torch.stack(found), which.to(end.device)
+    return torch.stack(paths), which.to(end.device)
 
 
 def _anchors(ctx: Context) -> Anchors:
-    found: Mapping[object, object] = ctx.references.found
-    if "anchors" not in found:
-        ctx.references.found["anchors"] = Anchors(ctx.references.model.each_token())
-    anchors = ctx.references.found["anchors"]
+    searched: dict[object, object] = ctx.references.found
+    if "anchors" not in searched:
+        searched["anchors"] = Anchors(ctx.references.model.each_token())
+    anchors = searched["anchors"]
     assert isinstance(anchors, Anchors)
     return anchors
 
