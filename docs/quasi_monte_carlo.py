@@ -4,8 +4,9 @@
 
 Noise of the bundled model's test sentences, at equal numbers of draws: independent; in antithetic pairs; in centred
 blocks of four, as shipped; and from a scrambled Sobol sequence, whose points stand for the coordinates of the noise in a
-random subspace (all others independent), or for all of them. A text has at most 64 tokens here. The error is that of the l2 scores of a text, as a norm over
-its tokens, relative to the scores of many more antithetic draws; the root of its mean square over seeds and texts.
+random subspace (all others independent), or for all of them. A text has at most 64 tokens here. The error is that of the l2
+scores of a text, as a norm over its tokens, relative to the scores of many more antithetic draws; the root of its mean square
+over seeds and texts.
 """
 
 import sys
