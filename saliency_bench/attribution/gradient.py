@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.points import Points
-from saliency_bench.attribution.statistics import RELATIVE, Row, Term, product
+from saliency_bench.attribution.statistics import DISPLACED, RELATIVE, Row, Term
 from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.tensors import ScoreFn, TokenBudget, at_least_float32, on_device
 from saliency_bench.models.rounding import products
@@ -156,7 +156,7 @@ class GradientEngine:
         for rows in self.rows(points, nodes, clean, examples):
             row_example = rows.row_example
             moved = None
-            if product in matrices:
+            if DISPLACED & matrices.keys():
                 moved = points.displacement(row_example, [nodes[s] for s in rows.nodes]).to(dtype)
             own = clean.gradients[row_example].to(dtype) if RELATIVE & matrices.keys() else None
             row = Row(rows.gradients.to(dtype), own, moved)

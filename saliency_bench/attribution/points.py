@@ -93,6 +93,44 @@ class StraightPath(Points):
             _column(nodes, self.reference),
         )
 
+    def displacement(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[float]
+    ) -> Float[Tensor, "R T D"]:
+        """From the baseline to the input."""
+        return (self.embeddings - self.reference)[row_example]
+
+
+@dataclass(frozen=True)
+class Anywhere(Points):
+    """One point of its own for each example, whatever the node."""
+
+    points: Float[Tensor, "B T D"]
+    key: Hashable = "anywhere"
+
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
+        """The points of the rows' examples."""
+        return self.points[row_example]
+
+
+@dataclass(frozen=True)
+class WordPaths(Points):
+    """A path of its own for each word: nodes are pieces of it, numbered from the baseline (Sanyal & Ren 2021)."""
+
+    key: Hashable
+    paths: Float[Tensor, "W S D"]
+    which: Int[Tensor, "B T"]  # path of each token
+
+    def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[int]) -> Float[Tensor, "R T D"]:
+        """Where the pieces start."""
+        places = on_device(list(nodes), self.which.device, torch.long)
+        return self.paths[self.which[row_example], places[:, None]]
+
+    def displacement(
+        self, row_example: Int[Tensor, " R"], nodes: Sequence[int]
+    ) -> Float[Tensor, "R T D"]:
+        """From the start to the end of each piece."""
+        return self.at(row_example, [node + 1 for node in nodes]) - self.at(row_example, nodes)
+
 
 @dataclass(frozen=True)
 class SingleTokenPaths(Points):

@@ -7,6 +7,7 @@ from typing import Any
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.adaptive import FIRST_ROUND
+from saliency_bench.attribution.anchors import STRATEGIES
 from saliency_bench.attribution.backward import rules as backward
 from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.attribution.methods import ABOUT, KINDS, METHODS, ONLY
@@ -40,6 +41,7 @@ CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
     "removal": REMOVALS,
     "sampler": SAMPLERS,
     "statistic": STATISTICS,
+    "strategy": STRATEGIES,
 }
 
 #: Keys of an entry that are no hyperparameters of its method.

@@ -54,8 +54,16 @@ def product(row: Row) -> Float[Tensor, "R T D"]:
     return row.gradient * row.displacement
 
 
+def sloped(row: Row) -> Float[Tensor, "R T D"]:
+    """∇F times dF/dα, the slope of F along the point's own path."""
+    return row.gradient * product(row).sum((1, 2), keepdim=True)
+
+
 #: Terms that need the clean gradient.
 RELATIVE = {deviation, squared_deviation}
+
+#: Terms that need the displacement.
+DISPLACED = {product, sloped}
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,13 @@ class Moment:
     @property
     def needs_displacement(self) -> bool:
         """Whether a term multiplies the displacement in."""
-        return product in self.terms
+        return not DISPLACED.isdisjoint(self.terms)
 
 
 MEAN = Moment("mean", (gradient,), lambda mean: mean)
 SQUARE = Moment("square", (square,), lambda mean: mean)
 PRODUCT = Moment("product", (product,), lambda mean: mean)
+SLOPED = Moment("sloped", (sloped,), lambda mean: mean)
 
 #: Var g = E (g - c)² - (E (g - c))² for any c. With the clean gradient as c both terms are of the size of the
 #: variance itself, so that little cancels (Chan, Golub & LeVeque 1983, eq. 1.3); with c = 0, as in E g² - (E g)²,

@@ -56,13 +56,18 @@ SINGLE = {"occlusion", "shapley_value_sampling", "kernel_shap", "lime"}
 SINGLE_CLOSE = 1e-4
 
 #: Every method with something to compute; but for one that gives rounding noise, brought to a sum of 1, on all models
-#: with a LayerNorm after the embedding (docs/ancestors.md).
-ALL = [name for name in METHODS.names() if name not in ("file", "allennlp_smooth_gradient")]
-#: What they find jumps where a decision changes: rounding of float32 may add a round of points, or exchange two tokens.
-DECIDES = {"integrated_gradients_adaptive", "beam_search"}
+#: with a LayerNorm after the embedding (docs/ancestors.md), and one that needs an extra.
+ALL = [
+    name
+    for name in METHODS.names()
+    if name not in ("file", "allennlp_smooth_gradient", "partition_shap")
+]
+#: What they find jumps where a decision changes: rounding of float32 may add a round of points, exchange two tokens, or
+#: two numbers of a path.
+DECIDES = {"integrated_gradients_adaptive", "beam_search", "guided_ig", "dig"}
 #: A GPU draws other normal numbers than a CPU.
 NOISY = {"smoothgrad", "smoothgrad_squared", "smoothgrad_x_input", "vargrad"}
-NOISY |= {"smooth_integrated_gradients", "gradient_shap"}
+NOISY |= {"smooth_integrated_gradients", "gradient_shap", "adaptgrad", "noisegrad", "fusiongrad"}
 #: Those whose gradients the engine adds up.
 SUMMED = [
     *["vanilla", "input_x_gradient", "integrated_gradients", "sequential_integrated_gradients"],

@@ -31,7 +31,7 @@ def test_a_score_in_other_units_has_its_maps_in_these_units(dtype):
     plain, small = (each(model, [text()], GRADIENT) for model in models)
     for method in [name for name in GRADIENT if name != "idgi"]:
         one, other = plain[method][0].scores, small[method][0].scores
-        degree = 2 if KINDS[method] == "square" else 1
+        degree = 2 if KINDS[method] == "square" or method == "idg" else 1
         np.testing.assert_array_equal(other, one * 2.0 ** (-30 * degree), err_msg=method)
 
 
@@ -62,7 +62,8 @@ def test_a_text_without_a_number_does_not_spoil_its_batch_mates(dtype):
         np.testing.assert_array_equal(
             np.isfinite(beside.scores), np.isfinite(alone[method][0].scores), err_msg=method
         )
-        assert not without.finite, method
+        # These take no gradient at the text itself, which alone cannot be read.
+        assert not without.finite or method in ("guided_ig", "dig"), method
 
 
 @law(twins_of_the_engine.rows_see_their_chunk)
