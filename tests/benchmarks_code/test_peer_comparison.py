@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.peers.comparison import compare_peers
+from benchmarks.peers.comparison import compare_peers, predicted
+from benchmarks.peers.contestants import CLASSIFIER, Subject
 from saliency_bench.api import attribute
 from saliency_bench.attribution import calibration
 from saliency_bench.core.errors import InputError, ValidationError
@@ -68,8 +69,7 @@ def compared(model, encoded, known, folder, pythons=None):
     worker = folder / "worker.py"
     worker.write_text(FAKE.replace("KNOWN", json.dumps(known)))
     compare_peers(
-        model,
-        encoded,
+        {CLASSIFIER: Subject(model, encoded, predicted(model, encoded))},
         n_steps=4,
         n_calibrated=4,
         n_repeats=2,
@@ -93,7 +93,13 @@ def test_equal_scores_are_timed_by_the_peers_own_clock(default_model, known, tmp
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     ratios = [np.median(60 / np.array(own["ours"])) for own in manifest["seconds"].values()]
     np.testing.assert_allclose(np.sort(table.ratio), np.sort(ratios), rtol=1e-3)
-    assert set(manifest["skipped"]) == {"transformers_interpret", "interpreto"}
+    assert set(manifest["skipped"]) == {
+        "transformers_interpret",
+        "interpreto",
+        "shap",
+        "lxt",
+        "inseq",
+    }
     assert manifest["command"] == "compare_peers ferret=PYTHON"
     assert "no interpreter was given" in (tmp_path / "out" / "peers.md").read_text()
 
