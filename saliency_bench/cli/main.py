@@ -39,7 +39,7 @@ VERBS = {
     "estimate": "study.estimate",
     "resume": "runs.resume",
     "merge": "runs.merge",
-    "work": "study.work",
+    "work": "work.work",
     "report": "results.report",
     "across": "results.across",
     "compare": "results.compare",

@@ -1,11 +1,9 @@
-"""Verbs that compose a configuration with Hydra: `run` and `estimate`; and `work`, which an executor starts."""
+"""Verbs that compose a configuration with Hydra: `run` and `estimate`."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -100,20 +98,3 @@ def estimate(words: list[str]) -> None:
     with importing():
         from saliency_bench.cli import runs
     runs.estimate(cfg)
-
-
-def work(words: list[str]) -> None:
-    """Is one of the workers of a run; an executor starts it."""
-    from saliency_bench.studies.driver import end_with_driver
-
-    end_with_driver()  # before the libraries are loaded, which takes seconds
-    from saliency_bench.cli import worker
-
-    helps = words[2:] == ["help=true"]
-    match = re.fullmatch(r"shard=(\d+)/(\d+)", words[1] if len(words) == 2 + helps else "")
-    if match is None or not int(match[1]) < int(match[2]):
-        raise InputError(
-            "work takes a run folder and a shard, and help=true where it is to take others' blocks after its own: "
-            "saliency-bench work DIR shard=0/4"
-        )
-    worker.work(Path(words[0]), int(match[1]), int(match[2]), helps)

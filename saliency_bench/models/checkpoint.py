@@ -67,6 +67,8 @@ def load_module(
         with PROCESS, _quiet():
             module, report = _with_attention(path, load, attention)
     except Exception as error:  # a configuration of nonsense fails in as many ways as there are
+        if is_out_of_memory(error):
+            _refuse_other_shapes(path, load, attention)
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         raise InputError(_why_not(path, error, head)) from error
@@ -113,6 +115,20 @@ def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) 
         stacklevel=4,
     )
     return load(attn_implementation=EAGER)
+
+
+def _refuse_other_shapes(path: str | Path, load: Callable[..., Any], attention: str) -> None:
+    """Refuses a checkpoint whose config.json asks for tensors, too large ones, that its weights are not."""
+    try:
+        with PROCESS, _quiet():
+            load(attn_implementation=attention, ignore_mismatched_sizes=False)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return
+        raise InputError(
+            f"model.path={path}: the weights do not have the shapes of its config.json, for which the memory is not enough: "
+            f"{one_line(error)}"
+        ) from error
 
 
 @contextmanager

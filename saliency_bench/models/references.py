@@ -290,7 +290,7 @@ class References:
         A token whose vector is not finite is left out: it would make NaN of every text. Of a layer that adds positions
         it is that of its outputs for the vocabulary, each token at one place.
         """
-        return float(_finite_rows(self.model.each_token()).double().std(correction=0))
+        return float(finite_rows(self.model.each_token()).double().std(correction=0))
 
     @cached_property
     def spread(self) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
@@ -322,7 +322,7 @@ class References:
                 "each place, and baselines and references mean, uniform and max_entropy have none: use mask, pad, unk, "
                 "zero, a text or a vector of your own, or name the table of words in embeddings="
             )
-        return _finite_rows(self.model.each_token())
+        return finite_rows(self.model.each_token())
 
     def _token(self, name: str) -> int:
         """The id of one of `TOKENS`."""
@@ -354,7 +354,7 @@ class References:
         return model.embed(torch.tensor([[token]], device=model.device))[0, 0]
 
 
-def _finite_rows(table: Float[Tensor, "V D"]) -> Float[Tensor, "W D"]:
+def finite_rows(table: Float[Tensor, "V D"]) -> Float[Tensor, "W D"]:
     """The vectors that are finite; all of them where none is."""
     finite = table.isfinite().all(1)
     return table[finite] if 0 < int(finite.sum()) < len(table) else table

@@ -111,10 +111,8 @@ def _mixed(mixing: Float[Tensor, "L T T"]) -> Float[Tensor, "1 T T"]:
     total = torch.eye(mixing.shape[-1], dtype=mixing.dtype, device=mixing.device)
     for layer in mixing:
         sums = layer.sum(-1, keepdim=True)
-        total = (
-            torch.where(sums > 0, layer / sums.clamp_min(TINY), torch.eye(len(layer)).to(layer))
-            @ total
-        )
+        kept = torch.eye(len(layer)).to(layer)
+        total = torch.where(sums == 0, kept, layer / sums.clamp_min(TINY)) @ total
     return total[None]
 
 

@@ -68,7 +68,7 @@ class Guide:
     @property
     def moves(self) -> bool:
         """Whether there is any way to go."""
-        return self.total > 0
+        return self.total != 0  # what is not finite moves, and its values are not finite
 
     def step(self, gradient: Float[np.ndarray, "T D"], target: float) -> None:
         """Goes on until the share `target` of the whole way is behind."""

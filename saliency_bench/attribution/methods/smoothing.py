@@ -15,6 +15,7 @@ from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import Draw, Input, NoiseCloud, OfOtherModel, UnevenCloud
 from saliency_bench.core.random import generator_for
+from saliency_bench.models.references import finite_rows
 from saliency_bench.models.weights import multiplied_weights
 
 
@@ -41,7 +42,7 @@ def _room(ctx: Context) -> Float[Tensor, "B T D"]:
     """How far each number of the embeddings is from the nearer bound of its dimension."""
     bounds = ctx.references.found
     if "bounds" not in bounds:
-        vocabulary = ctx.references.model.each_token()
+        vocabulary = finite_rows(ctx.references.model.each_token())
         bounds["bounds"] = torch.stack([vocabulary.amin(0), vocabulary.amax(0)])
     low, high = bounds["bounds"]
     return torch.minimum(ctx.embeddings - low, high - ctx.embeddings).clamp_min(0)
