@@ -372,6 +372,13 @@ def _interval_words(analysis: Analysis) -> str:
     return f"{resampling.words} over {over}, {resampling.n_resamples} resamples"
 
 
+def _cancels(analysis: Analysis, key: str) -> bool:
+    """Whether a setting is of random rankings that come with their reverses."""
+    srg = analysis.estimates.get((key, "srg"))
+    chance = facts_of(analysis.setting(key)).role == "chance"
+    return chance and srg is not None and srg.low == srg.high == 0
+
+
 def _title(analysis: Analysis) -> str:
     return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
 
@@ -391,6 +398,8 @@ def _caption(analysis: Analysis) -> str:
             f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
             f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
         )
+    if any(_cancels(analysis, key) for key in analysis.shown):
+        caption += " Random: rankings and their reverses, whose SRG is the opposite, so that it is 0 on every text."
     caption += convergence_table.gate_words(analysis.run, analysis.gates)
     if choice := analysis.run.manifest.get("chosen"):
         caption += (
