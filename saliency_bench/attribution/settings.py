@@ -26,7 +26,7 @@ from saliency_bench.core.rows import Setting, Target, as_list, check_axis, expan
 from saliency_bench.core.signatures import typed
 from saliency_bench.data.records import half_character
 from saliency_bench.models import references
-from saliency_bench.models.tasks.sequence_classification import CRITERION, OUTPUTS
+from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
 

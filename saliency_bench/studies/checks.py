@@ -64,7 +64,7 @@ def _check_choices(cfg: "Config") -> None:
     from saliency_bench.evaluation.units import GRANULARITIES
     from saliency_bench.models.heads import TASKS
     from saliency_bench.models.loading import ATTENTION, DTYPES
-    from saliency_bench.models.tasks.sequence_classification import OUTPUTS
+    from saliency_bench.models.tasks.scores import OUTPUTS
 
     choices: dict[str, Iterable[str]] = {
         "model.kind": KINDS,
