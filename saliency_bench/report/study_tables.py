@@ -77,7 +77,28 @@ def summary(analysis: Analysis) -> Table:
 
 def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
     """What is shown against the reference setting, metric by metric."""
-    compared = {(row.setting_id, row.metric): row for row in analysis.comparison.itertuples()}
+    fields, rows = _compared(analysis, analysis.comparison, metrics)
+    title = f"Differences from {analysis.labels[analysis.reference]}"
+    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
+
+
+def fixed_pairs(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
+    """What `statistics.pairs` holds against each other, metric by metric."""
+    (method, *fields), rows = _compared(analysis, analysis.fixed_pairs, metrics)
+    against: Field = (
+        Column("against", "Held against"),
+        lambda row: analysis.labels[analysis.against[row.setting_id]],
+    )
+    title = "Pairs fixed in advance"
+    caption = _comparison_caption(analysis)
+    return filled("fixed_pairs", title, caption, [method, against, *fields], rows)
+
+
+def _compared(
+    analysis: Analysis, differences: pd.DataFrame, metrics: Sequence[str] | None
+) -> tuple[list[Field], list[Any]]:
+    """The columns and rows of a table of paired differences."""
+    compared = {(row.setting_id, row.metric): row for row in differences.itertuples()}
     rows = [
         compared[key, metric]
         for metric in metrics or analysis.metrics
@@ -103,8 +124,7 @@ def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Tabl
             lambda row: None if pd.isna(row.detectable) else float(row.detectable),
         ),
     ]
-    title = f"Differences from {analysis.labels[analysis.reference]}"
-    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
+    return fields, rows
 
 
 def _comparison_caption(analysis: Analysis) -> str:
@@ -308,6 +328,7 @@ TABLES: Mapping[str, Callable[[Analysis], Table]] = {
     "headline": headline,
     "summary": summary,
     "comparison": comparison,
+    "fixed_pairs": fixed_pairs,
     "right_and_wrong": right_and_wrong,
     "agreement": agreement,
     "gates": gate,
