@@ -58,10 +58,10 @@ def learn(integrands: Sequence[Float[np.ndarray, "S _"]]) -> Density:
     token score, so that all count alike. Texts without scores say nothing; without any, the density is uniform.
     """
     profiles = []
-    for one in integrands:
-        size = np.abs(np.trapezoid(one, dx=1 / (len(one) - 1), axis=0)).max(initial=0.0)
-        if size > 0 and np.isfinite(one).all():
-            profiles.append(np.abs(one).mean(1) / size)
+    for integrand in integrands:
+        size = np.abs(np.trapezoid(integrand, dx=1 / (len(integrand) - 1), axis=0)).max(initial=0.0)
+        if size > 0 and np.isfinite(integrand).all():
+            profiles.append(np.abs(integrand).mean(1) / size)
     if not profiles:
         return uniform()
     profile = np.mean(profiles, axis=0)

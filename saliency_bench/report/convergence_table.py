@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from saliency_bench.report.table import Cell, Column, Field, known
+from saliency_bench.report.table import Cell, Column, Field, number
 from saliency_bench.store.run import Run
 
 REFERENCE = "reference"
@@ -32,8 +32,8 @@ LIMITS = {"largest_gap": 0.05, "smallest_tau": 0.95}
 
 def limits(run: Run) -> Mapping[str, float]:
     """What a map of this run is held to."""
-    found = (run.manifest.get("config") or {}).get("convergence") or {}
-    return {key: found.get(key, default) for key, default in LIMITS.items()}
+    configured = (run.manifest.get("config") or {}).get("convergence") or {}
+    return {key: configured.get(key, default) for key, default in LIMITS.items()}
 
 
 def gates(run: Run) -> pd.DataFrame:
@@ -49,14 +49,14 @@ def gates(run: Run) -> pd.DataFrame:
     tau = convergence["tau"]
     errors = convergence.loc[convergence["against"] == REFERENCE, "error"].groupby("setting_id")
     bound = limits(run)
-    steps = {one["setting_id"] for one in run.settings if "n_steps" in one}
+    steps = {setting["setting_id"] for setting in run.settings if "n_steps" in setting}
     checked = maps.index.intersection(tau.index)
     checked = checked[checked.isin(steps, level="setting_id")]
     passed = (gap.reindex(checked).fillna(0) <= bound["largest_gap"]) & (
         tau.reindex(checked).fillna(1) >= bound["smallest_tau"]
     )
-    said = maps["converged"].dropna().astype(bool)
-    passed = pd.concat([passed[~passed.index.isin(said.index)], said]).groupby("setting_id")
+    reported = maps["converged"].dropna().astype(bool)
+    passed = pd.concat([passed[~passed.index.isin(reported.index)], reported]).groupby("setting_id")
     noise = maps["error"].where(maps["standard_errors"].notna())
     columns = {
         "checked": passed.size(),
@@ -71,12 +71,14 @@ def gates(run: Run) -> pd.DataFrame:
         "noise": noise.groupby("setting_id").mean(),
         "split_half": maps["split_half_tau"].groupby("setting_id").mean(),
     }
-    return pd.DataFrame(columns, index=[one["setting_id"] for one in run.settings]).astype(float)
+    return pd.DataFrame(columns, index=[setting["setting_id"] for setting in run.settings]).astype(
+        float
+    )
 
 
-def doubtful(found: pd.DataFrame) -> set[str]:
+def doubtful(table: pd.DataFrame) -> set[str]:
     """The settings of which too few texts converged."""
-    return set(found.index[found["converged"] < ENOUGH])
+    return set(table.index[table["converged"] < ENOUGH])
 
 
 def marked(labels: Mapping[str, str], unsure: Collection[str]) -> dict[str, str]:
@@ -117,18 +119,18 @@ CAPTION = (
 )
 
 
-def fields(found: pd.DataFrame) -> list[Field]:
+def fields(table: pd.DataFrame) -> list[Field]:
     """What a table says of the convergence of a setting, by id; columns that no setting has are left out."""
     return [
-        (column, known(found[column.key], write))
+        (column, number(table[column.key], write))
         for column, write in _COLUMNS
-        if found[column.key].notna().any()
+        if table[column.key].notna().any()
     ]
 
 
-def gate_words(run: Run, found: pd.DataFrame) -> str:
+def gate_words(run: Run, table: pd.DataFrame) -> str:
     """What the column `converged` says, for a caption; nothing where no setting has it."""
-    if found["converged"].isna().all():
+    if table["converged"].isna().all():
         return ""
     bound = limits(run)
     return (

@@ -24,8 +24,8 @@ from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_texts
 from saliency_bench.models.tasks import targets
+from saliency_bench.models.tasks.encoding import mostly_unknown
 from saliency_bench.models.tasks.registry import questions, task_of
-from saliency_bench.models.tasks.sequence_classification import mostly_unknown
 from saliency_bench.store.manifest import collect
 from saliency_bench.studies.budget import resolve as resolve_budget
 

@@ -10,7 +10,7 @@ from torch import nn
 import saliency_bench as sb
 from saliency_bench.core.rows import Setting
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.convergence import (
     OTHER_SEED,
@@ -45,7 +45,7 @@ def smoothgrad(n=6):
 
 def rows_of(model, settings, dense, n=3):
     encoded = [
-        task.encoded_ids(model, item, str(index), None, "test")
+        encoded_ids(model, item, str(index), None, "test")
         for index, item in enumerate(token_inputs(*[6] * n))
     ]
     with model.frozen():

@@ -31,6 +31,7 @@ STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
     limit="integrated_gradients",
     calibrated=True,
     backward=True,
+    sums_to="F(x) - F(x') in the limit of many steps",
 )
 def integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
@@ -60,6 +61,7 @@ def _rule(
     signed=True,
     limit="integrated_gradients",
     own_gradient="it tells its error by differences of F, to which a rule's gradient does not add up",
+    sums_to="F(x) - F(x') within the tolerance where it has converged",
 )
 def integrated_gradients_adaptive(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, tolerance: float, max_steps: int
@@ -81,6 +83,7 @@ def integrated_gradients_adaptive(
     label="SmoothGrad of Integrated Gradients",
     family="integrated_gradients",
     color="#6BAED6",
+    sums_to="E F(x + ε) - F(x') with statistic=mean, in the limit of many steps",
     backward=True,
 )
 def smooth_integrated_gradients(
@@ -199,8 +202,10 @@ def _random_paths(
 @method(
     "product",
     label="IDGI",
+    family="integrated_gradients",
     color="#7A5195",
     own_gradient="it divides differences of F by the gradient along which F changes",
+    sums_to="F(x) - F(x') at any number of steps",
 )
 def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int) -> Values:
     """Σ_k (F_{k+1} - F_k) g_k² / |g_k|², F_k and g_k at k/n on the path (Yang, Wang & Bilgic 2023, algorithm 1).

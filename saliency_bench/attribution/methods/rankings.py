@@ -12,7 +12,7 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.removal_order import Drops
 from saliency_bench.core.removal_order import beam_search as best_order
 from saliency_bench.core.tensors import Attribution
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import output_of
 
 
 @method(
@@ -57,7 +57,7 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
         for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples], strict=True)
     ]
     logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
-    read = task.output_of(ctx.references.model, ctx.output)
+    read = output_of(ctx.references.model, ctx.output)
     answers = read(logits, ctx.target.cpu()[examples]).tolist()
     full, without = answers[: len(everything)], answers[len(everything) :]
     for (row, token), score in zip(asked[len(everything) :], without, strict=True):
@@ -112,7 +112,7 @@ def _drops(
     ctx: Context, row: int, places: Int[np.ndarray, " U"], removal: str, objective: str
 ) -> Drops:
     """F(x) - F(x without S) of one text, for sets S of its tokens at `places`."""
-    read = task.output_of(ctx.references.model, objective)
+    read = output_of(ctx.references.model, objective)
     length = ctx.batch.lengths[row]
 
     def drops(removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
