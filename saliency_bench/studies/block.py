@@ -1,9 +1,9 @@
 """Blocks of texts of like length, and the attribution maps of a block: what the runner and the API share."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.explain import Family, explain, plan
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting, Target
-from saliency_bench.core.tensors import Attribution, Batch, Convergence
+from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
@@ -228,7 +228,8 @@ class OpenBlock:
         found: dict[str, Attribution] = {}
         for context, group in self._groups(settings):
             found |= explain(context, group)
-        return {setting.id: self._maps(setting, found[setting.id]) for setting in settings}
+        numbers = _on_host(found)
+        return {setting.id: self._maps(setting, numbers[setting.id]) for setting in settings}
 
     def families(self, settings: Sequence[Setting]) -> list[Family]:
         """The points that these settings share, before any gradient at them is taken."""
@@ -242,22 +243,31 @@ class OpenBlock:
             groups.setdefault((setting.output, setting.seed), []).append(setting)
         return [(self.context(output, seed), group) for (output, seed), group in groups.items()]
 
-    def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
-        probability = self.probability(self.targets).tolist()
-        flat = described(setting)
+    @cached_property
+    def _explained(self) -> list[tuple[int, int | None, str, float]]:
+        """Of each example: the class, the one it is explained against, how both are called, and its probability."""
         classes = self.asked.reshape(len(self.batch), -1).tolist()
+        probability = self.probability(self.targets).tolist()
+        return [
+            (own[0], own[1] if len(own) > 1 else None, self.label(row, *own), probability[row])
+            for row, own in enumerate(classes)
+        ]
+
+    def _maps(self, setting: Setting, numbers: "_Numbers") -> list[AttributionMap]:
+        name = "described", setting.name, setting.id
+        flat = self.references.once(name, lambda: described(setting))
         return [
             AttributionMap(
                 encoded=item,
                 setting=flat,
                 target=target,
-                label=self.label(row, *asked),
-                probability=probability[row],
-                against=asked[1] if len(asked) > 1 else None,
-                **_numbers(attribution, row, len(item)),
+                label=label,
+                probability=probability,
+                against=against,
+                **numbers.of(row, len(item)),
             )
-            for row, (item, target, asked) in enumerate(
-                zip(self.batch.encoded, self.targets.tolist(), classes, strict=True)
+            for row, (item, (target, against, label, probability)) in enumerate(
+                zip(self.batch.encoded, self._explained, strict=True)
             )
         ]
 
@@ -269,20 +279,44 @@ def open_block(
     return OpenBlock(references, collate(references.model, encoded), target, token_budget)
 
 
-def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:
-    """One example's scores at its own length, their cost, completeness and convergence."""
-    cost = attribution.n_gradients
-    numbers: dict[str, Any] = {
-        "scores": attribution.scores[row, :length].double().cpu().numpy(),
-        "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
-    }
-    if attribution.draws is not None:
-        numbers["draws"] = attribution.draws[:, row, :length].numpy()
-    if attribution.total is not None and attribution.difference is not None:
-        difference = float(attribution.difference[row])
-        numbers["output_difference"] = difference
-        numbers["completeness_gap"] = float(attribution.total[row]) - difference
-    return numbers | _sureness(attribution.convergence, row, length)
+@dataclass(frozen=True)
+class _Numbers:
+    """What an attribution says of the examples of its batch, on the host."""
+
+    attribution: Attribution
+    scores: Float[np.ndarray, "B T"]
+    sums: Float[np.ndarray, "2 B"] | None  # of the scores before the reduction, and F(x) - F(x')
+
+    def of(self, row: int, length: int) -> dict[str, Any]:
+        """One example's scores at its own length, their cost, completeness and convergence."""
+        cost = self.attribution.n_gradients
+        numbers: dict[str, Any] = {
+            "scores": self.scores[row, :length],
+            "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
+        }
+        if self.attribution.draws is not None:
+            numbers["draws"] = self.attribution.draws[:, row, :length].numpy()
+        if self.sums is not None:
+            total, difference = self.sums[:, row].tolist()
+            numbers["output_difference"] = difference
+            numbers["completeness_gap"] = total - difference
+        return numbers | _sureness(self.attribution.convergence, row, length)
+
+
+def _on_host(attributions: Mapping[str, Attribution]) -> dict[str, _Numbers]:
+    """All that attributions say of a block, by one copy from the device."""
+    tensors: list[Tensor] = []
+    for one in attributions.values():
+        tensors.append(one.scores)
+        if one.total is not None and one.difference is not None:
+            tensors += [one.total, one.difference]
+    arrays = iter(host_copies(tensors))
+    numbers = {}
+    for key, one in attributions.items():
+        scores, claims = next(arrays), one.total is not None and one.difference is not None
+        sums = np.stack([next(arrays), next(arrays)]) if claims else None
+        numbers[key] = _Numbers(one, scores, sums)
+    return numbers
 
 
 def _sureness(known: Convergence | None, row: int, length: int) -> dict[str, Any]:
