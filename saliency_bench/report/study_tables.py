@@ -238,7 +238,7 @@ def convergence(analysis: Analysis) -> Table:
         *convergence_table.fields(shares),
     ]
     keys = [key for key in _ids(analysis) if shares.loc[key].notna().any()]
-    caption = convergence_table.CAPTION + convergence_table.gate_words(analysis.run, shares)
+    caption = convergence_table.caption(analysis.run) + convergence_table.gate_words(analysis.run, shares)
     return filled("convergence", "Convergence", caption, fields, keys, False)
 
 
@@ -396,6 +396,13 @@ def _interval_words(analysis: Analysis) -> str:
     return f"{resampling.words} over {over}, {resampling.n_resamples} resamples"
 
 
+def _cancels(analysis: Analysis, key: str) -> bool:
+    """Whether a setting is of random rankings that come with their reverses."""
+    srg = analysis.estimates.get((key, "srg"))
+    chance = facts_of(analysis.setting(key)).role == "chance"
+    return chance and srg is not None and srg.low == srg.high == 0
+
+
 def _title(analysis: Analysis) -> str:
     return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
 
@@ -415,6 +422,8 @@ def _caption(analysis: Analysis) -> str:
             f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
             f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
         )
+    if any(_cancels(analysis, key) for key in analysis.shown):
+        caption += " Random: rankings and their reverses, whose SRG is the opposite, so that it is 0 on every text."
     caption += convergence_table.gate_words(analysis.run, analysis.gates)
     if choice := analysis.run.manifest.get("chosen"):
         caption += (

@@ -28,6 +28,7 @@ from saliency_bench.models.tasks.encoding import mostly_unknown
 from saliency_bench.models.tasks.registry import questions, task_of
 from saliency_bench.store.manifest import collect
 from saliency_bench.studies.budget import resolve as resolve_budget
+from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
 
@@ -64,6 +65,12 @@ class Study:
         for one in self.warnings:
             found.setdefault(one["example_id"], []).append(one)
         return found
+
+    @cached_property
+    def companions(self) -> list[Companion]:
+        """What the maps of approximate settings are compared with."""
+        asked = self.config.convergence
+        return companions(self.settings, Dense(asked.reference_steps, asked.reference_samples))
 
     @cached_property
     def cell_id(self) -> str:
