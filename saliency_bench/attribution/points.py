@@ -257,10 +257,9 @@ class NoiseCloud(Points):
             [index * size + place for index in indices for place in range(size)],
         )
         if size > 1:
-            whole = drawn.unflatten(0, (-1, size))
-            drawn = ((whole - whole.mean(1, keepdim=True)) * (size / (size - 1)) ** 0.5).flatten(
-                0, 1
-            )
+            whole = drawn.reshape(-1, size, *drawn.shape[1:])
+            centred = (whole - whole.mean(1, keepdim=True)) * (size / (size - 1)) ** 0.5
+            drawn = centred.flatten(0, 1)
         return drawn.to(self.embeddings.dtype)
 
     def noise(self, examples: Sequence[int], draw_numbers: Sequence[int]) -> Float[Tensor, "N T D"]:
