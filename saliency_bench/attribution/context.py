@@ -135,7 +135,6 @@ class Context:
         return NoiseCloud(
             embeddings=self.embeddings,
             noisy=self.batch.mask if noise_special_tokens else self.batch.attributable,
-            lengths=self.batch.lengths,
             hashes=self.hashes,
             units=self.noise_unit,
             seed=self.seed,

@@ -32,6 +32,7 @@ from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, fi
 from saliency_bench.report.timing import timing
 
 _METHOD = Column("method", "Method")
+_RATE = "examples_per_second"  # with metrics, in the long table alone: it is one over the seconds
 #: What stands beside a setting that Captum has no twin of.
 NO_RULES = "not compared: Captum has no backward rules"
 TEST_WORDS = {
@@ -41,7 +42,7 @@ TEST_WORDS = {
 
 
 def headline(analysis: Analysis) -> Table:
-    """The main table: what is shown, with the first metrics and the cost; without metrics and times, the convergence."""
+    """The main table: what is shown by the endpoint, further metrics and costs; without metrics and times, the convergence."""
     timed = analysis.costs["seconds"].notna().any()
     if not analysis.metrics and not timed and (sure := convergence(analysis)).rows:
         return replace(sure, name="headline", title=_title(analysis))
@@ -49,11 +50,13 @@ def headline(analysis: Analysis) -> Table:
         (Column("group", "Group"), analysis.groups.get),
         (Column("rank", "Mean rank"), analysis.ranks.get),
     ]
+    metrics = sorted(analysis.headline, key=lambda metric: metric != analysis.primary)
     fields = [
         _method(analysis),
-        *_costs(analysis),
+        *_metrics(analysis, metrics[:1]),
         *(ranks if analysis.groups else []),
-        *_metrics(analysis, analysis.headline),
+        *_metrics(analysis, metrics[1:]),
+        *(field for field in _costs(analysis) if not metrics or field[0].key != _RATE),
     ]
     caption = _caption(analysis) + same_evidence_words(analysis.headline)
     shown, claims = analysis.shown, analysis.claims
@@ -378,11 +381,11 @@ def _costs(analysis: Analysis) -> list[Field]:
         (Column("converged", "Converged"), number(converged, convergence_table.whole_percent)),
         (Column("seconds", "Time per example", "s"), number(costs["seconds"])),
         (
-            Column("examples_per_second", "Examples per second"),
-            number(costs["examples_per_second"]),
+            Column(_RATE, "Examples per second"),
+            number(costs[_RATE]),
         ),
     ]
-    timed = ["seconds", "examples_per_second"] if costs["seconds"].notna().any() else []
+    timed = ["seconds", _RATE] if costs["seconds"].notna().any() else []
     gated = ["converged"] if converged.notna().any() else []
     return [field for field in fields if field[0].key in ("n_gradients", *gated, *timed)]
 

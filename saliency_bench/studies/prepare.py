@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from saliency_bench.attribution import philox
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.settings import refuse_vanishing_sum
@@ -360,7 +361,8 @@ def computation(config: Any, model: Model) -> dict[str, Any]:
     """What numbers depend on besides the study, as far as the machine decides it."""
     runtime = asdict(config.runtime)
     return machine(runtime, model.device) | {
-        "attention": model.facts.get("attention", runtime["attention"])
+        "attention": model.facts.get("attention", runtime["attention"]),
+        "noise": philox.GENERATOR,
     }
 
 

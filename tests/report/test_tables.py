@@ -182,7 +182,7 @@ def test_a_metric_read_with_two_removals_is_two_metrics():
 
 
 def test_costs_are_per_example_and_the_median_of_the_repeats(run):
-    found = by_label(tables(analyse(run))["headline"], "method")
+    found = by_label(tables(analyse(run))["summary"], "method")
     row = found[("Integrated Gradients (native)",)]
     # The fixture: 0.32 s x 51 for 32 examples, and 0.01 s more for the middle repeat.
     assert row["n_gradients"] == 50
