@@ -35,17 +35,6 @@ def settings_of(outputs, **changes):
     return expand(entries)
 
 
-def passes(model):
-    """The sizes of the passes from now on, and whether each took a gradient."""
-    seen = []
-    note = model.ledger.note
-    model.ledger.note = lambda *shape, gradient: (
-        seen.append((*shape, gradient)),
-        note(*shape, gradient=gradient),
-    )
-    return seen
-
-
 @pytest.mark.parametrize("outputs", [["logit"], ["logit", "probability"]])
 @pytest.mark.parametrize("target", ["predicted", 1, ("0", "2")])
 def test_one_pass_gives_what_passes_one_by_one_give(model, outputs, target):
@@ -64,14 +53,16 @@ def test_one_pass_gives_what_passes_one_by_one_give(model, outputs, target):
             assert (one.label, one.n_gradients) == (other.label, other.n_gradients)
 
 
-def test_a_text_is_passed_once_for_all_that_the_gradient_at_it_can_say(model):
+def test_a_text_is_passed_once_for_all_that_the_gradient_at_it_can_say(model, monkeypatch):
     texts = encoded(model, framed(*token_inputs(6, 6)))
     settings = settings_of(["logit", "probability"])[:4]  # vanilla and gradient x input
     assert {setting.method for setting in settings} == {"vanilla", "input_x_gradient"}
     with model.frozen():
         refs = References(model)
         open_block(refs, texts, "predicted", 1000, settings).explain(settings)  # learns the model
-        seen = passes(model)
+        seen = []
+        note = lambda *shape, gradient: seen.append((*shape, gradient))  # noqa: E731
+        monkeypatch.setattr(model.ledger, "note", note)
         open_block(refs, texts, "predicted", 1000, settings).explain(settings)
     assert seen == [(2, len(texts[0]), True)]
 
