@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saliency_bench.attribution.backward import PLAIN
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.describe import described
-from saliency_bench.attribution.explain import Family, explain, plan
+from saliency_bench.attribution.describe import about_of, described
+from saliency_bench.attribution.explain import Family, explain, plan, rule_of
+from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies
@@ -21,10 +23,11 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import References
+from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import task_of
+from saliency_bench.models.tasks.scores import logits_fn, output_of
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
 #: rounding; it is fixed so that equal plans give equal bytes.
@@ -103,12 +106,19 @@ def _filled(lengths: Sequence[int], packing: Packing) -> Iterator[range]:
 
 
 def opened_blocks(
-    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+    references: References,
+    encoded: Sequence[Encoded],
+    target: Target,
+    token_budget: int,
+    settings: Sequence[Setting] = (),
 ) -> "Iterator[tuple[Block, OpenBlock]]":
-    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen."""
+    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen.
+
+    `settings` are those that will be explained, if it is known: see `open_block`.
+    """
     for block in plan_blocks(encoded, packing_for(references.model, token_budget)):
         items = [encoded[index] for index in block.indices]
-        yield block, open_block(references, items, target, token_budget)
+        yield block, open_block(references, items, target, token_budget, settings)
 
 
 def explain_texts(
@@ -120,7 +130,7 @@ def explain_texts(
 ) -> list[list[AttributionMap]]:
     """The maps under each setting, in the order of the texts. The model must be frozen."""
     found: dict[tuple[str, int], AttributionMap] = {}
-    for block, opened in opened_blocks(references, encoded, target, token_budget):
+    for block, opened in opened_blocks(references, encoded, target, token_budget, settings):
         for key, maps in opened.explain(settings).items():
             found |= {(key, index): one for index, one in zip(block.indices, maps, strict=True)}
     return [[found[setting.id, index] for index in range(len(encoded))] for setting in settings]
@@ -158,27 +168,60 @@ class OpenBlock:
     batch: Batch
     target: Target
     token_budget: int
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.model = self.references.model
-        with torch.no_grad():
-            outputs = self.model.output(
-                self.batch.input_ids,
-                self.batch.mask if self.batch.padded else None,
-                self.batch.token_type_ids,
-                extra=self.batch.extra,
-            )
-        self.logits = self.batch.read(outputs)
-        #: With a second column where one class is explained against another.
         self.task = task_of(self.model)
-        self.asked = targets.choose(
-            self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
-        )
-        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+        self._gradients: dict[str, Tensor] = {}
+        if not self._taken_with_gradients():
+            with torch.no_grad():
+                outputs = self.model.output(
+                    self.batch.input_ids,
+                    self.batch.mask if self.batch.padded else None,
+                    self.batch.token_type_ids,
+                    extra=self.batch.extra,
+                )
+            self._choose(self.batch.read(outputs))
         logits = self.logits.double()
         self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
         self._probes: dict[str, CachingProbe] = {}
         self._blurring: BlurringProbe | None = None
+
+    def _choose(self, logits: Float[Tensor, "B C"]) -> None:
+        """Fixes the class that is explained, with a second column where one is explained against another."""
+        self.logits = logits.detach()
+        self.asked = targets.choose(
+            self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
+        )
+        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+
+    def _taken_with_gradients(self) -> bool:
+        """Whether one pass gave the logits and, of each of `outputs`, the gradient at the input.
+
+        Not where the model computes in half precision, whose logits come from ids alone, or has a criterion of its own,
+        nor where the pass does not fit in memory.
+        """
+        half = torch.finfo(self.model.dtype).bits < torch.finfo(torch.float32).bits
+        if not self.outputs or half or self.model.criterion is not None:
+            return False
+        leaf = embed_batch(self.model, self.batch).detach().requires_grad_()
+        rows = torch.arange(len(self.batch), device=leaf.device)
+        try:
+            with torch.enable_grad():
+                logits = logits_fn(self.model, self.batch)(leaf, rows)
+                self._choose(logits)
+                for output in self.outputs:
+                    score = output_of(self.model, output)(logits, self.asked).sum()
+                    last = output == self.outputs[-1]
+                    (gradient,) = torch.autograd.grad(score, leaf, retain_graph=not last)
+                    self._gradients[output] = gradient
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._gradients.clear()
+            return False
+        return True
 
     @property
     def predicted(self) -> Int[Tensor, " B"]:
@@ -221,6 +264,7 @@ class OpenBlock:
             seed,
             self.token_budget,
             self.probe,
+            self._gradients,
         )
 
     def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
@@ -273,10 +317,26 @@ class OpenBlock:
 
 
 def open_block(
-    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+    references: References,
+    encoded: Sequence[Encoded],
+    target: Target,
+    token_budget: int,
+    settings: Sequence[Setting] = (),
 ) -> OpenBlock:
-    """The block of these examples, padded where their lengths differ."""
-    return OpenBlock(references, collate(references.model, encoded), target, token_budget)
+    """The block of these examples, padded where their lengths differ.
+
+    `settings` are those that will be explained, if it is known: where one needs the gradient at the input and nothing else,
+    the pass that chooses the class takes it too.
+    """
+    outputs = [
+        setting.output
+        for setting in settings
+        if setting.backend == "native"
+        and about_of(setting.method).at_input
+        and rule_of(setting) == PLAIN
+    ]
+    batch = collate(references.model, encoded)
+    return OpenBlock(references, batch, target, token_budget, tuple(dict.fromkeys(outputs)))
 
 
 @dataclass(frozen=True)
