@@ -36,7 +36,8 @@ from saliency_bench.models import references as model_references
 from saliency_bench.models.contents import TEXT, VECTOR
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import FRAME_TOKENS
+from saliency_bench.models.tasks.scores import logits_fn
 
 if TYPE_CHECKING:
     from saliency_bench.attribution.context import Context
@@ -86,7 +87,7 @@ def diagnostics(
     """
     start = ctx.path(baseline, special_tokens).reference
     rows = torch.arange(len(ctx.batch), device=start.device)
-    logits = task.logits_fn(ctx.references.model, ctx.batch)(start, rows)
+    logits = logits_fn(ctx.references.model, ctx.batch)(start, rows)
     return np.asarray(_share(logits).cpu())
 
 
@@ -261,7 +262,7 @@ def _kept_ids(ctx: "Context") -> set[int]:
     """
     model = ctx.references.model
     kept = set(getattr(model.tokenizer, "all_special_ids", ()))
-    for name in task.FRAME_TOKENS:
+    for name in FRAME_TOKENS:
         ids = model.fact(f"{name}_token_id")
         kept |= set(ids) if isinstance(ids, list | tuple) else {ids}
     return kept - {None}

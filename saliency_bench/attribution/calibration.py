@@ -22,7 +22,7 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.rows import digest
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import movie_reviews
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate, encode, encoded_ids
 from saliency_bench.store import cache
 
 #: Texts, and equally spaced nodes on the path of each.
@@ -88,7 +88,7 @@ def _on(
     ctx: Context, items: list[Encoded], baseline: str, special_tokens: str
 ) -> Float[np.ndarray, "B S T"]:
     model = ctx.references.model
-    batch = task.collate(model, items)
+    batch = collate(model, items)
     with torch.no_grad():
         outputs = model.output(batch.input_ids, None, batch.token_type_ids, extra=batch.extra)
         logits = batch.read(outputs)
@@ -117,7 +117,7 @@ def _texts(ctx: Context) -> list[Encoded]:
             movie_reviews.load(split="train"), key=lambda example: _hash(example.text)
         )
         plain = [replace(example, label=None) for example in examples[:N_TEXTS]]
-        return task.encode(model, plain)
+        return encode(model, plain)
     return [_random_text(ctx, index) for index in range(N_TEXTS)]
 
 
@@ -126,7 +126,7 @@ def _random_text(ctx: Context, index: int) -> Encoded:
     length = min(RANDOM_LENGTHS[index % len(RANDOM_LENGTHS)], ctx.references.model.max_length)
     stream = generator_for("cpu", "calibration", index)
     ids = tokens[torch.randint(len(tokens), (length,), generator=stream)]
-    return task.encoded_ids(
+    return encoded_ids(
         ctx.references.model, {"input_ids": ids}, str(index), None, "a calibration text"
     )
 

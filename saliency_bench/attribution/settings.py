@@ -16,7 +16,7 @@ from saliency_bench.attribution.methods.attention import QUERIES
 from saliency_bench.attribution.methods.paths import STATISTICS
 from saliency_bench.attribution.methods.rankings import GOALS
 from saliency_bench.attribution.noise import AUTO, SAMPLERS
-from saliency_bench.attribution.quadrature import CALIBRATED, NAMES
+from saliency_bench.attribution.quadrature import CALIBRATED, NAMES, whole
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.core import ranges, signatures
@@ -26,7 +26,7 @@ from saliency_bench.core.rows import Setting, Target, as_list, check_axis, expan
 from saliency_bench.core.signatures import typed
 from saliency_bench.data.records import half_character
 from saliency_bench.models import references
-from saliency_bench.models.tasks.sequence_classification import CRITERION, OUTPUTS
+from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
 
@@ -169,7 +169,8 @@ def checked_value(method: str, key: str, value: Any, where: str) -> Any:
     if isinstance(value, str) and (fault := half_character(value)):
         raise InputError(f"{where}={value!r}: expected a text, got {fault}")
     if (choices := CHOICES.get(key)) is not None:
-        one_of(where, value, choices.names() if isinstance(choices, Registry) else choices)
+        name = whole(value) if key == "quadrature" else value
+        one_of(where, name, choices.names() if isinstance(choices, Registry) else choices)
     if key in CHECKS:
         CHECKS[key](value, where)
     return value
@@ -319,7 +320,7 @@ def _check_rule(where: str, method: str, hyper: Mapping[str, Any]) -> None:
 
 
 def _check_calibrated(method: str, rule: str) -> None:
-    if rule == CALIBRATED and not ABOUT[method].calibrated:
+    if whole(rule) == CALIBRATED and not ABOUT[method].calibrated:
         calibrated = [name for name in METHODS.names() if ABOUT[name].calibrated]
         raise InputError(f"quadrature={rule}: its nodes are those of {', '.join(calibrated)} alone")
 

@@ -197,6 +197,23 @@ class Analysis:
         return stats.compare(self._shown_rows, self.reference, self.resampling)
 
     @cached_property
+    def against(self) -> Mapping[str, str]:
+        """By setting, the one that `statistics.pairs` fixed in advance to hold it against."""
+        chosen = (self.run.manifest.get("config") or {}).get("statistics") or {}
+        ids = {one["name"]: one["setting_id"] for one in self.run.settings}
+        entries = chosen.get("pairs") or {}
+        return {
+            key: ids[entries[name]]
+            for key in self.shown
+            if (name := self.setting(key)["name"]) in entries and entries[name] in ids
+        }
+
+    @cached_property
+    def fixed_pairs(self) -> pd.DataFrame:
+        """Every setting that has a pair fixed in advance against its own (`stats.compare`)."""
+        return stats.compare(self._shown_rows, self.against, self.resampling)
+
+    @cached_property
     def correctness(self) -> pd.DataFrame:
         """Means of what is shown for right and for wrong predictions (`stats.summarize_by_correctness`)."""
         examples = self.run.tables["examples"]

@@ -9,6 +9,13 @@ from saliency_bench.report.table import Cell, Column, Field, number
 from saliency_bench.store.run import Run
 
 REFERENCE = "reference"
+
+#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps throughout.
+COMPARED = {
+    "halved": "half of the nodes",
+    "doubled": "twice the steps",
+    REFERENCE: "the reference",
+}
 KEY = ["cell_id", "setting_id", "example_id"]
 
 #: What maps say of their convergence.
@@ -39,8 +46,8 @@ def limits(run: Run) -> Mapping[str, float]:
 def gates(run: Run) -> pd.DataFrame:
     """Per setting id: the numbers of `_COLUMNS` as fractions, NaN where the run does not know them.
 
-    A map has converged where its relative completeness gap and its rank correlation with the map at twice the steps, or
-    with the reference, keep the limits; where a method stops by itself, where it says so. What cannot be said of a map (no
+    A map has converged where its relative completeness gap and its rank correlation with what it is compared with
+    (`COMPARED`) keep the limits; where a method stops by itself, where it says so. What cannot be said of a map (no
     completeness claimed, a single token) is no reason to doubt it.
     """
     maps = run.columns("maps", [*KEY, *_OF_MAPS]).set_index(KEY)
@@ -111,12 +118,23 @@ _COLUMNS: tuple[tuple[Column, Callable[[float], Cell]], ...] = (
     (Column("noise", "Standard error of draws (rel.)", higher_is_better=False), percent),
     (Column("split_half", "Split-half τ-b", higher_is_better=True), float),
 )
-CAPTION = (
-    "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to twice "
-    "the steps, or to the reference. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
-    "over random draws, as norms over a text's tokens; split-half: the rank correlation of the scores from two halves "
-    "of the draws."
-)
+
+
+def caption(run: Run) -> str:
+    """What the columns of the convergence table are."""
+    return (
+        "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to the "
+        f"map with {_compared(run)}. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
+        "over random draws, as norms over a text's tokens; split-half: the rank correlation of the scores from two halves "
+        "of the draws."
+    )
+
+
+def _compared(run: Run) -> str:
+    """What the maps of a run are compared with."""
+    kinds = set(run.tables["convergence"]["against"])
+    words = [words for kind, words in COMPARED.items() if kind in kinds]
+    return " or ".join(words) or COMPARED["halved"]
 
 
 def fields(table: pd.DataFrame) -> list[Field]:
@@ -135,6 +153,6 @@ def gate_words(run: Run, table: pd.DataFrame) -> str:
     bound = limits(run)
     return (
         f" Converged: maps whose completeness gap is at most {100 * bound['largest_gap']:g} % of F(x) - F(x') and whose "
-        f"token order keeps τ-b ≥ {bound['smallest_tau']:g} at twice the steps, or where a method that stops by "
+        f"token order keeps τ-b ≥ {bound['smallest_tau']:g} with {_compared(run)}, or where a method that stops by "
         f"itself says so; {MARK} where fewer than {100 * ENOUGH:g} % did."
     )

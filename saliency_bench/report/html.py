@@ -1,4 +1,4 @@
-"""The report page: one self-contained file without scripts."""
+"""The report page: one self-contained file, whose policy allows one script that sorts tables, by its hash."""
 
 import base64
 import hashlib
@@ -22,6 +22,11 @@ from saliency_bench.report.study_tables import comparison
 from saliency_bench.report.table import Table, printed
 
 N_SENTENCES = 8  # shown where the study does not say
+#: What the endpoint measures, for those who have not met it.
+ENDPOINTS = {
+    "srg": "SRG, the symmetric relevance gain: how much more the answer changes when the tokens with the highest scores are "
+    "removed first than when they are removed last, over every number of tokens. A random ranking gets 0.",
+}
 _QUESTION = "question"  # what follows the text's name in the name of an example
 #: What becomes of removed tokens, and what a method is said to compare with if its baseline or its removal is the same.
 #: Any other operator puts a token of the vocabulary in their place.
@@ -53,9 +58,14 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
     environment.filters["visible"] = lambda text: visible(str(text))
     manifest = analysis.run.manifest
     circumstances = manifest.get("circumstances") or {}
+    script = Path(__file__).with_name("page.js").read_text("utf-8")
     return environment.get_template("page.html.j2").render(
         name=manifest.get("name", "run"),
+        question=question(analysis),
+        script=Markup(script),  # not what a run holds
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         sentence=what_was_run(analysis),
+        endpoint=ENDPOINTS.get(str(analysis.primary), ""),
         caution=caution(analysis),
         command=manifest.get("command") or " ".join(circumstances.get("command", [])),
         tables=tables,
@@ -66,6 +76,20 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
         n_missing=_n_missing(analysis),
         manifest=json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str),
     )
+
+
+def question(analysis: Analysis) -> str:
+    """What the run asks, by the names of its model and data."""
+    manifest = analysis.run.manifest
+    model = (manifest.get("model") or {}).get("name", "the model")
+    data = (manifest.get("data") or {}).get("dataset", "its data")
+    n_methods = len({setting["name"] for setting in analysis.settings if not is_reference(setting)})
+    if analysis.primary is None:
+        return f"What does it cost to explain {model} on {data}?"
+    if n_methods == 1:
+        label = facts_of(analysis.settings[0]).label
+        return f"With which settings does {label} explain {model} best on {data}?"
+    return f"Which of {n_methods} methods explains {model} best on {data}?"
 
 
 def what_was_run(analysis: Analysis) -> str:

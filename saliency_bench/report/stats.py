@@ -242,8 +242,12 @@ def summarize_by_correctness(
     return pd.concat(parts) if parts else pd.DataFrame(columns=["setting_id", "prediction"])
 
 
-def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
+def compare(
+    rows: pd.DataFrame, reference: str | Mapping[str, str], resampling: Resampling
+) -> pd.DataFrame:
     """Every setting against a reference on the examples where both have a value, by text.
+
+    With a mapping from settings to settings, those that it names, each against its own.
 
     `difference` is the mean of setting - reference with its interval, the median of metrics with heavy tails; `p` is that of the chosen test (`TESTS`);
     `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
@@ -253,12 +257,14 @@ def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.Da
         One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable.
     """
     table = wide(rows)
+    settings = table.columns.unique("setting_id")
+    against = dict.fromkeys(settings, reference) if isinstance(reference, str) else reference
     pairs = [
         (setting, metric)
         for setting, metric in table.columns
-        if setting != reference and (reference, metric) in table.columns
+        if against.get(setting, setting) != setting and (against[setting], metric) in table.columns
     ]
-    apart = {pair: table[pair] - table[reference, pair[1]] for pair in pairs}
+    apart = {pair: table[pair] - table[against[pair[0]], pair[1]] for pair in pairs}
     values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
     comparison = pd.DataFrame(pairs, columns=["setting_id", "metric"])
     comparison["n"] = (~np.isnan(values)).sum(0)

@@ -32,6 +32,7 @@ from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, fi
 from saliency_bench.report.timing import timing
 
 _METHOD = Column("method", "Method")
+_RATE = "examples_per_second"  # with metrics, in the long table alone: it is one over the seconds
 #: What stands beside a setting that Captum has no twin of.
 NO_RULES = "not compared: Captum has no backward rules"
 TEST_WORDS = {
@@ -41,7 +42,7 @@ TEST_WORDS = {
 
 
 def headline(analysis: Analysis) -> Table:
-    """The main table: what is shown, with the first metrics and the cost; without metrics and times, the convergence."""
+    """The main table: what is shown by the endpoint, further metrics and costs; without metrics and times, the convergence."""
     timed = analysis.costs["seconds"].notna().any()
     if not analysis.metrics and not timed and (sure := convergence(analysis)).rows:
         return replace(sure, name="headline", title=_title(analysis))
@@ -49,11 +50,13 @@ def headline(analysis: Analysis) -> Table:
         (Column("group", "Group"), analysis.groups.get),
         (Column("rank", "Mean rank"), analysis.ranks.get),
     ]
+    metrics = sorted(analysis.headline, key=lambda metric: metric != analysis.primary)
     fields = [
         _method(analysis),
-        *_costs(analysis),
+        *_metrics(analysis, metrics[:1]),
         *(ranks if analysis.groups else []),
-        *_metrics(analysis, analysis.headline),
+        *_metrics(analysis, metrics[1:]),
+        *(field for field in _costs(analysis) if not metrics or field[0].key != _RATE),
     ]
     caption = _caption(analysis) + same_evidence_words(analysis.headline)
     shown, claims = analysis.shown, analysis.claims
@@ -77,7 +80,28 @@ def summary(analysis: Analysis) -> Table:
 
 def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
     """What is shown against the reference setting, metric by metric."""
-    compared = {(row.setting_id, row.metric): row for row in analysis.comparison.itertuples()}
+    fields, rows = _compared(analysis, analysis.comparison, metrics)
+    title = f"Differences from {analysis.labels[analysis.reference]}"
+    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
+
+
+def fixed_pairs(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
+    """What `statistics.pairs` holds against each other, metric by metric."""
+    (method, *fields), rows = _compared(analysis, analysis.fixed_pairs, metrics)
+    against: Field = (
+        Column("against", "Held against"),
+        lambda row: analysis.labels[analysis.against[row.setting_id]],
+    )
+    title = "Pairs fixed in advance"
+    caption = _comparison_caption(analysis)
+    return filled("fixed_pairs", title, caption, [method, against, *fields], rows)
+
+
+def _compared(
+    analysis: Analysis, differences: pd.DataFrame, metrics: Sequence[str] | None
+) -> tuple[list[Field], list[Any]]:
+    """The columns and rows of a table of paired differences."""
+    compared = {(row.setting_id, row.metric): row for row in differences.itertuples()}
     rows = [
         compared[key, metric]
         for metric in metrics or analysis.metrics
@@ -103,8 +127,7 @@ def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Tabl
             lambda row: None if pd.isna(row.detectable) else float(row.detectable),
         ),
     ]
-    title = f"Differences from {analysis.labels[analysis.reference]}"
-    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
+    return fields, rows
 
 
 def _comparison_caption(analysis: Analysis) -> str:
@@ -215,7 +238,7 @@ def convergence(analysis: Analysis) -> Table:
         *convergence_table.fields(shares),
     ]
     keys = [key for key in _ids(analysis) if shares.loc[key].notna().any()]
-    caption = convergence_table.CAPTION + convergence_table.gate_words(analysis.run, shares)
+    caption = convergence_table.caption(analysis.run) + convergence_table.gate_words(analysis.run, shares)
     return filled("convergence", "Convergence", caption, fields, keys, False)
 
 
@@ -308,6 +331,7 @@ TABLES: Mapping[str, Callable[[Analysis], Table]] = {
     "headline": headline,
     "summary": summary,
     "comparison": comparison,
+    "fixed_pairs": fixed_pairs,
     "right_and_wrong": right_and_wrong,
     "agreement": agreement,
     "gates": gate,
@@ -355,11 +379,11 @@ def _costs(analysis: Analysis) -> list[Field]:
         (Column("converged", "Converged"), number(converged, convergence_table.whole_percent)),
         (Column("seconds", "Time per example", "s"), number(costs["seconds"])),
         (
-            Column("examples_per_second", "Examples per second"),
-            number(costs["examples_per_second"]),
+            Column(_RATE, "Examples per second"),
+            number(costs[_RATE]),
         ),
     ]
-    timed = ["seconds", "examples_per_second"] if costs["seconds"].notna().any() else []
+    timed = ["seconds", _RATE] if costs["seconds"].notna().any() else []
     gated = ["converged"] if converged.notna().any() else []
     return [field for field in fields if field[0].key in ("n_gradients", *gated, *timed)]
 
@@ -370,6 +394,13 @@ def _interval_words(analysis: Analysis) -> str:
     over = f"texts, whose {analysis.question}s are averaged first" if several else "examples"
     resampling = analysis.resampling
     return f"{resampling.words} over {over}, {resampling.n_resamples} resamples"
+
+
+def _cancels(analysis: Analysis, key: str) -> bool:
+    """Whether a setting is of random rankings that come with their reverses."""
+    srg = analysis.estimates.get((key, "srg"))
+    chance = facts_of(analysis.setting(key)).role == "chance"
+    return chance and srg is not None and srg.low == srg.high == 0
 
 
 def _title(analysis: Analysis) -> str:
@@ -391,6 +422,8 @@ def _caption(analysis: Analysis) -> str:
             f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
             f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
         )
+    if any(_cancels(analysis, key) for key in analysis.shown):
+        caption += " Random: rankings and their reverses, whose SRG is the opposite, so that it is 0 on every text."
     caption += convergence_table.gate_words(analysis.run, analysis.gates)
     if choice := analysis.run.manifest.get("chosen"):
         caption += (
