@@ -1,15 +1,21 @@
 """Models that many tests share."""
 
+import gc
 from collections import Counter
 from pathlib import Path
 
+import checked_shapes
 import pytest
 import torch
 from hypothesis import settings
-from tiny import VOCABULARY, tiny_bert
 
-from saliency_bench.models.loading import wrap_model
-from saliency_bench.models.model import Model
+checked_shapes.check_at_less_cost()  # before anything of the package is imported
+gc.disable()  # until all tests are collected: nothing of what is imported is garbage
+
+from tiny import VOCABULARY, tiny_bert  # noqa: E402
+
+from saliency_bench.models.loading import wrap_model  # noqa: E402
+from saliency_bench.models.model import Model  # noqa: E402
 
 # How long one example takes says something of the machine, not of the code.
 settings.register_profile("suite", deadline=None)
@@ -69,6 +75,13 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.nodeid.startswith(FAULTS):
             item.add_marker("faults")
+
+
+def pytest_collection_finish() -> None:
+    """What libraries and thousands of tests hold is no garbage: without this a collection takes seconds."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
