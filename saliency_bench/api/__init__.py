@@ -139,7 +139,7 @@ def _maps(
     for block in blocks:
         items = [encoded[index] for index in block.indices]
         for t, target in each:
-            opened = open_block(refs, items, target, budget)
+            opened = open_block(refs, items, target, budget, settings)
             explained = opened.explain([setting.at(target) for setting in settings])
             for s, of_setting in enumerate(explained.values()):
                 for index, made in zip(block.indices, of_setting, strict=True):

@@ -22,12 +22,25 @@ ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float
 #: `(example indices [N], what stays of each one's own tokens) -> logits [N C]` in float64; the removal operator is
 #: inside.
 Probe: TypeAlias = Callable[
-    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, "_ C"]
+    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, " ..."]
 ]
 
 
 #: The attribute of a tensor by which the host knows what it sent.
 _KEPT = "_saliency_bench_kept"
+
+
+def host_copies(tensors: Sequence[Tensor]) -> list[Float[np.ndarray, " ..."]]:
+    """The tensors in float64 on the host, by one copy for all that lie on one device: a GPU is waited for once."""
+    copies: dict[int, Float[np.ndarray, " ..."]] = {}
+    for device in {tensor.device for tensor in tensors}:
+        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        flat = torch.cat([tensors[place].detach().flatten().double() for place in places])
+        numbers = flat.cpu().numpy()
+        ends = np.cumsum([tensors[place].numel() for place in places])[:-1]
+        for place, part in zip(places, np.split(numbers, ends), strict=True):
+            copies[place] = part.reshape(tensors[place].shape)
+    return [copies[place] for place in range(len(tensors))]
 
 
 def on_device(
@@ -144,7 +157,7 @@ class Convergence:
     estimated, so this is no proof; `attribution.adaptive` says how often it was wrong, and where that was measured.
     """
 
-    standard_errors: Float[np.ndarray, "B T"] | None = None
+    standard_errors: Float[np.ndarray, " ..."] | None = None
     split_half_tau: Float[np.ndarray, " B"] | None = None
     error: Float[np.ndarray, " B"] | None = None
     converged: Bool[np.ndarray, " B"] | None = None

@@ -11,6 +11,7 @@ import torch
 
 from saliency_bench.attribution import philox
 from saliency_bench.attribution.backward.score import refuse_without_parts
+from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting, digest
@@ -32,6 +33,9 @@ from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
+
+#: Instead of calibrated nodes, which are learnt from texts of which no task but classification knows what is asked.
+UNCALIBRATED = {"quadrature": "gauss_legendre", "n_steps": 50}
 
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
@@ -237,6 +241,10 @@ def fit_settings(
                 where, asked = f"method.{setting.name}.{key}", hyper[key]
                 hyper[key] = resolve(model, asked, where)
                 warnings += _lacks(model, where, asked, hyper[key])
+        if hyper.get("quadrature") == CALIBRATED and model.task != SEQUENCE_CLASSIFICATION:
+            hyper |= UNCALIBRATED
+            message = f"nodes are calibrated for classifiers alone, and this is {model.task}: 50 of Gauss-Legendre are used instead"
+            warnings.append(_warning(f"method.{setting.name}.quadrature", message))
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings
