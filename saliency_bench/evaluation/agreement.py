@@ -2,8 +2,8 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import hypergeom, kendalltau
 
+from saliency_bench.core.ranks import tau_b
 from saliency_bench.evaluation.metrics import NotApplicable
 
 KENDALL_TAU = "kendall_tau"
@@ -27,7 +27,7 @@ def kendall_tau(
         raise NotApplicable("fewer than two tokens can be ranked, so there is no order to compare")
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         raise NotApplicable("all scores are equal, so there is no order to compare")
-    return float(kendalltau(a, b, variant="b").statistic)
+    return tau_b(a, b)
 
 
 def top_k_jaccard(
@@ -37,6 +37,10 @@ def top_k_jaccard(
 
     Of random ones, the number in both is hypergeometric, so the mean is exact: Σ P(i in both) i / (2 k - i).
     """
+    from scipy.stats import (
+        hypergeom,  # takes half a second, which not every command has to wait for
+    )
+
     both = len(np.intersect1d(a[:k], b[:k]))
     possible = np.arange(max(0, 2 * k - len(a)), k + 1)
     chances = hypergeom.pmf(possible, len(a), k, k)
