@@ -38,7 +38,7 @@ def explain(words: list[str]) -> None:
 
     shown = {"top": options.top, "special_tokens": options.special_tokens}
     limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
-    verdicts = [verdict(one, limits) for one in maps]
+    verdicts = [verdict(attribution, limits) for attribution in maps]
     said = conclusion(verdicts, model)
     if options.html:
         page = display.page(maps, verdicts=verdicts, conclusion=said, **shown)

@@ -107,26 +107,27 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
         verdicts: of the maps of one text.
         model: the name of the explained model; the study is of one model alone.
     """
-    sound = [one for one in verdicts if one.passed is not False]
-    ranked = [one for one in sound if one.evidence]
+    sound = [judged for judged in verdicts if judged.passed is not False]
+    ranked = [(judged, judged.evidence) for judged in sound if judged.evidence]
     if not sound:
         return "Trust none of these maps: each fails a check above."
     if not ranked:
-        exact = [one.label for one in sound if one.passed]
-        return f"{_listed(exact) or 'No map'} passes its own check; {_no_evidence()}"
-    best = max(ranked, key=lambda one: one.evidence.mean)  # type: ignore[union-attr]
-    assert best.evidence is not None
-    alike = [
-        one.label
-        for one in ranked
-        if one is not best and one.evidence and {*one.evidence.group} & {*best.evidence.group}
-    ]
-    n = _study()["n"]
+        passed = _listed([judged.label for judged in sound if judged.passed]) or "none"
+        return (
+            f"Own checks passed: {passed}. {_study()['study']} has none of these settings, so that no number here says which "
+            "map to prefer."
+        )
+    best, evidence = max(ranked, key=lambda pair: pair[1].mean)
     chance = _study()["settings"][_study()["random"]]["srg"][0]
     said = (
-        f"Trust {best.label} most: SRG {best.evidence}, the highest here, on {n} sentences of the bundled model (a random "
-        f"ranking: {chance:.3f})."
+        f"Trust {best.label} most: SRG {evidence}, the highest here, on {_study()['n']} sentences of the bundled model (a "
+        f"random ranking: {chance:.3f})."
     )
+    alike = [
+        judged.label
+        for judged, other in ranked
+        if judged is not best and {*other.group} & {*evidence.group}
+    ]
     if alike:
         said += f" {_listed(alike)} did not differ from it there."
     if best.passed:
@@ -139,10 +140,6 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
 def heads() -> tuple[str, str, str]:
     """The columns of a table of verdicts."""
     return "Map", "Its own check", f"SRG ({_study()['n']} sentences)"
-
-
-def _no_evidence() -> str:
-    return f"{_study()['study']} has none of these settings, so that no number here says which to prefer."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def of_libraries(module: nn.Module) -> bool:
     parts = [*module.modules()]
     theirs = chain(functions_of(parts), map(type, parts))
     own = any("forward" in vars(part) or _n_hooks(part) for part in parts)
-    return not own and all(_library(one) in LIBRARIES for one in theirs)
+    return not own and all(_library(thing) in LIBRARIES for thing in theirs)
 
 
 def functions_of(parts: Sequence[nn.Module]) -> Iterator[FunctionType]:

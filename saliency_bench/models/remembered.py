@@ -206,7 +206,7 @@ def _own_code() -> str:
 def _read_passed(content: dict[str, Any]) -> Passed | None:
     """The finding in a file's content; None where it is none."""
     n_tokens, values = content.get("n_tokens"), content.get("findings")
-    names = {one.name for one in fields(Findings)}
+    names = {entry.name for entry in fields(Findings)}
     if not isinstance(n_tokens, int) or not isinstance(values, dict) or {*values} != names:
         return None
     numbers = (bool, int, float, type(None))

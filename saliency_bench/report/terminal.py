@@ -52,9 +52,11 @@ def fitting(table: Table, width: int, order: Sequence[int] | None = None) -> Tab
 
 def print_fitting(console: Console, table: Table, whole: Path) -> None:
     """Prints what fits of a table that has the same thing in many cells, what is said over all of them first."""
-    own = [i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")]
-    over = [i for i in range(1, len(table.columns)) if i not in own]
-    shown = fitting(table, console.width, [0, *over, *own])
+    of_cells = [
+        i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")
+    ]
+    over = [i for i in range(1, len(table.columns)) if i not in of_cells]
+    shown = fitting(table, console.width, [0, *over, *of_cells])
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:

@@ -45,15 +45,15 @@ def show_maps(
     console = console or console_for()
     colored = console.is_terminal and console.color_system is not None
     legends = []
-    for one, title in zip(maps, headings(maps), strict=True):
-        tokens = map_of_attribution(one, special_tokens=special_tokens)
+    for attribution, title in zip(maps, headings(maps), strict=True):
+        tokens = map_of_attribution(attribution, special_tokens=special_tokens)
         console.print(Text(title, style="bold"))
         shown = spans_to_rich(only_top(tokens, top), colored)
         console.print(shown, soft_wrap=not colored)
-        console.print(Text(largest_words(one, tokens.signed)), soft_wrap=not colored)
-        console.print(Text(facts(one, tokens), style="dim"), soft_wrap=not colored)
+        console.print(Text(largest_words(attribution, tokens.signed)), soft_wrap=not colored)
+        console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
         console.print()
-        legends.append(legend(one, tokens.signed, top, zero="white"))
+        legends.append(legend(attribution, tokens.signed, top, zero="white"))
     for text in dict.fromkeys(legends if colored else []):
         console.print(Text(text, style="dim"))
 
@@ -66,8 +66,8 @@ def show_verdicts(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for head in heads():
         table.add_column(Text(head), overflow="fold")
-    for one in verdicts:
-        style = "bold red" if one.passed is False else ""
-        table.add_row(*(Text(cell, style=style) for cell in one.cells))
+    for verdict in verdicts:
+        style = "bold red" if verdict.passed is False else ""
+        table.add_row(*(Text(cell, style=style) for cell in verdict.cells))
     console.print(table)
     console.print(Text(conclusion), soft_wrap=not console.is_terminal)
