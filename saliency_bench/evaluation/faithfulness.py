@@ -18,7 +18,6 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 
 from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.grid import FULL, Grid, counts, points
@@ -222,6 +221,8 @@ def monotonicity(curve: Curve) -> float:
         return float("nan")
     if np.ptp(added) == 0:
         raise NotApplicable("every unit adds the same, so there is no order to compare")
+    from scipy.stats import spearmanr
+
     return float(spearmanr(-k, added).statistic)
 
 
