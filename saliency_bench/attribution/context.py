@@ -135,7 +135,6 @@ class Context:
         return NoiseCloud(
             embeddings=self.embeddings,
             noisy=self.batch.mask if noise_special_tokens else self.batch.attributable,
-            lengths=self.batch.lengths,
             hashes=self.hashes,
             units=self.noise_unit,
             seed=self.seed,
@@ -149,12 +148,12 @@ class Context:
         return self._units[unit]
 
     def _unit(self, unit: str) -> Float[Tensor, " B"]:
-        one = torch.ones(len(self.batch), dtype=torch.float64, device=self.embeddings.device)
+        ones = torch.ones(len(self.batch), dtype=torch.float64, device=self.embeddings.device)
         if unit == "absolute":
-            return one
+            return ones
         if unit == "std":
-            return one * self.references.embedding_std
+            return ones * self.references.embedding_std
         real = self.batch.mask[:, :, None]
-        infinity = torch.tensor(torch.inf, dtype=self.embeddings.dtype, device=one.device)
+        infinity = torch.tensor(torch.inf, dtype=self.embeddings.dtype, device=ones.device)
         largest = torch.where(real, self.embeddings, -infinity).amax((1, 2))
-        return one * (largest - torch.where(real, self.embeddings, infinity).amin((1, 2)))
+        return ones * (largest - torch.where(real, self.embeddings, infinity).amin((1, 2)))

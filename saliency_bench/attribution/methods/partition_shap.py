@@ -25,7 +25,9 @@ AT_ONCE = 10
 Game = Callable[[Bool[np.ndarray, "R N"]], Float[np.ndarray, " R"]]
 
 
-@method("token", label="SHAP (Partition)", signed=True)
+@method(
+    "token", label="SHAP (Partition)", signed=True, sums_to="F(x) - F(no token), always exactly"
+)
 def partition_shap(ctx: Context, *, removal: str, max_evaluations: int) -> Attribution:
     """Owen values of the tokens over a tree of phrases: shap.explainers.Partition, its explainer for text.
 

@@ -19,16 +19,21 @@ from saliency_bench.models.tasks.scores import output_of
     "token", label="Random", role="chance", color="#8A8A8A", signed=False, explains_output=False
 )
 def random(ctx: Context, *, n_rankings: int) -> Attribution:
-    """Uniform scores, as many draws as asked for: what any ranking must beat.
+    """Uniform scores, as many draws as asked for, each followed by its reverse: what any ranking must beat.
+
+    The scores of a reverse are the negative ones, so that its order is the opposite one, of words too. The curves of a
+    ranking and its reverse are the same answers of the model, read from both ends: the mean SRG of a pair is exactly 0.
+    Of an odd number the last has no reverse. Ordered by magnitudes a reverse is the same ranking once more.
 
     Draws belong to the text and the seed, so all settings of a study meet the same random rankings.
     """
-    draws = torch.zeros(n_rankings, *ctx.batch.mask.shape, dtype=torch.float64)
+    uniform = torch.zeros((n_rankings + 1) // 2, *ctx.batch.mask.shape, dtype=torch.float64)
     for row, (name, length) in enumerate(zip(ctx.hashes, ctx.batch.lengths, strict=True)):
-        for draw in range(n_rankings):
-            stream = generator_for("cpu", "random", ctx.seed, name, draw)
-            draws[draw, row, :length] = torch.rand(length, generator=stream, dtype=torch.float64)
-    draws *= ctx.batch.attributable.cpu()
+        for pair in range(len(uniform)):
+            stream = generator_for("cpu", "random", ctx.seed, name, pair)
+            uniform[pair, row, :length] = torch.rand(length, generator=stream, dtype=torch.float64)
+    uniform.masked_fill_(~ctx.batch.attributable.cpu(), 0.0)
+    draws = torch.stack([uniform, -uniform], dim=1).flatten(0, 1)[:n_rankings]
     return Attribution(scores=draws[0], n_gradients=0, draws=draws)
 
 
