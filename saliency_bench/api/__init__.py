@@ -1,9 +1,9 @@
 """The Python interface: attribute texts, and evaluate attributions.
 
 `inputs` of `attribute` are texts, pairs of texts, (text, class number), mappings with `text` (and `text_pair`,
-`label`), already tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens beside
-them), or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A mapping
-may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
+`label`, `options`, `segments`), chats (lists of messages, or mappings with `messages`), already tokenised inputs
+(mappings with `input_ids`, ids alone, or these with labels or written tokens beside them), or a Dataset, Series or
+DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A mapping may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
 (where `attention_mask` is 0) is left out, unless the model's outputs depend on it: then a text is explained at the
 length given, and its pads are marked as special.
 
@@ -75,7 +75,7 @@ def attribute(
     token_budget: int | str | Listable | None = None,
     progress: bool = False,
     at: At | Listable = None,
-    continuation: str | None = None,
+    continuation: str | Sequence[str] | None = None,
     **hyperparameters: Any,
 ) -> list[AttributionMap]:
     """Attribution maps: one flat list, by input, then setting, then target, then question (docs/tasks.md).
@@ -96,7 +96,8 @@ def attribute(
         token_budget: tokens per pass; bounds memory. "auto" is measured once on a GPU, "calibrate" on a CPU too.
         progress: show a progress bar.
         at: which tokens a text is asked about, by place, or in words that have a meaning in the task.
-        continuation: what follows each prompt of a causal language model; each of its tokens has a map.
+        continuation: what follows each prompt of a causal language model; each of its tokens has a map, or with
+            at="sum" or "mean" (of their log-probabilities) all of them together. Of several, each is a class (`target`).
         **hyperparameters: the method's own, by default as in conf/method/. A list is an axis: one map per value.
             `backward` is the rule by which gradients are taken: plain, attnlrp, cp_lrp or gim (docs/backward_rules.md).
 

@@ -16,7 +16,7 @@ from saliency_bench.core.verdicts import Limits, conclusion, verdict
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
 
-OPTIONS = "--pair=TEXT, --at=PLACE, --html=FILE, --json=SHAPE, --top=K and --special-tokens"
+OPTIONS = "--pair=TEXT, --option=TEXT (once for each), --at=PLACE, --html=FILE, --json=SHAPE, --top=K and --special-tokens"
 
 
 def explain(words: list[str]) -> None:
@@ -71,6 +71,7 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
                 seed=s.seed,
                 token_budget=cfg.runtime.token_budget,
                 at=_places(options.at),
+                continuation=options.option,
                 **s.hyper,
             )
         ]
@@ -95,6 +96,7 @@ def _options(words: Sequence[str]) -> Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--pair", "--at", "--html"):
         parser.add_argument(name, type=_text)
+    parser.add_argument("--option", type=_text, action="append")
     parser.add_argument("--json", choices=display.SHAPES)
     parser.add_argument("--top", type=_count)
     parser.add_argument("--special-tokens", action="store_true")

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
 from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.evaluation.metrics import NotApplicable
 
