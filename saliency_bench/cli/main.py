@@ -45,6 +45,7 @@ VERBS = {
     "compare": "results.compare",
     "explain": "explain.explain",
     "list": "listing.list_parts",
+    "models": "models.models",
     "validate": "experiment.validate",
     "throughput": "experiment.throughput",
     "trust": "experiment.trust",

@@ -27,6 +27,11 @@ def write(kind: str, name: str, content: Any) -> None:
         return
 
 
+def folder() -> Path:
+    """The package's folder in the user's cache folder (XDG_CACHE_HOME, else ~/.cache); it may not exist yet."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "saliency_bench"
+
+
 def _path(kind: str, name: str) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "saliency_bench" / kind / f"{name}.json"
+    return folder() / kind / f"{name}.json"
