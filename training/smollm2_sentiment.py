@@ -6,7 +6,7 @@ decoder whose last token is read by a new head.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ RECIPE = Recipe(
 def train(
     base: Path,
     texts: Sequence[Example],
-    held_out: dict[str, Sequence[Example]],
+    held_out: Mapping[str, Sequence[Example]],
     *,
     seed: int,
     recipe: Recipe = RECIPE,

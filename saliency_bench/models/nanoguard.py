@@ -7,6 +7,7 @@ one function.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,9 @@ class NanoGuard(nn.Module):
     def __init__(self, config: Sizes) -> None:
         super().__init__()
         self.config = config
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "h": nn.ModuleList(_Layer(config) for _ in range(config.n_layer)),
-            }
-        )
+        layers: Iterable[nn.Module] = (_Layer(config) for _ in range(config.n_layer))
+        table = nn.Embedding(config.vocab_size, config.n_embd)
+        self.transformer = nn.ModuleDict({"wte": table, "h": nn.ModuleList(layers)})
         self.cls_norm = nn.LayerNorm(config.n_embd)
         self.cls_head = nn.Linear(config.n_embd, len(config.id2label))
         self.resid_lambdas = nn.Parameter(torch.ones(config.n_layer))
@@ -58,10 +56,10 @@ class NanoGuard(nn.Module):
     ) -> Float[Tensor, "B C"]:
         """The logits; positions whose mask is 0 are neither attended nor averaged over."""
         length = input_ids.shape[1]
-        turn = self.cosines[:length], self.sines[:length]
+        turn = self.get_buffer("cosines")[:length], self.get_buffer("sines")[:length]
         seen = None if attention_mask is None else attention_mask.bool()
         first = x = _normalised(self.transformer["wte"](input_ids))
-        for index, layer in enumerate(self.transformer["h"]):  # type: ignore[arg-type]
+        for index, layer in enumerate(self.transformer["h"].children()):
             x = layer(self.resid_lambdas[index] * x + self.x0_lambdas[index] * first, turn, seen)
         x = _normalised(x)
         if seen is None:

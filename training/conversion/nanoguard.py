@@ -90,17 +90,15 @@ def tokenizer_of(state: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    letters: dict[int, str] = bytes_to_unicode()
+    letters: dict[int, str] = bytes_to_unicode()  # type: ignore[no-untyped-call]
     ranks: dict[bytes, int] = state["mergeable_ranks"]
 
     def written(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
 
-    merges = [
-        tuple(map(written, halves(token, ranks)))
-        for token in sorted(ranks, key=lambda token: ranks[token])
-        if len(token) > 1
-    ]
+    joined = [token for token in sorted(ranks, key=lambda token: ranks[token]) if len(token) > 1]
+    pairs = [halves(token, ranks) for token in joined]
+    merges = [(written(left), written(right)) for left, right in pairs]
     vocabulary = {written(token): rank for token, rank in ranks.items()}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -119,7 +117,7 @@ def tokenizer_of(state: Mapping[str, Any]) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=BEGIN, pad_token=PAD, model_max_length=512
     )
 

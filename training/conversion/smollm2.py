@@ -6,6 +6,7 @@ explained is the quantised model, exactly.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -18,7 +19,7 @@ def main(package: Path, target: Path) -> None:
     print("reading the tokenizer", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=FILE)
     print("unpacking the weights", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(package, gguf_file=FILE, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(package, gguf_file=FILE, dtype=torch.float32)
     # They are plain numbers now; else transformers would save what it was told of the quantised ones.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
