@@ -1,8 +1,9 @@
 """What there is to choose from, as tables."""
 
-import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from saliency_bench.api.parts import parameters
 from saliency_bench.attribution.methods import KINDS, METHODS
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import one_of
@@ -58,7 +59,7 @@ def metrics() -> "pd.DataFrame":
 
 
 def explain_parameters(method: str) -> "pd.DataFrame":
-    """One line per key of a method's entry in conf/method/: parameter, default, meaning.
+    """One line per key of a method's entry in conf/method/: parameter, default, allowed, meaning.
 
     Raises:
         InputError: there is no such entry.
@@ -66,11 +67,6 @@ def explain_parameters(method: str) -> "pd.DataFrame":
     import pandas as pd
 
     one_of("method", method, conf_files.names("method"))
-    text = (conf_files.folder() / "method" / f"{method}{conf_files.SUFFIX}").read_text("utf-8")
-    meanings = dict(re.findall(r"^\s+(\w+):[^#\n]*#\s*(.+)$", text, re.MULTILINE))
-    rows = [
-        {"parameter": key, "default": value, "meaning": meanings.get(key, "")}
-        for key, value in conf_files.entry("method", method).items()
-        if key != "method"
-    ]
-    return pd.DataFrame(rows, columns=["parameter", "default", "meaning"])
+    rows = [asdict(parameter) for parameter in parameters("method", method)]
+    columns = ["parameter", "default", "allowed", "meaning"]
+    return pd.DataFrame(rows, columns=["name", *columns[1:]]).set_axis(columns, axis=1)

@@ -1,11 +1,20 @@
-"""`saliency-bench list`: what can be selected."""
+"""`saliency-bench list` and `saliency-bench info`: what can be selected, and what is known of each part."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from saliency_bench.cli.progress import importing
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import one_of
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.program import program
+
+if TYPE_CHECKING:
+    from saliency_bench.api.parts import Parameter, Part
 
 #: What `list` takes, and the folder of conf/ that each stands in.
 GROUPS = {
@@ -16,18 +25,98 @@ GROUPS = {
     "experiments": "experiment",
     "presets": "preset",
 }
+#: Wider lines of text are hard to read.
+WIDEST = 100
 
 
 def list_parts(words: list[str]) -> None:
     """Prints the names of these kinds, of all kinds where none is given, with the sentence that heads each file."""
     for kind in words:
         one_of("list", kind, GROUPS)
-    console = Console()
+    console = _console()
     for kind in words or GROUPS:
         group = GROUPS[kind]
-        title = f"{kind} ({group}=...)"
-        table = Table(title=title, title_justify="left", show_header=False, box=None)
-        for name in conf_files.names(group):
-            table.add_row(Text(name, style="bold"), Text(conf_files.summary(group, name)))
-        console.print(table)
+        console.print(Text(f"{kind} ({group}=...)", style="bold"))
         console.print()
+        for heading, names in _families(group).items():
+            if heading:
+                console.print(Text(heading, style="italic"))
+            rows = [(name, conf_files.summary(group, name)) for name in names]
+            console.print(_columns(rows, "bold"))
+            console.print()
+    console.print(Text(f"All about one of them: {program()} info NAME"))
+
+
+def info(words: list[str]) -> None:
+    """Prints what is known of every part of this name."""
+    if len(words) != 1:
+        raise InputError(f"info takes one name, got {len(words)}: saliency-bench info NAME")
+    with importing():
+        from saliency_bench.api import parts
+    console = _console()
+    for part in parts.find(words[0]):
+        _print_part(console, part)
+
+
+def _families(group: str) -> dict[str, list[str]]:
+    """The names of a group by heading, methods and metrics by family, others without one."""
+    if group not in ("method", "metric"):
+        return {"": conf_files.names(group)}
+    with importing():
+        from saliency_bench.api import parts
+    return parts.listed(group)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDEST)
+    return console
+
+
+def _columns(rows: Iterable[Sequence[str]], first: str = "") -> Table:
+    """Rows without a frame; the first cell is not broken."""
+    table = Table(show_header=False, box=None, padding=(0, 0, 0, 2))
+    for index, row in enumerate(rows):
+        if not index:
+            for place in range(len(row)):
+                table.add_column(style=first if not place else "", no_wrap=not place)
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _print_part(console: Console, part: "Part") -> None:
+    console.print(Text(part.name, style="bold").append(f"  {part.group}", style="not bold dim"))
+    console.print(Text(part.about))
+    console.print()
+    if part.facts:
+        console.print(_columns(part.facts.items()))
+        console.print()
+    if part.text:
+        console.print(Text("What it computes", style="italic"))
+        console.print(Padding(Text(part.text), (0, 0, 1, 2)))
+    if part.parameters:
+        console.print(Text("Parameters, their defaults, and what they may be", style="italic"))
+        for key in part.parameters:
+            console.print(_parameter(key))
+        console.print()
+    console.print(Text("To use it", style="italic"))
+    used = [f"{program()} {part.words}", part.python]
+    for line in filter(None, used):
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    console.print()
+
+
+def _parameter(key: "Parameter") -> Padding:
+    """A parameter in a line or two; of names that its comment lists, the comment alone."""
+    numbers = key.allowed.startswith(("a ", "true"))
+    said = [key.meaning, key.allowed if numbers or not key.meaning else ""]
+    text = Text(key.name, style="bold").append(f" = {_default(key.default)}", "not bold")
+    words = "; ".join(filter(None, said))
+    return Padding(text.append(f"  {words}" if words else "", "not bold dim"), (0, 0, 0, 2))
+
+
+def _default(value: object) -> str:
+    """A default as conf/ has it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)

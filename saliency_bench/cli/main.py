@@ -46,6 +46,7 @@ VERBS = {
     "explain": "explain.explain",
     "list": "listing.list_parts",
     "models": "models.models",
+    "info": "listing.info",
     "validate": "experiment.validate",
     "throughput": "experiment.throughput",
     "trust": "experiment.trust",

@@ -75,8 +75,12 @@ def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) 
         return float(value)
     if any(_fits(option, value) for option in options if option not in NAMES):
         return value
-    expected = " or ".join(map(_name, options))
-    raise InputError(f"{where}={value!r}: expected {expected}")
+    raise InputError(f"{where}={value!r}: expected {in_words(parameters(function)[parameter])}")
+
+
+def in_words(annotation: Any) -> str:
+    """A type as messages have it: "a whole number or null"."""
+    return " or ".join(map(_name, _options(annotation)))
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

@@ -88,7 +88,8 @@ class About:
     `explains_output=False` says that the explained output has no say. `dot_twin` is the method that this one is when
     its gradient is multiplied with the input, `limit` the method whose many steps it comes close to with more of its
     own, `calibrated` that it has quadrature=calibrated, and `backward` that its gradients may be taken by a backward
-    rule; `own_gradient` says why they may not, where it is not clear from its kind.
+    rule; `own_gradient` says why they may not, where it is not clear from its kind. `sums_to` says in words what the
+    scores of a text sum to, where the method claims it.
     """
 
     label: str
@@ -102,6 +103,7 @@ class About:
     calibrated: bool = False
     backward: bool = False
     own_gradient: str | None = None
+    sums_to: str | None = None
 
     def __post_init__(self) -> None:
         if self.color is not None and not COLOR.fullmatch(self.color):

@@ -12,7 +12,12 @@ from saliency_bench.attribution.statistics import PRODUCT
 from saliency_bench.core.errors import InputError
 
 
-@method("product", label="Discretized Integrated Gradients", family="integrated_gradients")
+@method(
+    "product",
+    label="Discretized Integrated Gradients",
+    family="integrated_gradients",
+    sums_to="F(x) - F(x') in the limit of many points, as a larger factor has them",
+)
 def dig(
     ctx: Context,
     *,

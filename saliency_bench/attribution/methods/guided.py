@@ -14,7 +14,12 @@ from saliency_bench.core.tensors import at_least_float32
 ROUNDING = 1e-12
 
 
-@method("product", label="Guided Integrated Gradients", family="integrated_gradients")
+@method(
+    "product",
+    label="Guided Integrated Gradients",
+    family="integrated_gradients",
+    sums_to="F(x) - F(x') in the limit of many steps",
+)
 def guided_ig(
     ctx: Context,
     *,

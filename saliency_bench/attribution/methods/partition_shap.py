@@ -15,7 +15,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.core.tensors import Attribution
 from saliency_bench.core.text import Encoded
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import output_of
 from saliency_bench.models.threads import PROCESS
 
 #: Questions that shap puts at once, its default: another number would spend `max_evaluations` in another order.
@@ -25,7 +25,9 @@ AT_ONCE = 10
 Game = Callable[[Bool[np.ndarray, "R N"]], Float[np.ndarray, " R"]]
 
 
-@method("token", label="SHAP (Partition)", signed=True)
+@method(
+    "token", label="SHAP (Partition)", signed=True, sums_to="F(x) - F(no token), always exactly"
+)
 def partition_shap(ctx: Context, *, removal: str, max_evaluations: int) -> Attribution:
     """Owen values of the tokens over a tree of phrases: shap.explainers.Partition, its explainer for text.
 
@@ -100,7 +102,7 @@ class Presence:
 
 
 def _game(ctx: Context, row: int, players: Int[np.ndarray, " N"], removal: str) -> Game:
-    read = task.output_of(ctx.references.model, ctx.output)
+    read = output_of(ctx.references.model, ctx.output)
     length = ctx.batch.lengths[row]
 
     def play(there: Bool[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:

@@ -14,7 +14,7 @@ from saliency_bench.attribution.density import calibrated_rule
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Values, method
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTokenPaths
-from saliency_bench.attribution.quadrature import CALIBRATED
+from saliency_bench.attribution.quadrature import CALIBRATED, whole
 from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.attribution.statistics import MEAN, PRODUCT, SQUARE, VARIANCE
 from saliency_bench.core.tensors import Attribution
@@ -31,6 +31,7 @@ STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
     limit="integrated_gradients",
     calibrated=True,
     backward=True,
+    sums_to="F(x) - F(x') in the limit of many steps",
 )
 def integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
@@ -45,9 +46,10 @@ def integrated_gradients(
 def _rule(
     ctx: Context, baseline: str, special_tokens: str, quadrature: str, n_steps: int
 ) -> tuple[Sequence[float], Sequence[float]]:
-    if quadrature != CALIBRATED:
+    if whole(quadrature) != CALIBRATED:
         return rule(quadrature, n_steps)
-    nodes, weights = calibrated_rule(density_of(ctx, baseline, special_tokens), n_steps)
+    density = density_of(ctx, baseline, special_tokens)
+    nodes, weights = calibrated_rule(density, n_steps, half=quadrature != CALIBRATED)
     return nodes.tolist(), weights.tolist()
 
 
@@ -60,6 +62,7 @@ def _rule(
     signed=True,
     limit="integrated_gradients",
     own_gradient="it tells its error by differences of F, to which a rule's gradient does not add up",
+    sums_to="F(x) - F(x') within the tolerance where it has converged",
 )
 def integrated_gradients_adaptive(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, tolerance: float, max_steps: int
@@ -81,6 +84,7 @@ def integrated_gradients_adaptive(
     label="SmoothGrad of Integrated Gradients",
     family="integrated_gradients",
     color="#6BAED6",
+    sums_to="E F(x + ε) - F(x') with statistic=mean, in the limit of many steps",
     backward=True,
 )
 def smooth_integrated_gradients(
@@ -199,8 +203,10 @@ def _random_paths(
 @method(
     "product",
     label="IDGI",
+    family="integrated_gradients",
     color="#7A5195",
     own_gradient="it divides differences of F by the gradient along which F changes",
+    sums_to="F(x) - F(x') at any number of steps",
 )
 def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int) -> Values:
     """Σ_k (F_{k+1} - F_k) g_k² / |g_k|², F_k and g_k at k/n on the path (Yang, Wang & Bilgic 2023, algorithm 1).

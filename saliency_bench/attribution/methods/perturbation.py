@@ -254,6 +254,7 @@ class ScoreModule(nn.Module):
     label="DeepLift",
     color="#8C6D31",
     own_gradient="it is computed by Captum, which has no backward rules",
+    sums_to="F(x) - F(x') where all that is not linear has a rule, which no BERT of transformers does",
 )
 def deep_lift(ctx: Context, *, baseline: str, baseline_special_tokens: str) -> Values:
     """(x - x') ⊙ m, m the gradient with Δout / Δin in place of the slope (Shrikumar et al. 2017, rescale rule).
