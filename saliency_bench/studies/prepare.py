@@ -21,7 +21,7 @@ from saliency_bench.data.example import Example
 from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.evaluation.units import WORD, refuse_unknown_words
 from saliency_bench.evaluation.view import View, usual
-from saliency_bench.models import loading, references
+from saliency_bench.models import loading, preparing, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_texts
@@ -214,6 +214,8 @@ def load_configured_model(config: Any) -> Model:
         return trained[one.name](training_seed=one.training_seed, **runtime)
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
+    if one.name in preparing.MODELS:
+        return loading.load_model(one.name, task=one.task, **runtime)
     return loading.load_model(
         one.path,
         task=one.task,
