@@ -2,45 +2,45 @@
 
     python -m benchmarks.forecast OUT
 
-Gradients must be exact; seconds and forward rows are compared as ratios of what the run took to what was said. Writes
-OUT/forecast.json.
+Gradients must be exact; seconds and forward rows are compared as ratios of what the run took to what was said. Seconds are
+those of the process on one thread, so that what else the machine does counts for neither side. Writes OUT/forecast.json.
 """
 
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.cli import config
-from saliency_bench.store.manifest import collect
-from saliency_bench.studies.forecast import foresee
-from saliency_bench.studies.prepare import prepare
-from saliency_bench.studies.run import run
-
 IG, SG = "method.integrated_gradients", "method.smoothgrad"
 STUDIES = {
-    "quickstart": ["experiment=quickstart"],
-    "method comparison": ["experiment=method_comparison", "n_examples=24"],
-    "step sweep": ["experiment=step_sweep", "n_examples=24"],
-    "noise sweep": ["experiment=noise_sweep", "n_examples=16"],
-    "removal grid": ["experiment=removal_grid", "n_examples=16"],
-    "shortcuts": ["experiment=shortcuts", "n_examples=40"],
-    "full comparison": ["experiment=full_comparison", "n_examples=8"],
-    "one gradient": ["~experiment", "method=[vanilla,input_x_gradient]", "n_examples=100"],
-    "long path": ["~experiment", "method=[integrated_gradients]", f"{IG}.n_steps=200", "n_examples=24"],
+    "quickstart": ["experiment=quickstart", "n_examples=12"],
+    "method comparison": ["experiment=method_comparison", "n_examples=16"],
+    "step sweep": ["experiment=step_sweep", "n_examples=12"],
+    "noise sweep": ["experiment=noise_sweep", "n_examples=12"],
+    "removal grid": ["experiment=removal_grid", "n_examples=12"],
+    "shortcuts": ["experiment=shortcuts", "n_examples=24"],
+    "plausibility": ["experiment=plausibility", "n_examples=40"],
+    "one gradient": ["~experiment", "method=[vanilla,input_x_gradient]", "n_examples=40"],
+    "long path": ["~experiment", "method=[integrated_gradients]", f"{IG}.n_steps=200", "n_examples=16"],
     "many samples, few metrics": [
         *["~experiment", "method=[smoothgrad]", f"{SG}.n_samples=[25,100]", "metric=[srg]"],
-        *["n_examples=40", "timing.enabled=false"],
+        *["n_examples=24", "timing.enabled=false"],
     ],
 }  # fmt: skip
 
 
 def measured(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
     """One study: what was said, what it took, and the ratios of these."""
+    from saliency_bench.cli import config
+    from saliency_bench.studies.forecast import foresee
+    from saliency_bench.studies.prepare import prepare
+    from saliency_bench.studies.run import run
+
     cfg = config.load([*words, "runtime.threads=1"])
     config.validate(cfg)
     cfg = replace(cfg, out=str(folder))
@@ -56,6 +56,9 @@ def measured(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
 
 def main(out: Path) -> None:
     """Measures all ten and writes them."""
+    time.perf_counter = time.process_time  # before the package takes its clock
+    from saliency_bench.store.manifest import collect
+
     started = datetime.now(UTC)
     studies = []
     for name, words in STUDIES.items():

@@ -30,7 +30,7 @@ from saliency_bench.data import movie_reviews
 from saliency_bench.evaluation.view import View
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report import style
 from saliency_bench.report.charts import OWN_INTERVAL, ends
 from saliency_bench.report.stats import Resampling, intervals
@@ -247,7 +247,7 @@ def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
     """Measures, and writes rows, a summary and the manifest."""
     started = datetime.now(UTC)
     model = load_default(training_seed=0)
-    encoded = task.encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
+    encoded = encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
     rows: list[dict[str, object]] = []
     refs = References(model)
     with model.frozen():

@@ -14,7 +14,7 @@ from benchmarks.peers.contestants import CLASSIFIER, GENERATOR, Subject
 from benchmarks.peers.generator import prompts, random_generator
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.loading import load_default
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     torch.set_num_threads(given.threads)
     examples = movie_reviews.load(split="test")[: given.n]
     model, generator = load_default(device="cpu"), random_generator()
-    encoded, questions = task.encode(model, examples), prompts(generator, examples)
+    encoded, questions = encode(model, examples), prompts(generator, examples)
     followers = [question.default_class or 0 for question in questions]  # there is always one
     compare_peers(
         {

@@ -20,15 +20,25 @@ T = TypeVar("T")
 
 CLASSIFIERS = ("bert/sdpa", "llama/sdpa")
 TRAINED = (*CLASSIFIERS, "default/sdpa")
+LANGUAGE = ("gpt2/sdpa", "llama_lm/sdpa")
+#: Every model with both kinds of attention.
+EVERYWHERE = tuple(
+    f"{model}/{attention}"
+    for model in ("bert", "llama", "default", "gpt2", "llama_lm")
+    for attention in ("sdpa", "eager")
+)
 #: By tool, its package, and by method the models with their attention.
 TOOLS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
     "saliency_bench": (
         "saliency-bench",
         {
-            "vanilla": CLASSIFIERS,
-            "input_x_gradient": CLASSIFIERS,
-            "integrated_gradients": TRAINED,
+            "vanilla": (*CLASSIFIERS, *LANGUAGE),
+            "input_x_gradient": (*CLASSIFIERS, *LANGUAGE),
+            "integrated_gradients": (*TRAINED, *LANGUAGE),
             "smoothgrad": CLASSIFIERS,
+            "attnlrp": EVERYWHERE,
+            "cp_lrp": EVERYWHERE,
+            "gim": EVERYWHERE,
         },
     ),
     "captum": (
@@ -62,9 +72,9 @@ TOOLS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
     "inseq": (
         "inseq",
         {
-            "saliency": ("gpt2/sdpa", "llama_lm/sdpa"),
-            "input_x_gradient": ("gpt2/sdpa", "llama_lm/sdpa"),
-            "integrated_gradients": ("gpt2/sdpa", "llama_lm/sdpa"),
+            "saliency": LANGUAGE,
+            "input_x_gradient": LANGUAGE,
+            "integrated_gradients": LANGUAGE,
         },
     ),
     "lxt": (

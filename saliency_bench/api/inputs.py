@@ -14,7 +14,7 @@ from saliency_bench.data.example import Example
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks import padding
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids, mostly_unknown
 from saliency_bench.models.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
 from saliency_bench.models.tasks.items import items as items_of
 from saliency_bench.models.tasks.registry import task_of
@@ -65,7 +65,7 @@ def encode_all(model: Model, inputs: Inputs, labels: Any) -> list[Encoded]:
             f"inputs[{cut[0]}] is longer than {model.max_length} tokens and was cut ({len(cut)} in all)",
             stacklevel=3,
         )
-    if message := task.mostly_unknown(model, encoded):
+    if message := mostly_unknown(model, encoded):
         warnings.warn(message, stacklevel=3)
     return encoded
 
@@ -92,7 +92,7 @@ def _encode_one(
         if label is None and model.task == SEQUENCE_CLASSIFICATION:
             label = label_of(item)
         if "input_ids" in item:
-            return task.encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
+            return encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
         example = Example(str(index), *_columns(item, where), label, source=where)
     elif isinstance(item, Example):
         example = item if label is None else replace(item, label=label)

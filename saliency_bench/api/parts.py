@@ -126,7 +126,7 @@ def heading(function: Callable[..., Any]) -> str:
 def parameters(group: str, name: str) -> tuple[Parameter, ...]:
     """The keys of an entry, or of a file of conf/model/ or conf/data/, without that which names the function."""
     content = _content(group, name)
-    function = content.get(group) or content.get("dataset") or content.get("name")
+    function = str(content.get(group) or content.get("dataset") or content.get("name"))
     meanings = _meanings(group, name)
     kept = {key: value for key, value in content.items() if value != function or key in meanings}
     return tuple(

@@ -21,7 +21,7 @@ from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks.sequence_classification import CRITERION
+from saliency_bench.models.tasks.scores import CRITERION
 from saliency_bench.models.tasks.targets import ALL
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.budget import resolve as resolve_budget

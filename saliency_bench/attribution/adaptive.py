@@ -133,8 +133,8 @@ class Refinement:
     def _error(self) -> float:
         """The estimate of the largest token error, in the unit of F."""
         widths = self._widths()
-        own = (widths[:-1] + widths[1:]) / 2
-        left_out = unpredicted(self.u, self.integrands) * own[:, None]
+        widths_of_nodes = (widths[:-1] + widths[1:]) / 2
+        left_out = unpredicted(self.u, self.integrands) * widths_of_nodes[:, None]
         worst = np.linalg.norm(left_out, axis=0).max(initial=0.0)
         return float(np.hypot(np.linalg.norm(self._residuals()), LEFT_OUT * worst))
 
@@ -142,8 +142,8 @@ class Refinement:
         return np.diff(np.concatenate([[0.0], self.u, [1.0]]))
 
     def _residuals(self) -> Float[np.ndarray, " C"]:
-        known = np.diff(np.concatenate([[self.start], self.values, [self.end]]))
-        return np.asarray(np.abs(known - cell_integrals(self.u, self.integrands.sum(1))))
+        differences = np.diff(np.concatenate([[self.start], self.values, [self.end]]))
+        return np.asarray(np.abs(differences - cell_integrals(self.u, self.integrands.sum(1))))
 
 
 def schedule(tolerance: float, max_steps: int) -> Iterator[int]:
@@ -183,12 +183,12 @@ def integrate(
     steps: dict[int, Step] = {}
     waiting = list(range(n))
     for n_more in schedule(tolerance, max_steps):
-        asked = {
+        next_nodes = {
             row: working[row].next_nodes(n_more) if row in steps else middles(n_more)
             for row in waiting
         }
-        for row, found in _visit(ctx, path, density, asked).items():
-            steps[row] = working[row].add(asked[row], *found)
+        for row, visited in _visit(ctx, path, density, next_nodes).items():
+            steps[row] = working[row].add(next_nodes[row], *visited)
         waiting = [row for row in waiting if _may_improve(steps[row], tolerance)]
         if not waiting:
             break
@@ -205,22 +205,22 @@ def _visit(
     ctx: Context,
     path: StraightPath,
     density: Density,
-    asked: dict[int, Float[np.ndarray, " N"]],
+    next_nodes: dict[int, Float[np.ndarray, " N"]],
 ) -> dict[int, tuple[Float[np.ndarray, "N T"], Float[np.ndarray, " N"]]]:
     """Token integrands and F at each example's own nodes."""
-    nodes = [float(alpha) for u in asked.values() for alpha in density.alpha(u)]
+    nodes = [float(alpha) for u in next_nodes.values() for alpha in density.alpha(u)]
     if not nodes:
-        return {row: (np.zeros((0, ctx.embeddings.shape[1])), np.zeros(0)) for row in asked}
-    pairs = [row for row, u in asked.items() for _ in u]
+        return {row: (np.zeros((0, ctx.embeddings.shape[1])), np.zeros(0)) for row in next_nodes}
+    pairs = [row for row, u in next_nodes.items() for _ in u]
     visited = ctx.engine.pairs(
         path, nodes, list(zip(pairs, range(len(pairs)), strict=True)), ctx.clean
     )
-    found = [(token_integrand(path, rows), rows.scores.double()) for rows in visited]
+    results = [(token_integrand(path, rows), rows.scores.double()) for rows in visited]
     # Brought to the host when all have been asked for: until then a GPU is not waited for.
-    integrands = torch.cat([integrand for integrand, _ in found]).cpu().numpy()
-    values = torch.cat([scores for _, scores in found]).cpu().numpy()
+    integrands = torch.cat([integrand for integrand, _ in results]).cpu().numpy()
+    values = torch.cat([scores for _, scores in results]).cpu().numpy()
     places = np.array(pairs)
-    return {row: (integrands[places == row], values[places == row]) for row in asked}
+    return {row: (integrands[places == row], values[places == row]) for row in next_nodes}
 
 
 def _attribution(
@@ -249,5 +249,5 @@ def _reason(step: Step, worst: float, tolerance: float, dtype: str) -> str:
     """Why a map has not converged."""
     if math.isinf(worst):
         return f"after {step.n} gradients every score is 0, and yet the output changes on the path"
-    said = f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
-    return said if worst > step.floor else f"{said}, by the rounding of {dtype} alone"
+    reason = f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
+    return reason if worst > step.floor else f"{reason}, by the rounding of {dtype} alone"

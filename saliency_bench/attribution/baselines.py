@@ -32,11 +32,12 @@ from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.tensors import on_device, sent
-from saliency_bench.models import references as known
+from saliency_bench.models import references as model_references
 from saliency_bench.models.contents import TEXT, VECTOR
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import FRAME_TOKENS
+from saliency_bench.models.tasks.scores import logits_fn
 
 if TYPE_CHECKING:
     from saliency_bench.attribution.context import Context
@@ -72,7 +73,7 @@ def _token(name: str, ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tenso
     return ctx.references.replacement(name, ctx.batch, ctx.embeddings, moved)
 
 
-for _name in known.NAMES:
+for _name in model_references.NAMES:
     BASELINES.add(_name, partial(_token, _name))
 
 
@@ -86,7 +87,7 @@ def diagnostics(
     """
     start = ctx.path(baseline, special_tokens).reference
     rows = torch.arange(len(ctx.batch), device=start.device)
-    logits = task.logits_fn(ctx.references.model, ctx.batch)(start, rows)
+    logits = logits_fn(ctx.references.model, ctx.batch)(start, rows)
     return np.asarray(_share(logits).cpu())
 
 
@@ -97,7 +98,7 @@ def random_reference(ctx: "Context", references: str, special_tokens: str) -> Ra
     else.
     """
     moved = _moved(ctx, special_tokens)
-    name = known.identity(references)
+    name = model_references.identity(references)
     draw = _random_vectors if references == "uniform" else _random_tokens(ctx, references, moved)
 
     @lru_cache(maxsize=1)  # gradients and displacements of a chunk start at the same references
@@ -107,8 +108,8 @@ def random_reference(ctx: "Context", references: str, special_tokens: str) -> Ra
             for example, number in zip(examples, numbers, strict=True)
         ]
         away = draw(ctx, examples, streams)
-        own = on_device(examples, moved.device, torch.long)
-        return torch.where(moved[own, :, None], away, ctx.embeddings[own])
+        index = on_device(examples, moved.device, torch.long)
+        return torch.where(moved[index, :, None], away, ctx.embeddings[index])
 
     return RandomStarts(lambda examples, numbers: rows(tuple(examples), tuple(numbers)))
 
@@ -126,20 +127,20 @@ def _random_tokens(ctx: "Context", references: str, moved: Bool[Tensor, "B T"]) 
     They fill the places that move in order, so that a window of a text stays one.
     """
     corpus = ctx.references.corpus(references)
-    places = [own.nonzero()[:, 0] for own in moved.cpu()]
+    places = [places_of_row.nonzero()[:, 0] for places_of_row in moved.cpu()]
     longest = max(map(len, places))
-    known.require_length(len(corpus), longest, f"references={references}")
-    pick = known.tokens if references == "vocabulary" else known.window
+    model_references.require_length(len(corpus), longest, f"references={references}")
+    pick = model_references.tokens if references == "vocabulary" else model_references.window
 
     def draw(
         ctx: "Context", examples: Sequence[int], streams: Sequence[torch.Generator]
     ) -> Float[Tensor, "R T D"]:
         ids = torch.zeros(len(examples), moved.shape[1], dtype=torch.long)
         for row, (example, stream) in enumerate(zip(examples, streams, strict=True)):
-            item, own = ctx.batch.encoded[example], places[example]
+            item, places_of_row = ctx.batch.encoded[example], places[example]
             ids[row, : len(item)] = torch.tensor(item.input_ids)
-            ids[row, own] = pick(corpus, len(own), stream)
-        return known.embed_batch(
+            ids[row, places_of_row] = pick(corpus, len(places_of_row), stream)
+        return model_references.embed_batch(
             ctx.references.model,
             ctx.batch,
             sent(ids, moved.device),
@@ -175,7 +176,7 @@ def _words(ctx: "Context", baseline: str) -> Float[Tensor, "B T D"]:
     """The words at the attributable tokens, from the first; a special token that moves gets the word before it."""
     words = ctx.references.words(baseline).to(ctx.embeddings.device)
     order = (ctx.batch.attributable.cumsum(1) - 1).clamp_min(0)
-    return known.embed_batch(ctx.references.model, ctx.batch, words[order % len(words)])
+    return model_references.embed_batch(ctx.references.model, ctx.batch, words[order % len(words)])
 
 
 @dataclass(frozen=True)
@@ -205,13 +206,13 @@ class LeastKnown:
 @BASELINES.register
 def max_entropy(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
     """The baseline of the largest entropy, the same vector at every token of a text; equal frames share it."""
-    found = ctx.references.found
+    vectors_of = ctx.references.found
     vectors = []
     for frame in _frames(ctx):
-        if frame not in found:
-            found[frame] = least_known(ctx.references, frame)
+        if frame not in vectors_of:
+            vectors_of[frame] = least_known(ctx.references, frame)
             _warn_once(ctx.references, frame)
-        vectors.append(found[frame].vector)
+        vectors.append(vectors_of[frame].vector)
     return torch.stack(vectors)[:, None, :]
 
 
@@ -239,8 +240,8 @@ def _frames(ctx: "Context") -> list[Frame]:
     for row, (item, length) in enumerate(zip(batch.encoded, batch.lengths, strict=True)):
         words = tuple(not special for special in item.special)
         ids = (
-            word if own and token not in kept else token
-            for token, own in zip(item.input_ids, words, strict=True)
+            word if is_word and token not in kept else token
+            for token, is_word in zip(item.input_ids, words, strict=True)
         )
         frames.append(
             Frame(
@@ -261,9 +262,9 @@ def _kept_ids(ctx: "Context") -> set[int]:
     """
     model = ctx.references.model
     kept = set(getattr(model.tokenizer, "all_special_ids", ()))
-    for name in task.FRAME_TOKENS:
-        own = model.fact(f"{name}_token_id")
-        kept |= set(own) if isinstance(own, list | tuple) else {own}
+    for name in FRAME_TOKENS:
+        ids = model.fact(f"{name}_token_id")
+        kept |= set(ids) if isinstance(ids, list | tuple) else {ids}
     return kept - {None}
 
 

@@ -22,7 +22,7 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.rows import digest
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import movie_reviews
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate, encode, encoded_ids
 from saliency_bench.store import cache
 
 #: Texts, and equally spaced nodes on the path of each.
@@ -61,24 +61,26 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
     )
     model = ctx.references.model
     as_called = facts, model.forward, model.criterion, model.embedding, ctx.references.weights
-    known = _KNOWN.setdefault(module, {})
-    if as_called not in known:
+    densities = _KNOWN.setdefault(module, {})
+    if as_called not in densities:
         name = _cache_name(ctx, facts)
-        found = _read(name)
-        if found is None:
-            found = learn(_integrands(ctx, baseline, special_tokens))
-            _write(name, found)
-        known[as_called] = found
-    return known[as_called]
+        density = _read(name)
+        if density is None:
+            density = learn(_integrands(ctx, baseline, special_tokens))
+            _write(name, density)
+        densities[as_called] = density
+    return densities[as_called]
 
 
 def _integrands(ctx: Context, baseline: str, special_tokens: str) -> list[Float[np.ndarray, "S _"]]:
     """Σ_d (x - x')_d ∂_d F at equally spaced nodes, for every token of every calibration text."""
     alike: dict[int, list[Encoded]] = {}
-    for one in _texts(ctx):
-        alike.setdefault(len(one), []).append(one)
+    for text in _texts(ctx):
+        alike.setdefault(len(text), []).append(text)
     return [
-        found for items in alike.values() for found in _on(ctx, items, baseline, special_tokens)
+        integrand
+        for items in alike.values()
+        for integrand in _on(ctx, items, baseline, special_tokens)
     ]
 
 
@@ -86,7 +88,7 @@ def _on(
     ctx: Context, items: list[Encoded], baseline: str, special_tokens: str
 ) -> Float[np.ndarray, "B S T"]:
     model = ctx.references.model
-    batch = task.collate(model, items)
+    batch = collate(model, items)
     with torch.no_grad():
         outputs = model.output(batch.input_ids, None, batch.token_type_ids, extra=batch.extra)
         logits = batch.read(outputs)
@@ -102,18 +104,20 @@ def _on(
     )
     path = other.path(baseline, special_tokens)
     nodes = np.linspace(0, 1, N_NODES).tolist()
-    found = np.zeros((len(items), N_NODES, batch.input_ids.shape[1]))
+    integrands = np.zeros((len(items), N_NODES, batch.input_ids.shape[1]))
     for rows in other.engine.rows(path, nodes, other.clean):
-        found[rows.examples, rows.nodes] = token_integrand(path, rows).cpu().numpy()
-    return found
+        integrands[rows.examples, rows.nodes] = token_integrand(path, rows).cpu().numpy()
+    return integrands
 
 
 def _texts(ctx: Context) -> list[Encoded]:
     model = ctx.references.model
     if callable(model.tokenizer):
-        examples = sorted(movie_reviews.load(split="train"), key=lambda one: _hash(one.text))
-        plain = [replace(one, label=None) for one in examples[:N_TEXTS]]
-        return task.encode(model, plain)
+        examples = sorted(
+            movie_reviews.load(split="train"), key=lambda example: _hash(example.text)
+        )
+        plain = [replace(example, label=None) for example in examples[:N_TEXTS]]
+        return encode(model, plain)
     return [_random_text(ctx, index) for index in range(N_TEXTS)]
 
 
@@ -122,7 +126,7 @@ def _random_text(ctx: Context, index: int) -> Encoded:
     length = min(RANDOM_LENGTHS[index % len(RANDOM_LENGTHS)], ctx.references.model.max_length)
     stream = generator_for("cpu", "calibration", index)
     ids = tokens[torch.randint(len(tokens), (length,), generator=stream)]
-    return task.encoded_ids(
+    return encoded_ids(
         ctx.references.model, {"input_ids": ids}, str(index), None, "a calibration text"
     )
 
@@ -145,10 +149,10 @@ def _read(name: str | None) -> Density | None:
         return None
     try:
         kept = cache.read(KIND, name)
-        found = Density(np.array(kept["alphas"], float), np.array(kept["values"], float))
-        ends = found.alphas[[0, -1]].tolist() == [0.0, 1.0]
-        rising = bool((np.diff(found.alphas) > 0).all())
-        return found if ends and rising and bool((found.values > 0).all()) else None
+        density = Density(np.array(kept["alphas"], float), np.array(kept["values"], float))
+        ends = density.alphas[[0, -1]].tolist() == [0.0, 1.0]
+        rising = bool((np.diff(density.alphas) > 0).all())
+        return density if ends and rising and bool((density.values > 0).all()) else None
     except (ValueError, KeyError, TypeError, IndexError):
         return None
 

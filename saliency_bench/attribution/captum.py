@@ -281,9 +281,9 @@ def _shared_tunnel(cloud: NoiseCloud, nodes: Sequence[Draw]) -> type[Any]:
         def _add_noise_to_input(
             self, input: Tensor, stdev: float, nt_samples_partition: int
         ) -> Tensor:
-            own = nodes[self.drawn : self.drawn + nt_samples_partition]
+            of_chunk = nodes[self.drawn : self.drawn + nt_samples_partition]
             self.drawn += nt_samples_partition
-            return at_least_float32(cloud.at(*_rows(len(input), own)).detach())
+            return at_least_float32(cloud.at(*_rows(len(input), of_chunk)).detach())
 
         @staticmethod
         def _expand_partial(
@@ -306,8 +306,8 @@ def _gradient_shap(ctx: Context, plan: object) -> Values:
     at_once = max(1, _rows_at_once(ctx) // len(ctx.batch))
     total = torch.zeros_like(at_least_float32(ctx.embeddings))
     for start in range(0, len(nodes), at_once):
-        own = nodes[start : start + at_once]
-        total += len(own) * _gradient_shap_of(ctx, points, own)
+        of_chunk = nodes[start : start + at_once]
+        total += len(of_chunk) * _gradient_shap_of(ctx, points, of_chunk)
     return Values(total / len(nodes), len(nodes))
 
 
@@ -317,13 +317,13 @@ def _gradient_shap_of(
     """The mean over these samples. Captum looks its tunnel and numpy up by name: for the time, they are ours."""
     from captum.attr._core import gradient_shap as module
 
-    rows, own = _rows(len(ctx.batch), nodes)
-    pairs = zip(rows.tolist(), own, strict=True)
+    rows, of_rows = _rows(len(ctx.batch), nodes)
+    pairs = zip(rows.tolist(), of_rows, strict=True)
     starts = at_least_float32(
         torch.stack([points.reference(example, node.number) for example, node in pairs])
     )
     tunnel = _shared_tunnel(points.cloud, nodes)
-    positions = _numpy_that_draws(points.positions(rows, own))
+    positions = _numpy_that_draws(points.positions(rows, of_rows))
     with standing_in(module, NoiseTunnel=tunnel, np=positions):
         values: Tensor = module.GradientShap(ctx.score).attribute(
             **inputs(ctx), baselines=starts, n_samples=len(nodes)

@@ -11,7 +11,7 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Values
 from saliency_bench.models.intake import captured
 from saliency_bench.models.references import TOKENS
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import output_of
 
 
 @LAYER_METHODS.register
@@ -55,7 +55,7 @@ def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
         mask = batch.mask[rows] if batch.padded else None
         types = None if batch.token_type_ids is None else batch.token_type_ids[rows]
         logits = model.output(ids, mask, types, extra=batch.extra_of(rows))
-        return task.output_of(model, ctx.output)(batch.read(logits, rows), ctx.target[rows])
+        return output_of(model, ctx.output)(batch.read(logits, rows), ctx.target[rows])
 
     return score
 

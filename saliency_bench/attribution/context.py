@@ -12,14 +12,14 @@ from torch import Tensor
 
 from saliency_bench.attribution import baselines
 from saliency_bench.attribution.backward import PLAIN, RULES
-from saliency_bench.attribution.backward.score import score_fn
+from saliency_bench.attribution.backward.score import score_fn as score_fn_by_rule
 from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.core.errors import unknown
 from saliency_bench.core.seeding import token_hash
 from saliency_bench.core.tensors import Batch, Probe, ScoreFn
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import output_of, score_fn
 
 SPECIAL_TOKENS = ("keep", "replace")
 
@@ -43,7 +43,7 @@ class Context:
 
     def __post_init__(self) -> None:
         model = self.references.model
-        short = task.score_fn(model, self.batch, self.target, self.output, short=True)
+        short = score_fn(model, self.batch, self.target, self.output, short=True)
         self.engine = GradientEngine(short, self.references.budget(self.token_budget))
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
         self._paths: dict[Hashable, StraightPath] = {}
@@ -57,7 +57,7 @@ class Context:
             return self
         if rule not in self._under:
             budget, _ = self.engine.budget, self.embeddings
-            score = score_fn(
+            score = score_fn_by_rule(
                 self.references.model, self.batch, self.target, self.output, RULES[rule]
             )
             other = self._under[rule] = copy(self)
@@ -73,12 +73,12 @@ class Context:
     @cached_property
     def score(self) -> ScoreFn:
         """The score of each example's target class, by the whole model: what other libraries are given."""
-        return task.score_fn(self.references.model, self.batch, self.target, self.output)
+        return score_fn(self.references.model, self.batch, self.target, self.output)
 
     @cached_property
     def clean(self) -> Clean:
         """F(x), from the logits by which the class was chosen, and ∇F(x), once it is asked for."""
-        scores = task.output_of(self.references.model, self.output)(self.logits, self.target)
+        scores = output_of(self.references.model, self.output)(self.logits, self.target)
         return self.engine.clean(self.embeddings, scores)
 
     @property
@@ -135,7 +135,6 @@ class Context:
         return NoiseCloud(
             embeddings=self.embeddings,
             noisy=self.batch.mask if noise_special_tokens else self.batch.attributable,
-            lengths=self.batch.lengths,
             hashes=self.hashes,
             units=self.noise_unit,
             seed=self.seed,
@@ -149,12 +148,12 @@ class Context:
         return self._units[unit]
 
     def _unit(self, unit: str) -> Float[Tensor, " B"]:
-        one = torch.ones(len(self.batch), dtype=torch.float64, device=self.embeddings.device)
+        ones = torch.ones(len(self.batch), dtype=torch.float64, device=self.embeddings.device)
         if unit == "absolute":
-            return one
+            return ones
         if unit == "std":
-            return one * self.references.embedding_std
+            return ones * self.references.embedding_std
         real = self.batch.mask[:, :, None]
-        infinity = torch.tensor(torch.inf, dtype=self.embeddings.dtype, device=one.device)
+        infinity = torch.tensor(torch.inf, dtype=self.embeddings.dtype, device=ones.device)
         largest = torch.where(real, self.embeddings, -infinity).amax((1, 2))
-        return one * (largest - torch.where(real, self.embeddings, infinity).amin((1, 2)))
+        return ones * (largest - torch.where(real, self.embeddings, infinity).amin((1, 2)))

@@ -58,10 +58,10 @@ def learn(integrands: Sequence[Float[np.ndarray, "S _"]]) -> Density:
     token score, so that all count alike. Texts without scores say nothing; without any, the density is uniform.
     """
     profiles = []
-    for one in integrands:
-        size = np.abs(np.trapezoid(one, dx=1 / (len(one) - 1), axis=0)).max(initial=0.0)
-        if size > 0 and np.isfinite(one).all():
-            profiles.append(np.abs(one).mean(1) / size)
+    for integrand in integrands:
+        size = np.abs(np.trapezoid(integrand, dx=1 / (len(integrand) - 1), axis=0)).max(initial=0.0)
+        if size > 0 and np.isfinite(integrand).all():
+            profiles.append(np.abs(integrand).mean(1) / size)
     if not profiles:
         return uniform()
     profile = np.mean(profiles, axis=0)
@@ -140,15 +140,28 @@ def middles(n: int) -> Float[np.ndarray, " S"]:
 
 
 def calibrated_rule(
-    density: Density, n: int
+    density: Density, n: int, *, half: bool = False
 ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
     """Nodes and weights of a fixed rule with n ≥ 3 nodes: middles in u, the spline's weights, which sum to 1.
 
-    Error O(1/n²) on smooth integrands, whatever the density.
+    Error O(1/n²) on smooth integrands, whatever the density. `half`: every other node, with weights of their own.
     """
     alphas = density.alpha(middles(n))
-    weights = spline_weights(middles(n)) * density.stretch(alphas)
+    stretch = density.stretch(alphas)
+    if half:
+        return alphas[::2], weights_of_kept(n, stretch)
+    weights = spline_weights(middles(n)) * stretch
     return alphas, weights / weights.sum()
+
+
+def weights_of_kept(n: int, stretch: Float[np.ndarray, " S"]) -> Float[np.ndarray, " K"]:
+    """Weights of every other of n nodes that are equally spaced in u, where dα/du is `stretch`; they sum to 1.
+
+    Those of the spline through the kept nodes, and where that would be fewer than three, of the kept nodes as they are.
+    """
+    kept = stretch[::2]
+    weights = kept * spline_weights(middles(n)[::2]) if len(kept) >= 3 else kept
+    return np.asarray(weights / weights.sum())
 
 
 def refined(

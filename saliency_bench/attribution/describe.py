@@ -62,8 +62,8 @@ def named(name: str) -> dict[str, Any]:
 
 def about_of(name: str) -> About:
     """What a method says of itself; of an entry that bears no method's name, that name."""
-    known = name in METHODS and name in ABOUT
-    return ABOUT[name] if known else About(label=name)
+    is_ours = name in METHODS and name in ABOUT
+    return ABOUT[name] if is_ours else About(label=name)
 
 
 def _color(name: str, about: About) -> str | None:

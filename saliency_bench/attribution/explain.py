@@ -78,7 +78,7 @@ class Family:
     @property
     def n_sums(self) -> int:
         """Tensors [B T D] that are held while gradients are added up."""
-        return sum(len(one.weights) * len(one.moment.terms) for one in self.requests)
+        return sum(len(request.weights) * len(request.moment.terms) for request in self.requests)
 
     def _paid(self, requests: Sequence[Request]) -> set[Any]:
         nodes = {node for request in requests for node in request.nodes}
@@ -89,31 +89,33 @@ class Family:
 class Planned:
     """What settings ask for, before any gradient of a family is taken.
 
-    `found` are those of methods that compute by themselves, and have by now; `alone` share no gradients: they find out
+    `finished` are those of methods that compute by themselves, and have by now; `alone` share no gradients: they find out
     for each text how many draws they need, or each draw has a model of its own.
     """
 
     families: tuple[Family, ...]
     alone: tuple[tuple[Setting, Expectation], ...]
-    found: Mapping[str, Attribution]
+    finished: Mapping[str, Attribution]
 
 
 def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
     """Sorts settings by the points that they share."""
-    found: dict[str, Attribution] = {}
+    finished: dict[str, Attribution] = {}
     alone = []
     families: dict[object, list[tuple[Setting, Plan]]] = {}
     for setting in settings:
         made = _made(ctx.under(rule_of(setting)), setting)
         if isinstance(made, Attribution):
-            found[setting.id] = made
+            finished[setting.id] = made
         elif isinstance(made, Values):
-            found[setting.id] = _reduced(ctx, setting, made)
+            finished[setting.id] = _reduced(ctx, setting, made)
         elif isinstance(made, Expectation) and (made.draws.auto or made.model):
             alone.append((setting, made))
         else:
             families.setdefault((made.points.key, rule_of(setting)), []).append((setting, made))
-    return Planned(tuple(Family.of(one) for one in families.values()), tuple(alone), found)
+    return Planned(
+        tuple(Family.of(members) for members in families.values()), tuple(alone), finished
+    )
 
 
 def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attribution]:
@@ -124,15 +126,15 @@ def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attributi
     plan is computed by itself.
     """
     planned = plan(ctx, settings)
-    found = dict(planned.found)
+    attributions = dict(planned.finished)
     for setting, drawn in planned.alone:
         compute = _until_sure if drawn.draws.auto else _of_own_models
-        found[setting.id] = compute(ctx.under(rule_of(setting)), setting, drawn)
+        attributions[setting.id] = compute(ctx.under(rule_of(setting)), setting, drawn)
     for family in planned.families:
         sums = _gather(ctx.under(family.rule), family.requests)
-        for (setting, own_plan), own in zip(family.members, sums, strict=True):
-            found[setting.id] = _finish(ctx, setting, own_plan, own)
-    return {setting.id: found[setting.id] for setting in settings}
+        for (setting, own_plan), sums_of_setting in zip(family.members, sums, strict=True):
+            attributions[setting.id] = _finish(ctx, setting, own_plan, sums_of_setting)
+    return {setting.id: attributions[setting.id] for setting in settings}
 
 
 def rule_of(setting: Setting) -> str:
@@ -142,11 +144,11 @@ def rule_of(setting: Setting) -> str:
 
 def _words(key: object) -> Iterator[str]:
     """The words in a key of points, of which the inner ones may be keys."""
-    for one in key if isinstance(key, tuple) else (key,):
-        if isinstance(one, tuple):
-            yield from _words(one)
-        elif isinstance(one, str):
-            yield one
+    for part in key if isinstance(key, tuple) else (key,):
+        if isinstance(part, tuple):
+            yield from _words(part)
+        elif isinstance(part, str):
+            yield part
 
 
 def _made(ctx: Context, setting: Setting) -> Plan | Values | Attribution:
@@ -189,12 +191,14 @@ def _gather(
         np.add.at(spread.T, [column[node] for node in request.nodes], request.weights.T)
         for term in request.moment.terms:
             stacked.setdefault(term, []).append(spread)
-    weights = {term: torch.from_numpy(np.concatenate(own)) for term, own in stacked.items()}
+    weights = {
+        term: torch.from_numpy(np.concatenate(matrices)) for term, matrices in stacked.items()
+    }
     points = requests[0].points
     sums = ctx.engine.weighted_sums(points, nodes, weights, ctx.clean, examples)
     parts = {
-        term: iter(torch.split(sums[term], [len(one) for one in own]))
-        for term, own in stacked.items()
+        term: iter(torch.split(sums[term], [len(matrix) for matrix in matrices]))
+        for term, matrices in stacked.items()
     }
     return [[next(parts[term]) for term in request.moment.terms] for request in requests]
 
@@ -211,8 +215,10 @@ def _drawn(
         total: list[Tensor] = []
         for sample in group:
             with plan.model(sample):
-                (one,) = _gather(ctx, [_request_of(plan, range(sample, sample + 1))], examples)
-            total = [a + b for a, b in zip(total, one, strict=True)] if total else one
+                (of_sample,) = _gather(
+                    ctx, [_request_of(plan, range(sample, sample + 1))], examples
+                )
+            total = [a + b for a, b in zip(total, of_sample, strict=True)] if total else of_sample
         groups.append(total)
     return [torch.cat(terms) for terms in zip(*groups, strict=True)]
 
@@ -231,7 +237,7 @@ def _finish(ctx: Context, setting: Setting, plan: Plan, sums: Sums) -> Attributi
         estimate = Estimate(ctx, setting, plan)
         estimate.add(range(plan.draws.n), sums)
         return estimate.attribution()
-    values = plan.moment.finish(*(one[0] for one in sums))
+    values = plan.moment.finish(*(term[0] for term in sums))
     if plan.multiplier is not None:
         values = values * plan.multiplier
     return _reduced(ctx, setting, Values(values, _cost(ctx, plan), plan.difference))
@@ -281,18 +287,19 @@ def _scattered(settled: Sequence[tuple[list[int], Attribution]], n: int) -> Attr
     """Each example's scores as they were when it was settled."""
     place = {example: now for done, now in settled for example in done}
     of = [place[example] for example in range(n)]
-    sure = [one.convergence for one in of if one.convergence is not None]
+    sure = [attribution.convergence for attribution in of if attribution.convergence is not None]
     return Attribution(
-        scores=torch.stack([one.scores[row] for row, one in enumerate(of)]),
-        n_gradients=np.array([one.n_gradients for one in of]),
+        scores=torch.stack([attribution.scores[row] for row, attribution in enumerate(of)]),
+        n_gradients=np.array([attribution.n_gradients for attribution in of]),
         convergence=Convergence(
             **{name: _picked(sure, name) for name in ARRAYS},
             reasons=tuple(
-                one.reasons[row] if one.reasons else None for row, one in enumerate(sure)
+                attribution.reasons[row] if attribution.reasons else None
+                for row, attribution in enumerate(sure)
             ),
         ),
     )
 
 
 def _picked(of: Sequence[Any], name: str) -> np.ndarray:
-    return np.stack([getattr(one, name)[row] for row, one in enumerate(of)])
+    return np.stack([getattr(attribution, name)[row] for row, attribution in enumerate(of)])

@@ -107,15 +107,15 @@ def _forced(ctx: Context, setting: Setting, plan: Plan, example: int, rounded: b
     values, moved = (torch.stack(side) for side in zip(*pairs, strict=True))  # [N T D]
     mean = values.mean(0)
     if _cancels(plan):
-        found = (values - mean).square().mean(0)
+        value = (values - mean).square().mean(0)
         epsilon = torch.finfo(ctx.embeddings.dtype).eps / 2
         cancelled = 6 * (len(pairs) + 2) * epsilon * values.square().mean(0)
         off = 2 * ((values - mean).abs() * moved).mean(0) + cancelled
     elif _across(plan) is SQUARE:
-        found, off = values.square().mean(0), 2 * (values.abs() * moved).mean(0)
+        value, off = values.square().mean(0), 2 * (values.abs() * moved).mean(0)
     else:
-        found, off = mean, moved.mean(0)
-    size, largest = _size(setting.reduction, found), _size(setting.reduction, off)
+        value, off = mean, moved.mean(0)
+    size, largest = _size(setting.reduction, value), _size(setting.reduction, off)
     # A text that is its own baseline has no scores, and nothing that could move.
     return float(largest / size) if size else 0.0
 
@@ -172,10 +172,10 @@ def _gradients(
     ctx: Context, points: Points, nodes: Sequence[Any], example: int
 ) -> Float[Tensor, "S T D"]:
     """The gradients at one example's nodes, on the host in float64."""
-    found = torch.zeros(len(nodes), *ctx.embeddings.shape[1:], dtype=torch.float64)
+    gradients = torch.zeros(len(nodes), *ctx.embeddings.shape[1:], dtype=torch.float64)
     for rows in ctx.engine.rows(points, nodes, ctx.clean, [example]):
-        found[list(rows.nodes)] = rows.gradients.cpu().double()
-    return found
+        gradients[list(rows.nodes)] = rows.gradients.cpu().double()
+    return gradients
 
 
 def _displacement(
@@ -201,10 +201,10 @@ class Beside(Points):
         self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[Any, float]]
     ) -> Float[Tensor, "R T D"]:
         """The points, each moved by its fraction."""
-        own = [node for node, _ in nodes]
+        alphas = [node for node, _ in nodes]
         by = torch.tensor([step for _, step in nodes], device=row_example.device)
-        moved = by[:, None, None] * _displacement(self.points, row_example, own)
-        return self.points.at(row_example, own) + moved
+        moved = by[:, None, None] * _displacement(self.points, row_example, alphas)
+        return self.points.at(row_example, alphas) + moved
 
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[Any, float]]

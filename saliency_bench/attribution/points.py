@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saliency_bench.attribution import philox
 from saliency_bench.core.random import generator_for
+from saliency_bench.core.seeding import seed_of
 from saliency_bench.core.tensors import numbers, on_device
 
 
@@ -191,13 +193,12 @@ class Draw(NamedTuple):
 class NoiseCloud(Points):
     """x + σ ε, ε ~ N(0, I): nodes are `Draw`s.
 
-    One stream per (seed, token ids, number), drawn at the example's own length: ε does not depend on batch,
-    padding, order, σ, or how many draws follow. Values do depend on the kind of device.
+    ε belongs to the seed, the token ids, the draw's number, the token and the dimension (see `philox`). It does not
+    depend on batch, padding, order, σ, the device, or how many draws follow.
     """
 
     embeddings: Float[Tensor, "B T D"]
     noisy: Bool[Tensor, "B T"]  # the tokens that get noise
-    lengths: tuple[int, ...]
     hashes: tuple[str, ...]  # of the token ids
     units: Callable[[str], Float[Tensor, " B"]]  # how large one unit of σ is for each example
     seed: int
@@ -220,15 +221,24 @@ class NoiseCloud(Points):
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
         """Of each row, σ ε."""
-        drawn: dict[tuple[int, int, int], Tensor] = {}
-        shape = (len(nodes), *self.embeddings.shape[1:])
-        shifts = self.embeddings.new_empty(shape)  # filled in place: a copy is as large as a pass
-        for row, (example, node) in enumerate(zip(numbers(row_example), nodes, strict=True)):
-            key = example, node.number // node.block, node.block
-            if key not in drawn:  # rows of one block stand together
-                drawn = {key: self.block(*key)}
-            shifts[row] = drawn[key][node.number % node.block]
-        return shifts.mul_(self._sigma(row_example, nodes)[:, None, None])
+        drawn = self.epsilon(numbers(row_example), nodes)
+        return drawn.mul_(self._sigma(row_example, nodes)[:, None, None])
+
+    def epsilon(self, examples: Sequence[int], nodes: Sequence[Draw]) -> Float[Tensor, "R T D"]:
+        """Of each row, ε as its block has it, without the sign. What several rows share is drawn once."""
+        pairs = list(zip(examples, nodes, strict=True))
+        drawn: list[Tensor] = []
+        starts: dict[tuple[int, int, int], int] = {}  # of each block, its place in what is drawn
+        for size in sorted({node.block for node in nodes}):
+            blocks = dict.fromkeys((e, n.number // size, size) for e, n in pairs if n.block == size)
+            before = sum(map(len, drawn))
+            starts |= {key: before + place * size for place, key in enumerate(blocks)}
+            drawn.append(self.blocks([key[0] for key in blocks], [key[1] for key in blocks], size))
+        places = [
+            starts[example, node.number // node.block, node.block] + node.number % node.block
+            for example, node in pairs
+        ]
+        return torch.cat(drawn)[on_device(places, drawn[0].device)]
 
     def _sigma(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, " R"]:
         """Of each row, σ with the sign of its draw."""
@@ -238,21 +248,28 @@ class NoiseCloud(Points):
         levels = on_device([node.sign * node.level for node in nodes], units.device, units.dtype)
         return (levels * units[own, row_example]).to(self.embeddings.dtype)
 
-    def block(self, example: int, index: int, size: int) -> Float[Tensor, "G T D"]:
-        """The ε of a block of draws: each is N(0, I), and where there are several they sum to 0."""
-        noise = torch.stack([self.noise(example, index * size + place) for place in range(size)])
-        return noise if size == 1 else (noise - noise.mean(0)) * (size / (size - 1)) ** 0.5
+    def blocks(
+        self, examples: Sequence[int], indices: Sequence[int], size: int
+    ) -> Float[Tensor, "N T D"]:
+        """The ε of all draws of some blocks: each is N(0, I), and where there are several in a block they sum to 0."""
+        drawn = self.noise(
+            [example for example in examples for _ in range(size)],
+            [index * size + place for index in indices for place in range(size)],
+        )
+        if size > 1:
+            whole = drawn.reshape(-1, size, *drawn.shape[1:])
+            centred = (whole - whole.mean(1, keepdim=True)) * (size / (size - 1)) ** 0.5
+            drawn = centred.flatten(0, 1)
+        return drawn.to(self.embeddings.dtype)
 
-    def noise(self, example: int, number: int) -> Float[Tensor, "T D"]:
-        """ε of one example and draw; 0 on padding, and on special tokens unless they get noise too."""
+    def noise(self, examples: Sequence[int], draw_numbers: Sequence[int]) -> Float[Tensor, "N T D"]:
+        """Of each example and draw, ε before it is centred; 0 where a token gets no noise. In at least float32."""
         width, depth = self.embeddings.shape[1:]
         device = self.embeddings.device
-        length = self.lengths[example]
-        stream = generator_for(device, "noise", self.seed, self.hashes[example], number)
-        drawn = torch.randn(length, depth, generator=stream, dtype=torch.float32, device=device)
-        noise = torch.zeros(width, depth, dtype=self.embeddings.dtype, device=device)
-        noise[:length] = drawn
-        return noise * self.noisy[example, :, None]
+        keys = [seed_of("noise", self.seed, self.hashes[example]) for example in examples]
+        drawn = philox.normal(keys, draw_numbers, (width, depth), device)
+        noisy = self.noisy[on_device(examples, device), :, None]
+        return drawn.to(torch.promote_types(self.embeddings.dtype, torch.float32)) * noisy
 
 
 @dataclass(frozen=True)

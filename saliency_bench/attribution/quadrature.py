@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float
 
+from saliency_bench.attribution.density import weights_of_kept
 from saliency_bench.core.errors import InputError, unknown
 
 Rule = tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]
@@ -113,11 +114,59 @@ RULES: dict[str, Callable[[int], Rule]] = {
 }
 
 
+#: Rules whose first and last nodes are the ends of the path.
+CLOSED = ("trapezoid", "clenshaw_curtis", "captum_riemann_trapezoid")
+
 #: Nodes by a density that is learnt for a model and a baseline, so that they cannot be listed here: `density`.
 CALIBRATED = "calibrated"
 FEWEST_CALIBRATED = 3
 
 NAMES = (*RULES, CALIBRATED)
+
+
+#: Before the name of a rule: every other of its nodes, with weights of their own (`half_of`).
+HALF = "half_of_"
+
+
+def whole(rule: str) -> str:
+    """The rule of whose nodes `rule` takes every other, or itself."""
+    return rule.removeprefix(HALF)
+
+
+def fewest_of_half(rule: str) -> int:
+    """The fewest nodes of which every other are not all of them."""
+    return FEWEST_CALIBRATED if rule == CALIBRATED else 3 if rule in CLOSED else 2
+
+
+def half_of(rule: str, n: int) -> Rule:
+    """Every other node of the rule with `n` nodes: a coarser rule that costs no gradient more.
+
+    Sums of left, right and trapezoidal pieces stay such sums, with pieces twice as long. Clenshaw-Curtis with an odd
+    number of nodes stays what it is, with an even number it becomes a trapezoidal sum. Of the midpoint rule and of
+    Gauss-Legendre, whose nodes do not nest, the nodes are taken as the images of equally spaced u under a map with
+    derivative n times the weight, and the integrand in u as a spline (`density.weights_of_kept`).
+
+    Raises:
+        InputError: there are too few nodes, see `fewest_of_half`.
+    """
+    if n < (fewest := fewest_of_half(rule)):
+        raise InputError(
+            f"n_steps={n}: expected at least {fewest}, of which {HALF}{rule} takes every other"
+        )
+    nodes, weights = RULES[rule](n)
+    if rule in ("left", "right"):  # each kept node stands for the one beside it too
+        towards = 1 if rule == "left" else -1
+        sums = np.add.reduceat(weights[::towards], np.arange(0, n, 2))
+        return nodes[::towards][::2][::towards], sums[::towards]
+    if rule == "clenshaw_curtis" and n % 2 and n > 2:
+        return clenshaw_curtis((n + 1) // 2)
+    if rule in CLOSED:
+        kept = nodes[np.unique([*range(0, n, 2), n - 1])]
+        gaps = np.diff(kept)
+        sums = (np.append(gaps, 0) + np.insert(gaps, 0, 0)) / 2
+        return kept, sums * weights.sum()
+    sums = weights_of_kept(n, n * weights)
+    return nodes[::2], sums * weights.sum()
 
 
 def check(rule: str, n_steps: int) -> None:
@@ -126,9 +175,9 @@ def check(rule: str, n_steps: int) -> None:
     Raises:
         InputError: no such rule, or too few steps for it.
     """
-    if rule not in NAMES:
+    if whole(rule) not in NAMES:
         raise unknown("quadrature", rule, list(NAMES))
-    if rule != CALIBRATED:
+    if whole(rule) != CALIBRATED:
         quadrature(rule, n_steps)
     elif n_steps < FEWEST_CALIBRATED:
         raise InputError(
@@ -143,9 +192,9 @@ def quadrature(rule: str, n_steps: int) -> tuple[tuple[float, ...], tuple[float,
     Raises:
         InputError: no such rule, or too few steps for it.
     """
-    if rule not in RULES:
+    if whole(rule) not in RULES:
         raise unknown("quadrature", rule, list(RULES))
     if n_steps < 1:
         raise InputError(f"n_steps={n_steps}: expected a whole number of at least 1")
-    nodes, weights = RULES[rule](n_steps)
+    nodes, weights = RULES[rule](n_steps) if rule == whole(rule) else half_of(whole(rule), n_steps)
     return tuple(nodes.tolist()), tuple(weights.tolist())

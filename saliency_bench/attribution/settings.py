@@ -16,7 +16,7 @@ from saliency_bench.attribution.methods.attention import QUERIES
 from saliency_bench.attribution.methods.paths import STATISTICS
 from saliency_bench.attribution.methods.rankings import GOALS
 from saliency_bench.attribution.noise import AUTO, SAMPLERS
-from saliency_bench.attribution.quadrature import CALIBRATED, NAMES
+from saliency_bench.attribution.quadrature import CALIBRATED, NAMES, whole
 from saliency_bench.attribution.quadrature import check as check_rule
 from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.core import ranges, signatures
@@ -26,7 +26,7 @@ from saliency_bench.core.rows import Setting, Target, as_list, check_axis, expan
 from saliency_bench.core.signatures import typed
 from saliency_bench.data.records import half_character
 from saliency_bench.models import references
-from saliency_bench.models.tasks.sequence_classification import CRITERION, OUTPUTS
+from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
 
@@ -75,16 +75,16 @@ def expand(
     Raises:
         InputError: an entry is wrong, or two settings compute the same numbers.
     """
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for name, entry in entries.items():
         for setting in _expand_entry(name, entry, target, output, seed, backends):
-            other = found.setdefault(setting.id, setting)
+            other = settings.setdefault(setting.id, setting)
             if other is not setting:
                 raise InputError(
                     f"method.{other.name} and method.{name} both compute {setting.method} "
                     f"({setting.backend}, {setting.reduction}, {dict(setting.hyper)}). Remove one of them."
                 )
-    return list(found.values())
+    return list(settings.values())
 
 
 def _expand_entry(
@@ -99,8 +99,8 @@ def _expand_entry(
     method, hyper = METHODS.entry("method", entry, where, others=SHARED)
     outputs = as_list(entry.get("output", output))
     if "output" in entry:
-        for one in outputs:
-            one_of(f"{where}.output", one, OUTPUTS)
+        for output in outputs:
+            one_of(f"{where}.output", output, OUTPUTS)
     axes = {
         "_backend": _backends(entry, backends, method, where),
         "_reduction": _reductions(entry, method, where),
@@ -109,7 +109,7 @@ def _expand_entry(
     }
     for key in METHODS.hyperparameters(method):
         axes[key] = [
-            checked_value(method, key, one, f"{where}.{key}") for one in as_list(hyper[key])
+            checked_value(method, key, value, f"{where}.{key}") for value in as_list(hyper[key])
         ]
     axes[backward.KEY] = as_list(entry.get(backward.KEY, backward.PLAIN))
     for rule in axes[backward.KEY]:
@@ -134,10 +134,10 @@ def _backends(
     entry: Mapping[str, Any], backends: Sequence[str], method: str, where: str
 ) -> list[str]:
     if has_backends(method):
-        found = as_list(entry.get("backend", backends))
-        for backend in found:
+        names = as_list(entry.get("backend", backends))
+        for backend in names:
             one_of(f"{where}.backend", backend, BACKENDS)
-        return found
+        return names
     if "backend" in entry:
         raise InputError(f"{where}.backend: {method} has no choice of backends. Remove it.")
     return [ONLY.get(method, "native")]
@@ -152,10 +152,10 @@ def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
         return ["none"]
     if "reduction" not in entry:
         raise InputError(f"{where}.reduction is missing. Give one: l2, l1, sum or dot.")
-    found = as_list(entry["reduction"])
-    for reduction in found:
+    names = as_list(entry["reduction"])
+    for reduction in names:
         one_of(f"{where}.reduction", reduction, REDUCTIONS)
-    return found
+    return names
 
 
 def checked_value(method: str, key: str, value: Any, where: str) -> Any:
@@ -168,8 +168,9 @@ def checked_value(method: str, key: str, value: Any, where: str) -> Any:
     value = typed(METHODS[method], key, value, where)
     if isinstance(value, str) and (fault := half_character(value)):
         raise InputError(f"{where}={value!r}: expected a text, got {fault}")
-    if (known := CHOICES.get(key)) is not None:
-        one_of(where, value, known.names() if isinstance(known, Registry) else known)
+    if (choices := CHOICES.get(key)) is not None:
+        name = whole(value) if key == "quadrature" else value
+        one_of(where, name, choices.names() if isinstance(choices, Registry) else choices)
     if key in CHECKS:
         CHECKS[key](value, where)
     return value
@@ -192,12 +193,12 @@ def checked_setting(
     """
     where = f"method.{name}"
     one_of(f"{where}.method", method, METHODS.names())
-    own = dict(hyper)
-    rule = own.pop(backward.KEY, backward.PLAIN)
+    of_method = dict(hyper)
+    rule = of_method.pop(backward.KEY, backward.PLAIN)
     one_of(f"{where}.{backward.KEY}", rule, backward.NAMES)
-    METHODS.check(method, own, where)
+    METHODS.check(method, of_method, where)
     values = {
-        key: checked_value(method, key, value, f"{where}.{key}") for key, value in own.items()
+        key: checked_value(method, key, value, f"{where}.{key}") for key, value in of_method.items()
     } | {backward.KEY: rule}
     return _combined(name, method, backend, reduction, target, output, seed, values)
 
@@ -319,9 +320,9 @@ def _check_rule(where: str, method: str, hyper: Mapping[str, Any]) -> None:
 
 
 def _check_calibrated(method: str, rule: str) -> None:
-    if rule == CALIBRATED and not ABOUT[method].calibrated:
-        own = [name for name in METHODS.names() if ABOUT[name].calibrated]
-        raise InputError(f"quadrature={rule}: its nodes are those of {', '.join(own)} alone")
+    if whole(rule) == CALIBRATED and not ABOUT[method].calibrated:
+        calibrated = [name for name in METHODS.names() if ABOUT[name].calibrated]
+        raise InputError(f"quadrature={rule}: its nodes are those of {', '.join(calibrated)} alone")
 
 
 def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:

@@ -51,6 +51,8 @@ _METRICS = {
     "soft_retention": "Soft retention",
     "precision_at_k": "Precision at k",
     "mean_rank": "Mean rank",
+    "mean_reciprocal_rank": "Mean reciprocal rank",
+    "pointing_game": "Pointing game",
     "auprc": "AUPRC",
     "token_f1": "Token F1",
     "token_iou": "Token IOU",

@@ -58,7 +58,7 @@ _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     (_whole(1), (
         "n_examples", "n_repeats", "n_tokens", "neighbours", "max_evaluations", "token_budget", "token_budgets", "tokens_at_once", "batch_size",
         "batch_sizes", "internal_batch_size", "length", "lengths", "window", "max_warmups", "workers", "timeout_minutes",
-        "memory_gb",
+        "memory_gb", "k", "n_prompts", "n_items",
     )),
     # counts that may be 0
     (_whole(0), (

@@ -8,7 +8,7 @@ from torch import Tensor
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import logits_fn
 
 
 class BlurringProbe:
@@ -21,7 +21,7 @@ class BlurringProbe:
         self.batch = batch
         self.budget = references.budget(token_budget)
         self.embeddings = embed_batch(references.model, batch)
-        self.whole = task.logits_fn(references.model, batch, short=True)
+        self.whole = logits_fn(references.model, batch, short=True)
 
     @torch.inference_mode()
     def __call__(

@@ -61,7 +61,8 @@ def sufficiency(curve: Curve, *, grid: Grid) -> float:
 def srg(curve: Curve) -> float:
     """Comprehensiveness minus sufficiency on the full grid, which is insertion minus deletion AUC.
 
-    0 in expectation for a random ranking; the reversed ranking has the opposite sign.
+    The reversed ranking has the opposite sign, to the last bit: its curves are the same numbers. So a ranking and its
+    reverse have 0 on average, and a random one has 0 in expectation.
     """
     return comprehensiveness(curve, grid=FULL) - sufficiency(curve, grid=FULL)
 

@@ -33,8 +33,8 @@ from saliency_bench.models.references import (
     embed_batch,
     resolve_removal,
 )
-from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.tasks.registry import refusal
+from saliency_bench.models.tasks.scores import logits_fn
 
 #: Each map's own baseline takes the place of removed tokens.
 OWN_BASELINE = "baseline"
@@ -196,7 +196,7 @@ class ReplacingProbe(CachingProbe):
         super().__init__(references, batch, token_budget)
         self.embeddings = embed_batch(references.model, batch)
         self.replacement = replacement
-        self.whole = task.logits_fn(references.model, batch, short=True)
+        self.whole = logits_fn(references.model, batch, short=True)
 
     def _logits(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]

@@ -10,7 +10,7 @@ from saliency_bench.core.errors import unknown
 from saliency_bench.core.text import Encoded
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 
 #: Random classifiers by architecture: absolute positions, positions counted from the ids, and a decoder that reads
 #: its answer off the last token and has no pad token. Sharp enough that no two tokens are alike.
@@ -86,6 +86,6 @@ def random_texts(model: Model, n: int, n_tokens: int, seed: int = 0) -> list[Enc
     rows = torch.randint(ordinary, VOCABULARY, (n, n_tokens), generator=stream).tolist()
     inputs = [{"input_ids": [first, *row, last]} for row in rows]
     return [
-        task.encoded_ids(model, one, f"random-{index}", None, f"text {index}")
+        encoded_ids(model, one, f"random-{index}", None, f"text {index}")
         for index, one in enumerate(inputs)
     ]

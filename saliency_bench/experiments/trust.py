@@ -50,7 +50,7 @@ from saliency_bench.experiments.trust_report import frame
 from saliency_bench.models import loading
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.evaluate import Entries, evaluate_block
@@ -155,7 +155,7 @@ def _texts(model: Model, kind: str, config: Config) -> list[Encoded]:
         share=1.0,
         incomplete=0.0,
     )
-    return task.encode(model, examples)
+    return encode(model, examples)
 
 
 def evaluated(

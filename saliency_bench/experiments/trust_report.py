@@ -9,7 +9,7 @@ import pandas as pd
 from saliency_bench.core.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.core.rows import TRUST
 from saliency_bench.experiments.means import estimates, matrix, over_texts, records
-from saliency_bench.report.gates import KINDS, _ordered, gates
+from saliency_bench.report.gates import KINDS, by_kind_and_seed, gates
 from saliency_bench.report.stats import Resampling
 from saliency_bench.report.table import Column, Table
 
@@ -100,7 +100,7 @@ def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
 def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Models that failed their gate, ties, and comparisons without a value."""
     lines = []
-    for name, facts in _ordered(models):
+    for name, facts in by_kind_and_seed(models):
         if not (facts.get("gate") or {}).get("passed"):
             lines.append(f"{name} did not pass its gate: its shortcut is no ground truth.")
     ties = rows.groupby("metric")["preferred"].apply(lambda own: float((own == 0.5).mean()))

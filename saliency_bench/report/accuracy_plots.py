@@ -21,21 +21,21 @@ Settings = Sequence[Mapping[str, Any]]
 
 def accuracy(analysis: Analysis) -> Figure | None:
     """Error against gradients: a panel per baseline or noise, a line per rule or sampler."""
-    known = analysis.gates["error"].dropna().index
+    measured = analysis.gates["error"].dropna().index
     settings = [
-        one
-        for one in analysis.settings
-        if one["setting_id"] in known and one["backend"] == "native"
+        setting
+        for setting in analysis.settings
+        if setting["setting_id"] in measured and setting["backend"] == "native"
     ]
     if len(settings) < 2:
         return None
     panels: dict[str, list[Mapping[str, Any]]] = {}
-    for one in settings:
-        panels.setdefault(_panel(one), []).append(one)
+    for setting in settings:
+        panels.setdefault(_panel(setting), []).append(setting)
     figure = Figure(figsize=(min(WIDTH, 1.6 + 2.7 * len(panels)), 3.2), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, own) in zip(grid, sorted(panels.items()), strict=True):
-        _draw(axes, analysis, own)
+    for axes, (title, of_panel) in zip(grid, sorted(panels.items()), strict=True):
+        _draw(axes, analysis, of_panel)
         axes.set_title(literal(title), loc="left")
         axes.set_xlabel("Gradients per example")
     grid[0].set_ylabel("Error to the reference ↓")
@@ -55,7 +55,7 @@ def _panel(setting: Mapping[str, Any]) -> str:
     if "baseline" in setting:
         return f"Baseline: {value_label(setting['baseline'])}"
     units = ("noise_std", "noise_range", "noise_absolute")
-    unit = next((one for one in units if setting.get(one) is not None), None)
+    unit = next((name for name in units if setting.get(name) is not None), None)
     return "" if unit is None else f"σ = {value_label(setting[unit])} {unit.removeprefix('noise_')}"
 
 
@@ -68,20 +68,20 @@ def _line(setting: Mapping[str, Any]) -> str:
 
 
 def _draw(axes: Axes, analysis: Analysis, settings: Settings) -> None:
-    rules = {literal(_line(one)): one.get("quadrature") for one in settings}
+    rules = {literal(_line(setting)): setting.get("quadrature") for setting in settings}
     looks = {name: rule_stroke(rules[name], place) for place, name in enumerate(sorted(rules))}
-    keys = [one["setting_id"] for one in settings]
+    keys = [setting["setting_id"] for setting in settings]
     errors = analysis.gates.loc[keys]
-    found = pd.DataFrame(
+    table = pd.DataFrame(
         {
-            "line": [literal(_line(one)) for one in settings],
+            "line": [literal(_line(setting)) for setting in settings],
             "cost": analysis.costs.loc[keys, "n_gradients"].to_numpy(),
             "low": errors["error"].to_numpy(),
             "mean": errors["error"].to_numpy(),
             "high": errors["error_95"].to_numpy(),
         }
     )
-    lines(axes, ends(found, ["cost", "line"]), looks, x="cost", by="line")
+    lines(axes, ends(table, ["cost", "line"]), looks, x="cost", by="line")
     axes.axhline(SMALL, color="#444444", lw=0.8, ls=":")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

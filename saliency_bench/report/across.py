@@ -31,7 +31,7 @@ from saliency_bench.report.rank_statistics import (
     pairwise_p,
 )
 from saliency_bench.report.stats import Resampling, middles, wide
-from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, known
+from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, number
 from saliency_bench.store.run import Run
 
 #: What one cell can differ from another in, and how it is called.
@@ -63,11 +63,11 @@ class OfCell:
     def name(self, varying: Sequence[str], kinds: bool = False) -> str:
         """What tells it apart from the other cells, of kinds alone if that is asked for."""
         called = {**self.factors, **self.kinds} if kinds else self.factors
-        said = [
+        parts = [
             f"{SOURCES[key]} {called[key]}" if key.endswith("seed") else called[key]
             for key in varying
         ]
-        return ", ".join(said) or "the cell"
+        return ", ".join(parts) or "the cell"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Across:
             return None
         stacked = pd.concat([cell.values[list(self.keys)] for cell in self.cells])
         # An example without a value in one cell has no mean over all of them.
-        return stacked.groupby(level=0).agg(lambda own: own.mean(skipna=False))
+        return stacked.groupby(level=0).agg(lambda values: values.mean(skipna=False))
 
 
 def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
@@ -207,21 +207,25 @@ def _by_name(run: Run) -> dict[str, dict[str, Any]]:
     """The settings by a name that leaves out their seed."""
     return {
         digest(
-            {key: value for key, value in one.items() if key not in ("seed", "setting_id", FACTS)}
-        ): one
-        for one in run.settings
+            {
+                key: value
+                for key, value in setting.items()
+                if key not in ("seed", "setting_id", FACTS)
+            }
+        ): setting
+        for setting in run.settings
     }
 
 
 def _cell(analysis: Analysis, names: Mapping[str, Mapping[str, Any]], metric: str) -> OfCell:
     run = analysis.run
-    own = analysis.rows[analysis.rows["metric"] == metric]
-    if own.empty or own["higher_is_better"].isna().all():
+    of_metric = analysis.rows[analysis.rows["metric"] == metric]
+    if of_metric.empty or of_metric["higher_is_better"].isna().all():
         raise InputError(f"{run.folder} has no metric {metric} with a direction")
-    table = per_text(wide(own))
+    table = per_text(wide(of_metric))
     table.columns = table.columns.get_level_values("setting_id")
     table.index = table.index.get_level_values("example_id")
-    by_id = {one["setting_id"]: key for key, one in names.items()}
+    by_id = {setting["setting_id"]: key for key, setting in names.items()}
     model, data = run.manifest["model"], run.manifest["data"]
     config = run.manifest.get("config") or {}
     factors = {
@@ -236,135 +240,139 @@ def _cell(analysis: Analysis, names: Mapping[str, Mapping[str, Any]], metric: st
         for key in ("data", "model")
         if (facts := run.manifest[key]).get("kind")
     }
-    better = bool(own["higher_is_better"].iloc[0])
+    better = bool(of_metric["higher_is_better"].iloc[0])
     gate = model.get("gate") or {"passed": True}
     no_truth = "" if gate["passed"] else str(gate["reason"])
     return OfCell(factors, kinds, table.rename(columns=by_id), better, no_truth)
 
 
-def tables(found: Across) -> list[Table]:
+def tables(comparison: Across) -> list[Table]:
     """The means by cell, the differences from the reference by cell, and the sources of variance."""
-    return [cells_table(found), differences(found), variance(found)]
+    return [cells_table(comparison), differences(comparison), variance(comparison)]
 
 
-def cells_table(found: Across) -> Table:
+def cells_table(comparison: Across) -> Table:
     """Every method in every cell, their mean, and their ranks."""
-    better = found.higher_is_better
-    ranks = mean_ranks(found.means, better)
-    pooled, groups = _pooled(found)
-    means = [_estimates(cell.values[list(found.keys)], found) for cell in found.cells]
+    better = comparison.higher_is_better
+    ranks = mean_ranks(comparison.means, better)
+    pooled, groups = _pooled(comparison)
+    means = [
+        _estimates(cell.values[list(comparison.keys)], comparison) for cell in comparison.cells
+    ]
     fields = [
-        _method(found),
-        *_by_cell(found, means, better),
+        _method(comparison),
+        *_by_cell(comparison, means, better),
         (Column("mean", "Mean over cells", "", better), pooled.__getitem__),
         (Column("rank", "Mean rank over cells"), lambda place: float(ranks[place])),
     ]
     if groups:
         fields.append((Column("group", "Group"), groups.__getitem__))
-    title = f"{metric_label(found.metric)} in {len(found.cells)} cells"
-    return filled("cells", title, _cells_caption(found), fields, range(len(found.keys)))
+    title = f"{metric_label(comparison.metric)} in {len(comparison.cells)} cells"
+    return filled("cells", title, _cells_caption(comparison), fields, range(len(comparison.keys)))
 
 
-def _method(found: Across) -> Field:
-    return Column("method", "Method"), lambda place: found.labels[found.keys[place]]
+def _method(comparison: Across) -> Field:
+    return Column("method", "Method"), lambda place: comparison.labels[comparison.keys[place]]
 
 
 def _by_cell(
-    found: Across, estimates: Sequence[Sequence[Estimate]], better: bool | None = None
+    comparison: Across, estimates: Sequence[Sequence[Estimate]], better: bool | None = None
 ) -> list[Field]:
     """A column for each cell, of a method by its place."""
     return [
         (Column(f"cell_{n}", name, "", better), of_cell.__getitem__)
-        for n, (name, of_cell) in enumerate(zip(found.names, estimates, strict=True))
+        for n, (name, of_cell) in enumerate(zip(comparison.names, estimates, strict=True))
     ]
 
 
-def _pooled(found: Across) -> tuple[Sequence[Cell], list[str]]:
+def _pooled(comparison: Across) -> tuple[Sequence[Cell], list[str]]:
     """The mean over cells of each method, with an interval and letters where all cells have the same examples."""
-    together = found.same_examples
+    together = comparison.same_examples
     if together is None:
-        return found.means.mean(0).tolist(), []
-    values = together[list(found.keys)]
-    p = pairwise_p(values.to_numpy(), found.resampling, found.resampling.test)
-    return _estimates(values, found), letters(p < 1 - found.resampling.confidence)
+        return comparison.means.mean(0).tolist(), []
+    values = together[list(comparison.keys)]
+    p = pairwise_p(values.to_numpy(), comparison.resampling, comparison.resampling.test)
+    return _estimates(values, comparison), letters(p < 1 - comparison.resampling.confidence)
 
 
-def _estimates(values: pd.DataFrame, found: Across) -> list[Estimate]:
-    metrics = [found.metric] * len(values.columns)
-    ends = middles(values.to_numpy(), metrics, found.resampling)
-    return [Estimate(*map(float, one)) for one in zip(*ends, strict=True)]
+def _estimates(values: pd.DataFrame, comparison: Across) -> list[Estimate]:
+    metrics = [comparison.metric] * len(values.columns)
+    ends = middles(values.to_numpy(), metrics, comparison.resampling)
+    return [Estimate(*map(float, numbers)) for numbers in zip(*ends, strict=True)]
 
 
-def _cells_caption(found: Across) -> str:
-    text = f"Means with {found.resampling.words} over the examples of the cell.{found.mark_words}"
-    if found.same_examples is not None:
+def _cells_caption(comparison: Across) -> str:
+    text = f"Means with {comparison.resampling.words} over the examples of the cell.{comparison.mark_words}"
+    if comparison.same_examples is not None:
         text += (
             " All cells have the same examples: the mean over cells is taken example by example and its interval and "
             "letters are over examples, the cells as they are; methods that share a letter do not differ (all pairs, "
             "Holm)."
         )
-    test = found.friedman
+    test = comparison.friedman
     if test is None:
-        return f"{text} {len(found.cells)} cells make no claim beyond themselves: that takes {N_CELLS_FOR_CLAIMS} at least."
+        return f"{text} {len(comparison.cells)} cells make no claim beyond themselves: that takes {N_CELLS_FOR_CLAIMS} at least."
     return (
         f"{text} Over {test.n_cells} cells: Friedman's test (Iman & Davenport) F = {test.statistic:.3g}, "
         f"p = {test.p:.2g}; mean ranks differ from {test.critical_difference:.2f} on (Nemenyi)."
     )
 
 
-def differences_by_cell(found: Across) -> list[list[Estimate]]:
+def differences_by_cell(comparison: Across) -> list[list[Estimate]]:
     """By cell and method, the mean paired difference from the reference."""
-    values = [cell.values[list(found.keys)] for cell in found.cells]
-    return [_estimates(own.sub(own[found.reference], axis=0), found) for own in values]
+    values = [cell.values[list(comparison.keys)] for cell in comparison.cells]
+    return [
+        _estimates(table.sub(table[comparison.reference], axis=0), comparison) for table in values
+    ]
 
 
-def differences(found: Across) -> Table:
+def differences(comparison: Across) -> Table:
     """What a forest plot shows."""
-    by_cell = differences_by_cell(found)
+    by_cell = differences_by_cell(comparison)
     fields = [
-        _method(found),
-        *_by_cell(found, by_cell),
+        _method(comparison),
+        *_by_cell(comparison, by_cell),
         (
             Column("sign", "Cells above"),
             lambda place: sum(of_cell[place].mean > 0 for of_cell in by_cell),
         ),
     ]
-    places = [place for place, key in enumerate(found.keys) if key != found.reference]
-    title = f"Differences in {metric_label(found.metric)} from {found.labels[found.reference]}"
+    places = [place for place, key in enumerate(comparison.keys) if key != comparison.reference]
+    title = f"Differences in {metric_label(comparison.metric)} from {comparison.labels[comparison.reference]}"
     caption = (
-        f"Mean paired differences with {found.resampling.words} over the examples of each cell. Cells above: in how "
-        f"many the mean is larger.{found.mark_words}"
+        f"Mean paired differences with {comparison.resampling.words} over the examples of each cell. Cells above: in how "
+        f"many the mean is larger.{comparison.mark_words}"
     )
     return filled("differences", title, caption, fields, places, False)
 
 
-def variance(found: Across) -> Table:
+def variance(comparison: Across) -> Table:
     """How much examples, seeds and datasets each move a method's number."""
-    values = [cell.values[list(found.keys)] for cell in found.cells]
-    deviations = np.stack([own.std(ddof=1) for own in values])
-    errors = deviations / np.sqrt([own.count() for own in values])
+    values = [cell.values[list(comparison.keys)] for cell in comparison.cells]
+    deviations = np.stack([table.std(ddof=1) for table in values])
+    errors = deviations / np.sqrt([table.count() for table in values])
     # Where no two cells differ in a source alone, nothing is known of it.
-    spreads = {source: _spread_over(found, source) for source in found.varying}
+    spreads = {source: _spread_over(comparison, source) for source in comparison.varying}
     sources = {source: spread for source, spread in spreads.items() if spread.notna().all()}
     fields = [
-        _method(found),
-        (Column("examples", "SD over examples"), known(pd.Series(deviations.mean(0)))),
-        (Column("error", "Its standard error"), known(pd.Series(errors.mean(0)))),
+        _method(comparison),
+        (Column("examples", "SD over examples"), number(pd.Series(deviations.mean(0)))),
+        (Column("error", "Its standard error"), number(pd.Series(errors.mean(0)))),
         *(
-            (Column(source, f"SD over {SOURCES[source]}s"), known(spread))
+            (Column(source, f"SD over {SOURCES[source]}s"), number(spread))
             for source, spread in sources.items()
         ),
     ]
     caption = "SD over examples: of one example's value, mean over cells; its standard error: of a cell's mean."
     if sources:
         caption += " SD over another source: of the means of cells that differ in it alone, mean over all such groups."
-    caption += found.mark_words
-    title = f"What {metric_label(found.metric)} varies with"
-    return filled("variance", title, caption, fields, range(len(found.keys)), False)
+    caption += comparison.mark_words
+    title = f"What {metric_label(comparison.metric)} varies with"
+    return filled("variance", title, caption, fields, range(len(comparison.keys)), False)
 
 
-def _spread_over(found: Across, source: str) -> "pd.Series[float]":
+def _spread_over(comparison: Across, source: str) -> "pd.Series[float]":
     """By method, the deviation of the means of cells that differ in a source alone; NaN where none do."""
-    factors = pd.DataFrame([dict(cell.factors) for cell in found.cells]).drop(columns=source)
-    groups = pd.DataFrame(found.means).groupby([factors[key] for key in factors])
+    factors = pd.DataFrame([dict(cell.factors) for cell in comparison.cells]).drop(columns=source)
+    groups = pd.DataFrame(comparison.means).groupby([factors[key] for key in factors])
     return groups.std(ddof=1).mean()

@@ -25,56 +25,67 @@ def look(number: int) -> tuple[str, str]:
     return _TONES[place], _MARKERS[(place + turn) % len(_MARKERS)]
 
 
-def forest(found: Across) -> Figure:
+def forest(comparison: Across) -> Figure:
     """Every method's paired difference from the reference, a point per cell."""
-    places = [place for place, key in enumerate(found.keys) if key != found.reference]
-    names, n_lines = wrapped((found.labels[found.keys[place]] for place in places), _LABEL)
-    by_cell = differences_by_cell(found)
-    height = 0.9 + len(places) * max(0.2, 0.15 * n_lines, 0.1 * len(found.cells))
+    places = [place for place, key in enumerate(comparison.keys) if key != comparison.reference]
+    names, n_lines = wrapped(
+        (comparison.labels[comparison.keys[place]] for place in places), _LABEL
+    )
+    by_cell = differences_by_cell(comparison)
+    height = 0.9 + len(places) * max(0.2, 0.15 * n_lines, 0.1 * len(comparison.cells))
     # On one page if names of three quarters of the size can still be told apart there.
     smaller = max(min(1.0, (HEIGHT - _LEGEND) / height), 0.75)
     figure = Figure(figsize=(WIDTH, smaller * height), layout="constrained")
     axes = figure.subplots()
-    looks = {literal(name): look(number) for number, name in enumerate(found.names)}
+    looks = {literal(name): look(number) for number, name in enumerate(comparison.names)}
     ends = pd.DataFrame(
-        {"row": found.keys[place], "cell": name, **of_cell[place]._asdict()}
+        {"row": comparison.keys[place], "cell": name, **of_cell[place]._asdict()}
         for place in places
         for name, of_cell in zip(looks, by_cell, strict=True)
     )
-    points(axes, ends, looks, y="row", order=[found.keys[one] for one in places], spread=_SPREAD)
+    points(
+        axes,
+        ends,
+        looks,
+        y="row",
+        order=[comparison.keys[place] for place in places],
+        spread=_SPREAD,
+    )
     axes.axvline(0, color="#444444", lw=0.8)
     axes.set_yticks(np.arange(len(places)), names, size=8 * smaller)
-    reference = found.labels[found.reference]
-    words = f"{metric_label(found.metric)}: difference from {reference}"
-    axes.set_xlabel(f"{literal(words)} {arrow(found.higher_is_better)}")
+    reference = comparison.labels[comparison.reference]
+    words = f"{metric_label(comparison.metric)}: difference from {reference}"
+    axes.set_xlabel(f"{literal(words)} {arrow(comparison.higher_is_better)}")
     axes.grid(axis="x")
     shared_legend(figure)
     note(
         figure,
         "Mean paired differences in each cell; bars: intervals over its examples."
-        f"{found.mark_words}",
+        f"{comparison.mark_words}",
     )
     return figure
 
 
-def critical_difference(found: Across) -> Figure | None:
+def critical_difference(comparison: Across) -> Figure | None:
     """Mean ranks over cells; methods on one bar do not differ (Demšar 2006, figure 1). None with too few cells."""
-    test = found.friedman
+    test = comparison.friedman
     if test is None:
         return None
     order = np.argsort(test.mean_ranks, kind="stable")
-    names, n_lines = wrapped((found.labels[found.keys[one]] for one in order), _LABEL)
+    names, n_lines = wrapped(
+        (comparison.labels[comparison.keys[method]] for method in order), _LABEL
+    )
     height = 1.1 + max(0.19, 0.15 * n_lines) * len(order)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     ranks = np.array(test.mean_ranks)[order]
-    keys = [found.keys[one] for one in order]
+    keys = [comparison.keys[method] for method in order]
     sns.stripplot(x=ranks, y=keys, order=keys, jitter=False, color="#0072B2", size=5, ax=axes)
     axes.hlines(keys, 1, ranks, color="#E3E3E3", lw=0.8, zorder=0)
     groups = cliques(test.mean_ranks, test.critical_difference)
-    place = {one: row for row, one in enumerate(order.tolist())}
+    place = {method: row for row, method in enumerate(order.tolist())}
     for number, group in enumerate(groups):
-        rows = [place[one] for one in group]
+        rows = [place[method] for method in group]
         x = len(order) + 0.25 + _BAR * len(order) * number
         axes.vlines(x, min(rows) - 0.2, max(rows) + 0.2, color="#D55E00", lw=2.2)
     axes.set_yticks(np.arange(len(order)), names)

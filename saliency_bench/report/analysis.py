@@ -130,15 +130,15 @@ class Analysis:
     def shown(self) -> tuple[str, ...]:
         """The ids of the settings in the main table: all, or what the study chose on another split."""
         return tuple(
-            one["setting_id"]
-            for one in self.settings
-            if self.best.get(one["name"], one["setting_id"]) == one["setting_id"]
+            setting["setting_id"]
+            for setting in self.settings
+            if self.best.get(setting["name"], setting["setting_id"]) == setting["setting_id"]
         )
 
     @cached_property
     def reference(self) -> str:
         """The setting that others are compared with: what the manifest names, or the chosen one of its entry."""
-        names = {one["setting_id"]: one["name"] for one in self.run.settings}
+        names = {setting["setting_id"]: setting["name"] for setting in self.run.settings}
         wanted = self.run.manifest.get("reference_setting")
         reference = str(wanted) if wanted in names else next(iter(names))
         if reference in self.shown:
@@ -155,24 +155,27 @@ class Analysis:
         """
         settings = [self.setting(key) for key in self.shown]
         settings.sort(
-            key=lambda one: (
-                one["setting_id"] != self.reference,
-                one["setting_id"] in self.doubtful,
-                is_reference(one),
+            key=lambda setting: (
+                setting["setting_id"] != self.reference,
+                setting["setting_id"] in self.doubtful,
+                is_reference(setting),
             )
         )
-        firsts = {one["name"]: one["setting_id"] for one in reversed(settings)}.values()
+        firsts = {setting["name"]: setting["setting_id"] for setting in reversed(settings)}.values()
         beside = {other for ours, other, _ in pairs(settings) if ours in firsts}
         settings.sort(
-            key=lambda one: (one["setting_id"] not in firsts, one["setting_id"] not in beside)
+            key=lambda setting: (
+                setting["setting_id"] not in firsts,
+                setting["setting_id"] not in beside,
+            )
         )
         turns: Counter[str] = Counter()
         order: dict[str, tuple[Any, ...]] = {}
-        for one in settings:
-            key, turn, facts = one["setting_id"], turns[one["name"]], facts_of(one)
+        for setting in settings:
+            key, turn, facts = setting["setting_id"], turns[setting["name"]], facts_of(setting)
             always = key == self.reference or (turn == 0 and facts.role in _ALWAYS_DRAWN)
             order[key] = not always, turn, not facts.plain, self.shown.index(key)
-            turns[one["name"]] += 1
+            turns[setting["name"]] += 1
         first = sorted(order, key=order.__getitem__)[:N_DRAWN]
         return tuple(sorted(first, key=self.shown.index))
 
@@ -192,6 +195,23 @@ class Analysis:
     def comparison(self) -> pd.DataFrame:
         """Every setting that is shown against the reference (`stats.compare`)."""
         return stats.compare(self._shown_rows, self.reference, self.resampling)
+
+    @cached_property
+    def against(self) -> Mapping[str, str]:
+        """By setting, the one that `statistics.pairs` fixed in advance to hold it against."""
+        chosen = (self.run.manifest.get("config") or {}).get("statistics") or {}
+        ids = {one["name"]: one["setting_id"] for one in self.run.settings}
+        entries = chosen.get("pairs") or {}
+        return {
+            key: ids[entries[name]]
+            for key in self.shown
+            if (name := self.setting(key)["name"]) in entries and entries[name] in ids
+        }
+
+    @cached_property
+    def fixed_pairs(self) -> pd.DataFrame:
+        """Every setting that has a pair fixed in advance against its own (`stats.compare`)."""
+        return stats.compare(self._shown_rows, self.against, self.resampling)
 
     @cached_property
     def correctness(self) -> pd.DataFrame:
@@ -219,12 +239,12 @@ class Analysis:
         timings = self.run.tables["timings"]
         each = timings[["seconds", "n_gradients"]].div(timings["n_examples"], axis=0)
         timed = each.groupby(timings["setting_id"])
-        found = pd.DataFrame(index=[setting["setting_id"] for setting in self.run.settings])
-        found["n_gradients"] = maps.groupby("setting_id")["n_gradients"].mean()
-        found["n_gradients"] = found["n_gradients"].fillna(timed["n_gradients"].mean())
-        found["seconds"] = timed["seconds"].median()
-        found["examples_per_second"] = 1 / found["seconds"]
-        return found.astype(float)
+        costs = pd.DataFrame(index=[setting["setting_id"] for setting in self.run.settings])
+        costs["n_gradients"] = maps.groupby("setting_id")["n_gradients"].mean()
+        costs["n_gradients"] = costs["n_gradients"].fillna(timed["n_gradients"].mean())
+        costs["seconds"] = timed["seconds"].median()
+        costs["examples_per_second"] = 1 / costs["seconds"]
+        return costs.astype(float)
 
     @cached_property
     def groups(self) -> Mapping[str, str]:
@@ -246,10 +266,10 @@ class Analysis:
 
     def curves(self, setting_id: str) -> pd.DataFrame:
         """The curves of a setting, by the main way of removing."""
-        found = self.run.columns("curves", [*TABLES["curves"]], {"setting_id": [setting_id]})
-        main = removals(self.run.manifest)[:1] or list(found["removal"].unique())[:1]
-        found = found[found["removal"].isin(main)]
-        return with_texts(found, self.run.manifest, self.run.repeated)
+        rows = self.run.columns("curves", [*TABLES["curves"]], {"setting_id": [setting_id]})
+        main = removals(self.run.manifest)[:1] or list(rows["removal"].unique())[:1]
+        rows = rows[rows["removal"].isin(main)]
+        return with_texts(rows, self.run.manifest, self.run.repeated)
 
     def higher_is_better(self, metric: str) -> bool | None:
         """The direction of a metric; None where neither is better."""
@@ -258,7 +278,7 @@ class Analysis:
 
     def setting(self, setting_id: str) -> Mapping[str, Any]:
         """A setting by its id."""
-        return next(one for one in self.settings if one["setting_id"] == setting_id)
+        return next(setting for setting in self.settings if setting["setting_id"] == setting_id)
 
     def estimate(self, setting_id: str, metric: str) -> Estimate | None:
         """The mean of a metric for a setting; None if it was not computed or has no value."""
@@ -294,8 +314,8 @@ def analyse(run: Run) -> Analysis:
 
 def removals(manifest: Mapping[str, Any]) -> list[str]:
     """The ways of removing that the study names, the main one first."""
-    found = ((manifest.get("config") or {}).get("evaluation") or {}).get("removal") or []
-    return [found] if isinstance(found, str) else list(found)
+    operators = ((manifest.get("config") or {}).get("evaluation") or {}).get("removal") or []
+    return [operators] if isinstance(operators, str) else list(operators)
 
 
 def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:

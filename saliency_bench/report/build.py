@@ -80,7 +80,7 @@ def write_tables(made: Sequence[Table], out: Path) -> None:
             _put(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
 
 
-def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) -> list[Table]:
+def build_across(comparison: Across, runs: Sequence[Run], out: Path, command: str) -> list[Table]:
     """Writes tables, figures, `across.md` and a manifest of several runs side by side.
 
     Returns:
@@ -89,9 +89,9 @@ def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) ->
     Raises:
         StorageError: the folder cannot be written.
     """
-    made = across.tables(found)
+    made = across.tables(comparison)
     write_tables(made, out)
-    write_figures(ACROSS_FIGURES, found, out / "figures")
+    write_figures(ACROSS_FIGURES, comparison, out / "figures")
     _put(out / "across.md", "\n".join(map(formats.to_markdown, made)).encode())
     cells = [
         {
@@ -101,11 +101,11 @@ def build_across(found: Across, runs: Sequence[Run], out: Path, command: str) ->
             "folder": run.folder.name,
         }
         | dict(cell.factors)
-        for name, run, cell in zip(found.names, runs, found.cells, strict=True)
+        for name, run, cell in zip(comparison.names, runs, comparison.cells, strict=True)
     ]
     write_json(
         out / MANIFEST,
-        {"name": "across", "metric": found.metric, "command": command, "cells": cells},
+        {"name": "across", "metric": comparison.metric, "command": command, "cells": cells},
     )
     return made
 

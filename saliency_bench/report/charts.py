@@ -19,9 +19,9 @@ OWN_INTERVAL: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 100)}
 Looks = Mapping[str, tuple[Any, str]]  # a colour and a marker for each name
 
 
-def ends(found: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def ends(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Columns low, mean and high as three lines with one `value` each."""
-    return found.melt(list(by), ["low", "mean", "high"])
+    return table.melt(list(by), ["low", "mean", "high"])
 
 
 def lines(
@@ -58,12 +58,12 @@ def lines(
 
 
 def points(
-    axes: Axes, found: pd.DataFrame, looks: Looks, *, y: str, order: Sequence[str], spread: float
+    axes: Axes, table: pd.DataFrame, looks: Looks, *, y: str, order: Sequence[str], spread: float
 ) -> None:
     """Means with whiskers in a row for each of `order`; in a row, the names of `looks` stand below each other."""
-    (by,) = set(found.columns) - {y, "low", "mean", "high"}
+    (by,) = set(table.columns) - {y, "low", "mean", "high"}
     sns.pointplot(
-        ends(found, [y, by]),
+        ends(table, [y, by]),
         x="value",
         y=y,
         order=order,
@@ -83,11 +83,11 @@ def points(
 
 
 def bars(
-    axes: Axes, found: pd.DataFrame, colors: Mapping[str, str], *, y: str, **options: Any
+    axes: Axes, table: pd.DataFrame, colors: Mapping[str, str], *, y: str, **options: Any
 ) -> None:
     """Bars to means with whiskers, in a row for each name that has a colour."""
     sns.barplot(
-        ends(found, [y]),
+        ends(table, [y]),
         x="value",
         y=y,
         order=list(colors),

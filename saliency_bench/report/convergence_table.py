@@ -5,10 +5,17 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from saliency_bench.report.table import Cell, Column, Field, known
+from saliency_bench.report.table import Cell, Column, Field, number
 from saliency_bench.store.run import Run
 
 REFERENCE = "reference"
+
+#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps throughout.
+COMPARED = {
+    "halved": "half of the nodes",
+    "doubled": "twice the steps",
+    REFERENCE: "the reference",
+}
 KEY = ["cell_id", "setting_id", "example_id"]
 
 #: What maps say of their convergence.
@@ -32,15 +39,15 @@ LIMITS = {"largest_gap": 0.05, "smallest_tau": 0.95}
 
 def limits(run: Run) -> Mapping[str, float]:
     """What a map of this run is held to."""
-    found = (run.manifest.get("config") or {}).get("convergence") or {}
-    return {key: found.get(key, default) for key, default in LIMITS.items()}
+    configured = (run.manifest.get("config") or {}).get("convergence") or {}
+    return {key: configured.get(key, default) for key, default in LIMITS.items()}
 
 
 def gates(run: Run) -> pd.DataFrame:
     """Per setting id: the numbers of `_COLUMNS` as fractions, NaN where the run does not know them.
 
-    A map has converged where its relative completeness gap and its rank correlation with the map at twice the steps, or
-    with the reference, keep the limits; where a method stops by itself, where it says so. What cannot be said of a map (no
+    A map has converged where its relative completeness gap and its rank correlation with what it is compared with
+    (`COMPARED`) keep the limits; where a method stops by itself, where it says so. What cannot be said of a map (no
     completeness claimed, a single token) is no reason to doubt it.
     """
     maps = run.columns("maps", [*KEY, *_OF_MAPS]).set_index(KEY)
@@ -49,14 +56,14 @@ def gates(run: Run) -> pd.DataFrame:
     tau = convergence["tau"]
     errors = convergence.loc[convergence["against"] == REFERENCE, "error"].groupby("setting_id")
     bound = limits(run)
-    steps = {one["setting_id"] for one in run.settings if "n_steps" in one}
+    steps = {setting["setting_id"] for setting in run.settings if "n_steps" in setting}
     checked = maps.index.intersection(tau.index)
     checked = checked[checked.isin(steps, level="setting_id")]
     passed = (gap.reindex(checked).fillna(0) <= bound["largest_gap"]) & (
         tau.reindex(checked).fillna(1) >= bound["smallest_tau"]
     )
-    said = maps["converged"].dropna().astype(bool)
-    passed = pd.concat([passed[~passed.index.isin(said.index)], said]).groupby("setting_id")
+    reported = maps["converged"].dropna().astype(bool)
+    passed = pd.concat([passed[~passed.index.isin(reported.index)], reported]).groupby("setting_id")
     noise = maps["error"].where(maps["standard_errors"].notna())
     columns = {
         "checked": passed.size(),
@@ -71,12 +78,14 @@ def gates(run: Run) -> pd.DataFrame:
         "noise": noise.groupby("setting_id").mean(),
         "split_half": maps["split_half_tau"].groupby("setting_id").mean(),
     }
-    return pd.DataFrame(columns, index=[one["setting_id"] for one in run.settings]).astype(float)
+    return pd.DataFrame(columns, index=[setting["setting_id"] for setting in run.settings]).astype(
+        float
+    )
 
 
-def doubtful(found: pd.DataFrame) -> set[str]:
+def doubtful(table: pd.DataFrame) -> set[str]:
     """The settings of which too few texts converged."""
-    return set(found.index[found["converged"] < ENOUGH])
+    return set(table.index[table["converged"] < ENOUGH])
 
 
 def marked(labels: Mapping[str, str], unsure: Collection[str]) -> dict[str, str]:
@@ -109,30 +118,41 @@ _COLUMNS: tuple[tuple[Column, Callable[[float], Cell]], ...] = (
     (Column("noise", "Standard error of draws (rel.)", higher_is_better=False), percent),
     (Column("split_half", "Split-half τ-b", higher_is_better=True), float),
 )
-CAPTION = (
-    "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to twice "
-    "the steps, or to the reference. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
-    "over random draws, as norms over a text's tokens; split-half: the rank correlation of the scores from two halves "
-    "of the draws."
-)
 
 
-def fields(found: pd.DataFrame) -> list[Field]:
+def caption(run: Run) -> str:
+    """What the columns of the convergence table are."""
+    return (
+        "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to the "
+        f"map with {_compared(run)}. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
+        "over random draws, as norms over a text's tokens; split-half: the rank correlation of the scores from two halves "
+        "of the draws."
+    )
+
+
+def _compared(run: Run) -> str:
+    """What the maps of a run are compared with."""
+    kinds = set(run.tables["convergence"]["against"])
+    words = [words for kind, words in COMPARED.items() if kind in kinds]
+    return " or ".join(words) or COMPARED["halved"]
+
+
+def fields(table: pd.DataFrame) -> list[Field]:
     """What a table says of the convergence of a setting, by id; columns that no setting has are left out."""
     return [
-        (column, known(found[column.key], write))
+        (column, number(table[column.key], write))
         for column, write in _COLUMNS
-        if found[column.key].notna().any()
+        if table[column.key].notna().any()
     ]
 
 
-def gate_words(run: Run, found: pd.DataFrame) -> str:
+def gate_words(run: Run, table: pd.DataFrame) -> str:
     """What the column `converged` says, for a caption; nothing where no setting has it."""
-    if found["converged"].isna().all():
+    if table["converged"].isna().all():
         return ""
     bound = limits(run)
     return (
         f" Converged: maps whose completeness gap is at most {100 * bound['largest_gap']:g} % of F(x) - F(x') and whose "
-        f"token order keeps τ-b ≥ {bound['smallest_tau']:g} at twice the steps, or where a method that stops by "
+        f"token order keeps τ-b ≥ {bound['smallest_tau']:g} with {_compared(run)}, or where a method that stops by "
         f"itself says so; {MARK} where fewer than {100 * ENOUGH:g} % did."
     )

@@ -28,9 +28,9 @@ def differences(a: Run, b: Run) -> list[Table]:
 
 def _fields(a: Run, b: Run) -> Table:
     rows = [
-        (key, _shown(one), _shown(other))
+        (key, _shown(first), _shown(second))
         for field in FIELDS
-        for key, one, other in changed(a.manifest.get(field), b.manifest.get(field), field)
+        for key, first, second in changed(a.manifest.get(field), b.manifest.get(field), field)
     ]
     return Table(
         name="fields",
@@ -59,12 +59,12 @@ def _shown(value: Any) -> str:
 
 
 def _settings(a: Run, b: Run) -> Table:
-    of = [{one["setting_id"]: one for one in run.settings} for run in (a, b)]
+    of = [{setting["setting_id"]: setting for setting in run.settings} for run in (a, b)]
     rows: list[tuple[Cell, ...]] = []
-    for known, other, which in ((of[0], of[1], "first"), (of[1], of[0], "second")):
-        for key, one in known.items():
+    for settings, other, which in ((of[0], of[1], "first"), (of[1], of[0], "second")):
+        for key, setting in settings.items():
             if key not in other:
-                rows.append((key, one["name"], which, _nearest(one, [*other.values()])))
+                rows.append((key, setting["name"], which, _nearest(setting, [*other.values()])))
     return Table(
         name="settings",
         title="Settings that only one of them has",
@@ -84,16 +84,16 @@ def _plain(setting: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in setting.items() if key not in ("setting_id", FACTS)}
 
 
-def _nearest(one: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+def _nearest(setting: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """In what a setting differs from the most similar one of the same entry."""
-    found = [
-        [name for name, _, _ in changed(_plain(one), _plain(other), "")]
+    differing = [
+        [name for name, _, _ in changed(_plain(setting), _plain(other), "")]
         for other in others
-        if other["name"] == one["name"]
+        if other["name"] == setting["name"]
     ]
-    if not found:
+    if not differing:
         return "–"
-    return ", ".join(name.removeprefix(".") for name in min(found, key=len))
+    return ", ".join(name.removeprefix(".") for name in min(differing, key=len))
 
 
 def _rows(a: Run, b: Run) -> Table:
@@ -112,14 +112,14 @@ def _rows(a: Run, b: Run) -> Table:
             Column("largest", "Largest"),
             Column("where", "Where"),
         ),
-        rows=tuple(row for row in rows if any(isinstance(one, int) and one for one in row)),
+        rows=tuple(row for row in rows if any(isinstance(cell, int) and cell for cell in row)),
         marks_best=False,
     )
 
 
 def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
     keys = [key for key in SORT_KEYS[name] if key not in _NAMES]
-    left, right = (_keyed(one, keys) for one in (a, b))
+    left, right = (_keyed(table, keys) for table in (a, b))
     common = left.index.intersection(right.index)
     counts = len(common), len(left) - len(common), len(right) - len(common)
     if not len(common):
@@ -143,23 +143,23 @@ def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
 
 def _keyed(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Indexed by the keys and how often they came before, so that rows have names of their own."""
-    own = table.drop(columns=[key for key in _NAMES if key in table])
-    own = own.assign(**{key: own[key].fillna("") for key in keys})
-    again = own.groupby(list(keys)).cumcount()
-    return own.set_index([*keys, again.rename("again")]) if len(own) else own.set_index([*keys])
+    rows = table.drop(columns=[key for key in _NAMES if key in table])
+    rows = rows.assign(**{key: rows[key].fillna("") for key in keys})
+    again = rows.groupby(list(keys)).cumcount()
+    return rows.set_index([*keys, again.rename("again")]) if len(rows) else rows.set_index([*keys])
 
 
-def _distance(one: Any, other: Any) -> float:
+def _distance(first: Any, second: Any) -> float:
     """0 for equal values, the difference of numbers, the largest of lists; infinity for other kinds."""
-    if isinstance(one, np.ndarray | list) and isinstance(other, np.ndarray | list):
-        if len(one) != len(other):
+    if isinstance(first, np.ndarray | list) and isinstance(second, np.ndarray | list):
+        if len(first) != len(second):
             return float("inf")
-        return max(map(_distance, one, other), default=0.0)
-    missing = [value is None or value is pd.NA or value != value for value in (one, other)]
+        return max(map(_distance, first, second), default=0.0)
+    missing = [value is None or value is pd.NA or value != value for value in (first, second)]
     if any(missing):
         return 0.0 if all(missing) else float("inf")
     if all(
-        isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in (one, other)
+        isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in (first, second)
     ):
-        return float(abs(one - other))
-    return 0.0 if one == other else float("inf")
+        return float(abs(first - second))
+    return 0.0 if first == second else float("inf")

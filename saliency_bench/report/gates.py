@@ -1,4 +1,4 @@
-"""What the gates of models with known rankings said, from the rows of `trust`."""
+"""What the gates of models with known rankings measured, from the rows of `trust`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ GATE_SETS = {
 }
 
 
-def _ordered(
+def by_kind_and_seed(
     models: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """Names and facts by kind and training seed; a manifest has them by name."""
@@ -68,5 +68,5 @@ def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
         fields.append((Column("n_judged", "Texts judged"), lambda facts: facts["n_judged"]))
         caption += " Texts judged: those whose label the model gives as the shortcut has it."
     title = "What makes the shortcut a ground truth"
-    items = [facts for _, facts in _ordered(models)]
+    items = [facts for _, facts in by_kind_and_seed(models)]
     return filled("gates", title, caption, fields, items, False)

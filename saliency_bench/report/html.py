@@ -1,4 +1,4 @@
-"""The report page: one self-contained file without scripts."""
+"""The report page: one self-contained file, whose policy allows one script that sorts tables, by its hash."""
 
 import base64
 import hashlib
@@ -22,6 +22,11 @@ from saliency_bench.report.study_tables import comparison
 from saliency_bench.report.table import Table, printed
 
 N_SENTENCES = 8  # shown where the study does not say
+#: What the endpoint measures, for those who have not met it.
+ENDPOINTS = {
+    "srg": "SRG, the symmetric relevance gain: how much more the answer changes when the tokens with the highest scores are "
+    "removed first than when they are removed last, over every number of tokens. A random ranking gets 0.",
+}
 _QUESTION = "question"  # what follows the text's name in the name of an example
 #: What becomes of removed tokens, and what a method is said to compare with if its baseline or its removal is the same.
 #: Any other operator puts a token of the vocabulary in their place.
@@ -53,9 +58,14 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
     environment.filters["visible"] = lambda text: visible(str(text))
     manifest = analysis.run.manifest
     circumstances = manifest.get("circumstances") or {}
+    script = Path(__file__).with_name("page.js").read_text("utf-8")
     return environment.get_template("page.html.j2").render(
         name=manifest.get("name", "run"),
+        question=question(analysis),
+        script=Markup(script),  # not what a run holds
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         sentence=what_was_run(analysis),
+        endpoint=ENDPOINTS.get(str(analysis.primary), ""),
         caution=caution(analysis),
         command=manifest.get("command") or " ".join(circumstances.get("command", [])),
         tables=tables,
@@ -68,11 +78,28 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
     )
 
 
+def question(analysis: Analysis) -> str:
+    """What the run asks, by the names of its model and data."""
+    manifest = analysis.run.manifest
+    model = (manifest.get("model") or {}).get("name", "the model")
+    data = (manifest.get("data") or {}).get("dataset", "its data")
+    n_methods = len({setting["name"] for setting in analysis.settings if not is_reference(setting)})
+    if analysis.primary is None:
+        return f"What does it cost to explain {model} on {data}?"
+    if n_methods == 1:
+        label = facts_of(analysis.settings[0]).label
+        return f"With which settings does {label} explain {model} best on {data}?"
+    return f"Which of {n_methods} methods explains {model} best on {data}?"
+
+
 def what_was_run(analysis: Analysis) -> str:
     """The study in one or two plain sentences."""
     manifest, examples = analysis.run.manifest, analysis.run.tables["examples"]
     config, data = manifest.get("config") or {}, manifest.get("data") or {}
-    n_methods, n_settings = len({one["name"] for one in analysis.settings}), len(analysis.settings)
+    n_methods, n_settings = (
+        len({setting["name"] for setting in analysis.settings}),
+        len(analysis.settings),
+    )
     text = _counted(n_methods, "method")
     if n_settings > n_methods:
         text += f" in {n_settings} settings"
@@ -89,11 +116,11 @@ def what_was_run(analysis: Analysis) -> str:
             f" {_counted(analysis.n_questions, analysis.question)} in all: numbers are means over texts of the means "
             f"over a text's {analysis.question}s."
         )
-    if len(known := examples["correct"].dropna()):
-        text += f" The model is right on {int(known.sum())} of {len(known)}."
-    if (found := removals(manifest)) and _removes(analysis):
-        text += f" {_removed(found[0])[0]}."
-        if others := found[1:]:
+    if len(correct := examples["correct"].dropna()):
+        text += f" The model is right on {int(correct.sum())} of {len(correct)}."
+    if (operators := removals(manifest)) and _removes(analysis):
+        text += f" {_removed(operators[0])[0]}."
+        if others := operators[1:]:
             text += f" Columns named {' and '.join(others)} remove in that way instead."
     return text
 
@@ -107,7 +134,7 @@ def caution(analysis: Analysis) -> str:
     """What this number of examples can and cannot show, and which methods removal favours."""
     compared = analysis.comparison
     # A Captum twin differs from ours by rounding alone: what it could detect says nothing.
-    others = [one["setting_id"] for one in analysis.settings if not is_reference(one)]
+    others = [setting["setting_id"] for setting in analysis.settings if not is_reference(setting)]
     compared = compared[
         (compared["metric"] == analysis.primary) & compared["setting_id"].isin(others)
     ]
@@ -123,7 +150,9 @@ def caution(analysis: Analysis) -> str:
     if not analysis.claims:
         text += " This is a first look: it makes no claim about which method is better."
     if _removes(analysis):
-        text += "".join(_favoured(analysis, one) for one in removals(analysis.run.manifest))
+        text += "".join(
+            _favoured(analysis, operator) for operator in removals(analysis.run.manifest)
+        )
     return text
 
 
@@ -140,9 +169,9 @@ def _favoured(analysis: Analysis, removal: str) -> str:
             "own baseline cannot say whether that baseline was a good choice."
         )
     names = {
-        facts_of(one).label
-        for one in analysis.settings
-        if removal in (one.get("baseline"), one.get("removal"))
+        facts_of(setting).label
+        for setting in analysis.settings
+        if removal in (setting.get("baseline"), setting.get("removal"))
     }
     if not names:
         return ""
@@ -182,8 +211,8 @@ def _card(
     analysis: Analysis, example: Mapping[str, Any], row: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
     place = place_of_row(row, example, example[_QUESTION])
-    asked = None if place is None else int(row["target"]) if place.token is None else place.token
-    tokens = map_of_row(row, example, analysis.setting(key), asked=asked)
+    token = None if place is None else int(row["target"]) if place.token is None else place.token
+    tokens = map_of_row(row, example, analysis.setting(key), asked=token)
     # Markup: every text inside was escaped where the spans were made.
     return {
         "label": analysis.labels[key],
@@ -199,7 +228,9 @@ def _chosen(analysis: Analysis) -> pd.DataFrame:
     n = (config.get("report") or {}).get("n_examples", N_SENTENCES)
     examples = analysis.table("examples")
     names = zip(examples["example_id"], examples.get(TEXT, examples["example_id"]), strict=True)
-    questions = [one[len(text) + 1 :] if one.startswith(f"{text}@") else "" for one, text in names]
+    questions = [
+        name[len(text) + 1 :] if name.startswith(f"{text}@") else "" for name, text in names
+    ]
     examples = examples.assign(**{_QUESTION: questions}).sort_values("example_id", key=_hashes)
     wrong = examples[~examples["correct"].fillna(True)].head(n // 2)
     right = examples[examples["correct"].fillna(True)].head(n - len(wrong))

@@ -49,16 +49,19 @@ def parities(run: Run) -> list[Parity]:
     compared = pairs(run.settings)
     paired = {key for native, captum, _ in compared for key in (native, captum)}
     maps = run.columns("maps", ["setting_id", "example_id", "scores"], {"setting_id": paired})
-    scores = {key: own.set_index("example_id")["scores"] for key, own in maps.groupby("setting_id")}
-    found = []
+    scores = {
+        key: of_setting.set_index("example_id")["scores"]
+        for key, of_setting in maps.groupby("setting_id")
+    }
+    comparisons = []
     # Captum rounds the same weights whichever of our rules stands beside it.
     twins = {captum: native for native, captum, _ in _twins(run.settings)}
     for native, captum, expected in compared:
         if native in scores and captum in scores:
             key = twins.get(captum, native)
-            own = tolerance.get(key) if isinstance(tolerance, Mapping) else tolerance
-            found.append(_compare(native, captum, scores, expected, own))
-    return found
+            allowed = tolerance.get(key) if isinstance(tolerance, Mapping) else tolerance
+            comparisons.append(_compare(native, captum, scores, expected, allowed))
+    return comparisons
 
 
 def pairs(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
@@ -67,25 +70,33 @@ def pairs(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]
 
 
 def _twins(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
-    native = {_key(one): one["setting_id"] for one in settings if one["backend"] == "native"}
-    for one in settings:
-        if is_reference(one) and (own := native.get(_key(one))):
-            yield own, one["setting_id"], 0.0
+    native = {
+        _key(setting): setting["setting_id"]
+        for setting in settings
+        if setting["backend"] == "native"
+    }
+    for setting in settings:
+        if is_reference(setting) and (twin := native.get(_key(setting))):
+            yield twin, setting["setting_id"], 0.0
 
 
 def twin_of(settings: Sequence[Mapping[str, Any]], native: str) -> str | None:
     """The Captum setting of the same name and hyperparameters, if the run has one."""
-    return next((other for own, other, _ in _twins(settings) if own == native), None)
+    return next((other for ours, other, _ in _twins(settings) if ours == native), None)
 
 
 def _trapezoids(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
     """Captum's trapezoid weights sum to (n-1)/n: relative to its scores, ours are larger by 1/(n-1)."""
-    captum = [one for one in settings if is_reference(one) and one.get("quadrature") == _BIASED]
-    for one in settings:
-        if one["backend"] == "native" and one.get("quadrature") == "trapezoid":
+    captum = [
+        setting
+        for setting in settings
+        if is_reference(setting) and setting.get("quadrature") == _BIASED
+    ]
+    for setting in settings:
+        if setting["backend"] == "native" and setting.get("quadrature") == "trapezoid":
             for other in captum:
-                if _key(one, "name", "quadrature") == _key(other, "name", "quadrature"):
-                    yield one["setting_id"], other["setting_id"], 1 / (one["n_steps"] - 1)
+                if _key(setting, "name", "quadrature") == _key(other, "name", "quadrature"):
+                    yield setting["setting_id"], other["setting_id"], 1 / (setting["n_steps"] - 1)
 
 
 def _key(setting: Mapping[str, Any], *ignored: str) -> tuple[tuple[str, str], ...]:

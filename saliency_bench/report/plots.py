@@ -34,18 +34,18 @@ _HOLLOW = "white"
 
 def curves(analysis: Analysis) -> Figure | None:
     """Probability against the fraction of tokens dropped, and kept, with bands."""
-    found = {}
+    grids = {}
     for key in analysis.drawn:  # one after the other: all curves of a large study fill a machine
-        if len(own := analysis.curves(key)):
-            found[key] = [_on_grid(own, name) for name in ("deletion", "insertion")]
-    drawn = list(found)
+        if len(rows := analysis.curves(key)):
+            grids[key] = [_on_grid(rows, name) for name in ("deletion", "insertion")]
+    drawn = list(grids)
     if not drawn:
         return None
     figure = Figure(figsize=(style.WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     marks = style.signs([analysis.setting(key) for key in drawn])
     for key in drawn:
-        for axes, values in zip((left, right), found[key], strict=True):
+        for axes, values in zip((left, right), grids[key], strict=True):
             _curve(axes, analysis, key, values, marks[key])
     left.set(title="Deletion ↓", xlabel="Fraction of tokens removed, top first", xlim=(0, 1))
     right.set(title="Insertion ↑", xlabel="Fraction of tokens kept, top first", xlim=(0, 1))
@@ -65,12 +65,12 @@ def _curve(
 ) -> None:
     setting = analysis.setting(key)
     is_random = facts_of(setting).role == "chance"
-    found = pd.DataFrame({"at": _FRACTIONS, "mean": values.mean(0)})
-    found["low"] = found["high"] = found["mean"]
+    table = pd.DataFrame({"at": _FRACTIONS, "mean": values.mean(0)})
+    table["low"] = table["high"] = table["mean"]
     if banded := not is_reference(setting) and style.leads(sign):
-        found["low"], found["high"] = intervals(values, analysis.resampling)
+        table["low"], table["high"] = intervals(values, analysis.resampling)
     sns.lineplot(
-        ends(found, ["at"]),
+        ends(table, ["at"]),
         x="at",
         y="value",
         label=style.literal(analysis.labels[key]),
@@ -83,20 +83,20 @@ def _curve(
     )
 
 
-def _on_grid(own: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
+def _on_grid(rows: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
     """The curve of every text at common fractions of its tokens, linear between its points."""
-    keys = index_of(own)
-    points = own[[*keys, name]].assign(at=own["k"] / own["n_units"]).sort_values([*keys, "at"])
+    keys = index_of(rows)
+    points = rows[[*keys, name]].assign(at=rows["k"] / rows["n_units"]).sort_values([*keys, "at"])
     starts = np.flatnonzero(~points.duplicated(keys))
     columns = (np.split(points[column].to_numpy(float), starts[1:]) for column in ("at", name))
-    found = [np.interp(_FRACTIONS, *curve) for curve in zip(*columns, strict=True)]
+    interpolated = [np.interp(_FRACTIONS, *curve) for curve in zip(*columns, strict=True)]
     index = pd.MultiIndex.from_frame(points[keys].iloc[starts])
-    return np.asarray(per_text(pd.DataFrame(found, index=index)))
+    return np.asarray(per_text(pd.DataFrame(interpolated, index=index)))
 
 
 def metric_bars(analysis: Analysis) -> Figure | None:
     """The mean of the first metrics for each method, with intervals, a panel each."""
-    metrics = [one for one in analysis.metrics if _has_two_methods(analysis, one)]
+    metrics = [metric for metric in analysis.metrics if _has_two_methods(analysis, metric)]
     if not metrics:
         return None
     _, n_lines = style.wrapped(analysis.labels[key] for key in analysis.drawn)
@@ -147,18 +147,18 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
         "color": "#777777",
     }
     estimates = {key: analysis.estimate(key, metric) for key in analysis.drawn}
-    known = {key: one for key, one in estimates.items() if one}
-    found = pd.DataFrame({"key": key, **one._asdict()} for key, one in known.items())
+    measured = {key: estimate for key, estimate in estimates.items() if estimate}
+    table = pd.DataFrame({"key": key, **estimate._asdict()} for key, estimate in measured.items())
     shades = {key: style.color(analysis.setting(key)) for key in analysis.drawn}
-    bars(axes, found, shades, y="key", width=0.72)
-    for bar, key in zip(axes.patches, known, strict=True):
+    bars(axes, table, shades, y="key", width=0.72)
+    for bar, key in zip(axes.patches, measured, strict=True):
         if is_reference(analysis.setting(key)):
             bar.set_hatch("////")
-    for place, one in enumerate(estimates.values()):
-        if one is None:
+    for place, estimate in enumerate(estimates.values()):
+        if estimate is None:
             axes.text(0.02, place, "n/a", size=7, **beside)
-    own = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
-    unit = unit_label(own["unit"] or "")
+    row = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
+    unit = unit_label(row["unit"] or "")
     # The arrow goes to the next line with the last word, not alone.
     title = f"{metric_label(metric)}\N{NO-BREAK SPACE}{arrow(analysis.higher_is_better(metric))}"
     lines = textwrap.fill(title, _TITLE_CHARACTERS).replace("\N{NO-BREAK SPACE}", " ")

@@ -32,10 +32,10 @@ def pairwise_p(
     k = values.shape[1]
     pairs = list(combinations(range(k), 2))
     raw = np.array([_p(values[:, a] - values[:, b], resampling, test) for a, b in pairs])
-    found = np.full((k, k), np.nan)
+    p_values = np.full((k, k), np.nan)
     for (a, b), p in zip(pairs, holm(raw), strict=True):
-        found[a, b] = found[b, a] = p
-    return found
+        p_values[a, b] = p_values[b, a] = p
+    return p_values
 
 
 def _p(differences: Float[np.ndarray, " N"], resampling: Resampling, test: str) -> float:
@@ -58,10 +58,11 @@ def letters(different: Bool[np.ndarray, "K K"]) -> list[str]:
             ]
             # A group within another says nothing that the larger one does not say.
             unique = list(dict.fromkeys(split))
-            groups = [one for one in unique if not any(one < other for other in unique)]
+            groups = [method for method in unique if not any(method < other for other in unique)]
     groups.sort(key=sorted)
     return [
-        "".join(_letter(n) for n, group in enumerate(groups) if one in group) for one in range(k)
+        "".join(_letter(n) for n, group in enumerate(groups) if method in group)
+        for method in range(k)
     ]
 
 
@@ -120,12 +121,14 @@ def friedman(
 
 def cliques(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, ...]]:
     """The largest sets of methods whose mean ranks differ by less than the critical difference, two or more in each."""
-    order = sorted(range(len(ranks)), key=lambda one: ranks[one])
-    found: list[tuple[int, ...]] = []
+    order = sorted(range(len(ranks)), key=lambda method: ranks[method])
+    groups: list[tuple[int, ...]] = []
     for start in range(len(order)):
         near = [
-            one for one in order[start:] if ranks[one] - ranks[order[start]] < critical_difference
+            method
+            for method in order[start:]
+            if ranks[method] - ranks[order[start]] < critical_difference
         ]
-        if len(near) > 1 and not any(set(near) <= set(other) for other in found):
-            found.append(tuple(near))
-    return found
+        if len(near) > 1 and not any(set(near) <= set(other) for other in groups):
+            groups.append(tuple(near))
+    return groups

@@ -23,7 +23,9 @@ SHARES = (0.0, 0.1, 0.5, 0.9)
 
 def removal_cost(analysis: Analysis) -> Table:
     """The mean probability of the explained class as tokens go in a random order, by operator."""
-    random = [one["setting_id"] for one in analysis.settings if facts_of(one).role == "chance"]
+    random = [
+        setting["setting_id"] for setting in analysis.settings if facts_of(setting).role == "chance"
+    ]
     curves = analysis.run.columns("curves", [*TABLES["curves"]], {"setting_id": random[:1]})
     curves = with_texts(curves, analysis.run.manifest, analysis.run.repeated)
     by_removal = dict(list(curves.groupby("removal", sort=True)))

@@ -20,8 +20,8 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     metric = analysis.primary
     if metric is None or len(operators) < 2:
         return None
-    names = [metric, *(f"{metric} ({one})" for one in operators[1:])]
-    drawn = [key for key in analysis.shown if any(analysis.estimate(key, one) for one in names)]
+    names = [metric, *(f"{metric} ({operator})" for operator in operators[1:])]
+    drawn = [key for key in analysis.shown if any(analysis.estimate(key, name) for name in names)]
     if len(drawn) < 2:
         return None
     means = analysis.summary.pivot(index="setting_id", columns="metric", values="mean")

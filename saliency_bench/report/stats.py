@@ -125,8 +125,8 @@ def middles(
     middle[~heavy] = pd.DataFrame(values[:, ~heavy]).mean().to_numpy()
     low[~heavy], high[~heavy] = intervals(values[:, ~heavy], resampling)
     for column in np.flatnonzero(heavy):
-        found = median_interval(values[:, column], resampling.confidence)
-        middle[column], low[column], high[column] = found
+        interval = median_interval(values[:, column], resampling.confidence)
+        middle[column], low[column], high[column] = interval
     return middle, low, high
 
 
@@ -136,8 +136,8 @@ def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tup
     The variance is that of rows, plus that of columns, less that of single values, which is in both (Cameron, Gelbach
     & Miller 2011), but not below either; the quantile is of t with one degree less than the fewer of the two.
     """
-    known = ~np.isnan(values)
-    rows, columns = values[known.any(1)], known.any(0)
+    present = ~np.isnan(values)
+    rows, columns = values[present.any(1)], present.any(0)
     rows = rows[:, columns]
     if min(rows.shape) < 2:
         return np.nan, np.nan
@@ -149,7 +149,7 @@ def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tup
     )
     variance = max(of_rows + of_columns - float((apart**2).sum()), of_rows, of_columns)
     quantile = special.stdtrit(min(rows.shape) - 1, (1 + confidence) / 2)
-    half = float(quantile * np.sqrt(variance)) / int(known.sum())
+    half = float(quantile * np.sqrt(variance)) / int(present.sum())
     return mean - half, mean + half
 
 
@@ -180,7 +180,7 @@ def _bca(
     def end(quantile: float) -> Float[np.ndarray, " M"]:
         shifted = bias + quantile
         levels = special.ndtr(bias + shifted / (1 - acceleration * shifted))
-        return np.array([np.quantile(*one) for one in zip(means.T, levels, strict=True)])
+        return np.array([np.quantile(*column) for column in zip(means.T, levels, strict=True)])
 
     return end(tail), end(-tail)
 
@@ -191,15 +191,15 @@ def _resampled(
     """The means of every column over samples with replacement, the same samples for all columns."""
     n, stream = len(values), np.random.default_rng(resampling.seed)
     size = max(1, min(_BATCH, _BATCH_DRAWS // n))
-    found = []
+    parts = []
     for start in range(0, resampling.n_resamples, size):
         n_samples = min(size, resampling.n_resamples - start)
         drawn = stream.integers(0, n, (n_samples, n))
         # A resample is how often it takes each example, so the means of all columns are one matrix product.
         drawn += n * np.arange(n_samples)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=n_samples * n).reshape(n_samples, n)
-        found.append(counts @ values / n)
-    return np.concatenate(found)
+        parts.append(counts @ values / n)
+    return np.concatenate(parts)
 
 
 def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
@@ -210,16 +210,20 @@ def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
         median of metrics with heavy tails (`HEAVY_TAILED`).
     """
     pairs = rows.groupby(["setting_id", "metric"], sort=True)
-    found = pairs.agg(unit=("unit", "first"), higher_is_better=("higher_is_better", "first"))
-    table = per_text(wide(rows).reindex(columns=found.index))
-    found["n"] = table.notna().sum()
+    summary = pairs.agg(unit=("unit", "first"), higher_is_better=("higher_is_better", "first"))
+    table = per_text(wide(rows).reindex(columns=summary.index))
+    summary["n"] = table.notna().sum()
     text = ["cell_id", TEXT if TEXT in rows else "example_id"]
-    asked = rows.drop_duplicates([*text, "setting_id", "metric"]).groupby(["setting_id", "metric"])
-    found["n_not_ok"] = asked.size() - found["n"]
-    found["sd"] = table.std(ddof=1)
-    metrics = list(found.index.get_level_values("metric"))
-    found["mean"], found["low"], found["high"] = middles(table.to_numpy(), metrics, resampling)
-    return found.reset_index()
+    measured = rows.drop_duplicates([*text, "setting_id", "metric"]).groupby(
+        ["setting_id", "metric"]
+    )
+    summary["n_not_ok"] = measured.size() - summary["n"]
+    summary["sd"] = table.std(ddof=1)
+    metrics = list(summary.index.get_level_values("metric"))
+    summary["mean"], summary["low"], summary["high"] = middles(
+        table.to_numpy(), metrics, resampling
+    )
+    return summary.reset_index()
 
 
 def summarize_by_correctness(
@@ -229,17 +233,21 @@ def summarize_by_correctness(
 
     Examples without a gold label are in neither group.
     """
-    known = examples.dropna(subset=["correct"])
+    judged = examples.dropna(subset=["correct"])
     parts = []
     for name, correct in (("right", True), ("wrong", False)):
-        own = known.loc[known["correct"].astype(bool) == correct, UNIT]
-        if len(chosen := rows.merge(own, on=UNIT)):
+        texts = judged.loc[judged["correct"].astype(bool) == correct, UNIT]
+        if len(chosen := rows.merge(texts, on=UNIT)):
             parts.append(summarize(chosen, resampling).assign(prediction=name))
     return pd.concat(parts) if parts else pd.DataFrame(columns=["setting_id", "prediction"])
 
 
-def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.DataFrame:
+def compare(
+    rows: pd.DataFrame, reference: str | Mapping[str, str], resampling: Resampling
+) -> pd.DataFrame:
     """Every setting against a reference on the examples where both have a value, by text.
+
+    With a mapping from settings to settings, those that it names, each against its own.
 
     `difference` is the mean of setting - reference with its interval, the median of metrics with heavy tails; `p` is that of the chosen test (`TESTS`);
     `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
@@ -249,28 +257,32 @@ def compare(rows: pd.DataFrame, reference: str, resampling: Resampling) -> pd.Da
         One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable.
     """
     table = wide(rows)
+    settings = table.columns.unique("setting_id")
+    against = dict.fromkeys(settings, reference) if isinstance(reference, str) else reference
     pairs = [
         (setting, metric)
         for setting, metric in table.columns
-        if setting != reference and (reference, metric) in table.columns
+        if against.get(setting, setting) != setting and (against[setting], metric) in table.columns
     ]
-    apart = {pair: table[pair] - table[reference, pair[1]] for pair in pairs}
+    apart = {pair: table[pair] - table[against[pair[0]], pair[1]] for pair in pairs}
     values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
-    found = pd.DataFrame(pairs, columns=["setting_id", "metric"])
-    found["n"] = (~np.isnan(values)).sum(0)
+    comparison = pd.DataFrame(pairs, columns=["setting_id", "metric"])
+    comparison["n"] = (~np.isnan(values)).sum(0)
     metrics = [metric for _, metric in pairs]
-    found["difference"], found["low"], found["high"] = middles(values, metrics, resampling)
+    comparison["difference"], comparison["low"], comparison["high"] = middles(
+        values, metrics, resampling
+    )
     columns = [column[~np.isnan(column)] for column in values.T]
-    found["p"] = [TESTS[resampling.test](column, resampling) for column in columns]
-    found["p_holm"] = found.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
-    found["effect"] = [rank_biserial(column) for column in columns]
-    found["detectable"] = [
+    comparison["p"] = [TESTS[resampling.test](column, resampling) for column in columns]
+    comparison["p_holm"] = comparison.groupby("metric")["p"].transform(lambda p: holm(p.to_numpy()))
+    comparison["effect"] = [rank_biserial(column) for column in columns]
+    comparison["detectable"] = [
         np.nan
         if middle_of(metric) == "median"  # what could be detected is a difference of means
         else detectable_difference(column, alpha=1 - resampling.confidence)
         for column, metric in zip(columns, metrics, strict=True)
     ]
-    return found
+    return comparison
 
 
 def signed_rank_p(differences: Float[np.ndarray, " N"]) -> float:
@@ -294,7 +306,7 @@ def sign_flip_p(differences: Float[np.ndarray, " N"], resampling: Resampling) ->
         return float("nan")
     if not differences.any():
         return 1.0
-    found = distributions.permutation_test(
+    result = distributions.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",
@@ -303,7 +315,7 @@ def sign_flip_p(differences: Float[np.ndarray, " N"], resampling: Resampling) ->
         batch=_BATCH,
         rng=np.random.default_rng(resampling.seed),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 #: Tests of paired differences, by their names in `core.averages.PAIRED_TESTS`.

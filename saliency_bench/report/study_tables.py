@@ -28,10 +28,11 @@ from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.gates import gates
 from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.removal_cost import removal_cost
-from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, known, whole
+from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, number, whole
 from saliency_bench.report.timing import timing
 
 _METHOD = Column("method", "Method")
+_RATE = "examples_per_second"  # with metrics, in the long table alone: it is one over the seconds
 #: What stands beside a setting that Captum has no twin of.
 NO_RULES = "not compared: Captum has no backward rules"
 TEST_WORDS = {
@@ -41,7 +42,7 @@ TEST_WORDS = {
 
 
 def headline(analysis: Analysis) -> Table:
-    """The main table: what is shown, with the first metrics and the cost; without metrics and times, the convergence."""
+    """The main table: what is shown by the endpoint, further metrics and costs; without metrics and times, the convergence."""
     timed = analysis.costs["seconds"].notna().any()
     if not analysis.metrics and not timed and (sure := convergence(analysis)).rows:
         return replace(sure, name="headline", title=_title(analysis))
@@ -49,11 +50,13 @@ def headline(analysis: Analysis) -> Table:
         (Column("group", "Group"), analysis.groups.get),
         (Column("rank", "Mean rank"), analysis.ranks.get),
     ]
+    metrics = sorted(analysis.headline, key=lambda metric: metric != analysis.primary)
     fields = [
         _method(analysis),
-        *_costs(analysis),
+        *_metrics(analysis, metrics[:1]),
         *(ranks if analysis.groups else []),
-        *_metrics(analysis, analysis.headline),
+        *_metrics(analysis, metrics[1:]),
+        *(field for field in _costs(analysis) if not metrics or field[0].key != _RATE),
     ]
     caption = _caption(analysis) + same_evidence_words(analysis.headline)
     shown, claims = analysis.shown, analysis.claims
@@ -77,7 +80,28 @@ def summary(analysis: Analysis) -> Table:
 
 def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
     """What is shown against the reference setting, metric by metric."""
-    compared = {(row.setting_id, row.metric): row for row in analysis.comparison.itertuples()}
+    fields, rows = _compared(analysis, analysis.comparison, metrics)
+    title = f"Differences from {analysis.labels[analysis.reference]}"
+    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
+
+
+def fixed_pairs(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
+    """What `statistics.pairs` holds against each other, metric by metric."""
+    (method, *fields), rows = _compared(analysis, analysis.fixed_pairs, metrics)
+    against: Field = (
+        Column("against", "Held against"),
+        lambda row: analysis.labels[analysis.against[row.setting_id]],
+    )
+    title = "Pairs fixed in advance"
+    caption = _comparison_caption(analysis)
+    return filled("fixed_pairs", title, caption, [method, against, *fields], rows)
+
+
+def _compared(
+    analysis: Analysis, differences: pd.DataFrame, metrics: Sequence[str] | None
+) -> tuple[list[Field], list[Any]]:
+    """The columns and rows of a table of paired differences."""
+    compared = {(row.setting_id, row.metric): row for row in differences.itertuples()}
     rows = [
         compared[key, metric]
         for metric in metrics or analysis.metrics
@@ -103,8 +127,7 @@ def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Tabl
             lambda row: None if pd.isna(row.detectable) else float(row.detectable),
         ),
     ]
-    title = f"Differences from {analysis.labels[analysis.reference]}"
-    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
+    return fields, rows
 
 
 def _comparison_caption(analysis: Analysis) -> str:
@@ -207,15 +230,15 @@ def gate(analysis: Analysis) -> Table:
 
 def convergence(analysis: Analysis) -> Table:
     """What is known of the convergence of every setting that approximates something."""
-    found = analysis.gates
-    n_gradients = known(analysis.costs["n_gradients"], whole)
+    shares = analysis.gates
+    n_gradients = number(analysis.costs["n_gradients"], whole)
     fields = [
         _method(analysis),
         (Column("n_gradients", "Gradients per example"), n_gradients),
-        *convergence_table.fields(found),
+        *convergence_table.fields(shares),
     ]
-    keys = [key for key in _ids(analysis) if found.loc[key].notna().any()]
-    caption = convergence_table.CAPTION + convergence_table.gate_words(analysis.run, found)
+    keys = [key for key in _ids(analysis) if shares.loc[key].notna().any()]
+    caption = convergence_table.caption(analysis.run) + convergence_table.gate_words(analysis.run, shares)
     return filled("convergence", "Convergence", caption, fields, keys, False)
 
 
@@ -248,7 +271,7 @@ def parity(analysis: Analysis) -> Table:
 
 def sweep(analysis: Analysis) -> Table:
     """Settings of one entry that differ in hyperparameters; what the study chose elsewhere is marked."""
-    names = {one["name"] for one in analysis.settings}
+    names = {setting["name"] for setting in analysis.settings}
     swept = {name: varying(analysis.settings, name) for name in names}
     keys = [key for key in _ids(analysis) if swept[analysis.setting(key)["name"]]]
 
@@ -256,15 +279,15 @@ def sweep(analysis: Analysis) -> Table:
         setting = analysis.setting(key)
         if name not in {*setting, *UNSAID}:
             return None
-        found = value_of(setting, name)
-        is_plain = isinstance(found, int | str) and not isinstance(found, bool)
-        return found if is_plain else value_label(found)
+        entry = value_of(setting, name)
+        is_plain = isinstance(entry, int | str) and not isinstance(entry, bool)
+        return entry if is_plain else value_label(entry)
 
     fields: list[Field] = [
         (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),
         *(
             (Column(name, name), partial(value, name=name))
-            for name in sorted({name for own in swept.values() for name in own})
+            for name in sorted({name for keys_of_entry in swept.values() for name in keys_of_entry})
         ),
         (Column("backend", "Backend"), lambda key: facts_of(analysis.setting(key)).backend),
         (Column("chosen", "Chosen"), lambda key: "✓" if key in analysis.best.values() else ""),
@@ -308,6 +331,7 @@ TABLES: Mapping[str, Callable[[Analysis], Table]] = {
     "headline": headline,
     "summary": summary,
     "comparison": comparison,
+    "fixed_pairs": fixed_pairs,
     "right_and_wrong": right_and_wrong,
     "agreement": agreement,
     "gates": gate,
@@ -327,7 +351,7 @@ def tables(analysis: Analysis) -> dict[str, Table]:
 
 
 def _ids(analysis: Analysis) -> list[str]:
-    return [one["setting_id"] for one in analysis.settings]
+    return [setting["setting_id"] for setting in analysis.settings]
 
 
 def _method(analysis: Analysis) -> Field:
@@ -351,15 +375,15 @@ def _costs(analysis: Analysis) -> list[Field]:
     """What a setting costs and whether its maps converged, by id; the gradients first."""
     costs, converged = analysis.costs, analysis.gates["converged"]
     fields: list[Field] = [
-        (Column("n_gradients", "Gradients per example"), known(costs["n_gradients"], whole)),
-        (Column("converged", "Converged"), known(converged, convergence_table.whole_percent)),
-        (Column("seconds", "Time per example", "s"), known(costs["seconds"])),
+        (Column("n_gradients", "Gradients per example"), number(costs["n_gradients"], whole)),
+        (Column("converged", "Converged"), number(converged, convergence_table.whole_percent)),
+        (Column("seconds", "Time per example", "s"), number(costs["seconds"])),
         (
-            Column("examples_per_second", "Examples per second"),
-            known(costs["examples_per_second"]),
+            Column(_RATE, "Examples per second"),
+            number(costs[_RATE]),
         ),
     ]
-    timed = ["seconds", "examples_per_second"] if costs["seconds"].notna().any() else []
+    timed = ["seconds", _RATE] if costs["seconds"].notna().any() else []
     gated = ["converged"] if converged.notna().any() else []
     return [field for field in fields if field[0].key in ("n_gradients", *gated, *timed)]
 
@@ -372,6 +396,13 @@ def _interval_words(analysis: Analysis) -> str:
     return f"{resampling.words} over {over}, {resampling.n_resamples} resamples"
 
 
+def _cancels(analysis: Analysis, key: str) -> bool:
+    """Whether a setting is of random rankings that come with their reverses."""
+    srg = analysis.estimates.get((key, "srg"))
+    chance = facts_of(analysis.setting(key)).role == "chance"
+    return chance and srg is not None and srg.low == srg.high == 0
+
+
 def _title(analysis: Analysis) -> str:
     return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
 
@@ -381,8 +412,8 @@ def _caption(analysis: Analysis) -> str:
     primary, confidence = analysis.primary, analysis.resampling.confidence
     caption = f"Means with {_interval_words(analysis)}."
     if primary is not None and analysis.higher_is_better(primary) is not None:
-        said = ", the primary endpoint" if primary == analysis.endpoint else ""
-        caption += f" Sorted by {metric_label(primary)}{said}."
+        endpoint = ", the primary endpoint" if primary == analysis.endpoint else ""
+        caption += f" Sorted by {metric_label(primary)}{endpoint}."
     if analysis.claims:
         caption += " Bold: the best mean of a column, which need not be significantly so."
     if analysis.groups and primary is not None:
@@ -391,6 +422,8 @@ def _caption(analysis: Analysis) -> str:
             f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
             f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
         )
+    if any(_cancels(analysis, key) for key in analysis.shown):
+        caption += " Random: rankings and their reverses, whose SRG is the opposite, so that it is 0 on every text."
     caption += convergence_table.gate_words(analysis.run, analysis.gates)
     if choice := analysis.run.manifest.get("chosen"):
         caption += (

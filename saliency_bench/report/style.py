@@ -108,16 +108,16 @@ def signs(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """
     of_color: dict[str, list[str]] = {}
     twins: dict[str, tuple[list[str], str]] = {}
-    for one in settings:
+    for setting in settings:
         same = repr(
-            sorted((k, v) for k, v in one.items() if k not in ("setting_id", "backend", FACTS))
+            sorted((k, v) for k, v in setting.items() if k not in ("setting_id", "backend", FACTS))
         )
-        own = of_color.setdefault(color(one), [])
-        own += [] if same in own else [same]
-        twins[one["setting_id"]] = own, same
+        same_color = of_color.setdefault(color(setting), [])
+        same_color += [] if same in same_color else [same]
+        twins[setting["setting_id"]] = same_color, same
     return {
-        key: _SIGNS[own.index(same) % len(_SIGNS)] if len(own) > 1 else ""
-        for key, (own, same) in twins.items()
+        key: _SIGNS[same_color.index(same) % len(_SIGNS)] if len(same_color) > 1 else ""
+        for key, (same_color, same) in twins.items()
     }
 
 
@@ -166,8 +166,8 @@ def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple
     """Labels cut into lines that leave room for the data, and the largest number of lines."""
     # A mark stays with the word that it follows.
     kept = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
-    found = [textwrap.fill(label, characters) for label in kept]
-    return found, max((label.count("\n") + 1 for label in found), default=1)
+    lines = [textwrap.fill(label, characters) for label in kept]
+    return lines, max((label.count("\n") + 1 for label in lines), default=1)
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend | None:
@@ -191,13 +191,13 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Leg
 
 def shared_legend(figure: Figure) -> None:
     """One legend of a figure, above its panels, instead of one in each of them."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-        if own := axes.get_legend():
-            own.remove()
-    legend(figure, list(found.values()), list(found))
+        entries |= dict(zip(labels, handles, strict=True))
+        if of_panel := axes.get_legend():
+            of_panel.remove()
+    legend(figure, list(entries.values()), list(entries))
 
 
 def note(figure: Figure, text: str) -> None:

@@ -47,8 +47,8 @@ def convergence(analysis: Analysis) -> Figure | None:
     figure = Figure(figsize=(min(WIDTH, 2.2 + 2.2 * len(baselines)), 3.0), layout="constrained")
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False)[0]
     for axes, baseline in zip(panels, baselines, strict=True):
-        own = [setting for setting in swept if setting.get("baseline") == baseline]
-        _convergence_panel(axes, analysis, own)
+        of_panel = [setting for setting in swept if setting.get("baseline") == baseline]
+        _convergence_panel(axes, analysis, of_panel)
         axes.set_title(literal(f"Baseline: {value_label(baseline)}"), loc="left")
         axes.set_xlabel("Steps")
     panels[0].set_yscale("log")  # after all of them are drawn: they share it
@@ -63,20 +63,20 @@ def convergence(analysis: Analysis) -> Figure | None:
 
 
 def _convergence_panel(axes: Axes, analysis: Analysis, swept: Settings) -> None:
-    known = [(one, analysis.estimate(one["setting_id"], GAP)) for one in swept]
+    gaps = [(setting, analysis.estimate(setting["setting_id"], GAP)) for setting in swept]
     points = [
-        (int(one["n_steps"]), one.get("quadrature"), *gap)
-        for one, gap in known
+        (int(setting["n_steps"]), setting.get("quadrature"), *gap)
+        for setting, gap in gaps
         if gap is not None and gap.mean > 0
     ]
-    found = pd.DataFrame(points, columns=["steps", "rule", *Estimate._fields])
-    order = [*_RULES, *found["rule"]]
+    table = pd.DataFrame(points, columns=["steps", "rule", *Estimate._fields])
+    order = [*_RULES, *table["rule"]]
     looks = {
         literal(rule_label(str(rule))): rule_stroke(rule)
-        for rule in sorted(found["rule"].unique(), key=order.index)
+        for rule in sorted(table["rule"].unique(), key=order.index)
     }
-    found["rule"] = [literal(rule_label(str(rule))) for rule in found["rule"]]
-    lines(axes, ends(found, ["steps", "rule"]), looks, x="steps", by="rule")
+    table["rule"] = [literal(rule_label(str(rule))) for rule in table["rule"]]
+    lines(axes, ends(table, ["steps", "rule"]), looks, x="steps", by="rule")
     ticks = sorted(_distinct(swept, "n_steps"))
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -92,18 +92,18 @@ def rule_stroke(rule: Any, place: int = 0) -> tuple[str, str]:
 
 def rule_label(rule: str) -> str:
     """A quadrature rule as it is written in text."""
-    known = {"gauss_legendre": "Gauss–Legendre", "clenshaw_curtis": "Clenshaw–Curtis"}
-    return known.get(rule, rule.replace("_", " "))
+    names = {"gauss_legendre": "Gauss–Legendre", "clenshaw_curtis": "Clenshaw–Curtis"}
+    return names.get(rule, rule.replace("_", " "))
 
 
 def noise_map(analysis: Analysis) -> Figure | None:
     """The primary metric by noise and number of samples, a panel per entry."""
     entries: dict[str, list[Mapping[str, Any]]] = {}
-    for one in analysis.settings:
-        swept = {"noise_std", "n_samples"} <= set(varying(analysis.settings, one["name"]))
-        known = analysis.estimate(one["setting_id"], PRIMARY) is not None
-        if swept and known and one["backend"] == "native":
-            entries.setdefault(one["name"], []).append(one)
+    for setting in analysis.settings:
+        swept = {"noise_std", "n_samples"} <= set(varying(analysis.settings, setting["name"]))
+        measured = analysis.estimate(setting["setting_id"], PRIMARY) is not None
+        if swept and measured and setting["backend"] == "native":
+            entries.setdefault(setting["name"], []).append(setting)
     if not entries:
         return None
     figure = Figure(figsize=(min(WIDTH, 0.6 + 3.8 * len(entries)), 3.2), layout="constrained")
@@ -121,11 +121,11 @@ def noise_map(analysis: Analysis) -> Figure | None:
 
 
 def _noise_panel(axes: Axes, analysis: Analysis, settings: Settings) -> None:
-    estimates = [analysis.estimates[one["setting_id"], PRIMARY] for one in settings]
-    found = pd.DataFrame(estimates, columns=Estimate._fields)
-    found["noise"] = [one["noise_std"] for one in settings]
-    found["samples"] = [one["n_samples"] for one in settings]
-    grid = found.pivot(index="samples", columns="noise")
+    estimates = [analysis.estimates[setting["setting_id"], PRIMARY] for setting in settings]
+    table = pd.DataFrame(estimates, columns=Estimate._fields)
+    table["noise"] = [setting["noise_std"] for setting in settings]
+    table["samples"] = [setting["n_samples"] for setting in settings]
+    grid = table.pivot(index="samples", columns="noise")
     means, halves = grid["mean"], (grid["high"] - grid["low"]) / 2
     matrix(
         axes,
@@ -143,11 +143,11 @@ def _noise_panel(axes: Axes, analysis: Analysis, settings: Settings) -> None:
         size=7.0,
         cmap="cividis",
     )
-    for one in settings:
-        if one["setting_id"] == analysis.best.get(one["name"]):
+    for setting in settings:
+        if setting["setting_id"] == analysis.best.get(setting["name"]):
             column, row = (
-                means.columns.get_loc(one["noise_std"]),
-                means.index.get_loc(one["n_samples"]),
+                means.columns.get_loc(setting["noise_std"]),
+                means.index.get_loc(setting["n_samples"]),
             )
             corner = (column + 0.04, row + 0.05)
             frame = Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="#D55E00", lw=1.8, zorder=3)

@@ -65,7 +65,7 @@ def filled(
     return Table(name, title, caption, tuple(column for column, _ in fields), rows, marks_best)
 
 
-def known(
+def number(
     values: "pd.Series[float]", write: Callable[[float], Cell] = float
 ) -> Callable[[Any], Cell]:
     """The number of an item as it is written; nothing where it is NaN."""
@@ -138,7 +138,7 @@ def _digits(cells: Sequence[Cell]) -> str:
 
 def _best(cells: Sequence[Cell], higher_is_better: bool | None) -> float:
     means = [cell.mean if isinstance(cell, Estimate) else cell for cell in cells]
-    known = [mean for mean in means if isinstance(mean, float) and math.isfinite(mean)]
-    if higher_is_better is None or len(known) < 2:
+    finite = [mean for mean in means if isinstance(mean, float) and math.isfinite(mean)]
+    if higher_is_better is None or len(finite) < 2:
         return math.nan
-    return max(known) if higher_is_better else min(known)
+    return max(finite) if higher_is_better else min(finite)

@@ -80,9 +80,11 @@ def fitting(table: Table, width: int, order: Sequence[int] | None = None) -> Tab
 
 def print_fitting(console: Console, table: Table, whole: Path) -> None:
     """Prints what fits of a table that has the same thing in many cells, what is said over all of them first."""
-    own = [i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")]
-    over = [i for i in range(1, len(table.columns)) if i not in own]
-    shown = fitting(table, console.width, [0, *over, *own])
+    of_cells = [
+        i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")
+    ]
+    over = [i for i in range(1, len(table.columns)) if i not in of_cells]
+    shown = fitting(table, console.width, [0, *over, *of_cells])
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:
@@ -186,13 +188,13 @@ def show_maps(
     console = console or console_for()
     colored = console.is_terminal and console.color_system is not None
     legends = []
-    for one, title in zip(maps, headings(maps), strict=True):
-        tokens = map_of_attribution(one, special_tokens=special_tokens)
+    for attribution, title in zip(maps, headings(maps), strict=True):
+        tokens = map_of_attribution(attribution, special_tokens=special_tokens)
         console.print(Text(title, style="bold"))
         shown = spans_to_rich(only_top(tokens, top), colored)
         console.print(shown, soft_wrap=not colored)
-        console.print(Text(facts(one, tokens), style="dim"), soft_wrap=not colored)
+        console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
         console.print()
-        legends.append(legend(one, tokens.signed, top, zero="white"))
+        legends.append(legend(attribution, tokens.signed, top, zero="white"))
     for text in dict.fromkeys(legends if colored else []):
         console.print(Text(text, style="dim"))

@@ -14,7 +14,9 @@ def timing(analysis: Analysis) -> Table:
     """Medians over interleaved repeats, with the fastest and the slowest."""
     timings = analysis.run.tables["timings"].sort_values("repeat")
     repeats = dict(list(timings.groupby("setting_id", observed=True)))
-    keys = [one["setting_id"] for one in analysis.settings if one["setting_id"] in repeats]
+    keys = [
+        setting["setting_id"] for setting in analysis.settings if setting["setting_id"] in repeats
+    ]
 
     def time_of_one(key: str) -> Estimate:
         milliseconds = 1e3 * repeats[key]["seconds"] / repeats[key]["n_examples"]

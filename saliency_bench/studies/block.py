@@ -22,8 +22,8 @@ from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
 from saliency_bench.models.tasks import targets
+from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import task_of
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
@@ -266,7 +266,7 @@ def open_block(
     references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
 ) -> OpenBlock:
     """The block of these examples, padded where their lengths differ."""
-    return OpenBlock(references, task.collate(references.model, encoded), target, token_budget)
+    return OpenBlock(references, collate(references.model, encoded), target, token_budget)
 
 
 def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a configuration asks for: checked against the parts that it names, and expanded into settings."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def validate(cfg: "Config") -> None:
     _check_data(cfg)
     _check_metrics(cfg)
     _check_choose(cfg)
-    settings(cfg)
+    _check_pairs(cfg.statistics.pairs, settings(cfg))
 
 
 def settings(cfg: "Config") -> list[Setting]:
@@ -56,6 +57,30 @@ def settings(cfg: "Config") -> list[Setting]:
     )
 
 
+def _check_pairs(pairs: Any, expanded: Sequence[Setting]) -> None:
+    """Checks that `statistics.pairs` holds method entries against others that have one setting each."""
+    if pairs is None:
+        return
+    if not isinstance(pairs, Mapping) or not pairs:
+        raise InputError(
+            f"statistics.pairs={shown(pairs)}: expected method entries with what each is held against: "
+            "statistics.pairs={smoothgrad:vanilla}"
+        )
+    counts = Counter(setting.name for setting in expanded)
+    for name, against in pairs.items():
+        one_of("method entry of statistics.pairs", name, counts)
+        one_of("method entry of statistics.pairs", against, counts)
+        if name == against:
+            raise InputError(
+                f"statistics.pairs holds {name} against itself: expected another entry"
+            )
+        if counts[against] > 1:
+            raise InputError(
+                f"statistics.pairs holds {name} against {against}, which has {counts[against]} settings: expected one. "
+                "Give its hyperparameters one value each."
+            )
+
+
 def _check_choices(cfg: "Config") -> None:
     """Checks every key whose value is one name of a list, or some of them."""
     from saliency_bench.attribution.settings import BACKENDS
@@ -64,7 +89,7 @@ def _check_choices(cfg: "Config") -> None:
     from saliency_bench.evaluation.units import GRANULARITIES
     from saliency_bench.models.heads import TASKS
     from saliency_bench.models.loading import ATTENTION, DTYPES
-    from saliency_bench.models.tasks.sequence_classification import OUTPUTS
+    from saliency_bench.models.tasks.scores import OUTPUTS
 
     choices: dict[str, Iterable[str]] = {
         "model.kind": KINDS,

@@ -99,10 +99,11 @@ class Timing:
 
 @dataclass
 class Statistics:
-    """Intervals, the metric entry fixed in advance, and the method entry that the others are compared with."""
+    """Intervals, and what is fixed in advance: the metric entry, and which method entries are compared with which."""
 
     endpoint: str | None
     reference: str | None
+    pairs: Any
     test: str
     confidence: float
     n_resamples: int

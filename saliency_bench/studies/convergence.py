@@ -1,29 +1,33 @@
-"""How far approximate maps are from converged ones: the same settings again, with more points.
+"""How far approximate maps are from converged ones: the same settings again, with fewer points or with many more.
 
-A path method is compared with itself at twice the steps, or, where a reference is asked for, with a dense rule; a
-mean over random draws with the mean of many other draws. The companion is native: a reference that a backend computes
-by itself would share its faults.
+A path method is compared with itself at every other of its nodes, which costs no gradient, or at half of its steps where
+they choose the path; where a reference is asked for, with a dense rule. A mean over random draws is compared with the
+mean of many other draws. The companion is native: a reference that a backend computes by itself would share its faults.
+
+The difference from a coarser map is about the error of the coarser one. So an order of tokens that half of the nodes
+keep has settled, with a margin; what the full map is off by is less.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from saliency_bench.attribution.backward import KEY
 from saliency_bench.attribution.describe import about_of
-from saliency_bench.attribution.settings import lacks
+from saliency_bench.attribution.methods import KINDS
+from saliency_bench.attribution.noise import AUTO
+from saliency_bench.attribution.quadrature import HALF, fewest_of_half
+from saliency_bench.attribution.settings import expand, has_backends, lacks
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.agreement import kendall_tau
 from saliency_bench.evaluation.metrics import NotApplicable
-from saliency_bench.studies.block import OpenBlock
 
-DOUBLED, REFERENCE = "doubled", "reference"
-
-#: Rules with both ends, whose nodes are among those of twice as many intervals.
-CLOSED = ("trapezoid", "captum_riemann_trapezoid", "clenshaw_curtis")
+#: What a map is compared with: half of its nodes, twice the steps where there are too few to halve, a dense rule or many
+#: other draws.
+HALVED, DOUBLED, REFERENCE = "halved", "doubled", "reference"
 
 #: Draws of a reference have another seed, or the draws under test would be among them.
 OTHER_SEED = 1_000_003
@@ -37,82 +41,132 @@ class Dense:
     n_samples: int | None
 
 
-def doubled(setting: Setting) -> Setting | None:
-    """The setting with twice the intervals on its path; None where it has no number of steps."""
-    if "n_steps" not in setting.hyper:
+@dataclass(frozen=True)
+class Companion:
+    """What the maps of a setting are compared with; `free` where its points are among those of the study's settings."""
+
+    setting: Setting
+    against: str
+    other: Setting
+    free: bool = False
+
+
+def halved(setting: Setting) -> Setting | None:
+    """The setting with every other node of its path; None where it has no path, or too few nodes for it.
+
+    Where no rule of quadrature says how to leave nodes out, it has half of its steps.
+    """
+    n, rule = setting.hyper.get("n_steps", 0), setting.hyper.get("quadrature")
+    if n < (2 if rule is None else fewest_of_half(rule)):
         return None
-    n = setting.hyper["n_steps"]
-    twice = 2 * n - 1 if setting.hyper.get("quadrature") in CLOSED else 2 * n
-    return _native(setting, {"n_steps": max(twice, 2)})
+    return _native(setting, {"n_steps": n // 2} if rule is None else {"quadrature": HALF + rule})
+
+
+def doubled(setting: Setting) -> Setting | None:
+    """The setting with twice the steps; None where it has none."""
+    n = setting.hyper.get("n_steps")
+    return None if n is None else _native(setting, {"n_steps": 2 * n})
 
 
 def reference(setting: Setting, dense: Dense) -> Setting | None:
     """A setting whose error is small beside that of `setting`; None where none is asked for, or none applies."""
     drawn = "n_samples" in setting.hyper and "noise_std" in setting.hyper
     if "baseline" in setting.hyper and not drawn and dense.n_steps is not None:
-        hyper = {"baseline", "baseline_special_tokens", KEY}
-        kept = {key: value for key, value in setting.hyper.items() if key in hyper}
+        path = ("baseline", "baseline_special_tokens", KEY)
+        kept = {key: value for key, value in setting.hyper.items() if key in path}
         rule = kept | {"n_steps": dense.n_steps, "quadrature": "clenshaw_curtis"}
         if (limit := about_of(setting.method).limit) is not None:
-            whole = replace(setting, method=limit, backend="native", hyper=rule)
-            return replace(whole, reduction="sum") if setting.reduction == "none" else whole
+            reduction = "sum" if setting.reduction == "none" else setting.reduction
+            return _expanded(setting, limit, reduction, rule)
     if drawn and dense.n_samples is not None and "n_steps" not in setting.hyper:
         more = {"n_samples": dense.n_samples, "sampler": "antithetic"}
-        found = _native(setting, more | {"relative_error": None, "max_samples": None})
-        return None if found is None else replace(found, seed=setting.seed + OTHER_SEED)
+        return _native(setting, more | {"relative_error": None, "max_samples": None}, OTHER_SEED)
     return None
 
 
-def _native(setting: Setting, change: Mapping[str, Any]) -> Setting | None:
-    found = replace(setting, backend="native", hyper={**setting.hyper, **change})
-    return None if lacks("native", setting.method, found.hyper) else found
+def _native(setting: Setting, change: Mapping[str, Any], more_seed: int = 0) -> Setting | None:
+    """The setting with other hyperparameters, computed by us; None where we do not have it."""
+    hyper = {**setting.hyper, **change}
+    if has_backends(setting.method) and lacks("native", setting.method, hyper):
+        return None
+    return _expanded(setting, setting.method, setting.reduction, hyper, more_seed)
 
 
-def companions(settings: Sequence[Setting], dense: Dense) -> list[tuple[Setting, str, Setting]]:
-    """Each setting that is compared, what it is compared with (`REFERENCE`, `DOUBLED`), and that companion."""
+def _expanded(
+    setting: Setting, method: str, reduction: str, hyper: Mapping[str, Any], more_seed: int = 0
+) -> Setting:
+    """The one setting of an entry with these values, beside `setting`."""
+    entry = {"method": method, **hyper}
+    if has_backends(method):
+        entry["backend"] = "native"
+    if KINDS[method] != "token":
+        entry["reduction"] = reduction
+    (found,) = expand(
+        {setting.name: entry},
+        target=setting.target,
+        output=setting.output,
+        seed=setting.seed + more_seed,
+    )
+    return found
+
+
+def companions(settings: Sequence[Setting], dense: Dense) -> list[Companion]:
+    """For each setting that is compared, with what."""
+    ids = {setting.id for setting in settings}
     pairs = []
     for setting in settings:
         if (other := reference(setting, dense)) is not None:
-            pairs.append((setting, REFERENCE, other))
+            pairs.append(Companion(setting, REFERENCE, other))
+        elif (other := halved(setting)) is not None:
+            shared = "quadrature" in setting.hyper and setting.hyper.get("n_samples") != AUTO
+            free = shared and setting.twin(other.backend).id in ids
+            pairs.append(Companion(setting, HALVED, other, free))
         elif (other := doubled(setting)) is not None:
-            pairs.append((setting, DOUBLED, other))
+            pairs.append(Companion(setting, DOUBLED, other))
     return pairs
 
 
-def convergence_rows(
-    block: OpenBlock,
-    maps: Mapping[str, Sequence[AttributionMap]],
-    settings: Sequence[Setting],
-    dense: Dense,
-) -> list[dict[str, Any]]:
-    """For each example of the block and each setting, how far its map is from that of its companion.
+def others(pairs: Sequence[Companion], *, free: bool) -> list[Setting]:
+    """The companions that cost nothing beside the settings of the study, or those that do, each once."""
+    return list({pair.other.id: pair.other for pair in pairs if pair.free == free}.values())
 
-    `maps` are those of `settings` on at least the block's examples, by setting id.
+
+def convergence_rows(
+    pairs: Sequence[Companion],
+    maps: Mapping[str, Sequence[AttributionMap]],
+    checked: Collection[str],
+) -> list[dict[str, Any]]:
+    """How far the map of each checked example is from that of its companion, for each setting that has one.
+
+    `maps` are those of all settings and companions on at least the checked examples, by setting id.
     """
-    pairs = companions(settings, dense)
-    others = block.explain(list({other.id: other for _, _, other in pairs}.values()))
     rows = []
-    for setting, against, other in pairs:
-        own = {one.example_id: one for one in maps[setting.id]}
-        rows += [_row(own[one.example_id], one, against) for one in others[other.id]]
+    for pair in pairs:
+        of_setting = {one.example_id: one for one in maps[pair.setting.id]}
+        rows += [
+            _row(of_setting[other.example_id], other, pair.against)
+            for other in maps[pair.other.id]
+            if other.example_id in checked
+        ]
     return rows
 
 
-def _row(attribution: AttributionMap, reference: AttributionMap, against: str) -> dict[str, Any]:
-    finite = attribution.finite and reference.finite
-    scale = float(np.abs(reference.scores).max(initial=0.0))
-    apart = float(np.abs(attribution.scores - reference.scores).max(initial=0.0))
+def _row(attribution: AttributionMap, other: AttributionMap, against: str) -> dict[str, Any]:
+    finite = attribution.finite and other.finite
+    better = attribution if against == HALVED else other
+    scale = float(np.abs(better.scores).max(initial=0.0))
+    apart = float(np.abs(attribution.scores - other.scores).max(initial=0.0))
     return {
         "setting_id": attribution.setting["setting_id"],
         "example_id": attribution.example_id,
         "against": against,
-        "tau": _tau(attribution, reference) if finite else None,
+        "tau": _tau(attribution, other) if finite else None,
         "error": apart / scale if finite and scale > 0 else None,
     }
 
 
-def _tau(attribution: AttributionMap, reference: AttributionMap) -> float | None:
+def _tau(attribution: AttributionMap, other: AttributionMap) -> float | None:
     try:
-        return kendall_tau(attribution.scores, reference.scores, np.array(attribution.attributable))
+        return kendall_tau(attribution.scores, other.scores, np.array(attribution.attributable))
     except NotApplicable:
         return None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from saliency_bench.attribution import philox
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
@@ -24,10 +25,11 @@ from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_texts
 from saliency_bench.models.tasks import targets
+from saliency_bench.models.tasks.encoding import mostly_unknown
 from saliency_bench.models.tasks.registry import questions, task_of
-from saliency_bench.models.tasks.sequence_classification import mostly_unknown
 from saliency_bench.store.manifest import collect
 from saliency_bench.studies.budget import resolve as resolve_budget
+from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
 
@@ -64,6 +66,12 @@ class Study:
         for one in self.warnings:
             found.setdefault(one["example_id"], []).append(one)
         return found
+
+    @cached_property
+    def companions(self) -> list[Companion]:
+        """What the maps of approximate settings are compared with."""
+        asked = self.config.convergence
+        return companions(self.settings, Dense(asked.reference_steps, asked.reference_samples))
 
     @cached_property
     def cell_id(self) -> str:
@@ -345,7 +353,8 @@ def computation(config: Any, model: Model) -> dict[str, Any]:
     """What numbers depend on besides the study, as far as the machine decides it."""
     runtime = asdict(config.runtime)
     return machine(runtime, model.device) | {
-        "attention": model.facts.get("attention", runtime["attention"])
+        "attention": model.facts.get("attention", runtime["attention"]),
+        "noise": philox.GENERATOR,
     }
 
 

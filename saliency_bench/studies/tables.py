@@ -21,7 +21,7 @@ from saliency_bench.studies.block import (
     plan_blocks,
     plan_pieces,
 )
-from saliency_bench.studies.convergence import Dense, companions, convergence_rows
+from saliency_bench.studies.convergence import convergence_rows, others
 from saliency_bench.studies.evaluate import evaluate_block, planned
 from saliency_bench.studies.prepare import Study, usual_views
 from saliency_bench.studies.timings import timing_rows
@@ -41,7 +41,6 @@ def plan_of(study: Study) -> Plan:
     """The rows that the study's tables must have."""
     config, settings = study.config, [setting.id for setting in study.settings]
     metrics, curves = planned(config.metric, usual_views(config))
-    dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
     return Plan(
         cell_id=study.cell_id,
         texts={
@@ -53,9 +52,7 @@ def plan_of(study: Study) -> Plan:
         metrics=metrics,
         curves=curves,
         agreement=config.agreement.metrics,
-        convergence=[
-            (setting.id, against) for setting, against, _ in companions(study.settings, dense)
-        ],
+        convergence=[(pair.setting.id, pair.against) for pair in study.companions],
         probed=frozenset(
             item.example_id for item in study.encoded[: config.convergence.n_examples]
         ),
@@ -67,19 +64,21 @@ def plan_of(study: Study) -> Plan:
 def block_tables(
     study: Study, refs: References, items: Sequence[Encoded], probe: Collection[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """All rows of one block; the examples whose ids are in `probe` are explained again with more points."""
+    """All rows of one block; the maps of examples whose ids are in `probe` are compared with less or more exact ones."""
     under = study.model.ledger.under
+    checked = [item for item in items if item.example_id in probe]
     with under(MAPS):
         block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
-        maps = block.explain(study.settings)
+        free = others(study.companions, free=True) if checked else []
+        maps = block.explain([*study.settings, *free])
         uncertain = list(_uncertain_baselines(study, block))
-    flat = [attribution for of_setting in maps.values() for attribution in of_setting]
+    flat = [attribution for setting in study.settings for attribution in maps[setting.id]]
     with under(CURVES):
         evaluated = evaluate_block(block, flat, study.config.metric, usual_views(study.config))
         asked = study.config.agreement
         agreement = agreement_rows(flat, asked.metrics, asked.granularity, asked.k, asked.p)
     with under(CONVERGENCE):
-        converged = _convergence(study, refs, items, maps, probe)
+        converged = _convergence(study, refs, checked, maps)
     tables = {
         "examples": example_rows(block),
         "maps": [map_row(attribution) for attribution in flat if attribution.finite],
@@ -116,17 +115,16 @@ def _uncertain_baselines(study: Study, block: OpenBlock) -> Iterable[dict[str, A
 def _convergence(
     study: Study,
     refs: References,
-    items: Sequence[Encoded],
+    checked: Sequence[Encoded],
     maps: Mapping[str, Sequence[AttributionMap]],
-    probe: Collection[str],
 ) -> list[dict[str, Any]]:
-    checked = [item for item in items if item.example_id in probe]
     if not checked:
         return []
-    config = study.config
-    block = open_block(refs, checked, config.target, config.runtime.token_budget)
-    dense = Dense(config.convergence.reference_steps, config.convergence.reference_samples)
-    return convergence_rows(block, maps, study.settings, dense)
+    costly = others(study.companions, free=False)
+    if costly:
+        block = open_block(refs, checked, study.config.target, study.config.runtime.token_budget)
+        maps = {**maps, **block.explain(costly)}
+    return convergence_rows(study.companions, maps, {item.example_id for item in checked})
 
 
 def timings(study: Study, refs: References) -> list[dict[str, Any]]:

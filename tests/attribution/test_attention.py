@@ -18,7 +18,7 @@ from saliency_bench.attribution.methods import METHODS
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.attentions import recorded_attentions
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 ROUNDING = 1e-12
@@ -140,7 +140,7 @@ def test_order_company_and_token_budget_change_nothing(bert, name, query):
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_gets_nothing_and_changes_nothing(bert, name, query):
     inputs = token_inputs(5, 9, 7)
-    encoded = [task.encoded_ids(bert, item, str(i), None, "") for i, item in enumerate(inputs)]
+    encoded = [encoded_ids(bert, item, str(i), None, "") for i, item in enumerate(inputs)]
     with bert.frozen():
         context = open_block(References(bert), encoded, 1, 20).context("logit", 0)
         found = METHODS[name](context, query=query).scores
@@ -157,7 +157,7 @@ def test_padding_gets_nothing_from_a_model_that_attends_to_it(bert, name):
         bert.module, forward=lambda module, inputs: module(input_ids=inputs["input_ids"])
     )
     encoded = [
-        task.encoded_ids(model, item, str(i), None, "") for i, item in enumerate(token_inputs(4, 6))
+        encoded_ids(model, item, str(i), None, "") for i, item in enumerate(token_inputs(4, 6))
     ]
     with model.frozen():
         context = open_block(References(model), encoded, 1, 20).context("logit", 0)
@@ -168,7 +168,7 @@ def test_padding_gets_nothing_from_a_model_that_attends_to_it(bert, name):
 
 def test_special_tokens_keep_their_scores(bert):
     (item,) = token_inputs(6)
-    encoded = task.encoded_ids(bert, item, "0", None, "")
+    encoded = encoded_ids(bert, item, "0", None, "")
     framed = replace(encoded, special=(True, *[False] * 4, True))
     with bert.frozen():
         context = open_block(References(bert), [framed], 1, 100).context("logit", 0)

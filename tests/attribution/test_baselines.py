@@ -17,7 +17,7 @@ from saliency_bench.attribution import baselines
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 WEIGHTS = torch.linspace(-1, 1, DIMENSIONS, dtype=torch.float64)
@@ -31,7 +31,7 @@ def linear(embeddings):
 def opened(model, inputs, seed=0, refs=None):
     """The context of these inputs as one batch, padded."""
     encoded = [
-        task.encoded_ids(model, one, str(i), None, f"inputs[{i}]") for i, one in enumerate(inputs)
+        encoded_ids(model, one, str(i), None, f"inputs[{i}]") for i, one in enumerate(inputs)
     ]
     return open_block(refs or References(model), encoded, 0, 10**6).context("logit", seed)
 

@@ -133,40 +133,49 @@ def test_half_precision_gradients_are_added_in_float32(embeddings):
 def cloud(embeddings, seed=0, hashes=("a", "b", "c"), noisy=None, unit=None):
     noisy = torch.ones(embeddings.shape[:2], dtype=torch.bool) if noisy is None else noisy
     unit = torch.ones(B, dtype=torch.float64) if unit is None else unit
-    return NoiseCloud(embeddings, noisy, (T,) * B, hashes, lambda name: unit, seed, False)
+    return NoiseCloud(embeddings, noisy, hashes, lambda name: unit, seed, False)
+
+
+def noise_of(cloud, example, number):
+    return cloud.noise([example], [number])[0]
 
 
 def test_noise_belongs_to_the_text_the_seed_and_the_sample(embeddings):
     here = cloud(embeddings)
     flipped = cloud(embeddings.flip(0), hashes=here.hashes[::-1])
-    assert torch.equal(here.noise(0, 3), flipped.noise(B - 1, 3))
-    assert not torch.equal(here.noise(0, 3), here.noise(1, 3))
-    assert not torch.equal(here.noise(0, 3), here.noise(0, 4))
-    assert not torch.equal(here.noise(0, 3), cloud(embeddings, seed=1).noise(0, 3))
+    assert torch.equal(noise_of(here, 0, 3), noise_of(flipped, B - 1, 3))
+    assert not torch.equal(noise_of(here, 0, 3), noise_of(here, 1, 3))
+    assert not torch.equal(noise_of(here, 0, 3), noise_of(here, 0, 4))
+    assert not torch.equal(noise_of(here, 0, 3), noise_of(cloud(embeddings, seed=1), 0, 3))
 
 
 def test_noise_does_not_depend_on_padding(embeddings):
     padded = torch.cat([embeddings, torch.zeros(B, 3, D, dtype=embeddings.dtype)], 1)
     noisy = torch.arange(T + 3)[None].expand(B, -1) < T
-    here, wide = cloud(embeddings), cloud(padded, noisy=noisy)
-    assert torch.equal(here.noise(1, 0), wide.noise(1, 0)[:T])
-    assert wide.noise(1, 0)[T:].abs().sum() == 0
+    here, wide = noise_of(cloud(embeddings), 1, 0), noise_of(cloud(padded, noisy=noisy), 1, 0)
+    assert torch.equal(here, wide[:T])
+    assert wide[T:].abs().sum() == 0
 
 
 def test_noise_is_standard_normal(embeddings):
-    here = cloud(embeddings)
-    draws = torch.stack([here.noise(0, sample) for sample in range(2000)])
+    draws = cloud(embeddings).noise([0] * 2000, range(2000))
     n = draws.numel()
     # Mean and variance of n draws: standard errors n^-1/2 and (2/n)^1/2; five of each.
     assert abs(float(draws.mean())) < 5 * n**-0.5
     assert abs(float(draws.var()) - 1) < 5 * (2 / n) ** 0.5
 
 
+def test_noise_in_half_precision_is_centred_before_it_is_rounded(embeddings):
+    halves = cloud(embeddings.to(torch.bfloat16)).blocks([0, 1], [5, 6], 4)
+    singles = cloud(embeddings.float()).blocks([0, 1], [5, 6], 4)
+    assert torch.equal(halves, singles.to(torch.bfloat16))
+
+
 def test_points_of_a_noise_cloud_are_input_plus_noise_in_the_units_of_each_text(embeddings):
     here = cloud(embeddings, unit=torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64))
     points = here.at(torch.tensor([2, 0]), [Draw(1, 1, "range", 0.5), Draw(7, -1, "range", 2.0)])
-    assert torch.equal(points[0], embeddings[2] + 2.0 * here.noise(2, 1))
-    assert torch.equal(points[1], embeddings[0] - 2.0 * here.noise(0, 7))
+    assert torch.equal(points[0], embeddings[2] + 2.0 * noise_of(here, 2, 1))
+    assert torch.equal(points[1], embeddings[0] - 2.0 * noise_of(here, 0, 7))
 
 
 def test_rows_are_every_pair_once_sorted_by_example(embeddings, path):
@@ -192,7 +201,7 @@ def test_an_example_has_only_the_nodes_that_apply_to_it(embeddings, path):
 
 def test_noises_of_a_centred_block_sum_to_nothing_and_are_standard_normal_each(embeddings):
     here = cloud(embeddings)
-    blocks = torch.stack([here.block(0, index, 4) for index in range(500)])
+    blocks = here.blocks([0] * 500, range(500), 4).unflatten(0, (500, 4))
     assert blocks.sum(1).abs().max() < 1e-12
     for place in range(4):
         draws = blocks[:, place]
@@ -203,7 +212,7 @@ def test_noises_of_a_centred_block_sum_to_nothing_and_are_standard_normal_each(e
 
 
 def test_a_block_of_two_is_an_antithetic_pair(embeddings):
-    pair = cloud(embeddings).block(1, 3, 2)
+    pair = cloud(embeddings).blocks([1], [3], 2)
     assert torch.allclose(pair[0], -pair[1], rtol=0, atol=1e-15)
 
 
@@ -213,6 +222,16 @@ def test_rows_of_a_centred_block_do_not_depend_on_which_are_asked_for(embeddings
     others = [Draw(number, 1, "absolute", 0.5, 4) for number in (4, 6, 7)]
     together = here.at(torch.tensor([0, 0, 0]), others)
     assert torch.equal(alone[0], together[1])
+
+
+def test_rows_of_several_texts_and_samplers_have_the_points_that_each_has_alone(embeddings):
+    here = cloud(embeddings)
+    examples = [0, 0, 1, 1, 0, 2]
+    sizes_and_numbers = [(1, 6), (4, 6), (4, 1), (1, 6), (1, 6), (4, 3)]
+    nodes = [Draw(number, 1, "absolute", 0.5, size) for size, number in sizes_and_numbers]
+    together = here.at(torch.tensor(examples), nodes)
+    for place, (example, node) in enumerate(zip(examples, nodes, strict=True)):
+        assert torch.equal(together[place], here.at(torch.tensor([example]), [node])[0])
 
 
 @pytest.mark.parametrize("sampler", ["iid", "antithetic", "centred"])

@@ -15,7 +15,7 @@ import saliency_bench as sb
 from saliency_bench.attribution.methods import partition_shap as module
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 ROUNDING = 1e-12
@@ -132,7 +132,7 @@ def test_scores_are_complete_at_any_number_of_questions(shap, bert, limit):
 def test_the_model_is_asked_through_the_removal_that_metrics_use(shap, bert):
     """By the same questions, each of which is asked once; more than twice the limit never."""
     (item,) = token_inputs(6)
-    encoded = [task.encoded_ids(bert, item, "0", None, "")]
+    encoded = [encoded_ids(bert, item, "0", None, "")]
     with bert.frozen():
         context = open_block(References(bert), encoded, 0, 1000).context("logit", 0)
         found = module.partition_shap(context, removal="mean", max_evaluations=20)
@@ -147,7 +147,7 @@ def test_pieces_of_a_word_share_equally(shap):
     from dataclasses import replace
 
     model, (item,) = scored_by(entangled), token_inputs(5)
-    encoded = task.encoded_ids(model, item, "0", None, "")
+    encoded = encoded_ids(model, item, "0", None, "")
     whole = replace(encoded, words=(0, 0, 1, 2, 2), tokens=("un", "##do", "it", "qui", "##te"))
     with model.frozen():
         context = open_block(

@@ -20,7 +20,7 @@ from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.methods.perturbation import LinearSurrogate
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 ROUNDING = 1e-12
@@ -52,7 +52,7 @@ def scores(model, inputs, name, **options):
 
 def context_of(model, inputs, budget=1000, seed=0, special=()):
     """A padded block's context; tokens at the places in `special` are special."""
-    encoded = [task.encoded_ids(model, item, str(i), None, "") for i, item in enumerate(inputs)]
+    encoded = [encoded_ids(model, item, str(i), None, "") for i, item in enumerate(inputs)]
     framed = [
         replace(item, special=tuple(place in special for place in range(len(item))))
         for item in encoded

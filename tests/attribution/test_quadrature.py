@@ -110,3 +110,45 @@ def test_thousands_of_calibrated_nodes_are_there_at_once():
     assert time.process_time() - started < 5
     # With h = 1/6001 the spline is off by h⁴ at most, and its ends, whose curvature is not 0, by h³.
     assert weights @ np.exp(nodes) == pytest.approx(np.e - 1, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("rule", "n", "half"),
+    [("left", 8, 4), ("right", 8, 4), ("trapezoid", 9, 5), ("clenshaw_curtis", 9, 5)],
+)
+def test_every_other_node_of_a_rule_that_nests_is_the_rule_of_half_as_many(rule, n, half):
+    for found, expected in zip(
+        quadrature(f"half_of_{rule}", n), quadrature(rule, half), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=4 * 2**-52)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("n", [3, 4, 5, 10, 51])
+def test_half_of_a_rule_weighs_what_the_rule_weighs(rule, n):
+    nodes, weights = quadrature(f"half_of_{rule}", n)
+    assert set(nodes) < set(quadrature(rule, n)[0])
+    assert sum(weights) == pytest.approx(sum(quadrature(rule, n)[1]), abs=n * 2**-52)
+
+
+@pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre", "calibrated"])
+def test_half_of_a_rule_converges_and_shows_what_the_rule_is_off_by(rule):
+    """Second order at least: where the nodes do not nest, the spline has the ends to guess."""
+
+    def off_by(name, n):
+        if rule == "calibrated":
+            nodes, weights = calibrated_rule(uniform(), n, half=name != rule)
+        else:
+            nodes, weights = quadrature(name, n)
+        return float(np.dot(weights, np.exp(np.array(nodes)))) - (np.e - 1)
+
+    halves = [off_by(f"half_of_{rule}", n) for n in (32, 64)]
+    assert abs(halves[1]) < abs(halves[0]) / 3
+    whole = off_by(rule, 64)
+    assert abs(halves[1] - whole) > abs(whole) / 3
+
+
+@pytest.mark.parametrize(("rule", "n"), [("left", 1), ("trapezoid", 2)])
+def test_too_few_nodes_have_no_half(rule, n):
+    with pytest.raises(InputError, match="expected at least"):
+        quadrature(f"half_of_{rule}", n)

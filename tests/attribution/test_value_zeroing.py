@@ -16,7 +16,7 @@ import saliency_bench as sb
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 ROUNDING = 1e-10
@@ -121,7 +121,7 @@ def test_a_value_that_is_zeroed_nowhere_changes_the_result(bert, monkeypatch):
 
 def test_it_costs_a_forward_row_for_each_token_and_one_more(bert):
     inputs = token_inputs(5, 5)
-    encoded = [task.encoded_ids(bert, item, str(i), None, "") for i, item in enumerate(inputs)]
+    encoded = [encoded_ids(bert, item, str(i), None, "") for i, item in enumerate(inputs)]
     with bert.frozen():
         context = open_block(References(bert), encoded, 1, 100).context("logit", 0)
         rows = []
@@ -137,7 +137,7 @@ def test_order_company_padding_and_token_budget_change_nothing(bert):
     inputs = token_inputs(5, 9, 5, 7)
     together = scores(bert, inputs)
     small = scores(bert, inputs, token_budget=1)
-    encoded = [task.encoded_ids(bert, item, str(i), None, "") for i, item in enumerate(inputs)]
+    encoded = [encoded_ids(bert, item, str(i), None, "") for i, item in enumerate(inputs)]
     with bert.frozen():
         context = open_block(References(bert), encoded, 1, 20).context("logit", 0)
         padded = METHODS["value_zeroing"](context, query="first").scores.numpy()

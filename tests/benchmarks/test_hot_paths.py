@@ -8,7 +8,7 @@ from saliency_bench.attribution.quadrature import quadrature
 from saliency_bench.attribution.statistics import gradient
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.timing import interleaved_ratio, measure
 
@@ -18,7 +18,7 @@ BUDGET = 2048
 
 @pytest.fixture(scope="module")
 def context(default_model):
-    encoded = task.encode(default_model, movie_reviews.load(split="test")[:1])
+    encoded = encode(default_model, movie_reviews.load(split="test")[:1])
     with default_model.frozen():
         yield open_block(References(default_model), encoded, "predicted", BUDGET).context(
             "logit", 0

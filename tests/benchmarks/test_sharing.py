@@ -16,13 +16,13 @@ from saliency_bench.experiments.throughput.contestants import (
     setting_of,
 )
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.studies.timing import interleaved_ratio, measure
 
 
 @pytest.fixture(scope="module")
 def problem(default_model):
-    encoded = tuple(task.encode(default_model, movie_reviews.load(split="test")[:1]))
+    encoded = tuple(encode(default_model, movie_reviews.load(split="test")[:1]))
     with default_model.frozen():
         yield Problem(References(default_model), encoded, "mask", "clenshaw_curtis", 33, 2048)
 
@@ -65,12 +65,12 @@ from saliency_bench.experiments.throughput.contestants import Problem, explained
 from saliency_bench.studies.memory import peak_memory
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode, encoded_ids
 
 config = BertConfig(vocab_size=99, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
 model = wrap_model(BertForSequenceClassification(config).eval())
 ids = [[(7 * row + 3 * place) % 99 for place in range(32)] for row in range(16)]
-encoded = tuple(task.encoded_ids(model, {"input_ids": row}, str(i), None, "") for i, row in enumerate(ids))
+encoded = tuple(encoded_ids(model, {"input_ids": row}, str(i), None, "") for i, row in enumerate(ids))
 peaks = []
 with model.frozen():
     for n_steps in (16, 16, 512):  # the first of them loads what a first run loads

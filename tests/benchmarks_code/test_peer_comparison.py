@@ -13,7 +13,7 @@ from saliency_bench.api import attribute
 from saliency_bench.attribution import calibration
 from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.data.example import Example
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 
 TEXTS = {"long": "a dull film", "short": "not bad"}
 
@@ -42,7 +42,7 @@ def a_density_from_little(monkeypatch, tmp_path):
 @pytest.fixture
 def known(default_model):
     """What ferret would say, had it our numbers; by the public interface."""
-    encoded = task.encode(default_model, [Example(name, text) for name, text in TEXTS.items()])
+    encoded = encode(default_model, [Example(name, text) for name, text in TEXTS.items()])
     plain = {"target": "predicted", "output": "logit"}
     gradient = attribute(
         default_model, list(TEXTS.values()), method="vanilla", reduction="l1", **plain

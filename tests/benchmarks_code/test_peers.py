@@ -21,7 +21,7 @@ from benchmarks.peers.generator import prompts, random_generator
 from saliency_bench.core.errors import InputError
 from saliency_bench.data.example import Example
 from saliency_bench.models.loading import load_model
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 
 #: Scores are the lengths of the words, so that order and content of the answers can be told.
 FAKE = """
@@ -49,7 +49,7 @@ def texts(default_model):
         Example(id=name, text=text, label=None, source=name, extra={})
         for name, text in {"a": "a dull film", "b": "not bad"}.items()
     ]
-    return task.encode(default_model, examples)
+    return encode(default_model, examples)
 
 
 def fake(tmp_path, prepared):

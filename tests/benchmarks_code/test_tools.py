@@ -18,6 +18,7 @@ from benchmarks.tools.cases import TOOLS, Case, apart, cases, loads, measure
 from benchmarks.tools.laws import LAWS, NAMES, PARTS, Subject, measured, restores
 from benchmarks.tools.state import state
 from benchmarks.tools.table import cells_table, command_of, markdown
+from saliency_bench.attribution.backward import RULES, hooks
 from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.core.conf import PACKAGE
 
@@ -214,6 +215,38 @@ def test_captums_cells(case):
     assert found["complete"] == ("held" if integrates else "not applicable")
     assert found["padding"] == ("not held" if drawn else "held")
     assert measure("repeat", case).verdict == ("not held" if drawn else "held")
+
+
+OWN_RULES = [
+    case
+    for case in cases("saliency_bench")
+    if case.method in RULES and case.model in ("bert", "llama_lm") and case.attention == "eager"
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # as the table asks tools
+@pytest.mark.parametrize("case", OWN_RULES, ids=lambda case: f"{case.method}-{case.model}")
+def test_the_cells_of_our_own_rules(case):
+    """Every part acts, and none that the rule lacks is asked for; what CP-LRP promises comes out."""
+    absent = {
+        "attnlrp": {"softmax"},
+        "cp_lrp": {"softmax"} | ({"nonlinearity"} if case.model == "llama_lm" else set()),
+        "gim": {"nonlinearity"},
+    }[case.method] | ({"gate"} if case.model == "bert" else set())
+    for part in PARTS:
+        expected = "not applicable" if part in absent else "held"
+        assert measure(f"acts_{part}", case).verdict == expected, part
+    conserve = measure("conserve", case)
+    assert conserve.verdict == ("held" if case.method == "cp_lrp" else "not applicable")
+    assert measure("forward", case).verdict == measure("restores", case).verdict == "held"
+
+
+def test_a_part_of_our_own_that_does_nothing_is_seen(monkeypatch):
+    monkeypatch.setattr(hooks, "constant_deviation", lambda node: None)
+    assert measure("acts_norm", OWN_RULES[0]).verdict == "not held"
+    assert (
+        measure("conserve", Case("saliency_bench", "cp_lrp", "bert", "sdpa")).verdict == "not held"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -18,7 +18,7 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.models.model import Model, frozen
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import OpenBlock, open_block
 
 PASSES, REFUSED, NOT_BUILT, WRONG = "passes", "refused", "not built", "wrong"
@@ -165,7 +165,7 @@ def _completeness(block: OpenBlock, setting: Setting) -> tuple[float, int]:
 
 def _block(model: Model, *inputs: dict[str, list[int]]) -> OpenBlock:
     encoded = [
-        task.encoded_ids(model, one, str(index), None, "test") for index, one in enumerate(inputs)
+        encoded_ids(model, one, str(index), None, "test") for index, one in enumerate(inputs)
     ]
     return open_block(References(model), encoded, "predicted", 10_000)
 

@@ -14,7 +14,7 @@ from saliency_bench.data.shortcuts import (
     INCOMPLETE,
     KINDS,
 )
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 
 WORDS = {*CLASS_WORDS, CONTEXT_WORD}
 PAIRS = [kind for kind in KINDS if kind != "single_token"]
@@ -81,7 +81,7 @@ def test_what_is_relevant_is_the_words_of_the_shortcut(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_relevant_tokens_are_those_of_the_shortcut(default_model, kind):
-    for item in task.encode(default_model, load(kind, n_examples=20)):
+    for item in encode(default_model, load(kind, n_examples=20)):
         assert [token in WORDS for token in item.tokens] == list(item.relevant)
         assert sum(item.relevant) == (1 if kind == "single_token" else 2)
 

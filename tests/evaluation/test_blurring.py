@@ -6,7 +6,7 @@ import torch
 from tiny import scored_by, token_inputs
 
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 N_DRAWS = 400
@@ -19,7 +19,7 @@ def opened():
     model = scored_by(lambda embeddings: embeddings.sum((1, 2)), dimensions=DIMENSIONS)
     (ids,) = token_inputs(5)
     embeddings = model.embed(torch.as_tensor(ids["input_ids"])[None])[0].numpy()
-    return model, task.encoded_ids(model, ids, "0", None, ""), embeddings
+    return model, encoded_ids(model, ids, "0", None, ""), embeddings
 
 
 def blur(opened, stays, n_draws=N_DRAWS, token_budget=2048, name="text"):

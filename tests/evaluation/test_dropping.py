@@ -13,7 +13,7 @@ from saliency_bench.evaluation import removal
 from saliency_bench.evaluation.removal import AttentionProbe, DeletingProbe, removal_probe
 from saliency_bench.models import dropping
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate, encoded_ids
 
 LENGTHS = (7, 5, 9)
 SIZES = {
@@ -54,8 +54,8 @@ def model_of(name):
 
 def batch_of(model, lengths=LENGTHS):
     inputs = framed(*token_inputs(*lengths))
-    encoded = [task.encoded_ids(model, one, str(i), None, "") for i, one in enumerate(inputs)]
-    return task.collate(model, encoded)
+    encoded = [encoded_ids(model, one, str(i), None, "") for i, one in enumerate(inputs)]
+    return collate(model, encoded)
 
 
 def questions(batch, n=40, seed=0):
@@ -196,7 +196,7 @@ def test_types_of_a_pair_go_with_the_tokens_that_stay():
     model = model_of("bert")
     ids = framed(*token_inputs(8))[0]["input_ids"]
     pair = {"input_ids": ids, "token_type_ids": [0] * 5 + [1] * 5}
-    batch = task.collate(model, [task.encoded_ids(model, pair, "0", None, "")])
+    batch = collate(model, [encoded_ids(model, pair, "0", None, "")])
     keep = np.arange(10) % 2 == 0
     with model.frozen():
         (answer,) = removal_probe(References(model), batch, "delete", 100)(np.array([0]), [keep])
@@ -213,9 +213,9 @@ def test_types_of_a_pair_go_with_the_tokens_that_stay():
 @pytest.mark.parametrize("operator", ["attention", "delete"])
 def test_a_text_of_which_nothing_would_be_left_is_refused(operator):
     model = sb.wrap_model(tiny_bert())
-    items = [task.encoded_ids(model, one, "first", None, "") for one in token_inputs(4)]
+    items = [encoded_ids(model, one, "first", None, "") for one in token_inputs(4)]
     with pytest.raises(InputError, match="first has no special token"):
-        removal_probe(References(model), task.collate(model, items), operator, 100)
+        removal_probe(References(model), collate(model, items), operator, 100)
 
 
 def test_where_memory_runs_out_fewer_are_asked_and_the_answers_are_the_same(monkeypatch):

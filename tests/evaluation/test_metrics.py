@@ -5,11 +5,11 @@ import inspect
 import pytest
 
 from saliency_bench.core import conf as conf_files
-from saliency_bench.evaluation import as_published, axioms, faithfulness, query, truth
+from saliency_bench.evaluation import as_published, axioms, faithfulness, pointing, query, truth
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
 from saliency_bench.evaluation.view import hyperparameters
 
-MODULES = (as_published, axioms, faithfulness, query, truth)
+MODULES = (as_published, axioms, faithfulness, pointing, query, truth)
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.
@@ -33,6 +33,8 @@ HIGHER = {
     "auprc",
     "token_f1",
     "token_iou",
+    "mean_reciprocal_rank",
+    "pointing_game",
 }
 #: Neither more nor less of it is better.
 NEITHER = {"soft_retention"}

@@ -12,7 +12,7 @@ from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.removal import removal_probe
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate, encoded_ids
 
 LENGTHS = (5, 3, 6)
 
@@ -21,12 +21,10 @@ LENGTHS = (5, 3, 6)
 def batch(bert):
     """Three texts of unequal length; the first token of each is special."""
     encoded = [
-        task.encoded_ids(bert, item, str(index), None, "inputs")
+        encoded_ids(bert, item, str(index), None, "inputs")
         for index, item in enumerate(token_inputs(*LENGTHS))
     ]
-    return task.collate(
-        bert, [replace(item, special=(True, *item.special[1:])) for item in encoded]
-    )
+    return collate(bert, [replace(item, special=(True, *item.special[1:])) for item in encoded])
 
 
 @pytest.fixture

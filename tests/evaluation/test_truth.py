@@ -9,7 +9,7 @@ from saliency_bench.evaluation import truth as t
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 
 TRUTH = sorted(name for name, info in INFO.items() if info.reads == "truth")
-HYPER = {"token_f1": {"share": 0.3}, "token_iou": {"share": 0.3}}
+HYPER = {"token_f1": {"share": 0.3}, "token_iou": {"share": 0.3}, "pointing_game": {"k": 1}}
 SEEDS = pytest.mark.parametrize("seed", range(6))
 
 

@@ -34,7 +34,7 @@ from saliency_bench.experiments.sanity.plots import figures
 from saliency_bench.experiments.sanity.run import EXPERIMENT
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.shifting import shifted
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode, encoded_ids
 from saliency_bench.report.stats import Resampling, crossed_interval, intervals
 
 BUDGET = 4096
@@ -48,7 +48,7 @@ def quiet(done, total):
 def subject(model=None, *lengths, **changed):
     model = model or wrap_model(tiny_bert(), tokenizer=FrameTokenizer())
     texts = [
-        task.encoded_ids(model, one, f"text-{place}", None, "here")
+        encoded_ids(model, one, f"text-{place}", None, "here")
         for place, one in enumerate(framed(*token_inputs(*(lengths or (5, 7, 5)))))
     ]
     words = [f"{key}={json.dumps(value)}" for key, value in changed.items()]
@@ -164,7 +164,7 @@ def test_training_seeds_are_compared_on_the_class_that_the_first_model_predicts(
     from saliency_bench.models.loading import load_default
 
     examples = DATASETS["movie_reviews"](split="test")[:3]
-    texts = task.encode(default_model, examples)
+    texts = encode(default_model, examples)
     config = EXPERIMENT.options(["methods=[vanilla]", "stability.training_seeds=[0,2]"]).config
     fixed = fix_class(default_model, texts, BUDGET)
     one = Subject(default_model, tuple(texts), fixed, config, BUDGET)

@@ -24,7 +24,7 @@ from saliency_bench.experiments import trust
 from saliency_bench.experiments import trust_report as report
 from saliency_bench.experiments.trust import EXPERIMENT
 from saliency_bench.experiments.trust_plots import figures
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.report.stats import Resampling
 
 SHORTCUT = 40  # the id of the token that decides
@@ -67,7 +67,7 @@ def texts(model, n_texts, n_words, seed):
         ids = [1, *stream.integers(5, SHORTCUT, n_words).tolist(), 2]
         place = int(stream.integers(1, n_words + 1))
         ids[place] = SHORTCUT
-        one = task.encoded_ids(model, {"input_ids": ids}, f"text-{index}", 0, "here")
+        one = encoded_ids(model, {"input_ids": ids}, f"text-{index}", 0, "here")
         found.append(replace(one, relevant=tuple(token == SHORTCUT for token in ids)))
     return found
 

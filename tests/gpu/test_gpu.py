@@ -24,6 +24,7 @@ from saliency_bench.attribution import captum
 from saliency_bench.attribution.explain import Request, _request
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import SAMPLERS
+from saliency_bench.attribution.philox import normal
 from saliency_bench.attribution.points import Draw
 from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.cli import config
@@ -65,9 +66,8 @@ ALL = [
 #: What they find jumps where a decision changes: rounding of float32 may add a round of points, exchange two tokens, or
 #: two numbers of a path.
 DECIDES = {"integrated_gradients_adaptive", "beam_search", "guided_ig", "dig"}
-#: A GPU draws other normal numbers than a CPU.
-NOISY = {"smoothgrad", "smoothgrad_squared", "smoothgrad_x_input", "vargrad"}
-NOISY |= {"smooth_integrated_gradients", "gradient_shap", "adaptgrad", "noisegrad", "fusiongrad"}
+#: Noise on weights is drawn by a generator of the device, and a GPU's draws other numbers than a CPU's.
+NOISY = {"noisegrad", "fusiongrad"}
 #: Those whose gradients the engine adds up.
 SUMMED = [
     *["vanilla", "input_x_gradient", "integrated_gradients", "sequential_integrated_gradients"],
@@ -175,6 +175,13 @@ def test_noise_has_the_size_that_was_asked_for_and_depends_on_no_company(sampler
     assert abs(float(noisy.std()) / sigma - 1) <= 5 / (2 * noisy.numel()) ** 0.5
     assert abs(float(noisy.mean())) <= 5 * sigma / noisy.numel() ** 0.5
     assert not shifts[:, ~cloud.noisy[1]].any()
+
+
+def test_noise_has_the_bytes_that_it_has_on_the_cpu():
+    # 2 million numbers, with keys and draws that need both words.
+    request = [2**62 + 1, 2**62 + 2, 7], [0, 2**40 + 5, 6], (900, 771)
+    there = normal(*request, torch.device(DEVICE))
+    assert torch.equal(there.cpu(), normal(*request, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("method", ALL)

@@ -23,7 +23,7 @@ from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 #: Tokens of the texts whose scores have a weight for each place.
@@ -78,7 +78,7 @@ def scores(model: Model, inputs: Any, method: str, **options: Any) -> list[np.nd
 
 def encoded(model: Model, inputs: Iterable[Any]) -> list[Encoded]:
     """Tokenised inputs as blocks hold them."""
-    return [task.encoded_ids(model, one, str(place), None, "") for place, one in enumerate(inputs)]
+    return [encoded_ids(model, one, str(place), None, "") for place, one in enumerate(inputs)]
 
 
 def each(

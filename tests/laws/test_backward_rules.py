@@ -16,14 +16,14 @@ from saliency_bench.attribution.backward import RULES
 from saliency_bench.attribution.backward.parts import change_backward, noted_inputs
 from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 T = 5
 
 
 def block_of(model, *items):
-    texts = [task.encoded_ids(model, one, str(i), None, "law") for i, one in enumerate(items)]
+    texts = [encoded_ids(model, one, str(i), None, "law") for i, one in enumerate(items)]
     return open_block(References(model), texts, 0, 10_000)
 
 

@@ -10,8 +10,9 @@ from laws.law import ONE, assert_same, law
 from laws.oracles import Recorder, T, bert, gradient_at, maps, net, reduced, scores, text, vectors
 from tiny import DIMENSIONS, FrameTokenizer, framed, scored_by, tiny_bert, token_inputs
 
+from saliency_bench.attribution.philox import normal
 from saliency_bench.core.random import generator_for
-from saliency_bench.core.seeding import token_hash
+from saliency_bench.core.seeding import seed_of, token_hash
 
 PLAIN = {"sampler": "iid", "relative_error": None, "max_samples": None}
 
@@ -179,8 +180,8 @@ def test_fusiongrad_takes_noisy_inputs_of_its_own_for_each_noisy_model(dtype):
         options = PLAIN | {"n_samples": 3, "weight_noise": 0.1, "n_inputs": 2}
         options |= {"noise_std": None, "noise_absolute": sigma}
         (one,) = maps(model, [item], "fusiongrad", **options)
-        streams = [generator_for("cpu", "noise", 0, name, number) for number in range(6)]
-        noise = [sigma * torch.randn(x.shape, generator=stream).double() for stream in streams]
+        key = seed_of("noise", 0, name)
+        noise = sigma * normal([key] * 6, range(6), tuple(x.shape), x.device).double()
         points = [[x + noise[2 * i], x + noise[2 * i + 1]] for i in range(3)]
         drawn = noisy_gradients(dtype, item, points, "iid", 3, 0.1)
         scale = float(drawn.norm(dim=2).max())

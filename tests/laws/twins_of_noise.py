@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from saliency_bench.attribution import estimate, explain
+from saliency_bench.attribution import estimate, explain, philox
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods import gradients, paths
 from saliency_bench.attribution.noise import (
@@ -18,7 +18,6 @@ from saliency_bench.attribution.noise import (
     split_half,
 )
 from saliency_bench.attribution.points import Draw, NoiseCloud
-from saliency_bench.core.random import generator_for
 
 # -- noise --------------------------------------------------------------------------------------------------------
 
@@ -45,24 +44,26 @@ def partners_have_the_same_sign(patch):
 
 def blocks_do_not_sum_to_zero(patch):
     """Centred about three of their four draws."""
-    patch.setattr(
-        NoiseCloud,
-        "block",
-        lambda self, example, index, size: (
-            (noise := torch.stack([self.noise(example, index * size + k) for k in range(size)]))
-            - (noise[: size - 1].mean(0) if size > 1 else 0)
-        ),
-    )
+
+    def broken(self, examples, indices, size):
+        pairs = [
+            (e, i * size + k) for e, i in zip(examples, indices, strict=True) for k in range(size)
+        ]
+        noise = self.noise(*map(list, zip(*pairs, strict=True))).unflatten(0, (-1, size))
+        mean = noise[:, : size - 1].mean(1, keepdim=True) if size > 1 else 0
+        return (noise - mean).flatten(0, 1)
+
+    patch.setattr(NoiseCloud, "blocks", broken)
 
 
 def blocks_are_too_quiet(patch):
     """Centred, and not scaled back to the variance that was asked for."""
-    block = NoiseCloud.block
+    blocks = NoiseCloud.blocks
     patch.setattr(
         NoiseCloud,
-        "block",
-        lambda self, example, index, size: (
-            block(self, example, index, size) * (1 - 1 / size if size > 1 else 1) ** 0.5
+        "blocks",
+        lambda self, examples, indices, size: (
+            blocks(self, examples, indices, size) * (1 - 1 / size if size > 1 else 1) ** 0.5
         ),
     )
 
@@ -90,13 +91,8 @@ def noise_is_kept_from_special_tokens(patch):
 
 
 def noise_is_drawn_at_the_width_of_the_batch(patch):
-    def noise(self, example, number):
-        width, depth = self.embeddings.shape[1:]
-        stream = generator_for("cpu", "noise", self.seed, self.hashes[example], number)
-        drawn = torch.randn(depth, width, generator=stream).T.to(self.embeddings)
-        return drawn * self.noisy[example, :, None]
-
-    patch.setattr(NoiseCloud, "noise", noise)
+    """Tokens are counted from the end of the batch."""
+    _noise(patch, lambda noise: noise.flip(1))
 
 
 def _with_cloud(change: Callable[[NoiseCloud], NoiseCloud]):
@@ -110,18 +106,15 @@ def draws_belong_to_a_place_in_the_batch(patch):
 
 
 def noise_comes_from_the_global_generator(patch):
-    def noise(self, example, number):
-        return torch.randn(self.embeddings.shape[1:], dtype=self.embeddings.dtype)
-
-    patch.setattr(NoiseCloud, "noise", noise)
+    _noise(patch, torch.randn_like)
 
 
 def one_noise_serves_all_dimensions(patch):
-    _noise(patch, lambda noise: noise[:, :1].expand_as(noise))
+    _noise(patch, lambda noise: noise[:, :, :1].expand_as(noise))
 
 
 def one_noise_serves_all_tokens(patch):
-    _noise(patch, lambda noise: noise[:1].expand_as(noise))
+    _noise(patch, lambda noise: noise[:, :1].expand_as(noise))
 
 
 def noise_is_uniform(patch):
@@ -130,10 +123,9 @@ def noise_is_uniform(patch):
 
 
 def _noise(patch, change: Callable[[torch.Tensor], torch.Tensor]):
-    real = NoiseCloud.noise
-    patch.setattr(
-        NoiseCloud, "noise", lambda self, example, number: change(real(self, example, number))
-    )
+    """Changes what is drawn, before it is kept from padding and special tokens."""
+    real = philox.normal
+    patch.setattr(philox, "normal", lambda *request: change(real(*request)))
 
 
 def the_range_is_that_of_the_batch(patch):

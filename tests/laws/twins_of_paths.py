@@ -22,7 +22,7 @@ from saliency_bench.attribution.points import (
 from saliency_bench.attribution.statistics import PRODUCT, VARIANCE, Moment, square
 from saliency_bench.attribution.statistics import gradient as gradient_term
 from saliency_bench.evaluation import removal
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import OUTPUTS, logits_fn
 from saliency_bench.studies import block as blocks
 
 # -- paths --------------------------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ def random_positions_are_fixed(patch):
 
 def the_class_is_chosen_again_along_the_path(patch):
     def score_fn(model, batch, target, output, **_):
-        logits = task.logits_fn(model, batch)
-        return lambda e, rows: task.OUTPUTS[output](
+        logits = logits_fn(model, batch)
+        return lambda e, rows: OUTPUTS[output](
             (found := logits(e, rows)), found.detach().argmax(-1)
         )
 

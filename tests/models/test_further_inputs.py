@@ -10,7 +10,7 @@ import saliency_bench as sb
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block, plan_blocks
 
 IDS = [2, 10, 11, 12, 13, 3]
@@ -88,7 +88,7 @@ def test_what_a_text_comes_with_is_explained_with_it(kind):
 def test_removed_tokens_leave_what_the_text_comes_with(kind):
     module, (_, extra) = built(kind), KINDS[kind]
     model = sb.wrap_model(module, FrameTokenizer())
-    (text,) = [task.encoded_ids(model, {"input_ids": IDS} | extra, "0", None, "0")]
+    (text,) = [encoded_ids(model, {"input_ids": IDS} | extra, "0", None, "0")]
     keep = np.array([True, True, False, True, False, True])
     with model.frozen():
         block = open_block(References(model), [text], "predicted", 1000)
@@ -216,7 +216,7 @@ def test_a_baseline_that_is_searched_for_reads_what_the_text_comes_with():
 def test_texts_with_other_inputs_beside_are_blocks_of_their_own():
     _, model, extra = tiny_with_positions()
     texts = [
-        task.encoded_ids(model, {"input_ids": IDS} | more, str(index), None, "test")
+        encoded_ids(model, {"input_ids": IDS} | more, str(index), None, "test")
         for index, more in enumerate([{}, extra, {}, extra])
     ]
     blocks = plan_blocks(texts)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.preflight import inspect_model, inspect_texts
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 
 IDS, SHORT, PAD = [1, 9, 12, 7, 30, 8, 21, 2], [1, 9, 12, 7, 2], 0
 #: Batches of padded texts as loaders bring them.
@@ -149,5 +149,5 @@ def test_the_probe_pads_modules_without_a_configuration():
 def test_a_text_as_long_as_the_model_is_probed_within_its_positions(n_tokens):
     model = sb.wrap_model(tiny_bert(), FrameTokenizer())  # of 64 positions
     ids = {"input_ids": [1, *[9, 12] * ((n_tokens - 2) // 2), 2]}
-    found = inspect_texts(model, [task.encoded_ids(model, ids, "0", None, "")])
+    found = inspect_texts(model, [encoded_ids(model, ids, "0", None, "")])
     assert found.padding_difference < 1e-12

@@ -17,7 +17,7 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.experiments import random_models
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 
 PATH = {"baseline": "mean", "baseline_special_tokens": "keep", "n_steps": 9}
@@ -87,7 +87,7 @@ def block_of(model, lengths=(6, 6, 6), budget=100):
         first, last = model.tokenizer.cls_token_id, model.tokenizer.sep_token_id
         inputs = [{"input_ids": [first, *one["input_ids"], last]} for one in inputs]
     encoded = [
-        task.encoded_ids(model, item, str(index), None, "test") for index, item in enumerate(inputs)
+        encoded_ids(model, item, str(index), None, "test") for index, item in enumerate(inputs)
     ]
     return open_block(References(model), encoded, "predicted", budget)
 

@@ -421,9 +421,23 @@ def test_the_family_of_holm_is_the_settings_of_one_metric():
         assert len(own) == 3
 
 
+def test_a_setting_held_against_its_own_is_what_it_is_against_a_reference_of_that_name():
+    draw = np.random.default_rng(16)
+    values = {name: draw.normal(i / 5, size=30).tolist() for i, name in enumerate("abcd")}
+    rows = rows_of(values)
+    found = compare(rows, {"b": "a", "d": "c"}, QUICK).set_index("setting_id")
+    for setting, against in (("b", "a"), ("d", "c")):
+        alone = compare(rows, against, QUICK).set_index("setting_id").loc[setting]
+        columns = ["n", "difference", "low", "high", "p", "effect", "detectable"]
+        assert found.loc[setting, columns].tolist() == alone[columns].tolist()
+    assert found["p_holm"].tolist() == pytest.approx(holm_by_steps(found["p"].tolist()))
+    assert [*found.index] == ["b", "d"]
+
+
 def test_a_reference_without_rows_compares_nothing():
     assert compare(rows_of({"a": [1.0, 2.0]}), "z", QUICK).empty
     assert compare(rows_of({"a": [1.0, 2.0]}), "a", QUICK).empty
+    assert compare(rows_of({"a": [1.0, 2.0]}), {}, QUICK).empty
 
 
 def test_right_and_wrong_predictions_are_apart_and_unlabelled_ones_in_neither():

@@ -182,7 +182,7 @@ def test_a_metric_read_with_two_removals_is_two_metrics():
 
 
 def test_costs_are_per_example_and_the_median_of_the_repeats(run):
-    found = by_label(tables(analyse(run))["headline"], "method")
+    found = by_label(tables(analyse(run))["summary"], "method")
     row = found[("Integrated Gradients (native)",)]
     # The fixture: 0.32 s x 51 for 32 examples, and 0.01 s more for the middle repeat.
     assert row["n_gradients"] == 50
@@ -200,6 +200,28 @@ def test_a_comparison_has_every_setting_but_the_reference(run):
     srg = [row for row in found.rows if row[1] == "SRG"]
     assert len(srg) == 5
     assert found.title == "Differences from Vanilla gradient (native)"
+
+
+def test_pairs_fixed_in_advance_have_a_table_of_their_own(make_run):
+    settings = [of("vanilla"), of("smoothgrad", n_samples=4), of("smoothgrad", n_samples=8)]
+    run = make_run([*settings, of("leave_one_out")])
+    assert "fixed_pairs" not in tables(analyse(run))
+    statistics = {"pairs": {"smoothgrad": "vanilla", "vanilla": "leave_one_out"}}
+    config = run.manifest["config"] | {"statistics": statistics}
+    analysis = analyse(replace(run, manifest=run.manifest | {"config": config}))
+    rows = [row for row in tables(analysis)["fixed_pairs"].rows if row[2] == "SRG"]
+    assert len(rows) == 3
+    vanilla, smooth = (
+        analysis.labels[settings[0].id],
+        [analysis.labels[one.id] for one in settings[1:]],
+    )
+    assert {row[:2] for row in rows} == {
+        *((one, vanilla) for one in smooth),
+        (vanilla, analysis.labels[of("leave_one_out").id]),
+    }
+    means = {key: analysis.estimate(key, "srg").mean for key in analysis.shown}
+    difference = next(row[4].mean for row in rows if row[0] == smooth[0])
+    assert difference == pytest.approx(means[settings[1].id] - means[settings[0].id])
 
 
 def test_few_examples_make_no_claim(run, make_run):

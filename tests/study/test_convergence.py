@@ -8,15 +8,17 @@ from tiny import token_inputs
 from torch import nn
 
 import saliency_bench as sb
+from saliency_bench.attribution.quadrature import NAMES, quadrature
 from saliency_bench.core.rows import Setting
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.convergence import (
     OTHER_SEED,
     Dense,
+    companions,
     convergence_rows,
-    doubled,
+    halved,
     reference,
 )
 
@@ -45,28 +47,57 @@ def smoothgrad(n=6):
 
 def rows_of(model, settings, dense, n=3):
     encoded = [
-        task.encoded_ids(model, item, str(index), None, "test")
+        encoded_ids(model, item, str(index), None, "test")
         for index, item in enumerate(token_inputs(*[6] * n))
     ]
     with model.frozen():
         block = open_block(References(model), encoded, "predicted", 1000)
-        return convergence_rows(block, block.explain(settings), settings, dense)
+        pairs = companions(settings, dense)
+        maps = block.explain([*settings, *(pair.other for pair in pairs)])
+        return convergence_rows(pairs, maps, [str(index) for index in range(n)])
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_every_other_node_is_among_those_that_are_paid_for(rule):
+    """Left out is at least one, and at most every other."""
+    n = 9
+    found = halved(ig(rule, n))
+    assert (found.hyper["quadrature"], found.hyper["n_steps"]) == (f"half_of_{rule}", n)
+    (pair,) = companions([ig(rule, n)], NOTHING)
+    assert (pair.against, pair.free) == ("halved", True)
+    if rule != "calibrated":
+        kept, every = (set(quadrature(name, n)[0]) for name in (f"half_of_{rule}", rule))
+        assert kept < every
+        assert len(kept) in (n // 2, n // 2 + 1)
 
 
 @pytest.mark.parametrize(
-    ("rule", "twice"), [("left", 12), ("clenshaw_curtis", 11), ("trapezoid", 11)]
+    ("rule", "n"), [("left", 1), ("gauss_legendre", 1), ("trapezoid", 2), ("clenshaw_curtis", 2)]
 )
-def test_twice_the_steps_keeps_the_nodes_of_rules_that_nest(rule, twice):
-    assert doubled(ig(rule)).hyper["n_steps"] == twice
+def test_what_has_too_few_nodes_to_halve_is_compared_with_twice_as_many(rule, n):
+    (pair,) = companions([ig(rule, n)], NOTHING)
+    assert (pair.against, pair.other.hyper["n_steps"], pair.free) == ("doubled", 2 * n, False)
 
 
-def test_what_is_not_integrated_has_nothing_to_double():
-    assert doubled(smoothgrad()) is None
-    assert doubled(setting("vanilla", {}, reduction="l2")) is None
+def test_steps_that_choose_the_path_are_halved_and_cost_gradients_of_their_own():
+    idgi = setting("idgi", PATH | {"n_steps": 5000})
+    (pair,) = companions([idgi], NOTHING)
+    assert (pair.against, pair.other.hyper["n_steps"], pair.free) == ("halved", 2500, False)
+
+
+def test_what_is_not_integrated_has_nothing_to_halve():
+    settings = [smoothgrad(), setting("vanilla", {}, reduction="l2")]
+    assert companions(settings, NOTHING) == []
+
+
+def test_what_captum_computed_is_free_where_ours_is_there_too():
+    captum = ig(backend="captum")
+    assert [one.free for one in companions([captum], NOTHING)] == [False]
+    assert [one.free for one in companions([ig(), captum], NOTHING)] == [True, True]
 
 
 def test_what_captum_computed_is_compared_with_ours():
-    assert doubled(ig("left", backend="captum")).backend == "native"
+    assert halved(ig("left", backend="captum")).backend == "native"
     assert reference(ig("left", backend="captum"), Dense(33, None)).backend == "native"
 
 
@@ -85,7 +116,7 @@ def test_draws_of_a_reference_are_none_of_those_under_test():
 @pytest.mark.parametrize(
     ("dense", "against", "options"),
     [
-        (NOTHING, "doubled", {"n_steps": 12, "quadrature": "left"}),
+        (NOTHING, "halved", {"n_steps": 3, "quadrature": "left"}),
         (Dense(33, None), "reference", {"n_steps": 33, "quadrature": "clenshaw_curtis"}),
     ],
 )
@@ -97,8 +128,25 @@ def test_rows_say_how_far_each_map_is_from_its_companion(bert, dense, against, o
     assert [row["against"] for row in rows] == [against] * 3
     for row, one, other in zip(rows, own, others, strict=True):
         assert row["tau"] == pytest.approx(kendalltau(one.scores, other.scores)[0])
-        expected = np.abs(one.scores - other.scores).max() / np.abs(other.scores).max()
+        better = one if against == "halved" else other
+        expected = np.abs(one.scores - other.scores).max() / np.abs(better.scores).max()
         assert row["error"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "method", ["integrated_gradients", "sequential_integrated_gradients", "idg"]
+)
+def test_a_free_companion_takes_no_gradient(bert, method):
+    own = setting(method, PATH | {"quadrature": "midpoint"})
+    (pair,) = companions([own], NOTHING)
+    encoded = encoded_ids(bert, token_inputs(6)[0], "0", None, "test")
+    paid = []
+    with bert.frozen():
+        for settings in ([own], [own, pair.other]):
+            before = bert.ledger.copy()
+            open_block(References(bert), [encoded], "predicted", 1000).explain(settings)
+            paid.append(bert.ledger.since(before).total.gradients)
+    assert paid[0] == paid[1] > 0
 
 
 def test_errors_of_noise_fall_with_the_draws(bert):

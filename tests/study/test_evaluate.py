@@ -296,6 +296,31 @@ def test_random_rankings_are_averaged_over_their_draws(module, maps):
     assert found == np.mean([draw.argmax() == 0 for draw in one.draws])
 
 
+@pytest.mark.parametrize("granularity", ["token", "word"])
+def test_random_rankings_and_their_reverses_have_no_srg_and_ask_no_question_more(
+    module, worded, granularity
+):
+    """The slow oracle is the curves of each draw by itself, in which nothing is shared."""
+    model, view = once_watched(module), {"removal": "zero", "granularity": granularity}
+    (one,) = sb.attribute(model, token_inputs(7), "random", n_rankings=10)
+    drawn = [replace(one, encoded=worded[0].encoded)]
+    alone = [sb.AttributionMap.from_scores(draw, drawn[0]) for draw in drawn[0].draws]
+    each = [sb.evaluate(model, [one], ["srg"], **view).value[0] for one in alone]
+    assert any(each)
+    assert each[1::2] == [-value for value in each[::2]]
+    assert sb.evaluate(model, drawn, ["srg"], **view).value[0] == 0.0
+    halved = [replace(drawn[0], draws=drawn[0].draws[::2])]
+    assert asked(module, drawn, ["srg"]) == asked(module, halved, ["srg"])
+
+
+def test_an_odd_random_ranking_is_the_one_without_a_reverse(module):
+    model = sb.wrap_model(module)
+    (odd,) = sb.attribute(model, token_inputs(6), "random", n_rankings=3)
+    (even,) = sb.attribute(model, token_inputs(6), "random", n_rankings=4)
+    np.testing.assert_array_equal(odd.draws, even.draws[:3])
+    np.testing.assert_array_equal(even.draws[1::2], -even.draws[::2])
+
+
 def test_agreement_is_of_words_where_that_is_asked_for(worded):
     # Words (1, 2), (3,), (4, 5) are ordered alike, their tokens are not.
     a, b = (

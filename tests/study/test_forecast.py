@@ -11,7 +11,7 @@ from saliency_bench.cli import config
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.preflight import inspect_model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.store.run import read_run
 from saliency_bench.studies import prepare as study
 from saliency_bench.studies import run as runner
@@ -46,9 +46,7 @@ def model():
 
 def texts(model, *lengths):
     given = framed(*token_inputs(*(length - 2 for length in lengths)))
-    return tuple(
-        task.encoded_ids(model, one, str(i), None, "a text") for i, one in enumerate(given)
-    )
+    return tuple(encoded_ids(model, one, str(i), None, "a text") for i, one in enumerate(given))
 
 
 def study_of(model, encoded, *overrides):

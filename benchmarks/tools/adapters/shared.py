@@ -15,6 +15,8 @@ from benchmarks.tools.models import output_of
 
 N_STEPS = 50
 ONE_TEXT = "it takes one text a call"
+#: Gives logits.
+Run = Callable[[], Tensor]
 FIXED = {"batch": ONE_TEXT, "padding": ONE_TEXT}
 
 
@@ -103,13 +105,20 @@ def input_x_gradient(module: Any, tokenizer: Any, texts: Sequence[str]) -> list[
     return trimmed((gradient * words).sum(-1), inputs["attention_mask"])
 
 
-def whole_relevance(module: Any, tokenizer: Any, text: str) -> float:
-    """The relevance of all embeddings that are added: of words, and of positions and types where there are such."""
-    gradient, words, added = _gradient(module, encoded(tokenizer, [text]))
+def whole_relevance(
+    module: Any, tokenizer: Any, text: str, ruled: Callable[[Run], Tensor] | None = None
+) -> float:
+    """The relevance of all embeddings that are added: of words, and of positions and types where there are such.
+
+    `ruled` gets the logits from the function that it is given, and puts a backward rule on them.
+    """
+    gradient, words, added = _gradient(module, encoded(tokenizer, [text]), ruled)
     return float((gradient * (words + added)).sum())
 
 
-def _gradient(module: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _gradient(
+    module: Any, inputs: dict[str, Tensor], ruled: Callable[[Run], Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient at the word embeddings [B T D], these, and the sum of all other embeddings.
 
     The ids stay, and the embeddings become a leaf behind the embedding module.
@@ -129,7 +138,8 @@ def _gradient(module: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, T
     handles = [one.register_forward_hook(keep) for one in embeddings if one is not first]
     handles.append(first.register_forward_hook(to_leaf))
     try:
-        logits = module(**inputs, **positions(module, inputs)).logits
+        run: Run = lambda: module(**inputs, **positions(module, inputs)).logits  # noqa: E731
+        logits = run() if ruled is None else ruled(run)
     finally:
         for handle in handles:
             handle.remove()

@@ -14,17 +14,18 @@ from saliency_bench.core.rows import Setting
 from saliency_bench.core.tensors import Batch, ScoreFn
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate
+from saliency_bench.models.tasks.scores import logits_fn, output_of
 
 
 def score_fn(
     model: Model, batch: Batch, target: Int[Tensor, "B ..."], output: str, rule: Rule
 ) -> ScoreFn:
-    """The score of each row's class, as `task.score_fn` has it, whose gradient is taken by a rule.
+    """The score of each row's class, as `scores.score_fn` has it, whose gradient is taken by a rule.
 
     The rule ends at the logits: how a probability is read off them is differentiated as it is.
     """
-    logits = task.logits_fn(model, batch, short=True)
+    logits = logits_fn(model, batch, short=True)
 
     def score(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
@@ -33,7 +34,7 @@ def score_fn(
             outputs = logits(embeddings, row_example)
         if outputs.grad_fn is not None:
             change_backward(outputs, rule, model.name)
-        return task.output_of(model, output)(outputs, target[row_example])
+        return output_of(model, output)(outputs, target[row_example])
 
     return score
 
@@ -44,7 +45,7 @@ def parts_of(model: Model, text: Encoded, rule: Rule) -> Counter[str]:
     Raises:
         InputError: the model computes something of which the rule says nothing.
     """
-    batch = task.collate(model, [text])
+    batch = collate(model, [text])
     row = torch.zeros(1, dtype=torch.long, device=model.device)
     embeddings = model.embed(
         batch.input_ids,
@@ -53,7 +54,7 @@ def parts_of(model: Model, text: Encoded, rule: Rule) -> Counter[str]:
         extra=batch.extra,
     )
     with torch.enable_grad(), noted_inputs():
-        outputs = task.logits_fn(model, batch, short=True)(embeddings.requires_grad_(), row)
+        outputs = logits_fn(model, batch, short=True)(embeddings.requires_grad_(), row)
     return change_backward(outputs, rule, model.name)
 
 

@@ -15,7 +15,7 @@ from saliency_bench.attribution.methods.base import method
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.tensors import Attribution, at_least_float32
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import logits_fn
 
 #: What the gradient is multiplied with: each token's own embedding, or that of the first token for all.
 MULTIPLIERS = ("own", "first")
@@ -99,7 +99,7 @@ def _loss_gradient(
     points = at_least_float32(points.detach()).requires_grad_()
     rows = torch.arange(len(points), device=points.device)
     with torch.enable_grad():
-        logits = task.logits_fn(ctx.references.model, ctx.batch)(points, rows)
+        logits = logits_fn(ctx.references.model, ctx.batch)(points, rows)
         label = logits.argmax(-1) if relabel else ctx.target
         loss = functional.cross_entropy(logits, label, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, points)

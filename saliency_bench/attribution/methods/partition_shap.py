@@ -15,7 +15,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.core.tensors import Attribution
 from saliency_bench.core.text import Encoded
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import output_of
 from saliency_bench.models.threads import PROCESS
 
 #: Questions that shap puts at once, its default: another number would spend `max_evaluations` in another order.
@@ -102,7 +102,7 @@ class Presence:
 
 
 def _game(ctx: Context, row: int, players: Int[np.ndarray, " N"], removal: str) -> Game:
-    read = task.output_of(ctx.references.model, ctx.output)
+    read = output_of(ctx.references.model, ctx.output)
     length = ctx.batch.lengths[row]
 
     def play(there: Bool[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:

@@ -14,7 +14,7 @@ from saliency_bench.attribution.density import calibrated_rule
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Values, method
 from saliency_bench.attribution.noise import Draws, Noise, draw
 from saliency_bench.attribution.points import NoisyPaths, RandomPaths, SingleTokenPaths
-from saliency_bench.attribution.quadrature import CALIBRATED
+from saliency_bench.attribution.quadrature import CALIBRATED, whole
 from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.attribution.statistics import MEAN, PRODUCT, SQUARE, VARIANCE
 from saliency_bench.core.tensors import Attribution
@@ -46,9 +46,10 @@ def integrated_gradients(
 def _rule(
     ctx: Context, baseline: str, special_tokens: str, quadrature: str, n_steps: int
 ) -> tuple[Sequence[float], Sequence[float]]:
-    if quadrature != CALIBRATED:
+    if whole(quadrature) != CALIBRATED:
         return rule(quadrature, n_steps)
-    nodes, weights = calibrated_rule(density_of(ctx, baseline, special_tokens), n_steps)
+    density = density_of(ctx, baseline, special_tokens)
+    nodes, weights = calibrated_rule(density, n_steps, half=quadrature != CALIBRATED)
     return nodes.tolist(), weights.tolist()
 
 

@@ -12,23 +12,28 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.removal_order import Drops
 from saliency_bench.core.removal_order import beam_search as best_order
 from saliency_bench.core.tensors import Attribution
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.scores import output_of
 
 
 @method(
     "token", label="Random", role="chance", color="#8A8A8A", signed=False, explains_output=False
 )
 def random(ctx: Context, *, n_rankings: int) -> Attribution:
-    """Uniform scores, as many draws as asked for: what any ranking must beat.
+    """Uniform scores, as many draws as asked for, each followed by its reverse: what any ranking must beat.
+
+    The scores of a reverse are the negative ones, so that its order is the opposite one, of words too. The curves of a
+    ranking and its reverse are the same answers of the model, read from both ends: the mean SRG of a pair is exactly 0.
+    Of an odd number the last has no reverse. Ordered by magnitudes a reverse is the same ranking once more.
 
     Draws belong to the text and the seed, so all settings of a study meet the same random rankings.
     """
-    draws = torch.zeros(n_rankings, *ctx.batch.mask.shape, dtype=torch.float64)
+    uniform = torch.zeros((n_rankings + 1) // 2, *ctx.batch.mask.shape, dtype=torch.float64)
     for row, (name, length) in enumerate(zip(ctx.hashes, ctx.batch.lengths, strict=True)):
-        for draw in range(n_rankings):
-            stream = generator_for("cpu", "random", ctx.seed, name, draw)
-            draws[draw, row, :length] = torch.rand(length, generator=stream, dtype=torch.float64)
-    draws *= ctx.batch.attributable.cpu()
+        for pair in range(len(uniform)):
+            stream = generator_for("cpu", "random", ctx.seed, name, pair)
+            uniform[pair, row, :length] = torch.rand(length, generator=stream, dtype=torch.float64)
+    uniform.masked_fill_(~ctx.batch.attributable.cpu(), 0.0)
+    draws = torch.stack([uniform, -uniform], dim=1).flatten(0, 1)[:n_rankings]
     return Attribution(scores=draws[0], n_gradients=0, draws=draws)
 
 
@@ -52,7 +57,7 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
         for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples], strict=True)
     ]
     logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
-    read = task.output_of(ctx.references.model, ctx.output)
+    read = output_of(ctx.references.model, ctx.output)
     answers = read(logits, ctx.target.cpu()[examples]).tolist()
     full, without = answers[: len(everything)], answers[len(everything) :]
     for (row, token), score in zip(asked[len(everything) :], without, strict=True):
@@ -107,7 +112,7 @@ def _drops(
     ctx: Context, row: int, places: Int[np.ndarray, " U"], removal: str, objective: str
 ) -> Drops:
     """F(x) - F(x without S) of one text, for sets S of its tokens at `places`."""
-    read = task.output_of(ctx.references.model, objective)
+    read = output_of(ctx.references.model, objective)
     length = ctx.batch.lengths[row]
 
     def drops(removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:

@@ -34,7 +34,7 @@ from saliency_bench.experiments.scaffold import (
 )
 from saliency_bench.models import loading
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report.formats import to_csv
 from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.budget import ON_CPU
@@ -105,7 +105,7 @@ def _subjects(config: Config) -> Iterator[Subject]:
         examples = DATASETS["movie_reviews"](split="test")[:n]
         for dtype in config["dtypes"]:
             model = loading.load_model(config["model"], dtype=dtype, device="cpu")
-            yield Subject(model.name, dtype, model, task.encode(model, examples))
+            yield Subject(model.name, dtype, model, encode(model, examples))
     for architecture in config["random_models"]:
         for dtype in config["dtypes"]:
             model = random_model(architecture, dtype, seed)

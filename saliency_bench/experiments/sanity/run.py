@@ -29,7 +29,7 @@ from saliency_bench.models import loading
 from saliency_bench.models.encoder import MASKED
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import resolve_removal
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.studies.budget import resolve as resolve_budget
 
 DEFAULT, BUNDLED = "default", "bundled"
@@ -106,7 +106,7 @@ def _examples(config: Config) -> list[Example]:
 
 def _subject(model: Model, examples: Sequence[Example], config: Config) -> Subject:
     """The texts, and of the removal operators those that the model has: others stand in for what it lacks."""
-    encoded = tuple(task.encode(model, examples))
+    encoded = tuple(encode(model, examples))
     budget = resolve_budget(config["runtime"]["token_budget"], model, [*map(len, encoded)])
     operators = [resolve_removal(model, name) for name in config["removal"]["operators"]]
     removals = config["removal"] | {"operators": list(dict.fromkeys(operators))}

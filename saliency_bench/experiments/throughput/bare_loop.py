@@ -17,7 +17,7 @@ from saliency_bench.experiments.throughput.contestants import (
     cut,
     padded_in_blocks,
 )
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _prepared(problem: Problem) -> Iterator[Prepared]:
     )
     for block in problem.blocks:
         indices = block.indices
-        batch = task.collate(model, [problem.encoded[index] for index in indices])
+        batch = collate(model, [problem.encoded[index] for index in indices])
         ids, types = batch.input_ids, batch.token_type_ids
         mask = batch.mask if batch.padded else None
         end = model.embed(ids)

@@ -20,7 +20,7 @@ from saliency_bench.experiments.throughput.trial import (
 )
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, resolve
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.budget import resolve as resolve_budget
 
 
@@ -119,5 +119,5 @@ def texts_of_length(
         if first.token_type_ids is not None:
             inputs["token_type_ids"] = [first.token_type_ids[0]] * length
         name = f"length-{length}-{number}"
-        found.append(task.encoded_ids(model, inputs, name, None, f"length={length}"))
+        found.append(encoded_ids(model, inputs, name, None, f"length={length}"))
     return tuple(found)

@@ -23,7 +23,7 @@ from saliency_bench.experiments.throughput.contestants import (
 )
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import TOKENS
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.studies.timing import fastest, synchronizer
 
 INTERFACES = {"inputs": "IntegratedGradients", "layer": "LayerIntegratedGradients"}
@@ -144,7 +144,7 @@ def _captum(problem: Problem, batches: Sequence[Sequence[int]], use: Use | int) 
     """Scores by Captum; `use` says how, or is the internal_batch_size of a call on embeddings."""
     found: Scores = [np.empty(0)] * len(problem.encoded)
     for indices in batches:
-        batch = task.collate(problem.model, [problem.encoded[index] for index in indices])
+        batch = collate(problem.model, [problem.encoded[index] for index in indices])
         values = _captum_values(problem, batch, use).detach().sum(-1).double().cpu().numpy()
         for index, row in zip(indices, values, strict=True):
             found[index] = row[: len(problem.encoded[index])]

@@ -32,7 +32,7 @@ from saliency_bench.experiments.throughput.sections import SECTIONS, check, thro
 from saliency_bench.experiments.throughput.trial import Row
 from saliency_bench.models import loading
 from saliency_bench.models.references import NAMES
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 
 
 def measure(options: Options, progress: Progress = quiet) -> Outcome:
@@ -58,7 +58,7 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
         replace(example, label=None)
         for example in DATASETS["movie_reviews"](split="test")[: config["n_examples"]]
     ]
-    encoded = task.encode(model, examples)
+    encoded = encode(model, examples)
     rows: list[Row] = []
     interrupt = None
     try:

@@ -14,8 +14,8 @@ import torch
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.intake import attempted
 from saliency_bench.models.model import Model
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.models.tasks.placing import pads_outside, whole_numbers
-from saliency_bench.models.tasks.sequence_classification import encoded_ids
 from saliency_bench.models.tasks.task import outputs_of
 
 #: With and without padding a model that does not depend on it does the same arithmetic in another order.

@@ -12,7 +12,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.data.example import Example
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
-from saliency_bench.models.tasks.sequence_classification import ONLY_SECOND, encode_one
+from saliency_bench.models.tasks.encoding import ONLY_SECOND, encode_one
 from saliency_bench.models.tasks.task import At, occurrences, outputs_of
 
 BOUNDARIES = ("start", "end")

@@ -8,7 +8,7 @@ from saliency_bench.core.text import NO_OFFSET, Encoded
 from saliency_bench.data.example import Example
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
-from saliency_bench.models.tasks.sequence_classification import encode_one
+from saliency_bench.models.tasks.encoding import encode_one
 from saliency_bench.models.tasks.task import At, asked_at, token_of, word_of
 
 CONTINUATION = 1  # the segment of what was given to follow the prompt

@@ -10,7 +10,7 @@ import saliency_bench as sb
 from saliency_bench.core import conf as conf_files
 from saliency_bench.experiments.throughput.evaluation import evaluation_contestants
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encoded_ids
 
 METRICS = ("aopc_comprehensiveness_full", "aopc_sufficiency_full", "deletion_auc", "insertion_auc")
 METHODS = ("vanilla", "input_x_gradient", "smoothgrad")
@@ -24,7 +24,7 @@ def model():
 @pytest.mark.parametrize("removal", ["attention", "mask", "delete"])
 def test_together_and_apart_give_the_same_values_and_together_costs_less(model, removal):
     inputs = framed(*token_inputs(9, 6, 9))
-    encoded = [task.encoded_ids(model, one, str(i), None, "") for i, one in enumerate(inputs)]
+    encoded = [encoded_ids(model, one, str(i), None, "") for i, one in enumerate(inputs)]
     maps = {method: sb.attribute(model, inputs, method) for method in METHODS}
     entries = {name: conf_files.metric_defaults(name) for name in METRICS}
     tokens = []

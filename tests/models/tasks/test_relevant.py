@@ -3,11 +3,11 @@
 import pytest
 
 from saliency_bench.data.example import Example
-from saliency_bench.models.tasks import sequence_classification as task
+from saliency_bench.models.tasks.encoding import encode
 
 
 def relevant(model, text, spans, pair=None):
-    (item,) = task.encode(model, [Example("one", text, pair, relevant=spans)])
+    (item,) = encode(model, [Example("one", text, pair, relevant=spans)])
     return None if item.relevant is None else list(zip(item.tokens, item.relevant, strict=True))
 
 

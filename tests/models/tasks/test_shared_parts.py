@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saliency_bench.core.text import Encoded, Shared
-from saliency_bench.models.tasks.sequence_classification import encode
+from saliency_bench.models.tasks.encoding import encode
 
 
 def reached(items):

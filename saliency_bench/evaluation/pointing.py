@@ -1,0 +1,40 @@
+"""How high the first unit that is known to matter stands: reciprocal rank and pointing game."""
+
+import numpy as np
+
+from saliency_bench.evaluation.metrics import metric
+from saliency_bench.evaluation.truth import Truth
+
+ARRAS = "Arras et al. 2025 (arXiv 2502.15886)"
+
+
+@metric(
+    "mean_reciprocal_rank",
+    unit="1",
+    higher_is_better=True,
+    bounds=(0.0, 1.0),
+    source=f"{ARRAS}; of one text, whose mean over texts is the mean reciprocal rank",
+    reads="truth",
+)
+def mean_reciprocal_rank(truth: Truth) -> float:
+    """One over the rank of the highest unit that matters.
+
+    Where r of U units matter, a random ranking has Σ_j C(U − j, r − 1) / (j C(U, r)) in expectation.
+    """
+    return 1 / (1 + float(np.flatnonzero(truth.hits)[0]))
+
+
+@metric(
+    "pointing_game",
+    unit="share of texts",
+    higher_is_better=True,
+    bounds=(0.0, 1.0),
+    source=f"{ARRAS}, PG@k; k = 1 is the pointing game of Zhang et al. 2018, of tokens",
+    reads="truth",
+)
+def pointing_game(truth: Truth, *, k: int) -> float:
+    """Whether one of the k highest units matters: 1 or 0. All units count where there are fewer than k.
+
+    Where r of U units matter, a random ranking has 1 − C(U − r, k) / C(U, k) in expectation.
+    """
+    return float(truth.hits[:k].any())

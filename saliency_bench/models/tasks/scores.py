@@ -1,0 +1,130 @@
+"""How the score of a class is read off a model: outputs of its logits, as functions of the input embeddings."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.tensors import Batch, ScoreFn
+from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import Scaling
+
+#: How the score of a class is read off the logits [R C]; results [R].
+#: A target with a second column is a contrast: the difference of both classes' scores.
+#: Probabilities are taken in float64: of one near 1, float32 has neither 1 - p nor the gradient.
+Output = Callable[[Float[Tensor, "R C"], Int[Tensor, "R ..."]], Float[Tensor, " R"]]
+OUTPUTS: Mapping[str, Output] = {
+    "logit": lambda logits, target: _pick(logits, target),
+    "probability": lambda logits, target: _pick(logits.double().softmax(-1), target),
+    "log_probability": lambda logits, target: _pick(logits.double().log_softmax(-1), target),
+    "cross_entropy": lambda logits, target: _pick(-logits.double().log_softmax(-1), target),
+}
+#: What is explained of a model with a loss of its own: the negative of that.
+CRITERION = "criterion"
+#: The same where classes do not exclude each other: each has a probability of its own.
+MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
+    "logit": OUTPUTS["logit"],
+    "probability": lambda logits, target: _pick(logits.double().sigmoid(), target),
+    "log_probability": lambda logits, target: _pick(functional.logsigmoid(logits.double()), target),
+    "cross_entropy": lambda logits, target: _pick(-functional.logsigmoid(logits.double()), target),
+}
+
+
+def score_fn(
+    model: Model,
+    batch: Batch,
+    target: Int[Tensor, "B ..."],
+    output: str,
+    *,
+    short: bool = False,
+) -> ScoreFn:
+    """The score of each row's fixed target class, as a function of its input embeddings."""
+    if output not in OUTPUTS and (output != CRITERION or model.criterion is None):
+        raise unknown("output", output, list(OUTPUTS))
+    logits = logits_fn(model, batch, short=short)
+
+    def score(
+        embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
+    ) -> Float[Tensor, " R"]:
+        return output_of(model, output)(logits(embeddings, row_example), target[row_example])
+
+    return score
+
+
+def logits_fn(
+    model: Model, batch: Batch, *, short: bool = False
+) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
+    """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`.
+
+    With embeddings in float32, their gradients through a model in half precision are not lost where they are small
+    (`rounding.Scaling`); those at other places of the model have no meaning then.
+    """
+
+    def logits(
+        embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
+    ) -> Float[Tensor, "R C"]:
+        widened = torch.finfo(model.dtype).bits < torch.finfo(embeddings.dtype).bits
+        scaling = Scaling()
+        outputs = model.output(
+            batch.input_ids[row_example],
+            batch.mask[row_example] if batch.padded else None,
+            embeddings=scaling.embeddings(embeddings) if widened else embeddings,
+            extra=batch.extra_of(row_example),
+            short=short,
+        )
+        read = batch.read(outputs, row_example)
+        return scaling.outputs(read) if widened else read
+
+    return logits
+
+
+def output_of(model: Model, output: str) -> Output:
+    """How a row's score is read off its logits: the named output, or the negative of the model's own criterion."""
+    criterion = model.criterion
+    if criterion is None:
+        return (MULTI_LABEL_OUTPUTS if model.multi_label else OUTPUTS)[output]
+
+    def negative_loss(
+        logits: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]
+    ) -> Float[Tensor, " R"]:
+        if target.ndim > 1:
+            raise InputError(
+                "target=contrast: a criterion of one's own has no difference of classes"
+            )
+        loss = _loss(criterion(logits, target), logits)
+        if loss.ndim == 0:  # a mean over the rows: ask for one row at a time
+            pairs = zip(logits, target, strict=True)
+            loss = torch.stack([criterion(row[None], label[None]).sum() for row, label in pairs])
+        return -loss
+
+    return negative_loss
+
+
+def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
+    """A criterion's result, checked: one number per row, or their mean."""
+    n_rows = len(logits)
+    shape = tuple(loss.shape) if isinstance(loss, Tensor) else None
+    if shape not in ((), (n_rows,)):
+        got = type(loss).__name__ if shape is None else f"shape {shape}"
+        raise InputError(
+            f"the criterion returned {got} for {n_rows} rows, expected a tensor [R] of a loss for each row, or their mean: "
+            "change criterion= in wrap_model()"
+        )
+    checked: Tensor = loss
+    if logits.requires_grad and not checked.requires_grad:
+        raise InputError(
+            "the criterion returned a loss that does not depend on the logits, expected one with a gradient: change "
+            "criterion= in wrap_model()"
+        )
+    return checked
+
+
+def _pick(values: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]) -> Float[Tensor, " R"]:
+    if target.ndim == 1:
+        return values.gather(1, target[:, None])[:, 0]
+    towards, against = values.gather(1, target).unbind(1)
+    return towards - against
