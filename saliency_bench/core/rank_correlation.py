@@ -10,11 +10,11 @@ PAIRS_AT_ONCE = 2**20
 
 
 def tau_b(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"]) -> float:
-    """Kendall's τ-b of numbers that are not all equal: (C - D) / sqrt(pairs untied in a · pairs untied in b).
+    """Kendall's τ-b (Kendall 1945): (C - D) / sqrt(pairs untied in a · pairs untied in b).
 
     C and D count concordant and discordant pairs. The counts are whole numbers and the last steps those of scipy's
     `kendalltau`, so that the results are equal; this one computes no p-value and takes a tenth of the time on texts of
-    30 tokens. NaN where a number is.
+    30 tokens. NaN where a number is, and where all numbers of a or b are equal.
     """
     if np.isnan(a).any() or np.isnan(b).any():
         return float("nan")
@@ -23,8 +23,10 @@ def tau_b(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"]) -> float:
     for start in range(0, len(a), rows):
         sign_a, sign_b = (_signs(x, slice(start, start + rows)) for x in (a, b))
         net += int(np.sum(sign_a * sign_b, dtype=np.int64))
-        untied_a += np.count_nonzero(sign_a)
-        untied_b += np.count_nonzero(sign_b)
+        untied_a += int(np.count_nonzero(sign_a))
+        untied_b += int(np.count_nonzero(sign_b))
+    if not untied_a or not untied_b:
+        return float("nan")
     tau = net // 2 / sqrt(untied_a // 2) / sqrt(untied_b // 2)
     return min(1.0, max(-1.0, tau))
 

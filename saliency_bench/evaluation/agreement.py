@@ -4,7 +4,6 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import hypergeom
 
 from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.evaluation.metrics import NotApplicable
@@ -46,6 +45,8 @@ def top_k_jaccard(
 
 @cache
 def _jaccard_of_chance(n_units: int, k: int) -> float:
+    from scipy.stats import hypergeom  # half a second, which not every command has to wait for
+
     possible = np.arange(max(0, 2 * k - n_units), k + 1)
     chances = hypergeom.pmf(possible, n_units, k, k)
     return float(np.sum(chances * possible / (2 * k - possible)))

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import log_softmax, logsumexp
 
 from saliency_bench.core.tensors import Probe
 from saliency_bench.evaluation.grid import Grid, points
@@ -23,6 +22,8 @@ def _probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
 
 
 def _log_probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
+    from scipy.special import log_softmax
+
     # A logit that is not finite makes its probability NaN; the row that reads it says so, a warning need not.
     with np.errstate(invalid="ignore"):
         return np.asarray(log_softmax(logits, axis=-1)[:, target])
@@ -34,6 +35,8 @@ def _logit(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
 
 def log_odds(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
     """Log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1."""
+    from scipy.special import logsumexp
+
     with np.errstate(invalid="ignore"):
         others = logsumexp(np.delete(logits, target, axis=-1), axis=-1)
         return np.asarray(logits[:, target] - others)
@@ -152,12 +155,12 @@ class Curve:
     @property
     def without(self) -> Logits:
         """The logits without the top k."""
-        return self.answers.logits[self.removed]
+        return np.asarray(self.answers.logits[self.removed])
 
     @property
     def only(self) -> Logits:
         """The logits with only the top k."""
-        return self.answers.logits[self.kept_alone]
+        return np.asarray(self.answers.logits[self.kept_alone])
 
     @cached_property
     def deletion(self) -> Float[np.ndarray, " K"]:
@@ -167,16 +170,16 @@ class Curve:
     @cached_property
     def insertion(self) -> Float[np.ndarray, " K"]:
         """The output with only the top k."""
-        return self.answers.output(self.output)[self.kept_alone]
+        return np.asarray(self.answers.output(self.output)[self.kept_alone])
 
     def read_without(self, output: str) -> Float[np.ndarray, " K"]:
         """Another output without the top k."""
-        return self.answers.output(output)[self.removed]
+        return np.asarray(self.answers.output(output)[self.removed])
 
     @cached_property
     def log_odds(self) -> Float[np.ndarray, " K"]:
         """The log-odds without the top k."""
-        return self.answers.log_odds[self.removed]
+        return np.asarray(self.answers.log_odds[self.removed])
 
     @cached_property
     def flipped(self) -> Bool[np.ndarray, " K"]:

@@ -18,7 +18,6 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 
 from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.grid import FULL, Grid, counts, points
@@ -222,6 +221,8 @@ def monotonicity(curve: Curve) -> float:
         return float("nan")
     if np.ptp(added) == 0:
         raise NotApplicable("every unit adds the same, so there is no order to compare")
+    from scipy.stats import spearmanr
+
     return float(spearmanr(-k, added).statistic)
 
 
@@ -240,7 +241,7 @@ def _at(
     curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
     if curve.n_units + 1 == len(curve.k):  # every number of units was asked for
-        return values[k]
+        return np.asarray(values[k])
     place = curve.k.searchsorted(k)
     missing = k[curve.k.take(place, mode="clip") != k]
     if len(missing):

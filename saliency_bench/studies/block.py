@@ -27,7 +27,7 @@ from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import task_of
-from saliency_bench.models.tasks.scores import logits_fn, output_of
+from saliency_bench.models.tasks.scores import clean_logits, logits_fn, output_of
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
 #: rounding; it is fixed so that equal plans give equal bytes.
@@ -75,6 +75,7 @@ def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Bl
         padded = item.pads is not None
         extra = "".join(f"-{name}" + "x".join(map(str, np.shape(one))) for name, one in item.extra)
         alone = len(item) if padded or extra or packing.least_filled == 1.0 else 0
+        extra += f"-{len(item.options)}options" if item.options else ""
         alike.setdefault((item.token_type_ids is None, padded, extra, alone), []).append(index)
     blocks: dict[tuple[int, bool, bool, str, int], Block] = {}
     places: Counter[tuple[int, bool, bool, str]] = Counter()
@@ -172,17 +173,13 @@ class OpenBlock:
 
     def __post_init__(self) -> None:
         self.model = self.references.model
+        # What is counted below are tokens of the text, of which a row may make the model read several times as many.
+        width, read = self.batch.input_ids.shape[1], self.batch.tokens_of_a_row
+        self.token_budget = self.token_budget * width // read
         self.task = task_of(self.model)
         self._gradients: dict[str, Tensor] = {}
         if not self._taken_with_gradients():
-            with torch.no_grad():
-                outputs = self.model.output(
-                    self.batch.input_ids,
-                    self.batch.mask if self.batch.padded else None,
-                    self.batch.token_type_ids,
-                    extra=self.batch.extra,
-                )
-            self._choose(self.batch.read(outputs))
+            self._choose(clean_logits(self.model, self.batch))
         logits = self.logits.double()
         self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
         self._probes: dict[str, CachingProbe] = {}
