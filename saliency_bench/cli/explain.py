@@ -1,16 +1,14 @@
 """`saliency-bench explain`: a coloured token map of one text for each setting."""
 
-import gc
 import json
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from saliency_bench.cli import config
-from saliency_bench.cli.progress import importing, progress
+from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import display
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.verdicts import Limits, conclusion, verdict
@@ -51,13 +49,13 @@ def explain(words: list[str]) -> None:
 
 def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[AttributionMap], str]":
     """The maps of the text by every setting, and the name of the model."""
-    with importing(), _uncollected():
+    with importing():
         config.validate(cfg)
         from saliency_bench.api import attribute
         from saliency_bench.studies.prepare import load_configured_model
     with progress() as show:
         show("loading the model", 0, 0)
-        with _uncollected():  # it imports more
+        with uncollected():  # more is imported
             model = load_configured_model(cfg)
         show("explaining the text", 0, 0)
         maps = [
@@ -79,18 +77,6 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
             )
         ]
         return maps, model.name
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Looks for no garbage while libraries are imported: they make little, and looking takes longer the more there are."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _places(at: str | None) -> int | list[int] | str | None:

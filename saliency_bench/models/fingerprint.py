@@ -105,10 +105,11 @@ def _of_weight(weight: Tensor) -> Hashable:
 
 
 def _numbers(weights: Iterable[Tensor]) -> Hashable:
-    """A few numbers of each weight, by device; as bytes, since NaN is not equal to itself."""
-    picked: dict[torch.device, list[Tensor]] = {}
+    """A few numbers of each weight, by type and device; as bytes, since NaN is not equal to itself."""
+    picked: dict[Hashable, list[Tensor]] = {}
     for weight in weights:
         flat = weight.detach().reshape(-1)
         step = max(1, len(flat) // SAMPLES)
-        picked.setdefault(weight.device, []).append(flat[::step])
-    return tuple(torch.cat(some).double().cpu().numpy().tobytes() for some in picked.values())
+        picked.setdefault((weight.dtype, weight.device), []).append(flat[::step])
+    numbers = (torch.cat(some).cpu().view(torch.uint8) for some in picked.values())
+    return tuple(some.numpy().tobytes() for some in numbers)
