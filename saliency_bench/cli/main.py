@@ -46,6 +46,7 @@ VERBS = {
     "compare": "results.compare",
     "explain": "explain.explain",
     "list": "listing.list_parts",
+    "models": "models.models",
     "info": "listing.info",
     "validate": "experiment.validate",
     "throughput": "experiment.throughput",

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from saliency_bench.core.heatmap import DARK, LIGHT, bar, panel
+from saliency_bench.report import build
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
 from saliency_bench.report.html import caution, what_was_run
@@ -113,7 +114,8 @@ def test_the_same_rows_give_the_same_bytes(reported, run):
     assert files(run.folder) == files(reported.folder)
 
 
-def test_what_an_earlier_report_left_is_gone(run):
+def test_what_an_earlier_report_left_is_gone(run, monkeypatch):
+    monkeypatch.setattr(build, "FIGURES", {"curves": build.FIGURES["curves"]})
     (run.folder / "figures").mkdir(parents=True)
     (run.folder / "tables").mkdir()
     (run.folder / "figures" / "curves.png").write_bytes(b"old")
@@ -175,7 +177,7 @@ def test_sentences_are_as_many_wrong_as_right_and_say_so(page):
     assert sorted(tags) == ["right", "right", "wrong", "wrong"]
 
 
-def test_a_run_without_gold_labels_has_no_right_and_wrong(run):
+def test_a_run_without_gold_labels_has_no_right_and_wrong(run, no_figures):
     examples = run.tables["examples"].assign(gold=None, gold_label=None, correct=None)
     examples["correct"] = examples["correct"].astype("boolean")
     unlabelled = Run(run.folder, run.manifest, run.settings, run.tables | {"examples": examples})
