@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,8 @@ def by_hand(folder: str, methods: Sequence[str]) -> None:
         target = int(model(inputs_embeds=embeddings).logits.argmax())
 
     def score(points: torch.Tensor) -> torch.Tensor:
-        return model(inputs_embeds=points).logits[:, target]
+        logits: torch.Tensor = model(inputs_embeds=points).logits
+        return logits[:, target]
 
     baseline = embeddings.clone()
     baseline[:, 1:-1] = table.weight[tokenizer.mask_token_id]
@@ -130,7 +131,8 @@ def compare(methods: Sequence[str], n_pairs: int, package: str | None, first: bo
 
     with tempfile.TemporaryDirectory() as place:
         model = load_default(device="cpu")
-        model.module.save_pretrained(f"{place}/model")
+        module: Any = model.module
+        module.save_pretrained(f"{place}/model")
         model.tokenizer.save_pretrained(f"{place}/model")
         here = str(Path(__file__).parents[1])
         paths = [here] if package is None else [package, here]

@@ -23,8 +23,8 @@ def tau_b(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"]) -> float:
     for start in range(0, len(a), rows):
         sign_a, sign_b = (_signs(x, slice(start, start + rows)) for x in (a, b))
         net += int(np.sum(sign_a * sign_b, dtype=np.int64))
-        untied_a += np.count_nonzero(sign_a)
-        untied_b += np.count_nonzero(sign_b)
+        untied_a += int(np.count_nonzero(sign_a))
+        untied_b += int(np.count_nonzero(sign_b))
     if not untied_a or not untied_b:
         return float("nan")
     tau = net // 2 / sqrt(untied_a // 2) / sqrt(untied_b // 2)

@@ -160,7 +160,8 @@ def evidence_of(map_: "AttributionMap") -> Evidence | None:
     kept: Mapping[str, Any] = _study()["settings"].get(map_.setting.get("setting_id"), {})
     if not kept or map_.encoded.position is not None or map_.encoded.boundary is not None:
         return None
-    return Evidence(*kept["srg"], kept["group"])
+    mean, low, high = kept["srg"]
+    return Evidence(mean, low, high, kept["group"])
 
 
 @cache

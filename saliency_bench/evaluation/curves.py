@@ -155,12 +155,12 @@ class Curve:
     @property
     def without(self) -> Logits:
         """The logits without the top k."""
-        return self.answers.logits[self.removed]
+        return np.asarray(self.answers.logits[self.removed])
 
     @property
     def only(self) -> Logits:
         """The logits with only the top k."""
-        return self.answers.logits[self.kept_alone]
+        return np.asarray(self.answers.logits[self.kept_alone])
 
     @cached_property
     def deletion(self) -> Float[np.ndarray, " K"]:
@@ -170,16 +170,16 @@ class Curve:
     @cached_property
     def insertion(self) -> Float[np.ndarray, " K"]:
         """The output with only the top k."""
-        return self.answers.output(self.output)[self.kept_alone]
+        return np.asarray(self.answers.output(self.output)[self.kept_alone])
 
     def read_without(self, output: str) -> Float[np.ndarray, " K"]:
         """Another output without the top k."""
-        return self.answers.output(output)[self.removed]
+        return np.asarray(self.answers.output(output)[self.removed])
 
     @cached_property
     def log_odds(self) -> Float[np.ndarray, " K"]:
         """The log-odds without the top k."""
-        return self.answers.log_odds[self.removed]
+        return np.asarray(self.answers.log_odds[self.removed])
 
     @cached_property
     def flipped(self) -> Bool[np.ndarray, " K"]:

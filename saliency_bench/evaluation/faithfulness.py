@@ -241,7 +241,7 @@ def _at(
     curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
     if curve.n_units + 1 == len(curve.k):  # every number of units was asked for
-        return values[k]
+        return np.asarray(values[k])
     place = curve.k.searchsorted(k)
     missing = k[curve.k.take(place, mode="clip") != k]
     if len(missing):

@@ -18,7 +18,7 @@ from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.study_tables import comparison
+from saliency_bench.report.comparison_tables import comparison
 from saliency_bench.report.table import Table, printed
 
 N_SENTENCES = 8  # shown where the study does not say

@@ -88,11 +88,5 @@ def _warn(error: Exception) -> None:
     )
 
 
-def folder() -> Path:
-    """The package's folder in the user's cache folder (XDG_CACHE_HOME, else ~/.cache); it may not exist yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "saliency_bench"
-
-
 def _path(kind: str, name: str) -> Path:
     return folder() / kind / f"{name}.json"
