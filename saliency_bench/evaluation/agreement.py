@@ -45,8 +45,6 @@ def top_k_jaccard(
 
 @cache
 def _jaccard_of_chance(n_units: int, k: int) -> float:
-    from scipy.stats import hypergeom  # takes a second to load, and is rarely wanted
-
     from scipy.stats import hypergeom  # half a second, which not every command has to wait for
 
     possible = np.arange(max(0, 2 * k - n_units), k + 1)
