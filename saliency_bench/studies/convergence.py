@@ -18,7 +18,7 @@ from saliency_bench.attribution.backward import KEY
 from saliency_bench.attribution.describe import about_of
 from saliency_bench.attribution.methods import KINDS
 from saliency_bench.attribution.noise import AUTO
-from saliency_bench.attribution.quadrature import HALF, fewest_of_half
+from saliency_bench.attribution.quadrature import HALF, fewest_of_half, whole
 from saliency_bench.attribution.settings import expand, has_backends, lacks
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
@@ -52,14 +52,16 @@ class Companion:
 
 
 def halved(setting: Setting) -> Setting | None:
-    """The setting with every other node of its path; None where it has no path, or too few nodes for it.
+    """The setting with every other node of its path; None where it has no path, too few nodes, or half of them already.
 
     Where no rule of quadrature says how to leave nodes out, it has half of its steps.
     """
     n, rule = setting.hyper.get("n_steps", 0), setting.hyper.get("quadrature")
-    if n < (2 if rule is None else fewest_of_half(rule)):
+    if rule is None:
+        return _native(setting, {"n_steps": n // 2}) if n >= 2 else None
+    if rule != whole(rule) or n < fewest_of_half(rule):
         return None
-    return _native(setting, {"n_steps": n // 2} if rule is None else {"quadrature": HALF + rule})
+    return _native(setting, {"quadrature": HALF + rule})
 
 
 def doubled(setting: Setting) -> Setting | None:

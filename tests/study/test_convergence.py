@@ -72,7 +72,11 @@ def test_every_other_node_is_among_those_that_are_paid_for(rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "n"), [("left", 1), ("gauss_legendre", 1), ("trapezoid", 2), ("clenshaw_curtis", 2)]
+    ("rule", "n"),
+    [
+        *[("left", 1), ("gauss_legendre", 1), ("trapezoid", 2), ("clenshaw_curtis", 2)],
+        ("half_of_midpoint", 6),
+    ],
 )
 def test_what_has_too_few_nodes_to_halve_is_compared_with_twice_as_many(rule, n):
     (pair,) = companions([ig(rule, n)], NOTHING)
