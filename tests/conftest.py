@@ -2,6 +2,7 @@
 
 import gc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import checked_shapes
@@ -19,6 +20,14 @@ from saliency_bench.models.model import Model  # noqa: E402
 # How long one example takes says something of the machine, not of the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from the user's cache or left there, by commands that tests start either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

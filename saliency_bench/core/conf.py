@@ -1,6 +1,7 @@
 """Finds the configuration and reads its plain YAML without Hydra, for the Python interface."""
 
-from functools import cache
+from copy import deepcopy
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def runtime_defaults() -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    """The content of a file, a copy each time; it is parsed again when the file has changed."""
+    return deepcopy(_parsed(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, changed: int) -> dict[str, Any]:
     import yaml
 
     try:
