@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from saliency_bench.cli import config
-from saliency_bench.cli.progress import importing, progress
+from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import display
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.verdicts import Limits, conclusion, verdict
@@ -55,7 +55,8 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
         from saliency_bench.studies.prepare import load_configured_model
     with progress() as show:
         show("loading the model", 0, 0)
-        model = load_configured_model(cfg)
+        with uncollected():  # more is imported
+            model = load_configured_model(cfg)
         show("explaining the text", 0, 0)
         maps = [
             one

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from saliency_bench import __version__
@@ -90,6 +89,8 @@ def _shown(
 
 def _rendered(template: str, **values: Any) -> str:
     """A template of this folder, with everything escaped that is not marked as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -85,11 +85,12 @@ def _checks(map_: "AttributionMap", limits: Limits) -> list[tuple[bool, str]]:
     gap, whole = map_.completeness_gap, map_.output_difference
     if gap is not None and whole:
         share, limit = abs(gap / whole), limits.largest_gap
-        words = f"sum off by {_percent(share)} (limit {_percent(limit)})"
-        checks.append((share <= limit, words))
+        words = f"sum of scores and change of the output differ by {_percent(share)}"
+        checks.append((share <= limit, f"{words} (limit {_percent(limit)})"))
     if map_.split_half_tau is not None:
         tau, least = map_.split_half_tau, limits.smallest_tau
-        checks.append((tau >= least, f"halves of its draws: τ {tau:.2f} (limit {least:g})"))
+        words = f"rank correlation of two halves of its draws: τ {tau:.2f} (limit {least:g})"
+        checks.append((tau >= least, words))
     return checks
 
 
@@ -120,8 +121,8 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
     best, evidence = max(ranked, key=lambda pair: pair[1].mean)
     chance = _study()["settings"][_study()["random"]]["srg"][0]
     said = (
-        f"Trust {best.label} most: SRG {evidence}, the highest here, on {_study()['n']} sentences of the bundled model (a "
-        f"random ranking: {chance:.3f})."
+        f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} on {_study()['n']} "
+        f"sentences of the bundled model, words replaced by [MASK]; a random ranking has {chance:.3f}."
     )
     alike = [
         judged.label

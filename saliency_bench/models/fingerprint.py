@@ -57,7 +57,7 @@ def of_libraries(module: nn.Module) -> bool:
     """
     parts = [*module.modules()]
     theirs = chain(functions_of(parts), map(type, parts))
-    own = any("forward" in vars(part) or _n_hooks(part) for part in parts)
+    own = any("forward" in vars(part) or _hooks(part) for part in parts)
     return not own and all(_library(thing) in LIBRARIES for thing in theirs)
 
 
@@ -91,11 +91,12 @@ def _class_name(kind: type) -> str:
 
 
 def _of_part(part: nn.Module) -> Hashable:
-    return id(part), id(type(part)), _n_hooks(part), *plain_of(part)
+    return id(part), id(type(part)), _hooks(part), *plain_of(part)
 
 
-def _n_hooks(part: nn.Module) -> int:
-    return len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)
+def _hooks(part: nn.Module) -> tuple[int, ...]:
+    """The numbers of a part's hooks; PyTorch gives none twice."""
+    return *part._forward_hooks, *part._forward_pre_hooks, *part._backward_hooks
 
 
 def _of_weight(weight: Tensor) -> Hashable:
@@ -104,10 +105,11 @@ def _of_weight(weight: Tensor) -> Hashable:
 
 
 def _numbers(weights: Iterable[Tensor]) -> Hashable:
-    """A few numbers of each weight, by device; as bytes, since NaN is not equal to itself."""
-    picked: dict[torch.device, list[Tensor]] = {}
+    """A few numbers of each weight, by type and device; as bytes, since NaN is not equal to itself."""
+    picked: dict[Hashable, list[Tensor]] = {}
     for weight in weights:
         flat = weight.detach().reshape(-1)
         step = max(1, len(flat) // SAMPLES)
-        picked.setdefault(weight.device, []).append(flat[::step])
-    return tuple(torch.cat(some).double().cpu().numpy().tobytes() for some in picked.values())
+        picked.setdefault((weight.dtype, weight.device), []).append(flat[::step])
+    numbers = (torch.cat(some).cpu().view(torch.uint8) for some in picked.values())
+    return tuple(some.numpy().tobytes() for some in numbers)

@@ -79,7 +79,7 @@ def weights_digest(module: nn.Module) -> str:
         if not isinstance(tensor, Tensor):  # of `get_extra_state`: any object at all
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -70,4 +70,4 @@ def show_verdicts(
         style = "bold red" if verdict.passed is False else ""
         table.add_row(*(Text(cell, style=style) for cell in verdict.cells))
     console.print(table)
-    console.print(Text(conclusion), soft_wrap=not console.is_terminal)
+    console.print(Text(conclusion, style="bold"), soft_wrap=not console.is_terminal)

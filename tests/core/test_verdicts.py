@@ -83,7 +83,7 @@ def test_one_gradient_has_nothing_to_be_checked_by(make):
 def test_the_highest_srg_is_named_with_its_number_and_what_did_not_differ(make):
     names = ("vanilla", "smoothgrad", "input_x_gradient")
     said = conclusion([verdict(make(name), LIMITS) for name in names], BUNDLED)
-    assert "Trust vanilla most: SRG 0.232 [0.209, 0.255]" in said
+    assert "Trust vanilla most." in said and "0.232 [0.209, 0.255]" in said
     assert "smoothgrad did not differ from it" in said
     assert "input_x_gradient" not in said
     assert "200 sentences" in said and "0.003" in said

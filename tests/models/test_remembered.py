@@ -116,6 +116,15 @@ def test_a_changed_module_is_probed_again(probes, name):
     assert len(probes) == 2
 
 
+def test_another_hook_in_place_of_one_is_seen(probes):
+    model = sb.wrap_model(tiny_bert())
+    for _ in range(2):
+        handle = model.module.classifier.register_forward_hook(lambda *_: None)
+        vanilla(model)
+        handle.remove()
+    assert len(probes) == 2
+
+
 def test_training_mode_and_frozen_weights_change_nothing(probes):
     model = sb.wrap_model(tiny_bert())
     vanilla(model)
