@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import saliency_bench as sb
-from saliency_bench.cli import config
+from saliency_bench.cli import config, results
 from saliency_bench.cli.explain import _options
 from saliency_bench.cli.main import VERBS
 from saliency_bench.core import conf as conf_files
@@ -161,6 +161,25 @@ def _compose(words):
         scaffold.experiment(verb).options(rest)
     else:  # of folders
         assert rest or verb in ("doctor", "models")
+
+
+def test_what_a_finished_study_names_next_composes(run_of_nothing, capsys, monkeypatch):
+    monkeypatch.setenv("SALIENCY_BENCH_PROGRAM", "./scripts/bench")
+    results._say_what_next(run_of_nothing)
+    said, *named = capsys.readouterr().out.splitlines()
+    assert said == "Next:" and len(named) == 3
+    for line in named:
+        program, *words = shlex.split(line)
+        assert program == "./scripts/bench"
+        _compose(words)
+
+
+@pytest.fixture
+def run_of_nothing(tmp_path):
+    from saliency_bench.store.run import Run
+
+    manifest = {"command": "saliency-bench", "config": {"model": {"name": "default"}}}
+    return Run(tmp_path, manifest, [], {})
 
 
 def test_other_commands_start_programs_that_are_there():
