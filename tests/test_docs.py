@@ -67,23 +67,20 @@ class Models:
             sizes["num_labels"] = len(names)
         torch.manual_seed(0)
         made = transformers.AutoConfig.for_model("bert", **sizes)
-        module = getattr(transformers, HEADS[task].auto).from_config(made).eval()
+        module = getattr(transformers, HEADS[task].auto).from_config(made).double().eval()
         tokenizer = transformers.BertTokenizer.from_pretrained(self.folder)
         named = {"labels": names} if HEADS[task].named else {}
         return sb.wrap_model(module, tokenizer, task=task, **named)
 
     def _decoder(self):
         import tiny_chats
-        import torch
 
         before, tiny_chats.TEXTS = tiny_chats.TEXTS, [text.replace(" .", ".") for text in TEXTS]
         try:
             tokenizer = tiny_chats.bpe_tokenizer(600)
         finally:
             tiny_chats.TEXTS = before
-        return tiny_chats.tiny_decoder(
-            "gpt2", tokenizer, dtype=torch.float32, vocab_size=len(tokenizer)
-        )
+        return tiny_chats.tiny_decoder("gpt2", tokenizer, vocab_size=len(tokenizer))
 
 
 @pytest.fixture(scope="session")
