@@ -68,12 +68,12 @@ def config() -> dict[str, Any]:
 
 
 def selected(group: str) -> list[str]:
-    """What a study has of a group where nothing is chosen: that of the quickstart, else of conf/config.yaml."""
+    """What a study has of a group where nothing is chosen: names of the quickstart's, else of conf/config.yaml's."""
     for path in (f"experiment/quickstart{SUFFIX}", f"config{SUFFIX}"):
         for choice in _load(folder() / path)["defaults"]:
             for key in (group, f"override /{group}"):
                 if isinstance(choice, dict) and key in choice:
-                    return [*choice[key]]
+                    return [name.rpartition("/")[2] for name in choice[key]]
     raise InputError(f"conf/ selects nothing of {group}")
 
 
