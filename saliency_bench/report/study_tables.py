@@ -238,7 +238,9 @@ def convergence(analysis: Analysis) -> Table:
         *convergence_table.fields(shares),
     ]
     keys = [key for key in _ids(analysis) if shares.loc[key].notna().any()]
-    caption = convergence_table.caption(analysis.run) + convergence_table.gate_words(analysis.run, shares)
+    caption = convergence_table.caption(analysis.run) + convergence_table.gate_words(
+        analysis.run, shares
+    )
     return filled("convergence", "Convergence", caption, fields, keys, False)
 
 
