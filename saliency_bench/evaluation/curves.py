@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax, logsumexp
 
 from saliency_bench.core.tensors import Probe
+from saliency_bench.core.units import NONE
 from saliency_bench.evaluation.grid import Grid, counts
-from saliency_bench.evaluation.units import NONE
 
 Key = TypeVar("Key", bound=Hashable)
 Logits = Float[np.ndarray, "K C"]

@@ -237,10 +237,10 @@ class ReplacingProbe(CachingProbe):
         embeddings = torch.where(removed[:, :, None], away, self.embeddings[rows])
         if len(stays) > 1 and self.shares:
             plan = walk(examples, stays, self._seed)
-            self.n_tokens -= stays.numel() - plan.n_tokens
             model, seed = self.references.model, self._seed
             logits, states = shared_logits(model, self.batch, plan, rows, embeddings, seed)
             self._seed = Seed(int(examples[-1]), stays[-1], states)
+            self.n_tokens -= stays.numel() - plan.n_tokens
             return logits
         return self.whole(embeddings, rows)
 
