@@ -11,12 +11,11 @@ from torch import Tensor
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
-from saliency_bench.models import probing
+from saliency_bench.models import probing, quantised
 from saliency_bench.models.causes import (
     adapter_note,
     refuse_compiled,
     refuse_inference_mode,
-    refuse_quantised,
 )
 from saliency_bench.models.extra import Extra
 from saliency_bench.models.heads import HEADS
@@ -141,7 +140,7 @@ def inspect_model(
     """
     refuse_inference_mode()
     refuse_compiled(model.module)
-    refuse_quantised(model.module)
+    quantised.refuse_layers(model.module)
     probe = probing.probe_of(model, input_ids, types, extra)
     # What is proved here is proved of the model, not of how products are rounded.
     with model.frozen(), products(tf32=False):
