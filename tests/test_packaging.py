@@ -114,6 +114,8 @@ def test_the_wheel_holds_the_configuration_data_and_model(wheel):
         package / "py.typed",
     ]:
         assert path.relative_to(package.parent).as_posix() in names
+    for path in (ROOT / "training" / "conversion").glob("*.py"):
+        assert f"saliency_bench/conversion/{path.name}" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "conf/", "results")) for name in names)
 

@@ -21,7 +21,7 @@ class Recipe:
     """The hyperparameters of one fine-tuning run.
 
     `masked`: every second text of a batch has a share of its tokens masked that is drawn from U[0, 1) for it, the
-    masked fine-tuning of Madsen et al. 2024, section 3.1.
+    masked fine-tuning of Madsen et al. 2024, section 3.1. `targets`: ends of the names of the linear layers that LoRA adapts.
     """
 
     rank: int = 16
@@ -32,12 +32,13 @@ class Recipe:
     weight_decay: float = 0.01
     dropout: float = 0.05
     masked: bool = False
+    targets: tuple[str, ...] = ("query", "key", "value", "dense")
 
 
 def fine_tune(
     encoder: Path, examples: Sequence[Example], *, labels: Sequence[str], seed: int, recipe: Recipe
 ) -> tuple[Any, Any]:
-    """An encoder with a LoRA adapter on every linear layer and a new classification head, trained.
+    """An encoder or a decoder with a LoRA adapter and a new classification head, trained.
 
     Returns:
         The PEFT model in eval mode, and its tokenizer.
@@ -59,7 +60,7 @@ def fine_tune(
 def adapt(
     model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, seed: int, recipe: Recipe
 ) -> Any:
-    """A classifier with a LoRA adapter on every linear layer and its head, trained; in eval mode.
+    """A classifier with a LoRA adapter on the recipe's linear layers and its head, trained; in eval mode.
 
     Its other weights are left as they were. Random numbers come from the global generator, set by the caller.
     """
@@ -70,11 +71,18 @@ def adapt(
         r=recipe.rank,
         lora_alpha=2 * recipe.rank,
         lora_dropout=recipe.dropout,
-        target_modules=["query", "key", "value", "dense"],
+        target_modules=[*recipe.targets],
     )
     adapted = get_peft_model(model, config)
     _train(adapted, tokenizer, examples, seed, recipe)
     return adapted.eval()
+
+
+def round_to_half(model: nn.Module) -> None:
+    """Rounds what was trained to half precision, in which it is shipped, so that this is what is measured."""
+    for weights in model.parameters():
+        if weights.requires_grad:
+            weights.data = weights.data.to(torch.float16).to(torch.float32)
 
 
 def save_adapter(model: Any, folder: Path, card: Mapping[str, Any], *, base: str = ENCODER) -> None:
@@ -101,9 +109,9 @@ def accuracy(
     stream = torch.Generator().manual_seed(0)
     for batch in _batches(examples, tokenizer, 64, random.Random(0)):
         inputs = _encode(tokenizer, batch)
-        inputs["input_ids"] = mask(
-            inputs["input_ids"], torch.full((len(batch),), masked), tokenizer, stream
-        )
+        if masked:
+            shares = torch.full((len(batch),), masked)
+            inputs["input_ids"] = mask(inputs["input_ids"], shares, tokenizer, stream)
         predicted = model(**inputs).logits.argmax(-1).tolist()
         right.update(
             {

@@ -11,7 +11,7 @@ from saliency_bench.data import shortcuts
 from saliency_bench.data.example import Example
 from saliency_bench.models.encoder import SHORTCUTS
 from saliency_bench.models.loading import load_default
-from training.fine_tuning import Recipe, accuracy, adapt, save_adapter
+from training.fine_tuning import Recipe, accuracy, adapt, round_to_half, save_adapter
 from training.gate import Gate, held_out, judge
 
 RECIPE = Recipe(rank=4, learning_rate=3e-3, n_epochs=1, dropout=0.0)
@@ -39,9 +39,7 @@ def main(names: list[str]) -> None:
         control = measured(default.module, default.tokenizer, sets)
         torch.manual_seed(seed)
         model = adapt(default.module, default.tokenizer, texts, seed=seed, recipe=recipe)
-        for _, weights in model.named_parameters():
-            if weights.requires_grad:  # those that are shipped, in half precision
-                weights.data = weights.data.to(torch.float16).to(torch.float32)
+        round_to_half(model)
         gate = judge(measured(model, default.tokenizer, sets), control, N_HELD_OUT, Gate())
         minutes = round((time.perf_counter() - started) / 60, 1)
         card = {"kind": kind, "training_seed": seed, "recipe": asdict(recipe), "data": given}

@@ -27,6 +27,7 @@ from saliency_bench.studies.config import (
     HubModel,
     MaskedModel,
     ModelConfig,
+    PreparedModel,
     RandomLabelsModel,
     ShortcutModel,
 )
@@ -38,6 +39,8 @@ MODELS: Mapping[str, type[ModelConfig]] = {
     "masked": MaskedModel,
     "random_labels": RandomLabelsModel,
     "shortcuts": ShortcutModel,
+    "nanoguard": PreparedModel,
+    "smollm2": PreparedModel,
     "hub": HubModel,
 }
 

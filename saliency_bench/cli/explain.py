@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from saliency_bench.cli import config
-from saliency_bench.cli.progress import importing, progress
+from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import display
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.verdicts import Limits, conclusion, verdict
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
@@ -27,30 +28,37 @@ def explain(words: list[str]) -> None:
     overrides = options.overrides
     if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
         overrides.append("~experiment")
-    maps = _maps(config.load(overrides), text, options)
+    cfg = config.load(overrides)
+    maps, model = _maps(cfg, text, options)
     if options.json:
         print(json.dumps(display.records(maps, options.json), indent=1, allow_nan=False))
         return
-    from saliency_bench.report.terminal import show_maps
+    from saliency_bench.report.token_maps import show_maps, show_verdicts
     from saliency_bench.store.durable import replace_file
 
     shown = {"top": options.top, "special_tokens": options.special_tokens}
+    limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
+    verdicts = [verdict(attribution, limits) for attribution in maps]
+    said = conclusion(verdicts, model)
     if options.html:
-        replace_file(Path(options.html), display.page(maps, **shown).encode())
+        page = display.page(maps, verdicts=verdicts, conclusion=said, **shown)
+        replace_file(Path(options.html), page.encode())
     show_maps(maps, **shown)
+    show_verdicts(verdicts, said)
 
 
-def _maps(cfg: config.Config, text: str, options: Namespace) -> "list[AttributionMap]":
-    """The maps of the text by every setting."""
+def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[AttributionMap], str]":
+    """The maps of the text by every setting, and the name of the model."""
     with importing():
         config.validate(cfg)
         from saliency_bench.api import attribute
         from saliency_bench.studies.prepare import load_configured_model
     with progress() as show:
         show("loading the model", 0, 0)
-        model = load_configured_model(cfg)
+        with uncollected():  # more is imported
+            model = load_configured_model(cfg)
         show("explaining the text", 0, 0)
-        return [
+        maps = [
             one
             for s in config.settings(cfg)
             for one in attribute(
@@ -68,6 +76,7 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "list[Attributio
                 **s.hyper,
             )
         ]
+        return maps, model.name
 
 
 def _places(at: str | None) -> int | list[int] | str | None:

@@ -74,6 +74,7 @@ _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     (_whole(1, MOST_THREADS), ("threads",)),
     (_whole(100, MOST_RESAMPLES), ("n_resamples",)),
     (_whole(0, MOST_EXACT), ("exact_up_to",)),
+    (_whole(0, 3), ("attractors",)),
     (_whole(0, MOST_HALVINGS), ("factor",)),
     # sizes
     (Range(0), (
@@ -86,7 +87,7 @@ _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     (Range(-1, 1), ("smallest_tau",)),
     (Range(0, 4, open_below=True), ("lexicon",)),
     # fractions and probabilities
-    (Range(0, 1), ("data.share", "data.incomplete", "max_distance")),
+    (Range(0, 1), ("data.share", "data.incomplete", "data.controls", "max_distance")),
     (Range(0, 1, open_below=True), ("agreement.k", "grid", "fraction", "fractions", "share", "shares")),
     (Range(0, 1, open_below=True, open_above=True), (
         "agreement.p", "confidence", "tolerance", "probability", "retained",

@@ -23,12 +23,25 @@ ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float
 #: `(example indices [N], what stays of each one's own tokens) -> logits [N C]` in float64; the removal operator is
 #: inside.
 Probe: TypeAlias = Callable[
-    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, "_ C"]
+    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, " ..."]
 ]
 
 
 #: The attribute of a tensor by which the host knows what it sent.
 _KEPT = "_saliency_bench_kept"
+
+
+def host_copies(tensors: Sequence[Tensor]) -> list[Float[np.ndarray, " ..."]]:
+    """The tensors in float64 on the host, by one copy for all that lie on one device: a GPU is waited for once."""
+    copies: dict[int, Float[np.ndarray, " ..."]] = {}
+    for device in {tensor.device for tensor in tensors}:
+        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        flat = torch.cat([tensors[place].detach().flatten().double() for place in places])
+        numbers = flat.cpu().numpy()
+        ends = np.cumsum([tensors[place].numel() for place in places])[:-1]
+        for place, part in zip(places, np.split(numbers, ends), strict=True):
+            copies[place] = part.reshape(tensors[place].shape)
+    return [copies[place] for place in range(len(tensors))]
 
 
 def on_device(
@@ -105,10 +118,21 @@ class Batch:
     options: Options | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def extra_of(self, rows: Any = slice(None)) -> dict[str, Tensor]:
-        """Inputs of the model beside ids and mask by name, token types among them, of these rows."""
-        types = {} if self.token_type_ids is None else {"token_type_ids": self.token_type_ids}
-        return {name: one[rows] for name, one in (types | dict(self.extra)).items()}
+    def extra_of(self, rows: Any = slice(None), width: int | None = None) -> dict[str, Tensor]:
+        """Inputs of the model beside ids and mask by name, of these rows; token types, among them, to this width."""
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        if self.token_type_ids is None:
+            return extra
+        return {"token_type_ids": self.token_type_ids[rows][:, :width]} | extra
+
+    def mask_of(self, rows: Int[Tensor, " R"], width: int) -> Bool[Tensor, "R W"] | None:
+        """The mask of these rows up to a width; None where nothing there is padding."""
+        if not self.padded:
+            return None
+        items = [self.encoded[row] for row in numbers(rows)]
+        if all(item.pads is None and len(item) >= width for item in items):
+            return None
+        return self.mask[rows][:, :width]
 
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
@@ -161,6 +185,13 @@ class Batch:
         return tuple(len(item) for item in self.encoded)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide a pass over each example must be: as its tokens, or as the block where other inputs or outputs are."""
+        if self.extra or self.boundaries is not None or self.options is not None:
+            return (self.input_ids.shape[1],) * len(self)
+        return self.lengths
+
+    @property
     def padded(self) -> bool:
         """Whether any row has padding."""
         own_padding = any(item.pads is not None for item in self.encoded)
@@ -182,7 +213,7 @@ class Convergence:
     estimated, so this is no proof; `attribution.adaptive` says how often it was wrong, and where that was measured.
     """
 
-    standard_errors: Float[np.ndarray, "B T"] | None = None
+    standard_errors: Float[np.ndarray, " ..."] | None = None
     split_half_tau: Float[np.ndarray, " B"] | None = None
     error: Float[np.ndarray, " B"] | None = None
     converged: Bool[np.ndarray, " B"] | None = None

@@ -119,7 +119,9 @@ def stretches_of(value: Any, text: str, where: str) -> tuple[Stretch, ...]:
 
 def _stretch(one: Any, number: int, text: str, searched: int, where: str) -> tuple[str, int, int]:
     """The name, first character and end of what was given as a stretch; words are searched from a place on."""
-    parts: list[Any] = [one] if isinstance(one, str) else [*one] if isinstance(one, list | tuple) else []
+    parts: list[Any] = (
+        [one] if isinstance(one, str) else [*one] if isinstance(one, list | tuple) else []
+    )
     name = parts.pop(0) if len(parts) > 1 and isinstance(parts[0], str) else str(number)
     if len(parts) == 1 and isinstance(parts[0], str):
         start = text.find(parts[0], searched) if parts[0] else -1
@@ -128,8 +130,9 @@ def _stretch(one: Any, number: int, text: str, searched: int, where: str) -> tup
                 f"{where}: segment {name}, {parts[0]!r:.40}, is not in the text after the segments before it"
             )
         return name, start, start + len(parts[0])
-    if len(parts) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in parts):
-        return name, parts[0], parts[1]
+    ends = [part for part in parts if isinstance(part, int) and not isinstance(part, bool)]
+    if len(ends) == len(parts) == 2:
+        return name, ends[0], ends[1]
     raise InputError(
         f"{where}: segment {number}: expected [start, end], [name, start, end] or words of the text, got {one!r:.60}"
     )

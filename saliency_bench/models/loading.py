@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from saliency_bench.core.errors import InputError, one_of, unknown
-from saliency_bench.models import adapters, encoder
+from saliency_bench.models import adapters, encoder, nanoguard, preparing
 from saliency_bench.models.checkpoint import EAGER, load_module, load_tokenizer
 from saliency_bench.models.folders import ADAPTER_WEIGHTS, check_hub, check_model
 from saliency_bench.models.heads import (
@@ -150,7 +150,10 @@ def load_model(
     labels: Sequence[str] | None = None,
     attention: str = "sdpa",
 ) -> Model:
-    """A model from a local folder, a hub id or memory; "default" is the bundled sequence classifier.
+    """A model from a local folder, a hub id or memory, or one of ours by name.
+
+    "default" is the bundled sequence classifier; "smollm2" (text generation) and "nanoguard" (prompt injection) are there
+    once `saliency-bench models prepare NAME` has converted them, each with a task of its own.
 
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or what is in memory already: a
@@ -179,6 +182,8 @@ def load_model(
                 f"the bundled model is a sequence classifier, not for task={task}: give a folder"
             )
         return load_default(dtype=dtype, device=device, attention=attention)
+    if path in preparing.MODELS:
+        return _prepared(path, task, dtype=dtype, device=device, attention=attention)
     check_runtime(dtype, attention)
     local = Path(path).expanduser()
     if local.exists() or path.startswith((".", "/", "~")):
@@ -198,6 +203,22 @@ def load_model(
         facts["attention"] = used
     model = _finish(module, load_tokenizer(path, revision), local.name, device, dtype, facts, task)
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
+
+
+def _prepared(name: str, task: str, *, dtype: str, device: str, attention: str) -> Model:
+    """A model that `preparing.prepare` has converted."""
+    spec = preparing.MODELS[name]
+    if task not in (SEQUENCE_CLASSIFICATION, spec.task):
+        raise InputError(f"task={task}: {name} is for {spec.task}. Leave task out.")
+    check_runtime(dtype, attention)
+    folder = preparing.prepared_folder(name)
+    facts = {"source": "prepared", "package": spec.package, "weights_sha256": spec.weights}
+    if name == "nanoguard":
+        module: nn.Module = nanoguard.load(folder, DTYPES[dtype])
+        facts |= {} if attention == "sdpa" else {"attention": "sdpa"}
+    else:
+        module = load_module(folder, DTYPES[dtype], attention, task=spec.task)
+    return _finish(module, load_tokenizer(folder), name, device, dtype, facts, spec.task)
 
 
 def _in_memory(given: Any, tokenizer: Any, task: str, labels: Sequence[str] | None) -> Model:

@@ -50,6 +50,13 @@ class HubModel(ModelConfig):
 
 
 @dataclass
+class PreparedModel(ModelConfig):
+    """A model that `saliency-bench models prepare` has converted."""
+
+    task: str
+
+
+@dataclass
 class MemoryModel(ModelConfig):
     """A model that was loaded before the study, from Python."""
 

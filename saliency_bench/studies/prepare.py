@@ -11,6 +11,7 @@ import torch
 
 from saliency_bench.attribution import philox
 from saliency_bench.attribution.backward.score import refuse_without_parts
+from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting, digest
@@ -20,7 +21,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.evaluation.view import View, usual
-from saliency_bench.models import loading, references
+from saliency_bench.models import loading, preparing, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import Findings, inspect_texts
@@ -32,6 +33,9 @@ from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
+
+#: Instead of calibrated nodes, which are learnt from texts of which no task but classification knows what is asked.
+UNCALIBRATED = {"quadrature": "gauss_legendre", "n_steps": 50}
 
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
@@ -211,6 +215,8 @@ def load_configured_model(config: Any) -> Model:
         return trained[one.name](training_seed=one.training_seed, **runtime)
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
+    if one.name in preparing.MODELS:
+        return loading.load_model(one.name, task=one.task, **runtime)
     return loading.load_model(
         one.path,
         task=one.task,
@@ -238,6 +244,10 @@ def fit_settings(
                 where, asked = f"method.{setting.name}.{key}", hyper[key]
                 hyper[key] = resolve(model, asked, where)
                 warnings += _lacks(model, where, asked, hyper[key])
+        if hyper.get("quadrature") == CALIBRATED and model.task != SEQUENCE_CLASSIFICATION:
+            hyper |= UNCALIBRATED
+            message = f"nodes are calibrated for classifiers alone, and this is {model.task}: 50 of Gauss-Legendre are used instead"
+            warnings.append(_warning(f"method.{setting.name}.quadrature", message))
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings

@@ -9,8 +9,12 @@ import torch
 from tiny_chats import bpe_tokenizer, tiny_decoder
 from tiny_heads import tiny_head, word_tokenizer
 
+import saliency_bench as sb
+from saliency_bench.attribution.settings import expand
 from saliency_bench.cli import main as cli
+from saliency_bench.core.conf import method_defaults
 from saliency_bench.store.run import read_run
+from saliency_bench.studies.prepare import fit_settings
 
 LINES = {
     "token-classification": ["text", "the capital of france is paris .", "what is a w1 of rome"],
@@ -69,6 +73,14 @@ def test_a_study_has_metrics_timings_and_a_report(task, tmp_path, monkeypatch, c
     again = pd.read_parquet(tmp_path / "run" / "rows.parquet")
     assert cli.main(["resume", "run"]) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "rows.parquet"), again)
+
+
+def test_where_nodes_cannot_be_calibrated_those_of_gauss_legendre_are_taken_and_it_is_said():
+    entry = method_defaults("integrated_gradients") | {"quadrature": "calibrated", "n_steps": 18}
+    model = sb.wrap_model(tiny_head("fill-mask", "bert"), task="fill-mask")
+    (setting,), warnings = fit_settings(model, expand({"ig": entry | {"baseline": "zero"}}))
+    assert (setting.hyper["quadrature"], setting.hyper["n_steps"]) == ("gauss_legendre", 50)
+    assert [one["source"] for one in warnings] == ["method.ig.quadrature"]
 
 
 @pytest.mark.parametrize("kind", ["options", "messages"])

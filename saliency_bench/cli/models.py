@@ -1,0 +1,50 @@
+"""`saliency-bench models`: trained models that other packages carry, and their conversion."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saliency_bench.cli.progress import progress
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.models import preparing
+
+
+def models(words: list[str]) -> None:
+    """Lists the models that can be prepared, or prepares one.
+
+    Raises:
+        InputError: other words than `prepare NAME`, or a package is missing; the message has the pip line.
+    """
+    if not words:
+        _list()
+        return
+    one_of("models", words[0], ["prepare"])
+    if len(words) != 2:
+        raise InputError(
+            f"models prepare takes one name of {', '.join(preparing.MODELS)}, got {len(words) - 1}"
+        )
+    with progress() as show:
+        folder = preparing.prepare(words[1], show)
+    Console(highlight=False, soft_wrap=True).print(
+        f"{words[1]} is ready in {folder}: model={words[1]}, or load_model({words[1]!r}) in Python"
+    )
+
+
+def _list() -> None:
+    table = Table(box=None, show_header=False)
+    for name, model in preparing.MODELS.items():
+        state, color = _state(name, model)
+        said = f"{model.task}, {model.megabytes} MB, {model.licence}, from {model.package}"
+        table.add_row(Text(name, style="bold"), Text(state, style=color), Text(said))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("To convert one, once: saliency-bench models prepare NAME")
+
+
+def _state(name: str, model: preparing.Prepared) -> tuple[str, str]:
+    """What is to be done before a model can be used, and the colour it is written in."""
+    if preparing.is_prepared(name):
+        return "ready", "green"
+    if model.missing:
+        return "package missing", "yellow"
+    return "to convert", "yellow"

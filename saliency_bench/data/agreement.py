@@ -1,0 +1,93 @@
+"""Subject-verb agreement: the beginning of a sentence after which "is" or "are" must follow, and the noun that decides.
+
+After Linzen et al. 2016 and, as a truth for attributions, Arras et al. 2025 (arXiv 2502.15886). Between the subject and the
+verb stand attractors: nouns of the other number. The words and templates are our own.
+"""
+
+import random
+from itertools import product
+
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.seeding import seed_of
+from saliency_bench.data import dataset
+from saliency_bench.data.example import Example
+from saliency_bench.data.records import content_id
+
+SINGULAR, PLURAL, BOTH = "singular", "plural", "both"
+#: The verb that follows, as a token of most vocabularies: the space before it belongs to it.
+VERBS = {SINGULAR: " is", PLURAL: " are"}
+MOST_ATTRACTORS = 3
+
+#: Subjects, and nouns that stand between them and the verb; each has a plural in -s, and no noun is in both.
+SUBJECTS = (
+    "author", "captain", "doctor", "driver", "engineer", "farmer", "guard", "lawyer", "manager", "neighbor", "nurse", "painter",
+    "pilot", "player", "poet", "student", "teacher", "writer", "key", "letter", "picture", "report", "song", "story", "table",
+)  # fmt: skip
+ATTRACTORS = (
+    "bridge", "building", "cabinet", "car", "chair", "door", "field", "garden", "hotel", "house", "lamp", "museum", "office",
+    "park", "river", "road", "school", "ship", "shop", "station", "street", "tower", "train", "tree", "wall", "window",
+)  # fmt: skip
+PREPOSITIONS = ("near", "behind", "beside", "in front of", "next to", "across from")
+OPENINGS = ("The", "Today the", "In the end the", "As far as I know, the")
+
+
+@dataset
+def load(*, n_items: int, number: str, attractors: list[int], seed: int) -> list[Example]:
+    """Different beginnings of sentences, as many as asked for, with equally many of each number of attractors.
+
+    Each ends before the verb. What matters is the subject, whose number is that of the verb: the truth of the contrast
+    " is" against " are" for singular subjects, and the other way round for plural ones.
+
+    Args:
+        n_items: how many.
+        number: singular, plural or both, by turns.
+        attractors: how many nouns of the other number stand between, 0 to 3, by turns.
+        seed: of which words are drawn.
+
+    Raises:
+        InputError: there is no such number, or it is not 0 to 3 attractors, or so many different ones cannot be made.
+    """
+    one_of("data.number", number, (SINGULAR, PLURAL, BOTH))
+    if not attractors or not {*attractors} <= {*range(MOST_ATTRACTORS + 1)}:
+        raise InputError(
+            f"data.attractors={attractors}: expected whole numbers from 0 to {MOST_ATTRACTORS}"
+        )
+    numbers = (SINGULAR, PLURAL) if number == BOTH else (number,)
+    kinds = [*product(sorted({*attractors}), numbers)]
+    stream = random.Random(seed_of("agreement", seed))
+    made: dict[str, Example] = {}
+    for index in range(100 * n_items):
+        if len(made) == n_items:
+            return [*made.values()]
+        # Kinds by turns over what was made, so that a repetition changes no share.
+        n_between, own = kinds[len(made) % len(kinds)]
+        example = _item(n_between, own, stream, f"agreement item {index + 1}")
+        made.setdefault(example.text, example)
+    raise InputError(
+        f"data.n_items={n_items}: only {len(made)} different ones could be made of attractors={attractors}, number={number}"
+    )
+
+
+def _item(n_between: int, number: str, stream: random.Random, source: str) -> Example:
+    subject = _written(stream.choice(SUBJECTS), number)
+    other = PLURAL if number == SINGULAR else SINGULAR
+    before = f"{stream.choice(OPENINGS)} "
+    nouns = stream.sample(ATTRACTORS, n_between)
+    between = "".join(
+        f" {stream.choice(PREPOSITIONS)} the {_written(noun, other)}" for noun in nouns
+    )
+    text = f"{before}{subject}{between}"
+    return Example(
+        content_id(text),
+        text,
+        label=VERBS[number],
+        source=source,
+        relevant=((0, len(before), len(before) + len(subject)),),
+        extra={"number": number, "attractors": float(n_between)},
+    )
+
+
+def _written(noun: str, number: str) -> str:
+    if number == SINGULAR:
+        return noun
+    return f"{noun[:-1]}ies" if noun == "story" else f"{noun}s"
