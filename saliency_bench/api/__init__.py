@@ -1,9 +1,9 @@
 """The Python interface: attribute texts, and evaluate attributions.
 
 `inputs` of `attribute` are texts, pairs of texts, (text, class number), mappings with `text` (and `text_pair`,
-`label`), already tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens beside
-them), or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A mapping
-may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
+`label`, `options`, `segments`), chats (lists of messages, or mappings with `messages`), already tokenised inputs
+(mappings with `input_ids`, ids alone, or these with labels or written tokens beside them), or a Dataset, Series or
+DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A mapping may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
 (where `attention_mask` is 0) is left out, unless the model's outputs depend on it: then a text is explained at the
 length given, and its pads are marked as special.
 
@@ -12,6 +12,7 @@ contrast of two as a tuple (A, B) or "contrast:A|B" (the score of A minus that o
 texts are names and numbers are indices.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,15 +35,17 @@ from saliency_bench.api.settings import (
 )
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
-from saliency_bench.core.errors import one_of
+from saliency_bench.core.errors import InputError, is_out_of_memory, one_of
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.view import RANKINGS, usual
+from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
+from saliency_bench.models.remembered import findings_of
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
 from saliency_bench.studies.block import Block, open_block, packing_for, plan_blocks
@@ -72,7 +75,7 @@ def attribute(
     token_budget: int | str | Listable | None = None,
     progress: bool = False,
     at: At | Listable = None,
-    continuation: str | None = None,
+    continuation: str | Sequence[str] | None = None,
     **hyperparameters: Any,
 ) -> list[AttributionMap]:
     """Attribution maps: one flat list, by input, then setting, then target, then question (docs/tasks.md).
@@ -93,7 +96,8 @@ def attribute(
         token_budget: tokens per pass; bounds memory. "auto" is measured once on a GPU, "calibrate" on a CPU too.
         progress: show a progress bar.
         at: which tokens a text is asked about, by place, or in words that have a meaning in the task.
-        continuation: what follows each prompt of a causal language model; each of its tokens has a map.
+        continuation: what follows each prompt of a causal language model; each of its tokens has a map, or with
+            at="sum" or "mean" (of their log-probabilities) all of them together. Of several, each is a class (`target`).
         **hyperparameters: the method's own, by default as in conf/method/. A list is an axis: one map per value.
             `backward` is the rule by which gradients are taken: plain, attnlrp, cp_lrp or gim (docs/backward_rules.md).
 
@@ -126,10 +130,36 @@ def _maps(
 ) -> list[AttributionMap]:
     """The maps of all questions, each of which comes with the number of its input."""
     encoded = [question for _, question in asked]
-    findings = inspect_texts(model, encoded)
+    findings, recalled = findings_of(model, encoded)
     for setting in settings:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     refuse_without_parts(model, settings, encoded[0])
+    try:
+        maps = _explained(model, asked, settings, targets, budget, progress)
+    except FAILURES as error:
+        if recalled and not isinstance(error, InputError) and not is_out_of_memory(error):
+            inspect_texts(model, encoded)  # says it in a sentence
+        raise
+    if recalled and not any(_tells_something(one) for one in maps):
+        inspect_texts(model, encoded)
+    return maps
+
+
+def _tells_something(map_: AttributionMap) -> bool:
+    """Whether a map has scores that are numbers and not all 0."""
+    return math.isfinite(map_.probability) and map_.finite and bool(map_.scores.any())
+
+
+def _explained(
+    model: Model,
+    asked: Sequence[tuple[int, Encoded]],
+    settings: Sequence[Setting],
+    targets: Sequence[Target],
+    budget: int,
+    progress: bool,
+) -> list[AttributionMap]:
+    """The same, once the model is known to be sound."""
+    encoded = [question for _, question in asked]
     refs = References(model)
     blocks: Iterable[Block] = plan_blocks(encoded, packing_for(model, budget))
     if progress:
@@ -139,7 +169,7 @@ def _maps(
     for block in blocks:
         items = [encoded[index] for index in block.indices]
         for t, target in each:
-            opened = open_block(refs, items, target, budget)
+            opened = open_block(refs, items, target, budget, settings)
             explained = opened.explain([setting.at(target) for setting in settings])
             for s, of_setting in enumerate(explained.values()):
                 for index, made in zip(block.indices, of_setting, strict=True):

@@ -10,20 +10,35 @@ from torch.utils.data import Dataset
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
+from saliency_bench.data import asked
 from saliency_bench.data.example import Example
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks import padding
 from saliency_bench.models.tasks.encoding import encoded_ids, mostly_unknown
-from saliency_bench.models.tasks.items import KEYS, TEXT, TEXT_PAIR, label_of
+from saliency_bench.models.tasks.items import (
+    KEYS,
+    LABELS,
+    MESSAGES,
+    OPTIONS,
+    SEGMENTS,
+    TEXT,
+    TEXT_PAIR,
+    label_of,
+)
 from saliency_bench.models.tasks.items import items as items_of
 from saliency_bench.models.tasks.registry import task_of
+
+#: What a prompt may hold that a continuation follows.
+_CONTINUED = {TEXT, SEGMENTS, MESSAGES, *LABELS}
 
 Inputs = str | Iterable[Any] | Dataset[Any]
 
 
-def continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str, str]]:
-    """Pairs of each prompt and what follows it.
+def continued(
+    model: Model, inputs: Inputs, continuation: str | Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Each prompt with what follows it, or with the options of which one may.
 
     Raises:
         InputError: the model continues no texts, or a prompt is no text.
@@ -32,10 +47,12 @@ def continued(model: Model, inputs: Inputs, continuation: str) -> list[tuple[str
         raise InputError(
             f"continuation= is for task={TEXT_GENERATION}; this model is for {model.task}"
         )
-    prompts = items_of(inputs)
-    if any(not isinstance(prompt, str) for prompt in prompts):
-        raise InputError("continuation= follows prompts that are texts")
-    return [(prompt, continuation) for prompt in prompts]
+    prompts = [{TEXT: item} if isinstance(item, str) else item for item in items_of(inputs)]
+    fits = [isinstance(item, Mapping) and {*item} <= _CONTINUED for item in prompts]
+    if not all(fits):
+        raise InputError("continuation= follows prompts that are texts or chats")
+    key = TEXT_PAIR if isinstance(continuation, str) else OPTIONS
+    return [{**prompt, key: continuation} for prompt in prompts]
 
 
 def encode_all(model: Model, inputs: Inputs, labels: Any) -> list[Encoded]:
@@ -49,7 +66,7 @@ def encode_all(model: Model, inputs: Inputs, labels: Any) -> list[Encoded]:
         raise InputError("inputs is empty: expected at least one text")
     if labels is None:
         labels = [None] * len(items)
-    elif model.task != SEQUENCE_CLASSIFICATION:
+    elif model.task != SEQUENCE_CLASSIFICATION and not all(map(_has_options, items)):
         raise InputError(f"labels are of texts, and {model.task} has none: name a target")
     elif isinstance(labels, str | int):  # of the only text
         labels = [labels]
@@ -89,11 +106,11 @@ def _encode_one(
 ) -> Encoded:
     where = f"inputs[{index}]"
     if isinstance(item, Mapping):
-        if label is None and model.task == SEQUENCE_CLASSIFICATION:
+        if label is None and (model.task == SEQUENCE_CLASSIFICATION or _has_options(item)):
             label = label_of(item)
         if "input_ids" in item:
             return encoded_ids(model, item, str(index), label, where, keep_pads=keep_pads)
-        example = Example(str(index), *_columns(item, where), label, source=where)
+        example = _example(item, str(index), label, where)
     elif isinstance(item, Example):
         example = item if label is None else replace(item, label=label)
     else:
@@ -114,18 +131,37 @@ def _text_and_pair(item: Any, where: str) -> tuple[str, str | None]:
     )
 
 
-def _columns(item: Mapping[str, Any], where: str) -> tuple[str, str | None]:
-    """The text and the pair of a row that has `text`, and nothing that would be left out.
+def _has_options(item: Any) -> bool:
+    """Whether an input is asked which of some options follows it: then its label is one of them."""
+    return isinstance(item, Mapping) and item.get(OPTIONS) is not None
+
+
+def _example(item: Mapping[str, Any], name: str, label: int | str | None, where: str) -> Example:
+    """A row that has `text` or `messages`, and nothing that would be left out.
 
     Raises:
-        InputError: it has other columns, or `text` is no text.
+        InputError: it has other columns, or one that is unusable.
     """
-    text, pair = item.get(TEXT), item.get(TEXT_PAIR)
+    messages = asked.messages_of(item.get(MESSAGES), where)
+    text, pair = asked.written(messages) if messages else item.get(TEXT), item.get(TEXT_PAIR)
+    if messages and {TEXT, SEGMENTS} & {*item}:
+        raise InputError(
+            f"{where} has messages, and text or segments beside them: give one of these"
+        )
     if {*item} <= {*KEYS} and isinstance(text, str) and isinstance(pair, str | None):
-        return text, pair
+        return Example(
+            name,
+            text,
+            pair,
+            label,
+            source=where,
+            options=asked.options_of(item.get(OPTIONS), where),
+            parts=asked.stretches_of(item.get(SEGMENTS), text, where),
+            messages=messages,
+        )
     named = next((key for key in item if isinstance(item[key], str)), TEXT)
     raise InputError(
         f"{where} has no input_ids; it has: {', '.join(map(str, item))}. Expected a mapping with input_ids, or with text "
-        f"(and text_pair, label) alone. Give the texts themselves, as [row[{named!r}] for row in inputs], and classes "
+        f"(and text_pair, label, options, segments) alone. Give the texts themselves, as [row[{named!r}] for row in inputs], and classes "
         "as labels="
     )

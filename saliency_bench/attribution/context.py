@@ -1,8 +1,8 @@
 """What a method may use: one batch, its clean pass, the gradient primitive, baselines and noise."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,8 @@ class Context:
     """One batch with one target class per example (or one against another), and what the methods share on it.
 
     `clean_score` and `clean_gradient` are F(x) and ∇F(x); the class was fixed from the same logits and is never
-    chosen again on perturbed inputs. `probe(removal)` answers what the model says of the tokens that stay.
+    chosen again on perturbed inputs. `clean_gradients` holds ∇F(x) by output where the pass that gave the logits took it
+    too; else it is taken when it is asked for. `probe(removal)` answers what the model says of the tokens that stay.
     """
 
     references: References
@@ -40,11 +41,13 @@ class Context:
     seed: int
     token_budget: int
     probe: Callable[[str], Probe]
+    clean_gradients: Mapping[str, Float[Tensor, "B T D"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         model = self.references.model
         short = score_fn(model, self.batch, self.target, self.output, short=True)
-        self.engine = GradientEngine(short, self.references.budget(self.token_budget))
+        budget = self.references.budget(self.token_budget)
+        self.engine = GradientEngine(short, budget, self.batch.widths)
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
         self._paths: dict[Hashable, StraightPath] = {}
         self._units: dict[str, Float[Tensor, " B"]] = {}
@@ -62,7 +65,8 @@ class Context:
             )
             other = self._under[rule] = copy(self)
             vars(other).pop("clean", None)
-            other.engine, other._plain = GradientEngine(score, budget), self
+            other.clean_gradients = {}  # of the plain rule
+            other.engine, other._plain = GradientEngine(score, budget, self.batch.widths), self
         return self._under[rule]
 
     @cached_property
@@ -79,7 +83,10 @@ class Context:
     def clean(self) -> Clean:
         """F(x), from the logits by which the class was chosen, and ∇F(x), once it is asked for."""
         scores = output_of(self.references.model, self.output)(self.logits, self.target)
-        return self.engine.clean(self.embeddings, scores)
+        clean = self.engine.clean(self.embeddings, scores)
+        if (gradients := self.clean_gradients.get(self.output)) is not None:
+            clean.take = lambda: gradients
+        return clean
 
     @property
     def clean_score(self) -> Float[Tensor, " B"]:

@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import solve_banded
 
 #: ρ = profile^POWER, but at least FLOOR of its mean. For the midpoint rule on a function whose curvature goes with
 #: its size the best power is 2/3: error n^-2 ∫ f'' ρ^-2, at ∫ρ = 1. The floor keeps nodes where the profile is 0.
@@ -113,6 +112,8 @@ def _curvature(
     u: Float[np.ndarray, " S"], right: Float[np.ndarray, " I"]
 ) -> Float[np.ndarray, " I"]:
     """Solves the natural spline's equations for the second derivatives at its inner nodes, in O(S)."""
+    from scipy.linalg import solve_banded
+
     gaps = np.diff(u)
     bands = np.zeros((3, len(right)))
     bands[0, 1:] = bands[2, :-1] = gaps[1:-1] / 6

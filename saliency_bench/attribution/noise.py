@@ -7,10 +7,10 @@ from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from saliency_bench.attribution.points import Draw
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.rank_correlation import tau_b
 
 #: How many samples of each sampler depend on each other. Those of a centred block sum to 0 and are N(0, I) each, so
 #: that means stay unbiased: of the Hermite terms of the gradient the first cancels, as in antithetic pairs (a block
@@ -210,5 +210,5 @@ def split_half(
     for row, own in enumerate(attributable):
         a, b = (half[row, : len(own)][own] for half in halves)
         tied = len(a) < 2 or not (np.ptp(a) and np.ptp(b))
-        found.append(np.nan if tied else float(stats.kendalltau(a, b).statistic))
+        found.append(np.nan if tied else tau_b(a, b))
     return np.array(found)

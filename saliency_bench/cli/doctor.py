@@ -62,6 +62,7 @@ def checks() -> Iterator[Check]:
     yield _checked("gradient", _gradient)
     yield _checked("memory", _memory)
     yield _checked("writing", _writing)
+    yield _checked("cache", _cache)
     for extra, package in EXTRAS.items():
         there = find_spec(package) is not None
         said = version(package) if there else f"pip install 'saliency-bench[{extra}]'"
@@ -132,3 +133,12 @@ def _writing() -> str:
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".saliency-bench-") as folder:
         replace_file(Path(folder) / "file", b"")
     return f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here"
+
+
+def _cache() -> str:
+    """Where the cache is and how large; nothing is written to it."""
+    from saliency_bench.store import cache
+
+    place, size = cache.folder(), cache.size()
+    held = f"{size.n_files} files, {size.n_bytes / 2**20:.1f} MiB" if size.n_files else "empty"
+    return f"{place}, {held}; {cache.VARIABLE} names another folder"

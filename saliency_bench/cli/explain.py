@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from saliency_bench.cli import config
-from saliency_bench.cli.progress import importing, progress
+from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import display
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.verdicts import Limits, conclusion, verdict
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
 
-OPTIONS = "--pair=TEXT, --at=PLACE, --html=FILE, --json=SHAPE, --top=K and --special-tokens"
+OPTIONS = "--pair=TEXT, --option=TEXT (once for each), --at=PLACE, --html=FILE, --json=SHAPE, --top=K and --special-tokens"
 
 
 def explain(words: list[str]) -> None:
@@ -27,30 +28,37 @@ def explain(words: list[str]) -> None:
     overrides = options.overrides
     if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
         overrides.append("~experiment")
-    maps = _maps(config.load(overrides), text, options)
+    cfg = config.load(overrides)
+    maps, model = _maps(cfg, text, options)
     if options.json:
         print(json.dumps(display.records(maps, options.json), indent=1, allow_nan=False))
         return
-    from saliency_bench.report.terminal import show_maps
+    from saliency_bench.report.token_maps import show_maps, show_verdicts
     from saliency_bench.store.durable import replace_file
 
     shown = {"top": options.top, "special_tokens": options.special_tokens}
+    limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
+    verdicts = [verdict(attribution, limits) for attribution in maps]
+    said = conclusion(verdicts, model)
     if options.html:
-        replace_file(Path(options.html), display.page(maps, **shown).encode())
+        page = display.page(maps, verdicts=verdicts, conclusion=said, **shown)
+        replace_file(Path(options.html), page.encode())
     show_maps(maps, **shown)
+    show_verdicts(verdicts, said)
 
 
-def _maps(cfg: config.Config, text: str, options: Namespace) -> "list[AttributionMap]":
-    """The maps of the text by every setting."""
+def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[AttributionMap], str]":
+    """The maps of the text by every setting, and the name of the model."""
     with importing():
         config.validate(cfg)
         from saliency_bench.api import attribute
         from saliency_bench.studies.prepare import load_configured_model
     with progress() as show:
         show("loading the model", 0, 0)
-        model = load_configured_model(cfg)
+        with uncollected():  # more is imported
+            model = load_configured_model(cfg)
         show("explaining the text", 0, 0)
-        return [
+        maps = [
             one
             for s in config.settings(cfg)
             for one in attribute(
@@ -64,9 +72,11 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "list[Attributio
                 seed=s.seed,
                 token_budget=cfg.runtime.token_budget,
                 at=_places(options.at),
+                continuation=options.option,
                 **s.hyper,
             )
         ]
+        return maps, model.name
 
 
 def _places(at: str | None) -> int | list[int] | str | None:
@@ -87,6 +97,7 @@ def _options(words: Sequence[str]) -> Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--pair", "--at", "--html"):
         parser.add_argument(name, type=_text)
+    parser.add_argument("--option", type=_text, action="append")
     parser.add_argument("--json", choices=display.SHAPES)
     parser.add_argument("--top", type=_count)
     parser.add_argument("--special-tokens", action="store_true")

@@ -20,6 +20,7 @@ from saliency_bench.core.errors import (
     is_out_of_memory,
     one_of,
 )
+from saliency_bench.core.program import as_typed
 
 HELP = (Path(__file__).parent / "help.txt").read_text("utf-8")
 
@@ -157,7 +158,7 @@ def fail(error: BaseException) -> int:
     # What a message quotes may be somebody else's, and a terminal would obey its control characters.
     from saliency_bench.core.heatmap import visible
 
-    text = "\n".join(map(visible, message.split("\n")))
+    text = as_typed("\n".join(map(visible, message.split("\n"))))
     print(f"saliency-bench: {text}", file=sys.stderr)
     return code
 

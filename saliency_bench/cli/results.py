@@ -7,6 +7,7 @@ from pathlib import Path
 from saliency_bench.cli.progress import progress
 from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError
 from saliency_bench.core.labels import PRIMARY
+from saliency_bench.core.program import program
 from saliency_bench.core.rows import FAILED
 from saliency_bench.experiments import findings
 from saliency_bench.report import build, published, terminal
@@ -17,6 +18,9 @@ from saliency_bench.store.manifest import portable
 from saliency_bench.store.run import Run, read_run
 
 MAKING = "making tables and figures"
+EXAMPLE = "a gripping, funny film"
+#: How a model and data of one's own are named.
+OWN_MODEL = "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
 
 
 def report(words: list[str]) -> None:
@@ -44,7 +48,20 @@ def report_run(folder: Path) -> None:
         run = read_run(folder)
         build.build_report(run)
     terminal.show(run)
+    _say_what_next(run)
     _refuse_wrong_numbers(run)
+
+
+def _say_what_next(run: Run) -> None:
+    """Commands that go on from here, as they can be typed."""
+    words = shlex.split(str(run.manifest.get("command") or ""))
+    model = (run.manifest.get("config") or {}).get("model") or {}
+    next_steps = [f'explain "{EXAMPLE}"']
+    if words[1:] in ([], ["run"]):
+        next_steps.insert(0, "experiment=method_comparison")
+    if model.get("name") == "default":
+        next_steps.append(OWN_MODEL)
+    print("Next:", *(f"  {program()} {step}" for step in next_steps), sep="\n")
 
 
 def _refuse_wrong_numbers(run: Run) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from saliency_bench.cli import config, forecast_table, results, worker
 from saliency_bench.cli.progress import progress
+from saliency_bench.core.program import as_typed
 from saliency_bench.store.run import MANIFEST
 from saliency_bench.studies import executors, prepare
 from saliency_bench.studies import run as runner
@@ -27,7 +28,7 @@ def _run(cfg: config.Config, command: Sequence[str], execute: runner.Execute | N
 
 
 def _announce(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(as_typed(text), file=sys.stderr, flush=True)
 
 
 def estimate(cfg: config.Config) -> None:

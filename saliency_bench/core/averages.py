@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 #: Metrics with quotients or gaps so large on a few texts that the mean of a hundred says little: their median is shown.
 #: On the texts of results/ no interval of their means covers (docs/evaluation.md).
@@ -32,9 +31,11 @@ def median_interval(
     1999, section 3.2). Where too few values have such an interval (below 6 at 95 %), it is their whole range. With fewer
     than two values it is NaN.
     """
+    from scipy.stats import binom
+
     # scipy's quantile_test has the same interval. It takes ten times as long, and has none for so few values.
     ordered = np.sort(values[~np.isnan(values)])
     if len(ordered) < 2:
         return (float(ordered[0]) if len(ordered) else np.nan), np.nan, np.nan
-    outside = max(int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
+    outside = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
     return float(np.median(ordered)), float(ordered[outside]), float(ordered[-1 - outside])

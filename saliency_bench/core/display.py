@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from saliency_bench import __version__
@@ -22,6 +21,7 @@ from saliency_bench.core.heatmap import (
     spans_to_html,
     spans_to_rich,
 )
+from saliency_bench.core.verdicts import Verdict, heads, largest_words
 from saliency_bench.core.versions import versions
 
 if TYPE_CHECKING:
@@ -37,7 +37,12 @@ _LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def page(
-    maps: "Sequence[AttributionMap]", *, top: int | None = None, special_tokens: bool = False
+    maps: "Sequence[AttributionMap]",
+    *,
+    top: int | None = None,
+    special_tokens: bool = False,
+    verdicts: Sequence[Verdict] = (),
+    conclusion: str = "",
 ) -> str:
     """A page that shows maps of texts, complete in itself: no script, and nothing is loaded from anywhere.
 
@@ -45,6 +50,8 @@ def page(
         maps: in the order in which they are shown.
         top: colour only so many units with the largest magnitudes; None: all.
         special_tokens: show [CLS] and its kin too.
+        verdicts: what each map was checked by, for a table under the maps.
+        conclusion: a sentence above it.
 
     Raises:
         InputError: `top` is no whole number of at least 1.
@@ -54,7 +61,8 @@ def page(
         for one, title in zip(maps, headings(maps), strict=True)
     ]
     legends = {one["legend"]: one["bar"] for one in shown}
-    return _rendered("explanation.html.j2", maps=shown, legends=legends)
+    table = {"heads": heads(), "rows": [one.cells for one in verdicts], "conclusion": conclusion}
+    return _rendered("explanation.html.j2", maps=shown, legends=legends, trust=table)
 
 
 def fragment(
@@ -72,6 +80,7 @@ def _shown(
     return {
         "title": title,
         "text": Markup(spans_to_html(only_top(tokens, top))),
+        "words": largest_words(map_, tokens.signed),
         "facts": facts(map_, tokens),
         "legend": legend(map_, tokens.signed, top),
         "bar": bar(tokens.signed),
@@ -80,6 +89,8 @@ def _shown(
 
 def _rendered(template: str, **values: Any) -> str:
     """A template of this folder, with everything escaped that is not marked as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

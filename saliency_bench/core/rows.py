@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -230,9 +231,9 @@ class Setting:
     seed: int
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Hashed from everything that can change a number."""
+        """Hashed from everything that can change a number, once: nothing of a setting changes."""
         return digest({key: value for key, value in asdict(self).items() if key != "name"})
 
     def at(self, target: Target) -> "Setting":

@@ -9,6 +9,7 @@ import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 from saliency_bench.core.errors import InputError
@@ -54,9 +55,10 @@ def grouped(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
     return made
 
 
-def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
+@lru_cache(maxsize=1024)
+def _keyword_only(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
     every = inspect.signature(function).parameters.values()
-    return [parameter for parameter in every if parameter.kind is parameter.KEYWORD_ONLY]
+    return tuple(parameter for parameter in every if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
 
 #: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
@@ -22,12 +23,25 @@ ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float
 #: `(example indices [N], what stays of each one's own tokens) -> logits [N C]` in float64; the removal operator is
 #: inside.
 Probe: TypeAlias = Callable[
-    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, "_ C"]
+    [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, " ..."]
 ]
 
 
 #: The attribute of a tensor by which the host knows what it sent.
 _KEPT = "_saliency_bench_kept"
+
+
+def host_copies(tensors: Sequence[Tensor]) -> list[Float[np.ndarray, " ..."]]:
+    """The tensors in float64 on the host, by one copy for all that lie on one device: a GPU is waited for once."""
+    copies: dict[int, Float[np.ndarray, " ..."]] = {}
+    for device in {tensor.device for tensor in tensors}:
+        places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        flat = torch.cat([tensors[place].detach().flatten().double() for place in places])
+        numbers = flat.cpu().numpy()
+        ends = np.cumsum([tensors[place].numel() for place in places])[:-1]
+        for place, part in zip(places, np.split(numbers, ends), strict=True):
+            copies[place] = part.reshape(tensors[place].shape)
+    return [copies[place] for place in range(len(tensors))]
 
 
 def on_device(
@@ -71,11 +85,25 @@ class TokenBudget:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What may follow each text of a batch; the classes of a question are these.
+
+    `ids` has for each of the C options the text and, after it, the option, in W tokens; `scored` marks the option's
+    own tokens. `counts` is what the sum of their log-probabilities is divided by: how many they are, or 1.
+    """
+
+    ids: Int[Tensor, "B C W"]
+    scored: Bool[Tensor, "B C W"]
+    counts: Int[Tensor, "B C"]
+
+
+@dataclass(frozen=True)
 class Batch:
     """A block of examples in normal form, padded on the right, as they were given (see `Encoded.pads`), or not at all.
 
     `attributable` is False for padding and special tokens. What is asked of each text is read in the outputs of every
     token where `positions` or `boundaries` are there: at one token, or one logit of each token that is `answerable`.
+    Where `options` are there, each text is asked which of them follows (`tasks.options`).
     `extra` has further inputs of the model by name, [B ...].
     """
 
@@ -87,12 +115,24 @@ class Batch:
     positions: Int[Tensor, " B"] | None = None
     boundaries: Int[Tensor, " B"] | None = None
     answerable: Bool[Tensor, "B T"] | None = None
+    options: Options | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def extra_of(self, rows: Any = slice(None)) -> dict[str, Tensor]:
-        """Inputs of the model beside ids and mask by name, token types among them, of these rows."""
-        types = {} if self.token_type_ids is None else {"token_type_ids": self.token_type_ids}
-        return {name: one[rows] for name, one in (types | dict(self.extra)).items()}
+    def extra_of(self, rows: Any = slice(None), width: int | None = None) -> dict[str, Tensor]:
+        """Inputs of the model beside ids and mask by name, of these rows; token types, among them, to this width."""
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        if self.token_type_ids is None:
+            return extra
+        return {"token_type_ids": self.token_type_ids[rows][:, :width]} | extra
+
+    def mask_of(self, rows: Int[Tensor, " R"], width: int) -> Bool[Tensor, "R W"] | None:
+        """The mask of these rows up to a width; None where nothing there is padding."""
+        if not self.padded:
+            return None
+        items = [self.encoded[row] for row in numbers(rows)]
+        if all(item.pads is None and len(item) >= width for item in items):
+            return None
+        return self.mask[rows][:, :width]
 
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
@@ -101,7 +141,11 @@ class Batch:
 
         They are in at least float32, whatever the model computes in: a probability near 1, and its gradient, have no
         digits left in half precision.
+
+        Raises:
+            InputError: see `require_text_alone`.
         """
+        self.require_text_alone()
         every = torch.arange(len(outputs), device=outputs.device)
         rows = every if rows is None else rows
         if self.positions is not None:
@@ -112,6 +156,24 @@ class Batch:
         ends = at_least_float32(outputs[every, :, self.boundaries[rows]])
         return ends.masked_fill(~self.answerable[rows], -torch.inf)
 
+    def require_text_alone(self) -> None:
+        """Refuses what is not read in outputs for the text alone, where these are needed.
+
+        Raises:
+            InputError: the texts have options.
+        """
+        if self.options is not None:
+            raise InputError(
+                "options, and a continuation as a whole, are scored in passes that go beyond the text, which this method, "
+                "backend or rule of gradients does not follow: ask for each token of the continuation (leave out at=)"
+            )
+
+    @property
+    def tokens_of_a_row(self) -> int:
+        """How many tokens the model reads to answer one row."""
+        width = self.input_ids.shape[1]
+        return width if self.options is None else self.options.ids[0].numel()
+
     @property
     def example_ids(self) -> tuple[str, ...]:
         """The names of the examples, by which rows are traced and comparisons are paired."""
@@ -121,6 +183,13 @@ class Batch:
     def lengths(self) -> tuple[int, ...]:
         """The tokens of each example with special tokens and its own padding, without padding to the block's width."""
         return tuple(len(item) for item in self.encoded)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide a pass over each example must be: as its tokens, or as the block where other inputs or outputs are."""
+        if self.extra or self.boundaries is not None or self.options is not None:
+            return (self.input_ids.shape[1],) * len(self)
+        return self.lengths
 
     @property
     def padded(self) -> bool:
@@ -144,7 +213,7 @@ class Convergence:
     estimated, so this is no proof; `attribution.adaptive` says how often it was wrong, and where that was measured.
     """
 
-    standard_errors: Float[np.ndarray, "B T"] | None = None
+    standard_errors: Float[np.ndarray, " ..."] | None = None
     split_half_tau: Float[np.ndarray, " B"] | None = None
     error: Float[np.ndarray, " B"] | None = None
     converged: Bool[np.ndarray, " B"] | None = None

@@ -42,6 +42,12 @@ class Encoded:
     #: Further inputs of the model by name, as nested tuples of numbers: positions, boxes.
     extra: tuple[tuple[str, Any], ...] = ()
     words_known: bool = True  # else nothing says what is a word, and `words` has each token as one
+    #: Named stretches of the text, such as passages or the turns of a chat: name, segment, first character, end.
+    parts: tuple[tuple[str, int, int, int], ...] = ()
+    #: Token ids of what may follow the text, and how each is written: then these are the classes.
+    options: tuple[tuple[int, ...], ...] = ()
+    option_texts: tuple[str, ...] = ()
+    mean: bool = False  # an option's score is the mean over its tokens, else their sum
 
     @property
     def attended(self) -> tuple[bool, ...]:

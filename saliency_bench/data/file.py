@@ -56,6 +56,9 @@ def load(
     id: str | None = None,
     relevant: str | None = None,
     relevant_format: str | None = None,
+    options: str | None = None,
+    segments: str | None = None,
+    messages: str | None = None,
     format: str | None = None,
     quotes: str | None = None,
 ) -> list[Example]:
@@ -72,6 +75,9 @@ def load(
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
         relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
+        options: column of lists of texts of which one may follow `text` (`asked.options_of`).
+        segments: column of named stretches of `text` (`asked.stretches_of`).
+        messages: column of chats, which stand in the place of `text` (`asked.messages_of`).
         format: csv, tsv, jsonl or parquet; found from the suffix if None.
         quotes: what quotes in CSV and TSV are: "fields" (they stand around fields, RFC 4180; of CSV if None) or
             "letters" (like others, each line a row, as in GLUE's files; of TSV if None).
@@ -79,7 +85,7 @@ def load(
     Raises:
         InputError: the file or a row of it cannot be used; says which (file:row) and what to do.
     """
-    columns = Columns(text, text_pair, label, id, relevant)
+    columns = Columns(text, text_pair, label, id, relevant, options, segments, messages)
     data = _read(Path(path).expanduser())
     name = _format(path, data, format)
     read = FORMATS[name]

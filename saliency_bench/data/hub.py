@@ -31,6 +31,9 @@ def load(
     id: str | None = None,
     relevant: str | None = None,
     relevant_format: str | None = None,
+    options: str | None = None,
+    segments: str | None = None,
+    messages: str | None = None,
 ) -> list[Example]:
     """The rows of one split as examples, in the order of the dataset; the first row is 1.
 
@@ -47,11 +50,14 @@ def load(
         id: column of unique names; else they are made from the texts (`records.to_examples`).
         relevant: column of what is known to matter in `text`.
         relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
+        options: column of lists of texts of which one may follow `text` (`asked.options_of`).
+        segments: column of named stretches of `text` (`asked.stretches_of`).
+        messages: column of chats, which stand in the place of `text` (`asked.messages_of`).
 
     Raises:
         InputError: `datasets` is not installed, or the dataset or a row of it cannot be used.
     """
-    columns = Columns(text, text_pair, label, id, relevant)
+    columns = Columns(text, text_pair, label, id, relevant, options, segments, messages)
     folder = Path(path).expanduser()
     if folder.is_file():
         raise InputError(f"{path}: expected a folder or a hub id, got a file. Use data=file.")

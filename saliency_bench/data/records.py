@@ -1,6 +1,7 @@
 """Rows of any format to examples: the checks on texts, labels and ids that every format shares."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from saliency_bench.core.errors import InputError
+from saliency_bench.data import asked
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import as_label
 from saliency_bench.data.relevance import with_relevant
@@ -28,10 +30,18 @@ class Columns:
     label: str | None = None
     id: str | None = None
     relevant: str | None = None
+    options: str | None = None
+    segments: str | None = None
+    messages: str | None = None
 
     def wanted(self) -> dict[str, str]:
         """Configuration key to column, of the columns that are asked for."""
-        return {f"data.{key}": name for key, name in vars(self).items() if name is not None}
+        unread = () if self.messages is None else ("text",)  # a chat stands in the text's place
+        return {
+            f"data.{key}": name
+            for key, name in vars(self).items()
+            if name is not None and key not in unread
+        }
 
     def check(self, columns: Sequence[str], where: str) -> None:
         """Refuses columns that are not there, or there twice."""
@@ -79,11 +89,36 @@ def content_id(text: str, text_pair: str | None = None) -> str:
 
 
 def _example(where: str, values: Mapping[str, Any], columns: Columns) -> Example:
-    text = _text(values[columns.text], columns.text, where)
+    chat = columns.messages and _lists(values[columns.messages], columns.messages, where)
+    messages = asked.messages_of(chat, where)
+    text = asked.written(messages) or _text(values[columns.text], columns.text, where)
     pair = columns.text_pair and _text(values[columns.text_pair], columns.text_pair, where)
     label = None if columns.label is None else as_label(values[columns.label], where)
     name = columns.id and _id(values[columns.id], columns.id, where)
-    return Example(name or content_id(text, pair), text, pair, label, where)
+    options = columns.options and _lists(values[columns.options], columns.options, where)
+    segments = columns.segments and _lists(values[columns.segments], columns.segments, where)
+    return Example(
+        name or content_id(text, pair),
+        text,
+        pair,
+        label,
+        where,
+        options=asked.options_of(options, where),
+        parts=asked.stretches_of(segments, text, where),
+        messages=messages,
+    )
+
+
+def _lists(value: Any, column: str, where: str) -> Any:
+    """A list or a mapping, which CSV and TSV have as JSON; None where the value is missing."""
+    if value is None or value == "" or not isinstance(value, str):
+        return value or None
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise InputError(
+            f"{where}: column {column!r}: expected a list, as JSON, got {value!r:.60}"
+        ) from None
 
 
 def _text(value: Any, column: str, where: str) -> str:

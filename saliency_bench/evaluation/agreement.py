@@ -1,9 +1,11 @@
 """How far two attributions of one example order its tokens alike."""
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import hypergeom, kendalltau
 
+from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.evaluation.metrics import NotApplicable
 
 KENDALL_TAU = "kendall_tau"
@@ -27,7 +29,7 @@ def kendall_tau(
         raise NotApplicable("fewer than two tokens can be ranked, so there is no order to compare")
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         raise NotApplicable("all scores are equal, so there is no order to compare")
-    return float(kendalltau(a, b, variant="b").statistic)
+    return tau_b(a, b)
 
 
 def top_k_jaccard(
@@ -37,10 +39,17 @@ def top_k_jaccard(
 
     Of random ones, the number in both is hypergeometric, so the mean is exact: Σ P(i in both) i / (2 k - i).
     """
-    both = len(np.intersect1d(a[:k], b[:k]))
-    possible = np.arange(max(0, 2 * k - len(a)), k + 1)
-    chances = hypergeom.pmf(possible, len(a), k, k)
-    return both / (2 * k - both), float(np.sum(chances * possible / (2 * k - possible)))
+    both = len(set(a[:k].tolist()) & set(b[:k].tolist()))
+    return both / (2 * k - both), _jaccard_of_chance(len(a), k)
+
+
+@cache
+def _jaccard_of_chance(n_units: int, k: int) -> float:
+    from scipy.stats import hypergeom  # half a second, which not every command has to wait for
+
+    possible = np.arange(max(0, 2 * k - n_units), k + 1)
+    chances = hypergeom.pmf(possible, n_units, k, k)
+    return float(np.sum(chances * possible / (2 * k - possible)))
 
 
 def rank_biased_overlap(
@@ -56,7 +65,12 @@ def rank_biased_overlap(
     place_a, place_b = np.argsort(a), np.argsort(b)  # of each unit, for units are 0 ... U - 1
     later = np.bincount(np.maximum(place_a, place_b), minlength=n_units)
     overlap = np.cumsum(later) / depth
-    return _extrapolated(overlap, p), _extrapolated(depth / n_units, p)
+    return _extrapolated(overlap, p), _overlap_of_chance(n_units, p)
+
+
+@cache
+def _overlap_of_chance(n_units: int, p: float) -> float:
+    return _extrapolated(np.arange(1, n_units + 1) / n_units, p)
 
 
 def _extrapolated(overlap: Float[np.ndarray, " U"], p: float) -> float:

@@ -7,10 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import log_softmax, logsumexp
 
 from saliency_bench.core.tensors import Probe
-from saliency_bench.evaluation.grid import Grid, counts
+from saliency_bench.evaluation.grid import Grid, points
 from saliency_bench.evaluation.units import NONE
 
 Key = TypeVar("Key", bound=Hashable)
@@ -23,6 +22,8 @@ def _probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
 
 
 def _log_probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
+    from scipy.special import log_softmax
+
     # A logit that is not finite makes its probability NaN; the row that reads it says so, a warning need not.
     with np.errstate(invalid="ignore"):
         return np.asarray(log_softmax(logits, axis=-1)[:, target])
@@ -34,6 +35,8 @@ def _logit(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
 
 def log_odds(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
     """Log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1."""
+    from scipy.special import logsumexp
+
     with np.errstate(invalid="ignore"):
         others = logsumexp(np.delete(logits, target, axis=-1), axis=-1)
         return np.asarray(logits[:, target] - others)
@@ -96,49 +99,97 @@ class Explained:
         return (there_or_not(logits, target), 0) if self.alone else (logits, target)
 
 
+class Answers:
+    """Logits of many questions, and what is read of them for one class: each reading is taken once for all."""
+
+    def __init__(self, logits: Logits, explained: Explained) -> None:
+        self.logits, self.explained = logits, explained
+        self._outputs: dict[str, Float[np.ndarray, " N"]] = {}
+
+    def output(self, name: str) -> Float[np.ndarray, " N"]:
+        """An output of the class, see `OUTPUTS`."""
+        if name not in self._outputs:
+            self._outputs[name] = self.explained.read(self.logits, name)
+        return self._outputs[name]
+
+    @cached_property
+    def log_odds(self) -> Float[np.ndarray, " N"]:
+        """See `Explained.log_odds`."""
+        return self.explained.log_odds(self.logits)
+
+    @cached_property
+    def decided(self) -> Int[np.ndarray, " N"]:
+        """See `Explained.decided`."""
+        return self.explained.decided(self.logits)
+
+
 @dataclass(frozen=True)
 class Curve:
     """What the model says of one example when only some of its units stay (Samek et al. 2017).
 
     Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
-    `without[i]` are the logits with the top k[i] units removed, `only[i]` with only the top k[i] kept; so without[0]
-    is the full text and only[0] the empty one. `explained` says what is read of them, `predicted` what it decides of the
-    full text, and `output` what `deletion` and `insertion` show. `ordered` is whether any two units have different
+    `removed[i]` is the place among the answers with the top k[i] units removed, `kept_alone[i]` that with only the top k[i]
+    kept; so removed[0] is the full text and kept_alone[0] the empty one. `predicted` is what is decided of the full
+    text, and `output` what `deletion` and `insertion` show. `ordered` is whether any two units have different
     scores: else the ranking is that of the tie-break alone.
     """
 
     k: Int[np.ndarray, " K"]
-    without: Logits
-    only: Logits
-    explained: Explained
+    answers: Answers
+    removed: Int[np.ndarray, " K"]
+    kept_alone: Int[np.ndarray, " K"]
     predicted: int
     output: str
     ordered: bool = True
 
-    @property
+    @cached_property
     def n_units(self) -> int:
         """All units that are ranked."""
         return int(self.k[-1])
 
+    @property
+    def explained(self) -> Explained:
+        """What is read of the logits."""
+        return self.answers.explained
+
+    @property
+    def without(self) -> Logits:
+        """The logits without the top k."""
+        return np.asarray(self.answers.logits[self.removed])
+
+    @property
+    def only(self) -> Logits:
+        """The logits with only the top k."""
+        return np.asarray(self.answers.logits[self.kept_alone])
+
     @cached_property
     def deletion(self) -> Float[np.ndarray, " K"]:
         """The output without the top k."""
-        return self.explained.read(self.without, self.output)
+        return self.read_without(self.output)
 
     @cached_property
     def insertion(self) -> Float[np.ndarray, " K"]:
         """The output with only the top k."""
-        return self.explained.read(self.only, self.output)
+        return np.asarray(self.answers.output(self.output)[self.kept_alone])
+
+    def read_without(self, output: str) -> Float[np.ndarray, " K"]:
+        """Another output without the top k."""
+        return np.asarray(self.answers.output(output)[self.removed])
+
+    @cached_property
+    def log_odds(self) -> Float[np.ndarray, " K"]:
+        """The log-odds without the top k."""
+        return np.asarray(self.answers.log_odds[self.removed])
 
     @cached_property
     def flipped(self) -> Bool[np.ndarray, " K"]:
         """Whether another decision than that of the full text is made without the top k."""
-        return np.asarray(self.explained.decided(self.without) != self.predicted)
+        return np.asarray(self.answers.decided[self.removed] != self.predicted)
 
     @cached_property
     def kept(self) -> Bool[np.ndarray, " K"]:
         """Whether the decision of the full text is made from the top k alone."""
-        return np.asarray(self.explained.decided(self.only) == self.predicted)
+        return np.asarray(self.answers.decided[self.kept_alone] == self.predicted)
 
 
 def evaluate_curves(
@@ -149,6 +200,7 @@ def evaluate_curves(
     predicted: Sequence[int],
     grids: Sequence[Grid],
     output: str,
+    ordered: Mapping[tuple[Key, int], bool] | None = None,
 ) -> dict[tuple[Key, int], Curve]:
     """The curves of rankings (key, example), at every number of units that any of the grids needs.
 
@@ -162,29 +214,31 @@ def evaluate_curves(
         predicted: for each example, what is decided of the full text.
         grids: see `grid.counts`; both ends, none and all of the units, are always there.
         output: what the curves show of the class, see `OUTPUTS`.
+        ordered: of each ranking, see `Curve`; True where None.
     """
-    ks = {place: _points(len(ranking), grids) for place, ranking in rankings.items()}
+    ks = {place: points(grids, len(ranking)) for place, ranking in rankings.items()}
     examples: list[int] = []
     keep: list[Bool[np.ndarray, " T"]] = []
     for (key, example), ranking in rankings.items():
         own = _questions(ranking, units[example], ks[key, example])
         keep.extend(own)
         examples += [example] * len(own)
-    answers = probe(np.array(examples, dtype=int), keep)
+    logits = probe(np.array(examples, dtype=int), keep)
+    answers = {one: Answers(logits, one) for one in set(explained)}
     curves, start = {}, 0
     for (key, example), k in ks.items():
-        own = answers[start : start + 2 * len(k)]
+        places = start + np.arange(2 * len(k))
         start += 2 * len(k)
         curves[key, example] = Curve(
-            k, own[0::2], own[1::2], explained[example], predicted[example], output
+            k,
+            answers[explained[example]],
+            places[0::2],
+            places[1::2],
+            predicted[example],
+            output,
+            ordered is None or ordered[key, example],
         )
     return curves
-
-
-def _points(n_units: int, grids: Sequence[Grid]) -> Int[np.ndarray, " K"]:
-    return np.unique(
-        np.concatenate([[0, n_units], *(counts(grid, n_units) for grid in grids)])
-    ).astype(int)
 
 
 def _questions(

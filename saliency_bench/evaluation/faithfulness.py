@@ -18,10 +18,9 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 
 from saliency_bench.evaluation.curves import Curve
-from saliency_bench.evaluation.grid import FULL, Grid, counts
+from saliency_bench.evaluation.grid import FULL, Grid, counts, points
 from saliency_bench.evaluation.metrics import NotApplicable, metric
 
 SAMEK = "Samek et al. 2017, section III"
@@ -110,7 +109,7 @@ def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float
 )
 def log_odds(curve: Curve, *, fraction: float) -> float:
     """The change of log p/(1 - p) when the top fraction is removed: the more negative the better."""
-    return _change(curve, curve.explained.log_odds(curve.without), fraction)
+    return _change(curve, curve.log_odds, fraction)
 
 
 @_log_ratio(
@@ -123,7 +122,7 @@ def log_probability_drop(curve: Curve, *, fraction: float) -> float:
 
     Unbounded, so that a few examples can decide its mean.
     """
-    return _change(curve, curve.explained.read(curve.without, "log_probability"), fraction)
+    return _change(curve, curve.read_without("log_probability"), fraction)
 
 
 @_level("morf", higher_is_better=False, source=f"{SAMEK}, most relevant first")
@@ -222,12 +221,14 @@ def monotonicity(curve: Curve) -> float:
         return float("nan")
     if np.ptp(added) == 0:
         raise NotApplicable("every unit adds the same, so there is no order to compare")
+    from scipy.stats import spearmanr
+
     return float(spearmanr(-k, added).statistic)
 
 
 def _change(curve: Curve, values: Float[np.ndarray, " K"], fraction: float) -> float:
     """What a curve's values change by when the top fraction is removed."""
-    return float(_at(curve, values, _counts(curve, [fraction]))[0] - values[0])
+    return float(_at(curve, values, _counts(curve, (fraction,)))[0] - values[0])
 
 
 def _counts(curve: Curve, grid: Grid) -> Int[np.ndarray, " K"]:
@@ -239,20 +240,27 @@ def _counts(curve: Curve, grid: Grid) -> Int[np.ndarray, " K"]:
 def _at(
     curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
-    missing = np.setdiff1d(k, curve.k)
+    if curve.n_units + 1 == len(curve.k):  # every number of units was asked for
+        return np.asarray(values[k])
+    place = curve.k.searchsorted(k)
+    missing = k[curve.k.take(place, mode="clip") != k]
     if len(missing):
-        raise ValueError(f"the curve was not evaluated at k = {missing.tolist()}")
-    return values[np.searchsorted(curve.k, k)]
+        raise ValueError(f"the curve was not evaluated at k = {np.unique(missing).tolist()}")
+    return values[place]
 
 
 def _mean_drop(curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]) -> float:
-    return float(np.mean(curve.deletion[0] - _at(curve, values, k)))
+    drops = curve.deletion[0] - _at(curve, values, k)
+    return float(np.add.reduce(drops) / len(drops))
 
 
 def _area(curve: Curve, values: Float[np.ndarray, " K"], grid: Grid) -> float:
     """The trapezoidal area over k/U at the grid's k and at both ends."""
-    k = np.union1d(_counts(curve, grid), [0, curve.n_units])
-    return float(np.trapezoid(_at(curve, values, k), k / curve.n_units))
+    _counts(curve, grid)  # refuses where there are no units
+    k = points([grid], curve.n_units)
+    place, height = k / curve.n_units, _at(curve, values, k)
+    areas = (place[1:] - place[:-1]) * (height[1:] + height[:-1]) / 2.0
+    return float(np.add.reduce(areas))
 
 
 def _normalized(curve: Curve, area: float, floor: float) -> float:

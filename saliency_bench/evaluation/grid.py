@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -27,15 +28,37 @@ def counts(grid: Grid, n_units: int) -> Int[np.ndarray, " K"]:
     """The number of units at each fraction of the grid; 1 ... n_units for "full".
 
     A number that several fractions share is repeated, so that a mean over it is a mean over the fractions.
-    Removing nothing is not counted, and there is nothing to count where there are no units.
+    Removing nothing is not counted, and there is nothing to count where there are no units. The array is kept for the
+    next text of as many units, and cannot be written to.
 
     Raises:
         InputError: no such grid, no fraction in it, or one outside (0, 1].
     """
+    return _counts(grid if isinstance(grid, str) else tuple(grid), n_units)
+
+
+@lru_cache(maxsize=4096)
+def _counts(grid: Grid, n_units: int) -> Int[np.ndarray, " K"]:
     if grid == FULL:
-        return np.arange(1, n_units + 1)
-    found = [count(fraction, n_units) for fraction in fractions(grid)]
-    return np.array(found if n_units else [], dtype=int)
+        numbers = np.arange(1, n_units + 1)
+    else:
+        each = [count(fraction, n_units) for fraction in fractions(grid)]
+        numbers = np.array(each if n_units else [], dtype=int)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def points(grids: Sequence[Grid], n_units: int) -> Int[np.ndarray, " K"]:
+    """The numbers of units that any of the grids needs, rising, each once, with both ends: none and all of them."""
+    return _points(tuple(grid if isinstance(grid, str) else tuple(grid) for grid in grids), n_units)
+
+
+@lru_cache(maxsize=4096)
+def _points(grids: tuple[Grid, ...], n_units: int) -> Int[np.ndarray, " K"]:
+    each = [counts(grid, n_units) for grid in grids]
+    numbers = np.unique(np.concatenate([[0, n_units], *each])).astype(int)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def fractions(grid: Grid) -> Sequence[float | int]:
@@ -49,6 +72,7 @@ def fractions(grid: Grid) -> Sequence[float | int]:
     return grid
 
 
+@lru_cache(maxsize=4096)
 def count(fraction: float | int, n_units: int) -> int:
     """max(1, ⌈fraction · n_units⌉), exactly: 0.07 · 100 is 7, where floats give 7.000000000000001 and so 8."""
     if not 0 < fraction <= 1:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import kendalltau
 
+from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.core.removal_order import orders_between
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.evaluation.metrics import NotApplicable, metric
@@ -77,7 +77,7 @@ def leave_one_out_tau(query: Query) -> float:
         return float("nan")
     if np.ptp(query.scores) == 0 or np.ptp(drops) == 0:
         raise NotApplicable("all scores are equal, so there is no order to compare")
-    return float(kendalltau(query.scores, drops, variant="b").statistic)
+    return tau_b(query.scores, drops)
 
 
 @_correlation(

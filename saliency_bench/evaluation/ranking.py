@@ -1,6 +1,7 @@
 """Scores to rankings, from the most to the least relevant token; special tokens are never ranked."""
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -34,6 +35,13 @@ def rank(
         raise SaliencyBenchError(
             f"the score of token {refused[0]} is {scores[refused[0]]}: expected a finite number, which can be ranked"
         )
-    seed = int.from_bytes(hashlib.sha256(tie_seed.encode()).digest()[:8], "big")
-    tie_break = np.random.default_rng(seed).permutation(len(positions))
-    return positions[np.lexsort((tie_break, -values))]
+    return positions[np.lexsort((_tie_break(tie_seed, len(positions)), -values))]
+
+
+@lru_cache(maxsize=1024)
+def _tie_break(name: str, n: int) -> Int[np.ndarray, " U"]:
+    """A permutation that a name decides; all rankings of a text have the same."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    permutation = np.random.default_rng(seed).permutation(n)
+    permutation.flags.writeable = False
+    return permutation

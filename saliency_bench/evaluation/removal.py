@@ -89,14 +89,15 @@ class CachingProbe(ABC):
         self.budget = references.budget(token_budget)
         self.attributable = batch.attributable.cpu().numpy()
         self.real = batch.mask.cpu().numpy()
-        self.answers: dict[tuple[int, bytes], Float[np.ndarray, " C"]] = {}
+        self.answered: dict[tuple[int, bytes], int] = {}  # question -> row of the answers
+        self.answers: Float[np.ndarray, "N C"] = np.zeros((0, 0))
         self.n_posed = 0
         self.n_tokens = 0
 
     @property
     def n_asked(self) -> int:
         """Distinct questions so far."""
-        return len(self.answers)
+        return len(self.answered)
 
     def __call__(
         self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
@@ -104,24 +105,34 @@ class CachingProbe(ABC):
         """Logits in float64 of each example with only `keep` (over its own tokens) left."""
         self.n_posed += len(keep)
         stays = self._stays(examples, keep)
-        packed = np.packbits(stays, axis=1)
-        keys = [
-            (example, row.tobytes()) for example, row in zip(examples.tolist(), packed, strict=True)
-        ]
-        new = {key: place for place, key in enumerate(keys) if key not in self.answers}
+        keys = list(zip(examples.tolist(), _bytes_of_rows(stays), strict=True))
+        new = {key: place for place, key in enumerate(keys) if key not in self.answered}
         if new:
             rows = np.fromiter(new.values(), dtype=int)
-            answers = self._ask(examples[rows], stays[rows])
-            self.answers.update(zip(new, answers, strict=True))
-        return np.stack([self.answers[key] for key in keys])
+            self._keep(list(new), self._ask(examples[rows], stays[rows]))
+        return self.answers[[self.answered[key] for key in keys]]
+
+    def _keep(self, keys: Sequence[tuple[int, bytes]], answers: Float[np.ndarray, "M C"]) -> None:
+        """Remembers answers, in an array that doubles where it is full."""
+        start, stop = self.n_asked, self.n_asked + len(answers)
+        if stop > len(self.answers):
+            larger = np.empty((max(stop, 2 * start), answers.shape[1]))
+            larger[:start] = self.answers[:start] if start else 0
+            self.answers = larger
+        self.answers[start:stop] = answers
+        self.answered.update(zip(keys, range(start, stop), strict=True))
 
     def _stays(
         self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
     ) -> Bool[np.ndarray, "N W"]:
         """What is left of each text at the batch's width: special tokens always, padding never."""
-        stays = np.zeros((len(keep), self.real.shape[1]), dtype=bool)
-        for row, kept in enumerate(keep):
-            stays[row, : len(kept)] = kept
+        width = self.real.shape[1]
+        if len(keep) > 0 and all(len(kept) == width for kept in keep):
+            stays = np.concatenate(keep).reshape(-1, width)
+        else:
+            stays = np.zeros((len(keep), width), dtype=bool)
+            for row, kept in enumerate(keep):
+                stays[row, : len(kept)] = kept
         stays |= ~self.attributable[examples]
         stays &= self.real[examples]
         return stays
@@ -174,6 +185,14 @@ class CachingProbe(ABC):
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
     ) -> Float[Tensor, "N C"]:
         """Asks the model; all tensors given are on the host."""
+
+
+def _bytes_of_rows(stays: Bool[np.ndarray, "N W"]) -> list[bytes]:
+    """Each row as bytes, eight tokens in one."""
+    packed = np.packbits(stays, axis=1)
+    width = packed.shape[1]
+    joined = packed.tobytes()
+    return [joined[start : start + width] for start in range(0, len(joined), width)]
 
 
 class ReplacingProbe(CachingProbe):

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 
 #: Powers between which that is sought which retains enough: beyond, all or nothing stays but exact ones and zeros.
 LARGEST_LOG_POWER = 20.0
@@ -21,6 +20,7 @@ def equally_retained(
 
     Exact zeros and ones do not move, so that texts of few units may get no nearer than they allow.
     """
+    from scipy.optimize import brentq
 
     def excess(log_power: float) -> float:
         return float(np.mean(probabilities ** np.exp(log_power)) - mean)

@@ -64,6 +64,7 @@ class Model:
     `tf32`: products of float32 matrices may be rounded to TensorFloat-32.
     `ledger` counts what the model is asked.
     `facts` goes into the manifest: where the model is from, and digests of its weights.
+    `as_made` is the module's fingerprint at the time of these digests.
     """
 
     module: nn.Module
@@ -81,6 +82,7 @@ class Model:
     tf32: bool = False
     ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    as_made: Any = field(default=None, compare=False, repr=False)
 
     @property
     def device(self) -> torch.device:

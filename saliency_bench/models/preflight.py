@@ -1,6 +1,6 @@
 """What is checked of a model before anything is computed with it: a clear error, or a recorded finding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress, groupby
 from typing import Any
@@ -73,10 +73,29 @@ class Findings:
         return asdict(self)
 
 
-def inspect_texts(model: Model, texts: Sequence[Encoded]) -> Findings:
+class Refusal(InputError):
+    """What was measured of a model is why it cannot be explained."""
+
+
+class _NotFinite(InputError):
+    """A text's outputs, or their gradient, are no numbers."""
+
+
+#: What probes a model on one text: `inspect_model`, or what remembers its findings.
+Inspect = Callable[[Model, tuple[int, ...], tuple[int, ...] | None, Extra], Findings]
+
+
+def inspect_texts(
+    model: Model, texts: Sequence[Encoded], inspect: Inspect | None = None
+) -> Findings:
     """Probes a model on the first text, and on the first of each other arrangement of token types (single, pair).
 
     A text whose outputs are not finite says nothing of the model's other texts: the next few are tried in its place.
+
+    Args:
+        model: to be explained.
+        texts: what is to be explained of it.
+        inspect: probes one text; `inspect_model` where None.
 
     Returns:
         What was seen on the first; `sum_vanishes` where it does on any.
@@ -84,37 +103,36 @@ def inspect_texts(model: Model, texts: Sequence[Encoded]) -> Findings:
     Raises:
         InputError: see `inspect_model`.
     """
+    inspect = inspect or inspect_model
     first: dict[tuple[Any, ...], list[Encoded]] = {}
     for text in texts:
-        kind = _arrangement(text.token_type_ids), tuple(name for name, _ in text.extra)
-        alike = first.setdefault(kind, [])
+        alike = first.setdefault(kind_of(text.token_type_ids, text.extra), [])
         if len(alike) < MOST_TRIED:
             alike.append(text)
-    results = [_inspect_first(model, alike) for alike in first.values()]
+    results = [_inspect_first(model, alike, inspect) for alike in first.values()]
     findings = [result for result in results if isinstance(result, Findings)]
     if not findings:
         raise next(result for result in results if isinstance(result, InputError))
     return replace(findings[0], sum_vanishes=any(result.sum_vanishes for result in findings))
 
 
-class _NotFinite(InputError):
-    """A text's outputs, or their gradient, are no numbers."""
-
-
-def _inspect_first(model: Model, texts: Sequence[Encoded]) -> Findings | InputError:
+def _inspect_first(
+    model: Model, texts: Sequence[Encoded], inspect: Inspect
+) -> Findings | InputError:
     """What was seen on the first of these texts that has finite outputs; the refusal of the first if none has."""
     refused: list[InputError] = []
     for text in texts:
         try:
-            return inspect_model(model, *_unpadded(text))
+            return inspect(model, *_unpadded(text))
         except _NotFinite as error:
             refused.append(error)
     return refused[0]
 
 
-def _arrangement(types: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """Token types without how many tokens have each in a row."""
-    return None if types is None else tuple(kind for kind, _ in groupby(types))
+def kind_of(types: tuple[int, ...] | None, extra: Extra) -> tuple[Any, ...]:
+    """Token types without how many tokens have each in a row, and the names of further inputs."""
+    arrangement = None if types is None else tuple(kind for kind, _ in groupby(types))
+    return arrangement, tuple(name for name, _ in extra)
 
 
 def _unpadded(text: Encoded) -> tuple[tuple[int, ...], tuple[int, ...] | None, Extra]:
@@ -139,9 +157,7 @@ def inspect_model(
         InputError: its outputs are random, replacing embeddings changes it, tokens reach it by another way, or its
             gradients are zero, not finite, or not those of its outputs; or it is called where none of these can be told.
     """
-    refuse_inference_mode()
-    refuse_compiled(model.module)
-    refuse_quantised(model.module)
+    refuse_unusable(model)
     probe = probing.probe_of(model, input_ids, types, extra)
     # What is proved here is proved of the model, not of how products are rounded.
     with model.frozen(), products(tf32=False):
@@ -161,6 +177,17 @@ def inspect_model(
     findings = Findings(hook, repeat, batch, padding, unseen, slope, share, vanishes, False)
     _require_sound(model, findings, gradient, max(1.0, float(logits.abs().max())))
     return replace(findings, short_last_layer=model.pooled_layer is not None)
+
+
+def refuse_unusable(model: Model) -> None:
+    """Refuses a call or a module in which nothing can be told.
+
+    Raises:
+        InputError: inside `torch.inference_mode`, or the module is compiled or quantised.
+    """
+    refuse_inference_mode()
+    refuse_compiled(model.module)
+    refuse_quantised(model.module)
 
 
 def _require_sound(
@@ -206,7 +233,7 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
     shape, head = tuple(logits.shape), HEADS[model.task]
     expected = (1, n_tokens) if head.per_token else (1,)
     if not head.per_token and shape in ((1,), (1, 1)):
-        raise InputError(
+        raise Refusal(
             f"model {model.name} cannot be explained: it gives one number for a text, expected {head.shape}. If it is "
             "the logit of yes against no (a reranker), or a number to be explained (a regression), give [0, z] in "
             "wrap_model(): forward=lambda module, inputs: torch.nn.functional.pad(module(**inputs)"
@@ -214,7 +241,7 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
         )
     fits = shape[:-1] == expected and shape[-1] >= 2
     if not fits:
-        raise InputError(_refusal(model, f"gives outputs of shape {shape}, expected {head.shape}."))
+        raise Refusal(_refusal(model, f"gives outputs of shape {shape}, expected {head.shape}."))
     _require_labels(model, shape[-1])
     _require_finite(logits, model, "gives outputs that are not finite; try runtime.dtype=float32.")
 
@@ -241,7 +268,7 @@ def _require_logits(probe: Probe, logits: Float[Tensor, "2 ..."]) -> None:
         inverse = "logit"
     else:
         return
-    raise InputError(
+    raise Refusal(
         f"model {probe.model.name} cannot be explained: its outputs are probabilities, expected logits. Return what goes "
         f"into the softmax or sigmoid, or give forward=lambda module, inputs: module(**inputs).{inverse}() in wrap_model()"
     )
@@ -258,7 +285,7 @@ def _require_labels(model: Model, n_classes: int) -> None:
 
 def _require(model: Model, holds: bool, problem: str) -> None:
     if not holds:
-        raise InputError(_refusal(model, problem))
+        raise Refusal(_refusal(model, problem))
 
 
 def _refusal(model: Model, problem: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError, shown, unknown
 from saliency_bench.models.causes import adapter_note, refuse_compiled
+from saliency_bench.models.fingerprint import fingerprint
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.intake import find_embedding
 from saliency_bench.models.model import Criterion, Forward, Model
@@ -67,7 +68,8 @@ def model_of(
     elif isinstance(embeddings, str):
         embeddings = _layer_at(module, embeddings)
     model = replace(model, embedding=embeddings)
-    return replace(model, max_length=min(_most_positions(model), _longest_of(tokenizer)))
+    longest = min(_most_positions(model), _longest_of(tokenizer))
+    return replace(model, max_length=longest, as_made=fingerprint(module))
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -77,7 +79,7 @@ def weights_digest(module: nn.Module) -> str:
         if not isinstance(tensor, Tensor):  # of `get_extra_state`: any object at all
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

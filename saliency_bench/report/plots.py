@@ -1,7 +1,7 @@
 """Figures that compare methods: curves, metrics, agreement, cost."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.charts import OWN_INTERVAL, bars, ends, matrix
 from saliency_bench.report.stats import intervals
 
+_SEEN = 0.005  # curves that are nearer everywhere lie on each other for the eye
 _FRACTIONS = np.linspace(0, 1, 21)
 _PANELS = 3  # beside each other
 _ROWS = 3  # of panels, at most: the tables have every metric
@@ -44,9 +45,10 @@ def curves(analysis: Analysis) -> Figure | None:
     figure = Figure(figsize=(style.WIDTH, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     marks = style.signs([analysis.setting(key) for key in drawn])
+    above = _lying_on_others(grids)
     for key in drawn:
         for axes, values in zip((left, right), grids[key], strict=True):
-            _curve(axes, analysis, key, values, marks[key])
+            _curve(axes, analysis, key, values, marks[key], dotted=key in above)
     left.set(title="Deletion ↓", xlabel="Fraction of tokens removed, top first", xlim=(0, 1))
     right.set(title="Insertion ↑", xlabel="Fraction of tokens kept, top first", xlim=(0, 1))
     left.set_ylabel("Probability of the explained class")
@@ -56,12 +58,33 @@ def curves(analysis: Analysis) -> Figure | None:
     bands = "bands" if all(map(style.leads, marks.values())) else "bands, one for each colour"
     words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
     hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
-    style.note(figure, words + (hidden if _both_backends(analysis) else "") + analysis.drawn_words)
+    words += hidden if _both_backends(analysis) else ""
+    words += " Dotted: lies on the line beneath." if above else ""
+    style.note(figure, words + analysis.drawn_words)
     return figure
 
 
+def _lying_on_others(grids: Mapping[str, Sequence[Float[np.ndarray, "N K"]]]) -> set[str]:
+    """The settings whose mean curves are nowhere told apart by eye from those of one that is drawn before."""
+    means = {
+        key: np.concatenate([values.mean(0) for values in grid]) for key, grid in grids.items()
+    }
+    keys = list(means)
+    return {
+        key
+        for place, key in enumerate(keys)
+        if any(np.abs(means[key] - means[other]).max() < _SEEN for other in keys[:place])
+    }
+
+
 def _curve(
-    axes: Axes, analysis: Analysis, key: str, values: Float[np.ndarray, "N K"], sign: str
+    axes: Axes,
+    analysis: Analysis,
+    key: str,
+    values: Float[np.ndarray, "N K"],
+    sign: str,
+    *,
+    dotted: bool,
 ) -> None:
     setting = analysis.setting(key)
     is_random = facts_of(setting).role == "chance"
@@ -79,7 +102,8 @@ def _curve(
         err_kws={"alpha": 0.28 if is_random else 0.12, "lw": 0},
         ax=axes,
         **OWN_INTERVAL | ({} if banded else {"errorbar": None}),
-        **style.stroke(setting, sign),
+        **style.stroke(setting, sign)
+        | ({} if not dotted or is_reference(setting) else style.DOTTED),
     )
 
 

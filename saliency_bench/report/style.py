@@ -89,6 +89,10 @@ def color(setting: Mapping[str, Any]) -> str:
     return facts_of(setting).color or named
 
 
+#: A line that lies on another, which shows between its dots.
+DOTTED = {"linestyle": (0, (1.5, 2.2))}
+
+
 def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:
     """A setting's line: solid for our code and rankings, dashed for Captum's; with its sign, if it has one."""
     line = {

@@ -1,9 +1,9 @@
-"""The main table and token maps on a terminal; plain text where there is none."""
+"""The main table on a terminal; plain text where there is none."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -11,20 +11,18 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from saliency_bench.core.captions import facts, headings, legend
-from saliency_bench.core.heatmap import map_of_attribution, only_top, spans_to_rich, visible
+from saliency_bench.core.heatmap import visible
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import PAGE
 from saliency_bench.report.html import caution
+from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.stats import few_words
 from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import Printed, Table, printed
+from saliency_bench.report.token_maps import console_for as console_for
+from saliency_bench.report.verdict import agree, plain_label, twins, verdict
 from saliency_bench.store.run import Run
 
-if TYPE_CHECKING:
-    from saliency_bench.core.maps import AttributionMap
-
-_PLAIN_WIDTH = 160  # of a file or pipe, which has none
 _GAP = 3  # between columns
 
 
@@ -32,16 +30,24 @@ def show(run: Run, console: Console | None = None) -> None:
     """Prints the main table and where the report is. What does not fit beside the rest is left out."""
     console = console or console_for()
     analysis = analyse(run)
-    table = fitting(headline(analysis), console.width)
+    table = fitting(main_table(analysis), console.width)
     console.print(to_rich(table, console.is_terminal))
     _say(console, _words(analysis, table, console.is_terminal))
+    console.print()
+    for sentence in filter(None, (verdict(analysis), twins(analysis))):
+        console.print(Text(visible(sentence), style="bold"), soft_wrap=True)
     _say(console, f"Report: {run.folder / PAGE}")
 
 
-def console_for() -> Console:
-    """The terminal, or a wide page without colours where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+def main_table(analysis: Analysis) -> Table:
+    """The headline, without rows of Captum's that repeat the row of ours: `twins` says how far they are apart."""
+    table = headline(analysis)
+    hidden = {other for _, other, expected in pairs(analysis.settings) if not expected}
+    if len(table.rows) != len(analysis.shown) or not hidden or not agree(parities(analysis.run)):
+        return table
+    kept = zip(analysis.shown, table.rows, strict=True)
+    rows = ((plain_label(analysis, key), *row[1:]) for key, row in kept if key not in hidden)
+    return replace(table, rows=tuple(rows))
 
 
 def fitting(table: Table, width: int, order: Sequence[int] | None = None) -> Table:
@@ -128,45 +134,23 @@ def _cell(cell: Printed, colored: bool) -> Text:
 
 def _words(analysis: Analysis, table: Table, colored: bool) -> str:
     n_hidden = len(headline(analysis).columns) - len(table.columns)
-    caption = table.caption if colored else table.caption.replace("Bold:", "*:")
+    caption = " ".join(_needed(table))
+    caption = caption if colored else caption.replace("Bold:", "*:")
     hidden = f" {n_hidden} columns did not fit: see the report." if n_hidden else ""
     counts = analysis.summary["n"] if len(analysis.summary) else pd.Series(dtype=int)
     few = few_words(int(counts[counts > 0].min())) if (counts > 0).any() else ""
     return " ".join(part for part in (caption + hidden, few, caution(analysis)) if part)
 
 
+def _needed(table: Table) -> Iterator[str]:
+    """The sentences of the caption about what is shown here; the report has all."""
+    shown = {column.key for column in table.columns}
+    marked = any("✗" in str(row[0]) for row in table.rows)
+    for sentence in re.split(r"(?<=\.) (?=[A-Z])", table.caption):
+        about = {"Methods that share": "group" in shown, "Converged:": marked, "SRG is": False}
+        if all(needed for start, needed in about.items() if sentence.startswith(start)):
+            yield sentence
+
+
 def _say(console: Console, text: str) -> None:
     console.print(Text(visible(text)), soft_wrap=True)
-
-
-def show_maps(
-    maps: Sequence["AttributionMap"],
-    console: Console | None = None,
-    *,
-    top: int | None = None,
-    special_tokens: bool = False,
-) -> None:
-    """Prints a coloured token map each; without colours the score follows every token.
-
-    Args:
-        maps: in the order in which they are shown.
-        console: the terminal where None.
-        top: only so many tokens with the largest magnitudes are coloured, or have their scores; None: all.
-        special_tokens: show [CLS] and its kin too.
-
-    Raises:
-        InputError: `top` is no whole number of at least 1.
-    """
-    console = console or console_for()
-    colored = console.is_terminal and console.color_system is not None
-    legends = []
-    for attribution, title in zip(maps, headings(maps), strict=True):
-        tokens = map_of_attribution(attribution, special_tokens=special_tokens)
-        console.print(Text(title, style="bold"))
-        shown = spans_to_rich(only_top(tokens, top), colored)
-        console.print(shown, soft_wrap=not colored)
-        console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
-        console.print()
-        legends.append(legend(attribution, tokens.signed, top, zero="white"))
-    for text in dict.fromkeys(legends if colored else []):
-        console.print(Text(text, style="dim"))

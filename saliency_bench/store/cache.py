@@ -2,35 +2,90 @@
 
 import json
 import os
+import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from saliency_bench.core.errors import StorageError
 from saliency_bench.store.durable import replace_file, to_json
+
+#: The environment variable that names the folder.
+VARIABLE = "SALIENCY_BENCH_CACHE"
+_NAME = "saliency_bench"
+
+#: Folders that could not be written; there is one warning for each.
+_WARNED: set[Path] = set()
+
+
+class Size(NamedTuple):
+    """How much a cache holds."""
+
+    n_files: int
+    n_bytes: int
+
+
+def folder() -> Path:
+    """The folder of the cache: what `SALIENCY_BENCH_CACHE` names, else where the platform keeps such files.
+
+    That is `XDG_CACHE_HOME` or `~/.cache`, `~/Library/Caches` on macOS and `LOCALAPPDATA` on Windows.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / _NAME
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / _NAME / "cache"
+    home = Path.home()
+    return (home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache") / _NAME
 
 
 def read(kind: str, name: str) -> Any:
     """Reads what an earlier process kept under that name; None where it is absent or unreadable."""
     try:
         return json.loads(_path(kind, name).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         return None
 
 
 def write(kind: str, name: str, content: Any) -> None:
-    """Keeps content for later processes; it is no error if the cache cannot be written."""
-    path = _path(kind, name)
+    """Keeps content for later processes, unless JSON cannot hold it (NaN).
+
+    A folder that cannot be written is no error: there is one warning.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, to_json(content))
-    except (OSError, StorageError):
+        data = to_json(content)
+    except ValueError:
         return
+    try:
+        replace_file(_path(kind, name), data)
+    except (OSError, RuntimeError, StorageError) as error:
+        _warn(error)
 
 
-def folder() -> Path:
-    """The package's folder in the user's cache folder (XDG_CACHE_HOME, else ~/.cache); it may not exist yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "saliency_bench"
+def size() -> Size:
+    """How many files the cache has, and their bytes in all."""
+    sizes = [path.stat().st_size for path in folder().glob("*/*.json")]
+    return Size(len(sizes), sum(sizes))
+
+
+def _warn(error: Exception) -> None:
+    try:
+        place = folder()
+    except RuntimeError:
+        place = Path("~")
+    if place in _WARNED:
+        return
+    _WARNED.add(place)
+    reason = error.__cause__ if isinstance(error, StorageError) and error.__cause__ else error
+    warnings.warn(
+        f"the cache cannot be written ({reason}), so that what is found once per model is found anew in every process. "
+        f"Set {VARIABLE} to a folder that can be written.",
+        stacklevel=2,
+    )
 
 
 def _path(kind: str, name: str) -> Path:

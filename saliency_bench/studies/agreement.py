@@ -34,10 +34,10 @@ def agreement_rows(
     for attribution in maps:
         by_example.setdefault(attribution.example_id, []).append(_Ranked(attribution, granularity))
     return [
-        _pair(a, b, metric, k, p)
+        row
         for own in by_example.values()
         for a, b in combinations(own, 2)
-        for metric in metrics
+        for row in _pair(a, b, metrics, k, p)
     ]
 
 
@@ -53,32 +53,41 @@ class _Ranked:
         self.heads = heads(unit_of)
         self.scores = summed(attribution.scores, unit_of)
         self.order = np.arange(0)
-        if attribution.finite:
+        self.finite = attribution.finite
+        if self.finite:
             seed = f"{token_hash(attribution.token_ids)} {attribution.setting['setting_id']}"
             ranking = rank(self.scores, self.heads, signed=True, tie_seed=seed)
             self.order = np.searchsorted(np.flatnonzero(self.heads), ranking)
 
 
-def _pair(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> Row:
-    row = {
+def _pair(a: _Ranked, b: _Ranked, metrics: Sequence[str], k: float, p: float) -> list[Row]:
+    """The rows of two maps, a metric each."""
+    pair = {
         "setting_a": a.map.setting["setting_id"],
         "setting_b": b.map.setting["setting_id"],
         "example_id": a.map.example_id,
-        "metric": metric,
     }
     nothing = {"value": None, "chance": None}
-    if not (a.map.finite and b.map.finite):
-        return row | nothing | {"status": FAILED, "reason": NOT_FINITE}
-    try:
-        value, chance = _agreement(a, b, metric, k, p)
+    if not (a.finite and b.finite):
+        none = nothing | {"status": FAILED, "reason": NOT_FINITE}
+        return [pair | {"metric": metric} | none for metric in metrics]
+    try:  # where there is no order to compare, there is none in any metric
+        tau = kendall_tau(a.scores, b.scores, a.heads)
     except NotApplicable as reason:
-        return row | nothing | {"status": NOT_APPLICABLE, "reason": str(reason)}
-    return row | {"value": value, "chance": chance, "status": OK, "reason": None}
+        none = nothing | {"status": NOT_APPLICABLE, "reason": str(reason)}
+        return [pair | {"metric": metric} | none for metric in metrics]
+    rows = []
+    for metric in metrics:
+        value, chance = _agreement(a, b, metric, k, p, tau)
+        fine = {"value": value, "chance": chance, "status": OK, "reason": None}
+        rows.append(pair | {"metric": metric} | fine)
+    return rows
 
 
-def _agreement(a: _Ranked, b: _Ranked, metric: str, k: float, p: float) -> tuple[float, float]:
-    """The value, and that by chance; where there is no order to compare, there is none in any metric."""
-    tau = kendall_tau(a.scores, b.scores, a.heads)
+def _agreement(
+    a: _Ranked, b: _Ranked, metric: str, k: float, p: float, tau: float
+) -> tuple[float, float]:
+    """The value, and that by chance."""
     if metric == TOP_K_JACCARD:
         return top_k_jaccard(a.order, b.order, count(k, len(a.order)))
     if metric == RBO:

@@ -1,9 +1,9 @@
 """Blocks of texts of like length, and the attribution maps of a block: what the runner and the API share."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saliency_bench.attribution.backward import PLAIN
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.describe import described
-from saliency_bench.attribution.explain import Family, explain, plan
+from saliency_bench.attribution.describe import about_of, described
+from saliency_bench.attribution.explain import Family, explain, plan, rule_of
+from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting, Target
-from saliency_bench.core.tensors import Attribution, Batch, Convergence
+from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.models.model import Model
-from saliency_bench.models.references import References
+from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import task_of
+from saliency_bench.models.tasks.scores import clean_logits, logits_fn, output_of
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
 #: rounding; it is fixed so that equal plans give equal bytes.
@@ -51,15 +54,15 @@ class Packing:
 
 EQUAL = Packing()
 
-#: Small passes leave a GPU idle, so that there neighbours in length share them at the cost of a little padding.
-LEAST_FILLED_ON_GPU = 0.9
+#: Small passes are slow, so that neighbours in length share them at the cost of a little padding.
+LEAST_FILLED = 0.9
 
 
 def packing_for(model: Model, token_budget: int) -> Packing:
-    """Equal lengths on a CPU; whole passes of neighbouring lengths elsewhere, if padding changes no output of the model."""
-    if model.device.type == "cpu" or not model.pads_exactly:
+    """Whole passes of neighbouring lengths, or equal lengths where it is not proved that padding changes no output."""
+    if not model.pads_exactly:
         return EQUAL
-    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED_ON_GPU)
+    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED)
 
 
 def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Block]:
@@ -72,6 +75,7 @@ def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Bl
         padded = item.pads is not None
         extra = "".join(f"-{name}" + "x".join(map(str, np.shape(one))) for name, one in item.extra)
         alone = len(item) if padded or extra or packing.least_filled == 1.0 else 0
+        extra += f"-{len(item.options)}options" if item.options else ""
         alike.setdefault((item.token_type_ids is None, padded, extra, alone), []).append(index)
     blocks: dict[tuple[int, bool, bool, str, int], Block] = {}
     places: Counter[tuple[int, bool, bool, str]] = Counter()
@@ -103,12 +107,19 @@ def _filled(lengths: Sequence[int], packing: Packing) -> Iterator[range]:
 
 
 def opened_blocks(
-    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+    references: References,
+    encoded: Sequence[Encoded],
+    target: Target,
+    token_budget: int,
+    settings: Sequence[Setting] = (),
 ) -> "Iterator[tuple[Block, OpenBlock]]":
-    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen."""
+    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen.
+
+    `settings` are those that will be explained, if it is known: see `open_block`.
+    """
     for block in plan_blocks(encoded, packing_for(references.model, token_budget)):
         items = [encoded[index] for index in block.indices]
-        yield block, open_block(references, items, target, token_budget)
+        yield block, open_block(references, items, target, token_budget, settings)
 
 
 def explain_texts(
@@ -120,7 +131,7 @@ def explain_texts(
 ) -> list[list[AttributionMap]]:
     """The maps under each setting, in the order of the texts. The model must be frozen."""
     found: dict[tuple[str, int], AttributionMap] = {}
-    for block, opened in opened_blocks(references, encoded, target, token_budget):
+    for block, opened in opened_blocks(references, encoded, target, token_budget, settings):
         for key, maps in opened.explain(settings).items():
             found |= {(key, index): one for index, one in zip(block.indices, maps, strict=True)}
     return [[found[setting.id, index] for index in range(len(encoded))] for setting in settings]
@@ -158,27 +169,56 @@ class OpenBlock:
     batch: Batch
     target: Target
     token_budget: int
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.model = self.references.model
-        with torch.no_grad():
-            outputs = self.model.output(
-                self.batch.input_ids,
-                self.batch.mask if self.batch.padded else None,
-                self.batch.token_type_ids,
-                extra=self.batch.extra,
-            )
-        self.logits = self.batch.read(outputs)
-        #: With a second column where one class is explained against another.
+        # What is counted below are tokens of the text, of which a row may make the model read several times as many.
+        width, read = self.batch.input_ids.shape[1], self.batch.tokens_of_a_row
+        self.token_budget = self.token_budget * width // read
         self.task = task_of(self.model)
-        self.asked = targets.choose(
-            self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
-        )
-        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+        self._gradients: dict[str, Tensor] = {}
+        if not self._taken_with_gradients():
+            self._choose(clean_logits(self.model, self.batch))
         logits = self.logits.double()
         self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
         self._probes: dict[str, CachingProbe] = {}
         self._blurring: BlurringProbe | None = None
+
+    def _choose(self, logits: Float[Tensor, "B C"]) -> None:
+        """Fixes the class that is explained, with a second column where one is explained against another."""
+        self.logits = logits.detach()
+        self.asked = targets.choose(
+            self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
+        )
+        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+
+    def _taken_with_gradients(self) -> bool:
+        """Whether one pass gave the logits and, of each of `outputs`, the gradient at the input.
+
+        Not where the model computes in half precision, whose logits come from ids alone, or has a criterion of its own,
+        nor where the pass does not fit in memory.
+        """
+        half = torch.finfo(self.model.dtype).bits < torch.finfo(torch.float32).bits
+        if not self.outputs or half or self.model.criterion is not None:
+            return False
+        leaf = embed_batch(self.model, self.batch).detach().requires_grad_()
+        rows = torch.arange(len(self.batch), device=leaf.device)
+        try:
+            with torch.enable_grad():
+                logits = logits_fn(self.model, self.batch, short=True)(leaf, rows)
+                self._choose(logits)
+                for output in self.outputs:
+                    score = output_of(self.model, output)(logits, self.asked).sum()
+                    last = output == self.outputs[-1]
+                    (gradient,) = torch.autograd.grad(score, leaf, retain_graph=not last)
+                    self._gradients[output] = gradient
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._gradients.clear()
+            return False
+        return True
 
     @property
     def predicted(self) -> Int[Tensor, " B"]:
@@ -221,6 +261,7 @@ class OpenBlock:
             seed,
             self.token_budget,
             self.probe,
+            self._gradients,
         )
 
     def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
@@ -228,7 +269,8 @@ class OpenBlock:
         found: dict[str, Attribution] = {}
         for context, group in self._groups(settings):
             found |= explain(context, group)
-        return {setting.id: self._maps(setting, found[setting.id]) for setting in settings}
+        numbers = _on_host(found)
+        return {setting.id: self._maps(setting, numbers[setting.id]) for setting in settings}
 
     def families(self, settings: Sequence[Setting]) -> list[Family]:
         """The points that these settings share, before any gradient at them is taken."""
@@ -242,47 +284,96 @@ class OpenBlock:
             groups.setdefault((setting.output, setting.seed), []).append(setting)
         return [(self.context(output, seed), group) for (output, seed), group in groups.items()]
 
-    def _maps(self, setting: Setting, attribution: Attribution) -> list[AttributionMap]:
-        probability = self.probability(self.targets).tolist()
-        flat = described(setting)
+    @cached_property
+    def _explained(self) -> list[tuple[int, int | None, str, float]]:
+        """Of each example: the class, the one it is explained against, how both are called, and its probability."""
         classes = self.asked.reshape(len(self.batch), -1).tolist()
+        probability = self.probability(self.targets).tolist()
+        return [
+            (own[0], own[1] if len(own) > 1 else None, self.label(row, *own), probability[row])
+            for row, own in enumerate(classes)
+        ]
+
+    def _maps(self, setting: Setting, numbers: "_Numbers") -> list[AttributionMap]:
+        name = "described", setting.name, setting.id
+        flat = self.references.once(name, lambda: described(setting))
         return [
             AttributionMap(
                 encoded=item,
                 setting=flat,
                 target=target,
-                label=self.label(row, *asked),
-                probability=probability[row],
-                against=asked[1] if len(asked) > 1 else None,
-                **_numbers(attribution, row, len(item)),
+                label=label,
+                probability=probability,
+                against=against,
+                **numbers.of(row, len(item)),
             )
-            for row, (item, target, asked) in enumerate(
-                zip(self.batch.encoded, self.targets.tolist(), classes, strict=True)
+            for row, (item, (target, against, label, probability)) in enumerate(
+                zip(self.batch.encoded, self._explained, strict=True)
             )
         ]
 
 
 def open_block(
-    references: References, encoded: Sequence[Encoded], target: Target, token_budget: int
+    references: References,
+    encoded: Sequence[Encoded],
+    target: Target,
+    token_budget: int,
+    settings: Sequence[Setting] = (),
 ) -> OpenBlock:
-    """The block of these examples, padded where their lengths differ."""
-    return OpenBlock(references, collate(references.model, encoded), target, token_budget)
+    """The block of these examples, padded where their lengths differ.
+
+    `settings` are those that will be explained, if it is known: where one needs the gradient at the input and nothing else,
+    the pass that chooses the class takes it too.
+    """
+    outputs = [
+        setting.output
+        for setting in settings
+        if setting.backend == "native"
+        and about_of(setting.method).at_input
+        and rule_of(setting) == PLAIN
+    ]
+    batch = collate(references.model, encoded)
+    return OpenBlock(references, batch, target, token_budget, tuple(dict.fromkeys(outputs)))
 
 
-def _numbers(attribution: Attribution, row: int, length: int) -> dict[str, Any]:
-    """One example's scores at its own length, their cost, completeness and convergence."""
-    cost = attribution.n_gradients
-    numbers: dict[str, Any] = {
-        "scores": attribution.scores[row, :length].double().cpu().numpy(),
-        "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
-    }
-    if attribution.draws is not None:
-        numbers["draws"] = attribution.draws[:, row, :length].numpy()
-    if attribution.total is not None and attribution.difference is not None:
-        difference = float(attribution.difference[row])
-        numbers["output_difference"] = difference
-        numbers["completeness_gap"] = float(attribution.total[row]) - difference
-    return numbers | _sureness(attribution.convergence, row, length)
+@dataclass(frozen=True)
+class _Numbers:
+    """What an attribution says of the examples of its batch, on the host."""
+
+    attribution: Attribution
+    scores: Float[np.ndarray, "B T"]
+    sums: Float[np.ndarray, "2 B"] | None  # of the scores before the reduction, and F(x) - F(x')
+
+    def of(self, row: int, length: int) -> dict[str, Any]:
+        """One example's scores at its own length, their cost, completeness and convergence."""
+        cost = self.attribution.n_gradients
+        numbers: dict[str, Any] = {
+            "scores": self.scores[row, :length],
+            "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
+        }
+        if self.attribution.draws is not None:
+            numbers["draws"] = self.attribution.draws[:, row, :length].numpy()
+        if self.sums is not None:
+            total, difference = self.sums[:, row].tolist()
+            numbers["output_difference"] = difference
+            numbers["completeness_gap"] = total - difference
+        return numbers | _sureness(self.attribution.convergence, row, length)
+
+
+def _on_host(attributions: Mapping[str, Attribution]) -> dict[str, _Numbers]:
+    """All that attributions say of a block, by one copy from the device."""
+    tensors: list[Tensor] = []
+    for one in attributions.values():
+        tensors.append(one.scores)
+        if one.total is not None and one.difference is not None:
+            tensors += [one.total, one.difference]
+    arrays = iter(host_copies(tensors))
+    numbers = {}
+    for key, one in attributions.items():
+        scores, claims = next(arrays), one.total is not None and one.difference is not None
+        sums = np.stack([next(arrays), next(arrays)]) if claims else None
+        numbers[key] = _Numbers(one, scores, sums)
+    return numbers
 
 
 def _sureness(known: Convergence | None, row: int, length: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Maps evaluated: every metric of every map of a block, with the curves they were read from."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,9 +132,13 @@ class _Entry:
             views = tuple(dict.fromkeys(replace(view, removal=NOTHING) for view in views))
         return cls(name, metric, hyperparameters(entry, declared), views)
 
-    @property
+    @cached_property
     def reads(self) -> str:
         return INFO[self.metric].reads
+
+    @cached_property
+    def function(self) -> Callable[..., float]:
+        return METRICS[self.metric]
 
     @property
     def grids(self) -> list[Any]:
@@ -143,7 +148,7 @@ class _Entry:
         return [[self.hyper["fraction"]]] if "fraction" in self.hyper else [FULL]
 
     def __call__(self, read: Any) -> float:
-        return METRICS[self.metric](read, **self.hyper)
+        return self.function(read, **self.hyper)
 
 
 class _Ranked(NamedTuple):
@@ -158,20 +163,30 @@ class _Ranked(NamedTuple):
     sizes: Float[np.ndarray, " U"]
     ranking: Int[np.ndarray, " U"]
 
+    @property
+    def ordered(self) -> bool:
+        """Whether any two units differ."""
+        return len(self.sizes) > 1 and bool(np.ptp(self.sizes) > 0)
 
-def _ranked(attribution: AttributionMap, view: View) -> list[_Ranked]:
+
+class _Units:
+    """The units of a text: that of each token, which tokens are the first of one, and the places of these."""
+
+    def __init__(self, encoded: Encoded, granularity: str) -> None:
+        self.of = units(encoded, granularity)
+        self.first = heads(self.of)
+        self.names = np.flatnonzero(self.first)
+        self.seed = token_hash(encoded.input_ids)
+
+
+def _ranked(attribution: AttributionMap, view: View, of_text: _Units) -> list[_Ranked]:
     """One, or one per draw of a random ranking. A text's ties are broken alike in all settings."""
-    unit_of = units(attribution.encoded, view.granularity)
-    first = heads(unit_of)
-    names, seed, signed = (
-        np.flatnonzero(first),
-        token_hash(attribution.token_ids),
-        view.ranking == SIGNED,
-    )
+    names, signed = of_text.names, view.ranking == SIGNED
     found = []
     for draw in attribution.scores[None] if attribution.draws is None else attribution.draws:
-        sums = summed(draw, unit_of)
-        ranking = np.searchsorted(names, rank(sums, first, signed=signed, tie_seed=seed))
+        sums = summed(draw, of_text.of)
+        order = rank(sums, of_text.first, signed=signed, tie_seed=of_text.seed)
+        ranking = names.searchsorted(order)
         scores = sums[names]
         found.append(_Ranked(names, scores, scores if signed else np.abs(scores), ranking))
     return found
@@ -185,6 +200,9 @@ class _Evidence:
     ) -> None:
         self.block, self.maps = block, maps
         self.place = {item: row for row, item in enumerate(block.batch.encoded)}
+        self.rows = [self.place[attribution.encoded] for attribution in maps]
+        self.units: dict[tuple[int, str], _Units] = {}
+        self.refusals: dict[str, str | None] = {}
         self.shared: dict[Hashable, dict[Hashable, Any]] = {}
         grids: dict[View, list[Any]] = {}
         for entry in entries:
@@ -198,7 +216,22 @@ class _Evidence:
         if view is None or view.removal == NOTHING:
             return None
         operator = own_operator(view.removal, self.maps[place].setting)
-        return NO_BASELINE if operator is None else refusal(self.block.model, operator)
+        if operator is None:
+            return NO_BASELINE
+        if operator not in self.refusals:
+            self.refusals[operator] = refusal(self.block.model, operator)
+        return self.refusals[operator]
+
+    def units_of(self, row: int, granularity: str) -> _Units:
+        """The units of the text in a row of the block, found once for all of its maps."""
+        if (row, granularity) not in self.units:
+            self.units[row, granularity] = _Units(self.block.batch.encoded[row], granularity)
+        return self.units[row, granularity]
+
+    def ranked(self, place: int, view: View) -> list[_Ranked]:
+        """The units of a map under a view: once, or once per draw of a random ranking."""
+        of_text = self.units_of(self.rows[place], view.granularity)
+        return _ranked(self.maps[place], view, of_text)
 
     def of(self, place: int, entry: _Entry, view: View | None) -> Sequence[Any]:
         """What a metric reads of a map: one thing, or one per draw of a random ranking."""
@@ -208,9 +241,13 @@ class _Evidence:
         if entry.reads == "curve":
             return self.curves[view][place]
         return (
-            _truths(attribution, view)
+            _truths(
+                attribution,
+                self.ranked(place, view),
+                self.units_of(self.rows[place], view.granularity),
+            )
             if entry.reads == "truth"
-            else self._queries(attribution, view)
+            else self._queries(place, view)
         )
 
     def _explained(self, attribution: AttributionMap) -> Explained:
@@ -218,7 +255,8 @@ class _Evidence:
 
     def _curves(self, view: View, grids: Sequence[Any]) -> list[list[Curve]]:
         """The curves of each map: one, or one per draw of a random ranking; none where there is no answer."""
-        unit_of = [units(item, view.granularity) for item in self.block.batch.encoded]
+        texts = range(len(self.block.batch))
+        unit_of = [self.units_of(row, view.granularity).of for row in texts]
         logits = self.block.logits.double().cpu().numpy()
         curves: list[list[Curve]] = [[] for _ in self.maps]
         together: dict[tuple[Explained, str | None], list[int]] = {}
@@ -228,9 +266,9 @@ class _Evidence:
                 together.setdefault((self._explained(attribution), operator), []).append(place)
         for (explained, operator), places in together.items():
             ranked = {
-                ((place, draw), self.place[self.maps[place].encoded]): units_of_draw
+                ((place, draw), self.rows[place]): units_of_draw
                 for place in places
-                for draw, units_of_draw in enumerate(_ranked(self.maps[place], view))
+                for draw, units_of_draw in enumerate(self.ranked(place, view))
             }
             found = evaluate_curves(
                 self.block.probe(str(operator)),
@@ -240,19 +278,20 @@ class _Evidence:
                 explained.decided(logits).tolist(),
                 grids,
                 view.output,
+                {key: draw.ordered for key, draw in ranked.items()},
             )
-            for key, curve in found.items():
-                ordered = len(np.unique(ranked[key].sizes)) > 1
-                curves[key[0][0]].append(replace(curve, ordered=ordered))
+            for ((place, _), _), curve in found.items():
+                curves[place].append(curve)
         return curves
 
-    def _queries(self, attribution: AttributionMap, view: View) -> list[Query]:
+    def _queries(self, place: int, view: View) -> list[Query]:
         """One query, or one per draw of a random ranking: the same probes and draws for all maps of a text."""
-        row, unit_of = self.place[attribution.encoded], units(attribution.encoded, view.granularity)
-        names = np.flatnonzero(heads(unit_of))
+        attribution, row = self.maps[place], self.rows[place]
+        of_text = self.units_of(row, view.granularity)
+        names, name = of_text.names, of_text.seed
         # The unit of each token by its place among the units; special tokens have the place after the last.
-        index = np.where(unit_of == NONE, len(names), np.searchsorted(names, unit_of))
-        name, explained = token_hash(attribution.token_ids), self._explained(attribution)
+        index = np.where(of_text.of == NONE, len(names), names.searchsorted(of_text.of))
+        explained = self._explained(attribution)
         operator = own_operator(view.removal, attribution.setting)
         assert operator is not None  # `refusal` says so of others
 
@@ -268,19 +307,18 @@ class _Evidence:
         shared = self.shared.setdefault((row, explained, operator, view), {})
         return [
             Query(draw.scores, draw.ranking, ask, blur, name, shared)
-            for draw in _ranked(attribution, view)
+            for draw in self.ranked(place, view)
         ]
 
 
-def _truths(attribution: AttributionMap, view: View) -> list[Truth]:
+def _truths(attribution: AttributionMap, ranked: Sequence[_Ranked], of_text: _Units) -> list[Truth]:
     """What is known of the text beside its scores; one for each draw of a random ranking."""
-    unit_of, relevant = units(attribution.encoded, view.granularity), attribution.encoded.relevant
-    ranked = _ranked(attribution, view)
+    relevant = attribution.encoded.relevant
     # A word matters if any of its pieces does.
     known = (
         None
         if relevant is None
-        else np.isin(ranked[0].names, unit_of[np.array(relevant, dtype=bool)])
+        else np.isin(of_text.names, of_text.of[np.array(relevant, dtype=bool)])
     )
     return [Truth(draw.sizes, draw.ranking, known) for draw in ranked]
 
@@ -303,7 +341,7 @@ def _row(evidence: _Evidence, place: int, entry: _Entry, view: View | None) -> R
         values = [entry(item) for item in evidence.of(place, entry, view)]
     except NotApplicable as error:
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(error)}
-    value = float(np.mean(values))
+    value = float(values[0] if len(values) == 1 else np.mean(values))
     if not np.isfinite(value):
         return row | {"value": None, "status": FAILED, "reason": f"the value is {value}"}
     return row | {"value": value, "status": OK, "reason": None}

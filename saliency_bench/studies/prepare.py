@@ -11,6 +11,7 @@ import torch
 
 from saliency_bench.attribution import philox
 from saliency_bench.attribution.backward.score import refuse_without_parts
+from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting, digest
@@ -32,6 +33,9 @@ from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
+
+#: Instead of calibrated nodes, which are learnt from texts of which no task but classification knows what is asked.
+UNCALIBRATED = {"quadrature": "gauss_legendre", "n_steps": 50}
 
 #: Keys of the configuration that change no number: where results go and how they are shown.
 SHOWN = ("out", "name", "report", "statistics")
@@ -162,7 +166,7 @@ def questions_of(
     """What the model's task asks of the examples: each as it is by a classifier, which alone knows gold labels."""
     task = task_of(model)
     if model.task != SEQUENCE_CLASSIFICATION:
-        examples = [replace(example, label=None) for example in examples]
+        examples = [e if e.options else replace(e, label=None) for e in examples]
     share = Shared()
     texts = [share(task.encode(model, example, too_long)) for example in examples]
     return [(examples[index], question) for index, question in questions(model, texts)]
@@ -239,6 +243,10 @@ def fit_settings(
                 where, asked = f"method.{setting.name}.{key}", hyper[key]
                 hyper[key] = resolve(model, asked, where)
                 warnings += _lacks(model, where, asked, hyper[key])
+        if hyper.get("quadrature") == CALIBRATED and model.task != SEQUENCE_CLASSIFICATION:
+            hyper |= UNCALIBRATED
+            message = f"nodes are calibrated for classifiers alone, and this is {model.task}: 50 of Gauss-Legendre are used instead"
+            warnings.append(_warning(f"method.{setting.name}.quadrature", message))
         one = replace(setting, hyper=hyper)
         fitted.setdefault(one.id, one)
     return list(fitted.values()), warnings
@@ -316,7 +324,7 @@ def _lacks(model: Model, key: str, asked: str, used: str) -> list[dict[str, str]
 
 
 #: What says how a file is read, which shows in what is read.
-_READING = ("quotes",)
+_READING = ("quotes", "options", "segments", "messages")
 
 
 def identity_of(
@@ -332,6 +340,7 @@ def identity_of(
         [item.example_id, item.input_ids, item.token_type_ids, item.gold]
         + ([] if item.relevant is None else [item.relevant])
         + ([] if not item.extra else [item.extra])
+        + ([] if not item.parts else [item.parts])
         + ([] if model.task == SEQUENCE_CLASSIFICATION else [_asked(item)])
         for item in encoded
     ]
@@ -347,8 +356,9 @@ def identity_of(
     }
 
 
-def _asked(item: Encoded) -> list[int | None]:
-    return [item.position, item.boundary, item.default_class]
+def _asked(item: Encoded) -> list[Any]:
+    options = [item.options, item.mean] if item.options else []
+    return [item.position, item.boundary, item.default_class, *options]
 
 
 def computation(config: Any, model: Model) -> dict[str, Any]:

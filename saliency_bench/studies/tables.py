@@ -68,7 +68,8 @@ def block_tables(
     under = study.model.ledger.under
     checked = [item for item in items if item.example_id in probe]
     with under(MAPS):
-        block = open_block(refs, items, study.config.target, study.config.runtime.token_budget)
+        budget = study.config.runtime.token_budget
+        block = open_block(refs, items, study.config.target, budget, study.settings)
         free = others(study.companions, free=True) if checked else []
         maps = block.explain([*study.settings, *free])
         uncertain = list(_uncertain_baselines(study, block))

@@ -58,7 +58,7 @@ def explainer(
 
     def run() -> int:
         n_gradients = 0
-        for _, block in opened_blocks(refs, encoded, setting.target, token_budget):
+        for _, block in opened_blocks(refs, encoded, setting.target, token_budget, [setting]):
             (maps,) = block.explain([setting]).values()
             n_gradients += sum(one.n_gradients for one in maps)
         return n_gradients

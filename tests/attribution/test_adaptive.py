@@ -503,7 +503,7 @@ def test_a_density_is_learnt_once_and_kept_for_later_processes(loaded, monkeypat
 @pytest.mark.parametrize("damage", ["", "{", '{"alphas": [0, 1], "values": [1, -1]}', "[]", "7"])
 def test_a_damaged_cache_is_as_good_as_none(loaded, monkeypatch, tmp_path, damage):
     first, _ = learnt(loaded, monkeypatch)
-    (file,) = tmp_path.rglob("*.json")
+    (file,) = tmp_path.rglob(f"{calibration.KIND}/*.json")
     assert json.loads(file.read_text("utf-8")).keys() == {"alphas", "values"}
     file.write_text(damage, "utf-8")
     again, times = learnt(loaded, monkeypatch)

@@ -26,6 +26,7 @@ TEXTS = {"a": "a dull film", "b": "funny and warm", "c": "not bad", "d": "it nev
 SMALL = [
     "method.smoothgrad.n_samples=4",
     "method.integrated_gradients.n_steps=6",
+    "method.integrated_gradients.quadrature=gauss_legendre",  # as both scripts integrate
     "method.random.n_rankings=2",
 ]
 

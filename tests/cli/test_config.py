@@ -99,6 +99,35 @@ def test_every_method_has_a_file_that_names_all_its_hyperparameters():
         assert set(entry) == others | set(METHODS.hyperparameters(method))
 
 
+CALIBRATED = {"quadrature": "calibrated", "n_steps": 18}
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart", "method_comparison", "plausibility", "full_comparison", "smoothing"]
+)
+def test_studies_take_calibrated_nodes_and_those_of_captum_stay_to_be_chosen(name):
+    entry = config.load([f"experiment={name}"]).method["integrated_gradients"]
+    assert {key: entry[key] for key in CALIBRATED} == CALIBRATED
+    plain = config.load(["~experiment", "method=[integrated_gradients]"])
+    usual = conf_files.method_defaults("integrated_gradients")
+    assert plain.method == {"integrated_gradients": usual}
+    assert (usual["quadrature"], usual["n_steps"]) == ("gauss_legendre", 50)
+
+
+def test_a_calibrated_entry_is_the_usual_one_but_for_its_nodes_and_can_be_left_out():
+    (entry,) = config.load(["method=[calibrated/integrated_gradients]"]).method.values()
+    assert entry == conf_files.method_defaults("integrated_gradients") | CALIBRATED
+    assert list(config.load(["method=[vanilla]"]).method) == ["vanilla"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "captum_parity", "throughput"])
+def test_captum_is_compared_at_equal_rules(name):
+    settings = config.settings(config.load([f"experiment={name}"]))
+    ids = {setting.id for setting in settings}
+    captum = [setting for setting in settings if setting.backend == "captum"]
+    assert captum and all(setting.twin("native").id in ids for setting in captum)
+
+
 def test_plain_yaml_and_hydra_read_the_same_method():
     cfg = config.load(["~experiment", "method=[smoothgrad]"])
     assert cfg.method == {"smoothgrad": conf_files.method_defaults("smoothgrad")}

@@ -1,10 +1,11 @@
 """Numbers that pass between host and device, and memory that runs out there."""
 
+import numpy as np
 import pytest
 import torch
 
 from saliency_bench.core.errors import is_out_of_memory
-from saliency_bench.core.tensors import numbers, on_device
+from saliency_bench.core.tensors import host_copies, numbers, on_device
 
 HERE = torch.device("cpu")
 
@@ -36,3 +37,17 @@ def test_the_host_knows_what_it_sent_and_reads_what_it_did_not():
 )
 def test_memory_that_runs_out_is_known_by_name_or_by_its_words(error, is_memory):
     assert is_out_of_memory(error) is is_memory
+
+
+def test_tensors_come_to_the_host_together_as_they_would_alone():
+    asked = [
+        torch.arange(6, dtype=torch.float32).reshape(2, 3) / 7,
+        torch.zeros(0, 4),
+        torch.tensor([torch.nan, -torch.inf]),
+        torch.rand(2, 2, requires_grad=True),
+    ]
+    for found, tensor in zip(host_copies(asked), asked, strict=True):
+        expected = tensor.detach().double().numpy()
+        assert (found.shape, found.dtype) == (expected.shape, np.float64)
+        np.testing.assert_array_equal(found, expected)
+    assert host_copies([]) == []

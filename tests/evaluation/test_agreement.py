@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
+from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.evaluation.agreement import kendall_tau, rank_biased_overlap, top_k_jaccard
 from saliency_bench.evaluation.metrics import NotApplicable
 
@@ -42,6 +44,20 @@ def test_agreement_counts_pairs(a, random):
     if len(set(a)) > 1 and len(set(b)) > 1:
         # One division and one root apart.
         assert tau(a, b) == pytest.approx(counted(a, b), abs=1e-14)
+
+
+TIES_OR_NOT = st.one_of(st.integers(-3, 3), st.floats(allow_nan=False))
+
+
+@given(st.lists(st.tuples(TIES_OR_NOT, TIES_OR_NOT), min_size=2, max_size=40), st.integers(1, 9))
+def test_tau_is_scipys_to_the_last_bit_however_many_pairs_are_compared_at_a_time(pairs, at_once):
+    """Both count pairs in whole numbers, divide by the same roots in the same order, and cut at 1."""
+    a, b = np.array(pairs, dtype=float).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saliency_bench.core.rank_correlation.PAIRS_AT_ONCE", at_once * len(a))
+        assert tau_b(a, b) == pytest.approx(
+            kendalltau(a, b, variant="b").statistic, 0, 0, nan_ok=True
+        )
 
 
 @given(SCORES)

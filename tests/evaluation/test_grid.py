@@ -68,3 +68,9 @@ def test_an_empty_grid_is_refused():
 def test_an_unknown_grid_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="'eraser'"):
         counts("erasor", 10)
+
+
+def test_counts_that_are_kept_for_the_next_text_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        counts("eraser", 20)[0] = 7
+    assert counts("eraser", 20) is counts("eraser", 20)

@@ -4,14 +4,26 @@ import random
 import subprocess
 import sys
 
+#: The command as users start it.
+REAL = (sys.executable, "-m", "saliency_bench")
+#: The same without pictures in its report, which take most of the time of a small study and are the last it makes.
+BENCH = (
+    sys.executable,
+    "-c",
+    "from saliency_bench.report import build\n"
+    "build.FIGURES = {}\n"
+    "from saliency_bench.cli.main import main\n"
+    "raise SystemExit(main())",
+)
 
-def command(folder, place, out, *more):
+
+def command(folder, place, out, *more, start=BENCH):
     """The words of a study of the texts in a place, to go to `out`, which may be a name in that place."""
     words = ["~experiment", "model=hub", f"model.path={folder}", "data=file", "data.text=text"]
     words += [f"data.path={place / 'texts.csv'}", f"out={place / out}", "runtime.device=cpu"]
     words += ["method=[vanilla,smoothgrad]", "metric=[srg]", "name=t", "convergence.n_examples=0"]
     words += ["runtime.threads=1", "statistics.n_resamples=100", *more]
-    return [sys.executable, "-m", "saliency_bench", *words]
+    return [*start, *words]
 
 
 def texts(tmp_path, n=24):

@@ -5,13 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import command, run, tables, texts
+from commands import BENCH, REAL, command, run, tables, texts
 
 KILLED = "faults: kill -9 of the real command and its two workers"
 
@@ -20,20 +19,20 @@ def killed_and_resumed(folder, tmp_path, n, seed):
     """Real commands with two workers, killed with all their processes at random times; the number that were."""
     texts(tmp_path)
     started = time.monotonic()
-    done = run(command(folder, tmp_path, "whole"))
+    done = run(command(folder, tmp_path, "whole", start=REAL))
     assert done.returncode == 0, done.stderr
     seconds, kills = time.monotonic() - started, 0
     stream = random.Random(seed)
     for trial in range(n):
         name = f"trial{trial}"
-        words = command(folder, tmp_path, name, "runtime=processes")
+        words = command(folder, tmp_path, name, "runtime=processes", start=REAL)
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         time.sleep(stream.uniform(0.3, 1.6) * seconds)
         _kill_family(process.pid)
         kills += process.wait() < 0
         held = tmp_path / name / "config.json"
-        again = ["resume", str(tmp_path / name)] if held.is_file() else words[3:]
-        done = run([sys.executable, "-m", "saliency_bench", *again])
+        again = ["resume", str(tmp_path / name)] if held.is_file() else words[len(REAL) :]
+        done = run([*REAL, *again])
         assert done.returncode == 0, done.stderr
         assert tables(tmp_path / name) == tables(tmp_path / "whole")
     return kills
@@ -75,7 +74,7 @@ def killed_again_and_again(folder, tmp_path, n, seed):
         out = tmp_path / f"study{studies}"
         words = command(folder, tmp_path, out.name, *more, "runtime=processes")
         if (out / "config.json").is_file():
-            words = [*words[:3], "resume", str(out)]
+            words = [*BENCH, "resume", str(out)]
         began = time.monotonic()
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         if kills % 5 == 0:
@@ -93,8 +92,8 @@ def killed_again_and_again(folder, tmp_path, n, seed):
             assert process.returncode == 0
             assert tables(out) == whole
             studies += 1
-    again = ["resume", str(out)] if (out / "config.json").is_file() else words[3:]
-    done = run([*words[:3], *again])
+    again = ["resume", str(out)] if (out / "config.json").is_file() else words[len(BENCH) :]
+    done = run([*BENCH, *again])
     assert done.returncode == 0, done.stderr
     assert tables(out) == whole
     return kills, seen
@@ -136,7 +135,7 @@ def test_workers_end_with_a_driver_that_is_killed_alone_and_the_run_goes_on(
     while (left := _workers_of(tmp_path / "run")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
-    done = run([sys.executable, "-m", "saliency_bench", "resume", str(tmp_path / "run")])
+    done = run([*BENCH, "resume", str(tmp_path / "run")])
     assert done.returncode == 0, done.stderr
     assert tables(tmp_path / "run") == undisturbed.tables
 
@@ -226,7 +225,7 @@ def test_a_second_interrupt_costs_nothing_that_the_first_would_have_kept(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT), err
-    done = run([sys.executable, "-m", "saliency_bench", "merge", str(log.parent)])
+    done = run([*BENCH, "merge", str(log.parent)])
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
     assert "missing" in done.stderr
 
@@ -240,7 +239,7 @@ def test_of_three_that_go_on_at_once_none_does_harm(folder, tmp_path, undisturbe
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    words = [sys.executable, "-m", "saliency_bench", "resume", str(tmp_path / "run")]
+    words = [*BENCH, "resume", str(tmp_path / "run")]
     three = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [one.communicate(timeout=300)[1] for one in three]
     codes = sorted(one.returncode for one in three)

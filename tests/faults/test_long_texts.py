@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 LENGTH = 4096
-STEPS = 16
+STEPS = 8
 #: Beyond what the process has before it explains: enough for one row of 4096 tokens, not for all of them at once.
 SPARE_BYTES = 400 * 2**20
 

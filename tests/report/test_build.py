@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 from saliency_bench.core.heatmap import DARK, LIGHT, bar, panel
+from saliency_bench.report import build
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
-from saliency_bench.report.html import caution, what_was_run
+from saliency_bench.report.html import caution, question, what_was_run
+from saliency_bench.report.verdict import verdict
 from saliency_bench.store import parquet as store_tables
 from saliency_bench.store.parquet import schema_of, to_parquet
 from saliency_bench.store.run import Run, Tables
@@ -113,7 +115,8 @@ def test_the_same_rows_give_the_same_bytes(reported, run):
     assert files(run.folder) == files(reported.folder)
 
 
-def test_what_an_earlier_report_left_is_gone(run):
+def test_what_an_earlier_report_left_is_gone(run, monkeypatch):
+    monkeypatch.setattr(build, "FIGURES", {"curves": build.FIGURES["curves"]})
     (run.folder / "figures").mkdir(parents=True)
     (run.folder / "tables").mkdir()
     (run.folder / "figures" / "curves.png").write_bytes(b"old")
@@ -162,6 +165,12 @@ def test_the_page_shows_text_from_a_run_and_obeys_none_of_it(run):
     assert "\x1b" not in page.text and "\u202e" not in page.text
 
 
+def test_the_page_says_its_question_and_its_result_before_anything_else(reported, page):
+    analysis = analyse(reported)
+    for text in (question(analysis), verdict(analysis)):
+        assert text and page.text.index(text) < page.text.index("Results")
+
+
 def test_the_page_has_every_mean_of_the_main_table(reported, page):
     table = (reported.folder / "tables" / "headline.md").read_text("utf-8")
     for number in re.findall(r"\d\.\d{3}", table):
@@ -175,7 +184,7 @@ def test_sentences_are_as_many_wrong_as_right_and_say_so(page):
     assert sorted(tags) == ["right", "right", "wrong", "wrong"]
 
 
-def test_a_run_without_gold_labels_has_no_right_and_wrong(run):
+def test_a_run_without_gold_labels_has_no_right_and_wrong(run, no_figures):
     examples = run.tables["examples"].assign(gold=None, gold_label=None, correct=None)
     examples["correct"] = examples["correct"].astype("boolean")
     unlabelled = Run(run.folder, run.manifest, run.settings, run.tables | {"examples": examples})

@@ -19,7 +19,7 @@ from saliency_bench.core.captions import Place, facts, headings, legend, place_o
 from saliency_bench.core.display import page, record, records, to_rich
 from saliency_bench.core.heatmap import map_of_attribution
 from saliency_bench.core.method_facts import facts_of, signed
-from saliency_bench.report.terminal import show_maps
+from saliency_bench.report.token_maps import show_maps
 
 
 @pytest.fixture(scope="module")

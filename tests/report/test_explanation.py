@@ -11,6 +11,7 @@ import saliency_bench as sb
 from saliency_bench.cli import main as cli
 from saliency_bench.core.display import page, records
 from saliency_bench.core.errors import InputError
+from saliency_bench.core.verdicts import Verdict
 from saliency_bench.models.loading import load_model
 
 
@@ -46,6 +47,16 @@ def test_the_page_shows_every_text_as_written_and_obeys_none(maps):
     assert "default-src 'none'" in page(maps, top=None, special_tokens=False)
 
 
+def test_a_page_says_which_maps_to_trust_where_that_is_known(maps):
+    said = Verdict("<b>One</b>", None, "nothing & more", None)
+    shown = page(maps, verdicts=[said], conclusion="Trust <i>none</i>.")
+    text = Tags(shown).text
+    assert "<b>One</b>" in text and "nothing & more" in text and "Trust <i>none</i>." in text
+    assert not {"b", "i"} & {*Tags(shown).tags}
+    assert "Which of these maps to trust" in text
+    assert "Which of these maps to trust" not in Tags(page(maps)).text
+
+
 def test_special_tokens_are_shown_where_they_are_asked_for(maps):
     assert "[CLS]" not in Tags(page(maps, top=None, special_tokens=False)).text
     assert "[CLS]" in Tags(page(maps, top=None, special_tokens=True)).text
@@ -79,8 +90,15 @@ def test_explain_writes_a_page_and_prints_records(folder, tmp_path, monkeypatch,
     words = ["explain", "the film w1", "model=hub", f"model.path={folder}", "method=[vanilla]"]
     words += ["runtime.device=cpu"]
     assert cli.main([*words, "--html=page.html", "--top=1"]) == 0
-    assert "the" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     shown = (tmp_path / "page.html").read_text("utf-8")
+    for said in (
+        "Words that matter most: ",
+        "Trust Vanilla gradient most.",
+        "0.232 [0.209, 0.255]",
+    ):
+        assert said in printed and said in Tags(shown).text
+    assert "Your model was not in that study" in printed
     assert len(Tags(shown).titles) == 3  # numbers stay where colours go
     assert shown.count("border-radius:2px") == 1
     assert cli.main([*words, "--json=article"]) == 0

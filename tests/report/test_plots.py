@@ -318,7 +318,7 @@ def test_numbers_of_one_sign_use_the_whole_of_a_sequential_scale_and_others_lie_
 def test_settings_of_one_colour_have_a_marker_each_and_twins_share_theirs(make_run):
     (random,) = settings("random", n=[1])
     paths = steps(baseline=["mask", "zero"], n_steps=[8], quadrature=["left"])
-    captum = [Setting(**{**vars(one), "backend": "captum"}) for one in paths]
+    captum = [one.twin("captum") for one in paths]
     found = style.signs([described(one) for one in (*paths, *captum, random)])
     assert [found[one.id] for one in paths] == [found[one.id] for one in captum] == ["o", "^"]
     assert found[random.id] == ""

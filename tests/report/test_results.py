@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from saliency_bench.report.build import build_report
+from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.store.run import read_run
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -30,3 +32,18 @@ def test_the_readme_quotes_the_headline_table():
     numbers = [cell.strip(" |") for row in quoted for cell in row if "[" in cell]
     assert len(numbers) == 6 * 6
     assert [one for one in numbers if one not in found] == []
+
+
+def test_the_intervals_of_the_effects_are_todays_of_the_rows_beside_them():
+    """As `docs/effects.py redraw` writes and draws them."""
+    what = ["effect", "variant", "measure"]
+    rows = pd.read_csv(RESULTS / "effects" / "effects.csv").groupby(what)["value"]
+    summary = pd.read_csv(RESULTS / "effects" / "summary.csv").set_index(what)
+    assert set(summary.index) == set(rows.groups)
+    for key, values in rows:
+        ends = intervals(values.to_numpy()[:, None], Resampling(0.95, 9999, 0))
+        expected = [values.mean(), *(float(end[0]) for end in ends)]
+        # Written with four digits: off by half a unit of the last, 1/2000 of a number at most.
+        assert summary.loc[key, ["mean", "low", "high"]].tolist() == pytest.approx(
+            expected, rel=1 / 2000
+        )

@@ -25,6 +25,7 @@ def score_fn(
 
     The rule ends at the logits: how a probability is read off them is differentiated as it is.
     """
+    batch.require_text_alone()
     logits = logits_fn(model, batch, short=True)
 
     def score(
@@ -46,6 +47,7 @@ def parts_of(model: Model, text: Encoded, rule: Rule) -> Counter[str]:
         InputError: the model computes something of which the rule says nothing.
     """
     batch = collate(model, [text])
+    batch.require_text_alone()
     row = torch.zeros(1, dtype=torch.long, device=model.device)
     embeddings = model.embed(
         batch.input_ids,

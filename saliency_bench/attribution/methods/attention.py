@@ -76,6 +76,7 @@ def value_zeroing(ctx: Context, *, query: str) -> Attribution:
     in attention rollout, the last leftmost, but with no half of I, since a layer has its residual connection in it. A row
     that nothing moves keeps its token. It costs 1 + T forward rows for a text of T tokens, special ones included.
     """
+    ctx.batch.require_text_alone()
     model, batch, width = ctx.references.model, ctx.batch, ctx.embeddings.shape[1]
     device = ctx.embeddings.device
     at_once = ctx.references.budget(ctx.token_budget).rows(width)
@@ -157,6 +158,7 @@ def _attribution(
     Where a task asks about a token, that token is the query, whatever else is said: another's row answers another
     question.
     """
+    ctx.batch.require_text_alone()
     examples = torch.arange(len(ctx.batch), device=ctx.embeddings.device)
     rows_at_once = max(1, ctx.token_budget // ctx.embeddings.shape[1])
     found = []

@@ -87,7 +87,8 @@ class About:
     reduction to lengths (None: the scores tell). `role` is "method", "chance", "baseline" or "bound".
     `explains_output=False` says that the explained output has no say. `dot_twin` is the method that this one is when
     its gradient is multiplied with the input, `limit` the method whose many steps it comes close to with more of its
-    own, `calibrated` that it has quadrature=calibrated, and `backward` that its gradients may be taken by a backward
+    own, `at_input` that the gradient at the input is all it needs of the model, `calibrated` that it has
+    quadrature=calibrated, and `backward` that its gradients may be taken by a backward
     rule; `own_gradient` says why they may not, where it is not clear from its kind. `sums_to` says in words what the
     scores of a text sum to, where the method claims it.
     """
@@ -100,6 +101,7 @@ class About:
     explains_output: bool = True
     dot_twin: str | None = None
     limit: str | None = None
+    at_input: bool = False
     calibrated: bool = False
     backward: bool = False
     own_gradient: str | None = None

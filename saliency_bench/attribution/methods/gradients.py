@@ -13,6 +13,7 @@ from saliency_bench.attribution.statistics import MEAN, SQUARE, VARIANCE, Moment
     family="vanilla",
     color="#E69F00",
     dot_twin="input_x_gradient",
+    at_input=True,
     backward=True,
 )
 def vanilla(ctx: Context) -> GradientSum:
@@ -25,6 +26,7 @@ def vanilla(ctx: Context) -> GradientSum:
     label="Gradient × input",
     family="input_x_gradient",
     color="#009E73",
+    at_input=True,
     backward=True,
 )
 def input_x_gradient(ctx: Context) -> GradientSum:
@@ -39,6 +41,7 @@ def input_x_gradient(ctx: Context) -> GradientSum:
     label="Gradient × (input − baseline)",
     family="input_x_gradient",
     color="#66C2A5",
+    at_input=True,
     backward=True,
 )
 def input_baseline_x_gradient(

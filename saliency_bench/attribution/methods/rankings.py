@@ -47,21 +47,15 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     scores = torch.zeros(attributable.shape, dtype=torch.float64)
     if not attributable.any():
         return Attribution(scores=scores, n_gradients=0)
-    everything = [
-        (row, -1) for row in range(len(attributable))
-    ]  # no token has this place: all stay
-    asked = everything + [(row, token) for row, token in np.argwhere(attributable)]
-    examples = np.array([row for row, _ in asked], dtype=int)
-    keep = [
-        np.arange(length) != token
-        for (_, token), length in zip(asked, np.array(ctx.batch.lengths)[examples], strict=True)
-    ]
+    n, width = attributable.shape
+    rows, tokens = np.nonzero(attributable)
+    examples = np.concatenate([np.arange(n), rows])  # the whole texts first, of which no token goes
+    stays = np.arange(width) != np.concatenate([np.full(n, -1), tokens])[:, None]
+    lengths = np.array(ctx.batch.lengths)[examples].tolist()
+    keep = [row[:length] for row, length in zip(stays, lengths, strict=True)]
     logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
-    read = output_of(ctx.references.model, ctx.output)
-    answers = read(logits, ctx.target.cpu()[examples]).tolist()
-    full, without = answers[: len(everything)], answers[len(everything) :]
-    for (row, token), score in zip(asked[len(everything) :], without, strict=True):
-        scores[row, token] = full[row] - score
+    answers = output_of(ctx.references.model, ctx.output)(logits, ctx.target.cpu()[examples])
+    scores[rows, tokens] = answers[rows].double() - answers[n:].double()
     return Attribution(scores=scores, n_gradients=0)
 
 

@@ -7,7 +7,6 @@ from dataclasses import fields
 
 import torch
 from jaxtyping import Float
-from scipy.special import erfinv
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
@@ -30,6 +29,8 @@ def adaptgrad(
     ranges over the vocabulary, from low_d to high_d. A number on or beyond its bound gets no noise. The authors' code counts the
     gradient at x itself as one more sample; here it is none.
     """
+    from scipy.special import erfinv
+
     cloud = ctx.noise_cloud(noise_special_tokens)
     kept = {field.name: getattr(cloud, field.name) for field in fields(NoiseCloud)}
     uneven = UnevenCloud(**kept, room=_room(ctx))

@@ -14,7 +14,7 @@ from saliency_bench.data.labels import resolve_label
 from saliency_bench.data.records import half_character
 from saliency_bench.models.extra import extra_of, tensors_of
 from saliency_bench.models.model import Model
-from saliency_bench.models.tasks import placing
+from saliency_bench.models.tasks import options, placing
 from saliency_bench.models.tasks.items import TOKENS
 
 #: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
@@ -46,22 +46,28 @@ def encode_one(
     where = example.source or example.id
     if not example.text.strip():
         raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
+    if example.messages:
+        raise InputError(f"{where}: {model.name} ({model.task}) reads a text, and no chat")
     for text in (example.text, example.text_pair or ""):
         if fault := half_character(text):
             raise InputError(f"{where}: expected a text, got {fault}")
     gold = _gold(model, example.label, where)
     tokenizer = model.tokenizer
     pair = () if example.text_pair is None else (example.text_pair,)
-    options = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
-    encoding = tokenizer(example.text, *pair, **options, verbose=False)
+    wanted = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
+    if example.in_template:  # which has special tokens of its own
+        wanted["add_special_tokens"] = False
+    encoding = tokenizer(example.text, *pair, **wanted, verbose=False)
     truncated = len(encoding["input_ids"]) > model.max_length
     if truncated:
         _may_cut(where, example, len(encoding["input_ids"]), model, too_long, truncation)
         encoding = tokenizer(
-            example.text, *pair, **options, truncation=truncation, max_length=model.max_length
+            example.text, *pair, **wanted, truncation=truncation, max_length=model.max_length
         )
     model.require_embedded(encoding["input_ids"], where)
     special = tuple(map(bool, encoding["special_tokens_mask"]))
+    if example.in_template:
+        special = placing.outside_parts(example, encoding["offset_mapping"])
     if all(special):
         raise InputError(
             f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
@@ -78,6 +84,7 @@ def encode_one(
         truncated=truncated,
         extra=extra_of(model, encoding, [1] * len(special), where, given=False),
         relevant=placing.relevant_tokens(example, placement, where),
+        parts=example.parts,
         **vars(placement),
     )
 
@@ -174,6 +181,7 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
         token_type_ids=table(types, 0) if len(types) == len(encoded) else None,
         attributable=table([[not special for special in item.special] for item in encoded], False),
         extra=tensors_of(model, [item.extra for item in encoded], [*map(len, encoded)], width),
+        options=options.collated(model, encoded, width),
         **_places(model, encoded, table),
     )
 
@@ -182,7 +190,7 @@ def _places(
     model: Model, encoded: Sequence[Encoded], table: Callable[..., Tensor]
 ) -> dict[str, Tensor]:
     """Where each question is read in the outputs of every token."""
-    if not model.per_token:
+    if not model.per_token or any(item.options for item in encoded):
         return {}
     if all(item.boundary is not None for item in encoded):
         ends = torch.tensor([item.boundary for item in encoded], device=model.device)

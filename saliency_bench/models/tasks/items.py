@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from saliency_bench.core.errors import InputError
+from saliency_bench.data.asked import is_chat
 from saliency_bench.data.example import Example
 
 #: What a mapping of a text may hold.
@@ -17,7 +18,9 @@ TEXT, TEXT_PAIR = "text", "text_pair"
 LABELS = ("labels", "label")
 #: The written tokens of a tokenised input, where they came beside it.
 TOKENS = "input_tokens"
-KEYS = (TEXT, TEXT_PAIR, *LABELS)
+#: What may follow the text, its named stretches, and a chat in its place (`data.asked`).
+OPTIONS, SEGMENTS, MESSAGES = "options", "segments", "messages"
+KEYS = (TEXT, TEXT_PAIR, *LABELS, OPTIONS, SEGMENTS, MESSAGES)
 
 
 def label_of(item: Any) -> int | str | None:
@@ -38,14 +41,15 @@ def label_of(item: Any) -> int | str | None:
 def items(inputs: Any) -> list[Any]:
     """The inputs of a text (as words or as ids), a mapping, a list, a Dataset or a DataLoader.
 
-    A mapping with `text` (and `text_pair`, `label`) is a text, and so is (text, class number); (mapping with `input_ids`,
-    labels or tokens) is a tokenised input. What a DataLoader would put together is taken from it one by one.
+    A mapping with `text` (and `text_pair`, `label`, `options`, `segments`) is a text, and so is (text, class number); a
+    list of messages is a chat; (mapping with `input_ids`, labels or tokens) is a tokenised input. What a DataLoader would
+    put together is taken from it one by one.
 
     Raises:
         InputError: these are no inputs, a table of several columns, or a batch of which it cannot be told what it is.
     """
     _refuse_table(inputs)
-    if isinstance(inputs, str | Example | Mapping) or _is_one_text(inputs):
+    if isinstance(inputs, str | Example | Mapping) or is_chat(inputs) or _is_one_text(inputs):
         return list(_apart(inputs, "inputs"))
     if isinstance(inputs, DataLoader):
         return list(_of_loader(inputs))
@@ -116,6 +120,8 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
         yield from ({"input_ids": ids} for ids in (item if item.ndim == 2 else [item]))
     elif isinstance(item, Mapping):
         yield from _rows(item, where)
+    elif is_chat(item):
+        yield {MESSAGES: item}
     elif _is_list(item) and item and isinstance(item[0], Tensor | np.ndarray):
         yield from _of_arrays(item, where)
     elif _is_list(item) and item and all(map(_is_whole, item)):
@@ -133,7 +139,7 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
 def _rows(batch: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
     """The rows of a batch in columns, as tokenizers, loaders and tables give it."""
     columns = {key: _plain(value, f"{where}[{key!r}]") for key, value in batch.items()}
-    texts = columns.get("input_ids", columns.get(TEXT))
+    texts = columns.get("input_ids", columns.get(TEXT, columns.get(MESSAGES)))
     if not _is_list(texts) or not texts or not (_is_list(texts[0]) or isinstance(texts[0], str)):
         yield batch
         return

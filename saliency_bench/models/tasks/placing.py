@@ -82,6 +82,14 @@ def relevant_tokens(example: Example, placement: Placement, where: str) -> tuple
     )
 
 
+def outside_parts(example: Example, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
+    """Which tokens share no character with a part of the text, so that they are a chat template's."""
+    return tuple(
+        not any(start < last and first < end for _, _, first, last in example.parts)
+        for start, end in offsets
+    )
+
+
 def pads_outside(model: Model, ids: Sequence[int]) -> set[int]:
     """The places of pad tokens before the first other token and after the last; none where no pad token is known."""
     pad = model.pad_token_id

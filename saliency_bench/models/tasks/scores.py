@@ -12,6 +12,7 @@ from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.tensors import Batch, ScoreFn
 from saliency_bench.models.model import Model
 from saliency_bench.models.rounding import Scaling
+from saliency_bench.models.tasks import options
 
 #: How the score of a class is read off the logits [R C]; results [R].
 #: A target with a second column is a contrast: the difference of both classes' scores.
@@ -61,7 +62,8 @@ def logits_fn(
     """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`.
 
     With embeddings in float32, their gradients through a model in half precision are not lost where they are small
-    (`rounding.Scaling`); those at other places of the model have no meaning then.
+    (`rounding.Scaling`); those at other places of the model have no meaning then. Embeddings may be narrower than the
+    batch, if they are as wide as `Batch.widths` of their rows.
     """
 
     def logits(
@@ -69,17 +71,32 @@ def logits_fn(
     ) -> Float[Tensor, "R C"]:
         widened = torch.finfo(model.dtype).bits < torch.finfo(embeddings.dtype).bits
         scaling = Scaling()
-        outputs = model.output(
-            batch.input_ids[row_example],
-            batch.mask[row_example] if batch.padded else None,
-            embeddings=scaling.embeddings(embeddings) if widened else embeddings,
-            extra=batch.extra_of(row_example),
-            short=short,
-        )
-        read = batch.read(outputs, row_example)
+        given = scaling.embeddings(embeddings) if widened else embeddings
+        if batch.options is not None:
+            read = options.logits(model, batch, row_example, given)
+        else:
+            width = embeddings.shape[1]
+            outputs = model.output(
+                batch.input_ids[row_example][:, :width],
+                batch.mask_of(row_example, width),
+                embeddings=given,
+                extra=batch.extra_of(row_example, width),
+                short=short,
+            )
+            read = batch.read(outputs, row_example)
         return scaling.outputs(read) if widened else read
 
     return logits
+
+
+@torch.no_grad()
+def clean_logits(model: Model, batch: Batch) -> Float[Tensor, "B C"]:
+    """All logits of the texts as they are."""
+    if batch.options is not None:
+        return options.logits(model, batch, torch.arange(len(batch), device=model.device))
+    mask = batch.mask if batch.padded else None
+    outputs = model.output(batch.input_ids, mask, batch.token_type_ids, extra=batch.extra)
+    return batch.read(outputs)
 
 
 def output_of(model: Model, output: str) -> Output:

@@ -122,6 +122,12 @@ def word_of(model: Model, index: int) -> str:
     return _SPACE * (spaces or token.startswith(_SPACED)) + body
 
 
+def visible_spaces(words: str) -> str:
+    """Words of a continuation with the spaces at their start visible."""
+    body = words.lstrip(" ")
+    return _SPACE * (len(words) - len(body)) + body
+
+
 def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:
     """The token that is meant by a number, or by the first of these spellings that is one token.
 

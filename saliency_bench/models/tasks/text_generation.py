@@ -1,17 +1,23 @@
-"""Causal language models: the next token after a prompt, or each token of a given continuation."""
+"""Causal language models: the next token, a given continuation by its tokens or as a whole, or one of some options."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import NO_OFFSET, Encoded
+from saliency_bench.data.asked import ASSISTANT
 from saliency_bench.data.example import Example
+from saliency_bench.data.labels import as_label
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
+from saliency_bench.models.tasks import chats
 from saliency_bench.models.tasks.encoding import encode_one
-from saliency_bench.models.tasks.task import At, asked_at, token_of, word_of
+from saliency_bench.models.tasks.task import At, asked_at, token_of, visible_spaces, word_of
 
 CONTINUATION = 1  # the segment of what was given to follow the prompt
+
+#: How the log-probabilities of a continuation's tokens become one score.
+SUM, MEAN = "sum", "mean"
 
 #: What a text has one of for each token.
 PER_TOKEN = (
@@ -22,9 +28,10 @@ _OTHER = "without its last token a text asks for another next token"
 
 
 class TextGeneration:
-    """The classes are the tokens of the vocabulary, read at the last token of the text.
+    """The classes are the tokens of the vocabulary, read at the last token of the text, or options (`tasks.options`).
 
-    A pair of texts is a prompt and its continuation: each token of that is a question, whose text is all before it.
+    A pair of texts is a prompt and its continuation: each token of that is a question, whose text is all before it; as a
+    whole it is one question, whose text is the prompt. Of a chat the prompt is what its template makes of it.
     The last token is evidence like any other: where it is replaced, its place still asks what comes next.
     """
 
@@ -32,35 +39,58 @@ class TextGeneration:
 
     def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
         """See `task.Task`. Nothing is cut: the end, which would go first, is what is asked about."""
+        if example.messages:
+            example = chats.rendered(model, example)
+        alone = replace(example, text_pair=None, options=(), label=None)
+        prompt = _ending(encode_one(model, alone, "error"), example)
+        if example.options:
+            return _with_options(model, prompt, example)
         if example.text_pair is None:
-            return _ending(encode_one(model, example, "error"))
-        whole = replace(example, text=example.text + example.text_pair, text_pair=None)
-        return _parted(
-            _ending(encode_one(model, replace(example, text_pair=None), "error")),
-            _ending(encode_one(model, whole, "error")),
-            example,
-        )
+            return prompt
+        return _parted(prompt, _followed(model, prompt, example, example.text_pair), example)
 
     def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
-        """See `task.Task`. There is no `at`: what follows the text is asked, or each token of the continuation."""
-        if at is not None:
-            raise InputError(f"at={at!r}: what is asked is the token after the prompt: give no at")
-        if CONTINUATION not in text.segments or text.text_pair is None:
+        """See `task.Task`. `at` is "sum" or "mean", for options and for a continuation as a whole.
+
+        None: what follows the text, each token of the continuation, or the mean for options.
+        """
+        if at not in (None, SUM, MEAN):
+            raise InputError(
+                f"at={at!r}: what is asked is the token after the prompt: give no at; sum or mean for a continuation as a whole"
+            )
+        if text.options:
+            return [_as_whole(text, str(at or MEAN))]
+        continued = CONTINUATION in text.segments and text.text_pair is not None
+        if not continued:
+            if at is not None:
+                raise InputError(
+                    f"{text.example_id}: at={at}, and no continuation is given: add one, or leave at out"
+                )
             last = max(place for place, there in enumerate(text.attended) if there)
             return [asked_at(text, last)]
         first = text.segments.index(CONTINUATION)
+        if at is not None:
+            ids, words = text.input_ids[first:], str(text.text_pair)
+            asked = replace(before(text, first), options=(ids,), option_texts=(words,))
+            return [replace(_as_whole(asked, str(at)), default_class=0)]
         return [
             asked_at(before(text, n), n - 1, default_class=text.input_ids[n])
             for n in range(first, len(text))
         ]
 
     def class_of(self, model: Model, name: str | int, question: Encoded, n_classes: int) -> int:
-        """See `task.Task`: a token id, or what follows as it is written, the space before it too."""
+        """See `task.Task`: a token id, or what follows as it is written, the space before it too; an option likewise."""
+        if question.options:
+            return _option(name, question, f"{question.example_id}: target")
         return token_of(model, name, n_classes, str(name))
 
     def name_of(self, model: Model, index: int, question: Encoded, n_classes: int) -> str:
-        """See `task.Task`: the token."""
-        return word_of(model, index)
+        """See `task.Task`: the token, or the option."""
+        if not question.options:
+            return word_of(model, index)
+        if index == len(question.options):
+            return f"not {visible_spaces(question.option_texts[0])}"
+        return visible_spaces(question.option_texts[index])
 
 
 def before(text: Encoded, n: int) -> Encoded:
@@ -73,28 +103,98 @@ def before(text: Encoded, n: int) -> Encoded:
     return replace(text, extra=extra, **cut)
 
 
-def _ending(text: Encoded) -> Encoded:
-    """The text without special tokens at its end: after its end, a model predicts nothing.
+def _as_whole(text: Encoded, at: str) -> Encoded:
+    """The question which option follows, scored by the sum or the mean of its tokens."""
+    return replace(text, mean=at == MEAN, example_id=f"{text.example_id}@{at}")
+
+
+def _option(name: str | int, question: Encoded, where: str) -> int:
+    """An option by number, or as it is written, with or without the spaces around it; digits may be its number."""
+    texts = question.option_texts
+    stripped = [text.strip() for text in texts]
+    if isinstance(name, str) and name.isdecimal() and name not in stripped:
+        name = int(name)
+    if isinstance(name, int):
+        if not 0 <= name < len(texts):
+            raise InputError(
+                f"{where} {name}: expected the number of an option, 0 ... {len(texts) - 1}"
+            )
+        return name
+    if name in texts:
+        return texts.index(name)
+    if stripped.count(name.strip()) == 1:
+        return stripped.index(name.strip())
+    raise InputError(f"{where} {name!r} is none of the options: {', '.join(map(repr, texts))}")
+
+
+def _ending(text: Encoded, example: Example) -> Encoded:
+    """The text without special tokens at its end: after its end, a model predicts nothing. A template's end stays.
 
     Without token types too: these models were not trained with any, and GPT-2 would look them up as words.
     """
+    if example.in_template:
+        return replace(text, token_type_ids=None)
     n = 1 + max(place for place, special in enumerate(text.special) if not special)
     return replace(before(text, n), token_type_ids=None)
+
+
+def _followed(model: Model, prompt: Encoded, example: Example, continuation: str) -> Encoded:
+    """The prompt and a continuation as one text.
+
+    Raises:
+        InputError: the continuation adds no token, changes the prompt's, or makes the text too long.
+    """
+    n, text = len(example.text), example.text + continuation
+    parts = example.parts
+    if example.in_template:
+        parts = (*parts, (ASSISTANT, 0, n, len(text)))
+    whole = replace(example, text=text, text_pair=None, options=(), label=None, parts=parts)
+    together = _ending(encode_one(model, whole, "error"), example)
+    where = example.source or example.id
+    if together.input_ids[: len(prompt)] != prompt.input_ids:
+        place = next(
+            place
+            for place, token in enumerate(prompt.input_ids)
+            if together.input_ids[place : place + 1] != (token,)
+        )
+        joined = together.tokens[min(place, len(together) - 1)]
+        raise InputError(
+            f"{where}: the tokenizer joins the end of the prompt and the continuation {continuation[:40]!r} in the token "
+            f"{joined}. Move the space between them from the one to the other, or the letters of the word that is cut"
+        )
+    if len(together) == len(prompt):
+        raise InputError(
+            f"{where}: the continuation {continuation[:40]!r} has no token of its own after the prompt. Move the space "
+            "between them from the one to the other."
+        )
+    return together
+
+
+def _with_options(model: Model, prompt: Encoded, example: Example) -> Encoded:
+    """The prompt with the tokens of each option."""
+    n = len(prompt)
+    options = tuple(
+        _followed(model, prompt, example, option).input_ids[n:] for option in example.options
+    )
+    asked = replace(prompt, options=options, option_texts=example.options)
+    if example.label is None:
+        return asked
+    where = example.source or example.id
+    return replace(asked, gold=_option(as_label(example.label, where), asked, f"{where}: label"))
 
 
 def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:
     """The whole text as a prompt and its continuation."""
     assert example.text_pair is not None
     n, shift = len(prompt), len(example.text)
-    if whole.input_ids[:n] != prompt.input_ids or len(whole) == n:
-        raise InputError(
-            f"{example.source or example.id}: the continuation {example.text_pair[:40]!r} has no token of its own after "
-            "the prompt. Move the space between them from the one to the other."
-        )
     later = [
         span if span == NO_OFFSET else (max(0, span[0] - shift), span[1] - shift)
         for span in whole.offsets[n:]
     ]
+    parts = tuple(
+        (name, 1, start - shift, end - shift) if start >= shift else (name, 0, start, end)
+        for name, _, start, end in whole.parts
+    )
     return replace(
         whole,
         offsets=(*whole.offsets[:n], *later),
@@ -103,4 +203,5 @@ def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:
         ),
         text=example.text,
         text_pair=example.text_pair,
+        parts=parts,
     )

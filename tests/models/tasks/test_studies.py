@@ -1,13 +1,20 @@
 """Studies of every task: metrics, timings and a report, as for classifiers; what makes no sense is a row with its reason."""
 
+import json
 import re
 
 import pandas as pd
 import pytest
+import torch
+from tiny_chats import bpe_tokenizer, tiny_decoder
 from tiny_heads import tiny_head, word_tokenizer
 
+import saliency_bench as sb
+from saliency_bench.attribution.settings import expand
 from saliency_bench.cli import main as cli
+from saliency_bench.core.conf import method_defaults
 from saliency_bench.store.run import read_run
+from saliency_bench.studies.prepare import fit_settings
 
 LINES = {
     "token-classification": ["text", "the capital of france is paris .", "what is a w1 of rome"],
@@ -66,3 +73,43 @@ def test_a_study_has_metrics_timings_and_a_report(task, tmp_path, monkeypatch, c
     again = pd.read_parquet(tmp_path / "run" / "rows.parquet")
     assert cli.main(["resume", "run"]) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "rows.parquet"), again)
+
+
+def test_where_nodes_cannot_be_calibrated_those_of_gauss_legendre_are_taken_and_it_is_said():
+    entry = method_defaults("integrated_gradients") | {"quadrature": "calibrated", "n_steps": 18}
+    model = sb.wrap_model(tiny_head("fill-mask", "bert"), task="fill-mask")
+    (setting,), warnings = fit_settings(model, expand({"ig": entry | {"baseline": "zero"}}))
+    assert (setting.hyper["quadrature"], setting.hyper["n_steps"]) == ("gauss_legendre", 50)
+    assert [one["source"] for one in warnings] == ["method.ig.quadrature"]
+
+
+@pytest.mark.parametrize("kind", ["options", "messages"])
+def test_a_study_asks_options_and_chats_of_a_file(kind, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("saliency_bench.report.build.FIGURES", {})
+    tokenizer = bpe_tokenizer()
+    tiny_decoder("llama", dtype=torch.float32).module.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = {"options": [" Oslo", " Bergen, by the sea"], "label": "Oslo"}
+    chat = [{"role": "user", "content": "The capital of Norway?"}]
+    row = {
+        "options": {"text": "The capital of Norway is", **options},
+        "messages": {"messages": chat, **options},
+    }[kind]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    words = [
+        "~experiment",
+        "model=hub",
+        "model.path=model",
+        "model.task=text-generation",
+        "data=file",
+    ]
+    words += ["data.path=rows.jsonl", "data.options=options", "data.label=label", "target=gold"]
+    words += ["data.messages=messages"] if kind == "messages" else []
+    words += ["method=[vanilla,random]", "metric=[srg]", "evaluation.removal=[zero]", "out=run"]
+    words += ["convergence.n_examples=0", "timing.enabled=false", "runtime.threads=1"]
+    assert cli.main(words) == 0, capfd.readouterr().err
+    run = read_run(tmp_path / "run")
+    assert (run.tables["rows"]["status"] == "ok").all()
+    assert run.tables["examples"]["example_id"].str.endswith("@mean").all()
+    assert "␣Oslo" in (tmp_path / "run" / "report.html").read_text("utf-8")

@@ -1,0 +1,171 @@
+"""Which maps of one text to trust, and why: what each can be checked by, and how its setting did in a committed study."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saliency_bench.core.heatmap import visible
+from saliency_bench.core.method_facts import facts_of
+
+if TYPE_CHECKING:
+    from saliency_bench.core.maps import AttributionMap
+
+#: What `scripts/evidence.py` writes.
+EVIDENCE = Path(__file__).with_name("evidence.json")
+#: Words of a map that are named, the largest first.
+N_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a map counts as exact enough, as in `convergence` of conf/config.yaml."""
+
+    largest_gap: float
+    smallest_tau: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The mean SRG of a setting in the study, its 95 % interval, and the letters of those that it does not differ from."""
+
+    mean: float
+    low: float
+    high: float
+    group: str
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one map. `passed`: its own checks; None where it has none."""
+
+    label: str
+    passed: bool | None
+    why: str
+    evidence: Evidence | None
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """As a line of a table under `heads`."""
+        mark = {True: "passed: ", False: "failed: ", None: ""}[self.passed]
+        return visible(self.label), visible(mark + self.why), str(self.evidence or "not measured")
+
+
+def verdict(map_: "AttributionMap", limits: Limits) -> Verdict:
+    """The checks of a map, in words with their numbers, and the evidence for its setting.
+
+    A sum is checked against the difference of outputs (completeness), draws by the rank correlation of two halves of
+    them, and an adaptive method by its own estimate of the error.
+    """
+    checks = [*_checks(map_, limits)]
+    failed = [words for good, words in checks if not good]
+    why = "; ".join(failed or [words for _, words in checks]) or "nothing to check it by"
+    passed = None if not checks else not failed
+    return Verdict(facts_of(map_.setting).entry, passed, why, evidence_of(map_))
+
+
+def _checks(map_: "AttributionMap", limits: Limits) -> list[tuple[bool, str]]:
+    """Whether each check of a map is passed, and its number."""
+    checks = []
+    n_lost = int((~np.isfinite(map_.scores)).sum())
+    if n_lost:
+        checks.append((False, f"{n_lost} of {len(map_.scores)} scores are no numbers"))
+    if map_.converged is False:
+        checks.append((False, f"not converged{f' ({map_.reason})' if map_.reason else ''}"))
+    if map_.error is not None:
+        checks.append((map_.converged is not False, f"estimated error {_percent(map_.error)}"))
+    gap, whole = map_.completeness_gap, map_.output_difference
+    if gap is not None and whole:
+        share, limit = abs(gap / whole), limits.largest_gap
+        words = f"sum of scores and change of the output differ by {_percent(share)}"
+        checks.append((share <= limit, f"{words} (limit {_percent(limit)})"))
+    if map_.split_half_tau is not None:
+        tau, least = map_.split_half_tau, limits.smallest_tau
+        words = f"rank correlation of two halves of its draws: τ {tau:.2f} (limit {least:g})"
+        checks.append((tau >= least, words))
+    return checks
+
+
+def _percent(share: float) -> str:
+    """Two digits of a share, never 0 for what is not."""
+    if not math.isfinite(share):
+        return "no number"
+    return f"{100 * share:.2g} %" if share == 0 or share >= 1e-4 else "less than 0.01 %"
+
+
+def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
+    """Names the maps to read, with the numbers that say so; says too where no number does.
+
+    Args:
+        verdicts: of the maps of one text.
+        model: the name of the explained model; the study is of one model alone.
+    """
+    sound = [judged for judged in verdicts if judged.passed is not False]
+    ranked = [(judged, judged.evidence) for judged in sound if judged.evidence]
+    if not sound:
+        return "Trust none of these maps: each fails a check above."
+    if not ranked:
+        passed = _listed([judged.label for judged in sound if judged.passed]) or "none"
+        return (
+            f"Own checks passed: {passed}. {_study()['study']} has none of these settings, so that no number here says which "
+            "map to prefer."
+        )
+    best, evidence = max(ranked, key=lambda pair: pair[1].mean)
+    chance = _study()["settings"][_study()["random"]]["srg"][0]
+    said = (
+        f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} on {_study()['n']} "
+        f"sentences of the bundled model, words replaced by [MASK]; a random ranking has {chance:.3f}."
+    )
+    alike = [
+        judged.label
+        for judged, other in ranked
+        if judged is not best and {*other.group} & {*evidence.group}
+    ]
+    if alike:
+        said += f" {_listed(alike)} did not differ from it there."
+    if best.passed:
+        said += f" Its own check: {best.why}."
+    if model != _study()["model"]:
+        said += " Your model was not in that study: saliency-bench run with the same model=... measures it."
+    return said
+
+
+def heads() -> tuple[str, str, str]:
+    """The columns of a table of verdicts."""
+    return "Map", "Its own check", f"SRG ({_study()['n']} sentences)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def largest_words(map_: "AttributionMap", signed: bool) -> str:
+    """The words with the largest magnitudes and their scores."""
+    words = [word for word in map_.words() if math.isfinite(word.score) and word.score != 0]
+    words.sort(key=lambda word: -abs(word.score))
+    sign = "+" if signed else ""
+    shown = (f"{visible(word.text)} {word.score:{sign}.3g}" for word in words[:N_WORDS])
+    return "Words that matter most: " + " · ".join(shown) if words else "No word matters."
+
+
+def evidence_of(map_: "AttributionMap") -> Evidence | None:
+    """What the committed study found of exactly this setting; None where it has no such setting, or texts of another task."""
+    kept: Mapping[str, Any] = _study()["settings"].get(map_.setting.get("setting_id"), {})
+    if not kept or map_.encoded.position is not None or map_.encoded.boundary is not None:
+        return None
+    mean, low, high = kept["srg"]
+    return Evidence(mean, low, high, kept["group"])
+
+
+@cache
+def _study() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(EVIDENCE.read_text("utf-8"))
+    return content

@@ -1,0 +1,115 @@
+"""Whether a module is still what it was: told from its parts, their code and a few numbers of each weight."""
+
+import sys
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import chain
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Numbers of each weight that are read, at equal distances.
+SAMPLES = 8
+
+#: Whose code is known by a version.
+LIBRARIES = frozenset(
+    {"torch", "transformers", "accelerate", "huggingface_hub", "safetensors"}
+    | sys.stdlib_module_names
+)
+#: What a part computes with beside its weights. Others may change in every pass, as counters and kept tensors do.
+_PLAIN = (bool, int, float, str, FunctionType)
+
+
+def fingerprint(module: nn.Module) -> Hashable:
+    """A value that is another one as soon as the module computes anything else.
+
+    It has the module's parts with their plain attributes, hooks and code; and of each parameter and buffer its identity,
+    type, device, address, version counter and `SAMPLES` of its numbers. PyTorch raises the counter with every change in
+    place (an optimiser's step, `load_state_dict`). A change through `weight.data` or numpy raises none, and is seen if
+    it changes one of these numbers. Training mode and `requires_grad` are no part of it: both are set
+    for the time that a model is explained (`threads.frozen`).
+    """
+    parts = [*module.modules()]
+    weights = [
+        weight
+        for part in parts
+        for weight in (*part._parameters.values(), *part._buffers.values())
+        if weight is not None
+    ]
+    code = frozenset(map(id, functions_of(parts)))
+    return code, tuple(map(_of_part, parts)), tuple(map(_of_weight, weights)), _numbers(weights)
+
+
+def described(module: nn.Module) -> list[Any]:
+    """The same without identities and weights, for another process: the class and plain attributes of each part."""
+    return [
+        [_class_name(type(part)), [pair for pair in plain_of(part) if _is_value(part, pair[0])]]
+        for part in module.modules()
+    ]
+
+
+def of_libraries(module: nn.Module) -> bool:
+    """Whether PyTorch and transformers alone say what is computed.
+
+    Not so with a class, hook or function of somebody else's, or where somebody has put a function of their own in place
+    of one of theirs.
+    """
+    parts = [*module.modules()]
+    theirs = chain(functions_of(parts), map(type, parts))
+    own = any("forward" in vars(part) or _hooks(part) for part in parts)
+    return not own and all(_library(thing) in LIBRARIES for thing in theirs)
+
+
+def functions_of(parts: Sequence[nn.Module]) -> Iterator[FunctionType]:
+    """The functions of the classes of parts, and of the files that these classes stand in."""
+    classes = {base for part in parts for base in type(part).__mro__}
+    files = [sys.modules.get(name) for name in {base.__module__ for base in classes}]
+    for place in (*classes, *(file for file in files if file is not None)):
+        yield from (value for value in vars(place).values() if isinstance(value, FunctionType))
+
+
+def plain_of(part: nn.Module) -> list[tuple[str, Any]]:
+    """The plain attributes of a part by name, functions by their identity."""
+    return [
+        (name, id(value) if isinstance(value, FunctionType) else value)
+        for name, value in vars(part).items()
+        if isinstance(value, _PLAIN) and name != "training" and name[0] != "_"
+    ]
+
+
+def _library(thing: Any) -> str:
+    return str(thing.__module__).split(".")[0]
+
+
+def _is_value(part: nn.Module, name: str) -> bool:
+    return not isinstance(vars(part)[name], FunctionType)
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _of_part(part: nn.Module) -> Hashable:
+    return id(part), id(type(part)), _hooks(part), *plain_of(part)
+
+
+def _hooks(part: nn.Module) -> tuple[int, ...]:
+    """The numbers of a part's hooks; PyTorch gives none twice."""
+    return *part._forward_hooks, *part._forward_pre_hooks, *part._backward_hooks
+
+
+def _of_weight(weight: Tensor) -> Hashable:
+    version = None if weight.is_inference() else weight._version
+    return id(weight), version, weight.data_ptr(), weight.dtype, weight.device, weight.shape
+
+
+def _numbers(weights: Iterable[Tensor]) -> Hashable:
+    """A few numbers of each weight, by type and device; as bytes, since NaN is not equal to itself."""
+    picked: dict[Hashable, list[Tensor]] = {}
+    for weight in weights:
+        flat = weight.detach().reshape(-1)
+        step = max(1, len(flat) // SAMPLES)
+        picked.setdefault((weight.dtype, weight.device), []).append(flat[::step])
+    numbers = (torch.cat(some).cpu().view(torch.uint8) for some in picked.values())
+    return tuple(some.numpy().tobytes() for some in numbers)

@@ -1,0 +1,215 @@
+"""What the preflight found of a model, kept for later calls and, of a model that was loaded, for later processes."""
+
+import hashlib
+import platform
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache as once
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from saliency_bench import __version__
+from saliency_bench.core.rows import digest
+from saliency_bench.core.text import Encoded
+from saliency_bench.core.versions import versions
+from saliency_bench.models.extra import Extra
+from saliency_bench.models.fingerprint import described, fingerprint, of_libraries
+from saliency_bench.models.model import Model
+from saliency_bench.models.preflight import (
+    Findings,
+    Refusal,
+    inspect_model,
+    inspect_texts,
+    kind_of,
+    refuse_unusable,
+)
+from saliency_bench.models.probing import PROBED_TOKENS
+from saliency_bench.models.wrapping import call_module
+from saliency_bench.store import cache
+
+#: The folder of the cache, and hexadecimal digits of a file's name.
+KIND = "preflights"
+DIGITS = 32
+
+#: A probe of so many tokens stands for texts of any length; a shorter one for texts that are no longer.
+ENOUGH_TOKENS = 16
+
+#: Libraries whose version is part of the key.
+_LIBRARIES = ("torch", "transformers", "peft", "numpy")
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A model was sound on a text of so many tokens."""
+
+    n_tokens: int
+    findings: Findings
+
+    def stands_for(self, n_tokens: int) -> bool:
+        """Whether a text of this length need not be probed."""
+        return self.n_tokens >= min(n_tokens, ENOUGH_TOKENS)
+
+
+@dataclass
+class Memory:
+    """What was found of a module as long as its fingerprint is this one, by the facts of a model and by text."""
+
+    fingerprint: Hashable
+    passed: dict[Hashable, Passed] = field(default_factory=dict)
+    refused: dict[Hashable, str] = field(default_factory=dict)
+
+
+_MEMORIES: "WeakKeyDictionary[nn.Module, Memory]" = WeakKeyDictionary()
+
+
+def findings_of(model: Model, texts: Sequence[Encoded]) -> tuple[Findings, bool]:
+    """What `inspect_texts` says of these texts, and whether it was remembered for any of them.
+
+    The model must be frozen. A finding stands for all texts of its kind that are no longer (see `ENOUGH_TOKENS`), a
+    refusal for the same text alone, in the same words. Nothing is remembered of a model with a `forward` of the user's
+    own, which may read what nobody sees here.
+
+    Raises:
+        InputError: see `inspect_model`.
+    """
+    if model.forward is not call_module:
+        return inspect_texts(model, texts), False
+    refuse_unusable(model)
+    inspector = _Inspector(model)
+    return inspect_texts(model, texts, inspector), inspector.has_recalled
+
+
+class _Inspector:
+    """Probes a model on texts, unless that was done before."""
+
+    def __init__(self, model: Model) -> None:
+        state = fingerprint(model.module)
+        memory = _MEMORIES.get(model.module)
+        if memory is None or memory.fingerprint != state:
+            memory = _MEMORIES[model.module] = Memory(state)
+        self.memory = memory
+        self.facts = _facts(model)
+        self.file = _File(model, self.facts, unchanged=state == model.as_made)
+        self.has_recalled = False
+
+    def __call__(
+        self, model: Model, ids: tuple[int, ...], types: tuple[int, ...] | None, extra: Extra
+    ) -> Findings:
+        kind, text = kind_of(types, extra), (ids, types, extra)
+        passed = self._passed(kind, len(ids))
+        if passed is not None:
+            self.has_recalled = True
+            return passed.findings
+        if message := self._refused(text):
+            raise Refusal(message)
+        try:
+            findings = inspect_model(model, ids, types, extra)
+        except Refusal as error:
+            self.memory.refused[self.facts, text] = str(error)
+            self.file.write(text, {"refusal": str(error)})
+            raise
+        passed = Passed(min(len(ids), PROBED_TOKENS), findings)
+        self.memory.passed[self.facts, kind] = passed
+        self.file.write(kind, {"n_tokens": passed.n_tokens, "findings": findings.to_dict()})
+        return findings
+
+    def _passed(self, kind: Hashable, n_tokens: int) -> Passed | None:
+        """What was found of texts of this kind, if it stands for one of this length."""
+        passed = self.memory.passed.get((self.facts, kind))
+        if passed is None and (passed := _read_passed(self.file.read(kind))):
+            self.memory.passed[self.facts, kind] = passed
+        return passed if passed and passed.stands_for(n_tokens) else None
+
+    def _refused(self, text: Hashable) -> str | None:
+        """Why the model was refused on this text."""
+        message = self.memory.refused.get((self.facts, text)) or self.file.read(text).get("refusal")
+        return message if isinstance(message, str) else None
+
+
+def _facts(model: Model) -> tuple[Hashable, ...]:
+    """What a finding depends on beside the module and the text."""
+    parts = model.module.named_modules()
+    layer = next((name for name, part in parts if part is model.embedding), id(model.embedding))
+    attention = [
+        getattr(part.config, "_attn_implementation", None)
+        for level in model.configured
+        for part in level
+    ]
+    return (
+        *(model.task, model.name, model.labels, layer, model.wants_mask),
+        None if model.takes is None else tuple(sorted(model.takes)),
+        *(model.pad_token_id, model.max_length, model.short_last_layer),
+        *(tuple(map(str, attention)), str(model.dtype), torch.get_num_threads()),
+    )
+
+
+class _File:
+    """Findings of one loaded model in the user's cache; they hold for the same content, code and machine alone.
+
+    `unchanged`: the module is what its digests are of.
+    """
+
+    def __init__(self, model: Model, facts: tuple[Hashable, ...], *, unchanged: bool) -> None:
+        self.model, self.facts, self.unchanged = model, facts, unchanged
+
+    @cached_property
+    def key(self) -> dict[str, str] | None:
+        """What findings are kept under; None where no later process could know the model again."""
+        loaded = self.model.facts.get("source") not in (None, "module")
+        usable = self.unchanged and loaded and of_libraries(self.model.module)
+        return _key(self.model, self.facts) if usable else None
+
+    def read(self, about: Hashable) -> dict[str, Any]:
+        """What is kept about a kind of texts, or about one; empty where there is nothing that can be trusted."""
+        if self.key is None:
+            return {}
+        content = cache.read(KIND, self._name(about))
+        trusted = isinstance(content, dict) and content.get("key") == self.key
+        return content if trusted else {}
+
+    def write(self, about: Hashable, content: dict[str, Any]) -> None:
+        """Keeps content about a kind of texts, or about one."""
+        if self.key is not None:
+            cache.write(KIND, self._name(about), {"key": self.key} | content)
+
+    def _name(self, about: Hashable) -> str:
+        return digest([self.key, repr(about)], DIGITS)
+
+
+def _key(model: Model, facts: tuple[Hashable, ...]) -> dict[str, str]:
+    """All that a finding depends on beside the text: content, code, and the machine that computes."""
+    configs = [part.config for level in model.configured for part in level]
+    device = model.device
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "version": f"{__version__} {_own_code()}",
+        **{name: str(number) for name, number in versions(_LIBRARIES).items()},
+        "content": digest([dict(model.facts), described(model.module)], DIGITS),
+        "config": digest([repr(sorted(vars(config).items())) for config in configs], DIGITS),
+        "model": repr(facts),
+        "device": f"{device.type} {chip} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+@once
+def _own_code() -> str:
+    """A digest of the files that say how a model is probed."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:DIGITS]
+
+
+def _read_passed(content: dict[str, Any]) -> Passed | None:
+    """The finding in a file's content; None where it is none."""
+    n_tokens, values = content.get("n_tokens"), content.get("findings")
+    names = {entry.name for entry in fields(Findings)}
+    if not isinstance(n_tokens, int) or not isinstance(values, dict) or {*values} != names:
+        return None
+    numbers = (bool, int, float, type(None))
+    if not all(isinstance(value, numbers) for value in values.values()):
+        return None
+    return Passed(n_tokens, Findings(**values))

@@ -1,0 +1,73 @@
+"""Token maps on a terminal; plain text where there is none. Imports neither pandas nor matplotlib."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from saliency_bench.core.captions import facts, headings, legend
+from saliency_bench.core.heatmap import map_of_attribution, only_top, spans_to_rich
+from saliency_bench.core.verdicts import Verdict, heads, largest_words
+
+if TYPE_CHECKING:
+    from saliency_bench.core.maps import AttributionMap
+
+_PLAIN_WIDTH = 160  # of a file or pipe, which has none
+
+
+def console_for() -> Console:
+    """The terminal, or a wide page without colours where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+
+
+def show_maps(
+    maps: Sequence["AttributionMap"],
+    console: Console | None = None,
+    *,
+    top: int | None = None,
+    special_tokens: bool = False,
+) -> None:
+    """Prints a coloured token map each; without colours the score follows every token.
+
+    Args:
+        maps: in the order in which they are shown.
+        console: the terminal where None.
+        top: only so many tokens with the largest magnitudes are coloured, or have their scores; None: all.
+        special_tokens: show [CLS] and its kin too.
+
+    Raises:
+        InputError: `top` is no whole number of at least 1.
+    """
+    console = console or console_for()
+    colored = console.is_terminal and console.color_system is not None
+    legends = []
+    for attribution, title in zip(maps, headings(maps), strict=True):
+        tokens = map_of_attribution(attribution, special_tokens=special_tokens)
+        console.print(Text(title, style="bold"))
+        shown = spans_to_rich(only_top(tokens, top), colored)
+        console.print(shown, soft_wrap=not colored)
+        console.print(Text(largest_words(attribution, tokens.signed)), soft_wrap=not colored)
+        console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
+        console.print()
+        legends.append(legend(attribution, tokens.signed, top, zero="white"))
+    for text in dict.fromkeys(legends if colored else []):
+        console.print(Text(text, style="dim"))
+
+
+def show_verdicts(
+    verdicts: Sequence[Verdict], conclusion: str, console: Console | None = None
+) -> None:
+    """Prints which maps to trust, and the numbers that say so."""
+    console = console or console_for()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for head in heads():
+        table.add_column(Text(head), overflow="fold")
+    for verdict in verdicts:
+        style = "bold red" if verdict.passed is False else ""
+        table.add_row(*(Text(cell, style=style) for cell in verdict.cells))
+    console.print(table)
+    console.print(Text(conclusion, style="bold"), soft_wrap=not console.is_terminal)

@@ -1,0 +1,112 @@
+"""What came out of a run, in a sentence: from the same paired differences as its tables."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from saliency_bench.core.labels import metric_label
+from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.report import stats
+from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.parity import Parity, parities
+from saliency_bench.report.table import Estimate
+
+
+def verdict(analysis: Analysis) -> str:
+    """Which setting is best by the primary metric, and which others it is ahead of; "" without two to compare.
+
+    A setting is ahead of another where the interval of their paired difference does not hold 0 and, in a study that makes
+    claims, where they share no letter.
+    """
+    metric, (best, *others) = analysis.primary, _contestants(analysis) or [""]
+    if metric is None or not others:
+        return ""
+    rows = analysis.rows[analysis.rows["metric"] == metric]
+    rows = rows[rows["setting_id"].isin([best, *others])]
+    gains = _gains(
+        stats.compare(rows, best, analysis.resampling), analysis.higher_is_better(metric)
+    )
+    others = [key for key in others if key in gains]
+    behind = [
+        key for key in others if gains[key].low > 0 and not _share_letter(analysis, best, key)
+    ]
+    near = [key for key in others if key not in behind]
+    label, name = plain_label(analysis, best), metric_label(metric)
+    parts = []
+    if near:
+        words = listed([_beside(analysis, key, gains[key]) for key in near])
+        parts.append(f"In {name}, {label} is first, but not told apart from {words}")
+    if behind:
+        first, n_more = behind[0], len(behind) - 1
+        ahead = f"ahead of {_beside(analysis, first, gains[first])}"
+        ahead += f" and of {n_more} more" * (n_more > 0)
+        parts.append(f"it is {ahead}" if near else f"In {name}, {label} is {ahead}")
+    return f"{'; '.join(parts)}. {_how_sure(analysis)}" if parts else ""
+
+
+def plain_label(analysis: Analysis, setting_id: str) -> str:
+    """The label of a setting of ours without the word that tells it from Captum's."""
+    return analysis.labels[setting_id].replace(" (native)", "")
+
+
+def _contestants(analysis: Analysis) -> list[str]:
+    """What is shown and has a value, the best first, without chance, bounds and Captum's twins."""
+    metric = analysis.primary
+    if metric is None or analysis.higher_is_better(metric) is None:
+        return []
+    settings = [analysis.setting(key) for key in analysis.shown]
+    return [
+        one["setting_id"]
+        for one in settings
+        if facts_of(one).role in ("method", "baseline")
+        and not is_reference(one)
+        and analysis.estimate(one["setting_id"], metric) is not None
+    ]
+
+
+def _gains(compared: pd.DataFrame, higher_is_better: bool | None) -> dict[str, Estimate]:
+    """By setting, how much better the best is: positive in either direction of better."""
+    sign = -1 if higher_is_better else 1  # differences are of the other, minus the best
+    return {
+        row.setting_id: Estimate(sign * row.difference, *sorted((sign * row.low, sign * row.high)))
+        for row in compared.itertuples()
+    }
+
+
+def _share_letter(analysis: Analysis, *keys: str) -> bool:
+    """Whether a study that makes claims does not tell two settings apart."""
+    return bool(set.intersection(*(set(analysis.groups.get(key, "")) for key in keys)))
+
+
+def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
+    numbers = f"{gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
+    return f"{plain_label(analysis, key)} (by {numbers})"
+
+
+def _how_sure(analysis: Analysis) -> str:
+    texts = f"{analysis.n_examples} text" + "s" * (analysis.n_examples != 1)
+    return f"{texts}." if analysis.claims else f"{texts}: a first look, no claim."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def twins(analysis: Analysis) -> str:
+    """How far the settings that Captum computes too are from Captum's; "" where there are none."""
+    found = parities(analysis.run)
+    if not found:
+        return ""
+    names = listed([facts_of(analysis.setting(one.setting_id)).label for one in found])
+    same = "the same scores" if agree(found) else "other scores"
+    return (
+        f"Captum gives {same} for {names}: the largest difference is {max(one.relative for one in found):.0e} of a "
+        f"text's largest score ({min(one.n_examples for one in found)} texts)."
+    )
+
+
+def agree(found: Sequence[Parity]) -> bool:
+    """Whether all of ours agree with Captum's within the tolerance."""
+    return all(one.verdict == "agrees" for one in found)

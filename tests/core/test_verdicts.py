@@ -1,0 +1,122 @@
+"""Which maps to trust: nothing is said without its number, and the numbers are those of the map and of the committed study."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import token_inputs
+
+import saliency_bench as sb
+from saliency_bench.core import verdicts
+from saliency_bench.core.verdicts import Limits, conclusion, largest_words, verdict
+
+ROOT = Path(__file__).parents[2]
+LIMITS = Limits(largest_gap=0.05, smallest_tau=0.95)
+BUNDLED = "default-seed0"
+
+
+@pytest.fixture(scope="module")
+def ids():
+    """Setting ids of the committed study by the name of the method."""
+    settings = json.loads((ROOT / "results/method_comparison/settings.json").read_text("utf-8"))
+    return {one["name"]: one["setting_id"] for one in settings}
+
+
+@pytest.fixture
+def make(bert, ids):
+    """A map of a method of the committed study, with facts of its own."""
+    (like,) = sb.attribute(bert, token_inputs(5), "vanilla")
+
+    def of(name, **facts):
+        setting = {"name": name, "method": name, "setting_id": ids.get(name, "unknown")}
+        return replace(like, setting=setting, **facts)
+
+    return of
+
+
+def test_the_evidence_is_what_the_committed_table_prints():
+    made = runpy.run_path(str(ROOT / "scripts" / "evidence.py"))["evidence"]()
+    kept = json.loads(verdicts.EVIDENCE.read_text("utf-8"))
+    assert kept == made, "results/method_comparison has changed: run scripts/evidence.py"
+    # The oracle reads the rows, not the table.
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(ROOT / "results/method_comparison/rows.parquet").to_pandas()
+    means = rows[rows.metric == "srg"].groupby("setting_id").value.mean()
+    for setting, found in kept["settings"].items():
+        assert found["srg"][0] == pytest.approx(means[setting], abs=5.1e-4)
+    assert set(kept["settings"]) == set(means.index)
+
+
+def test_a_gap_is_held_against_the_change_and_the_limit(make):
+    good = verdict(
+        make("integrated_gradients", completeness_gap=0.04, output_difference=-2.0), LIMITS
+    )
+    bad = verdict(
+        make("integrated_gradients", completeness_gap=0.2, output_difference=-2.0), LIMITS
+    )
+    assert good.passed is True and "2 %" in good.why and "limit 5 %" in good.why
+    assert bad.passed is False and "10 %" in bad.why
+
+
+def test_halves_of_draws_are_held_against_the_limit(make):
+    good, bad = (verdict(make("smoothgrad", split_half_tau=tau), LIMITS) for tau in (0.97, 0.5))
+    assert good.passed is True and "0.97" in good.why
+    assert bad.passed is False and "0.50" in bad.why and "0.95" in bad.why
+
+
+def test_a_map_that_did_not_converge_or_is_no_number_fails(make):
+    failed = verdict(make("integrated_gradients", converged=False, reason="too few steps"), LIMITS)
+    assert failed.passed is False and "too few steps" in failed.why
+    lost = verdict(make("vanilla", scores=np.array([1.0, np.nan, 0, 0, 0])), LIMITS)
+    assert lost.passed is False and "1 of 5" in lost.why
+
+
+def test_one_gradient_has_nothing_to_be_checked_by(make):
+    alone = verdict(make("vanilla"), LIMITS)
+    assert alone.passed is None and alone.why == "nothing to check it by"
+
+
+def test_the_highest_srg_is_named_with_its_number_and_what_did_not_differ(make):
+    names = ("vanilla", "smoothgrad", "input_x_gradient")
+    said = conclusion([verdict(make(name), LIMITS) for name in names], BUNDLED)
+    assert "Trust vanilla most." in said and "0.232 [0.209, 0.255]" in said
+    assert "smoothgrad did not differ from it" in said
+    assert "input_x_gradient" not in said
+    assert "200 sentences" in said and "0.003" in said
+    assert "Your model was not in that study" not in said
+    other = conclusion([verdict(make(name), LIMITS) for name in names], "mine")
+    assert "Your model was not in that study" in other
+
+
+def test_a_map_that_fails_its_check_is_not_named_whatever_its_srg(make):
+    failed = verdict(
+        make("integrated_gradients", completeness_gap=1.0, output_difference=1.0), LIMITS
+    )
+    said = conclusion([failed, verdict(make("vanilla"), LIMITS)], BUNDLED)
+    assert "Trust vanilla most" in said
+    assert conclusion([failed], BUNDLED) == "Trust none of these maps: each fails a check above."
+
+
+def test_no_number_is_claimed_for_a_setting_that_was_not_in_the_study(make):
+    unknown = verdict(make("other"), LIMITS)
+    assert unknown.evidence is None and "not measured" in unknown.cells
+    assert "none of these settings" in conclusion([unknown], BUNDLED)
+
+
+def test_the_study_says_nothing_of_other_tasks(make):
+    one = make("vanilla")
+    asked = replace(one, encoded=replace(one.encoded, position=2))
+    assert verdict(asked, LIMITS).evidence is None
+
+
+def test_the_words_that_matter_most_are_the_largest_magnitudes(make):
+    scores = np.array([0.1, -3.0, 0.0, 2.0, 0.5])
+    one = make("vanilla", scores=scores)
+    words = [word.text for word in one.words()]
+    expected = f"{words[1]} -3 · {words[3]} +2 · {words[4]} +0.5"
+    assert largest_words(one, signed=True) == f"Words that matter most: {expected}"
+    assert largest_words(make("vanilla", scores=scores * 0), True) == "No word matters."

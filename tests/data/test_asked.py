@@ -1,0 +1,75 @@
+"""Options, named stretches and chats in data files, and what is wrong with them in one sentence."""
+
+import json
+
+import pytest
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.data.file import load
+
+TEXT = "A first passage. A second one. Which?"
+
+
+def written(folder, row, name="rows.jsonl"):
+    path = folder / name
+    if name.endswith("csv"):
+        cells = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
+        quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells.values()]
+        path.write_text(",".join(cells) + "\n" + ",".join(quoted) + "\n")
+    else:
+        path.write_text(json.dumps(row) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_a_file_may_hold_options_and_segments(tmp_path, name):
+    row = {
+        "text": TEXT,
+        "options": [" A", " B"],
+        "label": 1,
+        "segments": {"one": "A first passage.", "two": [17, 30]},
+    }
+    path = written(tmp_path, row, name)
+    (one,) = load(path=path, text="text", label="label", options="options", segments="segments")
+    assert one.options == (" A", " B")
+    assert one.label in (1, "1")
+    assert one.parts == (("one", 0, 0, 16), ("two", 0, 17, 30))
+
+
+def test_a_chat_stands_in_the_place_of_the_text(tmp_path):
+    path = written(tmp_path, {"chat": [{"role": "user", "content": "Oslo?"}]})
+    (one,) = load(path=path, text="text", messages="chat")
+    assert one.messages == (("user", "Oslo?"),)
+    assert one.text == "Oslo?"
+
+
+def test_stretches_are_numbered_where_they_have_no_name(tmp_path):
+    path = written(tmp_path, {"text": TEXT, "segments": ["A", [2, 7], ["question", 31, 37]]})
+    (one,) = load(path=path, text="text", segments="segments")
+    assert one.parts == (("1", 0, 0, 1), ("2", 0, 2, 7), ("question", 0, 31, 37))
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason"),
+    [
+        ([[0, 5], [4, 9]], "segments 1 and 2 overlap at character 4"),
+        ([[0, 99]], r"segment 1 is \[0, 99\], and must lie in the text's characters 0 ... 37"),
+        ([[-1, 4]], "must lie in the text"),
+        ([[4, 4]], "at least one"),
+        ([["a", 0, 2], ["a", 3, 4]], "two segments are called a"),
+        ({"second": "A second", "first": "A first"}, "'A first', is not in the text after"),
+        ([""], "'', is not in the text"),
+        ([[1, 2, 3]], "segment 1: expected"),
+        (3, "expected a list of stretches"),
+    ],
+)
+def test_segments_that_overlap_or_leave_the_text_are_refused(tmp_path, segments, reason):
+    path = written(tmp_path, {"text": TEXT, "segments": segments})
+    with pytest.raises(InputError, match=reason):
+        load(path=path, text="text", segments="segments")
+
+
+def test_a_list_in_a_cell_is_json(tmp_path):
+    path = written(tmp_path, {"text": TEXT, "options": "[A, B]"}, "rows.csv")
+    with pytest.raises(InputError, match="column 'options': expected a list, as JSON"):
+        load(path=path, text="text", options="options")

@@ -1,0 +1,83 @@
+"""The sentence of result says what the paired intervals say, and never more."""
+
+import numpy as np
+import pytest
+
+from saliency_bench.report.analysis import analyse
+from saliency_bench.report.stats import compare
+from saliency_bench.report.terminal import main_table
+from saliency_bench.report.verdict import twins, verdict
+
+
+def with_gap(make_run, make_settings, gap, n=30, metric="srg"):
+    """A run of three methods whose first is better by `gap` on average, with noise of 0.2 on every text."""
+    run = make_run(
+        make_settings("integrated_gradients", "vanilla", "random", backends=("native",)),
+        n_examples=n,
+        metrics=(metric,),
+    )
+    rows = run.tables["rows"]
+    noise = np.random.default_rng(0).normal(0, 0.2, len(rows))
+    first = run.settings[0]["setting_id"]
+    better = 1 if metric == "srg" else -1
+    rows["value"] = noise + better * gap * (rows["setting_id"].astype(str) == first)
+    return run
+
+
+@pytest.mark.parametrize("metric", ["srg", "deletion_auc"])
+def test_ahead_is_said_where_the_interval_leaves_0_out(make_run, make_settings, metric):
+    run = with_gap(make_run, make_settings, 0.5, metric=metric)
+    analysis = analyse(run)
+    best, vanilla = (one["setting_id"] for one in run.settings[:2])
+    (row,) = compare(
+        analysis.rows[analysis.rows["setting_id"].isin([best, vanilla])],
+        vanilla,
+        analysis.resampling,
+    ).itertuples()
+    low, high = sorted((abs(row.low), abs(row.high)))
+    said = verdict(analysis)
+    assert "Integrated Gradients is ahead of Vanilla gradient" in said
+    assert f"(by {abs(row.difference):.3f} [{low:.3f}, {high:.3f}])" in said
+    assert said.endswith("30 texts: a first look, no claim.") and "Random" not in said
+
+
+def test_ahead_is_never_said_where_the_interval_holds_0(make_run, make_settings):
+    for gap in np.linspace(-0.2, 0.2, 9):
+        analysis = analyse(with_gap(make_run, make_settings, gap))
+        best, *others = [key for key in analysis.shown if analysis.setting(key)["name"] != "random"]
+        row = compare(
+            analysis.rows[analysis.rows["setting_id"].isin([best, *others])],
+            best,
+            analysis.resampling,
+        ).iloc[0]
+        assert ("ahead" in verdict(analysis)) == (row["high"] < 0)
+        assert ("not told apart" in verdict(analysis)) == (row["high"] >= 0)
+
+
+def test_a_study_that_makes_claims_needs_letters_too(make_run, make_settings, monkeypatch):
+    analysis = analyse(with_gap(make_run, make_settings, 0.5, n=120))
+    assert "ahead" in verdict(analysis) and verdict(analysis).endswith("120 texts.")
+    shared = dict.fromkeys(analysis.groups, "a")
+    monkeypatch.setitem(analysis.__dict__, "groups", shared)
+    assert "ahead" not in verdict(analysis)
+
+
+def test_nothing_is_said_of_one_method(make_run, make_settings):
+    assert (
+        verdict(analyse(make_run(make_settings("vanilla", "random", backends=("native",))))) == ""
+    )
+
+
+def test_captums_twins_are_a_sentence(run):
+    assert twins(analyse(run)).startswith("Captum gives ")
+
+
+@pytest.mark.parametrize("tolerance", [1.0, 0.0])
+def test_a_row_of_captums_is_hidden_only_where_it_agrees(run, tolerance):
+    run.manifest["parity"] = {"relative_tolerance": tolerance}
+    analysis = analyse(run)
+    agrees = "the same scores" in twins(analysis)
+    assert agrees == (tolerance > 0)
+    labels = [row[0] for row in main_table(analysis).rows]
+    assert len(labels) == len(analysis.shown) - 2 * agrees
+    assert any("Captum" in label for label in labels) != agrees
