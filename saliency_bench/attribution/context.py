@@ -46,7 +46,8 @@ class Context:
     def __post_init__(self) -> None:
         model = self.references.model
         short = score_fn(model, self.batch, self.target, self.output, short=True)
-        self.engine = GradientEngine(short, self.references.budget(self.token_budget))
+        budget = self.references.budget(self.token_budget)
+        self.engine = GradientEngine(short, budget, self.batch.widths)
         self._reference_scores: dict[Hashable, Float[Tensor, " B"]] = {}
         self._paths: dict[Hashable, StraightPath] = {}
         self._units: dict[str, Float[Tensor, " B"]] = {}
@@ -65,7 +66,7 @@ class Context:
             other = self._under[rule] = copy(self)
             vars(other).pop("clean", None)
             other.clean_gradients = {}  # of the plain rule
-            other.engine, other._plain = GradientEngine(score, budget), self
+            other.engine, other._plain = GradientEngine(score, budget, self.batch.widths), self
         return self._under[rule]
 
     @cached_property

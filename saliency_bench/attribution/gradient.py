@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-from saliency_bench.attribution.points import Points
+from saliency_bench.attribution.points import Input, Points
 from saliency_bench.attribution.statistics import DISPLACED, RELATIVE, Row, Term
 from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.tensors import ScoreFn, TokenBudget, at_least_float32, on_device
@@ -70,37 +71,36 @@ class Rows:
 class GradientEngine:
     """Gradients of a score with respect to embeddings, at most a budget of tokens at a time.
 
+    `widths` says how many tokens of each example count (all where None): a pass is as wide as its widest row, and beyond
+    that gradients are 0.
     Where memory runs out, the chunk is cut in half and goes on; whoever shares the budget keeps the smaller size.
     On a GPU the host runs ahead: nothing here waits for a result.
     """
 
     score: ScoreFn
     budget: TokenBudget
+    widths: Sequence[int] | None = None
     spent: Spent = field(default_factory=Spent)
 
     def clean(self, embeddings: Float[Tensor, "B T D"], scores: Float[Tensor, " B"]) -> Clean:
         """The embeddings themselves with their scores, and their gradients once they are wanted."""
 
         def take() -> Float[Tensor, "B T D"]:
-            rows = torch.arange(len(embeddings), device=embeddings.device)
-            chunks = self._chunks(len(rows), embeddings.shape[1])
-            return torch.cat(
-                [
-                    self._fitting(self._gradients, embeddings[chunk], rows[chunk])[1]
-                    for chunk in chunks
-                ]
-            )
+            every = [(row, 0) for row in range(len(embeddings))]
+            chunks = self.pairs(Input(embeddings), [None], every, clean)
+            return torch.cat([rows.gradients for rows in chunks])
 
-        return Clean(embeddings, scores, take)
+        clean = Clean(embeddings, scores, take)
+        return clean
 
     @torch.no_grad()
     def scores_at(self, points: Points, node: Any, clean: Clean) -> Float[Tensor, " B"]:
         """F at one node of every example, forward only."""
-        n, width = clean.embeddings.shape[:2]
+        every = range(len(clean.embeddings))
         parts: list[Tensor] = []
-        for chunk in self._chunks(n, width):
-            own = on_device(range(n)[chunk], clean.embeddings.device, torch.long)
-            at = points.at(own, [node] * len(own))
+        for chunk, width in self._chunks(every, clean.embeddings.shape[1]):
+            own = on_device(every[chunk], clean.embeddings.device, torch.long)
+            at = points.at(own, [node] * len(own))[:, :width]
             parts += self._fitting(lambda *asked: (self.score(*asked),), at, own)
         return torch.cat(parts)
 
@@ -111,30 +111,34 @@ class GradientEngine:
         clean: Clean,
         examples: Sequence[int] | None = None,
     ) -> Iterator[Rows]:
-        """Every pair of an example (all where None) and a node, once; nodes at the input cost nothing.
-
-        What the clean pass knows comes in a chunk of its own for each example, in its place.
-        """
+        """Every pair of an example (all where None) and a node, once; nodes at the input come first and cost nothing."""
         wanted = range(len(clean.embeddings)) if examples is None else examples
-        free = [points.is_input(node) for node in nodes]
-        asked: list[tuple[int, int]] = []
-        for example in wanted:
-            own = [s for s, node in enumerate(nodes) if points.applies(example, node)]
-            if known := [s for s in own if free[s]]:
-                yield _known(clean, example, known)
-            asked += [(example, s) for s in own if not free[s]]
-        yield from self.pairs(points, nodes, asked, clean)
+        pairs = [
+            (example, s)
+            for example in wanted
+            for s, node in enumerate(nodes)
+            if points.applies(example, node)
+        ]
+        at_input = {s for s, node in enumerate(nodes) if points.is_input(node)}
+        free = [pair for pair in pairs if pair[1] in at_input]
+        for chunk, _ in self._chunks([example for example, _ in free], clean.embeddings.shape[1]):
+            yield _known(clean, free[chunk])
+        yield from self.pairs(
+            points, nodes, [pair for pair in pairs if pair[1] not in at_input], clean
+        )
 
     def pairs(
         self, points: Points, nodes: Sequence[Any], asked: Sequence[tuple[int, int]], clean: Clean
     ) -> Iterator[Rows]:
         """The named pairs of an example and a node's index, in the order given, which is sorted by example."""
-        device = clean.embeddings.device
-        for chunk in self._chunks(len(asked), clean.embeddings.shape[1]):
+        whole, device = clean.embeddings.shape[1], clean.embeddings.device
+        for chunk, width in self._chunks([example for example, _ in asked], whole):
             own = asked[chunk]
             row_example = on_device([example for example, _ in own], device, torch.long)
-            at = points.at(row_example, [nodes[s] for _, s in own])
+            at = points.at(row_example, [nodes[s] for _, s in own])[:, :width]
             scores, gradients = self._fitting(self._gradients, at, row_example)
+            if width < whole:
+                gradients = functional.pad(gradients, (0, 0, 0, whole - width))
             yield Rows([e for e, _ in own], [s for _, s in own], scores, gradients)
 
     def weighted_sums(
@@ -165,11 +169,19 @@ class GradientEngine:
                 _accumulate(sums[term], weight, term(row), rows.examples)
         return sums
 
-    def _chunks(self, n_rows: int, width: int) -> Iterator[slice]:
+    def _chunks(self, examples: Sequence[int], whole: int) -> Iterator[tuple[slice, int]]:
+        """Cuts rows, given by their examples, into passes within the budget, each with the width of its widest row."""
+        if self.widths is None:
+            widths = [whole] * len(examples)
+        else:
+            widths = [self.widths[example] for example in examples]
         start = 0
-        while start < n_rows:
-            stop = min(n_rows, start + self.budget.rows(width))
-            yield slice(start, stop)
+        while start < len(widths):
+            stop, widest = start + 1, widths[start]
+            while stop < len(widths) and stop - start < self.budget.rows(max(widest, widths[stop])):
+                widest = max(widest, widths[stop])
+                stop += 1
+            yield slice(start, stop), widest
             start = stop
 
     def _fitting(
@@ -206,11 +218,11 @@ class GradientEngine:
         return scores.detach(), gradient
 
 
-def _known(clean: Clean, example: int, nodes: Sequence[int]) -> Rows:
+def _known(clean: Clean, pairs: Sequence[tuple[int, int]]) -> Rows:
     """Rows that the clean pass has paid for."""
-    n = len(nodes)
-    scores = clean.scores[example].expand(n)
-    return Rows([example] * n, nodes, scores, clean.gradients[example].expand(n, -1, -1))
+    examples, nodes = map(list, zip(*pairs, strict=True))
+    rows = on_device(examples, clean.scores.device, torch.long)
+    return Rows(examples, nodes, clean.scores[rows], clean.gradients[rows])
 
 
 def _accumulate(

@@ -118,10 +118,21 @@ class Batch:
     options: Options | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def extra_of(self, rows: Any = slice(None)) -> dict[str, Tensor]:
-        """Inputs of the model beside ids and mask by name, token types among them, of these rows."""
-        types = {} if self.token_type_ids is None else {"token_type_ids": self.token_type_ids}
-        return {name: one[rows] for name, one in (types | dict(self.extra)).items()}
+    def extra_of(self, rows: Any = slice(None), width: int | None = None) -> dict[str, Tensor]:
+        """Inputs of the model beside ids and mask by name, of these rows; token types, among them, to this width."""
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        if self.token_type_ids is None:
+            return extra
+        return {"token_type_ids": self.token_type_ids[rows][:, :width]} | extra
+
+    def mask_of(self, rows: Int[Tensor, " R"], width: int) -> Bool[Tensor, "R W"] | None:
+        """The mask of these rows up to a width; None where nothing there is padding."""
+        if not self.padded:
+            return None
+        items = [self.encoded[row] for row in numbers(rows)]
+        if all(item.pads is None and len(item) >= width for item in items):
+            return None
+        return self.mask[rows][:, :width]
 
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
@@ -172,6 +183,13 @@ class Batch:
     def lengths(self) -> tuple[int, ...]:
         """The tokens of each example with special tokens and its own padding, without padding to the block's width."""
         return tuple(len(item) for item in self.encoded)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide a pass over each example must be: as its tokens, or as the block where other inputs or outputs are."""
+        if self.extra or self.boundaries is not None or self.options is not None:
+            return (self.input_ids.shape[1],) * len(self)
+        return self.lengths
 
     @property
     def padded(self) -> bool:

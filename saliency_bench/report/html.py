@@ -18,8 +18,9 @@ from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report.analysis import Analysis, removals
-from saliency_bench.report.study_tables import comparison
+from saliency_bench.report.comparison_tables import comparison
 from saliency_bench.report.table import Table, printed
+from saliency_bench.report.verdict import verdict
 
 N_SENTENCES = 8  # shown where the study does not say
 #: What the endpoint measures, for those who have not met it.
@@ -62,6 +63,7 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
     return environment.get_template("page.html.j2").render(
         name=manifest.get("name", "run"),
         question=question(analysis),
+        result=verdict(analysis),
         script=Markup(script),  # not what a run holds
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         sentence=what_was_run(analysis),

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from saliency_bench.core.averages import middle_of
 from saliency_bench.core.labels import (
     BACKWARD,
     UNSAID,
@@ -25,20 +24,22 @@ from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report import convergence_table
 from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.comparison_tables import (
+    METHOD,
+    TEST_WORDS,
+    comparison,
+    fixed_pairs,
+    interval_words,
+)
 from saliency_bench.report.gates import gates
 from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.removal_cost import removal_cost
 from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, number, whole
 from saliency_bench.report.timing import timing
 
-_METHOD = Column("method", "Method")
 _RATE = "examples_per_second"  # with metrics, in the long table alone: it is one over the seconds
 #: What stands beside a setting that Captum has no twin of.
 NO_RULES = "not compared: Captum has no backward rules"
-TEST_WORDS = {
-    "wilcoxon": "Wilcoxon signed-rank (zeros by Pratt)",
-    "sign_flip": "sign-flip permutation of the mean difference",
-}
 
 
 def headline(analysis: Analysis) -> Table:
@@ -78,78 +79,6 @@ def summary(analysis: Analysis) -> Table:
     return filled("summary", title, caption, fields, _ids(analysis), analysis.claims)
 
 
-def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
-    """What is shown against the reference setting, metric by metric."""
-    fields, rows = _compared(analysis, analysis.comparison, metrics)
-    title = f"Differences from {analysis.labels[analysis.reference]}"
-    return filled("comparison", title, _comparison_caption(analysis), fields, rows)
-
-
-def fixed_pairs(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
-    """What `statistics.pairs` holds against each other, metric by metric."""
-    (method, *fields), rows = _compared(analysis, analysis.fixed_pairs, metrics)
-    against: Field = (
-        Column("against", "Held against"),
-        lambda row: analysis.labels[analysis.against[row.setting_id]],
-    )
-    title = "Pairs fixed in advance"
-    caption = _comparison_caption(analysis)
-    return filled("fixed_pairs", title, caption, [method, against, *fields], rows)
-
-
-def _compared(
-    analysis: Analysis, differences: pd.DataFrame, metrics: Sequence[str] | None
-) -> tuple[list[Field], list[Any]]:
-    """The columns and rows of a table of paired differences."""
-    compared = {(row.setting_id, row.metric): row for row in differences.itertuples()}
-    rows = [
-        compared[key, metric]
-        for metric in metrics or analysis.metrics
-        for key in analysis.shown
-        if (key, metric) in compared
-    ]
-    tests: list[Field] = [
-        (Column("p", "p"), lambda row: float(row.p)),
-        (Column("p_holm", "p (Holm)"), lambda row: float(row.p_holm)),
-    ]
-    fields: list[Field] = [
-        (_METHOD, lambda row: analysis.labels[row.setting_id]),
-        (Column("metric", "Metric"), lambda row: metric_label(row.metric)),
-        (Column("n", "n"), lambda row: int(row.n)),
-        (
-            Column("difference", "Difference"),
-            lambda row: Estimate(row.difference, row.low, row.high),
-        ),
-        *(tests if analysis.claims else []),
-        (Column("effect", "Effect r"), lambda row: float(row.effect)),
-        (
-            Column("detectable", "Detectable"),
-            lambda row: None if pd.isna(row.detectable) else float(row.detectable),
-        ),
-    ]
-    return fields, rows
-
-
-def _comparison_caption(analysis: Analysis) -> str:
-    tests = (
-        f"p: {TEST_WORDS[analysis.resampling.test]}, corrected over the methods of a metric (Holm). "
-        if analysis.claims
-        else ""
-    )
-    heavy = any(middle_of(metric) == "median" for metric in analysis.metrics)
-    medians = ", medians of metrics that are named so," if heavy else ""
-    endpoint = metric_label(analysis.endpoint)
-    if analysis.endpoint in analysis.metrics:
-        words = f"{endpoint} is the primary endpoint; the rest is exploratory."
-    else:
-        words = f"{endpoint}, the primary endpoint, was not asked for: all of this is exploratory."
-    return (
-        f"Mean paired differences{medians} with {_interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
-        "correlation. Detectable: smallest true difference that this many examples find with 80 % power at "
-        f"α = {1 - analysis.resampling.confidence:.2g}. {words}"
-    )
-
-
 def right_and_wrong(analysis: Analysis) -> Table:
     """The main table for right and for wrong predictions."""
     groups = dict(list(analysis.correctness.groupby(["setting_id", "prediction"])))
@@ -169,7 +98,7 @@ def right_and_wrong(analysis: Analysis) -> Table:
         return next((Estimate(row.mean, row.low, row.high) for row in rows.itertuples()), None)
 
     fields: list[Field] = [
-        (_METHOD, lambda item: analysis.labels[item[0]]),
+        (METHOD, lambda item: analysis.labels[item[0]]),
         (Column("prediction", "Prediction"), lambda item: str(item[1])),
         (Column("n", "n"), n_examples),
         *(
@@ -177,7 +106,7 @@ def right_and_wrong(analysis: Analysis) -> Table:
             for metric in analysis.headline
         ),
     ]
-    caption = f"Means with {_interval_words(analysis)}. n: examples in the group."
+    caption = f"Means with {interval_words(analysis)}. n: examples in the group."
     title = "Right and wrong predictions"
     return filled("right_and_wrong", title, caption, fields, items, False)
 
@@ -196,7 +125,7 @@ def agreement(analysis: Analysis) -> Table:
         return lambda item: float(item[1][column].mean()) if item[1][column].notna().any() else None
 
     fields: list[Field] = [
-        (_METHOD, lambda item: analysis.labels[item[0][1]]),
+        (METHOD, lambda item: analysis.labels[item[0][1]]),
         (Column("other", "Other method"), lambda item: analysis.labels[item[0][2]]),
         (Column("metric", "Metric"), lambda item: metric_label(item[0][0])),
         (Column("n", "n"), lambda item: len(item[1])),
@@ -247,7 +176,7 @@ def convergence(analysis: Analysis) -> Table:
 def parity(analysis: Analysis) -> Table:
     """Native scores against Captum's."""
     fields: list[Field] = [
-        (_METHOD, lambda pair: analysis.labels[pair.setting_id]),
+        (METHOD, lambda pair: analysis.labels[pair.setting_id]),
         (Column("other", "Against"), lambda pair: analysis.labels[pair.other_id]),
         (Column("n", "Maps"), lambda pair: pair.n_examples),
         (Column("absolute", "Largest difference"), lambda pair: pair.absolute),
@@ -357,7 +286,7 @@ def _ids(analysis: Analysis) -> list[str]:
 
 
 def _method(analysis: Analysis) -> Field:
-    return _METHOD, lambda key: analysis.labels[key]
+    return METHOD, lambda key: analysis.labels[key]
 
 
 def _metrics(analysis: Analysis, metrics: Sequence[str]) -> list[Field]:
@@ -390,14 +319,6 @@ def _costs(analysis: Analysis) -> list[Field]:
     return [field for field in fields if field[0].key in ("n_gradients", *gated, *timed)]
 
 
-def _interval_words(analysis: Analysis) -> str:
-    """How every interval was made."""
-    several = analysis.n_questions > analysis.n_examples
-    over = f"texts, whose {analysis.question}s are averaged first" if several else "examples"
-    resampling = analysis.resampling
-    return f"{resampling.words} over {over}, {resampling.n_resamples} resamples"
-
-
 def _cancels(analysis: Analysis, key: str) -> bool:
     """Whether a setting is of random rankings that come with their reverses."""
     srg = analysis.estimates.get((key, "srg"))
@@ -412,7 +333,7 @@ def _title(analysis: Analysis) -> str:
 def _caption(analysis: Analysis) -> str:
     """How the means of a table were made, how its rows are sorted, and what its marks and letters say."""
     primary, confidence = analysis.primary, analysis.resampling.confidence
-    caption = f"Means with {_interval_words(analysis)}."
+    caption = f"Means with {interval_words(analysis)}."
     if primary is not None and analysis.higher_is_better(primary) is not None:
         endpoint = ", the primary endpoint" if primary == analysis.endpoint else ""
         caption += f" Sorted by {metric_label(primary)}{endpoint}."

@@ -35,7 +35,7 @@ def verdict(analysis: Analysis) -> str:
     parts = []
     if near:
         words = listed([_beside(analysis, key, gains[key]) for key in near])
-        parts.append(f"{label} has the best {name}, but is not told apart from {words}")
+        parts.append(f"In {name}, {label} is first, but not told apart from {words}")
     if behind:
         first, n_more = behind[0], len(behind) - 1
         ahead = f"ahead of {_beside(analysis, first, gains[first])}"

@@ -54,15 +54,15 @@ class Packing:
 
 EQUAL = Packing()
 
-#: Small passes leave a GPU idle, so that there neighbours in length share them at the cost of a little padding.
-LEAST_FILLED_ON_GPU = 0.9
+#: Small passes are slow, so that neighbours in length share them at the cost of a little padding.
+LEAST_FILLED = 0.9
 
 
 def packing_for(model: Model, token_budget: int) -> Packing:
-    """Equal lengths on a CPU; whole passes of neighbouring lengths elsewhere, if padding changes no output of the model."""
-    if model.device.type == "cpu" or not model.pads_exactly:
+    """Whole passes of neighbouring lengths, or equal lengths where it is not proved that padding changes no output."""
+    if not model.pads_exactly:
         return EQUAL
-    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED_ON_GPU)
+    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED)
 
 
 def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Block]:
@@ -206,7 +206,7 @@ class OpenBlock:
         rows = torch.arange(len(self.batch), device=leaf.device)
         try:
             with torch.enable_grad():
-                logits = logits_fn(self.model, self.batch)(leaf, rows)
+                logits = logits_fn(self.model, self.batch, short=True)(leaf, rows)
                 self._choose(logits)
                 for output in self.outputs:
                     score = output_of(self.model, output)(logits, self.asked).sum()

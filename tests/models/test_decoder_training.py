@@ -11,6 +11,9 @@ from saliency_bench.data.example import Example
 from saliency_bench.models.loading import load_model
 from training.smollm2_sentiment import RECIPE, train
 
+# peft asks transformers 5 by a deprecated name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
 #: The class is told by one word of three.
 TEXTS = [
     Example(str(n), f"w{n % 7} {'w10' if n % 2 else 'w20'} w{n % 5}", label=n % 2)

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def curve_rows(setting: Setting, example: dict[str, Any]) -> list[dict[str, Any]
 def map_row(setting: Setting, example: dict[str, Any]) -> dict[str, Any]:
     words = example["text"].split()
     # Both backends compute the same scores, up to rounding.
-    twin = Setting(**{**vars(setting), "backend": "native"}).id
+    twin = replace(setting, backend="native").id
     scores = generator("map", twin, example["example_id"]).normal(size=len(words)) / 4
     if setting.backend == "captum":
         scores = scores * (1 + 1e-7)

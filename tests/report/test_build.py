@@ -15,7 +15,8 @@ from saliency_bench.core.heatmap import DARK, LIGHT, bar, panel
 from saliency_bench.report import build
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
-from saliency_bench.report.html import caution, what_was_run
+from saliency_bench.report.html import caution, question, what_was_run
+from saliency_bench.report.verdict import verdict
 from saliency_bench.store import parquet as store_tables
 from saliency_bench.store.parquet import schema_of, to_parquet
 from saliency_bench.store.run import Run, Tables
@@ -162,6 +163,12 @@ def test_the_page_shows_text_from_a_run_and_obeys_none_of_it(run):
     assert not page.open and [tag for tag, _ in page.tags].count("script") == 1
     assert page.text.count("<script>alert('x')</script>␛[31m �{{ 7*7 }}") >= 5
     assert "\x1b" not in page.text and "\u202e" not in page.text
+
+
+def test_the_page_says_its_question_and_its_result_before_anything_else(reported, page):
+    analysis = analyse(reported)
+    for text in (question(analysis), verdict(analysis)):
+        assert text and page.text.index(text) < page.text.index("Results")
 
 
 def test_the_page_has_every_mean_of_the_main_table(reported, page):

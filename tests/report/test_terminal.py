@@ -9,7 +9,7 @@ from rich.console import Console
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import printed
-from saliency_bench.report.terminal import fitting, show
+from saliency_bench.report.terminal import fitting, main_table, show
 
 
 def shown(run, **options):
@@ -27,7 +27,7 @@ def test_a_pipe_gets_plain_text_with_the_table_and_the_place_of_the_report(run):
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200, 400])
 def test_no_number_is_cut_on_a_terminal_of_any_width(run, width):
-    table = fitting(headline(analyse(run)), width)
+    table = fitting(main_table(analyse(run)), width)
     text = shown(run, width=width)
     for row in printed(table):
         (line,) = [line for line in text.splitlines() if line.strip().startswith(row[0].text)]

@@ -1,5 +1,9 @@
 """Peak memory is measured, not estimated."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +106,41 @@ def test_on_an_unknown_kind_of_device_the_peak_is_unknown():
     with peak_memory("meta") as peak:
         pass
     assert peak.peak_bytes is None
+
+
+#: In a process of its own: what others freed before would be used again without being seen.
+MEMORY = """
+import json
+from transformers import BertConfig, BertForSequenceClassification
+from saliency_bench.experiments.throughput.contestants import Problem, explained
+from saliency_bench.studies.memory import peak_memory
+from saliency_bench.models.loading import wrap_model
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks.encoding import encode, encoded_ids
+
+config = BertConfig(vocab_size=99, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
+model = wrap_model(BertForSequenceClassification(config).eval())
+ids = [[(7 * row + 3 * place) % 99 for place in range(32)] for row in range(16)]
+encoded = tuple(encoded_ids(model, {"input_ids": row}, str(i), None, "") for i, row in enumerate(ids))
+peaks = []
+with model.frozen():
+    for n_steps in (16, 16, 256):  # the first of them loads what a first run loads
+        problem = Problem(References(model), encoded, "zero", "midpoint", n_steps, 4096)
+        with peak_memory("cpu") as peak:
+            explained(problem, [problem.setting])
+        peaks.append(peak.peak_bytes)
+print(json.dumps(peaks[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_steps():
+    # Every tensor in pages of its own: what glibc keeps of freed ones is 5 % more or less from run to run.
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], env=env, capture_output=True, text=True, check=True
+    )
+    few, many = json.loads(done.stdout.splitlines()[-1])
+    # Rows of 16 steps fill two chunks of the token budget, those of 256 fill 32.
+    assert few > 20 * 2**20
+    assert many / few <= 1.05

@@ -62,7 +62,8 @@ def logits_fn(
     """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`.
 
     With embeddings in float32, their gradients through a model in half precision are not lost where they are small
-    (`rounding.Scaling`); those at other places of the model have no meaning then.
+    (`rounding.Scaling`); those at other places of the model have no meaning then. Embeddings may be narrower than the
+    batch, if they are as wide as `Batch.widths` of their rows.
     """
 
     def logits(
@@ -74,11 +75,12 @@ def logits_fn(
         if batch.options is not None:
             read = options.logits(model, batch, row_example, given)
         else:
+            width = embeddings.shape[1]
             outputs = model.output(
-                batch.input_ids[row_example],
-                batch.mask[row_example] if batch.padded else None,
+                batch.input_ids[row_example][:, :width],
+                batch.mask_of(row_example, width),
                 embeddings=given,
-                extra=batch.extra_of(row_example),
+                extra=batch.extra_of(row_example, width),
                 short=short,
             )
             read = batch.read(outputs, row_example)

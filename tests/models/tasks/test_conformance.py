@@ -8,7 +8,6 @@ from heads import TEXTS, examine
 from tiny_heads import EVERY_HEAD, tiny_model, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench.core.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,14 @@ def test_attention_is_that_of_the_token_asked_about(task, tokenizer):
 
 
 @pytest.mark.parametrize("task", TEXTS)
-def test_a_rule_that_must_be_learnt_is_refused_by_name(task, tokenizer):
+def test_where_a_rule_cannot_be_learnt_another_is_taken_and_it_is_said(task, tokenizer):
     model = tiny_model(task, EVERY_HEAD[[t for t, _ in EVERY_HEAD].index(task)][1], tokenizer)
-    with pytest.raises(InputError, match=r"quadrature=calibrated.*midpoint"):
-        sb.attribute(model, TEXTS[task], "integrated_gradients", quadrature="calibrated", n_steps=6)
+    with pytest.warns(UserWarning, match="calibrated for classifiers alone.*50 of Gauss-Legendre"):
+        learnt = sb.attribute(
+            model, TEXTS[task], "integrated_gradients", quadrature="calibrated", n_steps=6
+        )
+    fixed = sb.attribute(
+        model, TEXTS[task], "integrated_gradients", quadrature="gauss_legendre", n_steps=50
+    )
+    for one, other in zip(learnt, fixed, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
