@@ -10,9 +10,10 @@ from saliency_bench.store.run import Run
 
 REFERENCE = "reference"
 
-#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps throughout.
+#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps, or half of the nodes.
 COMPARED = {
-    "halved": "the limit extrapolated from half of the nodes",
+    "limit": "the limit extrapolated from half of the nodes",
+    "halved": "the map with half of the nodes",
     "doubled": "the map with twice the steps",
     REFERENCE: "the reference",
 }
@@ -134,7 +135,7 @@ def _compared(run: Run) -> str:
     """What the maps of a run are compared with."""
     kinds = set(run.tables["convergence"]["against"])
     words = [words for kind, words in COMPARED.items() if kind in kinds]
-    return " or ".join(words) or COMPARED["halved"]
+    return " or ".join(words) or COMPARED["limit"]
 
 
 def fields(table: pd.DataFrame) -> list[Field]:

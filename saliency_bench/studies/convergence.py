@@ -29,7 +29,7 @@ from saliency_bench.evaluation.metrics import NotApplicable
 
 #: What a map is compared with: half of its nodes, twice the steps where there are too few to halve, a dense rule or many
 #: other draws.
-HALVED, DOUBLED, REFERENCE = "halved", "doubled", "reference"
+LIMIT, DOUBLED, REFERENCE = "limit", "doubled", "reference"
 
 #: Rules whose difference from half of their nodes is no more than what they are off by.
 FIRST_ORDER = (None, "left", "right", "midpoint")
@@ -127,7 +127,7 @@ def companions(settings: Sequence[Setting], dense: Dense) -> list[Companion]:
         elif (other := halved(setting)) is not None:
             shared = "quadrature" in setting.hyper and setting.hyper.get("n_samples") != AUTO
             free = shared and setting.twin(other.backend).id in ids
-            pairs.append(Companion(setting, HALVED, other, free))
+            pairs.append(Companion(setting, LIMIT, other, free))
         elif (other := doubled(setting)) is not None:
             pairs.append(Companion(setting, DOUBLED, other))
     return pairs
@@ -161,7 +161,7 @@ def convergence_rows(
 def _row(attribution: AttributionMap, other: AttributionMap, pair: Companion) -> dict[str, Any]:
     finite = attribution.finite and other.finite
     scores = attribution.scores
-    better = _limit(scores, other.scores, pair.setting) if pair.against == HALVED else other.scores
+    better = _limit(scores, other.scores, pair.setting) if pair.against == LIMIT else other.scores
     scale = float(np.abs(better).max(initial=0.0))
     apart = float(np.abs(scores - better).max(initial=0.0))
     return {

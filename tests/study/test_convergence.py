@@ -65,7 +65,7 @@ def test_every_other_node_is_among_those_that_are_paid_for(rule):
     found = halved(ig(rule, n))
     assert (found.hyper["quadrature"], found.hyper["n_steps"]) == (f"half_of_{rule}", n)
     (pair,) = companions([ig(rule, n)], NOTHING)
-    assert (pair.against, pair.free) == ("halved", True)
+    assert (pair.against, pair.free) == ("limit", True)
     if rule != "calibrated":
         kept, every = (set(quadrature(name, n)[0]) for name in (f"half_of_{rule}", rule))
         assert kept < every
@@ -87,7 +87,7 @@ def test_what_has_too_few_nodes_to_halve_is_compared_with_twice_as_many(rule, n)
 def test_steps_that_choose_the_path_are_halved_and_cost_gradients_of_their_own():
     idgi = setting("idgi", PATH | {"n_steps": 5000})
     (pair,) = companions([idgi], NOTHING)
-    assert (pair.against, pair.other.hyper["n_steps"], pair.free) == ("halved", 2500, False)
+    assert (pair.against, pair.other.hyper["n_steps"], pair.free) == ("limit", 2500, False)
 
 
 def test_what_is_not_integrated_has_nothing_to_halve():
@@ -121,8 +121,8 @@ def test_draws_of_a_reference_are_none_of_those_under_test():
 @pytest.mark.parametrize(
     ("rule", "dense", "against", "options", "more"),
     [
-        ("left", NOTHING, "halved", {"n_steps": 3, "quadrature": "left"}, 1.0),
-        ("trapezoid", NOTHING, "halved", {"n_steps": 4, "quadrature": "trapezoid"}, 1 / 3),
+        ("left", NOTHING, "limit", {"n_steps": 3, "quadrature": "left"}, 1.0),
+        ("trapezoid", NOTHING, "limit", {"n_steps": 4, "quadrature": "trapezoid"}, 1 / 3),
         ("left", Dense(33, None), "reference", {"n_steps": 33, "quadrature": "clenshaw_curtis"}, 0),
     ],
 )
