@@ -37,6 +37,7 @@ from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError, is_out_of_memory, one_of
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.curves import OUTPUTS
@@ -133,9 +134,10 @@ def _maps(
     findings, recalled = findings_of(model, encoded)
     for setting in settings:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
-    refuse_without_parts(model, settings, encoded[0])
+    refs = References(model)
+    refs.found[BACKWARD_PARTS] = refuse_without_parts(model, settings, encoded[0])
     try:
-        maps = _explained(model, asked, settings, targets, budget, progress)
+        maps = _explained(refs, asked, settings, targets, budget, progress)
     except FAILURES as error:
         if recalled and not isinstance(error, InputError) and not is_out_of_memory(error):
             inspect_texts(model, encoded)  # says it in a sentence
@@ -151,7 +153,7 @@ def _tells_something(map_: AttributionMap) -> bool:
 
 
 def _explained(
-    model: Model,
+    refs: References,
     asked: Sequence[tuple[int, Encoded]],
     settings: Sequence[Setting],
     targets: Sequence[Target],
@@ -160,8 +162,7 @@ def _explained(
 ) -> list[AttributionMap]:
     """The same, once the model is known to be sound."""
     encoded = [question for _, question in asked]
-    refs = References(model)
-    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(model, budget))
+    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(refs.model, budget))
     if progress:
         blocks = track(blocks, "attributing", console=Console(stderr=True))
     each = list(enumerate(each_target(refs, encoded[0], targets, budget)))

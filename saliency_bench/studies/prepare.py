@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -53,6 +53,7 @@ class Study:
     warnings: tuple[dict[str, str], ...]
     identity: Mapping[str, Any]
     asked: Any  # the configuration before the model changed it
+    parts: Mapping[str, Any] = field(default_factory=dict)  # by backward rule, where it acts
 
     @property
     def id(self) -> str:
@@ -128,7 +129,7 @@ def prepare(
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     with model.frozen():
-        refuse_without_parts(model, fitted, encoded[0])
+        parts = refuse_without_parts(model, fitted, encoded[0])
     config, lacking = fit_removals(model, config)
     warnings += lacking + ungated(model) + _repeats(model, encoded) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
@@ -143,7 +144,15 @@ def prepare(
         warnings.append(_warning("model", message))
     identity = identity_of(config, fitted, model, encoded)
     return Study(
-        config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
+        config,
+        tuple(fitted),
+        model,
+        findings,
+        tuple(encoded),
+        tuple(warnings),
+        identity,
+        asked,
+        parts,
     )
 
 
