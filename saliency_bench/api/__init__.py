@@ -86,7 +86,7 @@ def attribute(
         method: see `saliency_bench.methods()`; of several, each gets those of the hyperparameters that it has.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold", "runner_up", "all", a class, a pair of classes, or a list of these.
-        labels: gold classes, one per input; those that the inputs bring (`labels`) where None.
+        labels: gold classes (or options), one per input; those that the inputs bring (`labels`) where None.
         output: what is explained: "logit" (where None), "probability", "log_probability" or "cross_entropy" of the
             target. A model with a criterion of its own has that alone.
         baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
@@ -203,7 +203,8 @@ def evaluate(
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
         output: what is read of the explained class: "probability", "log_probability" or "logit".
-        granularity: what is ranked and removed as one: "token" or "word", whose score is the sum of its pieces'.
+        granularity: what is ranked and removed as one: "token", or "word", "sentence" or "segment" (the stretches that
+            came with a text, the messages of a chat), whose score is the sum of its tokens'.
         ranking: by the scores ("signed") or by their magnitudes ("absolute").
         token_budget: tokens per pass.
 

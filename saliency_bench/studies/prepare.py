@@ -16,10 +16,10 @@ from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting, digest
 from saliency_bench.core.text import Encoded, Shared
+from saliency_bench.core.units import refuse_without_units
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.evaluation.units import WORD, refuse_unknown_words
 from saliency_bench.evaluation.view import View, usual
 from saliency_bench.models import loading, preparing, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
@@ -121,7 +121,7 @@ def prepare(
     inputs = inputs or load_inputs(config, say)
     model, encoded = inputs.model, inputs.encoded
     targets.check(config.target, model.labels, encoded)
-    _refuse_unknown_words(config, encoded)
+    _refuse_without_units(config, encoded)
     say("trying the model on a text")
     findings = inspect_texts(model, encoded)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
@@ -152,12 +152,13 @@ def _warning(source: str, message: str, example_id: str = "") -> dict[str, str]:
     return {"example_id": example_id, "source": source, "message": message}
 
 
-def _refuse_unknown_words(config: Any, encoded: Sequence[Encoded]) -> None:
-    """Refuses granularity=word, wherever it is asked for, where nothing says what the words of a text are."""
-    asked = [config.evaluation.granularity, config.agreement.granularity]
-    if WORD in [*asked, *(entry.get("granularity") for entry in config.metric.values())]:
+def _refuse_without_units(config: Any, encoded: Sequence[Encoded]) -> None:
+    """Refuses a granularity, wherever it is asked for, where nothing says what the units of a text are."""
+    entries = (entry.get("granularity") for entry in config.metric.values())
+    asked = {config.evaluation.granularity, config.agreement.granularity, *entries} - {None}
+    for granularity in sorted(asked):
         for item in encoded:
-            refuse_unknown_words(item)
+            refuse_without_units(item, granularity)
 
 
 def questions_of(

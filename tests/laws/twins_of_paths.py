@@ -119,7 +119,7 @@ def the_class_is_chosen_again_along_the_path(patch):
             (found := logits(e, rows)), found.detach().argmax(-1)
         )
 
-    patch.setattr(context.task, "score_fn", score_fn)
+    patch.setattr(context, "score_fn", score_fn)
 
 
 def the_baseline_is_half_of_it(patch):

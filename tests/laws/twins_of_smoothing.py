@@ -76,7 +76,7 @@ def models_share_their_noisy_inputs(patch):
     """Two of them."""
     real = NoiseCloud.noise
     patch.setattr(
-        NoiseCloud, "noise", lambda self, example, number: real(self, example, number % 2)
+        NoiseCloud, "noise", lambda self, of, numbers: real(self, of, [n % 2 for n in numbers])
     )
 
 
