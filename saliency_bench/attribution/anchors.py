@@ -40,7 +40,9 @@ class Anchors:
 
     def __init__(self, table: Float[Tensor, "V D"]) -> None:
         self.table = table
-        self.squares = torch.cat([rows.double().square().sum(1) for rows in table.split(ROWS)])
+        self.squares = torch.cat(
+            [rows.double().square().sum(1) for rows in torch.split(table, ROWS)]
+        )
         self._nearest = Kept(MOST_BYTES)
 
     def nearest(self, word: int, k: int) -> Int[Tensor, " K"]:
