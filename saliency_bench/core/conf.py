@@ -92,11 +92,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, changed: int) -> dict[str, Any]:
     import yaml
 
-    try:
-        from yaml import CSafeLoader as SafeLoader  # of libyaml, ten times as fast
-    except ImportError:
-        from yaml import SafeLoader
-    content = yaml.load(path.read_text("utf-8"), Loader=SafeLoader)
+    content = yaml.safe_load(path.read_text("utf-8"))
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, got {type(content).__name__}")
     return content
