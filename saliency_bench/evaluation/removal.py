@@ -243,7 +243,7 @@ class ReplacingProbe(CachingProbe):
         if len(rows) == 1 or not self.shares:
             return rows
         places = order(torch.from_numpy(examples[rows]), torch.from_numpy(stays[rows]))
-        return rows[places.numpy()]
+        return np.asarray(rows[places.numpy()])
 
     def _logits(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]

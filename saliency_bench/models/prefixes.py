@@ -234,7 +234,7 @@ def _tried(model: Model, batch: Batch) -> bool:
     whole = _last(model, model.output(batch.input_ids[rows], embeddings=changed))
     shared: list[Tensor] = []
     seed: Seed | None = None
-    for part in torch.arange(len(stays)).split(2):
+    for part in torch.split(torch.arange(len(stays)), 2):
         plan = walk(examples[part], stays[part], seed, least_tokens=1)
         given, states = outputs(model, batch, plan, rows[part], changed[part], seed)
         shared.append(_last(model, given)[plan.of_row.to(model.device)])
