@@ -347,7 +347,7 @@ class Model:
             last: the logits of the last token are enough, [R 1 C], of a model that can leave out the others.
             short: leave out what no logit reads, where that is proved; equal within rounding.
         """
-        inputs: dict[str, Any] = {"input_ids": input_ids, **(extra or {})}
+        inputs: dict[str, Any] = {"input_ids": input_ids} | dict(extra or {})
         if mask is not None:
             inputs["attention_mask"] = mask.long()
         elif self.wants_mask:
