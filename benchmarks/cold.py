@@ -2,14 +2,13 @@
 
 Both explain one text by the four methods of the quickstart (gradient, gradient x input, SmoothGrad with 24 samples,
 Integrated Gradients with 50 Gauss-Legendre nodes from [MASK]), or by Integrated Gradients alone, and print words with
-scores. The model is the same folder. Runs are interleaved; what is compared is the processor time of the whole process,
+scores. The model is the same folder. "The first time" finds nothing that an earlier process kept of it. Runs are interleaved; what is compared is the processor time of the whole process,
 which a neighbour's load counts for neither side, and the clock beside it.
 """
 
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,16 +22,26 @@ import numpy as np
 
 TEXT = "a gripping, funny film that never loses its way"
 IG = "integrated_gradients"
+HAND, OURS = "by hand", "ours"
 METHODS = ("vanilla", "input_x_gradient", "smoothgrad", IG)
 N_RESAMPLES = 2000
 LARGEST_DIFFERENCE = 1e-3  # of the largest score: both round in float32
 
 
-class Seconds(NamedTuple):
-    """What a process took."""
+class Cost(NamedTuple):
+    """What a process took: seconds of its processors and of the clock, and its largest memory in MiB."""
 
     cpu: float
     clock: float
+    memory: float
+
+
+class Contestant(NamedTuple):
+    """A process: its words, its environment, and whether it finds nothing that an earlier one kept of the model."""
+
+    command: list[str]
+    environment: dict[str, str]
+    is_first: bool = False
 
 
 def by_hand(folder: str, methods: Sequence[str]) -> None:
@@ -77,36 +86,67 @@ def by_hand(folder: str, methods: Sequence[str]) -> None:
         print(json.dumps(listed))
 
 
-def commands(folder: str, methods: Sequence[str]) -> dict[str, list[str]]:
-    """The two processes."""
-    python, listed = sys.executable, ",".join(methods)
-    ours = [python, "-m", "saliency_bench", "explain", TEXT, "model=hub", f"model.path={folder}"]
-    ours += [f"method=[{listed}]", "runtime.device=cpu"]
+def contestants(place: Path, methods: Sequence[str], package: str | None) -> dict[str, Contestant]:
+    """The processes, by name; `package` is a checkout with another `saliency_bench`, to measure a change."""
+    python, listed, folder = sys.executable, ",".join(methods), str(place / "model")
+    explain = [python, "-m", "saliency_bench", "explain", TEXT, "model=hub", f"model.path={folder}"]
+    explain += [f"method=[{listed}]", "runtime.device=cpu"]
     hand = [python, "-m", "benchmarks.cold", "--by-hand", folder, "--methods", *methods]
-    return {"ours": ours, "by hand": hand}
+    here = str(Path(__file__).parents[1])
+
+    def environment(checkout: str) -> dict[str, str]:
+        cache = {"SALIENCY_BENCH_CACHE": str(place / "cache"), "XDG_CACHE_HOME": str(place)}
+        return dict(os.environ) | cache | {"PYTHONPATH": checkout}
+
+    found = {
+        HAND: Contestant(hand, environment(here)),
+        OURS: Contestant(explain, environment(here)),
+        "ours, the first time": Contestant(explain, environment(here), is_first=True),
+    }
+    if package is not None:
+        found[f"ours at {package}"] = Contestant(explain, environment(package))
+    return found
 
 
-def timed(command: Sequence[str], environment: dict[str, str]) -> Seconds:
+def spent(contestant: Contestant, cache: Path) -> Cost:
     """Runs a process to its end."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Seconds(cpu, time.perf_counter() - began)
+    kept = cache.with_name("kept")
+    if contestant.is_first and cache.exists():
+        cache.rename(kept)
+    began = time.perf_counter()
+    with subprocess.Popen(
+        contestant.command,
+        env=contestant.environment,
+        cwd=cache.parent,  # a checkout that one stands in would come before PYTHONPATH
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    clock = time.perf_counter() - began
+    if process.returncode:
+        raise SystemExit(f"{contestant.command} ended with {process.returncode}")
+    if contestant.is_first and kept.exists():
+        shutil.rmtree(cache, ignore_errors=True)
+        kept.rename(cache)
+    return Cost(used.ru_utime + used.ru_stime, clock, used.ru_maxrss / 1024)
 
 
-def require_equal(both: dict[str, list[str]], environment: dict[str, str]) -> None:
+def require_equal(ours: Contestant, hand: Contestant) -> None:
     """Refuses to time two that disagree on Integrated Gradients."""
-    printed = {}
-    for name, command in both.items():
-        words = [*command, "--json=allennlp"] if name == "ours" else command
+
+    def printed(contestant: Contestant, *more: str) -> str:
+        words, environment = [*contestant.command, *more], contestant.environment
         done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
-        printed[name] = done.stdout
-    instances = json.loads(printed["ours"]).values()
-    ours = np.array(next(one["grad_input_1"] for one in instances if one["method"].startswith(IG)))
-    hand = np.abs(json.loads(printed["by hand"].splitlines()[-1]))
-    hand /= hand.sum()
-    difference = float(np.abs(ours - hand).max() / hand.max())
+        return done.stdout
+
+    instances = json.loads(printed(ours, "--json=allennlp")).values()
+    shares = [
+        instance["grad_input_1"] for instance in instances if instance["method"].startswith(IG)
+    ]
+    by_hand = np.abs(json.loads(printed(hand).splitlines()[-1]))
+    by_hand /= by_hand.sum()
+    difference = float(np.abs(np.array(shares[0]) - by_hand).max() / by_hand.max())
     if not difference < LARGEST_DIFFERENCE:
         raise SystemExit(f"the two disagree by {difference:.2g} of the largest score")
 
@@ -118,57 +158,38 @@ def interval(ratios: Sequence[float]) -> str:
     return f"{np.median(ratios):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def compare(methods: Sequence[str], n_pairs: int, package: str | None, first: bool) -> None:
-    """Prints ratios of ours over by hand.
-
-    Args:
-        methods: what both explain by.
-        n_pairs: of runs.
-        package: the checkout whose `saliency_bench` is ours; this one where None.
-        first: no process finds what an earlier one kept of the model.
-    """
+def compare(methods: Sequence[str], n_rounds: int, package: str | None) -> None:
+    """Prints what each contestant took, and its ratio to the script by hand in the same round."""
     from saliency_bench.models.loading import load_default
 
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
         model = load_default(device="cpu")
         module: Any = model.module
-        module.save_pretrained(f"{place}/model")
-        model.tokenizer.save_pretrained(f"{place}/model")
-        here = str(Path(__file__).parents[1])
-        paths = [here] if package is None else [package, here]
-        environment = os.environ | {"PYTHONPATH": ":".join(paths)}
-        environment |= {"SALIENCY_BENCH_CACHE": f"{place}/cache", "XDG_CACHE_HOME": place}
-        both = commands(f"{place}/model", methods)
-        require_equal(both, environment)
-        if first:
-            shutil.rmtree(f"{place}/cache", ignore_errors=True)
-        runs: dict[str, list[Seconds]] = {name: [] for name in both}
-        for pair in range(n_pairs):
-            for name in both if pair % 2 else reversed([*both]):
-                runs[name].append(timed(both[name], environment))
-                if first:
-                    shutil.rmtree(f"{place}/cache", ignore_errors=True)
-    kept = "nothing kept of the model" if first else "the preflight kept by an earlier process"
-    print(
-        f"{', '.join(methods)}; {n_pairs} interleaved pairs; {package or 'this checkout'}; {kept}"
-    )
-    for kind in Seconds._fields:
-        ours, hand = ([getattr(one, kind) for one in runs[name]] for name in ("ours", "by hand"))
-        ratios = [a / b for a, b in zip(ours, hand, strict=True)]
-        print(
-            f"{kind}: ours {np.median(ours):.2f} s, by hand {np.median(hand):.2f} s, ratio {interval(ratios)}"
-        )
+        module.save_pretrained(place / "model")
+        model.tokenizer.save_pretrained(place / "model")
+        found = contestants(place, methods, package)
+        require_equal(found[OURS], found[HAND])
+        runs: dict[str, list[Cost]] = {name: [] for name in found}
+        for number in range(n_rounds):
+            for name in [*found] if number % 2 else reversed([*found]):
+                runs[name].append(spent(found[name], place / "cache"))
+    print(f"{', '.join(methods)}; {n_rounds} interleaved rounds")
+    for name, costs in runs.items():
+        for kind in Cost._fields:
+            theirs = [getattr(cost, kind) for cost in costs]
+            ratios = [a / getattr(b, kind) for a, b in zip(theirs, runs[HAND], strict=True)]
+            print(f"{name}: {kind} {np.median(theirs):.2f}, / by hand {interval(ratios)}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--by-hand", metavar="FOLDER")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--package", help="another checkout, to measure a change")
-    parser.add_argument("--first", action="store_true", help="nothing is kept between processes")
     given = parser.parse_args()
     if given.by_hand:
         by_hand(given.by_hand, given.methods)
     else:
-        compare(given.methods, given.pairs, given.package, given.first)
+        compare(given.methods, given.rounds, given.package)

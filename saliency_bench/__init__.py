@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from saliency_bench.models.loading import load_model as load_model
     from saliency_bench.models.loading import wrap_model as wrap_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "attribute": "api",

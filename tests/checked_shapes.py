@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import Any, get_args
 
 import jaxtyping
+from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import AbstractArray, _array_types, _decorator
 
 _jaxtyped = jaxtyping.jaxtyped
@@ -50,8 +51,12 @@ def _checked(function: Any = None, *, typechecker: Any) -> Any:
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        disabled = jaxtyping.config.jaxtyping_disable
-        return (function if disabled else checked)(*args, **options)
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **options)
+        try:
+            return checked(*args, **options)
+        except BeartypeCallHintViolation as error:
+            raise jaxtyping.TypeCheckError(str(error)) from error
 
     return call
 

@@ -11,7 +11,6 @@ import torch
 from hypothesis import settings
 
 checked_shapes.check_at_less_cost()  # before anything of the package is imported
-gc.disable()  # until all tests are collected: nothing of what is imported is garbage
 
 from tiny import VOCABULARY, tiny_bert  # noqa: E402
 
@@ -86,11 +85,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("faults")
 
 
-def pytest_collection_finish() -> None:
-    """What libraries and thousands of tests hold is no garbage: without this a collection takes seconds."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What libraries and thousands of tests hold is never searched for garbage: it takes seconds each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -121,6 +121,12 @@ def test_the_wheel_holds_the_configuration_data_and_model(wheel):
 
 
 @pytest.mark.wheel
+def test_the_wheel_is_small_enough_to_carry_its_adapters(wheel):
+    """15 MB: docs/how_it_works.md says why they are not a package of their own."""
+    assert wheel.stat().st_size <= 15_000_000
+
+
+@pytest.mark.wheel
 def test_the_wheel_is_what_runs_and_has_its_version(installed, tmp_path):
     where = run(
         [installed / "python", "-c", "import saliency_bench; print(saliency_bench.__file__)"],

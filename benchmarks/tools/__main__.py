@@ -1,6 +1,7 @@
 """LAW TOOL [--method M] [--model N] [--attention A] measures one law here; OUT [TOOL=PYTHON ...] writes the table.
 
-OUT asks every tool in the environment of the interpreter that is given for it, and those without one here.
+OUT asks every tool in the environment of the interpreter that is given for it, and those without one here; with
+--only TOOL that tool alone, and the rows of the others stay as they stand in OUT.
 """
 
 import argparse
@@ -26,6 +27,7 @@ def main() -> None:
     for name in ("method", "model", "attention"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--json", action="store_true", help="lines of JSON")
+    parser.add_argument("--only", action="append", default=[], metavar="TOOL", help="of the table")
     given = parser.parse_args()
     if given.first in known:
         if len(given.rest) != 1 or given.rest[0] not in TOOLS:
@@ -40,9 +42,8 @@ def main() -> None:
         from benchmarks.tools.table import write_table
 
         pythons = [(tool, python) for tool, _, python in (one.partition("=") for one in given.rest)]
-        write_table(
-            Path(given.first), pythons, command=["python", "-m", "benchmarks.tools", *sys.argv[1:]]
-        )
+        command = ["python", "-m", "benchmarks.tools", *sys.argv[1:]]
+        write_table(Path(given.first), pythons, command=command, only=given.only)
 
 
 def _is_meant(case: Case, given: argparse.Namespace) -> bool:

@@ -1,11 +1,12 @@
 """The table of all tools: each is asked in a process of its own environment, and what it answers is written down."""
 
+import csv
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,13 @@ CASE = ("tool", "method", "model", "attention")
 Answer = Mapping[str, Any]
 
 
-def write_table(out: Path, pythons: Sequence[tuple[str, str]], *, command: Sequence[str]) -> None:
+def write_table(
+    out: Path,
+    pythons: Sequence[tuple[str, str]],
+    *,
+    command: Sequence[str],
+    only: Collection[str] = (),
+) -> None:
     """Writes `tools.csv` with a row a cell, `tools.md` with a row a method, and the manifest.
 
     Args:
@@ -36,21 +43,27 @@ def write_table(out: Path, pythons: Sequence[tuple[str, str]], *, command: Seque
         pythons: tools and interpreters of the environments where they are; a tool may stand in more than one, and one
             that does not stand here is asked in this environment.
         command: what was typed.
+        only: the tools that are asked, where not all are. The cells of the others are those that stand in the folder,
+            whose manifest is kept in the new one, under `earlier`.
 
     Raises:
         InputError: a tool is not known, or its process ended without an answer.
     """
-    for tool, _ in pythons:
+    for tool in (*(tool for tool, _ in pythons), *only):
         if tool not in TOOLS:
             raise unknown("tool", tool, list(TOOLS))
+    kept = [] if not only else [one for one in read_cells(out) if one["tool"] not in only]
     started = datetime.now(UTC)
     places = {tool: [python for name, python in pythons if name == tool] for tool in TOOLS}
     answers = [
         answer
         for tool, own in places.items()
+        if not only or tool in only
         for python in own or [sys.executable]
         for answer in asked(tool, python)
     ]
+    measured_now = list(dict.fromkeys(answer["tool"] for answer in answers))
+    answers = sorted([*answers, *kept], key=lambda answer: [*TOOLS].index(answer["tool"]))
     replace_file(out / "tools.csv", to_csv(cells_table(answers)).encode())
     replace_file(out / "tools.md", markdown(answers).encode())
     # Where somebody keeps an environment is nobody's business, and changes no number.
@@ -61,16 +74,39 @@ def write_table(out: Path, pythons: Sequence[tuple[str, str]], *, command: Seque
         "command": portable(shlex.join(shown)),
         "texts": [*models.PAIR, models.LONG],
         "seed": models.SEED,
+        "tools": measured_now,
         "versions_of_tools": [
             {"tool": tool, **dict(versions)}
             for tool, versions in dict.fromkeys(
-                (answer["tool"], tuple(answer["versions"].items())) for answer in answers
+                (answer["tool"], tuple(answer["versions"].items()))
+                for answer in answers
+                if answer["tool"] in measured_now
             )
         ],
     }
+    if kept:
+        about["earlier"] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     computation = {"device": "cpu", "dtype": "float32", "threads": 1}
     provenance = collect(computation, command=shown, started=started, ended=datetime.now(UTC))
     write_json(out / MANIFEST, about | provenance)
+
+
+def read_cells(out: Path) -> list[Answer]:
+    """The cells of a table that was written before."""
+    with (out / "tools.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    return [
+        {
+            **{name: row[name] for name in (*CASE, "law", "verdict", "note")},
+            **{name: float(row[name]) if row[name] else None for name in ("measured", "limit")},
+            "versions": {
+                TOOLS[row["tool"]][0]: row["version"],
+                "transformers": row["transformers"],
+                "torch": row["torch"],
+            },
+        }
+        for row in rows
+    ]
 
 
 def asked(tool: str, python: str) -> list[Answer]:

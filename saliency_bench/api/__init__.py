@@ -37,6 +37,7 @@ from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError, is_out_of_memory, one_of
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.curves import OUTPUTS
@@ -86,7 +87,7 @@ def attribute(
         method: see `saliency_bench.methods()`; of several, each gets those of the hyperparameters that it has.
         backend: "native" is ours, "captum" the same method through Captum.
         target: "predicted", "gold", "runner_up", "all", a class, a pair of classes, or a list of these.
-        labels: gold classes, one per input; those that the inputs bring (`labels`) where None.
+        labels: gold classes (or options), one per input; those that the inputs bring (`labels`) where None.
         output: what is explained: "logit" (where None), "probability", "log_probability" or "cross_entropy" of the
             target. A model with a criterion of its own has that alone.
         baseline: where paths start: mask, pad, unk, zero, mean, uniform, max_entropy, text:SOME WORDS,
@@ -133,9 +134,10 @@ def _maps(
     findings, recalled = findings_of(model, encoded)
     for setting in settings:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
-    refuse_without_parts(model, settings, encoded[0])
+    refs = References(model)
+    refs.found[BACKWARD_PARTS] = refuse_without_parts(model, settings, encoded[0])
     try:
-        maps = _explained(model, asked, settings, targets, budget, progress)
+        maps = _explained(refs, asked, settings, targets, budget, progress)
     except FAILURES as error:
         if recalled and not isinstance(error, InputError) and not is_out_of_memory(error):
             inspect_texts(model, encoded)  # says it in a sentence
@@ -151,7 +153,7 @@ def _tells_something(map_: AttributionMap) -> bool:
 
 
 def _explained(
-    model: Model,
+    refs: References,
     asked: Sequence[tuple[int, Encoded]],
     settings: Sequence[Setting],
     targets: Sequence[Target],
@@ -160,8 +162,7 @@ def _explained(
 ) -> list[AttributionMap]:
     """The same, once the model is known to be sound."""
     encoded = [question for _, question in asked]
-    refs = References(model)
-    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(model, budget))
+    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(refs.model, budget))
     if progress:
         blocks = track(blocks, "attributing", console=Console(stderr=True))
     each = list(enumerate(each_target(refs, encoded[0], targets, budget)))
@@ -203,7 +204,8 @@ def evaluate(
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
         output: what is read of the explained class: "probability", "log_probability" or "logit".
-        granularity: what is ranked and removed as one: "token" or "word", whose score is the sum of its pieces'.
+        granularity: what is ranked and removed as one: "token", or "word", "sentence" or "segment" (the stretches that
+            came with a text, the messages of a chat), whose score is the sum of its tokens'.
         ranking: by the scores ("signed") or by their magnitudes ("absolute").
         token_budget: tokens per pass.
 

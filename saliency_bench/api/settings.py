@@ -87,7 +87,7 @@ def each_target(
     """The targets one by one, and every class in place of "all"."""
     found: list[Target] = []
     for target in targets:
-        if target == ALL and HEADS[refs.model.task].named:
+        if target == ALL and (first.options or HEADS[refs.model.task].named):
             found += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
         else:
             found.append(target)

@@ -12,24 +12,51 @@ from saliency_bench.models.rounding import products
 Cost = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
+#: Rows of the embedding table that are in float64 at once.
+ROWS = 4096
+#: Bytes that are kept of neighbours, and as many of paths, for words that come again; the oldest are forgotten first.
+MOST_BYTES = 2**28
+
+
+class Kept:
+    """Tensors by key, of at most so many bytes together, the last one always."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.size = most, 0
+        self._tensors: dict[object, Tensor] = {}
+
+    def get(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
+        """The tensor of a key, computed where it is not kept."""
+        if key not in self._tensors:
+            tensor = self._tensors[key] = compute()
+            self.size += tensor.nbytes
+            while self.size > self.most and len(self._tensors) > 1:
+                self.size -= self._tensors.pop(next(iter(self._tensors))).nbytes
+        return self._tensors[key]
+
+
 class Anchors:
     """The vectors of a vocabulary, and the nearest neighbours of those words that were asked for."""
 
     def __init__(self, table: Float[Tensor, "V D"]) -> None:
         self.table = table
-        self.squares = table.double().square().sum(1)
-        self._nearest: dict[tuple[int, int], Int[Tensor, " K"]] = {}
+        self.squares = torch.cat(
+            [rows.double().square().sum(1) for rows in torch.split(table, ROWS)]
+        )
+        self._nearest = Kept(MOST_BYTES)
 
     def nearest(self, word: int, k: int) -> Int[Tensor, " K"]:
         """The k words nearest to a word (Euclidean), without itself; of equal distances the smaller ids first."""
-        key = word, min(k, len(self.table) - 1)
-        if key not in self._nearest:
+        k = min(k, len(self.table) - 1)
+
+        def search() -> Int[Tensor, " K"]:
             with products(tf32=False):
                 dots = (self.table @ self.table[word]).double()
             distances = self.squares - 2 * dots
             distances[word] = torch.inf
-            self._nearest[key] = distances.sort(stable=True).indices[: key[1]]
-        return self._nearest[key]
+            return distances.sort(stable=True).indices[:k].clone()  # not a view of all V
+
+        return self._nearest.get((word, k), search)
 
 
 def word_path(

@@ -1,6 +1,7 @@
 """A setting as plain data, with what its method is beside it: what `settings.json` and a map's `setting` hold."""
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -8,12 +9,23 @@ from saliency_bench.attribution import captum
 from saliency_bench.attribution.backward import KEY, RULES, Rule
 from saliency_bench.attribution.methods import ABOUT, METHODS
 from saliency_bench.attribution.methods.base import About
-from saliency_bench.core.method_facts import FACTS, OURS, UNSIGNED_REDUCTIONS, Facts
+from saliency_bench.core.method_facts import (
+    BACKWARD_PARTS,
+    FACTS,
+    OURS,
+    UNSIGNED_REDUCTIONS,
+    Facts,
+)
 from saliency_bench.core.rows import Setting
 
 
-def described(setting: Setting) -> dict[str, Any]:
-    """The setting's fields and hyperparameters, its id, and the facts of its method, which are no part of the id."""
+def described(
+    setting: Setting, parts: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The setting's fields and hyperparameters, its id, and the facts of its method, which are no part of the id.
+
+    `parts` says, by backward rule, where the model has the parts at which it acts (`backward.score.Parts`).
+    """
     about = about_of(setting.method)
     rule = RULES.get(setting.hyper.get(KEY, ""))
     backend = setting.backend
@@ -28,7 +40,8 @@ def described(setting: Setting) -> dict[str, Any]:
         explains_output=about.explains_output,
         color=_color(setting.method, about) if rule is None else _rule_color(setting, rule),
     )
-    return setting.to_dict() | {FACTS: asdict(facts)}
+    where = {BACKWARD_PARTS: parts[rule.name]} if rule and parts and rule.name in parts else {}
+    return setting.to_dict() | {FACTS: asdict(facts) | where}
 
 
 def by_rule(label: str, rule: Rule) -> str:

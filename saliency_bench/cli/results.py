@@ -57,7 +57,7 @@ def _say_what_next(run: Run) -> None:
     words = shlex.split(str(run.manifest.get("command") or ""))
     model = (run.manifest.get("config") or {}).get("model") or {}
     next_steps = [f'explain "{EXAMPLE}"']
-    if words[1:] in ([], ["run"]):
+    if [word for word in words[1:] if not word.startswith("out=")] in ([], ["run"]):
         next_steps.insert(0, "experiment=method_comparison")
     if model.get("name") == "default":
         next_steps.append(OWN_MODEL)

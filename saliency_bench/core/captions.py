@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
-from saliency_bench.core.labels import hyperparameters, value_label, value_of, varying
-from saliency_bench.core.method_facts import facts_of
+from saliency_bench.core.labels import BACKWARD, hyperparameters, value_label, value_of, varying
+from saliency_bench.core.method_facts import backward_parts, facts_of
+from saliency_bench.core.units import SEGMENT
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
@@ -102,12 +103,29 @@ def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
     if tokens.scale or not missing(tokens):
         parts.append(f"largest score {number(tokens, tokens.scale)}")
     parts += [why] if (why := missing(tokens)) else []
+    parts += [sums] if (sums := _of_segments(map_, tokens)) else []
+    parts += [where] if (where := _rule_parts(map_.setting)) else []
     parts.append(f"{map_.n_gradients} gradient{'' if map_.n_gradients == 1 else 's'}")
     if map_.completeness_gap is not None:
         parts.append(f"completeness gap {map_.completeness_gap:.2g}")
     if map_.converged is False:
         parts.append(f"not converged{f' ({map_.reason})' if map_.reason else ''}")
     return visible(" · ".join(part for part in parts if part))
+
+
+def _of_segments(map_: "AttributionMap", tokens: TokenMap) -> str:
+    """The sums of a text's segments (passages, messages of a chat) by name; empty where it has none."""
+    if not map_.encoded.parts:
+        return ""
+    sums = [f"{unit.name} {number(tokens, unit.score)}" for unit in map_.units(SEGMENT)]
+    return f"sums of segments: {', '.join(sums)}"
+
+
+def _rule_parts(setting: Mapping[str, Any]) -> str:
+    """How often a backward rule acts at each part of the model: "acts at 5 normalisation, 2 softmax, no product"."""
+    times = {part: sum(modules.values()) for part, modules in backward_parts(setting).items()}
+    listed = ", ".join(f"{n or 'no'} {part}" for part, n in times.items())
+    return f"{setting.get(BACKWARD)} acts at {listed}" if listed else ""
 
 
 def _said(setting: Mapping[str, Any]) -> dict[str, Any]:

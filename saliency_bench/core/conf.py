@@ -68,12 +68,12 @@ def config() -> dict[str, Any]:
 
 
 def selected(group: str) -> list[str]:
-    """What a study has of a group where nothing is chosen: that of the quickstart, else of conf/config.yaml."""
+    """What a study has of a group where nothing is chosen: names of the quickstart's, else of conf/config.yaml's."""
     for path in (f"experiment/quickstart{SUFFIX}", f"config{SUFFIX}"):
         for choice in _load(folder() / path)["defaults"]:
             for key in (group, f"override /{group}"):
                 if isinstance(choice, dict) and key in choice:
-                    return [*choice[key]]
+                    return [name.rpartition("/")[2] for name in choice[key]]
     raise InputError(f"conf/ selects nothing of {group}")
 
 
@@ -92,11 +92,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, changed: int) -> dict[str, Any]:
     import yaml
 
-    try:
-        from yaml import CSafeLoader as SafeLoader  # of libyaml, ten times as fast
-    except ImportError:
-        from yaml import SafeLoader
-    content = yaml.load(path.read_text("utf-8"), Loader=SafeLoader)
+    content = yaml.safe_load(path.read_text("utf-8"))
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys and values, got {type(content).__name__}")
     return content

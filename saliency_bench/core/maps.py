@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.text import MARKS, Encoded
+from saliency_bench.core.units import units_of
 
 FORMAT = "saliency_bench.map/2"
 N_IN_REPR = 8
@@ -37,6 +38,20 @@ class Word(NamedTuple):
     start: int
     end: int
     segment: int = 0
+
+
+class ScoredUnit(NamedTuple):
+    """A unit of a text with the sum of its tokens' scores; `start` and `end` are characters (-1: unknown) of a text.
+
+    `segment` says in which text they are: 0, or 1 for the second of a pair.
+    """
+
+    name: str
+    text: str
+    score: float
+    start: int
+    end: int
+    segment: int
 
 
 class Segment(NamedTuple):
@@ -131,6 +146,20 @@ class AttributionMap:
             score = float(sum(self.scores[pieces].sum() for pieces in words))
             segments.append(Segment(text, score, tuple(self._words(words, reduction))))
         return segments
+
+    def units(self, granularity: str) -> list["ScoredUnit"]:
+        """The units of a text in order, each with the sum of its tokens' scores.
+
+        Args:
+            granularity: token, word, sentence or segment (the stretches that came with the text, the messages of a chat).
+
+        Raises:
+            InputError: there is no such granularity, or nothing says what its units are in this text.
+        """
+        return [
+            ScoredUnit(unit.name, unit.text, float(self.scores[[*unit.tokens]].sum()), *unit[2:5])
+            for unit in units_of(self.encoded, granularity)
+        ]
 
     def _pieces(self) -> list[list[int]]:
         """The places of each word's tokens."""

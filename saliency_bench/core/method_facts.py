@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 #: The key beside the fields of a setting.
 FACTS = "facts"
+#: Among the facts of a setting whose gradients are by a backward rule: by part, how often it is in which modules.
+BACKWARD_PARTS = "backward_parts"
 #: Lengths of vectors have no sign.
 UNSIGNED_REDUCTIONS = ("l1", "l2")
 OURS = ("native", "none")
@@ -60,6 +62,12 @@ def facts_of(setting: Setting) -> Facts:
     )
     stored = setting.get(FACTS) or {}
     return replace(derived, **{key: stored[key] for key in _NAMES if key in stored})
+
+
+def backward_parts(setting: Setting) -> Mapping[str, Mapping[str, int]]:
+    """By part at which the setting's backward rule acts, how often it is in which modules; empty without a rule."""
+    parts = (setting.get(FACTS) or {}).get(BACKWARD_PARTS) or {}
+    return {str(part): dict(modules) for part, modules in parts.items()}
 
 
 def is_reference(setting: Setting) -> bool:

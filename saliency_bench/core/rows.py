@@ -105,7 +105,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cell_id": "string",
         "setting_id": "string",
         "example_id": "string",
-        "against": "string",  # "halved": the same with half of its nodes; "doubled": twice the steps; "reference": a dense one
+        "against": "string",  # "limit": extrapolated from half of its nodes; "doubled": twice the steps; "reference": a dense one
         "tau": "float64",  # rank correlation (Kendall's tau-b) of the two maps; null where there is no order
         "error": "float64",  # largest difference of a token's scores, over the largest score of the other map
     },

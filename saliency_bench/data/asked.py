@@ -102,8 +102,7 @@ def stretches_of(value: Any, text: str, where: str) -> tuple[Stretch, ...]:
         name, start, end = _stretch(one, number, text, searched, where)
         if not 0 <= start < end <= len(text):
             raise InputError(
-                f"{where}: segment {name} is [{start}, {end}], and must lie in the text's characters 0 ... {len(text)} and "
-                "have at least one"
+                f"{where}: segment {name} is [{start}, {end}], and must have a character and none beyond the text's {len(text)}"
             )
         found.append((name, 0, start, end))
         searched = max(searched, end)
@@ -120,7 +119,9 @@ def stretches_of(value: Any, text: str, where: str) -> tuple[Stretch, ...]:
 
 def _stretch(one: Any, number: int, text: str, searched: int, where: str) -> tuple[str, int, int]:
     """The name, first character and end of what was given as a stretch; words are searched from a place on."""
-    parts = [one] if isinstance(one, str) else [*one] if isinstance(one, list | tuple) else []
+    parts: list[Any] = (
+        [one] if isinstance(one, str) else [*one] if isinstance(one, list | tuple) else []
+    )
     name = parts.pop(0) if len(parts) > 1 and isinstance(parts[0], str) else str(number)
     if len(parts) == 1 and isinstance(parts[0], str):
         start = text.find(parts[0], searched) if parts[0] else -1

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saliency_bench.core.tensors import Probe
+from saliency_bench.core.units import NONE
 from saliency_bench.evaluation.grid import Grid, points
-from saliency_bench.evaluation.units import NONE
 
 Key = TypeVar("Key", bound=Hashable)
 Logits = Float[np.ndarray, "K C"]

@@ -12,7 +12,7 @@ entry point group `saliency_bench.removals`): of references, a batch and a token
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
+from saliency_bench.models.prefixes import Seed, order, shares, walk
 from saliency_bench.models.references import (
     ATTENTION,
     DELETE,
@@ -34,7 +35,7 @@ from saliency_bench.models.references import (
     resolve_removal,
 )
 from saliency_bench.models.tasks.registry import refusal
-from saliency_bench.models.tasks.scores import logits_fn
+from saliency_bench.models.tasks.scores import logits_fn, shared_logits
 
 #: Each map's own baseline takes the place of removed tokens.
 OWN_BASELINE = "baseline"
@@ -143,7 +144,8 @@ class CachingProbe(ABC):
     ) -> Float[np.ndarray, "N C"]:
         order: list[Int[np.ndarray, " _"]] = []
         answers: list[Tensor] = []
-        for rows, width in self._groups(stays):
+        for group, width in self._groups(stays):
+            rows = self._sorted(group, examples, stays)
             start = 0
             while start < len(rows):
                 own = rows[start : start + self.budget.rows(width)]
@@ -179,6 +181,15 @@ class CachingProbe(ABC):
     ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
         """The rows that can be asked together, and how many tokens each of them costs."""
         yield np.arange(len(stays)), stays.shape[1]
+
+    def _sorted(
+        self,
+        rows: Int[np.ndarray, " N"],
+        examples: Int[np.ndarray, " M"],
+        stays: Bool[np.ndarray, "M W"],
+    ) -> Int[np.ndarray, " N"]:
+        """The rows of a group in the order in which they are asked."""
+        return rows
 
     @abstractmethod
     def _logits(
@@ -216,6 +227,23 @@ class ReplacingProbe(CachingProbe):
         self.embeddings = embed_batch(references.model, batch)
         self.replacement = replacement
         self.whole = logits_fn(references.model, batch, short=True)
+        self._seed: Seed | None = None
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether questions that begin alike share what is computed of their beginning."""
+        return shares(self.references, self.batch)
+
+    def _sorted(
+        self,
+        rows: Int[np.ndarray, " N"],
+        examples: Int[np.ndarray, " M"],
+        stays: Bool[np.ndarray, "M W"],
+    ) -> Int[np.ndarray, " N"]:
+        if len(rows) == 1 or not self.shares:
+            return rows
+        places = order(torch.from_numpy(examples[rows]), torch.from_numpy(stays[rows]))
+        return np.asarray(rows[places.numpy()])
 
     def _logits(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
@@ -226,6 +254,13 @@ class ReplacingProbe(CachingProbe):
         removed = sent(real & ~stays, device)
         away = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
         embeddings = torch.where(removed[:, :, None], away, self.embeddings[rows])
+        if len(stays) > 1 and self.shares:
+            plan = walk(examples, stays, self._seed)
+            model, seed = self.references.model, self._seed
+            logits, states = shared_logits(model, self.batch, plan, rows, embeddings, seed)
+            self._seed = Seed(int(examples[-1]), stays[-1], states)
+            self.n_tokens -= stays.numel() - plan.n_tokens
+            return logits
         return self.whole(embeddings, rows)
 
 

@@ -24,6 +24,7 @@ from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import OK
 from saliency_bench.core.seeding import seed_of, token_hash
 from saliency_bench.core.text import Encoded
+from saliency_bench.core.units import TOKEN
 from saliency_bench.data import shortcuts
 from saliency_bench.evaluation.corruption import (
     CORRUPTIONS,
@@ -34,7 +35,6 @@ from saliency_bench.evaluation.corruption import (
 )
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
-from saliency_bench.evaluation.units import TOKEN
 from saliency_bench.evaluation.view import SIGNED, usual
 from saliency_bench.experiments.findings import ROWS, of_trust, pack
 from saliency_bench.experiments.scaffold import (

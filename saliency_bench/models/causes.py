@@ -22,20 +22,6 @@ def refuse_compiled(module: nn.Module) -> None:
             )
 
 
-def refuse_quantised(module: nn.Module) -> None:
-    """Refuses layers of `torch.ao` that compute in whole numbers, which have no gradient.
-
-    Raises:
-        InputError: names the first of them.
-    """
-    for name, part in module.named_modules():
-        if type(part).__module__.startswith("torch.ao.nn.quantized"):
-            raise InputError(
-                f"{type(module).__name__} is quantised ({name} computes in whole numbers), so that nothing has a gradient. "
-                "Give the module as it was before."
-            )
-
-
 def refuse_autocast(device: torch.device) -> None:
     """Refuses to compute inside `torch.autocast`, where a model computes in another type than its own.
 

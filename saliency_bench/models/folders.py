@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.core.errors import InputError, one_line
+from saliency_bench.models import quantised
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -53,6 +54,7 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
     Raises:
         InputError: it is no model's folder, asks for code, or names weights that are not to be loaded.
     """
+    quantised.refuse_gguf(folder, (WEIGHTS, INDEX))
     if not folder.is_dir():
         raise InputError(
             f"model.path={folder} is not a folder. Give a folder with {CONFIG} and {WEIGHTS}."
@@ -60,7 +62,9 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
     config = folder / CONFIG
     if not config.is_file():
         raise InputError(f"model.path={folder} has no {CONFIG}: it is not a transformers model.")
-    _refuse_code(config, read_object(config), CODE_KEYS)
+    keys = read_object(config)
+    _refuse_code(config, keys, CODE_KEYS)
+    quantised.refuse_config(config, keys)
     if (folder / ADAPTER_CONFIG).exists():
         raise InputError(
             f"model.path={folder} holds an adapter too ({ADAPTER_CONFIG}), which would be merged unasked. Keep it in a "

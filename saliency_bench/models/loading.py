@@ -176,14 +176,8 @@ def load_model(
     if not isinstance(path, str | PathLike):
         return _in_memory(path, tokenizer, task, labels)
     path = str(path)
-    if path == "default":
-        if task != SEQUENCE_CLASSIFICATION:
-            raise InputError(
-                f"the bundled model is a sequence classifier, not for task={task}: give a folder"
-            )
-        return load_default(dtype=dtype, device=device, attention=attention)
-    if path in preparing.MODELS:
-        return _prepared(path, task, dtype=dtype, device=device, attention=attention)
+    if path == "default" or path in preparing.MODELS:
+        return _by_name(path, task, dtype=dtype, device=device, attention=attention)
     check_runtime(dtype, attention)
     local = Path(path).expanduser()
     if local.exists() or path.startswith((".", "/", "~")):
@@ -205,8 +199,14 @@ def load_model(
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
 
 
-def _prepared(name: str, task: str, *, dtype: str, device: str, attention: str) -> Model:
-    """A model that `preparing.prepare` has converted."""
+def _by_name(name: str, task: str, *, dtype: str, device: str, attention: str) -> Model:
+    """The bundled classifier, or a model that `preparing.prepare` has converted."""
+    if name == "default":
+        if task != SEQUENCE_CLASSIFICATION:
+            raise InputError(
+                f"the bundled model is a sequence classifier, not for task={task}: give a folder"
+            )
+        return load_default(dtype=dtype, device=device, attention=attention)
     spec = preparing.MODELS[name]
     if task not in (SEQUENCE_CLASSIFICATION, spec.task):
         raise InputError(f"task={task}: {name} is for {spec.task}. Leave task out.")

@@ -330,6 +330,8 @@ class Model:
         *,
         extra: Mapping[str, Tensor] | None = None,
         position_ids: Int[Tensor, "R T"] | None = None,
+        past: Any = None,
+        last: bool = False,
         short: bool = False,
     ) -> Float[Tensor, "R ..."]:
         """The model's logits, [R C], or those of every token, [R T C].
@@ -341,17 +343,25 @@ class Model:
             embeddings: what is to stand for the ids.
             extra: further inputs of the module by name, a row for each row of the ids.
             position_ids: where the tokens stand; only for a model that has a `first_position`.
+            past: keys and values of what stands before these tokens, to which theirs are added; see `prefixes`.
+            last: the logits of the last token are enough, [R 1 C], of a model that can leave out the others.
             short: leave out what no logit reads, where that is proved; equal within rounding.
         """
-        inputs = {"input_ids": input_ids} | dict(extra or {})
+        inputs: dict[str, Any] = {"input_ids": input_ids} | dict(extra or {})
         if mask is not None:
             inputs["attention_mask"] = mask.long()
         elif self.wants_mask:
-            inputs["attention_mask"] = torch.ones_like(input_ids)
+            before = 0 if past is None else past.get_seq_length()
+            rows, length = input_ids.shape
+            inputs["attention_mask"] = input_ids.new_ones(rows, before + length)
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         if position_ids is not None:
             inputs["position_ids"] = position_ids
+        if past is not None:
+            inputs |= {"past_key_values": past, "use_cache": True}
+        if last and "logits_to_keep" in (self.takes or ()):
+            inputs["logits_to_keep"] = 1
         layer = self.pooled_layer if short else None
         with (
             replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
-from saliency_bench.models import probing
+from saliency_bench.models import probing, quantised
 from saliency_bench.models.causes import (
     adapter_note,
     refuse_compiled,
     refuse_inference_mode,
-    refuse_quantised,
 )
 from saliency_bench.models.extra import Extra
 from saliency_bench.models.heads import HEADS
@@ -187,7 +186,7 @@ def refuse_unusable(model: Model) -> None:
     """
     refuse_inference_mode()
     refuse_compiled(model.module)
-    refuse_quantised(model.module)
+    quantised.refuse_layers(model.module)
 
 
 def _require_sound(

@@ -168,12 +168,13 @@ class References:
     """The references of one model, each computed once for as long as this object lives.
 
     `may_drop`: removed tokens may be left out of the computation where that is proved to change nothing.
+    `may_share`: texts that begin alike may share what is computed of their beginning, where that is proved (`prefixes`).
     `found` is for what takes a search, by what was searched for; `told`, whether the user knows that one failed.
     """
 
-    def __init__(self, model: Model, *, may_drop: bool = True) -> None:
+    def __init__(self, model: Model, *, may_drop: bool = True, may_share: bool = True) -> None:
         self.model = model
-        self.may_drop = may_drop
+        self.may_drop, self.may_share = may_drop, may_share
         self.found: dict[Any, Any] = {}
         self.told = False
         self._budgets: dict[int, TokenBudget] = {}

@@ -10,10 +10,11 @@ from saliency_bench.store.run import Run
 
 REFERENCE = "reference"
 
-#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps throughout.
+#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps, or half of the nodes.
 COMPARED = {
-    "halved": "half of the nodes",
-    "doubled": "twice the steps",
+    "limit": "the limit extrapolated from half of the nodes",
+    "halved": "the map with half of the nodes",
+    "doubled": "the map with twice the steps",
     REFERENCE: "the reference",
 }
 KEY = ["cell_id", "setting_id", "example_id"]
@@ -123,8 +124,8 @@ _COLUMNS: tuple[tuple[Column, Callable[[float], Cell]], ...] = (
 def caption(run: Run) -> str:
     """What the columns of the convergence table are."""
     return (
-        "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to the "
-        f"map with {_compared(run)}. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
+        "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to "
+        f"{_compared(run)}. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
         "over random draws, as norms over a text's tokens; split-half: the rank correlation of the scores from two halves "
         "of the draws."
     )
@@ -134,7 +135,7 @@ def _compared(run: Run) -> str:
     """What the maps of a run are compared with."""
     kinds = set(run.tables["convergence"]["against"])
     words = [words for kind, words in COMPARED.items() if kind in kinds]
-    return " or ".join(words) or COMPARED["halved"]
+    return " or ".join(words) or COMPARED["limit"]
 
 
 def fields(table: pd.DataFrame) -> list[Field]:

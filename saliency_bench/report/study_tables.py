@@ -19,7 +19,7 @@ from saliency_bench.core.labels import (
     value_of,
     varying,
 )
-from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.method_facts import backward_parts, facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report import convergence_table
@@ -237,7 +237,7 @@ def notes(analysis: Analysis) -> Table:
         Column("reason", "Reason"),
         Column("n", "Times"),
     )
-    rows = (*_missing(analysis), *_warnings(analysis))
+    rows = (*_missing(analysis), *_warnings(analysis), *_rule_parts(analysis))
     return Table("notes", "Notes", "What has no number, and why.", columns, rows)
 
 
@@ -249,6 +249,15 @@ def _missing(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
     by = ["status", "metric", "reason"]
     for (status, metric, reason), group in pairs[pairs["status"] != OK].groupby(by):
         yield status.replace("_", " "), f"Agreement of methods ({metric})", reason, len(group)
+
+
+def _rule_parts(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
+    """Where each backward rule acts, and which of its parts the model has not."""
+    by_rule = {one.get(BACKWARD): backward_parts(one) for one in analysis.settings}
+    for rule, parts in by_rule.items():
+        for part, modules in parts.items():
+            where = ", ".join(modules) or "in no module"
+            yield f"backward={rule}", part, where, sum(modules.values())
 
 
 def _warnings(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:

@@ -101,9 +101,14 @@ def twins(analysis: Analysis) -> str:
         return ""
     names = listed([facts_of(analysis.setting(one.setting_id)).label for one in found])
     same = "the same scores" if agree(found) else "other scores"
+    worst = max(one.relative for one in found)
+    words = (
+        f"the largest difference is {worst:.0e} of a text's largest score"
+        if worst
+        else "to the bit"
+    )
     return (
-        f"Captum gives {same} for {names}: the largest difference is {max(one.relative for one in found):.0e} of a "
-        f"text's largest score ({min(one.n_examples for one in found)} texts)."
+        f"Captum gives {same} for {names}: {words} ({min(one.n_examples for one in found)} texts)."
     )
 
 

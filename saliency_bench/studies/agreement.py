@@ -8,6 +8,7 @@ import numpy as np
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.core.seeding import token_hash
+from saliency_bench.core.units import heads, summed, units
 from saliency_bench.evaluation.agreement import (
     RBO,
     TOP_K_JACCARD,
@@ -18,7 +19,6 @@ from saliency_bench.evaluation.agreement import (
 from saliency_bench.evaluation.grid import count
 from saliency_bench.evaluation.metrics import NotApplicable
 from saliency_bench.evaluation.ranking import rank
-from saliency_bench.evaluation.units import heads, summed, units
 from saliency_bench.studies.evaluate import NOT_FINITE, Row
 
 

@@ -17,6 +17,7 @@ from saliency_bench.attribution.describe import about_of, described
 from saliency_bench.attribution.explain import Family, explain, plan, rule_of
 from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies
 from saliency_bench.core.text import Encoded
@@ -296,7 +297,8 @@ class OpenBlock:
 
     def _maps(self, setting: Setting, numbers: "_Numbers") -> list[AttributionMap]:
         name = "described", setting.name, setting.id
-        flat = self.references.once(name, lambda: described(setting))
+        parts = self.references.found.get(BACKWARD_PARTS)
+        flat = self.references.once(name, lambda: described(setting, parts))
         return [
             AttributionMap(
                 encoded=item,

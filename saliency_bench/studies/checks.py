@@ -84,9 +84,9 @@ def _check_pairs(pairs: Any, expanded: Sequence[Setting]) -> None:
 def _check_choices(cfg: "Config") -> None:
     """Checks every key whose value is one name of a list, or some of them."""
     from saliency_bench.attribution.settings import BACKENDS
+    from saliency_bench.core.units import GRANULARITIES
     from saliency_bench.data.shortcuts import KINDS
     from saliency_bench.evaluation.agreement import NAMES
-    from saliency_bench.evaluation.units import GRANULARITIES
     from saliency_bench.models.heads import TASKS
     from saliency_bench.models.loading import ATTENTION, DTYPES
     from saliency_bench.models.tasks.scores import OUTPUTS
@@ -190,9 +190,9 @@ def _check_data(cfg: "Config") -> None:
 
 def _views() -> dict[str, Sequence[str]]:
     """Lists the choices of `evaluation`, which metric entries may have too, by key."""
+    from saliency_bench.core.units import GRANULARITIES
     from saliency_bench.evaluation.curves import OUTPUTS
     from saliency_bench.evaluation.removal import operators
-    from saliency_bench.evaluation.units import GRANULARITIES
     from saliency_bench.evaluation.view import RANKINGS
 
     return {

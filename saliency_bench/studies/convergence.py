@@ -4,8 +4,9 @@ A path method is compared with itself at every other of its nodes, which costs n
 they choose the path; where a reference is asked for, with a dense rule. A mean over random draws is compared with the
 mean of many other draws. The companion is native: a reference that a backend computes by itself would share its faults.
 
-The difference from a coarser map is about the error of the coarser one. So an order of tokens that half of the nodes
-keep has settled, with a margin; what the full map is off by is less.
+The difference from a coarser map is about the error of the coarser one. So the map is held against the limit that both
+let expect (Richardson's extrapolation): with errors that fall as 1/n^p, what the full map is off by is their difference over
+2^p - 1.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from saliency_bench.attribution.backward import KEY
 from saliency_bench.attribution.describe import about_of
@@ -27,7 +29,10 @@ from saliency_bench.evaluation.metrics import NotApplicable
 
 #: What a map is compared with: half of its nodes, twice the steps where there are too few to halve, a dense rule or many
 #: other draws.
-HALVED, DOUBLED, REFERENCE = "halved", "doubled", "reference"
+LIMIT, DOUBLED, REFERENCE = "limit", "doubled", "reference"
+
+#: Rules whose difference from half of their nodes is no more than what they are off by.
+FIRST_ORDER = (None, "left", "right", "midpoint")
 
 #: Draws of a reference have another seed, or the draws under test would be among them.
 OTHER_SEED = 1_000_003
@@ -122,7 +127,7 @@ def companions(settings: Sequence[Setting], dense: Dense) -> list[Companion]:
         elif (other := halved(setting)) is not None:
             shared = "quadrature" in setting.hyper and setting.hyper.get("n_samples") != AUTO
             free = shared and setting.twin(other.backend).id in ids
-            pairs.append(Companion(setting, HALVED, other, free))
+            pairs.append(Companion(setting, LIMIT, other, free))
         elif (other := doubled(setting)) is not None:
             pairs.append(Companion(setting, DOUBLED, other))
     return pairs
@@ -146,29 +151,42 @@ def convergence_rows(
     for pair in pairs:
         of_setting = {one.example_id: one for one in maps[pair.setting.id]}
         rows += [
-            _row(of_setting[other.example_id], other, pair.against)
+            _row(of_setting[other.example_id], other, pair)
             for other in maps[pair.other.id]
             if other.example_id in checked
         ]
     return rows
 
 
-def _row(attribution: AttributionMap, other: AttributionMap, against: str) -> dict[str, Any]:
+def _row(attribution: AttributionMap, other: AttributionMap, pair: Companion) -> dict[str, Any]:
     finite = attribution.finite and other.finite
-    better = attribution if against == HALVED else other
-    scale = float(np.abs(better.scores).max(initial=0.0))
-    apart = float(np.abs(attribution.scores - other.scores).max(initial=0.0))
+    scores = attribution.scores
+    better = _limit(scores, other.scores, pair.setting) if pair.against == LIMIT else other.scores
+    scale = float(np.abs(better).max(initial=0.0))
+    apart = float(np.abs(scores - better).max(initial=0.0))
     return {
         "setting_id": attribution.setting["setting_id"],
         "example_id": attribution.example_id,
-        "against": against,
-        "tau": _tau(attribution, other) if finite else None,
+        "against": pair.against,
+        "tau": _tau(attribution, better) if finite else None,
         "error": apart / scale if finite and scale > 0 else None,
     }
 
 
-def _tau(attribution: AttributionMap, other: AttributionMap) -> float | None:
+def _limit(
+    scores: Float[np.ndarray, " T"], half: Float[np.ndarray, " T"], setting: Setting
+) -> Float[np.ndarray, " T"]:
+    """What the map tends to, by Richardson's extrapolation from its own nodes and half of them.
+
+    Errors fall at least as 1/n² but for left and right sums. Of half of the midpoints another rule is made, and where the
+    steps choose the path nothing is known: there the difference counts as it is.
+    """
+    order = 1 if setting.hyper.get("quadrature") in FIRST_ORDER else 2
+    return np.asarray(scores + (scores - half) / (2**order - 1))
+
+
+def _tau(attribution: AttributionMap, other: Float[np.ndarray, " T"]) -> float | None:
     try:
-        return kendall_tau(attribution.scores, other.scores, np.array(attribution.attributable))
+        return kendall_tau(attribution.scores, other, np.array(attribution.attributable))
     except NotApplicable:
         return None

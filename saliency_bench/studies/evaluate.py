@@ -12,6 +12,7 @@ from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.core.seeding import token_hash
 from saliency_bench.core.text import Encoded
+from saliency_bench.core.units import NONE, heads, summed, units
 from saliency_bench.evaluation.curves import OUTPUTS, Curve, Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
@@ -19,7 +20,6 @@ from saliency_bench.evaluation.query import Query
 from saliency_bench.evaluation.ranking import rank
 from saliency_bench.evaluation.removal import own_operator
 from saliency_bench.evaluation.truth import Truth
-from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.evaluation.view import SIGNED, View, hyperparameters, views_of
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import refusal

@@ -86,7 +86,7 @@ def strangers(folder: Path) -> list[str]:
 def claim(study: Study, folder: Path) -> None:
     """Makes the folder this study's: what it is, its settings, and all that another process needs to go on with it."""
     write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
-    write_json(folder / SETTINGS, [described(setting) for setting in study.settings])
+    write_json(folder / SETTINGS, [described(setting, study.parts) for setting in study.settings])
     # In its own order, which is that of the settings: canonical JSON would sort it.
     held = json.dumps(asdict(study.asked) | {"out": None}, indent=1, ensure_ascii=False)
     replace_file(folder / CONFIG, f"{held}\n".encode())

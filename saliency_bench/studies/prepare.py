@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -16,10 +16,10 @@ from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting, digest
 from saliency_bench.core.text import Encoded, Shared
+from saliency_bench.core.units import refuse_without_units
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.removal import fit_operator
-from saliency_bench.evaluation.units import WORD, refuse_unknown_words
 from saliency_bench.evaluation.view import View, usual
 from saliency_bench.models import loading, preparing, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
@@ -53,6 +53,7 @@ class Study:
     warnings: tuple[dict[str, str], ...]
     identity: Mapping[str, Any]
     asked: Any  # the configuration before the model changed it
+    parts: Mapping[str, Any] = field(default_factory=dict)  # by backward rule, where it acts
 
     @property
     def id(self) -> str:
@@ -121,14 +122,14 @@ def prepare(
     inputs = inputs or load_inputs(config, say)
     model, encoded = inputs.model, inputs.encoded
     targets.check(config.target, model.labels, encoded)
-    _refuse_unknown_words(config, encoded)
+    _refuse_without_units(config, encoded)
     say("trying the model on a text")
     findings = inspect_texts(model, encoded)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
         refuse_vanishing_sum(setting, findings.sum_vanishes)
     with model.frozen():
-        refuse_without_parts(model, fitted, encoded[0])
+        parts = refuse_without_parts(model, fitted, encoded[0])
     config, lacking = fit_removals(model, config)
     warnings += lacking + ungated(model) + _repeats(model, encoded) + other_attention(model)
     budget = resolve_budget(config.runtime.token_budget, model, [*map(len, encoded)])
@@ -143,7 +144,15 @@ def prepare(
         warnings.append(_warning("model", message))
     identity = identity_of(config, fitted, model, encoded)
     return Study(
-        config, tuple(fitted), model, findings, tuple(encoded), tuple(warnings), identity, asked
+        config,
+        tuple(fitted),
+        model,
+        findings,
+        tuple(encoded),
+        tuple(warnings),
+        identity,
+        asked,
+        parts,
     )
 
 
@@ -152,12 +161,13 @@ def _warning(source: str, message: str, example_id: str = "") -> dict[str, str]:
     return {"example_id": example_id, "source": source, "message": message}
 
 
-def _refuse_unknown_words(config: Any, encoded: Sequence[Encoded]) -> None:
-    """Refuses granularity=word, wherever it is asked for, where nothing says what the words of a text are."""
-    asked = [config.evaluation.granularity, config.agreement.granularity]
-    if WORD in [*asked, *(entry.get("granularity") for entry in config.metric.values())]:
+def _refuse_without_units(config: Any, encoded: Sequence[Encoded]) -> None:
+    """Refuses a granularity, wherever it is asked for, where nothing says what the units of a text are."""
+    entries = (entry.get("granularity") for entry in config.metric.values())
+    asked = {config.evaluation.granularity, config.agreement.granularity, *entries} - {None}
+    for granularity in sorted(asked):
         for item in encoded:
-            refuse_unknown_words(item)
+            refuse_without_units(item, granularity)
 
 
 def questions_of(

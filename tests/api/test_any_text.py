@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.heatmap import map_of_attribution
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.units import NONE, heads, summed, units
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.ranking import rank
-from saliency_bench.evaluation.units import NONE, heads, summed, units
 from saliency_bench.models.loading import load_model
 from saliency_bench.models.tasks.registry import task_of
 

@@ -138,3 +138,8 @@ def test_commands_are_printed_as_they_were_typed(capsys, monkeypatch):
     monkeypatch.setenv("SALIENCY_BENCH_PROGRAM", "./scripts/bench")
     assert cli.main(["info", "mask"]) == 0
     assert "  ./scripts/bench evaluation.removal=mask\n" in capsys.readouterr().out
+
+
+def test_what_python_takes_where_nothing_is_chosen_is_there_by_name():
+    for group in ("method", "metric"):
+        assert set(conf_files.selected(group)) <= set(conf_files.names(group))

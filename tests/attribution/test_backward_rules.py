@@ -1,6 +1,8 @@
 """Backward rules against relevance by hand, and where they are refused."""
 
+import re
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from transformers.models.llama import modeling_llama
 
 import saliency_bench as sb
 from saliency_bench.attribution.backward import RULES
+from saliency_bench.attribution.backward.makers import noted_makers
 from saliency_bench.attribution.backward.parts import change_backward, noted_inputs
 from saliency_bench.attribution.methods import ABOUT, METHODS
 from saliency_bench.cli import config
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import setting_labels
+from saliency_bench.core.method_facts import backward_parts
 
 T = 6
 #: Scores are divided and multiplied by numbers as small as 1e-4 of the largest on the way, in float64.
@@ -287,3 +291,43 @@ def test_a_quantised_module_is_refused_by_name(model):
         sb.attribute(
             sb.wrap_model(quantised, FrameTokenizer()), token_inputs(4), "vanilla", backward="gim"
         )
+
+
+# -- where the parts are ------------------------------------------------------------------------------------------
+
+
+def test_a_map_says_in_which_modules_its_rule_acts(model):
+    """Against the modules themselves: a LayerNorm and a GELU are in the modules that are these."""
+    (plain, ruled) = sb.attribute(
+        model, token_inputs(4), "input_x_gradient", backward=["plain", "cp_lrp"]
+    )
+    parts = backward_parts(ruled.setting)
+    assert backward_parts(plain.setting) == {} and "backward_parts" not in plain.setting["facts"]
+    paths = dict(model.module.named_modules())
+    norms = Counter(
+        re.sub(r"\.\d+\.", ".*.", path)
+        for path, module in paths.items()
+        if isinstance(module, torch.nn.LayerNorm)
+    )
+    assert parts["normalisation"] == norms
+    assert parts["nonlinearity"] == {
+        "bert.encoder.layer.*.intermediate.intermediate_act_fn": 2,
+        "bert.pooler.activation": 1,
+    }
+    assert parts["softmax"] == {"bert.encoder.layer.*.attention.self": 2}
+    assert parts["product"] == {}  # named as absent: BERT has no gates
+    said = "cp_lrp acts at 5 normalisation, 3 nonlinearity, no product, 2 softmax"
+    assert said in ruled._repr_html_()
+    assert ruled.to_record()["setting"]["facts"]["backward_parts"] == parts
+
+
+def test_seeing_where_parts_are_leaves_no_hook(model):
+    def hooks():
+        return [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.module.modules()]
+
+    before = hooks()
+    sb.attribute(model, token_inputs(4), "attnlrp")
+    assert hooks() == before
+    with pytest.raises(RuntimeError, match="stop"), noted_makers(model.module):
+        raise RuntimeError("stop")
+    assert hooks() == before

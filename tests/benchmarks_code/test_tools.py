@@ -3,6 +3,7 @@
 import copy
 import csv
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.tools import laws, models
+from benchmarks.tools import laws, models, table
 from benchmarks.tools.adapters import shared
 from benchmarks.tools.cases import TOOLS, Case, apart, cases, loads, measure
 from benchmarks.tools.laws import LAWS, NAMES, PARTS, Subject, measured, restores
@@ -285,6 +286,27 @@ def test_the_table_has_every_cell_with_its_command():
     assert "raises" in shown
     assert "not held, 2" in shown
     assert "hooks, weights" in shown
+
+
+def test_with_only_a_tool_the_rows_and_the_manifest_of_the_others_stay(tmp_path, monkeypatch):
+    calls = []
+
+    def asked(tool, python):
+        calls.append(tool)
+        version = {TOOLS[tool][0]: f"{len(calls)}", "transformers": "5", "torch": "2"}
+        cell = {"tool": tool, "versions": version, "measured": 0.25 * len(calls)}
+        return [answer(law, **cell) for law in NAMES]
+
+    monkeypatch.setattr(table, "asked", asked)
+    table.write_table(tmp_path, [], command=["first"])
+    before = {one["tool"]: one for one in table.read_cells(tmp_path)}
+    table.write_table(tmp_path, [], command=["second"], only=["gim"])
+    after = {one["tool"]: one for one in table.read_cells(tmp_path)}
+    assert [*after] == [*before] == [*TOOLS] and calls == [*TOOLS, "gim"]
+    assert {tool for tool in TOOLS if after[tool] != before[tool]} == {"gim"}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["tools"] == ["gim"] and manifest["command"] == "second"
+    assert manifest["earlier"]["tools"] == [*TOOLS] and manifest["earlier"]["command"] == "first"
 
 
 def test_the_committed_cells_are_those_of_the_code():

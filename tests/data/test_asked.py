@@ -53,9 +53,12 @@ def test_stretches_are_numbered_where_they_have_no_name(tmp_path):
     ("segments", "reason"),
     [
         ([[0, 5], [4, 9]], "segments 1 and 2 overlap at character 4"),
-        ([[0, 99]], r"segment 1 is \[0, 99\], and must lie in the text's characters 0 ... 37"),
-        ([[-1, 4]], "must lie in the text"),
-        ([[4, 4]], "at least one"),
+        (
+            [[0, 99]],
+            r"segment 1 is \[0, 99\], and must have a character and none beyond the text's 37",
+        ),
+        ([[-1, 4]], "none beyond the text"),
+        ([[4, 4]], "must have a character"),
         ([["a", 0, 2], ["a", 3, 4]], "two segments are called a"),
         ({"second": "A second", "first": "A first"}, "'A first', is not in the text after"),
         ([""], "'', is not in the text"),

@@ -273,13 +273,13 @@ def test_a_unit_of_noise_that_is_read_as_absolute_is_seen(subject, monkeypatch):
 
 
 def test_centred_noise_without_its_factor_is_seen(subject, monkeypatch):
-    right = NoiseCloud.block
+    right = NoiseCloud.blocks
 
-    def quiet(self, example, index, size):
-        noise = right(self, example, index, size)
+    def quiet(self, examples, indices, size):
+        noise = right(self, examples, indices, size)
         return noise if size == 1 else noise / (size / (size - 1)) ** 0.5
 
-    monkeypatch.setattr(NoiseCloud, "block", quiet)
+    monkeypatch.setattr(NoiseCloud, "blocks", quiet)
     assert {f"noise in {unit}, centred: variance" for unit in UNITS} <= broken(subject)
 
 

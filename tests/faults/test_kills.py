@@ -109,15 +109,17 @@ def blocks_in(folder):
 def test_a_command_that_is_killed_with_its_workers_goes_on_to_the_same_bytes(
     folder, tmp_path, record_property
 ):
-    kills, seen = killed_again_and_again(folder, tmp_path, 15, 0)
+    kills, seen = killed_again_and_again(folder, tmp_path, 8, 0)
     assert max(seen) > 1
     record_property(KILLED, kills)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_many_commands_that_are_killed_go_on_to_the_same_bytes(folder, tmp_path, record_property):
-    record_property(KILLED, killed_and_resumed(folder, tmp_path, 15, 1))
+    (tmp_path / "again").mkdir()
+    kills, _ = killed_again_and_again(folder, tmp_path / "again", 15, 2)
+    record_property(KILLED, kills + killed_and_resumed(folder, tmp_path, 15, 1))
 
 
 @pytest.mark.slow

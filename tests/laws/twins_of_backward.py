@@ -102,18 +102,18 @@ def the_rule_reaches_into_the_output(patch):
     """A probability's softmax is taken for a part of the model."""
 
     def beyond(model, batch, target, output, rule):
-        logits = score.task.logits_fn(model, batch, short=True)
+        logits = score.logits_fn(model, batch, short=True)
 
         def scored(embeddings, rows):
             with score.noted_inputs():
-                found = score.task.output_of(model, output)(logits(embeddings, rows), target[rows])
+                found = score.output_of(model, output)(logits(embeddings, rows), target[rows])
             if found.grad_fn is not None:
                 score.change_backward(found, rule, model.name)
             return found
 
         return scored
 
-    patch.setattr("saliency_bench.attribution.context.score_fn", beyond)
+    patch.setattr("saliency_bench.attribution.context.score_fn_by_rule", beyond)
 
 
 def a_gap_is_claimed(patch):

@@ -119,7 +119,7 @@ def the_class_is_chosen_again_along_the_path(patch):
             (found := logits(e, rows)), found.detach().argmax(-1)
         )
 
-    patch.setattr(context.task, "score_fn", score_fn)
+    patch.setattr(context, "score_fn", score_fn)
 
 
 def the_baseline_is_half_of_it(patch):
@@ -325,13 +325,12 @@ def guided_backpropagation(patch):
 
 
 def the_gap_is_said_to_be_zero(patch):
-    numbers = blocks._numbers
+    numbers = blocks._Numbers.of
     patch.setattr(
-        blocks,
-        "_numbers",
-        lambda *given: {
-            key: 0.0 if key == "completeness_gap" else value
-            for key, value in numbers(*given).items()
+        blocks._Numbers,
+        "of",
+        lambda *row: {
+            key: 0.0 if key == "completeness_gap" else value for key, value in numbers(*row).items()
         },
     )
 
@@ -357,9 +356,9 @@ def input_x_gradient_claims_completeness(patch):
 
 
 def everything_claims_completeness(patch):
-    numbers = blocks._numbers
+    numbers = blocks._Numbers.of
     patch.setattr(
-        blocks,
-        "_numbers",
-        lambda *given: {"completeness_gap": 0.0, "output_difference": 0.0} | numbers(*given),
+        blocks._Numbers,
+        "of",
+        lambda *row: {"completeness_gap": 0.0, "output_difference": 0.0} | numbers(*row),
     )

@@ -1,6 +1,7 @@
 """Broken implementations: SmoothGrad with a σ of its own for each number, and with noise on the weights."""
 
 import torch
+from scipy import special
 
 from saliency_bench.attribution.methods import smoothing
 from saliency_bench.attribution.points import NoiseCloud, OfOtherModel, UnevenCloud
@@ -8,7 +9,8 @@ from saliency_bench.attribution.points import NoiseCloud, OfOtherModel, UnevenCl
 
 def the_confidence_is_that_of_one_side(patch):
     """P(ε < room) in place of P(|ε| < room)."""
-    patch.setattr(smoothing, "erfinv", lambda c: torch.special.erfinv(torch.tensor(2 * c - 1)))
+    real = special.erfinv
+    patch.setattr(special, "erfinv", lambda confidence: real(2 * confidence - 1))
 
 
 def all_numbers_have_the_same_room(patch):
@@ -76,7 +78,7 @@ def models_share_their_noisy_inputs(patch):
     """Two of them."""
     real = NoiseCloud.noise
     patch.setattr(
-        NoiseCloud, "noise", lambda self, example, number: real(self, example, number % 2)
+        NoiseCloud, "noise", lambda self, of, numbers: real(self, of, [n % 2 for n in numbers])
     )
 
 

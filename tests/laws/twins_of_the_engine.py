@@ -77,9 +77,7 @@ def padding_is_stripped_from_the_end_only(patch):
 def all_targets_are_the_first(patch):
     """Of the class with the first index, whatever was asked for."""
     opened = api.open_block
-    patch.setattr(
-        api, "open_block", lambda refs, items, target, budget: opened(refs, items, 0, budget)
-    )
+    patch.setattr(api, "open_block", lambda refs, items, target, *how: opened(refs, items, 0, *how))
 
 
 def maps_of_a_block_are_turned_round(patch):
@@ -140,13 +138,13 @@ def every_token_is_charged(patch):
 
 
 def a_gradient_more_is_charged(patch):
-    numbers = blocks._numbers
+    numbers = blocks._Numbers.of
     patch.setattr(
-        blocks,
-        "_numbers",
-        lambda *given: {
+        blocks._Numbers,
+        "of",
+        lambda *row: {
             key: value + 1 if key == "n_gradients" else value
-            for key, value in numbers(*given).items()
+            for key, value in numbers(*row).items()
         },
     )
 

@@ -41,7 +41,7 @@ def test_a_decoder_learns_the_word_that_tells_the_class(made):
 
 def test_the_adapter_loads_onto_the_base_with_the_accuracy_of_its_card(made):
     base, folder, card = made
-    model = load_model(base, adapter=folder, labels=["negative", "positive"])
+    model = load_model(base, adapter=str(folder), labels=["negative", "positive"])
     ids = [model.tokenizer(one.text)["input_ids"] for one in TEXTS[:20]]
     with torch.no_grad():
         found = [int(model.module(torch.tensor([one])).logits.argmax()) for one in ids]

@@ -14,6 +14,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.convergence import (
+    FIRST_ORDER,
     OTHER_SEED,
     Dense,
     companions,
@@ -64,7 +65,7 @@ def test_every_other_node_is_among_those_that_are_paid_for(rule):
     found = halved(ig(rule, n))
     assert (found.hyper["quadrature"], found.hyper["n_steps"]) == (f"half_of_{rule}", n)
     (pair,) = companions([ig(rule, n)], NOTHING)
-    assert (pair.against, pair.free) == ("halved", True)
+    assert (pair.against, pair.free) == ("limit", True)
     if rule != "calibrated":
         kept, every = (set(quadrature(name, n)[0]) for name in (f"half_of_{rule}", rule))
         assert kept < every
@@ -86,7 +87,7 @@ def test_what_has_too_few_nodes_to_halve_is_compared_with_twice_as_many(rule, n)
 def test_steps_that_choose_the_path_are_halved_and_cost_gradients_of_their_own():
     idgi = setting("idgi", PATH | {"n_steps": 5000})
     (pair,) = companions([idgi], NOTHING)
-    assert (pair.against, pair.other.hyper["n_steps"], pair.free) == ("halved", 2500, False)
+    assert (pair.against, pair.other.hyper["n_steps"], pair.free) == ("limit", 2500, False)
 
 
 def test_what_is_not_integrated_has_nothing_to_halve():
@@ -118,23 +119,45 @@ def test_draws_of_a_reference_are_none_of_those_under_test():
 
 
 @pytest.mark.parametrize(
-    ("dense", "against", "options"),
+    ("rule", "dense", "against", "options", "more"),
     [
-        (NOTHING, "halved", {"n_steps": 3, "quadrature": "left"}),
-        (Dense(33, None), "reference", {"n_steps": 33, "quadrature": "clenshaw_curtis"}),
+        ("left", NOTHING, "limit", {"n_steps": 3, "quadrature": "left"}, 1.0),
+        ("trapezoid", NOTHING, "limit", {"n_steps": 4, "quadrature": "trapezoid"}, 1 / 3),
+        ("left", Dense(33, None), "reference", {"n_steps": 33, "quadrature": "clenshaw_curtis"}, 0),
     ],
 )
-def test_rows_say_how_far_each_map_is_from_its_companion(bert, dense, against, options):
-    rows = rows_of(bert, [ig()], dense)
+def test_rows_say_how_far_each_map_is_from_its_limit(bert, rule, dense, against, options, more):
+    """The limit of a sum of first or second order is extrapolated, that of a reference is itself."""
+    n = 7 if rule == "trapezoid" else 6
+    rows = rows_of(bert, [ig(rule, n)], dense)
     items = token_inputs(6, 6, 6)
-    own = sb.attribute(bert, items, baseline="mean", n_steps=6, quadrature="left")
+    own = sb.attribute(bert, items, baseline="mean", n_steps=n, quadrature=rule)
     others = sb.attribute(bert, items, baseline="mean", **options)
     assert [row["against"] for row in rows] == [against] * 3
     for row, one, other in zip(rows, own, others, strict=True):
-        assert row["tau"] == pytest.approx(kendalltau(one.scores, other.scores)[0])
-        better = one if against == "halved" else other
-        expected = np.abs(one.scores - other.scores).max() / np.abs(better.scores).max()
+        limit = one.scores + more * (one.scores - other.scores) if more else other.scores
+        assert row["tau"] == pytest.approx(kendalltau(one.scores, limit)[0])
+        expected = np.abs(one.scores - limit).max() / np.abs(limit).max()
         assert row["error"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("rule", sorted({*NAMES} - {"calibrated", "captum_riemann_trapezoid"}))
+def test_what_a_sum_is_off_by_is_no_more_than_half_of_its_nodes_tell(rule):
+    """The estimate of the error, full - half over 2^p - 1, of e^x, whose integral is e - 1.
+
+    Captum's trapezoid tends to another number.
+    """
+    order = 1 if rule in FIRST_ORDER else 2
+    whole, half = (
+        float(np.dot(weights, np.exp(nodes)))
+        for nodes, weights in map(
+            np.array, (quadrature(rule, 17), quadrature(f"half_of_{rule}", 17))
+        )
+    )
+    exact = np.e - 1
+    estimate = abs(whole - half) / (2**order - 1)
+    # Sums of first and second order have it but for terms of the next order in the step, 1/8.
+    assert abs(whole - exact) <= estimate * (1 + 1 / 8) + 1e-15
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 #: A node of the graph, and one of its outputs: the tensor that an operation made.
 Node = Any
 Edge = tuple[Node, int]
@@ -61,6 +63,9 @@ PRODUCTS: Mapping[str, tuple[int, int]] = {
     "Baddbmm": (1, 2),
     "Addbmm": (1, 2),
     "Addcmul": (1, 2),
+    "GroupedMm": (0, 1),
+    "Matmul": (0, 1),
+    "Vdot": (0, 1),
 }
 
 #: Functions of single numbers, besides the homogeneous ones.
@@ -73,10 +78,14 @@ ELEMENTWISE = frozenset({
 SOFTMAX = frozenset({"Softmax", "SafeSoftmax"})
 
 #: Attention in one operation: of query, key and value, and where there is a fourth input, what is added to the products.
+#: All but the first are made on other devices than a CPU alone.
 ATTENTION = frozenset({
     "ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFlashAttention", "ScaledDotProductEfficientAttention",
-    "ScaledDotProductCudnnAttention",
+    "ScaledDotProductCudnnAttention", "ScaledDotProductFusedAttentionOverrideable",
 })  # fmt: skip
+
+#: LayerNorm and RMSNorm in one operation; the second is made on a GPU alone.
+NORMS = frozenset({"NativeLayerNorm", "FusedRmsNorm"})
 
 
 def operation(node: Node) -> str:
@@ -138,7 +147,7 @@ def normalised_by(edge: Edge) -> Edge | None:
         return centred(inputs[0])
     if name == "Reciprocal":
         return normalised_by(inputs[0])
-    if name in ("Rsqrt", "Sqrt") or (name == "Pow" and abs(float(node._saved_exponent)) == 0.5):
+    if name in ("Rsqrt", "Sqrt") or (name == "Pow" and _exponent(node) in (0.5, -0.5)):
         return _mean_square(inputs[0])
     return None
 
@@ -152,11 +161,17 @@ def _mean_square(edge: Edge) -> Edge | None:
         return None
     square, _ = _source(node.next_functions[0], MOVES)
     inputs = square.next_functions
-    if operation(square) == "Pow" and float(square._saved_exponent) == 2:
+    if operation(square) == "Pow" and _exponent(square) == 2:
         return centred(inputs[0])
     if operation(square) == "Mul" and len(inputs) == 2 and inputs[0] == inputs[1]:
         return centred(inputs[0])
     return None
+
+
+def _exponent(power: Node) -> float | None:
+    """The exponent of a power, where it is one number."""
+    value = power._saved_exponent
+    return None if isinstance(value, Tensor) and value.numel() != 1 else float(value)
 
 
 def centred(edge: Edge) -> Edge:

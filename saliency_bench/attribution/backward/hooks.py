@@ -37,7 +37,10 @@ def _times(gradient: Tensor | None, factor: float) -> Tensor | None:
 
 
 def ratio(node: Node, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """The gradient of an element-wise function becomes f(x) / x; where x is 0 it is f'(0), its limit."""
+    """The gradient of an element-wise function becomes f(x) / x; where x is 0 it is f'(0), its limit.
+
+    The quotient is formed in at least float32 and rounded once, as PyTorch's own gradients are.
+    """
     held = [x.detach()]
 
     def hook(inputs: Grads, outputs: Grads) -> Grads:
@@ -45,8 +48,9 @@ def ratio(node: Node, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
         if native is None or gradient is None:
             return inputs
         x = held.pop()
-        quotient = (function(x) / x).mul_(gradient)
         tiny = x.abs() < torch.finfo(x.dtype).tiny
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        quotient = (function(x) / x).mul_(gradient).to(native.dtype)
         return torch.where(tiny, native, quotient), *inputs[1:]
 
     node.register_hook(hook)
@@ -65,8 +69,8 @@ def constant_deviation(node: Node) -> None:
         if inputs[0] is None or gradient is None:
             return inputs
         weight, inverse = held.pop(), held.pop()
-        found = gradient if weight is None else gradient * weight
-        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        found = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        found = found if weight is None else found * weight
         if centred:
             found = found - found.mean(dims, keepdim=True)
         return (found * inverse).to(inputs[0].dtype), *inputs[1:]
@@ -84,7 +88,8 @@ def tempered_softmax(node: Node) -> None:
         gradient = outputs[0]
         if inputs[0] is None or gradient is None:
             return inputs
-        softer = held.pop().pow(1 / TEMPERATURE)
+        softer = held.pop()
+        softer = softer.to(torch.promote_types(softer.dtype, torch.float32)).pow(1 / TEMPERATURE)
         softer = softer / softer.sum(dim, keepdim=True).clamp_min(torch.finfo(softer.dtype).tiny)
         return (_through_softmax(softer, gradient, dim).to(inputs[0].dtype), *inputs[1:])
 

@@ -67,7 +67,16 @@ def change_backward(
     Raises:
         InputError: there is an operation of which the rule says nothing.
     """
+    changed = changed_nodes(outputs, rule, name, without)
+    return sum((parts for _, parts in changed), Counter[str]())
+
+
+def changed_nodes(
+    outputs: Tensor, rule: Rule, name: str, without: Collection[str] = ()
+) -> list[tuple[Node, Counter[str]]]:
+    """Does the same, and says at which nodes each part was found."""
     surgery = _Surgery(rule, name, without)
+    changed: list[tuple[Node, Counter[str]]] = []
     waiting: list[Node] = [outputs.grad_fn]
     seen: set[Node] = set()
     while waiting:
@@ -75,17 +84,22 @@ def change_backward(
         if node in seen:
             continue
         seen.add(node)
-        edges = node.next_functions
-        waiting += [edges[place][0] for place in surgery.visit(node)]
+        surgery.found = Counter()
+        waiting += [node.next_functions[place][0] for place in surgery.visit(node)]
+        if surgery.found:
+            changed.append((node, surgery.found))
     if not any(operation(node) == graph.LEAF for node in seen):
         raise surgery.refused(
             "on every way to the words there is a part that it takes as a constant"
         )
-    return +surgery.found
+    return changed
 
 
 class _Surgery:
-    """One rule on one graph. `visit` hooks a node and says which of its inputs relevance goes on to."""
+    """One rule on one graph. `visit` hooks a node and says which of its inputs relevance goes on to.
+
+    `found` counts the parts, of the last node where the caller clears it before each.
+    """
 
     def __init__(self, rule: Rule, name: str, without: Collection[str]) -> None:
         self.rule, self.name, self.without = rule, name, without
@@ -101,7 +115,7 @@ class _Surgery:
             return self._product(node, name)
         if name == "Div":
             return self._quotient(node)
-        if name in ("NativeLayerNorm", "FusedRmsNorm"):
+        if name in graph.NORMS:
             self._change(NORM, partial(hooks.constant_deviation, node))
             return [0]
         if name in graph.SOFTMAX:
@@ -198,7 +212,8 @@ class _Surgery:
         if PRODUCT in self.without:
             of_values = of_scores = 1.0
         factors = {0: of_scores, 1: of_scores, 2: of_values, 3: of_values}
-        self.found[PRODUCT] += (of_values != 1) + (of_scores != of_values)
+        if products := (of_values != 1) + (of_scores != of_values):
+            self.found[PRODUCT] += products
         if self.rule.softmax == "tempered" and scores:
             self.found[SOFTMAX] += 1
             if SOFTMAX not in self.without:
@@ -212,9 +227,14 @@ class _Surgery:
     def _elementwise(self, node: Node, name: str) -> list[int]:
         if self.rule.nonlinearity is None:
             return live(node)
+        if live(node) != [0]:
+            raise self.refused(f"{name} is a function of more than one activation")
+        not_zero = self.refused(f"{name} is not 0 at 0, so that f(x) / x has no limit there")
         if name in NOT_ZERO:
-            raise self.refused(f"{name} is not 0 at 0, so that f(x) / x has no limit there")
+            raise not_zero
         function, x = self._function(node, name)
+        if name in WITH_BOUNDS and function(x.new_zeros(())).any():
+            raise not_zero
         self._change(NONLINEARITY, partial(hooks.ratio, node, function, x))
         return [0]
 
@@ -229,7 +249,12 @@ class _Surgery:
             return torch.tanh, x
         if name not in FUNCTIONS:
             raise self.refused(f"{name} is no nonlinearity that the rule knows")
-        return FUNCTIONS[name](node), node._saved_self
+        x = getattr(node, "_saved_self", None)
+        if not isinstance(x, Tensor):
+            raise self.refused(
+                f"the input of {name} was not kept: it is applied in place, or is an exponent"
+            )
+        return FUNCTIONS[name](node), x
 
     def refused(self, reason: str) -> InputError:
         """Says of what the rule says nothing."""
@@ -241,9 +266,22 @@ class _Surgery:
 #: Functions that are not 0 at 0.
 NOT_ZERO = frozenset({"Cos", "Exp", "Hardsigmoid", "LogSigmoid", "Sigmoid", "Softplus"})
 
+#: Functions whose numbers decide whether they are 0 at 0.
+WITH_BOUNDS = frozenset({"Clamp", "ClampMax", "ClampMin", "Hardtanh", "Pow"})
+
 #: The functions whose nodes keep what they were applied to, by operation.
 FUNCTIONS: Mapping[str, Callable[[Node], Function]] = {
     "Atan": lambda node: torch.atan,
+    "Celu": lambda node: partial(functional.celu, alpha=node._saved_alpha),
+    "Clamp": lambda node: partial(torch.clamp, min=node._saved_min, max=node._saved_max),
+    "ClampMax": lambda node: partial(torch.clamp, max=node._saved_max),
+    "ClampMin": lambda node: partial(torch.clamp, min=node._saved_min),
+    "Elu": lambda node: partial(
+        torch.ops.aten.elu,
+        alpha=node._saved_alpha,
+        scale=node._saved_scale,
+        input_scale=node._saved_input_scale,
+    ),
     "Erf": lambda node: torch.erf,
     "Expm1": lambda node: torch.expm1,
     "Gelu": lambda node: partial(functional.gelu, approximate=node._saved_approximate),

@@ -28,7 +28,8 @@ class Rule:
         product: of two activations, element-wise or as matrices. "half": the gradient of each factor is halved;
             "gate": the factor that a nonlinearity or a softmax made is a constant.
         softmax: "constant": it is a constant; "tempered": its Jacobian is that of softmax(x / 2), as in the code of
-            GIM's authors without the factor 1/2 that the derivative of x / 2 would add.
+            GIM's authors (of the paper, and the package gim-explain) without the factor 1/2 that the derivative of
+            x / 2 would add.
     """
 
     name: str
@@ -46,9 +47,12 @@ class Rule:
         return tuple(part for part, value in zip(PARTS, fields, strict=True) if value)
 
 
-#: AttnLRP: Achtibat et al. 2024, eq. 7 (products) and 9 (nonlinearities and norms); softmax is its own gradient there.
+#: AttnLRP: Achtibat et al. 2024, eq. 7 (Propositions 3.2 and 3.3: products), eq. 9 (nonlinearities; norms by Proposition
+#: 3.4); the rule of softmax (Proposition 3.1) is its own gradient in the form gradient × input.
 #: CP-LRP: Ali et al. 2022 (attention weights and deviations are constants); nonlinearities as in AttnLRP, gates constant.
-#: GIM: Edin et al. 2025 (arXiv 2505.17630), with its authors' temperature of 2.
+#: GIM: Edin et al. 2025 (arXiv 2505.17630, sections 4.1 and 4.2), with its authors' temperature of 2.
+#: Numbers of AttnLRP's equations are those that its authors' code names, and GIM's sections are as others cite them; of
+#: CP-LRP and GIM no equation numbers could be checked.
 RULES: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (

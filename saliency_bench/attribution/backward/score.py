@@ -1,13 +1,19 @@
 """The score of a class with its gradient by a rule, and what is checked of a model before a rule is used on it."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.attribution.backward.parts import change_backward, noted_inputs
+from saliency_bench.attribution.backward.makers import noted_makers
+from saliency_bench.attribution.backward.parts import (
+    change_backward,
+    changed_nodes,
+    noted_inputs,
+)
 from saliency_bench.attribution.backward.rules import KEY, PLAIN, RULES, Rule
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
@@ -16,6 +22,10 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.scores import logits_fn, output_of
+
+#: By part of a rule, how often it was found in each module; numbers in a module's path are "*". Empty where it is absent.
+Parts = Mapping[str, Mapping[str, int]]
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 
 
 def score_fn(
@@ -40,8 +50,8 @@ def score_fn(
     return score
 
 
-def parts_of(model: Model, text: Encoded, rule: Rule) -> Counter[str]:
-    """How often a model has each part at which a rule changes the gradient, seen on one text. The model must be frozen.
+def parts_of(model: Model, text: Encoded, rule: Rule) -> Parts:
+    """Where a model has the parts at which a rule changes the gradient, seen on one text. The model must be frozen.
 
     Raises:
         InputError: the model computes something of which the rule says nothing.
@@ -55,20 +65,33 @@ def parts_of(model: Model, text: Encoded, rule: Rule) -> Counter[str]:
         batch.token_type_ids,
         extra=batch.extra,
     )
-    with torch.enable_grad(), noted_inputs():
+    with torch.enable_grad(), noted_inputs(), noted_makers(model.module) as makers:
         outputs = logits_fn(model, batch, short=True)(embeddings.requires_grad_(), row)
-    return change_backward(outputs, rule, model.name)
+    parts: dict[str, Counter[str]] = {part: Counter() for part in rule.acts_on}
+    for node, times in changed_nodes(outputs, rule, model.name):
+        module = _LAYER.sub("*", makers.get(node, "")) or type(model.module).__name__
+        for part, n in times.items():
+            parts[part][module] += n
+    return {part: dict(sorted(modules.items())) for part, modules in parts.items()}
 
 
-def refuse_without_parts(model: Model, settings: Iterable[Setting], text: Encoded) -> None:
+def refuse_without_parts(
+    model: Model, settings: Iterable[Setting], text: Encoded
+) -> dict[str, Parts]:
     """Refuses rules that change nothing in this model, or of which it computes more than they know.
+
+    Returns:
+        By rule, where its parts are.
 
     Raises:
         InputError: names the rule, and the parts or the operation.
     """
-    for name in dict.fromkeys(setting.hyper.get(KEY, PLAIN) for setting in settings):
-        if name != PLAIN and not parts_of(model, text, RULES[name]):
+    rules = dict.fromkeys(setting.hyper.get(KEY, PLAIN) for setting in settings)
+    parts = {name: parts_of(model, text, RULES[name]) for name in rules if name != PLAIN}
+    for name, modules in parts.items():
+        if not any(modules.values()):
             raise InputError(
                 f"{KEY}={name} changes nothing in {model.name}, which has no {', no '.join(RULES[name].acts_on)}. "
                 f"Use {KEY}={PLAIN}."
             )
+    return parts

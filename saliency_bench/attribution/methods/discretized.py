@@ -1,10 +1,12 @@
 """Integrated Gradients along words: a path whose points lie near embeddings of the vocabulary."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from saliency_bench.attribution.anchors import Anchors, word_path
+from saliency_bench.attribution.anchors import MOST_BYTES, Anchors, Kept, word_path
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import GradientSum, method
 from saliency_bench.attribution.points import StraightPath, WordPaths
@@ -37,8 +39,9 @@ def dig(
     middle of every two. Gradients are taken at the start of each piece, the baseline's end first.
 
     It costs n_steps · 2^factor gradients, and the search (n_steps - 1) · V · D multiplications for each word of the texts that
-    has not been met yet, V · D being the size of the embedding table. Paths are kept for the words of later texts, as
-    n_steps · 2^factor + 1 vectors each. They are monotone, so that in the limit of many points Σ = F(x) - F(x'); more anchors
+    has not been met yet, V · D being the size of the embedding table. A batch holds n_steps · 2^factor + 1
+    vectors for each of its different words, so that the token budget bounds them; for later texts at most 256 MiB of them are
+    kept, and as much of neighbours. Paths are monotone, so that in the limit of many points Σ = F(x) - F(x'); more anchors
     need not bring it nearer, a larger `factor` does.
 
     Raises:
@@ -66,9 +69,9 @@ def _paths(
     ctx: Context, path: StraightPath, how: tuple[int, str, int, int]
 ) -> tuple[Tensor, Int[Tensor, "B T"]]:
     """The points [W S+1 D] of the different paths in a batch, and which of them each token takes."""
-    n_steps, strategy, neighbours, factor = how
+    n_steps, _, _, factor = how
     anchors = _anchors(ctx)
-    kept: dict[object, Tensor] = ctx.references.found.setdefault(("dig", *how), {})
+    kept = ctx.references.once(("dig", *how), lambda: Kept(MOST_BYTES))
     start, end = path.reference, path.embeddings
     moves = (start != end).any(-1).cpu()
     places: dict[object, int] = {}
@@ -79,12 +82,9 @@ def _paths(
             key: object = (word, _bytes(start[row, token])) if moves[row, token] else (word, b"")
             if key not in places:
                 places[key] = len(paths)
-                if moves[row, token] and key not in kept:
-                    kept[key] = word_path(
-                        anchors, word, start[row, token], n_steps, strategy, neighbours, factor
-                    )
+                search = partial(word_path, anchors, word, start[row, token], *how)
                 still = end[row, token].expand(n_steps * 2**factor + 1, -1)
-                paths.append(kept[key] if moves[row, token] else still)
+                paths.append(kept.get(key, search) if moves[row, token] else still)
             which[row, token] = places[key]
     return torch.stack(paths), which.to(end.device)
 

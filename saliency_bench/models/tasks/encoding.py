@@ -22,6 +22,8 @@ FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
 
 #: How a pair is cut whose first text must stay whole.
 ONLY_SECOND = "only_second"
+#: What is said of texts that are too long, in tasks that cut none whatever is asked for.
+NEVER_CUT = "never"
 
 
 def encode(
@@ -234,6 +236,11 @@ def _may_cut(
     where: str, example: Example, n_tokens: int, model: Model, too_long: str, truncation: str
 ) -> None:
     """Refuses to cut a long text where cutting is off, or where its first text alone leaves no room."""
+    if too_long == NEVER_CUT:
+        raise InputError(
+            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}, and the end of the text is what is asked "
+            "about: shorten it"
+        )
     if too_long == "error":
         raise InputError(
             f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. Shorten it, or set too_long=truncate."

@@ -18,6 +18,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Batch, Options, at_least_float32
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
+from saliency_bench.models.prefixes import States, past_of
 
 #: Where log(1 - p) changes its formula (Mächler 2012, "Accurately computing log(1 - exp(-|a|))", eq. 7).
 _HALF = -math.log(2)
@@ -75,6 +76,38 @@ def logits(
     outputs = model.output(ids, embeddings=given)
     row, place = scored.nonzero(as_tuple=True)
     sums = _summed(outputs[row, place - 1], ids[row, place], row, len(ids))
+    return _with_rest(sums.view(-1, n_options) / options.counts[rows])
+
+
+def after(
+    model: Model,
+    options: Options,
+    rows: Int[Tensor, " R"],
+    last: Float[Tensor, "R V"],
+    states: States,
+) -> Float[Tensor, "R C"]:
+    """The logits of texts of equal length that are computed already, to the outputs of their last token.
+
+    Args:
+        model: a causal one.
+        options: of the batch.
+        rows: the text of each row.
+        last: the outputs of the texts' last token.
+        states: the texts' keys and values.
+    """
+    length, n_options = states[0][0].shape[2], options.ids.shape[1]
+    ids, scored = (side[rows].flatten(0, 1)[:, length:] for side in (options.ids, options.scored))
+    outputs = last.repeat_interleave(n_options, 0)[:, None]
+    if ids.shape[1] > 1:
+        past = past_of(
+            [
+                (k.repeat_interleave(n_options, 0), v.repeat_interleave(n_options, 0))
+                for k, v in states
+            ]
+        )
+        outputs = torch.cat([outputs, model.output(ids[:, :-1], past=past)], 1)
+    row, place = scored.nonzero(as_tuple=True)
+    sums = _summed(outputs[row, place], ids[row, place], row, len(ids))
     return _with_rest(sums.view(-1, n_options) / options.counts[rows])
 
 

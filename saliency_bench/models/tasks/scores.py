@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from saliency_bench.core.errors import InputError, unknown
-from saliency_bench.core.tensors import Batch, ScoreFn
+from saliency_bench.core.tensors import Batch, ScoreFn, at_least_float32
+from saliency_bench.models import prefixes
 from saliency_bench.models.model import Model
+from saliency_bench.models.prefixes import Seed, States, Walk
 from saliency_bench.models.rounding import Scaling
 from saliency_bench.models.tasks import options
 
@@ -87,6 +89,29 @@ def logits_fn(
         return scaling.outputs(read) if widened else read
 
     return logits
+
+
+def shared_logits(
+    model: Model,
+    batch: Batch,
+    plan: Walk,
+    rows: Int[Tensor, " R"],
+    embeddings: Float[Tensor, "R T D"],
+    seed: Seed | None = None,
+) -> tuple[Float[Tensor, "R C"], States]:
+    """All logits of rows that share what is computed of their beginnings (`prefixes`), and the last row's states.
+
+    Without gradients.
+    """
+    outputs, states = prefixes.outputs(model, batch, plan, rows, embeddings, seed)
+    of_row = plan.of_row.to(model.device)
+    last = prefixes.row_of(states, -1)
+    if model.per_token:
+        outputs = outputs[:, -1]
+    if batch.options is None:
+        return at_least_float32(outputs)[of_row], last
+    texts = rows[plan.stretches[-1].rows.to(model.device)]
+    return options.after(model, batch.options, texts, outputs, states)[of_row], last
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from saliency_bench.data.labels import as_label
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
 from saliency_bench.models.tasks import chats
-from saliency_bench.models.tasks.encoding import encode_one
+from saliency_bench.models.tasks.encoding import NEVER_CUT, encode_one
 from saliency_bench.models.tasks.task import At, asked_at, token_of, visible_spaces, word_of
 
 CONTINUATION = 1  # the segment of what was given to follow the prompt
@@ -42,7 +42,7 @@ class TextGeneration:
         if example.messages:
             example = chats.rendered(model, example)
         alone = replace(example, text_pair=None, options=(), label=None)
-        prompt = _ending(encode_one(model, alone, "error"), example)
+        prompt = _ending(encode_one(model, alone, NEVER_CUT), example)
         if example.options:
             return _with_options(model, prompt, example)
         if example.text_pair is None:
@@ -149,7 +149,7 @@ def _followed(model: Model, prompt: Encoded, example: Example, continuation: str
     if example.in_template:
         parts = (*parts, (ASSISTANT, 0, n, len(text)))
     whole = replace(example, text=text, text_pair=None, options=(), label=None, parts=parts)
-    together = _ending(encode_one(model, whole, "error"), example)
+    together = _ending(encode_one(model, whole, NEVER_CUT), example)
     where = example.source or example.id
     if together.input_ids[: len(prompt)] != prompt.input_ids:
         place = next(

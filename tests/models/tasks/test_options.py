@@ -7,6 +7,7 @@ from tiny_chats import ROUNDING, bpe_tokenizer, tiny_decoder
 from tiny_heads import gradient_lengths, tiny_model, word_tokenizer
 
 import saliency_bench as sb
+from saliency_bench.cli import explain
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.data.example import Example
@@ -228,7 +229,7 @@ def test_a_tokenizer_of_words_and_gpt2_give_the_same_law(gpt2):
         (PROMPT + " ", {"continuation": ["Paris", "Rome"]}, "joins the end of the prompt"),
         (PROMPT, {"continuation": OPTIONS, "target": "Berlin"}, "none of the options"),
         (PROMPT, {"continuation": OPTIONS, "target": 3}, "0 ... 2"),
-        ("Rome " * 200, {"continuation": OPTIONS}, "takes 256"),
+        ("Rome " * 200, {"continuation": OPTIONS}, "takes 256, .* shorten it$"),
         ({"text": PROMPT, "options": OPTIONS, "label": "Berlin"}, {}, "label 'Berlin' is none"),
         (
             PROMPT,
@@ -245,6 +246,17 @@ def test_a_tokenizer_of_words_and_gpt2_give_the_same_law(gpt2):
 def test_what_makes_no_sense_is_refused_in_one_sentence(model, item, options, reason):
     with pytest.raises(InputError, match=reason):
         sb.attribute(model, [item], **{"method": "vanilla"} | options)
+
+
+def test_all_is_a_map_for_each_option(model):
+    maps = sb.attribute(model, PROMPT, "random", continuation=OPTIONS, target="all", n_rankings=1)
+    assert [one.target for one in maps] == [0, 1, 2]
+
+
+def test_explain_takes_an_option_as_often_as_there_are_some():
+    options = explain._options(["--option= Oslo", "--option= Rome", "--at=sum", "method=vanilla"])
+    assert options.option == [" Oslo", " Rome"]
+    assert options.overrides == ["method=vanilla"]
 
 
 def test_every_method_answers_for_options(model):

@@ -1,0 +1,251 @@
+"""Texts that begin alike share what a causal model computes of their beginning: its keys and values.
+
+What a causal model computes of a token depends on the tokens up to it alone, so that two texts with the same first tokens
+have the same keys and values there. Rows that begin alike form a tree; it is walked stretch by stretch, and each
+different beginning is computed once, from the keys and values of the beginning that it continues. The texts without one
+token of T, or the T + 1 texts of a deletion curve, have t + 1 different beginnings of t tokens: about half of the tokens of
+whole rows. A pass goes on from the last row of the pass before it.
+
+Models that keep something else of earlier tokens, or nothing, would give other numbers. So it is tried on texts of each
+size before it is relied on.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saliency_bench.core.tensors import Batch
+from saliency_bench.models.intake import attempted
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References, embed_batch
+from saliency_bench.models.rounding import products
+
+#: Both ways are the same arithmetic in another order.
+EPSILONS = 1024
+#: In half precision so many rounding errors would let anything pass.
+LARGEST_DIFFERENCE = 0.05
+
+#: A text is cut into at most so many stretches, of which each pass has at least so many tokens: small ones are slow.
+MOST_STRETCHES = 20
+LEAST_TOKENS = 20
+
+PAST = "past_key_values"
+
+#: The keys and values of each layer, [N heads T D].
+States = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens `start` to `stop` of rows; each different beginning up to `stop` is computed once.
+
+    `rows` has a row for each of these, and `earlier` the place of what it continues among the beginnings up to `start`.
+    """
+
+    start: int
+    stop: int
+    rows: Int[Tensor, " N"]
+    earlier: Int[Tensor, " N"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The stretches of rows that are sorted by their beginnings.
+
+    `of_row` is the place of each row among the different texts. With `seeded` the first beginning of each stretch is that of
+    a row which is computed already.
+    """
+
+    stretches: tuple[Stretch, ...]
+    of_row: Int[Tensor, " R"]
+    seeded: bool
+
+    @property
+    def n_tokens(self) -> int:
+        """The tokens that are computed."""
+        return sum((one.stop - one.start) * len(one.rows) for one in self.stretches)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A row that is computed already: its text, what stays of it, and its keys and values."""
+
+    example: int
+    stays: Bool[Tensor, " T"]
+    states: States
+
+
+def shares(references: References, batch: Batch) -> bool:
+    """Whether rows of a batch may share beginnings: proved once for each size of text, on a text of this batch.
+
+    Texts that bring padding or further inputs, and questions that are read before the end, are asked as whole rows.
+    """
+    model, width = references.model, batch.input_ids.shape[1]
+    if not references.may_share or model.takes is None or PAST not in model.takes:
+        return False
+    if batch.padded or batch.extra_of() or batch.boundaries is not None or width < 2:
+        return False
+    if batch.positions is not None and not bool((batch.positions == width - 1).all()):
+        return False
+    key: Hashable = ("sharing", width.bit_length())
+    return bool(references.once(key, lambda: attempted(lambda: _tried(model, batch)) or False))
+
+
+def order(examples: Int[Tensor, " R"], stays: Bool[Tensor, "R T"]) -> Int[Tensor, " R"]:
+    """The rows sorted by their text and by what stays of it from the first token on."""
+    indices = examples.argsort(stable=True)
+    keys = stays.to(torch.uint8)
+    columns = [*range(keys.shape[1])]
+    for column in reversed(columns):
+        indices = indices[keys[indices, column].argsort(stable=True)]
+    return indices[examples[indices].argsort(stable=True)]
+
+
+def walk(
+    examples: Int[Tensor, " R"],
+    stays: Bool[Tensor, "R T"],
+    seed: Seed | None = None,
+    least_tokens: int = LEAST_TOKENS,
+) -> Walk:
+    """How rows are computed that are sorted by `order`, and are different from a seed."""
+    n_rows, width = stays.shape
+    first = _first_differences(examples, stays, seed)
+    shortest = -(-width // MOST_STRETCHES)
+    # How many different beginnings of each number of tokens there are to compute.
+    n_new = (first[:, None] < torch.arange(1, width + 1)).sum(0).tolist()
+    stretches: list[Stretch] = []
+    seeded = int(seed is not None)
+    place, start = torch.zeros(n_rows, dtype=torch.long), 0
+    for stop in range(1, width + 1):
+        if not n_new[stop - 1]:  # all go on from the seed
+            start = stop
+            continue
+        n_tokens = (stop - start) * n_new[stop - 1]
+        if stop < width and (stop - start < shortest or n_tokens < least_tokens):
+            continue
+        new = first < stop
+        rows = new.nonzero()[:, 0]
+        stretches.append(Stretch(start, stop, rows, place[rows]))
+        place, start = new.cumsum(0) - 1 + seeded, stop
+    return Walk(tuple(stretches), place - seeded, seed is not None)
+
+
+def _first_differences(
+    examples: Int[Tensor, " R"], stays: Bool[Tensor, "R T"], seed: Seed | None
+) -> Int[Tensor, " R"]:
+    """The first token at which each row differs from the row before it, or the first row from the seed."""
+    if seed is None:  # the first row differs from none before it at once
+        before = torch.cat([~stays[:1], stays[:-1]])
+        same = torch.cat([examples.new_zeros(1), (examples[1:] == examples[:-1]).long()])
+    else:
+        before = torch.cat([seed.stays[None], stays[:-1]])
+        named = torch.cat([examples.new_tensor([seed.example]), examples[:-1]])
+        same = (examples == named).long()
+    differs = (stays != before).int()
+    first = torch.where(differs.any(1), differs.argmax(1), stays.shape[1])
+    return first * same
+
+
+def outputs(
+    model: Model,
+    batch: Batch,
+    plan: Walk,
+    rows: Int[Tensor, " R"],
+    embeddings: Float[Tensor, "R T D"],
+    seed: Seed | None = None,
+) -> tuple[Float[Tensor, "N ..."], States]:
+    """The model's outputs for the last stretch of each different text, and the texts' keys and values.
+
+    Args:
+        model: see `shares`.
+        batch: the texts.
+        plan: of these rows, and of the seed.
+        rows: the text of each row.
+        embeddings: what stands for the ids of each row.
+        seed: a row that was computed before.
+    """
+    states: States = []
+    given: Tensor | None = None
+    for one in plan.stretches:
+        begun = _begun(states, seed, one.start)
+        past = past_of([(k[one.earlier], v[one.earlier]) for k, v in begun])
+        chosen, stretch = one.rows.to(model.device), slice(one.start, one.stop)
+        ids = batch.input_ids[rows[chosen], stretch]
+        given = model.output(ids, embeddings=embeddings[chosen, stretch], past=past, last=True)
+        states = states_of(past)
+    assert given is not None
+    return given, states
+
+
+def _begun(states: States, seed: Seed | None, length: int) -> States:
+    """The beginnings of so many tokens: the seed's, if there is one, and those computed before."""
+    if length == 0:
+        return []
+    if seed is None:
+        return states
+    cut = [(k[:, :, :length], v[:, :, :length]) for k, v in seed.states]
+    if not states:
+        return cut
+    return [
+        (torch.cat([a, k]), torch.cat([b, v])) for (a, b), (k, v) in zip(cut, states, strict=True)
+    ]
+
+
+def past_of(states: States) -> Any:
+    """Keys and values as a model of transformers takes them."""
+    from transformers import DynamicCache
+
+    past = DynamicCache()
+    for layer, (keys, values) in enumerate(states):
+        past.update(keys, values, layer)
+    return past
+
+
+def states_of(past: Any) -> States:
+    """The keys and values of each layer."""
+    return [(layer.keys, layer.values) for layer in past.layers]
+
+
+def row_of(states: States, row: int) -> States:
+    """A copy of the keys and values of one row."""
+    return [(keys[[row]], values[[row]]) for keys, values in states]
+
+
+@torch.inference_mode()
+@products(tf32=False)
+def _tried(model: Model, batch: Batch) -> bool:
+    """Whether shared beginnings give the logits of whole rows, on one text without one of some of its tokens.
+
+    In two passes, of which the second goes on from the first.
+    """
+    width = batch.input_ids.shape[1]
+    gone = [width - 1, width // 2, width // 3, 0]  # as `order` has them, reversed
+    stays = torch.ones(len(gone), width, dtype=torch.bool)
+    stays[torch.arange(len(gone)), torch.tensor(gone)] = False
+    stays = torch.unique(stays, dim=0)
+    examples = torch.zeros(len(stays), dtype=torch.long)
+    rows = examples.to(model.device)
+    embeddings = embed_batch(model, batch, rows=rows)
+    changed = torch.where(stays.to(model.device)[:, :, None], embeddings, embeddings.roll(1, 1))
+    whole = _last(model, model.output(batch.input_ids[rows], embeddings=changed))
+    shared: list[Tensor] = []
+    seed: Seed | None = None
+    for part in torch.split(torch.arange(len(stays)), 2):
+        plan = walk(examples[part], stays[part], seed, least_tokens=1)
+        given, states = outputs(model, batch, plan, rows[part], changed[part], seed)
+        shared.append(_last(model, given)[plan.of_row.to(model.device)])
+        seed = Seed(0, stays[part[-1]], row_of(states, -1))
+    # Some models compute norms and a softmax in float32 whatever their weights are.
+    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
+    share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
+    difference = float((torch.cat(shared).double() - whole.double()).abs().max())
+    return difference <= share * float(whole.double().abs().max())
+
+
+def _last(model: Model, outputs: Float[Tensor, "R ..."]) -> Float[Tensor, "R C"]:
+    """The logits of each row's last token, or of the row."""
+    return outputs[:, -1] if model.per_token else outputs
