@@ -25,8 +25,8 @@ def evidence() -> dict:
         row = rows[setting["facts"]["entry"]]
         numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", row[srg])]
         found[setting["setting_id"]] = {"srg": numbers, "group": row[heads.index("Group")]}
-    random = next(one["setting_id"] for one in settings if one["method"] == "random")
-    return {"study": STUDY, "model": model, "n": n, "random": random, "settings": found}
+    chance = next(one["setting_id"] for one in settings if one["method"] == "random")
+    return {"study": STUDY, "model": model, "n": n, "chance": chance, "settings": found}
 
 
 if __name__ == "__main__":

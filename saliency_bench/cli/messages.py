@@ -25,6 +25,7 @@ WORDS = {
     r"^Value (.*) of type '\w+' could not be converted to Float": r"expected a number, got \1",
     r"^Value (.*) is not a valid bool.*": r"expected true or false, got \1",
     r"^Cannot convert '\w+' to string: '(.*)'": r"expected text, got \1",
+    r"^Cannot merge DictConfig with ListConfig": "expected a list, got a mapping",
     r"^field '\w+' is not Optional": "expected a value, got null",
 }
 

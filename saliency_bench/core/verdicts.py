@@ -119,7 +119,7 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
             "map to prefer."
         )
     best, evidence = max(ranked, key=lambda pair: pair[1].mean)
-    chance = _study()["settings"][_study()["random"]]["srg"][0]
+    chance = _study()["settings"][_study()["chance"]]["srg"][0]
     said = (
         f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} on {_study()['n']} "
         f"sentences of the bundled model, words replaced by [MASK]; a random ranking has {chance:.3f}."

@@ -90,7 +90,7 @@ def color(setting: Mapping[str, Any]) -> str:
 
 
 #: A line that lies on another, which shows between its dots.
-DOTTED = {"linestyle": (0, (1.5, 2.2))}
+DOTTED = {"linestyle": ":"}
 
 
 def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:

@@ -199,8 +199,8 @@ def test_the_default_study_is_quickstart_and_hydra_leaves_nothing_behind(studies
     assert cli.main([]) == 0
     ((cfg, settings, command),) = studies
     assert (cfg.name, cfg.n_examples) == ("quickstart", 30)
-    # Four methods with two backends, and two rankings that have none.
-    assert len(settings) == 4 * 2 + 2
+    # Six entries, and Captum beside the two that cost one gradient.
+    assert len(settings) == 6 + 2
     assert command == ["saliency-bench"]
     assert not list(elsewhere.iterdir())
 

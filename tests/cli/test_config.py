@@ -248,7 +248,7 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("choose={split: validation, n: 3}", ["'choose.n'", "n_examples"]),
         ("method.vanilla.reduction={a: b}", ["method.vanilla.reduction", "l2"]),
         ("method.vanilla.reduction=[[l2]]", ["method.vanilla.reduction", "'l2'"]),
-        ("method.vanilla.backend={a: b}", ["method.vanilla.backend", "captum"]),
+        ("method.vanilla.backend={a: b}", ["method.vanilla.backend", "expected a list"]),
         ("method.vanilla.backend=[[native]]", ["method.vanilla.backend", "'native'"]),
         ("model.name=hub", ["model.name=hub", "model=hub"]),
         ("model.name=defualt", ["model.name", "'default'"]),

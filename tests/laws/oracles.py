@@ -246,15 +246,17 @@ class Recorder:
     def __init__(self, score: Callable[[Tensor], Tensor]) -> None:
         self.score = score
         self.seen: list[Tensor] = []
+        self.input: Tensor | None = None
 
     def __call__(self, e: Tensor) -> Tensor:
         if e.requires_grad:
             self.seen += list(e.detach().double())
+            self.input = self.seen[0] if self.input is None else self.input
         return self.score(e)
 
     def points(self) -> list[Tensor]:
         """Those that belong to a map: not the input, at which the model is probed first."""
-        return [point for point in self.seen if not torch.equal(point, self.seen[0])]
+        return [point for point in self.seen if not torch.equal(point, self.input)]
 
 
 def gradient_at(score: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from tiny import scored_by
 
 from saliency_bench.attribution.methods import KINDS
 
-#: A text that the models of these laws cannot read, and one that they can.
-UNREADABLE, READABLE = {"input_ids": [49, 7, 8, 9, 10]}, {"input_ids": [11, 7, 8, 9, 10]}
+#: A text that the models of these laws cannot read, and one that they can, with noise too: its first token is six times as
+#: far from what they cannot read as the hole is wide.
+UNREADABLE, READABLE = {"input_ids": [49, 7, 8, 9, 10]}, {"input_ids": [16, 7, 8, 9, 10]}
 
 
 def unreadable(dtype):

@@ -61,11 +61,9 @@ def test_equal_lengths_are_the_rule_where_nothing_else_is_asked_for():
         assert len({len(texts_of([3, 6, 3, 4, 3, 6])[index]) for index in block.indices}) == 1
 
 
-def test_a_device_whose_passes_should_be_large_packs_what_may_be_padded(model, monkeypatch):
-    assert packing_for(model, 10**5) == EQUAL  # a CPU
-    monkeypatch.setattr(sb.models.model.Model, "device", torch.device("meta"))
+def test_texts_are_packed_only_where_padding_is_proved_exact(model, monkeypatch):
     monkeypatch.setattr(sb.models.model.Model, "pads_exactly", True)
-    assert packing_for(model, 10**5) == Packing(10**5, blocks.LEAST_FILLED_ON_GPU)
+    assert packing_for(model, 10**5) == Packing(10**5, blocks.LEAST_FILLED)
     assert packing_for(model, 10).tokens == BLOCK_TOKENS
     monkeypatch.setattr(sb.models.model.Model, "pads_exactly", False)
     assert packing_for(model, 10**5) == EQUAL

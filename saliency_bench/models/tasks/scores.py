@@ -128,7 +128,10 @@ def output_of(model: Model, output: str) -> Output:
     """How a row's score is read off its logits: the named output, or the negative of the model's own criterion."""
     criterion = model.criterion
     if criterion is None:
-        return (MULTI_LABEL_OUTPUTS if model.multi_label else OUTPUTS)[output]
+        outputs = MULTI_LABEL_OUTPUTS if model.multi_label else OUTPUTS
+        if output not in outputs:
+            raise unknown("output", output, [*outputs])
+        return outputs[output]
 
     def negative_loss(
         logits: Float[Tensor, "R C"], target: Int[Tensor, "R ..."]
