@@ -19,7 +19,7 @@ from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
-from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies
+from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies, on_device
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
@@ -204,7 +204,7 @@ class OpenBlock:
         if not self.outputs or half or self.model.criterion is not None:
             return False
         leaf = embed_batch(self.model, self.batch).detach().requires_grad_()
-        rows = torch.arange(len(self.batch), device=leaf.device)
+        rows = on_device(range(len(self.batch)), leaf.device, torch.long)
         try:
             with torch.enable_grad():
                 logits = logits_fn(self.model, self.batch, short=True)(leaf, rows)

@@ -93,6 +93,34 @@ def test_no_pass_exceeds_the_token_budget(embeddings, path):
     assert max(seen) <= 2 * T
 
 
+def test_a_pass_is_as_wide_as_its_widest_row_and_changes_no_sum(embeddings, path):
+    widths = (2, T, 3)
+    real = torch.arange(T) < torch.tensor(widths)[:, None]
+    seen = []
+
+    def score(points, rows):
+        seen.append((max(widths[row] for row in rows.tolist()), tuple(points.shape[:2])))
+        kept = points * real[rows][:, : points.shape[1], None]
+        return kept.sin().sum(1).prod(1)
+
+    nodes, weights = [0.0, 0.5], {gradient: torch.ones(1, 2, dtype=torch.float64)}
+    sums = []
+    for own in (None, widths):
+        engine = GradientEngine(score, TokenBudget(3 * T), own)
+        clean = clean_of(engine, embeddings)
+        seen.clear()
+        sums.append(engine.weighted_sums(path, nodes, weights, clean)[gradient])
+    assert all(width == widest and n * width <= 3 * T for widest, (n, width) in seen)
+    # Products of D sines, whose gradients are below 1: a few roundings of each of two nodes.
+    torch.testing.assert_close(sums[0], sums[1], rtol=0, atol=1e-14)
+    assert not sums[1][:, ~real].any()
+    # Rows of two tokens alone are six to a pass; beside wider ones they are fewer.
+    narrow = GradientEngine(score, TokenBudget(3 * T), widths)
+    seen.clear()
+    pairs = [(0, 0)] * 7
+    assert [len(rows.nodes) for rows in narrow.pairs(path, nodes, pairs, clean)] == [6, 1]
+
+
 @pytest.mark.parametrize("failing_call", [1, 2, 3])
 def test_running_out_of_memory_halves_the_chunk_and_changes_nothing(failing_call, embeddings, path):
     calls = 0

@@ -94,6 +94,7 @@ def test_batch_mates_change_no_map(dtype):
 @law(
     twins_of_the_engine.padding_is_attended_to,
     twins_of_the_engine.gradients_are_taken_without_the_mask,
+    twins_of_the_engine.passes_are_as_wide_as_their_first_row,
     twins_of_noise.noise_is_drawn_at_the_width_of_the_batch,
 )
 def test_padding_in_a_block_changes_no_map(dtype):

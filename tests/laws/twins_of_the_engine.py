@@ -60,6 +60,16 @@ def gradients_are_taken_without_the_mask(patch):
     patch.setattr(GradientEngine, "_gradients", unmasked)
 
 
+def passes_are_as_wide_as_their_first_row(patch):
+    chunks = GradientEngine._chunks
+
+    def broken(self, examples, whole):
+        for chunk, width in chunks(self, examples, whole):
+            yield chunk, width if self.widths is None else self.widths[examples[chunk.start]]
+
+    patch.setattr(GradientEngine, "_chunks", broken)
+
+
 def padding_is_stripped_from_the_end_only(patch):
     """As where padding is thought to stand on the right."""
     encode = inputs._encode_one

@@ -14,6 +14,7 @@ from torch import nn
 
 import saliency_bench as sb
 from saliency_bench import api
+from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.studies import block as blocks
 from saliency_bench.studies.block import BLOCK_TOKENS, EQUAL, Packing, packing_for, plan_blocks
@@ -61,12 +62,37 @@ def test_equal_lengths_are_the_rule_where_nothing_else_is_asked_for():
         assert len({len(texts_of([3, 6, 3, 4, 3, 6])[index]) for index in block.indices}) == 1
 
 
-def test_texts_are_packed_only_where_padding_is_proved_exact(model, monkeypatch):
-    monkeypatch.setattr(sb.models.model.Model, "pads_exactly", True)
+def test_neighbours_in_length_share_blocks_where_padding_is_proved_to_change_nothing(
+    model, monkeypatch
+):
     assert packing_for(model, 10**5) == Packing(10**5, blocks.LEAST_FILLED)
     assert packing_for(model, 10).tokens == BLOCK_TOKENS
     monkeypatch.setattr(sb.models.model.Model, "pads_exactly", False)
-    assert packing_for(model, 10**5) == EQUAL
+    assert packing_for(replace(model), 10**5) == EQUAL  # a copy, which remembers nothing
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("integrated_gradients", {"n_steps": 50, "quadrature": "gauss_legendre"}),
+        ("smoothgrad", {"n_samples": 48}),
+    ],
+)
+def test_passes_of_64_mixed_sentences_are_full(model, method, options, monkeypatch):
+    budget, lengths = 1024, np.random.default_rng(0).integers(8, 48, 64).tolist()
+    passes, take = [], GradientEngine._gradients
+
+    def watched(engine, points, rows):
+        passes.append(points.shape[0] * points.shape[1])
+        return take(engine, points, rows)
+
+    monkeypatch.setattr(GradientEngine, "_gradients", watched)
+    sb.attribute(model, framed(*token_inputs(*lengths)), method, token_budget=budget, **options)
+    assert max(passes) <= budget
+    assert sum(passes) / len(passes) >= 0.9 * budget
+    # Nearly no pass mixes more than two lengths that are neighbours.
+    needed = sum(length + 2 for length in lengths) * next(iter(options.values()))
+    assert needed <= sum(passes) <= 1.05 * needed
 
 
 class Averaging(nn.Module):
@@ -113,6 +139,8 @@ def test_metrics_of_texts_that_share_padded_blocks_are_those_of_equal_lengths(
         table = sb.evaluate(made, maps, metrics=metrics, removal=removal)
         return np.concatenate([one.scores for one in maps]), table
 
+    for module in (api, blocks):
+        monkeypatch.setattr(module, "packing_for", lambda *_: EQUAL)
     scores, table = values()
     for module in (api, blocks):
         monkeypatch.setattr(module, "packing_for", lambda *_: Packing(10**4, 0.1))

@@ -49,9 +49,10 @@ def asked(module, maps, metrics):
 
 
 def once_watched(module):
-    """The model after the pass, once in its life, in which it is seen how ids reach its embeddings."""
+    """The model after the passes, once in its life, in which it is seen how ids reach it and whether it may be padded."""
     model = sb.wrap_model(module, embeddings=module.embedding)
-    _ = model.intake
+    with model.frozen():
+        _ = model.intake, model.pads_exactly
     return model
 
 
