@@ -29,7 +29,7 @@ from saliency_bench.models.intake import (
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
 from saliency_bench.models.outputs import ends_in, logits_in
-from saliency_bench.models.pooled_row import find_layer, first_row_only
+from saliency_bench.models.pooled_row import PooledRow, find_pooled_row, first_row_only
 from saliency_bench.models.rounding import TF32, products
 from saliency_bench.models.threads import frozen
 
@@ -304,8 +304,8 @@ class Model:
             return attempted(lambda: position_tables(self.module, self.on_ids_alone, ids))
 
     @cached_property
-    def pooled_layer(self) -> nn.Module | None:
-        """The layer that may be computed for its first row alone; None where that is not proved, or not wanted."""
+    def pooled_row(self) -> PooledRow | None:
+        """What may be computed for its first row alone; None where that is not proved, or not wanted."""
         if not self.short_last_layer or self.per_token:
             return None
         # Tokens in no order, since a proof on equal rows would prove little.
@@ -314,7 +314,7 @@ class Model:
 
         _ = self.intake  # a pass of its own, before layers are watched
         with frozen(self.module):
-            return find_layer(
+            return find_pooled_row(
                 self.module,
                 lambda ids, embeddings: self.output(ids, embeddings=embeddings),
                 self.embed,
@@ -362,11 +362,11 @@ class Model:
             inputs |= {"past_key_values": past, "use_cache": True}
         if last and "logits_to_keep" in (self.takes or ()):
             inputs["logits_to_keep"] = 1
-        layer = self.pooled_layer if short else None
+        pooled = self.pooled_row if short else None
         with (
             replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),
             self._batches_allowed(mask is None),
-            first_row_only(layer),
+            first_row_only(pooled),
         ):
             returned = self.forward(self.module, inputs)
         logits = (ends_in if self.task == QUESTION_ANSWERING else logits_in)(returned)

@@ -1,19 +1,27 @@
 """The end of the last layer for the pooled row only, where it is proved that nothing else of it is read.
 
-A classifier that pools its first token needs, after the last attention, one row: the other rows go through the output
-projection and the feed-forward network for nothing, three quarters of a layer. In many encoders one module receives
-the attention's output and the layer's input side by side; given row 0 of both it does the rest for one row. No
-architecture is known here: which module it is, and that it may be done, is found out on the model itself.
+A classifier that pools its first token needs one row of the last attention. The other rows go through the query projection,
+the output projection and the feed-forward network for nothing, five sixths of a layer. Two things are looked for:
+
+- a module that receives the attention's output and the layer's input side by side: given row 0 of both it does the rest of
+  the layer for one row;
+- linear projections whose other rows no logit reads: each is given row 0, and its one row stands for all. A query made so is
+  known by its strides, and attention is then computed for one query.
+
+No architecture is known here: which modules these are, and that it may be done, is found out on the model itself.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 #: Both ways are the same arithmetic in products of other shapes, so that they differ by rounding alone.
 EPSILONS = 256
@@ -25,25 +33,100 @@ Logits = Callable[[Int[Tensor, "R T"], Float[Tensor, "R T D"]], Float[Tensor, "R
 Embed = Callable[[Int[Tensor, "R T"]], Float[Tensor, "R T D"]]
 
 
+@dataclass(frozen=True)
+class PooledRow:
+    """What may be computed for row 0 alone.
+
+    `layer` gets row 0 of its two inputs. `projections` are linear maps of each row, outside of it, and `attending` the
+    modules that hold them, in which attention may have one query.
+    """
+
+    layer: nn.Module | None
+    projections: tuple[nn.Linear, ...]
+    attending: tuple[nn.Module, ...]
+
+
+class _OneQuery(TorchFunctionMode):
+    """Attention of queries that are one row, repeated without a copy, is computed once and repeated likewise."""
+
+    entered = False
+
+    def enter(self, *_: Any) -> None:
+        """Begins; a hook before the module in which attention is computed."""
+        self.__enter__()
+        self.entered = True
+
+    def leave(self, *_: Any) -> None:
+        """Ends, if it has begun; a hook after that module, errors included."""
+        if self.entered:
+            self.entered = False
+            self.__exit__(None, None, None)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Calls the function, with one query where that is the same."""
+        named = dict(kwargs or {})
+        if func is not functional.scaled_dot_product_attention or len(args) != 3:
+            return func(*args, **named)
+        query, key, value = args
+        n_queries = query.shape[-2]
+        if n_queries < 2 or query.stride(-2) != 0 or named.get("is_causal"):
+            return func(*args, **named)
+        mask = named.get("attn_mask")
+        if mask is not None and mask.shape[-2] == n_queries:
+            named["attn_mask"] = mask[..., :1, :]
+        attended = func(query[..., :1, :], key, value, **named)
+        return attended.expand(*attended.shape[:-2], n_queries, attended.shape[-1])
+
+
+class _FirstRow:
+    """The hooks of a linear map that is given row 0, whose one row stands for all."""
+
+    n_rows = 0
+
+    def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Keeps row 0 of what the map is given."""
+        self.n_rows = args[0].shape[1]
+        return (args[0][:, :1],)
+
+    def after(self, _: nn.Module, __: Any, row: Tensor) -> Tensor:
+        """Repeats the row, without a copy."""
+        return row.expand(-1, self.n_rows, -1)
+
+
 @contextmanager
-def first_row_only(layer: nn.Module | None) -> Iterator[None]:
-    """While open, the layer gets row 0 of its two inputs; as it is where there is no such layer."""
-    if layer is None:
-        yield
-        return
-    with layer.register_forward_pre_hook(
-        lambda _, args: (args[0][:, :1], args[1][:, :1], *args[2:])
-    ):
+def first_row_only(pooled: PooledRow | None) -> Iterator[None]:
+    """While open, that is computed for row 0 alone; everything is as it was where there is no such thing."""
+    with ExitStack() as hooks:
+        if pooled is None:
+            yield
+            return
+        if pooled.layer is not None:
+            hooks.enter_context(pooled.layer.register_forward_pre_hook(_both_first))
+        for projection in pooled.projections:
+            row = _FirstRow()
+            hooks.enter_context(projection.register_forward_pre_hook(row.before))
+            hooks.enter_context(projection.register_forward_hook(row.after))
+        for module in pooled.attending:
+            mode = _OneQuery()
+            hooks.enter_context(module.register_forward_pre_hook(mode.enter))
+            hooks.enter_context(module.register_forward_hook(mode.leave, always_call=True))
         yield
 
 
-def find_layer(
+def _both_first(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return args[0][:, :1], args[1][:, :1], *args[2:]
+
+
+def find_pooled_row(
     module: nn.Module, logits: Logits, embed: Embed, ids: Int[Tensor, "R T"]
-) -> nn.Module | None:
-    """The layer that may be given its first row alone; None where there is none, or no proof.
+) -> PooledRow | None:
+    """What may be computed for row 0 alone; None where there is nothing, or no proof.
 
-    The proof has two parts. Through that layer no logit depends on any other row: those gradients are exactly zero,
-    not small. And with row 0 alone the logits and their gradients at the embeddings are the same within rounding.
+    The proof has two parts. Through these modules no logit depends on any other row: those gradients are exactly zero,
+    not small. And with row 0 alone the logits and their gradients at the embeddings are the same within rounding. Where
+    that fails with projections, it is tried without.
 
     Args:
         module: in evaluation mode, its weights frozen.
@@ -54,15 +137,61 @@ def find_layer(
     try:
         embeddings = embed(ids)
         layer = _first_that_reads_row_0(module, logits, ids, embeddings)
-        if layer is None:
-            return None
+        projections = _unread_projections(module, layer, logits, ids, embeddings)
         whole = _outputs(logits, ids, embeddings)
-        with first_row_only(layer):
-            short = _outputs(logits, ids, embeddings)
     except Exception:  # whatever stands in the way of a proof, the model is used as it is
         return None
-    same = all(_close(a, b) for a, b in zip(whole, short, strict=True))
-    return layer if same else None
+    candidates = [projections, ()] if projections else [()]
+    for own in candidates:
+        if layer is None and not own:
+            continue
+        attending = [part for part in module.modules() if {*part.children()} & {*own}]
+        pooled = PooledRow(layer, own, tuple(attending))
+        try:
+            with first_row_only(pooled):
+                short = _outputs(logits, ids, embeddings)
+        except Exception:
+            continue
+        if all(_close(a, b) for a, b in zip(whole, short, strict=True)):
+            return pooled
+    return None
+
+
+def _unread_projections(
+    module: nn.Module,
+    layer: nn.Module | None,
+    logits: Logits,
+    ids: Int[Tensor, "R T"],
+    embeddings: Float[Tensor, "R T D"],
+) -> tuple[nn.Linear, ...]:
+    """The linear maps outside of `layer`, called once, of whose outputs the logits read row 0 alone."""
+    inside = set() if layer is None else {*layer.modules()}
+    outputs: dict[nn.Linear, list[Tensor]] = {}
+    reached = False  # whether the layer has been called, which computes one row from there
+
+    def watch(linear: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        copy = output.clone()
+        if not reached:
+            outputs.setdefault(linear, []).append(copy)
+        return copy
+
+    def reach(*_: Any) -> None:
+        nonlocal reached
+        reached = True
+
+    with ExitStack() as hooks, torch.enable_grad():
+        if layer is not None:
+            hooks.enter_context(layer.register_forward_pre_hook(reach))
+        for part in module.modules():
+            if type(part) is nn.Linear and part not in inside:
+                hooks.enter_context(part.register_forward_hook(watch))
+        total = logits(ids, embeddings.detach().requires_grad_()).sum(0)
+    once = {
+        linear: calls[0]
+        for linear, calls in outputs.items()
+        if len(calls) == 1 and _alike(calls, embeddings.shape[:2])
+    }
+    return tuple(linear for linear, output in once.items() if _reads_row_0(total, (output,)))
 
 
 def _first_that_reads_row_0(
@@ -107,7 +236,7 @@ def _alike(args: Sequence[Any], rows_and_tokens: torch.Size) -> bool:
     )
 
 
-def _reads_row_0(total: Float[Tensor, " C"], inputs: tuple[Tensor, Tensor]) -> bool:
+def _reads_row_0(total: Float[Tensor, " C"], inputs: tuple[Tensor, ...]) -> bool:
     """Whether each class's logit has a gradient at row 0, and exactly none at the others."""
     somewhere = False
     for logit in total:

@@ -175,7 +175,7 @@ def inspect_model(
     vanishes = share < min(VANISHING_EPSILONS * torch.finfo(model.dtype).eps, LARGEST_VANISHING)
     findings = Findings(hook, repeat, batch, padding, unseen, slope, share, vanishes, False)
     _require_sound(model, findings, gradient, max(1.0, float(logits.abs().max())))
-    return replace(findings, short_last_layer=model.pooled_layer is not None)
+    return replace(findings, short_last_layer=model.pooled_row is not None)
 
 
 def refuse_unusable(model: Model) -> None:

@@ -99,7 +99,7 @@ def test_the_model_is_left_as_found_after_an_error_in_a_gradient_pass(dtype):
     module = unusual_module(dtype)
     model = sb.wrap_model(module, FrameTokenizer())
     assert (
-        model.pooled_layer is not None
+        model.pooled_row is not None
     )  # what is found out once per model is not what the bomb is for
     for method in GRADIENT:
         options = cheap(method)

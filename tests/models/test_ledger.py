@@ -52,7 +52,7 @@ def test_since_is_the_difference():
 
 
 def test_a_model_tells_gradients_from_answers(bert):
-    _ = bert.pooled_layer  # proved once
+    _ = bert.pooled_row  # proved once
     before = bert.ledger.copy()
     ids = torch.tensor([one["input_ids"] for one in token_inputs(6, 6)])
     with bert.frozen():

@@ -6,15 +6,17 @@ import pytest
 import torch
 from tiny import VOCABULARY, tiny_bert
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import saliency_bench as sb
-from saliency_bench.models.pooled_row import first_row_only
+from saliency_bench.models import pooled_row
+from saliency_bench.models.pooled_row import PooledRow, first_row_only
 
 IDS = torch.tensor([[5, 9, 7, 6, 12], [8, 5, 11, 30, 2], [4, 4, 17, 3, 9]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool()
 
 
-def wrapped(name):
+def wrapped(name, attention="sdpa"):
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     torch.manual_seed(0)
@@ -30,7 +32,7 @@ def wrapped(name):
     }
     if name == "distilbert":
         sizes = {"vocab_size": VOCABULARY, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
-    config = AutoConfig.for_model(name, **sizes)
+    config = AutoConfig.for_model(name, **sizes, attn_implementation=attention)
     return sb.wrap_model(AutoModelForSequenceClassification.from_config(config).double())
 
 
@@ -42,35 +44,96 @@ def gradient(model, mask, short):
     return logits.detach(), found
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert"])
 @pytest.mark.parametrize("mask", [None, MASK])
-def test_the_pooled_row_alone_gives_the_logits_and_gradients_of_the_whole_layer(name, mask):
-    model = wrapped(name)
-    assert model.pooled_layer is not None
+def test_the_pooled_row_alone_gives_the_logits_and_gradients_of_the_whole_layer(
+    name, mask, attention
+):
+    model = wrapped(name, attention)
+    assert model.pooled_row is not None
+    assert model.pooled_row.projections
     for whole, short in zip(gradient(model, mask, False), gradient(model, mask, True), strict=True):
         # Two layers of products over at most 32 numbers, in another order.
         torch.testing.assert_close(short, whole, rtol=0, atol=1e-13 * float(whole.abs().max()))
 
 
-def test_the_rest_of_the_last_layer_is_computed_for_one_row_and_the_others_for_all():
+class Watching(TorchFunctionMode):
+    """Notes how many queries attention is computed for."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is nn.functional.scaled_dot_product_attention:
+            self.queries.append(args[0].shape[-2])
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_rest_of_the_last_layer_and_its_query_are_computed_for_one_row():
     model = wrapped("bert")
-    seen = []
+    rows = []
     for layer in model.module.bert.encoder.layer:
-        layer.intermediate.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
-    assert model.pooled_layer is model.module.bert.encoder.layer[-1].attention.output
-    seen.clear()
-    gradient(model, None, True)
-    assert seen == [5, 1]
-    gradient(model, None, False)
-    assert seen[2:] == [5, 5]
+        for part in (layer.attention.self.query, layer.attention.self.key, layer.intermediate):
+            part.register_forward_hook(lambda _, __, output: rows.append(output.shape[1]))
+    last = model.module.bert.encoder.layer[-1].attention
+    assert model.pooled_row == PooledRow(last.output, (last.self.query,), (last.self,))
+    for short, n in ((True, 1), (False, 5)):
+        rows.clear()
+        with Watching() as watching:
+            gradient(model, None, short)
+        assert rows == [5, 5, 5, n, 5, n]
+        assert watching.queries == [5, n]
 
 
-@pytest.mark.parametrize("name", ["albert", "distilbert"])
-def test_a_model_without_such_a_layer_is_used_as_it_is(name):
-    model = wrapped(name)
-    assert model.pooled_layer is None
+def test_projections_alone_are_cut_where_no_module_takes_both_inputs():
+    model = wrapped("distilbert")
+    last = model.module.distilbert.transformer.layer[-1]
+    assert model.pooled_row.layer is None
+    expected = {last.attention.q_lin, last.attention.out_lin, last.ffn.lin1, last.ffn.lin2}
+    assert set(model.pooled_row.projections) == expected
+
+
+def test_a_model_without_such_modules_is_used_as_it_is():
+    model = wrapped("albert")  # its one layer is called several times
+    assert model.pooled_row is None
     for whole, short in zip(gradient(model, None, False), gradient(model, None, True), strict=True):
         assert torch.equal(whole, short)
+
+
+class Scaled(nn.Linear):
+    """A linear map that is none of each row alone."""
+
+    def forward(self, input):
+        return super().forward(input) * input.shape[1]
+
+
+def test_a_projection_that_is_not_plainly_linear_is_not_cut():
+    module = tiny_bert()
+    attention = module.bert.encoder.layer[-1].attention.self
+    attention.query = Scaled(16, 16).double()
+    assert sb.wrap_model(module).pooled_row.projections == ()
+
+
+def test_where_the_numbers_differ_projections_are_left_as_they_are():
+    module = tiny_bert()
+    query = module.bert.encoder.layer[-1].attention.self.query
+    query.register_forward_hook(lambda _, args, output: output * args[0].shape[1])
+    model = sb.wrap_model(module)
+    assert model.pooled_row.projections == ()
+    assert model.pooled_row.layer is not None
+
+
+def test_causal_attention_is_left_to_itself():
+    mode = pooled_row._OneQuery()
+    query = torch.randn(2, 1, 1, 4).expand(2, 1, 3, 4)
+    key, value = torch.randn(2, 2, 1, 3, 4)
+    attend = nn.functional.scaled_dot_product_attention
+    expected = attend(query, key, value, is_causal=True)
+    with mode:
+        assert torch.equal(attend(query, key, value, is_causal=True), expected)
+    assert not torch.equal(expected[:, :, 0], expected[:, :, 2])
 
 
 class Leaky(nn.Module):
@@ -89,22 +152,36 @@ class Leaky(nn.Module):
 @pytest.mark.parametrize("share", [1.0, 1e-6, 1e-14])
 def test_a_model_that_reads_another_row_is_never_cut_however_little_it_reads(share):
     # No tolerance would notice the last: the proof is that the other rows have no gradient at all.
-    assert sb.wrap_model(Leaky(share)).pooled_layer is None
-    assert sb.wrap_model(Leaky(0.0)).pooled_layer is not None
+    assert sb.wrap_model(Leaky(share)).pooled_row is None
+    assert sb.wrap_model(Leaky(0.0)).pooled_row is not None
 
 
 def test_a_module_that_is_called_twice_in_one_pass_is_not_cut():
     module = tiny_bert()
     module.bert.encoder.layer[1] = module.bert.encoder.layer[0]
-    assert sb.wrap_model(module).pooled_layer is None
+    assert sb.wrap_model(module).pooled_row is None
 
 
 def test_it_can_be_switched_off_and_leaves_no_hook_behind():
     model = sb.wrap_model(tiny_bert())
-    assert replace(model, short_last_layer=False).pooled_layer is None
-    with pytest.raises(RuntimeError, match="stop"), first_row_only(model.pooled_layer):
+    assert replace(model, short_last_layer=False).pooled_row is None
+    with pytest.raises(RuntimeError, match="stop"), first_row_only(model.pooled_row):
         raise RuntimeError("stop")
     assert not any(layer._forward_pre_hooks for layer in model.module.modules())
+    assert not any(layer._forward_hooks for layer in model.module.modules())
+    assert not any(layer._forward_hooks_always_called for layer in model.module.modules())
+
+
+def test_an_error_in_the_attention_leaves_no_mode_behind(monkeypatch):
+    from torch.overrides import _get_current_function_mode
+
+    model = sb.wrap_model(tiny_bert())
+    attention = model.module.bert.encoder.layer[-1].attention.self
+    assert model.pooled_row.attending == (attention,)
+    monkeypatch.setattr(type(attention), "forward", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gradient(model, None, True)
+    assert _get_current_function_mode() is None
     assert not any(layer._forward_hooks for layer in model.module.modules())
 
 

@@ -85,7 +85,7 @@ def counted(study):
         rows[kind] += n
         rows[f"{kind} tokens"] += n * width
 
-    _ = study.model.pooled_layer  # proved once, which is not the study's
+    _ = study.model.pooled_row  # proved once, which is not the study's
     handle = study.model.module.register_forward_hook(hook, with_kwargs=True)
     before = study.model.ledger.copy()
     try:
