@@ -53,14 +53,14 @@ class _OneQuery(TorchFunctionMode):
 
     def enter(self, *_: Any) -> None:
         """Begins; a hook before the module in which attention is computed."""
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
         self.entered = True
 
     def leave(self, *_: Any) -> None:
         """Ends, if it has begun; a hook after that module, errors included."""
         if self.entered:
             self.entered = False
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
