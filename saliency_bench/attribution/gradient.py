@@ -7,7 +7,6 @@ come, and memory grows neither with S nor with K beyond the K sums themselves.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,11 +40,15 @@ class Clean:
     embeddings: Float[Tensor, "B T D"]
     scores: Float[Tensor, " B"]
     take: Callable[[], Float[Tensor, "B T D"]]
+    _taken: Float[Tensor, "B T D"] | None = None
 
-    @cached_property
+    @property
     def gradients(self) -> Float[Tensor, "B T D"]:
         """∇F(x), paid for once."""
-        return self.take()
+        # No cached_property: that of Python 3.11 holds a lock for all threads while the model runs.
+        if self._taken is None:
+            self._taken = self.take()
+        return self._taken
 
 
 @dataclass(frozen=True)

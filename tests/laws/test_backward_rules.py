@@ -1,14 +1,17 @@
 """Backward rules: what they leave alone, what they conserve, and that each part of them acts."""
 
+import threading
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from laws import twins_of_backward as twins
-from laws.law import TOLERANCE, assert_same, law
+from laws.law import ONE, TOLERANCE, assert_same, law
 from laws.oracles import bert, constants, linear
-from tiny import DIMENSIONS, FrameTokenizer, scored_by, tiny_bert, token_inputs
+from laws.test_model_is_left_as_found import Bomb, assert_left_alone, state, unusual_module
+from tiny import DIMENSIONS, FrameTokenizer, framed, scored_by, tiny_bert, token_inputs
 from tiny_families import FAMILIES, build, scrambled, t5_encoder
 
 import saliency_bench as sb
@@ -220,3 +223,56 @@ def test_no_completeness_is_claimed_of_a_rules_gradient(dtype):
         )
         assert plain.completeness_gap is not None
         assert ruled.completeness_gap is None and ruled.output_difference is None
+
+
+def explodes_on_the_way_back(module, args, output):
+    """A hook of the user's own that raises as soon as a gradient comes by."""
+    if output.requires_grad:
+        output.register_hook(Bomb(0, True).explode)
+
+
+@law(twins.hooks_stay_on_the_modules, dtypes=ONE)
+def test_the_model_is_left_as_found_under_every_rule(dtype):
+    module = unusual_module(dtype)
+    model = sb.wrap_model(module, FrameTokenizer())
+    items = framed(*token_inputs(2, 3))
+    before = state(module)
+    for rule in RULES:
+        sb.attribute(model, items, "input_x_gradient", backward=rule)
+        assert_left_alone(module, before, rule)
+        handle = module.classifier.register_forward_hook(explodes_on_the_way_back)
+        hooked = state(module)
+        with pytest.raises(Exception, match="the bomb"):
+            sb.attribute(model, items, "smoothgrad", backward=rule, n_samples=4, token_budget=1)
+        assert_left_alone(module, hooked, rule)
+        handle.remove()
+
+
+@law(twins.a_function_is_changed_for_all_threads, dtypes=ONE)
+def test_a_rule_in_one_thread_is_not_seen_in_another(dtype):
+    """While a model is in the middle of a pass under a rule, another thread explains another model without one."""
+    ruled, plain = (
+        sb.wrap_model(tiny_bert(dtype, seed=seed), FrameTokenizer(), labels=("a", "b", "c"))
+        for seed in (0, 1)
+    )
+    items = token_inputs(T)
+    (alone,) = sb.attribute(plain, items, "input_x_gradient")
+    meanwhile = []
+
+    def explain_the_other(*_):
+        def work():
+            meanwhile.extend(sb.attribute(plain, items, "input_x_gradient"))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    for rule in RULES:
+        (expected,) = sb.attribute(ruled, items, "input_x_gradient", backward=rule)
+        handle = ruled.module.classifier.register_forward_pre_hook(explain_the_other)
+        (found,) = sb.attribute(ruled, items, "input_x_gradient", backward=rule)
+        handle.remove()
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    assert len(meanwhile) >= len(RULES)
+    for made in meanwhile:
+        np.testing.assert_array_equal(made.scores, alone.scores)

@@ -1,6 +1,9 @@
 """Broken implementations: backward rules."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+
+from torch.nn import functional
 
 from saliency_bench.attribution import explain
 from saliency_bench.attribution.backward import RULES, graph, hooks, parts, score
@@ -118,3 +121,35 @@ def the_rule_reaches_into_the_output(patch):
 
 def a_gap_is_claimed(patch):
     patch.setattr(explain, "PLAIN", "attnlrp")
+
+
+def hooks_stay_on_the_modules(patch):
+    """As if the hooks that see which module makes a node were never removed."""
+
+    @contextmanager
+    def left(module):
+        for part in module.modules():
+            part.register_forward_hook(lambda *_: None)
+        yield {}
+
+    patch.setattr(score, "noted_makers", left)
+
+
+def a_function_is_changed_for_all_threads(patch):
+    """As tools do that put other functions in the place of PyTorch's."""
+    noted, normalised = score.noted_inputs, functional.layer_norm
+
+    @contextmanager
+    def changed():
+        def doubled(*args, **kwargs):
+            out = normalised(*args, **kwargs)
+            return 2 * out - out.detach()
+
+        with noted():
+            functional.layer_norm = doubled
+            try:
+                yield
+            finally:
+                functional.layer_norm = normalised
+
+    patch.setattr(score, "noted_inputs", changed)

@@ -27,7 +27,9 @@ def made(tmp_path_factory):
     """The base, the folder of adapters, and the card of one that was trained."""
     path = tmp_path_factory.mktemp("base")
     base = tiny_head("text-generation", "llama").float()
-    base.config.tie_word_embeddings = True  # as SmolLM2's are: a classifier on it leaves no layer unused
+    base.config.tie_word_embeddings = (
+        True  # as SmolLM2's are: a classifier on it leaves no layer unused
+    )
     base.tie_weights()
     base.save_pretrained(path)
     word_tokenizer(path).save_pretrained(path)
