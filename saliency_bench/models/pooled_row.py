@@ -138,11 +138,12 @@ def find_pooled_row(
         embeddings = embed(ids)
         layer = _first_that_reads_row_0(module, logits, ids, embeddings)
         projections = _unread_projections(module, layer, logits, ids, embeddings)
+        if layer is None and not projections:
+            return None
         whole = _outputs(logits, ids, embeddings)
     except Exception:  # whatever stands in the way of a proof, the model is used as it is
         return None
-    candidates = [projections, ()] if projections else [()]
-    for own in candidates:
+    for own in dict.fromkeys([projections, ()]):
         if layer is None and not own:
             continue
         attending = [part for part in module.modules() if {*part.children()} & {*own}]
@@ -166,6 +167,11 @@ def _unread_projections(
 ) -> tuple[nn.Linear, ...]:
     """The linear maps outside of `layer`, called once, of whose outputs the logits read row 0 alone."""
     inside = set() if layer is None else {*layer.modules()}
+    candidates = [
+        part for part in module.modules() if type(part) is nn.Linear and part not in inside
+    ]
+    if not candidates:
+        return ()
     outputs: dict[nn.Linear, list[Tensor]] = {}
     reached = False  # whether the layer has been called, which computes one row from there
 
@@ -182,9 +188,8 @@ def _unread_projections(
     with ExitStack() as hooks, torch.enable_grad():
         if layer is not None:
             hooks.enter_context(layer.register_forward_pre_hook(reach))
-        for part in module.modules():
-            if type(part) is nn.Linear and part not in inside:
-                hooks.enter_context(part.register_forward_hook(watch))
+        for part in candidates:
+            hooks.enter_context(part.register_forward_hook(watch))
         total = logits(ids, embeddings.detach().requires_grad_()).sum(0)
     once = {
         linear: calls[0]
