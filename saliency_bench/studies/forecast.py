@@ -17,7 +17,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, TIMING, Work
 from saliency_bench.models.references import References
 from saliency_bench.studies import tables
-from saliency_bench.studies.block import open_block, packing_for, plan_blocks
+from saliency_bench.studies.block import open_block, packing_of_study, plan_blocks
 from saliency_bench.studies.memory import peak_memory
 from saliency_bench.studies.prepare import Study, choosing, load_examples, questions_of
 from saliency_bench.studies.tables import block_tables, captum_tolerances, pieces_of
@@ -94,7 +94,7 @@ def foresee(
     needed = shares(study, finished, choose)
     run = partial(_run, study, references, {share.stage for share in needed})
     texts = needed[0].texts
-    plan = plan_blocks(texts, packing_for(model, study.config.runtime.token_budget))
+    plan = plan_blocks(texts, packing_of_study(model, study.config.runtime.token_budget))
     by_length = {len(texts[block.indices[0]]): block.indices[:MOST_TEXTS] for block in plan}
     blocks = [[texts[index] for index in indices] for indices in by_length.values()]
     sampled = _middling(blocks, n_blocks)

@@ -17,7 +17,7 @@ from saliency_bench.studies.block import (
     Piece,
     open_block,
     opened_blocks,
-    packing_for,
+    packing_of_study,
     plan_blocks,
     plan_pieces,
 )
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 def pieces_of(study: Study) -> list[Piece]:
     """The plan: a pure function of the texts."""
-    packing = packing_for(study.model, study.config.runtime.token_budget)
+    packing = packing_of_study(study.model, study.config.runtime.token_budget)
     return plan_pieces(plan_blocks(study.encoded, packing))
 
 

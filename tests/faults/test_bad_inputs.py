@@ -63,7 +63,7 @@ CONFIG = {
         ["metric=[comprehensiveness]", "metric.comprehensiveness.grid=[0.5,1.5]"],
         ["grid", "1.5"],
     ),
-    "an unknown unit": (["evaluation.granularity=sentence"], ["sentence"]),
+    "an unknown unit": (["evaluation.granularity=paragraph"], ["paragraph"]),
     "an unknown type": (["runtime.dtype=float8"], ["float8"]),
     "an unknown device": (["runtime.device=tpu"], ["tpu"]),
     "no token in a pass": (["runtime.token_budget=0"], ["token_budget"]),
