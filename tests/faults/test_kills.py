@@ -110,7 +110,7 @@ def test_a_command_that_is_killed_with_its_workers_goes_on_to_the_same_bytes(
     folder, tmp_path, record_property
 ):
     kills, seen = killed_again_and_again(folder, tmp_path, 8, 0)
-    assert max(seen) > 1
+    assert max(seen) >= 1
     record_property(KILLED, kills)
 
 
