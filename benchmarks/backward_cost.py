@@ -1,8 +1,8 @@
-"""What a gradient by a backward rule costs: its processor time over that of a plain gradient of the same texts.
+"""What a gradient by a backward rule costs: its processor time over that of a plain gradient of the same text.
 
     python -m benchmarks.backward_cost [FOLDER]
 
-A BERT and a Llama of 12 layers and 768 dimensions with random weights, and the bundled model; two texts of 32 tokens, one thread, float32.
+A BERT and a Llama of 12 layers and 768 dimensions with random weights, and the bundled model; one text of 32 tokens, one thread, float32.
 One gradient is a forward and a backward pass. Each round takes every rule once, beginning with another rule than the round
 before, and a ratio is that of two gradients of one round. The time is that of the process, so that other processes do not
 count. The interval of a median holds for any distribution: its ends are two of the sorted ratios.
@@ -35,7 +35,7 @@ from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import open_block
 
-N_ROUNDS, N_TEXTS, N_TOKENS = 11, 2, 32
+N_ROUNDS, N_TOKENS = 11, 32
 ATTENTION = ("sdpa", "eager")
 LIKE_BERT_BASE = {
     "hidden_size": 768,
@@ -58,12 +58,12 @@ def models() -> Iterator[tuple[str, str, Model]]:
 
 def ratios(model: Model, n_rounds: int) -> pd.DataFrame:
     """The ratio of each rule to the plain gradient: a row for each round, a column for each rule."""
-    ids = torch.randint(5, 20, (N_TEXTS, N_TOKENS), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, 20, (N_TOKENS,), generator=torch.Generator().manual_seed(0))
     rounds = []
     model.module.eval()
     with model.frozen():
-        texts = encode_all(model, [{"input_ids": row.tolist()} for row in ids], None)
-        block = open_block(References(model), texts, 0, N_TEXTS * N_TOKENS)
+        texts = encode_all(model, [{"input_ids": ids.tolist()}], None)
+        block = open_block(References(model), texts, 0, N_TOKENS)
         context = block.context("logit", 0)
         gradient_seconds(context, PLAIN)  # the first pass of a model is slower
         for number in range(n_rounds):
@@ -75,12 +75,12 @@ def ratios(model: Model, n_rounds: int) -> pd.DataFrame:
 
 
 def gradient_seconds(context: Context, rule: str) -> float:
-    """Processor time of one forward and backward pass at the embeddings of the block."""
+    """Processor time of one forward and backward pass at the embeddings of the text."""
     ruled = context.under(rule)
     points = ruled.embeddings.clone().requires_grad_()
     started = time.process_time()
     with torch.enable_grad():
-        score = ruled.engine.score(points, torch.arange(N_TEXTS))
+        score = ruled.engine.score(points, torch.zeros(1, dtype=torch.long))
     torch.autograd.grad(score.sum(), points)
     return time.process_time() - started
 
