@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from saliency_bench.core.errors import InputError
@@ -20,7 +21,7 @@ from saliency_bench.report.table import Cell, Column, Field, Table, filled, numb
 from saliency_bench.report.verdict import verdict
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.run import Run
-from saliency_bench.store.suite import Submission, opponents
+from saliency_bench.store.suite import Submission, identity_of_model, opponents
 
 PAGE, CSV = "leaderboard.html", "leaderboard.csv"
 #: The opponent whose time is the unit of time.
@@ -87,8 +88,10 @@ class Board:
         empty = self.submissions[0].run.tables[name].head(0)
         if "setting_id" not in empty:
             return empty
+        # The same model may have lain in folders of several names, on which the id of a cell depends.
+        cell = self.submissions[0].run.manifest["cell_id"]
         parts = [
-            table[table["setting_id"] == setting["setting_id"]].assign(setting_id=key)
+            table[table["setting_id"] == setting["setting_id"]].assign(setting_id=key, cell_id=cell)
             for key, (submission, setting) in self.entries.items()
             if len(table := submission.run.tables[name])
         ]
@@ -104,7 +107,7 @@ class Board:
                 (timings["seconds"] / timings["n_examples"]).groupby(timings["setting_id"]).median()
             )
             unit = next(one for one in submission.run.settings if one["name"] == UNIT_OF_TIME)
-            times[key] = median.get(setting["setting_id"]) / median.get(unit["setting_id"])  # fmt: skip
+            times[key] = median.get(setting["setting_id"], np.nan) / median.get(unit["setting_id"], np.nan)  # fmt: skip
         return pd.Series(times, dtype=float)
 
     @cached_property
@@ -192,8 +195,21 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
         )
     groups: dict[str, list[Submission]] = {}
     for one in submissions:
-        groups.setdefault(digest(one.run.manifest.get("model") or {}), []).append(one)
+        key = digest(identity_of_model(one.run.manifest.get("model")))
+        groups.setdefault(key, []).append(one)
+    for first, *others in groups.values():
+        for other in others:
+            if _texts(other) != _texts(first):
+                raise InputError(
+                    f"{other.run.folder} and {first.run.folder} give texts other names."
+                )
     return [Board(tuple(group)) for group in groups.values()]
+
+
+def _texts(submission: Submission) -> set[tuple[str, str]]:
+    """The names of the texts, by which methods are paired, with the texts."""
+    examples = submission.run.tables["examples"]
+    return set(zip(examples["example_id"], examples["text"], strict=True))
 
 
 def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
@@ -236,6 +252,11 @@ def _long(made: Sequence[Board]) -> Table:
     return replace(tables[0], columns=(*head, *tables[0].columns), rows=rows)
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of somebody's manifest; empty where it is no mapping."""
+    return value if isinstance(value, dict) else {}
+
+
 def _submissions(submissions: Sequence[Submission]) -> Table:
     """Where the numbers come from: whose methods, by which code, on which machine, and when."""
 
@@ -244,12 +265,12 @@ def _submissions(submissions: Sequence[Submission]) -> Table:
 
     def machine(one: Submission) -> str:
         facts = environment_of(one)
-        computation = facts.get("computation") or {}
+        computation = _mapping(facts.get("computation"))
         words = [facts.get("cpu"), computation.get("device_name"), computation.get("dtype")]
         return ", ".join(str(word) for word in words if word not in (None, "cpu"))
 
     def code(one: Submission) -> str:
-        facts = environment_of(one).get("code") or {}
+        facts = _mapping(environment_of(one).get("code"))
         commit = str(facts.get("commit") or "")[:8]
         changed = " with changes" if facts.get("dirty") else ""
         return f"{facts.get('version')} {commit}{changed}".strip()

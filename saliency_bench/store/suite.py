@@ -32,6 +32,7 @@ CONTENTS = {"v1": "7f65607353f78987"}
 CHOSEN = ("model", "runtime", "out")
 #: The tables of a submission.
 KEPT = ("convergence", "examples", "maps", "rows", "timings", "warnings")
+NEEDED = ("examples", "maps", "rows", "timings")
 DOCUMENTS = (IDENTITY, MANIFEST, SETTINGS)
 MOST_BYTES = 5_000_000
 #: What its tables may come to when they are unpacked: a hundred texts of any model need a hundredth of it.
@@ -40,6 +41,10 @@ MOST_UNPACKED = 200_000_000
 SUITE = "suite"
 #: Of the manifest of a run whose model lacks a removal operator: those that were asked for.
 ASKED_REMOVAL = "asked_removal"
+
+
+#: Facts of a model that say where it was found, and not what it is: that the digests of its weights do.
+_FOUND = ("name", "path", "source", "revision")
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,11 @@ def packages(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def identity_of_model(facts: Any) -> dict[str, Any]:
+    """What is said of a model besides where it was found: the same weights may lie in a folder of another name."""
+    return {key: value for key, value in dict(facts or {}).items() if key not in _FOUND}
+
+
 def pack(folder: Path, out: Path) -> Submission:
     """Makes the submission of a finished run in an empty folder.
 
@@ -181,6 +191,8 @@ def read(folder: Path) -> Submission:
     for name in KEPT:
         if (path := folder / f"{name}.parquet").is_file():
             _check_table(name, path)
+        elif name in NEEDED:
+            raise StorageError(f"{folder} lacks {path.name}.")
     suite, found = suite_of(run)
     _check_rows(run)
     return Submission(run, suite, found)

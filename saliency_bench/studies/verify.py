@@ -31,7 +31,7 @@ from saliency_bench.models.loading import DTYPES
 from saliency_bench.models.references import References
 from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_table
 from saliency_bench.store.run import IDENTITY, read_json
-from saliency_bench.store.suite import Submission, packages
+from saliency_bench.store.suite import Submission, identity_of_model, packages
 from saliency_bench.studies.block import Piece
 from saliency_bench.studies.folder import differences
 from saliency_bench.studies.prepare import Study, prepare
@@ -94,7 +94,7 @@ def verify(
     """
     folder = submission.run.folder
     held = read_json(folder / IDENTITY, dict)
-    threads = ((held.get("environment") or {}).get("computation") or {}).get("threads")
+    threads = _part(_part(held, "environment"), "computation").get("threads")
     if isinstance(threads, int) and 0 < threads <= torch.get_num_threads():
         torch.set_num_threads(threads)  # the last digits depend on them
     _refuse_other_methods(submission)
@@ -114,12 +114,13 @@ def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> t
     Raises:
         InputError: something else than the machine differs.
     """
-    there, this = dict(held.get("environment") or {}), dict(here["environment"])
+    there, this = dict(_part(held, "environment")), dict(here["environment"])
     if changed := list(differences(there.pop("code", None), this.pop("code"))):
         raise InputError(
             f"{folder} was made by other code ({', '.join(changed)}): check out or install what made it, and verify again."
         )
-    if changed := list(differences(held.get("model"), here["model"])):
+    models = identity_of_model(_part(held, "model")), identity_of_model(here["model"])
+    if changed := list(differences(*models)):
         raise InputError(f"{folder} explains another model than this one ({', '.join(changed)}).")
     rest = [
         key for key in here if key not in ("environment", "model") and held.get(key) != here[key]
@@ -129,6 +130,12 @@ def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> t
             f"{folder} is of another study than its configuration gives here: it differs in {', '.join(rest)}."
         )
     return tuple(differences(there, this))
+
+
+def _part(held: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of what somebody's file holds; empty where that is no mapping."""
+    part = held.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _refuse_other_methods(submission: Submission) -> None:
@@ -172,7 +179,10 @@ def _compared(
     for name in COMPARED:
         path = submission.run.folder / f"{name}.parquet"
         table = from_parquet(name, path.read_bytes(), path)
-        held[name] = merge(name, [table.filter(pc.is_in(table["example_id"], pa.array(texts)))])
+        table = table.filter(pc.is_in(table["example_id"], pa.array(texts)))
+        # The id of a cell depends on the name of the model's folder too.
+        cells = pa.array([study.cell_id] * len(table), pa.string())
+        held[name] = merge(name, [table.set_column(0, "cell_id", cells)])
     same = all(to_parquet(held[name]) == to_parquet(here[name]) for name in COMPARED)
     dtype = DTYPES[study.config.runtime.dtype]
     rounding = REORDERING.get(dtype, 100 * torch.finfo(dtype).eps)
