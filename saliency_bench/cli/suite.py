@@ -57,7 +57,7 @@ def _overrides(name: str, words: Sequence[str]) -> list[str]:
     Raises:
         InputError: a word changes what the suite fixes.
     """
-    overrides, folders = [], []
+    overrides: list[str] = []
     for word, before in zip(words, ["", *words], strict=False):
         option = word.split("=")[0] in _OPTIONS or before == _OPTIONS[0]
         if not option and not _CHOSEN.fullmatch(word):
@@ -65,8 +65,6 @@ def _overrides(name: str, words: Sequence[str]) -> list[str]:
                 f"{word}: suite {name} is frozen; method, model, runtime and out can be chosen. A study with other numbers "
                 "is one of your own: saliency-bench --help"
             )
-        if option and not word.startswith("--trust"):
-            folders.append(word.removeprefix(f"{_OPTIONS[0]}="))
         if word.startswith("method="):
             overrides += _methods(name, word, words)
         else:

@@ -21,7 +21,7 @@ from saliency_bench.core.errors import InputError, StorageError, one_of, shown
 from saliency_bench.core.rows import TABLES, digest
 from saliency_bench.store.durable import refuse_links, replace_file, sha256, storing, to_json
 from saliency_bench.store.parquet import check, from_parquet
-from saliency_bench.store.parts import DIGESTS, sealed_record
+from saliency_bench.store.parts import DIGESTS, sealed_record, verify_sealed
 from saliency_bench.store.run import IDENTITY, MANIFEST, SETTINGS, Run, read_json, read_run
 
 #: The group of conf/ whose files are suites.
@@ -183,6 +183,7 @@ def read(folder: Path) -> Submission:
     folder = Path(folder)
     _refuse_other_files(folder)
     _check_documents(folder)
+    verify_sealed(folder)
     _refuse_bombs(folder)
     run = read_run(folder)
     named = run.manifest.get(SUITE)
