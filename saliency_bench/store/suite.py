@@ -215,7 +215,7 @@ def _refuse_other_files(folder: Path) -> None:
         for path in paths:
             if path.name not in (*DOCUMENTS, DIGESTS, *_files()) or not path.is_file():
                 raise StorageError(
-                    f"{folder} holds {path.name!r}, which no submission has. Remove it."
+                    f"{folder} holds {path.name!r}, which no submission has. Of a run one is made by: saliency-bench submit DIR"
                 )
         _refuse_large(folder, sum(path.stat().st_size for path in paths))
 
