@@ -192,9 +192,12 @@ def _favoured(analysis: Analysis, removal: str) -> str:
     }
     if not names:
         return ""
+    *others, last = sorted(names)
+    several = bool(others)
+    listed = f"{', '.join(others)} and {last}" if several else last
     return (
-        f" {' and '.join(sorted(names))} compare with {_removed(removal)[1]}, which is also what replaces removed "
-        "tokens: removal metrics favour them for it."
+        f" {listed} {'compare' if several else 'compares'} with {_removed(removal)[1]}, which is "
+        f"also what replaces removed tokens: removal metrics favour {'them' if several else 'it'} for that."
     )
 
 
