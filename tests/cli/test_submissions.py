@@ -46,8 +46,8 @@ def outside(tmp_path_factory):
     point = re.search(rf'^{METHOD} = "(.*)"', project, re.M)[1]
     (info / "entry_points.txt").write_text(f"[saliency_bench.methods]\n{METHOD} = {point}\n")
     with pytest.MonkeyPatch.context() as patch:
+        methods.METHODS.names()  # loads what is installed, before this is
         patch.syspath_prepend(root)
-        methods.METHODS.names()  # loads what is installed
         for known in (methods.METHODS._known, methods.KINDS, methods.ABOUT):
             patch.setitem(known, METHOD, None)
             patch.delitem(known, METHOD)
