@@ -44,6 +44,8 @@ _METRICS = {
     "ferret_sufficiency": "Sufficiency (ferret)",
     "faithfulness_correlation": "Faithfulness correlation",
     "infidelity": "Infidelity",
+    "linear_datamodeling_score": "Linear datamodeling score",
+    "log_probability_drop_top_1": "Log-probability drop (top 1)",
     "normalized_comprehensiveness": "Comprehensiveness (norm.)",
     "normalized_sufficiency": "Sufficiency (norm.)",
     "soft_comprehensiveness": "Soft comprehensiveness",
