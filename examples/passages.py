@@ -29,7 +29,7 @@ METHODS = ("input_x_gradient", "integrated_gradients", "leave_one_out", "random"
 #: What replaces the tokens of a passage: these models have no mask token.
 REMOVAL = "mean"
 #: Passages are ranked as one: the symmetric relevance gain, and the two measures of ContextCite.
-METRICS = ("srg", "linear_datamodeling_score", "log_probability_drop_top_1")
+METRICS = ("srg", "linear_datamodeling_score", "top_k_log_probability_drop")
 
 
 def explained(model: Model) -> list[sb.AttributionMap]:

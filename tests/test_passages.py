@@ -29,7 +29,7 @@ def test_passages_are_summed_and_taken_away(passages, tmp_path, capsys):
     # The loss of the passage that a map ranks first is what the metric says of that map.
     for one in maps[:3]:
         first = max(one.units("segment"), key=lambda unit: unit.score).name
-        said = metrics.loc[one.setting["method"], "log_probability_drop_top_1"]
+        said = metrics.loc[one.setting["method"], "top_k_log_probability_drop"]
         assert said == pytest.approx(table.loc[first, "loss without it"], rel=1e-6)
 
 

@@ -45,7 +45,7 @@ _METRICS = {
     "faithfulness_correlation": "Faithfulness correlation",
     "infidelity": "Infidelity",
     "linear_datamodeling_score": "Linear datamodeling score",
-    "log_probability_drop_top_1": "Log-probability drop (top 1)",
+    "top_k_log_probability_drop": "Log-probability drop (top k)",
     "normalized_comprehensiveness": "Comprehensiveness (norm.)",
     "normalized_sufficiency": "Sufficiency (norm.)",
     "soft_comprehensiveness": "Soft comprehensiveness",

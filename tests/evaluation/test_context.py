@@ -122,7 +122,7 @@ def test_passages_of_a_prompt_are_the_units_of_both():
     found = sb.evaluate(
         model,
         [one],
-        ["linear_datamodeling_score", "log_probability_drop_top_1", "srg"],
+        ["linear_datamodeling_score", "top_k_log_probability_drop", "srg"],
         removal="zero",
         granularity="segment",
     )

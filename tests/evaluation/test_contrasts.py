@@ -37,7 +37,7 @@ OUTPUTS = tuple(READ[KINDS[0]])
 OWN = {
     "log_odds": "log-odds",
     "log_probability_drop": "log_probability",
-    "log_probability_drop_top_1": "log_probability",
+    "top_k_log_probability_drop": "log_probability",
     "dig_log_odds": "log_probability",
     "faithfulness_correlation": "logit",
     "infidelity": "logit",
