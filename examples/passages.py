@@ -25,7 +25,7 @@ PASSAGES = {
 QUESTION = "Question: In which city did the painter live?\nAnswer: The painter lived in"
 ANSWER = " Oslo"
 #: Methods, and a random ranking to hold them against.
-METHODS = ("input_x_gradient", "integrated_gradients", "leave_one_out", "random")
+METHODS = ("input_x_gradient", "leave_one_out", "random")
 #: What replaces the tokens of a passage: these models have no mask token.
 REMOVAL = "mean"
 #: Passages are ranked as one: the symmetric relevance gain, and the two measures of ContextCite.
@@ -35,10 +35,7 @@ METRICS = ("srg", "linear_datamodeling_score", "top_k_log_probability_drop")
 def explained(model: Model) -> list[sb.AttributionMap]:
     """A map of the answer's log-probability for each method."""
     prompt = {"text": "\n".join([*PASSAGES.values(), QUESTION]), "segments": PASSAGES}
-    own = {
-        "leave_one_out": {"removal": REMOVAL},
-        "integrated_gradients": {"baseline": REMOVAL, "n_steps": 8},
-    }
+    own = {"leave_one_out": {"removal": REMOVAL}}
     return [
         map_
         for name in METHODS
