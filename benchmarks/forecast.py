@@ -1,9 +1,10 @@
 """How close `estimate` comes: ten studies, each estimated and then run in the same process.
 
-    python -m benchmarks.forecast OUT
+    python -m benchmarks.forecast OUT [STUDY ...]
 
-Gradients must be exact; seconds and forward rows are compared as ratios of what the run took to what was said. Seconds are
-those of the process on one thread, so that what else the machine does counts for neither side. Writes OUT/forecast.json.
+All of them, or those that are named; the others stay as they are in OUT. Gradients must be exact; seconds and forward rows are compared as ratios of what the run took to what was said. Seconds are
+those of the process on one thread, so that what else the machine does counts for neither side. What a study has chosen on
+another split counts on both sides. Writes OUT/forecast.json, anew after each study.
 """
 
 import json
@@ -47,32 +48,32 @@ def measured(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
     settings = config.settings(cfg)
     said = foresee(prepare(cfg, settings)).total._asdict()
     run(cfg, settings, ["benchmarks.forecast"])
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    spent = manifest["circumstances"]["spent"]
-    took = {key: spent[key] for key in said}
+    manifests = [json.loads(path.read_text("utf-8")) for path in folder.rglob("manifest.json")]
+    spent = [manifest["circumstances"]["spent"] for manifest in manifests]
+    took = {key: sum(one[key] for one in spent) for key in said}
     ratio = {key: took[key] / said[key] if said[key] else None for key in said}
     return {"study": name, "words": list(words), "said": said, "took": took, "ratio": ratio}
 
 
-def main(out: Path) -> None:
-    """Measures all ten and writes them."""
+def main(out: Path, names: Sequence[str]) -> None:
+    """Measures the studies of these names and writes them."""
     time.perf_counter = time.process_time  # before the package takes its clock
     from saliency_bench.store.manifest import collect
 
-    started = datetime.now(UTC)
-    studies = []
-    for name, words in STUDIES.items():
-        with tempfile.TemporaryDirectory(prefix="forecast-") as place:
-            studies.append(measured(name, words, Path(place) / "run"))
-        ratio = studies[-1]["ratio"]
-        print(f"{name}: seconds x {ratio['seconds']:.2f}, gradients x {ratio['gradients']}", flush=True)  # fmt: skip
-    record: dict[str, Any] = {"studies": studies}
-    record |= collect(
-        {"threads": 1}, command=["python", *sys.argv], started=started, ended=datetime.now(UTC)
-    )
+    started, file = datetime.now(UTC), out / "forecast.json"
+    kept = json.loads(file.read_text("utf-8"))["studies"] if file.is_file() else []
+    studies = {one["study"]: one for one in kept if one["study"] not in names}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "forecast.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="forecast-") as place:
+            studies[name] = measured(name, STUDIES[name], Path(place) / "run")
+        ratio = studies[name]["ratio"]
+        print(f"{name}: seconds x {ratio['seconds']:.2f}, gradients x {ratio['gradients']}", flush=True)  # fmt: skip
+        record = {"studies": [studies[one] for one in STUDIES if one in studies]} | collect(
+            {"threads": 1}, command=["python", *sys.argv], started=started, ended=datetime.now(UTC)
+        )
+        file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or list(STUDIES))

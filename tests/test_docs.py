@@ -145,7 +145,10 @@ def _compose(words):
             "data",
             "experiments",
             "presets",
+            "suites",
         )
+    elif verb == "suite":
+        assert rest[0] in conf_files.names("suite")
     elif verb == "info":
         assert any(rest[0] in conf_files.names(group) for group in ("method", "metric"))
     elif verb == "explain":

@@ -32,6 +32,7 @@ from saliency_bench.api.settings import (
     plain_targets,
     settings_of,
     tokens_per_pass,
+    with_hyperparameters,
 )
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
@@ -211,7 +212,7 @@ def evaluate(
 
     Returns:
         One row per map and metric: input_index, example_id, method, backend, setting_id, metric, removal, value,
-        unit, higher_is_better, status, reason.
+        unit, higher_is_better, status, reason, and a column for each hyperparameter in which the maps of a method differ.
 
     Raises:
         InputError: a name or a value is not usable.
@@ -227,4 +228,7 @@ def evaluate(
     with model.frozen():
         views = usual(removals, granularity, output, ranking)
         rows = evaluate_maps(References(model), maps, entries, views, budget)
-    return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+    settings = {one.setting["setting_id"]: one.setting for one in maps}
+    return with_hyperparameters(
+        pd.DataFrame(rows, columns=EVALUATION_COLUMNS), list(settings.values())
+    )

@@ -1,8 +1,8 @@
 """Arguments of `attribute` and `evaluate` to settings, targets and metric entries."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,7 @@ from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import expand, has_backends
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.labels import varying
 from saliency_bench.core.rows import Setting, Target, as_list
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.metrics import METRICS
@@ -26,6 +27,9 @@ from saliency_bench.models.tasks.targets import ALL
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.prepare import fit_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @runtime_checkable
@@ -227,3 +231,27 @@ def fitted_removals(model: Model, removals: Sequence[str]) -> list[str]:
         if message := references.lacking(model, removal, used):
             warnings.warn(f"removal={removal}: {message}", stacklevel=3)
     return list(dict.fromkeys(fitted))
+
+
+def with_hyperparameters(
+    table: "pd.DataFrame", settings: Sequence[Mapping[str, Any]]
+) -> "pd.DataFrame":
+    """A table of settings with a column for each hyperparameter in which those of one method differ.
+
+    Args:
+        table: with a column `setting_id`.
+        settings: all settings, as `settings.json` or a map has them.
+
+    Returns:
+        A copy; a hyperparameter that is called like a column of the table is in `method_removal` and the like.
+    """
+    import pandas as pd
+
+    names = dict.fromkeys(setting["name"] for setting in settings)
+    differing = dict.fromkeys(key for name in names for key in varying(settings, name))
+    facts = pd.DataFrame(settings, index=[setting["setting_id"] for setting in settings])
+    found = table.copy()
+    for key in differing:
+        column = f"method_{key}" if key in table else key
+        found[column] = found["setting_id"].map(facts[key].convert_dtypes())
+    return found

@@ -4,6 +4,7 @@ import atexit
 import io
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,11 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from saliency_bench.api.inputs import encode_all
+from saliency_bench.api.settings import with_hyperparameters
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
-from saliency_bench.core.labels import setting_labels, varying
+from saliency_bench.core.labels import setting_labels
 from saliency_bench.core.registry import Registry
 from saliency_bench.core.rows import as_list
 from saliency_bench.core.text import Encoded
@@ -67,8 +69,8 @@ def study(
         model: from `load_model` or `wrap_model`; it is left as found.
         data: texts in any form that `attribute` takes, or a DataFrame with a column `text` (and `text_pair`, `label`).
         methods: names of entries in conf/method/, entries of your own (`{"method": "integrated_gradients", "n_steps":
-            [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Those of the quickstart where
-            None.
+            [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Where None, those of the
+            quickstart with its settings (conf/experiment/quickstart.yaml), without their twins in Captum.
         metrics: likewise, of conf/metric/.
         removal: what stands in for removed tokens; a list gives rows for each.
         n: how many texts, chosen by the hash of their words, so that sorted data is not cut to one class; all where None.
@@ -104,7 +106,17 @@ def study(
         except KeyboardInterrupt:
             hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
             raise KeyboardInterrupt(f"The study was interrupted. {hint}") from None
-    return StudyResult(folder, kept=out is not None)
+    result = StudyResult(folder, kept=out is not None)
+    _warn_of_replacements(result.run)
+    return result
+
+
+def _warn_of_replacements(finished: Run) -> None:
+    """Warns of what stands in for what the model lacks: of single texts and unknown tokens it was said at the start."""
+    rows = finished.tables["warnings"]
+    of_all = rows[(rows["example_id"] == "") & (rows["source"] != "model")]
+    for source, message in dict.fromkeys(zip(of_all["source"], of_all["message"], strict=True)):
+        warnings.warn(f"{source}: {message}", stacklevel=3)
 
 
 def _first(texts: list[Encoded], n: int | None) -> list[Encoded]:
@@ -159,7 +171,10 @@ def _entries(group: str, asked: Entries | None) -> dict[str, dict[str, Any]]:
         InputError: an entry names no part, or two have the same name.
     """
     if asked is None:
-        asked = conf_files.selected(group)
+        asked = {
+            name: {**entry, "backend": "native"} if "backend" in entry else entry
+            for name, entry in conf_files.selected(group).items()
+        }
     if isinstance(asked, Mapping):
         asked = [{"name": name, **entry} for name, entry in asked.items()]
     entries: dict[str, dict[str, Any]] = {}
@@ -285,17 +300,11 @@ class StudyResult:
 
     def _with_settings(self, table: "pd.DataFrame") -> "pd.DataFrame":
         """The table with columns for the method, the backend and the hyperparameters in which settings differ."""
-        import pandas as pd
-
-        settings = self.run.settings
-        names = dict.fromkeys(setting["name"] for setting in settings)
-        keys = dict.fromkeys(key for name in names for key in varying(settings, name))
-        facts = pd.DataFrame(settings, index=[setting["setting_id"] for setting in settings])
-        columns = {"method": "name", "backend": "backend", **{key: key for key in keys}}
-        found = table.copy()
-        for column, key in columns.items():
-            found[column] = found["setting_id"].map(facts[key].convert_dtypes())
-        return found
+        named = table.copy()
+        for column, key in (("method", "name"), ("backend", "backend")):
+            by_id = {setting["setting_id"]: setting[key] for setting in self.run.settings}
+            named[column] = named["setting_id"].map(by_id)
+        return with_hyperparameters(named, self.run.settings)
 
     def __repr__(self) -> str:
         page = io.StringIO()

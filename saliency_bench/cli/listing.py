@@ -11,7 +11,7 @@ from rich.text import Text
 from saliency_bench.cli.progress import importing
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
-from saliency_bench.core.program import program
+from saliency_bench.core.program import as_typed, program
 
 if TYPE_CHECKING:
     from saliency_bench.api.parts import Parameter, Part
@@ -24,7 +24,10 @@ GROUPS = {
     "data": "data",
     "experiments": "experiment",
     "presets": "preset",
+    "suites": "suite",
 }
+#: What is chosen by a verb of its own, and not by `GROUP=NAME`.
+CHOSEN = {"suite": "saliency-bench suite NAME"}
 #: Wider lines of text are hard to read.
 WIDEST = 100
 
@@ -36,7 +39,8 @@ def list_parts(words: list[str]) -> None:
     console = _console()
     for kind in words or GROUPS:
         group = GROUPS[kind]
-        console.print(Text(f"{kind} ({group}=...)", style="bold"))
+        chosen = as_typed(CHOSEN.get(group, f"{group}=..."))
+        console.print(Text(f"{kind} ({chosen})", style="bold"))
         console.print()
         for heading, names in _families(group).items():
             if heading:

@@ -16,6 +16,7 @@ from saliency_bench.report.differences import differences
 from saliency_bench.report.parity import parities
 from saliency_bench.store.manifest import portable
 from saliency_bench.store.run import Run, read_run
+from saliency_bench.store.suite import SUITE
 
 MAKING = "making tables and figures"
 EXAMPLE = "a gripping, funny film"
@@ -55,7 +56,11 @@ def report_run(folder: Path) -> None:
 def _say_what_next(run: Run) -> None:
     """Commands that go on from here, as they can be typed."""
     words = shlex.split(str(run.manifest.get("command") or ""))
-    model = (run.manifest.get("config") or {}).get("model") or {}
+    config = run.manifest.get("config") or {}
+    model = config.get("model") or {}
+    if str(config.get("name")).startswith(f"{SUITE}_"):
+        print("Next:", f"  {program()} {shlex.join(['submit', str(run.folder)])}", sep="\n")
+        return
     next_steps = [f'explain "{EXAMPLE}"']
     if [word for word in words[1:] if not word.startswith("out=")] in ([], ["run"]):
         next_steps.insert(0, "experiment=method_comparison")
@@ -91,7 +96,7 @@ def one_folder(verb: str, words: list[str]) -> Path:
 
 def across(words: list[str]) -> None:
     """Several runs of the same settings side by side: other training seeds, noise seeds, data or models."""
-    options, folders = _options_and_folders("across", words, {"out", "metric"})
+    options, folders = options_and_folders("across", words, {"out", "metric"})
     if not options.get("out"):
         raise InputError(
             "across takes run folders and out=DIR: saliency-bench across A B C out=DIR"
@@ -110,7 +115,7 @@ def across(words: list[str]) -> None:
 
 def compare(words: list[str]) -> None:
     """Two runs beside each other, or a run beside the numbers of a published table."""
-    options, folders = _options_and_folders("compare", words, {"published", "cell", "out"})
+    options, folders = options_and_folders("compare", words, {"published", "cell", "out"})
     with progress() as show:
         show("reading the runs", 0, 0)
         runs = [read_run(folder) for folder in folders]
@@ -131,7 +136,7 @@ def compare(words: list[str]) -> None:
         terminal.print_whole(console, made)
 
 
-def _options_and_folders(
+def options_and_folders(
     verb: str, words: Sequence[str], keys: Collection[str]
 ) -> tuple[dict[str, str], list[Path]]:
     """The words `key=value` with one of the keys, and all others, which are folders; a folder's name may have a `=` too."""

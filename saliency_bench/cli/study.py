@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import hydra
@@ -24,6 +24,15 @@ def run(words: list[str]) -> int:
     Returns:
         The largest exit code of the studies.
     """
+    return composed(words, _start)
+
+
+def composed(words: list[str], begin: Callable[[config.Config, Sequence[str]], None]) -> int:
+    """Calls `begin` with each configuration that Hydra composes from the words, and with the words that it is of.
+
+    Returns:
+        The largest exit code.
+    """
     plain = [word for word in words if word != config_trust.FLAG]
     options, strange = get_args_parser().parse_known_intermixed_args(plain)
     if strange:
@@ -40,7 +49,7 @@ def run(words: list[str]) -> int:
         # Hydra would announce a failure in its own words before handing it on.
         try:
             ends.append(None)
-            _study(node, words)
+            _study(node, words, begin)
         except Exception as error:
             ends[-1] = error
 
@@ -83,13 +92,18 @@ def _as_program(words: Sequence[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _study(node: DictConfig, words: Sequence[str]) -> None:
+def _study(
+    node: DictConfig, words: Sequence[str], begin: Callable[[config.Config, Sequence[str]], None]
+) -> None:
     cfg = config.from_hydra(node)
     job = HydraConfig.get()
-    overrides = job.overrides.task if job.mode == RunMode.MULTIRUN else words
+    begin(cfg, job.overrides.task if job.mode == RunMode.MULTIRUN else words)
+
+
+def _start(cfg: config.Config, words: Sequence[str]) -> None:
     with importing():
         from saliency_bench.cli import runs
-    runs.start(cfg, ["saliency-bench", *overrides])
+    runs.start(cfg, ["saliency-bench", *words])
 
 
 def estimate(words: list[str]) -> None:

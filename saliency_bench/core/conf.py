@@ -67,14 +67,24 @@ def config() -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
 
 
-def selected(group: str) -> list[str]:
-    """What a study has of a group where nothing is chosen: names of the quickstart's, else of conf/config.yaml's."""
+def selected(group: str) -> dict[str, dict[str, Any]]:
+    """The entries that a study has where nothing is chosen, by name: the quickstart's, else those of conf/config.yaml.
+
+    An entry in a folder of its own (`quick/smoothgrad`) changes some hyperparameters of the entry of that name.
+    """
     for path in (f"experiment/quickstart{SUFFIX}", f"config{SUFFIX}"):
         for choice in _load(folder() / path)["defaults"]:
             for key in (group, f"override /{group}"):
                 if isinstance(choice, dict) and key in choice:
-                    return [name.rpartition("/")[2] for name in choice[key]]
+                    return dict(_changed(group, name) for name in choice[key])
     raise InputError(f"conf/ selects nothing of {group}")
+
+
+def _changed(group: str, choice: str) -> tuple[str, dict[str, Any]]:
+    """The name and the complete entry of what stands in a list of defaults."""
+    name = choice.rpartition("/")[2]
+    changes = _load(folder() / group / f"{choice}{SUFFIX}")[name]
+    return name, entry(group, name) | changes
 
 
 def runtime_defaults() -> dict[str, Any]:

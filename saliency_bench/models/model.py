@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, shown
 from saliency_bench.models.causes import refuse_autocast
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (
@@ -51,7 +51,7 @@ LARGEST_DIFFERENCE = 0.05
 WATCHED_VOCABULARY = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A module with what is needed to explain it. It is left as found, on success and on error.
 
@@ -81,9 +81,14 @@ class Model:
     takes: frozenset[str] | None = None
     short_last_layer: bool = True
     tf32: bool = False
-    ledger: Ledger = field(default_factory=Ledger, compare=False, repr=False)
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    as_made: Any = field(default=None, compare=False, repr=False)
+    as_made: Any = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.labels)} classes {shown(self.labels)}" if self.labels else ""
+        size = f"{self.parameter_bytes / 1e6:.3g} MB of {self.precision} on {self.device}"
+        return f"Model({self.name!r}, {self.task}{classes}, {size})"
 
     @property
     def device(self) -> torch.device:
@@ -134,8 +139,7 @@ class Model:
             InputError: the layer is not called once in a pass, or its output is not [B T D].
         """
         if self.looks_up:
-            output: Tensor = self.embedding(input_ids)
-            return output.detach().to(self.device)
+            return self.embedding(input_ids).detach().to(self.device)  # type: ignore[no-any-return]
         # What else such a layer is given is the module's affair: it is watched in a whole pass.
         with frozen(self.module), captured(self.embedding) as outputs:
             self.output(input_ids, mask, token_type_ids, extra=extra)
@@ -168,10 +172,8 @@ class Model:
             return self.embed(torch.arange(size, device=self.device)[None])[0]
         texts = torch.arange(-(-size // WATCHED) * WATCHED, device=self.device).view(-1, WATCHED)
         with frozen(self.module):
-            outputs = [
-                first_output(layer, self.on_ids_alone, some)
-                for some in torch.split(texts % size, 64)
-            ]
+            some = torch.split(texts % size, 64)
+            outputs = [first_output(layer, self.on_ids_alone, rows) for rows in some]
         return torch.cat(outputs).flatten(0, 1)[:size]
 
     @property
@@ -317,7 +319,6 @@ class Model:
         # Tokens in no order, since a proof on equal rows would prove little.
         ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
         ids %= getattr(self.embedding, "num_embeddings", 5)
-
         _ = self.intake  # a pass of its own, before layers are watched
         with frozen(self.module):
             return find_pooled_row(

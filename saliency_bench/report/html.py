@@ -48,36 +48,51 @@ REMOVED = {
 
 def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, bytes]) -> str:
     """The page of a run, from its tables and its figures as PNG."""
-    environment = Environment(
+    manifest = analysis.run.manifest
+    circumstances = manifest.get("circumstances") or {}
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            name=manifest.get("name", "run"),
+            question=question(analysis),
+            result=verdict(analysis),
+            sentence=what_was_run(analysis),
+            endpoint=ENDPOINTS.get(str(analysis.primary), ""),
+            caution=caution(analysis),
+            command=manifest.get("command") or " ".join(circumstances.get("command", [])),
+            tables=tables,
+            primary_comparison=_primary_comparison(analysis),
+            figures={name: base64.b64encode(data).decode() for name, data in figures.items()},
+            left_out=len(analysis.shown) - len(analysis.drawn),
+            sentences=_sentences(analysis),
+            n_missing=_n_missing(analysis),
+            manifest=json.dumps(
+                manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str
+            ),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Makes the templates known, which escape all texts, with the page's only script and its hash."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"printed": printed, "panel": panel, "bar": bar}
-    environment.filters["visible"] = lambda text: visible(str(text))
-    manifest = analysis.run.manifest
-    circumstances = manifest.get("circumstances") or {}
     script = Path(__file__).with_name("page.js").read_text("utf-8")
-    return environment.get_template("page.html.j2").render(
-        name=manifest.get("name", "run"),
-        question=question(analysis),
-        result=verdict(analysis),
-        script=Markup(script),  # not what a run holds
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        sentence=what_was_run(analysis),
-        endpoint=ENDPOINTS.get(str(analysis.primary), ""),
-        caution=caution(analysis),
-        command=manifest.get("command") or " ".join(circumstances.get("command", [])),
-        tables=tables,
-        primary_comparison=_primary_comparison(analysis),
-        figures={name: base64.b64encode(data).decode() for name, data in figures.items()},
-        left_out=len(analysis.shown) - len(analysis.drawn),
-        sentences=_sentences(analysis),
-        n_missing=_n_missing(analysis),
-        manifest=json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, default=str),
-    )
+    made.globals |= {
+        "printed": printed,
+        "panel": panel,
+        "bar": bar,
+        "script": Markup(script),  # not what a run holds
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    made.filters["visible"] = lambda text: visible(str(text))
+    return made
 
 
 def question(analysis: Analysis) -> str:
@@ -177,9 +192,12 @@ def _favoured(analysis: Analysis, removal: str) -> str:
     }
     if not names:
         return ""
+    *others, last = sorted(names)
+    several = bool(others)
+    listed = f"{', '.join(others)} and {last}" if several else last
     return (
-        f" {' and '.join(sorted(names))} compare with {_removed(removal)[1]}, which is also what replaces removed "
-        "tokens: removal metrics favour them for it."
+        f" {listed} {'compare' if several else 'compares'} with {_removed(removal)[1]}, which is "
+        f"also what replaces removed tokens: removal metrics favour {'them' if several else 'it'} for that."
     )
 
 

@@ -54,13 +54,13 @@ def headline(analysis: Analysis) -> Table:
     metrics = sorted(analysis.headline, key=lambda metric: metric != analysis.primary)
     fields = [
         _method(analysis),
-        *_metrics(analysis, metrics[:1]),
+        *metric_fields(analysis, metrics[:1]),
         *(ranks if analysis.groups else []),
-        *_metrics(analysis, metrics[1:]),
+        *metric_fields(analysis, metrics[1:]),
         *causal.first_token(analysis),
         *(field for field in _costs(analysis) if not metrics or field[0].key != _RATE),
     ]
-    caption = _caption(analysis) + same_evidence_words(analysis.headline)
+    caption = caption_of(analysis) + same_evidence_words(analysis.headline)
     shown, claims = analysis.shown, analysis.claims
     table = filled("headline", _title(analysis), caption, fields, shown, claims)
     return causal.with_words(analysis, table)
@@ -75,10 +75,10 @@ def summary(analysis: Analysis) -> Table:
         (Column("settings", "Settings"), lambda key: settings_label(analysis.setting(key))),
         *_costs(analysis),
         *causal.first_token(analysis),
-        *_metrics(analysis, analysis.metrics),
+        *metric_fields(analysis, analysis.metrics),
     ]
     title = "All settings and metrics"
-    caption = _caption(analysis) + same_evidence_words(analysis.metrics)
+    caption = caption_of(analysis) + same_evidence_words(analysis.metrics)
     return filled("summary", title, caption, fields, _ids(analysis), analysis.claims)
 
 
@@ -226,10 +226,10 @@ def sweep(analysis: Analysis) -> Table:
         (Column("backend", "Backend"), lambda key: facts_of(analysis.setting(key)).backend),
         (Column("chosen", "Chosen"), lambda key: "✓" if key in analysis.best.values() else ""),
         _costs(analysis)[0],
-        *_metrics(analysis, analysis.headline),
+        *metric_fields(analysis, analysis.headline),
     ]
     title = "Settings that differ in hyperparameters"
-    return filled("sweep", title, _caption(analysis), fields, keys, False)
+    return filled("sweep", title, caption_of(analysis), fields, keys, False)
 
 
 def notes(analysis: Analysis) -> Table:
@@ -301,7 +301,8 @@ def _method(analysis: Analysis) -> Field:
     return METHOD, lambda key: analysis.labels[key]
 
 
-def _metrics(analysis: Analysis, metrics: Sequence[str]) -> list[Field]:
+def metric_fields(analysis: Analysis, metrics: Sequence[str]) -> list[Field]:
+    """A column for each of these metrics."""
     return [
         (_metric_column(analysis, metric), partial(analysis.estimate, metric=metric))
         for metric in metrics
@@ -342,7 +343,7 @@ def _title(analysis: Analysis) -> str:
     return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
 
 
-def _caption(analysis: Analysis) -> str:
+def caption_of(analysis: Analysis) -> str:
     """How the means of a table were made, how its rows are sorted, and what its marks and letters say."""
     primary, confidence = analysis.primary, analysis.resampling.confidence
     caption = f"Means with {interval_words(analysis)}."

@@ -62,6 +62,7 @@ def _caption(timings: pd.DataFrame) -> str:
     return (
         f"Medians of {n_repeats} interleaved repeats over {first['n_examples']} texts of "
         f"{first['n_tokens']} tokens on the {first['device']}, with the fastest and the slowest. Each setting is "
-        "timed alone, from token ids to token scores, its clean pass included. Peak memory is what its pass "
-        "needs beyond what was in use."
+        "timed alone, from token ids to token scores, its clean pass included. Peak memory is what its largest "
+        "pass needs beyond what was in use: it grows with the tokens of a pass, up to the token budget. Many steps "
+        "or samples fill a pass that one gradient leaves nearly empty, and more of them need more passes, not more memory."
     )

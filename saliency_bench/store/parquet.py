@@ -43,9 +43,18 @@ def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     for index, row in enumerate(rows):
         _check_columns(name, index, row)
     table = _convert(name, rows)
+    check(name, table)
+    return merge(name, [table])
+
+
+def check(name: str, table: pa.Table) -> None:
+    """Refuses numbers that are not finite, values without status ok or the reverse, and an unexplained status.
+
+    Raises:
+        InputError: the first of these; it names the row.
+    """
     _check_finite(name, table)
     _check_status(name, table)
-    return merge(name, [table])
 
 
 def merge(name: str, tables: Sequence[pa.Table]) -> pa.Table:

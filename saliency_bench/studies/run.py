@@ -23,6 +23,7 @@ from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
 from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
+from saliency_bench.store.suite import ASKED_REMOVAL
 from saliency_bench.studies.block import Piece
 from saliency_bench.studies.folder import CHOICE, claim, folder_of, refuse_another
 from saliency_bench.studies.forecast import Forecast, foresee, sentence, shares
@@ -199,15 +200,21 @@ def compute_piece(
         raise InputError(f"the study has no block {name!r}")
     if store.has(name):
         return
+    tables = piece_tables(study, refs, piece)
+    if piece == plan[0]:  # what concerns no text stands with the first
+        tables["warnings"] += study.warnings_of("")
+    store.write(piece.name, tables)
+
+
+def piece_tables(study: Study, refs: References, piece: Piece) -> dict[str, list[Row]]:
+    """The rows of one piece of the plan, by table; the model must be frozen."""
     probe = {item.example_id for item in study.encoded[: study.config.convergence.n_examples]}
     tables: dict[str, list[Row]] = {}
     for block in piece.blocks:
         items = [study.encoded[index] for index in block.indices]
         for table, rows in block_tables(study, refs, items, probe).items():
             tables.setdefault(table, []).extend(rows)
-    if piece == plan[0]:  # what concerns no text stands with the first
-        tables["warnings"] += study.warnings_of("")
-    store.write(piece.name, tables)
+    return tables
 
 
 def _show_anew(study: Study, folder: Path) -> None:
@@ -297,7 +304,9 @@ def _manifest(
         started=started,
         ended=datetime.now(UTC),
     )
-    return {
+    asked = study.asked.evaluation.removal
+    lacking = {} if asked == study.config.evaluation.removal else {ASKED_REMOVAL: asked}
+    return lacking | {
         "id": study.id,
         "cell_id": study.cell_id,
         "command": shlex.join(command),

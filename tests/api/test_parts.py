@@ -140,6 +140,10 @@ def test_commands_are_printed_as_they_were_typed(capsys, monkeypatch):
     assert "  ./scripts/bench evaluation.removal=mask\n" in capsys.readouterr().out
 
 
-def test_what_python_takes_where_nothing_is_chosen_is_there_by_name():
-    for group in ("method", "metric"):
-        assert set(conf_files.selected(group)) <= set(conf_files.names(group))
+def test_what_python_takes_where_nothing_is_chosen_is_what_the_quickstart_composes():
+    from saliency_bench.cli import config
+
+    cfg = config.load([])
+    assert cfg.name == "quickstart"
+    assert conf_files.selected("method") == dict(cfg.method)
+    assert conf_files.selected("metric") == dict(cfg.metric)

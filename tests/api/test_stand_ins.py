@@ -54,6 +54,22 @@ def test_a_removal_that_the_model_lacks_is_told_of_when_maps_are_made_and_judged
     assert said == []
 
 
+def test_a_study_from_python_tells_of_all_that_is_replaced(model):
+    _, said = told(
+        lambda: sb.study(
+            model, INPUTS, ["leave_one_out", "integrated_gradients"], ["srg"], removal="mask"
+        )
+    )
+    places = {message.partition(":")[0] for message in said}
+    assert places == {
+        "method.leave_one_out.removal",
+        "method.integrated_gradients.baseline",
+        "evaluation.removal",
+    }
+    _, said = told(lambda: sb.study(model, INPUTS, ["vanilla"], ["srg"], removal="pad"))
+    assert said == []
+
+
 def test_references_without_a_tokenizer_are_told_of():
     model = sb.wrap_model(tiny_bert())
     maps, said = told(

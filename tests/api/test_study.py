@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from dataclasses import replace
+from importlib import import_module
 
 import pandas as pd
 import pytest
@@ -67,6 +69,57 @@ def test_a_comparison_is_antisymmetric_and_the_difference_of_means(result):
         expected = means["vanilla", row.metric] - means["random", row.metric]
         assert row.difference == pytest.approx(expected)
         assert row.low <= row.difference <= row.high
+
+
+def test_where_no_method_is_chosen_the_settings_are_the_quickstarts_without_twins(model):
+    from saliency_bench.cli import config
+
+    study_from_python = import_module("saliency_bench.api.study")
+
+    def of_ours(settings):
+        return {
+            (one.name, repr(sorted(one.hyper.items())))
+            for one in settings
+            if one.backend != "captum"
+        }
+
+    cfg = study_from_python._config(model)
+    cfg.method = study_from_python._entries("method", None)
+    expected = config.settings(config.load([]))
+    ours = study_from_python.settings(cfg)
+    assert of_ours(ours) == of_ours(expected)
+    assert len(ours) == len(of_ours(expected)) < len(expected)
+
+
+def test_maps_that_are_evaluated_say_in_what_their_settings_differ(model):
+    maps = sb.attribute(
+        model, TEXTS[:2], ["vanilla", "integrated_gradients"], n_steps=[2, 4], reduction="l2"
+    )
+    table = sb.evaluate(model, maps, ["srg", "sufficiency"])
+    for row in table.itertuples():
+        settings = {one.setting["setting_id"]: one.setting for one in maps}
+        steps = settings[row.setting_id].get("n_steps")
+        assert pd.isna(row.n_steps) if steps is None else row.n_steps == steps
+    assert not {"reduction", "baseline", "seed"} & set(table)
+    alike = sb.evaluate(model, maps[:2], ["srg"])
+    assert "n_steps" not in alike
+
+
+def test_a_hyperparameter_called_like_a_column_leaves_the_column_as_it_is(model):
+    entry = {"method": "leave_one_out", "removal": ["mask", "pad"]}
+    result = sb.study(model, TEXTS[:2], [entry], ["srg"], removal=["unk", "mask"])
+    assert set(result.rows["removal"]) == {"unk", "mask"}
+    assert set(result.rows["method_removal"]) == {"mask", "pad"}
+
+
+def test_a_model_says_on_one_line_what_it_is(model):
+    line = repr(model)
+    assert "\n" not in line and len(line) < 200
+    for part in ("sequence-classification", "LABEL_0", "float32", "cpu"):
+        assert part in line
+    many = replace(model, labels=tuple(f"class {place}" for place in range(93)))
+    assert "\n" not in repr(many) and len(repr(many)) < 200
+    assert "93 classes" in repr(many)
 
 
 def test_of_a_method_with_several_settings_one_must_be_named(result):

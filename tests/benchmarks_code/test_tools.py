@@ -309,13 +309,6 @@ def test_with_only_a_tool_the_rows_and_the_manifest_of_the_others_stay(tmp_path,
     assert manifest["earlier"]["tools"] == [*TOOLS] and manifest["earlier"]["command"] == "first"
 
 
-def is_pending(case: Case) -> bool:
-    """Our own cells that results/tools has not yet: `python -m benchmarks.tools results/tools --only saliency_bench`."""
-    return case.tool == "saliency_bench" and (
-        case.method in RULES or case.model in ("gpt2", "llama_lm")
-    )
-
-
 def test_the_committed_cells_are_those_of_the_code():
     file = Path(__file__).parents[2] / "results" / "tools" / "tools.csv"
     with file.open(newline="", encoding="utf-8") as lines:
@@ -327,7 +320,6 @@ def test_the_committed_cells_are_those_of_the_code():
         (case.tool, case.method, case.model, case.attention, law)
         for tool in TOOLS
         for case in cases(tool)
-        if not is_pending(case)
         for law in NAMES
     }
     assert expected <= shown

@@ -227,13 +227,13 @@ def test_metrics_that_remove_nothing_favour_no_baseline_and_are_called_by_their_
     rows = run.tables["rows"]
     known = rows[rows["metric"] == "srg"].assign(metric="precision_at_k", removal=None)
     found = analyse(Run(run.folder, run.manifest, run.settings, run.tables | {"rows": known}))
-    assert "compare with" not in caution(found)
+    assert "with the mask token, which" not in caution(found)
     assert "replaced by" not in what_was_run(found)
     assert "the smallest difference in Precision at k that" in caution(found)
 
 
 def test_a_baseline_that_also_replaces_removed_tokens_is_said(run):
     assert "Integrated Gradients" in caution(analyse(run))
-    assert "compare with the mask token" in caution(analyse(run))
+    assert "with the mask token, which is also" in caution(analyse(run))
     run.manifest["config"]["evaluation"]["removal"] = "zero"
-    assert "compare with" not in caution(analyse(run))
+    assert "with the mask token, which" not in caution(analyse(run))

@@ -1,0 +1,277 @@
+"""Verbs of frozen studies: `suite` runs one, `submit` packs it, `verify` computes part of it again, `leaderboard` compares."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from saliency_bench.cli import results
+from saliency_bench.cli.progress import importing, progress
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, ValidationError, shown
+from saliency_bench.report import terminal
+from saliency_bench.store import suite as suites
+from saliency_bench.store.durable import is_leftover
+
+#: Where submissions go, and where a leaderboard does, unless out= says so.
+SUBMISSIONS, BOARD = Path("submissions"), Path("leaderboard")
+#: What a submitter may choose.
+_CHOSEN = re.compile(
+    r"(method|[+]*method\.\w+\.\w+|model|model\.\w+|runtime|[+]*runtime\.[\w.]+|out)=.*", re.DOTALL
+)
+_OPTIONS = ("--config-dir", "--trust-config-dir")
+#: What may be changed of a submission's model: where it stands on this machine.
+_PLACES = ("path", "adapter")
+#: What names a file of the submitter's machine, which nobody else has.
+_FILES = ("vector:", "file:")
+
+
+def suite(words: list[str]) -> int:
+    """Runs a suite with one's own methods or model; what it fixes cannot be changed."""
+    if not words:
+        raise InputError("suite takes a name: saliency-bench suite v1 method=[NAME]")
+    name, *rest = words
+    suites.check_name(name)
+    overrides = _overrides(name, rest)
+    from saliency_bench.cli import config, study
+
+    frozen = config.load([f"+{suites.GROUP}={name}", "~experiment"])
+
+    def begin(cfg: Any, typed: Sequence[str]) -> None:
+        with importing():
+            from saliency_bench.cli import runs
+        _refuse_files(cfg.method)
+        print(f"suite {name}, content {_content(name, cfg, frozen)}", flush=True)
+        runs.start(cfg, ["saliency-bench", "suite", *words])
+
+    return study.composed([f"+{suites.GROUP}={name}", "~experiment", *overrides], begin)
+
+
+def _overrides(name: str, words: Sequence[str]) -> list[str]:
+    """The words as Hydra takes them: one's own methods beside the suite's.
+
+    Raises:
+        InputError: a word changes what the suite fixes.
+    """
+    overrides, folders = [], []
+    for word, before in zip(words, ["", *words], strict=False):
+        option = word.split("=")[0] in _OPTIONS or before == _OPTIONS[0]
+        if not option and not _CHOSEN.fullmatch(word):
+            raise InputError(
+                f"{word}: suite {name} is frozen; method, model, runtime and out can be chosen. A study with other numbers "
+                "is one of your own: saliency-bench --help"
+            )
+        if option and not word.startswith("--trust"):
+            folders.append(word.removeprefix(f"{_OPTIONS[0]}="))
+        if word.startswith("method="):
+            overrides += _methods(name, word, words)
+        else:
+            overrides.append(word)
+    return overrides
+
+
+def _methods(name: str, word: str, words: Sequence[str]) -> list[str]:
+    """The list of methods with the suite's own; a method without a file is selected by its registered name alone."""
+    typed = [
+        one.strip() for one in word.removeprefix("method=").strip("[]").split(",") if one.strip()
+    ]
+    registered = {point.name for point in entry_points(group="saliency_bench.methods")}
+    own = suites.opponents(name)
+    listed = [one for one in typed if one not in own]
+    bare = [
+        one
+        for one in listed
+        if one in registered and not any(_has_file(folder, one) for folder in _folders(words))
+    ]
+    selected = [*own, *(one for one in listed if one not in bare)]
+    return [f"method=[{','.join(selected)}]", *(f"method.{one}.method={one}" for one in bare)]
+
+
+def _folders(words: Sequence[str]) -> list[Path]:
+    """The folders of configuration: ours, and the one that is typed."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    typed = [after for word, after in pairs if word == _OPTIONS[0]]
+    typed += [
+        word.removeprefix(f"{_OPTIONS[0]}=") for word in words if word.startswith(f"{_OPTIONS[0]}=")
+    ]
+    return [conf_files.folder(), *map(Path, typed)]
+
+
+def _has_file(folder: Path, method: str) -> bool:
+    return (folder / "method" / f"{method}{conf_files.SUFFIX}").is_file()
+
+
+def _refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses entries that name files: nobody else could compute them, and they might name a file of the reader's."""
+    for name, entry in methods.items():
+        for key, value in entry.items():
+            values = value if isinstance(value, list) else [value]
+            if key == "path" or any(
+                isinstance(one, str) and one.startswith(_FILES) for one in values
+            ):
+                raise InputError(
+                    f"method.{name}.{key} names a file, which nobody else has: a suite takes methods that compute."
+                )
+
+
+def _content(name: str, cfg: Any, frozen: Any) -> str:
+    """The digest of what the suite fixes, which must be the frozen one.
+
+    Raises:
+        InputError: a value of the configuration is not the suite's; the first ones are named.
+    """
+    from saliency_bench.studies.folder import differences
+    from saliency_bench.studies.prepare import load_examples
+
+    texts = [(example.text, example.text_pair) for example in load_examples(cfg)]
+    found = suites.content(name, asdict(cfg), texts)
+    if found == suites.CONTENTS[name]:
+        return found
+    fixed, given = asdict(frozen), asdict(cfg)
+    given["method"] = {key: given["method"].get(key) for key in fixed["method"]}
+    changed = [
+        key for key in differences(fixed, given) if re.split("[. ]", key)[0] not in suites.CHOSEN
+    ]
+    where = (
+        ", ".join(changed[:3]) or f"conf/{suites.GROUP}/{name}.yaml, what it selects, or the texts"
+    )
+    raise InputError(
+        f"suite {name} has the content {suites.CONTENTS[name]}, this study {found}: it differs in {where}. Other numbers "
+        "need another name."
+    )
+
+
+def submit(words: list[str]) -> None:
+    """Makes the folder to hand in from a finished run of a suite."""
+    options, folders = results.options_and_folders("submit", words, {"out"})
+    if len(folders) != 1:
+        raise InputError("submit takes one run folder: saliency-bench submit DIR [out=FOLDER]")
+    out = Path(options.get("out") or SUBMISSIONS / folders[0].resolve().name)
+    _refuse_files((_config_of(folders[0])).get("method") or {})
+    made = suites.pack(folders[0], out)
+    size = sum(path.stat().st_size for path in out.iterdir() if not is_leftover(path.name))
+    print(f"suite {made.suite}, content {made.content}: {out} ({size / 1e6:.2f} MB)")
+    print(
+        "Next:",
+        f"  saliency-bench verify {out} blocks=5",
+        f"  saliency-bench leaderboard {out}",
+        sep="\n",
+    )
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    from saliency_bench.store.run import read_run
+
+    config: dict[str, Any] = read_run(folder).manifest.get("config") or {}
+    return config
+
+
+def verify(words: list[str]) -> None:
+    """Computes random blocks of a submission again, and says whether its numbers come out.
+
+    Raises:
+        ValidationError: they do not.
+    """
+    keys = {"blocks", "seed", *(f"model.{key}" for key in _PLACES)}
+    options, folders = results.options_and_folders("verify", words, keys)
+    if len(folders) != 1:
+        raise InputError("verify takes one submission: saliency-bench verify DIR blocks=5")
+    n_blocks = _whole("blocks", options.get("blocks", "5"), 1)
+    seed = _whole("seed", options["seed"], 0) if "seed" in options else None
+    submission = suites.read(folders[0])
+    with importing():
+        from saliency_bench.cli import config
+        from saliency_bench.studies import verify as verifying
+    cfg = _configuration(submission, options)
+    with progress() as show:
+        found = verifying.verify(submission, cfg, config.settings(cfg), n_blocks, seed, show)
+    _say(found)
+    if not found.holds:
+        raise ValidationError(
+            f"{submission.run.folder}: other numbers came out; what differs most is {found.first or 'beside its scores'}."
+        )
+
+
+def _configuration(submission: suites.Submission, options: Mapping[str, str]) -> Any:
+    """The configuration of a submission as data, with its model where that stands on this machine.
+
+    Raises:
+        InputError: it names files, or a model that nobody typed.
+    """
+    from saliency_bench.cli import config
+
+    plain = dict(submission.run.manifest["config"]) | {"out": None}
+    model = dict(plain.get("model") or {})
+    _refuse_files(plain["method"])
+    for key in _PLACES:
+        if (typed := options.get(f"model.{key}")) is not None:
+            if key not in model:
+                raise InputError(
+                    f"model.{key}={typed}: the submission's model has no {key}. Remove it."
+                )
+            model[key] = typed
+        elif model.get(key) is not None:
+            raise InputError(
+                f"{submission.run.folder} would load {shown(model[key])}. Say where that model is, if you trust it: "
+                f"model.{key}=FOLDER_OR_HUB_ID"
+            )
+    plain["model"] = model
+    # In the order of the settings: the manifest is sorted.
+    names = dict.fromkeys(str(setting["name"]) for setting in submission.run.settings)
+    plain["method"] = {name: plain["method"][name] for name in names if name in plain["method"]}
+    if (asked := submission.run.manifest.get(suites.ASKED_REMOVAL)) is not None:
+        plain["evaluation"] = dict(plain["evaluation"]) | {"removal": asked}
+    plain["runtime"] = dict(plain["runtime"]) | {
+        "executor": conf_files.read("runtime", "here")["executor"]
+    }
+    cfg = config.from_plain(plain)
+    config.validate(cfg)
+    return replace(cfg, out=None)
+
+
+def _whole(key: str, text: str, least: int) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
+        raise InputError(f"{key}={text}: expected a whole number from {least} to 999999999")
+    return int(text)
+
+
+def _say(found: Any) -> None:
+    """What was compared, by which standard, and what came out."""
+    console = terminal.console_for()
+    lines = [
+        f"{len(found.blocks)} of {found.n_blocks} blocks computed again ({', '.join(found.blocks)}): {found.n_texts} texts, "
+        f"{found.n_values} values."
+    ]
+    if not found.machine:
+        lines.append(
+            f"A machine like the submission's: {'the same bytes' if found.same_bytes else 'other bytes'}."
+        )
+    else:
+        lines.append(f"Another machine ({', '.join(found.machine[:4])}): a tolerance applies.")
+    if not found.same_bytes:
+        lines.append(
+            f"Scores differ by {found.scores:.2g} of what rounding explains, values by {found.values:.2g}; "
+            f"{found.unsure} values rest on scores that rounding orders otherwise, and were not compared."
+        )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def leaderboard(words: list[str]) -> None:
+    """Writes a page and a CSV file that hold submissions of one suite beside each other."""
+    options, folders = results.options_and_folders("leaderboard", words, {"out"})
+    from saliency_bench.report import leaderboard as boards
+
+    out = Path(options.get("out") or BOARD)
+    with progress() as show:
+        show(results.MAKING, 0, 0)
+        submissions = [suites.read(folder) for folder in folders]
+        tables = boards.write(submissions, out)
+    console = terminal.console_for()
+    for table in tables:
+        terminal.print_fitting(console, table, out / boards.PAGE)
+    console.print(Text(f"Page: {out / boards.PAGE}; numbers: {out / boards.CSV}"), soft_wrap=True)

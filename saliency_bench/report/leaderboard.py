@@ -1,0 +1,292 @@
+"""A leaderboard: submissions of one suite beside each other, a table for each model. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saliency_bench.core.errors import InputError
+from saliency_bench.core.labels import PRIMARY
+from saliency_bench.core.method_facts import FACTS, facts_of
+from saliency_bench.core.rows import TABLES, digest
+from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.formats import to_csv
+from saliency_bench.report.html import ENDPOINTS, environment, what_was_run
+from saliency_bench.report.study_tables import METHOD, caption_of, metric_fields
+from saliency_bench.report.table import Cell, Column, Field, Table, filled, number, whole
+from saliency_bench.report.verdict import verdict
+from saliency_bench.store.durable import replace_file
+from saliency_bench.store.run import Run
+from saliency_bench.store.suite import Submission, identity_of_model, opponents
+
+PAGE, CSV = "leaderboard.html", "leaderboard.csv"
+#: The opponent whose time is the unit of time.
+UNIT_OF_TIME = "vanilla"
+#: What stands in place of a submission beside the suite's own methods.
+OF_SUITE = "the suite"
+
+
+@dataclass(frozen=True)
+class Board:
+    """The submissions that explain one model."""
+
+    submissions: tuple[Submission, ...]
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str((self.submissions[0].run.manifest.get("model") or {}).get("name", "the model"))
+
+    @cached_property
+    def entries(self) -> Mapping[str, tuple[Submission, dict[str, Any]]]:
+        """By an id of its own, each setting with the submission that it is of; the suite's of the first alone."""
+        own = opponents(self.submissions[0].suite)
+        found: dict[str, tuple[Submission, dict[str, Any]]] = {}
+        for place, submission in enumerate(self.submissions):
+            for setting in submission.run.settings:
+                if setting["name"] not in own:
+                    # Two packages may call two methods the same.
+                    found[f"{place}-{setting['setting_id']}"] = submission, setting
+                elif not place:
+                    found[setting["setting_id"]] = submission, setting
+        return found
+
+    def is_opponent(self, key: str) -> bool:
+        """Whether a setting is the suite's own."""
+        submission, setting = self.entries[key]
+        return setting["name"] in opponents(submission.suite)
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The settings of all submissions as one run."""
+        first = self.submissions[0].run
+        tables = {
+            name: first.tables[name] if name == "examples" else self._joined(name)
+            for name in TABLES
+        }
+        manifest = first.manifest | {"name": f"suite {self.submissions[0].suite}"}
+        return Analysis(Run(first.folder, manifest, self._settings(), tables))
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """The settings under their ids and names of their own; equal labels are told apart by the submission."""
+        labels = pd.Series({key: facts_of(one).entry for key, (_, one) in self.entries.items()})
+        repeated = labels.duplicated(keep=False)
+        settings = []
+        for key, (submission, setting) in self.entries.items():
+            label = f"{labels[key]} ({submission.name})" if repeated[key] else labels[key]
+            name = setting["name"] if self.is_opponent(key) else f"{key} {setting['name']}"
+            facts = dict(setting.get(FACTS) or {}) | {"entry": label}
+            settings.append(setting | {"setting_id": key, "name": name, FACTS: facts})
+        return settings
+
+    def _joined(self, name: str) -> pd.DataFrame:
+        """A table of all submissions, each setting under its own id."""
+        empty = self.submissions[0].run.tables[name].head(0)
+        if "setting_id" not in empty:
+            return empty
+        # The same model may have lain in folders of several names, on which the id of a cell depends.
+        cell = self.submissions[0].run.manifest["cell_id"]
+        parts = [
+            table[table["setting_id"] == setting["setting_id"]].assign(setting_id=key, cell_id=cell)
+            for key, (submission, setting) in self.entries.items()
+            if len(table := submission.run.tables[name])
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else empty
+
+    @cached_property
+    def times(self) -> "pd.Series[float]":
+        """The median time of each setting, that of `UNIT_OF_TIME` on the same machine being 1; NaN where unknown."""
+        times = {}
+        for key, (submission, setting) in self.entries.items():
+            timings = submission.run.tables["timings"]
+            median = (
+                (timings["seconds"] / timings["n_examples"]).groupby(timings["setting_id"]).median()
+            )
+            unit = next(one for one in submission.run.settings if one["name"] == UNIT_OF_TIME)
+            times[key] = median.get(setting["setting_id"], np.nan) / median.get(unit["setting_id"], np.nan)  # fmt: skip
+        return pd.Series(times, dtype=float)
+
+    @cached_property
+    def table(self) -> Table:
+        """The methods, best first: the endpoint with intervals and letters, the other metrics, and costs."""
+        analysis = self.analysis
+        removals = [one for one in analysis.metrics if one.startswith(f"{PRIMARY} ")]
+        others = [one for one in analysis.metrics if " " not in one and one != PRIMARY]
+        missing: Field = (Column("missing", "Texts without SRG"), self._missing)
+        fields: list[Field] = [
+            (METHOD, lambda key: analysis.labels[key]),
+            (Column("submission", "Submission"), self._submission),
+            *metric_fields(analysis, [PRIMARY]),
+            (Column("group", "Group"), analysis.groups.get),
+            (Column("rank", "Mean rank"), analysis.ranks.get),
+            *metric_fields(analysis, [*removals, *others]),
+            *([missing] if any(map(self._missing, analysis.shown)) else []),
+            (Column("n_gradients", "Gradients per example"), number(analysis.costs["n_gradients"], whole)),
+            (Column("time", "Time (vanilla gradient: 1)"), number(self.times)),
+        ]  # fmt: skip
+        title = f"suite {self.submissions[0].suite}, {self.model}: {analysis.counted}"
+        return filled("leaderboard", title, caption_of(analysis), fields, analysis.shown)
+
+    def _missing(self, key: str) -> int:
+        """Texts on which a method failed count in no mean."""
+        summary = self.analysis.summary
+        line = summary[(summary["setting_id"] == key) & (summary["metric"] == PRIMARY)]
+        return int(line["n_not_ok"].iloc[0])
+
+    def _submission(self, key: str) -> Cell:
+        return OF_SUITE if self.is_opponent(key) else self.entries[key][0].name
+
+    @property
+    def shared(self) -> str:
+        """How far the suite's own methods agree between submissions; "" where there is one submission."""
+        if len(self.submissions) < 2:
+            return ""
+        own = [key for key in self.entries if self.is_opponent(key)]
+        keys = ["setting_id", "example_id", "metric", "removal"]
+        first, *others = (
+            one.run.tables["rows"][lambda rows: rows["setting_id"].isin(own)].set_index(keys)[
+                "value"
+            ]
+            for one in self.submissions
+        )
+        differences = [float((first - other.reindex(first.index)).abs().max()) for other in others]
+        return (
+            "The suite's own methods, which every submission computed on its own machine, give "
+            + (
+                f"values that differ by {max(differences):.1g} at most."
+                if max(differences)
+                else "the same values."
+            )
+        )
+
+    @property
+    def result(self) -> str:
+        """What came out, in a sentence."""
+        return verdict(self.analysis)
+
+    @property
+    def sentence(self) -> str:
+        """What was run."""
+        return what_was_run(self.analysis)
+
+
+def boards(submissions: Sequence[Submission]) -> list[Board]:
+    """A board for each model, in the order in which submissions are given.
+
+    Raises:
+        InputError: there is none, two are the same folder's, or they are of several suites.
+    """
+    if not submissions:
+        raise InputError(
+            "leaderboard takes folders of submissions: saliency-bench leaderboard DIR ..."
+        )
+    if len(suites := {one.suite for one in submissions}) > 1:
+        raise InputError(
+            f"the submissions are of several suites ({', '.join(sorted(suites))}). Give those of one."
+        )
+    names = [one.name for one in submissions]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(
+            f"two folders are called {repeated!r}, and a submission goes by that. Rename one."
+        )
+    groups: dict[str, list[Submission]] = {}
+    for one in submissions:
+        key = digest(identity_of_model(one.run.manifest.get("model")))
+        groups.setdefault(key, []).append(one)
+    for first, *others in groups.values():
+        for other in others:
+            if _texts(other) != _texts(first):
+                raise InputError(
+                    f"{other.run.folder} and {first.run.folder} give texts other names."
+                )
+    return [Board(tuple(group)) for group in groups.values()]
+
+
+def _texts(submission: Submission) -> set[tuple[str, str]]:
+    """The names of the texts, by which methods are paired, with the texts."""
+    examples = submission.run.tables["examples"]
+    return set(zip(examples["example_id"], examples["text"], strict=True))
+
+
+def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
+    """Writes the page and the CSV file.
+
+    Returns:
+        The table of each model.
+
+    Raises:
+        InputError: see `boards`.
+        StorageError: the folder cannot be written.
+    """
+    made = boards(submissions)
+    first = submissions[0]
+    one_model = made[0].model if len(made) == 1 else f"each of {len(made)} models"
+    page = environment().get_template("leaderboard.html.j2").render(
+        name=f"suite {first.suite}",
+        content=first.content,
+        endpoint=ENDPOINTS[PRIMARY],
+        question=f"Which of {len(made[0].entries)} methods explains {one_model} best?"
+        if len(made) == 1
+        else f"Which method explains {one_model} best?",
+        boards=made,
+        submissions=_submissions(submissions),
+    )  # fmt: skip
+    replace_file(out / PAGE, page.encode())
+    replace_file(out / CSV, to_csv(_long(made)).encode())
+    return [board.table for board in made]
+
+
+def _long(made: Sequence[Board]) -> Table:
+    """All boards as one table, with the model and the suite beside each method."""
+    tables = [board.table for board in made]
+    head = (Column("suite", "Suite"), Column("content", "Content"), Column("model", "Model"))
+    rows = tuple(
+        (board.submissions[0].suite, board.submissions[0].content, board.model, *row)
+        for board, table in zip(made, tables, strict=True)
+        for row in table.rows
+    )
+    return replace(tables[0], columns=(*head, *tables[0].columns), rows=rows)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of somebody's manifest; empty where it is no mapping."""
+    return value if isinstance(value, dict) else {}
+
+
+def _submissions(submissions: Sequence[Submission]) -> Table:
+    """Where the numbers come from: whose methods, by which code, on which machine, and when."""
+
+    def environment_of(one: Submission) -> Mapping[str, Any]:
+        return one.run.manifest.get("identity") or {}
+
+    def machine(one: Submission) -> str:
+        facts = environment_of(one)
+        computation = _mapping(facts.get("computation"))
+        words = [facts.get("cpu"), computation.get("device_name"), computation.get("dtype")]
+        return ", ".join(str(word) for word in words if word not in (None, "cpu"))
+
+    def code(one: Submission) -> str:
+        facts = _mapping(environment_of(one).get("code"))
+        commit = str(facts.get("commit") or "")[:8]
+        changed = " with changes" if facts.get("dirty") else ""
+        return f"{facts.get('version')} {commit}{changed}".strip()
+
+    fields: list[Field] = [
+        (Column("submission", "Submission"), lambda one: one.name),
+        (Column("model", "Model"), lambda one: Board((one,)).model),
+        (
+            Column("packages", "Methods of"),
+            lambda one: ", ".join(sorted({facts["package"] for facts in one.methods.values()})) or OF_SUITE,
+        ),
+        (Column("code", "saliency_bench"), code),
+        (Column("machine", "Machine"), machine),
+        (
+            Column("ended", "Made"),
+            lambda one: str((one.run.manifest.get("circumstances") or {}).get("ended") or "–")[:10],
+        ),
+    ]  # fmt: skip
+    return filled("submissions", "Submissions", "", fields, submissions, False)

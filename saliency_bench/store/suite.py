@@ -1,0 +1,318 @@
+"""Suites are frozen, named studies; a submission is what is handed in of one. Imports no torch.
+
+A submission is a run folder without the tables that nobody needs to check it. It may be somebody else's: names, sizes and
+digests are checked before anything is read, and numbers before they are used.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, StorageError, one_of, shown
+from saliency_bench.core.rows import TABLES, digest
+from saliency_bench.store.durable import refuse_links, replace_file, sha256, storing, to_json
+from saliency_bench.store.parquet import check, from_parquet
+from saliency_bench.store.parts import DIGESTS, sealed_record
+from saliency_bench.store.run import IDENTITY, MANIFEST, SETTINGS, Run, read_json, read_run
+
+#: The group of conf/ whose files are suites.
+GROUP = "suite"
+#: The digest of the content of each suite. It never changes: a study with other numbers gets another name.
+CONTENTS = {"v1": "7f65607353f78987"}
+#: What a submitter chooses; everything else is the suite's.
+CHOSEN = ("model", "runtime", "out")
+#: The tables of a submission.
+KEPT = ("convergence", "examples", "maps", "rows", "timings", "warnings")
+NEEDED = ("examples", "maps", "rows", "timings")
+DOCUMENTS = (IDENTITY, MANIFEST, SETTINGS)
+MOST_BYTES = 5_000_000
+#: What its tables may come to when they are unpacked: a hundred texts of any model need a hundredth of it.
+MOST_UNPACKED = 200_000_000
+#: Of the manifest: which suite this is of, and whose methods it has.
+SUITE = "suite"
+#: Of the manifest of a run whose model lacks a removal operator: those that were asked for.
+ASKED_REMOVAL = "asked_removal"
+
+
+#: Facts of a model that say where it was found, and not what it is: that the digests of its weights do.
+_FOUND = ("name", "path", "source", "revision")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A checked submission: the run, the suite that it is of, and what that suite's content digest is."""
+
+    run: Run
+    suite: str
+    content: str
+
+    @property
+    def name(self) -> str:
+        """What it is called on a page: its folder's name."""
+        return self.run.folder.resolve().name
+
+    @property
+    def methods(self) -> Mapping[str, Any]:
+        """By entry, the package of each method that the suite does not have itself."""
+        methods: dict[str, Any] = self.run.manifest[SUITE]["methods"]
+        return methods
+
+
+def opponents(suite: str) -> list[str]:
+    """The method entries that a suite has itself.
+
+    Raises:
+        InputError: there is no such suite.
+    """
+    for choice in conf_files.read(GROUP, suite)["defaults"]:
+        if "override /method" in choice:
+            return list(choice["override /method"])
+    raise InputError(f"conf/{GROUP}/{suite}.yaml selects no method")
+
+
+def content(suite: str, config: Mapping[str, Any], texts: Iterable[tuple[str, str | None]]) -> str:
+    """The digest of all that a suite fixes: each value of its configuration, its opponents, and the texts.
+
+    Args:
+        suite: its name in conf/suite/.
+        config: the composed configuration as plain data, before a model changed it.
+        texts: text and second text of each example.
+    """
+    fixed = {key: value for key, value in config.items() if key not in CHOSEN}
+    methods = config.get("method") or {}
+    # In their order: ties in a table are broken by it.
+    fixed["method"] = [[name, methods.get(name)] for name in opponents(suite)]
+    several = sorted({(text, pair or "") for text, pair in texts})
+    return digest(json.loads(json.dumps({"config": fixed, "texts": several})), 16)
+
+
+def suite_of(run: Run) -> tuple[str, str]:
+    """The suite that a run is of, and its content digest.
+
+    Raises:
+        InputError: the run is of no suite, or of one with other numbers.
+    """
+    config = dict(run.manifest.get("config") or {})
+    name = str(config.get("name")).removeprefix(f"{GROUP}_")
+    if name not in CONTENTS or config.get("name") != f"{GROUP}_{name}":
+        raise InputError(f"{run.folder} is of no suite. Make a run with: saliency-bench suite v1")
+    if (asked := run.manifest.get(ASKED_REMOVAL)) is not None:
+        config["evaluation"] = {**(config.get("evaluation") or {}), "removal": asked}
+    examples = run.tables["examples"]
+    pairs = examples["text_pair"].astype(object).where(examples["text_pair"].notna(), None)
+    found = content(name, config, zip(examples["text"], pairs, strict=True))
+    if found != CONTENTS[name]:
+        raise InputError(
+            f"{run.folder} says that it is of suite {name}, whose content is {CONTENTS[name]}, but its own is {found}: "
+            "a number or a text was changed."
+        )
+    return name, found
+
+
+def packages(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """By method, the installed package that adds it, with its version and the digest of the method's file."""
+    points = {point.name: point for point in entry_points(group="saliency_bench.methods")}
+    found = {}
+    for name in names:
+        if (point := points.get(name)) is not None:
+            spec = find_spec(point.module)
+            data = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+            package = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+            found[name] = {"package": package, "sha256": sha256(data)}
+    return found
+
+
+def identity_of_model(facts: Any) -> dict[str, Any]:
+    """What is said of a model besides where it was found: the same weights may lie in a folder of another name."""
+    return {key: value for key, value in dict(facts or {}).items() if key not in _FOUND}
+
+
+def pack(folder: Path, out: Path) -> Submission:
+    """Makes the submission of a finished run in an empty folder.
+
+    Raises:
+        InputError: the run is of no suite, or `out` holds something else.
+        StorageError: the submission would be too large, or the disk refuses.
+    """
+    run = read_run(folder)
+    name, found = suite_of(run)
+    if out.is_dir() and {path.name for path in out.iterdir()} - {*DOCUMENTS, DIGESTS, *_files()}:
+        raise InputError(f"{out} holds other files. Give a new folder: out=FOLDER")
+    own = [one["method"] for one in run.settings if one["name"] not in opponents(name)]
+    manifest = run.manifest | {
+        SUITE: {"name": name, "content": found, "methods": packages(dict.fromkeys(own))}
+    }
+    data = {
+        name: to_json(value)
+        for name, value in (
+            (IDENTITY, read_json(folder / IDENTITY, dict)),
+            (MANIFEST, manifest),
+            (SETTINGS, run.settings),
+        )
+    }
+    tables = {name: (folder / name).read_bytes() for name in _files() if (folder / name).is_file()}
+    record = {
+        "blocks": (sealed_record(folder) or {})["blocks"],
+        "files": {name: sha256(value) for name, value in tables.items()},
+        "documents": {name: sha256(value) for name, value in data.items()},
+    }
+    files = {**data, **tables, DIGESTS: to_json(record)}
+    _refuse_large(folder, sum(map(len, files.values())))
+    for name, value in files.items():
+        replace_file(out / name, value)
+    return read(out)
+
+
+def read(folder: Path) -> Submission:
+    """Reads a submission, and refuses all that is none.
+
+    Raises:
+        InputError: it is of no suite, or of one with other numbers.
+        StorageError: it holds other files or links, is too large, does not have the digests that it names, or lacks
+            rows, has others', or has numbers that are not finite.
+    """
+    folder = Path(folder)
+    _refuse_other_files(folder)
+    _check_documents(folder)
+    _refuse_bombs(folder)
+    run = read_run(folder)
+    named = run.manifest.get(SUITE)
+    if not (isinstance(named, dict) and _are_packages(named.get("methods"))):
+        raise StorageError(f"{folder / MANIFEST}: expected {SUITE} with its name and methods.")
+    for name in KEPT:
+        if (path := folder / f"{name}.parquet").is_file():
+            _check_table(name, path)
+        elif name in NEEDED:
+            raise StorageError(f"{folder} lacks {path.name}.")
+    suite, found = suite_of(run)
+    _check_rows(run)
+    return Submission(run, suite, found)
+
+
+def _files() -> list[str]:
+    return [f"{name}.parquet" for name in KEPT]
+
+
+def _refuse_other_files(folder: Path) -> None:
+    if not (folder / DIGESTS).is_file():
+        raise InputError(
+            f"{folder} is no submission: it has no {DIGESTS}. Make one with: saliency-bench submit DIR"
+        )
+    refuse_links(folder)
+    with storing(folder):
+        paths = sorted(folder.iterdir())
+        for path in paths:
+            if path.name not in (*DOCUMENTS, DIGESTS, *_files()) or not path.is_file():
+                raise StorageError(
+                    f"{folder} holds {path.name!r}, which no submission has. Remove it."
+                )
+        _refuse_large(folder, sum(path.stat().st_size for path in paths))
+
+
+def _refuse_large(folder: Path, n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES:
+        raise StorageError(
+            f"{folder}: a submission has at most {MOST_BYTES / 1e6:g} MB, this one {n_bytes / 1e6:.1f} MB. "
+            "Submit fewer methods at a time."
+        )
+
+
+def _check_documents(folder: Path) -> None:
+    """Checks the JSON files against the recorded digests; the tables' are checked when the run is read."""
+    documents = (sealed_record(folder) or {}).get("documents")
+    if not isinstance(documents, dict) or sorted(documents) != sorted(DOCUMENTS):
+        raise StorageError(
+            f"{folder / DIGESTS} does not name the digests of {', '.join(DOCUMENTS)}."
+        )
+    for name in DOCUMENTS:
+        with storing(folder / name):
+            if sha256((folder / name).read_bytes()) != documents[name]:
+                raise StorageError(
+                    f"{folder / name} was altered: its SHA-256 is not the one recorded."
+                )
+
+
+def _refuse_bombs(folder: Path) -> None:
+    """Refuses tables that would not fit memory once unpacked, by what their files say of themselves."""
+    total = 0
+    for name in _files():
+        if (path := folder / name).is_file():
+            try:
+                with pq.ParquetFile(path) as file:
+                    groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+                    total += sum(group.total_byte_size for group in groups)
+            except (pa.ArrowException, OSError) as error:
+                raise StorageError(f"{path} is no table: {error}") from error
+    if total > MOST_UNPACKED:
+        raise StorageError(
+            f"{folder}: its tables would take {total / 1e6:.0f} MB, expected at most {MOST_UNPACKED / 1e6:g} MB."
+        )
+
+
+def _check_table(name: str, path: Path) -> None:
+    """Refuses numbers that are not finite, and values without a status or the reverse."""
+    try:
+        check(name, from_parquet(name, path.read_bytes(), path))
+    except InputError as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+def _are_packages(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(facts, dict)
+        and facts.keys() == {"package", "sha256"}
+        and all(isinstance(text, str) for text in facts.values())
+        for facts in value.values()
+    )
+
+
+def _check_rows(run: Run) -> None:
+    """Checks that every setting has each metric of each example once: who left out texts would gain by it."""
+    rows, config = run.tables["rows"], run.manifest["config"]
+    missing = [name for name in opponents(str(config["name"]).removeprefix(f"{GROUP}_"))
+               if name not in {one["name"] for one in run.settings}]  # fmt: skip
+    if missing:
+        raise StorageError(f"{run.folder} lacks the suite's method {missing[0]}.")
+    removal = rows["removal"].astype(object).where(rows["removal"].notna(), None)
+    keys = list(zip(rows["setting_id"], rows["example_id"], rows["metric"], removal, strict=True))
+    views = {key[2:] for key in keys}
+    removals = {one for _, one in views} - {None}
+    planned = {
+        (metric, one)
+        for metric in config["metric"]
+        for one in ([None] if (metric, None) in views else sorted(removals))
+    }
+    settings = [setting["setting_id"] for setting in run.settings]
+    wanted = set(product(settings, run.tables["examples"]["example_id"], planned))
+    found = {(setting, example, tuple(view)) for setting, example, *view in keys}
+    if (
+        removals != set(config["evaluation"]["removal"])
+        or found != wanted
+        or len(keys) != len(found)
+    ):
+        first = min(map(str, found ^ wanted), default="")
+        raise StorageError(
+            f"{run.folder}: the rows are not those of the suite: {len(wanted - found)} are missing, "
+            f"{len(found - wanted)} are others' {shown(first)}."
+        )
+    cells = {cell for name in TABLES for cell in set(run.columns(name, ["cell_id"])["cell_id"])}
+    if cells != {run.manifest.get("cell_id")}:
+        raise StorageError(f"{run.folder} has rows of another model, data or seed than its own.")
+
+
+def check_name(suite: str) -> None:
+    """Refuses a name that is no suite's.
+
+    Raises:
+        InputError: it is none; the nearest is named.
+    """
+    one_of("suite", suite, CONTENTS)

@@ -1,0 +1,489 @@
+"""A method from outside goes through suite, submit, verify and leaderboard, and forged submissions are refused."""
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from saliency_bench.attribution import methods
+from saliency_bench.cli import config
+from saliency_bench.cli import main as cli
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.report import html
+from saliency_bench.store import suite as suites
+from saliency_bench.store.run import read_run
+from saliency_bench.studies import prepare
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"
+METHOD = "halfway_gradient"
+N_TEXTS = 8
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """The example package as pip leaves it, with its method in the registry."""
+    root = tmp_path_factory.mktemp("site-packages")
+    shutil.copy(EXAMPLE / f"{METHOD}.py", root)
+    project = (EXAMPLE / "pyproject.toml").read_text("utf-8")
+    name, version = (
+        re.search(rf'^{key} = "(.*)"', project, re.M)[1] for key in ("name", "version")
+    )
+    info = root / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    point = re.search(rf'^{METHOD} = "(.*)"', project, re.M)[1]
+    (info / "entry_points.txt").write_text(f"[saliency_bench.methods]\n{METHOD} = {point}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(root)
+        methods.METHODS.names()  # loads what is installed
+        for known in (methods.METHODS._known, methods.KINDS, methods.ABOUT):
+            patch.setitem(known, METHOD, None)
+            patch.delitem(known, METHOD)
+        spec = importlib.util.find_spec(METHOD)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield root
+    sys.modules.pop(METHOD, None)
+
+
+@pytest.fixture(scope="module")
+def small(outside):
+    """The suite on its first texts, under a content of its own, and with reports that have no figures."""
+    whole = prepare.load_examples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "load_examples", lambda cfg: whole(cfg)[:N_TEXTS])
+        patch.setattr("saliency_bench.report.build.FIGURES", {})
+        # Who edits a file while tests run has other code.
+        patch.setattr(
+            "saliency_bench.store.manifest.code", lambda: {"version": "1", "commit": "a" * 40}
+        )
+        cfg = config.load(["+suite=v1", "~experiment"])
+        texts = [(one.text, one.text_pair) for one in prepare.load_examples(cfg)]
+        patch.setitem(suites.CONTENTS, "v1", suites.content("v1", asdict(cfg), texts))
+        yield
+
+
+@pytest.fixture(scope="module")
+def submitted(small, folder, tmp_path_factory):
+    """The submission of a run of the example's method."""
+    root = tmp_path_factory.mktemp("suite")
+    words = [f"method=[{METHOD}]", "--config-dir", str(EXAMPLE / "conf")]
+    words += ["model=hub", f"model.path={folder}", "runtime.device=cpu", f"out={root / 'run'}"]
+    assert cli.main(["suite", "v1", *words]) == 0
+    assert cli.main(["submit", str(root / "run"), f"out={root / 'mine'}"]) == 0
+    return root / "mine"
+
+
+def forged(submission, out, edit=lambda tables, documents: None):
+    """A copy in which somebody changed tables and documents, and wrote the digests that go with them."""
+    shutil.copytree(submission, out)
+    tables = {path.stem: pd.read_parquet(path) for path in out.glob("*.parquet")}
+    before = {name: table.copy() for name, table in tables.items()}
+    documents = {name: json.loads((out / name).read_bytes()) for name in suites.DOCUMENTS}
+    edit(tables, documents)
+    for name, table in tables.items():
+        if not table.equals(before[name]):
+            schema = pq.read_schema(out / f"{name}.parquet")
+            pq.write_table(pa.Table.from_pandas(table, schema, False), out / f"{name}.parquet")
+    for name, value in documents.items():
+        (out / name).write_text(json.dumps(value))
+    sign(out)
+    return out
+
+
+def sign(out):
+    record = json.loads((out / "digests.json").read_bytes())
+    for kind in ("files", "documents"):
+        for name in record[kind]:
+            if (out / name).is_file():
+                record[kind][name] = sha256((out / name).read_bytes()).hexdigest()
+    (out / "digests.json").write_text(json.dumps(record))
+
+
+def elsewhere(tables, documents):
+    documents["identity.json"]["environment"]["cpu"] = "another"
+
+
+def shifted(by):
+    def edit(tables, documents):
+        rows = tables["rows"]
+        rows.loc[rows["metric"] == "srg", "value"] += by
+
+    return edit
+
+
+def verified(capfd, submission, folder, *words):
+    """Exit code, output and message of verifying all blocks."""
+    code = cli.main(["verify", str(submission), "blocks=99", f"model.path={folder}", *words])
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def test_the_example_is_short():
+    lines = [
+        path.read_text("utf-8").splitlines() for path in EXAMPLE.rglob("*.*") if path.is_file()
+    ]
+    assert sum(map(len, lines)) <= 60
+
+
+def test_a_submission_is_small_and_holds_what_it_needs(submitted):
+    files = {path.name: path.stat().st_size for path in submitted.iterdir()}
+    assert set(files) <= {
+        *suites.DOCUMENTS,
+        "digests.json",
+        *(f"{one}.parquet" for one in suites.KEPT),
+    }
+    assert sum(files.values()) < 5_000_000
+    read = suites.read(submitted)
+    assert read.content == suites.CONTENTS["v1"]
+    code = sha256((EXAMPLE / f"{METHOD}.py").read_bytes()).hexdigest()
+    assert read.methods == {METHOD: {"package": "halfway-gradient 1.0", "sha256": code}}
+    assert {one["method"] for one in read.run.settings} == {*suites.opponents("v1"), METHOD}
+
+
+def test_the_same_bytes_come_out_again(submitted, folder, capfd):
+    code, out, err = verified(capfd, submitted, folder)
+    assert code == 0, err
+    assert "A machine like the submission's: the same bytes." in out
+    assert f"{N_TEXTS} texts" in out
+
+
+def test_a_model_in_a_folder_of_another_name_is_the_same(submitted, folder, tmp_path, capfd):
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    code, out, err = verified(capfd, submitted, moved)
+    assert code == 0 and "the same bytes" in out, err
+
+
+def test_blocks_are_chosen_by_chance_and_by_a_seed_again(submitted, folder, capfd):
+    def blocks(seed):
+        words = [str(submitted), "blocks=2", f"seed={seed}", f"model.path={folder}"]
+        assert cli.main(["verify", *words]) == 0
+        return re.search(r"\((.*?)\)", capfd.readouterr().out)[1].split(", ")
+
+    first = blocks(0)
+    assert len(first) == 2 and blocks(0) == first
+    assert any(blocks(seed) != first for seed in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("by", "machine", "code"),
+    [
+        (1e-3, None, 3),
+        (1e-6, None, 3),
+        (1e-3, elsewhere, 3),
+        (1e-6, elsewhere, 0),
+        (0, elsewhere, 0),
+    ],
+)
+def test_other_numbers_are_seen_by_the_standard_of_the_machine(
+    by, machine, code, submitted, folder, tmp_path, capfd
+):
+    def edit(tables, documents):
+        shifted(by)(tables, documents)
+        (machine or (lambda *_: None))(tables, documents)
+
+    copy = forged(submitted, tmp_path / "copy", edit)
+    got, out, err = verified(capfd, copy, folder)
+    assert got == code, err
+    assert ("Another machine (cpu (another → " in out) == (machine is not None)
+    if code:
+        assert ": other numbers came out" in err
+
+
+def test_other_scores_are_seen_and_not_excused_by_their_order(submitted, folder, tmp_path, capfd):
+    def edit(tables, documents):
+        elsewhere(tables, documents)
+        tables["maps"]["scores"] = [np.array(one)[::-1] for one in tables["maps"]["scores"]]
+
+    code, _, err = verified(capfd, forged(submitted, tmp_path / "copy", edit), folder)
+    assert code == 3 and "a score of setting" in err
+
+
+def change(file, value, *path):
+    def edit(tables, documents):
+        place = documents[file]
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (change("identity.json", "0" * 40, "environment", "code", "commit"), "was made by other code (commit"),
+        (change("identity.json", "0" * 64, "model", "weights_sha256"), "explains another model than this one"),
+        (change("identity.json", 7, "seed"), "differs in seed"),
+        (change("manifest.json", "0" * 64, "suite", "methods", METHOD, "sha256"), "has other code than that"),
+        (change("manifest.json", {"package": "none 1", "sha256": ""}, "suite", "methods", "absent"), "install it"),
+        (change("manifest.json", "/etc/passwd", "config", "method", METHOD, "path"), "names a file"),
+        (change("manifest.json", "vector:/etc/x.npy", "config", "method", METHOD, "baseline"), "names a file"),
+    ],
+    ids=["code", "model", "seed", "method", "absent method", "path", "vector"],
+)  # fmt: skip
+def test_verification_refuses_other_code_models_and_files_in_a_sentence(
+    edit, said, submitted, folder, tmp_path, capfd
+):
+    code, _, err = verified(capfd, forged(submitted, tmp_path / "copy", edit), folder)
+    assert code == 2 and said in err, err
+    assert err.splitlines()[-1].count(". ") <= 1
+
+
+def test_a_model_is_loaded_from_where_the_user_says_alone(submitted, folder, tmp_path, capfd):
+    assert cli.main(["verify", str(submitted)]) == 2
+    assert "model.path=FOLDER_OR_HUB_ID" in capfd.readouterr().err
+    assert cli.main(["verify", str(submitted), "model.path=x", "model.adapter=y", "blocks=0"]) == 2
+    assert "blocks=0" in capfd.readouterr().err
+
+
+# --- forged submissions ---
+
+
+def rows_edit(change):
+    return lambda tables, documents: tables.update(rows=change(tables["rows"]))
+
+
+def with_value(value):
+    def edit(tables, documents):
+        tables["rows"].loc[0, "value"] = value
+        tables["rows"].loc[0, "status"] = "ok"
+
+    return edit
+
+
+def without_opponent(tables, documents):
+    settings = documents["settings.json"]
+    (gone,) = [one["setting_id"] for one in settings if one["name"] == "leave_one_out"]
+    documents["settings.json"] = [one for one in settings if one["setting_id"] != gone]
+    documents["identity.json"]["settings"].remove(gone)
+    tables["rows"] = tables["rows"][tables["rows"]["setting_id"] != gone]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (with_value(np.nan), "a value belongs to status ok"),
+        (with_value(np.inf), "not finite"),
+        (rows_edit(lambda rows: rows.iloc[1:]), "1 are missing"),
+        (rows_edit(lambda rows: rows[rows["removal"] != "attention"]), "not those of the suite"),
+        (rows_edit(lambda rows: pd.concat([rows, rows.head(1)])), "not those of the suite"),
+        (rows_edit(lambda rows: rows.assign(cell_id="other")), "another model, data or seed"),
+        (rows_edit(lambda rows: rows.assign(metric="best")), "not those of the suite"),
+        (without_opponent, "lacks the suite's method leave_one_out"),
+        (change("manifest.json", 50, "config", "n_examples"), "a number or a text was changed"),
+        (change("manifest.json", "quickstart", "config", "name"), "is of no suite"),
+        (change("manifest.json", {METHOD: 1}, "suite", "methods"), "expected suite with its name"),
+        (change("settings.json", 2, 0, "seed"), "has the hyperparameters of"),
+        (lambda tables, _: tables["examples"].update({"text": ["an easy text"]}), "a text was changed"),
+    ],
+    ids=["nan", "infinite", "missing", "one removal", "twice", "cell", "metric", "opponent", "number", "name",
+         "packages", "setting", "text"],
+)  # fmt: skip
+def test_a_forged_submission_with_right_digests_is_refused(edit, said, submitted, tmp_path):
+    copy = forged(submitted, tmp_path / "copy", edit)
+    with pytest.raises((StorageError, InputError)) as refused:
+        suites.read(copy)
+    assert said in str(refused.value)
+
+
+def link(copy):
+    (copy / "rows.parquet").unlink()
+    (copy / "rows.parquet").symlink_to("/etc/hostname")
+
+
+def leads_out(copy):
+    record = json.loads((copy / "digests.json").read_bytes())
+    record["files"]["../../outside.parquet"] = "0" * 64
+    (copy / "digests.json").write_text(json.dumps(record))
+
+
+def names_another_document(copy):
+    record = json.loads((copy / "digests.json").read_bytes())
+    record["documents"] = {"../manifest.json": "0" * 64}
+    (copy / "digests.json").write_text(json.dumps(record))
+
+
+def bomb(copy):
+    """A few kilobytes that unpack to 220 MB."""
+    text = pa.repeat(pa.scalar("x" * 200), 1_100_000)
+    pq.write_table(
+        pa.table({"message": text}),
+        copy / "warnings.parquet",
+        compression="zstd",
+        use_dictionary=False,
+    )
+    sign(copy)
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (link, "symbolic link"),
+        (leads_out, "outside.parquet"),
+        (names_another_document, "does not name the digests"),
+        (bomb, "would take"),
+        (lambda copy: (copy / "run.py").write_text("import os"), "'run.py', which no submission has"),
+        (lambda copy: (copy / "parts").mkdir(), "'parts', which no submission has"),
+        (lambda copy: (copy / "settings.json").write_text("[" + " " * 6_000_000 + "]"), "at most 5 MB"),
+        (lambda copy: (copy / "manifest.json").write_text("{}"), "SHA-256"),
+        (lambda copy: (copy / "rows.parquet").write_bytes((copy / "rows.parquet").read_bytes() + b" "), "altered"),
+        (lambda copy: ((copy / "maps.parquet").write_bytes(b"PAR1"), sign(copy)), "is no table"),
+        (lambda copy: (copy / "digests.json").unlink(), "is no submission"),
+        (lambda copy: (copy / "digests.json").write_text("[" * 100_000), "digests.json"),
+    ],
+    ids=["link", "path", "document", "bomb", "program", "folder", "large", "manifest", "rows", "no table", "none", "deep"],
+)  # fmt: skip
+def test_a_hostile_folder_is_refused_before_it_is_read(attack, said, submitted, tmp_path):
+    copy = Path(shutil.copytree(submitted, tmp_path / "copy"))
+    attack(copy)
+    with pytest.raises((StorageError, InputError)) as refused:
+        suites.read(copy)
+    assert said in str(refused.value)
+
+
+# --- the leaderboard ---
+
+
+def board(out, *submissions):
+    assert cli.main(["leaderboard", *map(str, submissions), f"out={out}"]) == 0
+    with (out / "leaderboard.csv").open(newline="") as file:
+        return list(csv.DictReader(file)), (out / "leaderboard.html").read_text("utf-8")
+
+
+def test_the_leaderboard_has_every_method_with_its_mean(submitted, tmp_path):
+    lines, page = board(tmp_path / "board", submitted)
+    run = read_run(submitted)
+    rows = run.tables["rows"]
+    ids = {one["method"]: one["setting_id"] for one in run.settings}
+    assert len(lines) == len(ids) == 6
+    (mine,) = [line for line in lines if line["method"] == "Halfway gradient"]
+    own = rows[(rows["setting_id"] == ids[METHOD]) & (rows["metric"] == "srg")]
+    for column, removal in (("srg", "mask"), ("srg (attention)", "attention")):
+        mean = own[own["removal"] == removal]["value"].mean()
+        assert float(mine[column]) == pytest.approx(mean, rel=1e-11)  # twelve digits are written
+        assert float(mine[f"{column}_low"]) < mean < float(mine[f"{column}_high"])
+    seconds = run.tables["timings"].groupby("setting_id")["seconds"].median()
+    assert float(mine["time"]) == pytest.approx(seconds[ids[METHOD]] / seconds[ids["vanilla"]])
+    assert [line["submission"] for line in lines if line is not mine] == ["the suite"] * 5
+    assert [float(line["srg"]) for line in lines] == sorted(
+        (float(line["srg"]) for line in lines), reverse=True
+    )
+    assert mine["n_gradients"] == "1" and mine["content"] == suites.CONTENTS["v1"]
+    assert "halfway-gradient 1.0" in page
+    assert f"script-src 'sha256-{html.environment().globals['script_hash']}'" in page
+
+
+def better(tables, documents):
+    """Their method, under the same name and id as ours, and with other numbers."""
+    rows = tables["rows"]
+    (mine,) = [one["setting_id"] for one in documents["settings.json"] if one["method"] == METHOD]
+    rows.loc[(rows["setting_id"] == mine) & (rows["metric"] == "srg"), "value"] += 0.5
+
+
+def test_two_methods_of_one_name_stand_beside_each_other(submitted, tmp_path):
+    theirs = forged(submitted, tmp_path / "theirs", better)
+    lines, page = board(tmp_path / "board", submitted, theirs)
+    names = [line["method"] for line in lines]
+    assert len(lines) == 7 and len(set(names)) == 7
+    assert {"Halfway gradient (mine)", "Halfway gradient (theirs)"} <= set(names)
+    values = {line["method"]: float(line["srg"]) for line in lines}
+    gain = values["Halfway gradient (theirs)"] - values["Halfway gradient (mine)"]
+    assert gain == pytest.approx(0.5, abs=1e-9)
+    assert "give the same values" in page
+
+
+def test_differences_of_the_suites_own_methods_are_said(submitted, tmp_path):
+    _, page = board(
+        tmp_path / "board", submitted, forged(submitted, tmp_path / "theirs", shifted(0.25))
+    )
+    assert "give values that differ by 0.2 at most" in page
+
+
+def another_model(tables, documents):
+    documents["manifest.json"]["model"] |= {"name": "<b>other", "weights_sha256": "0" * 64}
+
+
+def test_models_have_tables_of_their_own(submitted, tmp_path):
+    lines, page = board(
+        tmp_path / "board", submitted, forged(submitted, tmp_path / "theirs", another_model)
+    )
+    assert [line["model"] for line in lines].count("<b>other") == 6 and len(lines) == 12
+    assert page.count('<h2 id="board') == 2 and "<b>other" not in page
+
+
+def failing(tables, documents):
+    rows = tables["rows"]
+    (mine,) = [one["setting_id"] for one in documents["settings.json"] if one["method"] == METHOD]
+    worst = (
+        rows[(rows["setting_id"] == mine) & (rows["metric"] == "srg")]
+        .sort_values("value")
+        .index[:3]
+    )
+    rows.loc[worst, ["value", "status", "reason"]] = [None, "failed", "too hard"]
+
+
+def test_who_fails_on_texts_is_seen_to(submitted, tmp_path):
+    lines, _ = board(tmp_path / "board", forged(submitted, tmp_path / "theirs", failing))
+    assert {line["method"]: int(line["missing"]) > 0 for line in lines}["Halfway gradient"]
+    assert sum(int(line["missing"]) > 0 for line in lines) == 1
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def evil_names(tables, documents):
+    for setting in documents["settings.json"]:
+        if setting["method"] == METHOD:
+            setting["facts"]["entry"] = setting["facts"]["label"] = f"=cmd() {EVIL}\x1b[2J"
+    documents["manifest.json"]["suite"]["methods"][METHOD]["package"] = f"{EVIL} 1.0"
+    documents["manifest.json"]["model"]["name"] = EVIL
+    documents["manifest.json"]["identity"]["cpu"] = EVIL
+    documents["manifest.json"]["identity"]["code"]["version"] = EVIL
+
+
+def test_names_are_shown_and_never_run(submitted, tmp_path, capsys):
+    copy = forged(submitted, tmp_path / f"{EVIL.replace('/', '')}", evil_names)
+    lines, page = board(tmp_path / "board", copy)
+    assert page.count("<script>") == 1  # our own
+    assert "alert(1)" in page and "\x1b[2J" not in page
+    assert "\x1b[2J" not in capsys.readouterr().out
+    assert any(line["method"].startswith("'=cmd()") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda one, place: [], "takes folders of submissions"),
+        (lambda one, place: [one, one], "two folders are called 'mine'"),
+        (lambda one, place: [place], "is no submission"),
+    ],
+)
+def test_what_is_no_leaderboard_is_refused(make, said, submitted, tmp_path, capfd):
+    assert cli.main(["leaderboard", *map(str, make(submitted, tmp_path))]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_submitting_refuses_what_is_no_run_of_a_suite(submitted, tmp_path, capfd):
+    run = submitted.parent / "run"
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["submit", str(run), f"out={tmp_path}"]) == 2
+    assert "holds other files" in capfd.readouterr().err
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    manifest["config"]["seed"] = 1
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    assert cli.main(["submit", str(other), f"out={tmp_path / 'out'}"]) == 2
+    assert "a number or a text was changed" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
