@@ -186,6 +186,7 @@ def load_model(
     one_of("task", task, TASKS)
     check_device_map(device_map, device)
     if not isinstance(path, str | PathLike):
+        refuse_device_map(device_map, "a model in memory stays where it is")
         return _in_memory(path, tokenizer, task, labels)
     path = str(path)
     if path == "default" or path in preparing.MODELS:

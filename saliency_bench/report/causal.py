@@ -62,7 +62,7 @@ def with_words(analysis: Analysis, table: Table) -> Table:
         if others := operators[1:]:
             words += f" Columns named {' and '.join(others)} remove in that way instead."
     if _FIRST_TOKEN in table.columns:
-        words += f" {_FIRST_TOKEN.label}: its share of all scores' sizes; a causal model attends to it whatever it says."
+        words += f" {_FIRST_TOKEN.label}: its share of all scores' sizes; causal models often attend to it whatever it says."
     return table if words in table.caption else replace(table, caption=table.caption + words)
 
 

@@ -214,6 +214,8 @@ def test_without_accelerate_the_extra_is_named(checkpoint, monkeypatch):
 def test_small_models_and_adapters_are_not_spread(checkpoint):
     with pytest.raises(InputError, match="small model"):
         sb.load_model("default", device_map="auto")
+    with pytest.raises(InputError, match="a model in memory stays where it is"):
+        sb.load_model(tiny_head("text-generation", "llama"), device_map="auto")
     with pytest.raises(InputError, match="adapter"):
         load(checkpoint[1], "auto", adapter="nowhere")
 
