@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -246,8 +246,10 @@ class Reread:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Graphs that are recorded while open are such graphs."""
-        hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
-        with hooks if self.stored and torch.is_grad_enabled() else nullcontext():
+        if not self.stored or not torch.is_grad_enabled():
+            yield
+            return
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
             yield
 
     def _pack(self, tensor: Tensor) -> Any:

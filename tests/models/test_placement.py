@@ -169,12 +169,16 @@ def test_the_preflight_is_remembered_for_the_same_placement_alone(
         return inspect(model, ids, types, extra)
 
     monkeypatch.setattr(remembered, "inspect_model", counted)
-    counts = []
-    for what in ("layer", "layer", "all", "all"):
-        maps(load(folder, places(kind, what)), "vanilla")
-        counts.append(len(probed))
-    assert counts[0] == counts[1] > 0
-    assert counts[2] == counts[3] == 2 * counts[0]
+    layer, whole = (load(folder, places(kind, what)) for what in ("layer", "all"))
+    maps(layer, "vanilla")
+    n_probes = len(probed)
+    maps(layer, "vanilla")
+    assert (
+        len(probed) == n_probes > 0
+    )  # its weights are other tensors after each pass, and the same model
+    assert remembered._facts(layer) != remembered._facts(whole)
+    maps(whole, "vanilla")
+    assert len(probed) == 2 * n_probes
 
 
 def test_noise_on_weights_that_lie_elsewhere_is_refused(checkpoint):
@@ -187,7 +191,6 @@ def test_noise_on_weights_that_lie_elsewhere_is_refused(checkpoint):
     ("device_map", "named", "said"),
     [
         ("autto", {}, "auto"),
-        (7, {}, "expected auto"),
         ({"model": "cuda:99"}, {}, "cpu, disk or the number of a GPU"),
         ({"model": 99}, {}, "GPUs here"),
         ({"model": True}, {}, "cpu, disk"),
@@ -200,6 +203,11 @@ def test_a_device_map_that_is_none_is_refused_in_a_sentence(checkpoint, device_m
     with pytest.raises(InputError, match=said) as error:
         load(checkpoint[1], device_map, **named)
     assert "\n" not in str(error.value)
+
+
+def test_a_number_is_no_device_map():
+    with pytest.raises(InputError, match="expected auto, balanced"):
+        placement.check_device_map(7)
 
 
 def test_without_accelerate_the_extra_is_named(checkpoint, monkeypatch):
