@@ -260,7 +260,7 @@ class Reread:
             now = stored.now
             same = not now.is_meta and now.untyped_storage().data_ptr() == address
             if same and now.is_contiguous() and now.dtype == tensor.dtype:
-                offset = tensor.storage_offset() - now.storage_offset()
+                offset = int(tensor.storage_offset() - now.storage_offset())
                 return _Again(stored, now.device, tensor.size(), tensor.stride(), offset)
         return tensor
 
