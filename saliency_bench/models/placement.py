@@ -175,7 +175,7 @@ class Stored:
 def stored_weights(module: nn.Module) -> dict[str, Stored]:
     """The weights and buffers that lie elsewhere, by dotted name; tied ones under each of their names."""
     found: dict[str, Stored] = {}
-    for path, part in module.named_modules():
+    for path, part in module.named_modules(remove_duplicate=False):
         for hook in hooks_of(part):
             if not hook.offload:
                 continue
@@ -260,7 +260,7 @@ class Reread:
             now = stored.now
             same = not now.is_meta and now.untyped_storage().data_ptr() == address
             if same and now.is_contiguous() and now.dtype == tensor.dtype:
-                offset = tensor.storage_offset() - now.storage_offset()
+                offset = int(tensor.storage_offset() - now.storage_offset())
                 return _Again(stored, now.device, tensor.size(), tensor.stride(), offset)
         return tensor
 
