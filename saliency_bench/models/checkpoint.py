@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,7 +74,7 @@ def load_module(
     if n_labels is not None and not brought:
         report = report | {"missing_keys": ()}  # the head that an adapter is trained with
     _require_sound(path, task, module.config, report, brought)
-    return cast(nn.Module, module)
+    return module
 
 
 def _config(path: str | Path, task: str, revision: str | None, n_labels: int | None) -> Any:
