@@ -83,9 +83,9 @@ def page() -> str:
     """The page as Markdown."""
     from jinja2 import Template
 
-    return Template(TEMPLATE.read_text("utf-8")).render(
-        rows=read(DATA), heads=read(HEADS), causal=read(CAUSAL)
-    )
+    causal = read(CAUSAL) if CAUSAL.exists() else []
+    template = Template(TEMPLATE.read_text("utf-8"))
+    return template.render(rows=read(DATA), heads=read(HEADS), causal=causal)
 
 
 if __name__ == "__main__":

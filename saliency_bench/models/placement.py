@@ -175,7 +175,7 @@ class Stored:
 def stored_weights(module: nn.Module) -> dict[str, Stored]:
     """The weights and buffers that lie elsewhere, by dotted name; tied ones under each of their names."""
     found: dict[str, Stored] = {}
-    for path, part in module.named_modules():
+    for path, part in module.named_modules(remove_duplicate=False):
         for hook in hooks_of(part):
             if not hook.offload:
                 continue

@@ -4,7 +4,6 @@ The oracle knows nothing of this package: it calls the plain module on token ids
 replaced and for each token of a continuation, and takes gradients at the table of embeddings.
 """
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -16,19 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from architectures import build
-from checks import (
-    NOT_BUILT,
-    PASSES,
-    REFUSED,
-    SAME,
-    SAME_IN_FLOAT32,
-    WRONG,
-    _apart,
-    _by_the_table,
-    _cell,
-    _short,
-)
+from architectures import HYBRID, LATENT, build
+from checks import NOT_BUILT, PASSES, REFUSED, SAME, SAME_IN_FLOAT32, WRONG, _apart, _cell, _short
 from tiny_heads import VOCABULARY, word_tokenizer
 from torch import nn
 
@@ -68,8 +56,15 @@ STATES = {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
 HEADS = {"mamba_n_heads": 8, "mamba_d_head": 8} | STATES
 NEEDS: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64} | HEADS,
-    "bamba": HEADS,
+    "bamba": HEADS | {"attn_layer_indices": [1]},
     "granitemoehybrid": HEADS | {"layer_types": ["mamba", "attention"]},
+    **dict.fromkeys(["deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "longcat_flash"], LATENT),
+    **dict.fromkeys(["bailing_hybrid", "kimi_linear", "lfm3"], HYBRID),
+    "dots3_note_text": LATENT,
+    "codegen": {"rotary_dim": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 8},
 }
 
@@ -154,11 +149,11 @@ def _measured(name: str, model: Model) -> CausalFinding:
         gradient = block.context("logit", 0).clean_gradient[0]
         shared = shares(references, block.batch)
     ids, ranked = list(next_token.token_ids), np.flatnonzero(next_token.attributable)
-    by_table = _by_the_table(model, ids, target)
+    by_table, by_ours = _at_the_table(model, ids, target, gradient)
     return CausalFinding(
         name,
         PASSES,
-        gradient=_apart(gradient[ranked], by_table[ranked]),
+        gradient=_apart(by_ours[ranked], by_table[ranked]),
         removal=_apart(
             next_token.scores[ranked],
             _drops(ids, ranked, lambda row: float(_logits(model.module, row)[target])),
@@ -172,6 +167,22 @@ def _measured(name: str, model: Model) -> CausalFinding:
     )
 
 
+def _at_the_table(
+    model: Model, ids: list[int], target: int, gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of a next token's logit at the table's rows, by a pass without hooks, and by ours at the layer's output.
+
+    What the layer does to a row, as scaling or a norm, is differentiated by itself. Each id occurs once in the text.
+    """
+    table, text = model.embedding.weight, torch.tensor([ids])
+    with frozen(model.module), torch.enable_grad():
+        table.requires_grad_(True)
+        logit = model.module(input_ids=text).logits[0, -1, target]
+        (whole,) = torch.autograd.grad(logit, table)
+        (through,) = torch.autograd.grad(model.embedding(text), table, gradient[None])
+    return whole[ids], through[ids]
+
+
 def _target(model: Model) -> int:
     """The likeliest next token that is not in the text: the gradient of a tied table is of its input alone then."""
     ids = tokenizer()(PROMPT)["input_ids"][:-1]
@@ -182,12 +193,9 @@ def _target(model: Model) -> int:
 
 @torch.no_grad()
 def _logits(module: nn.Module, ids: Sequence[int]) -> torch.Tensor:
-    """Of the token after a text: one text, one pass, no cache."""
-    named = (
-        {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
-    )
+    """Of the token after a text: one text, one pass, nothing kept of passes before."""
     with frozen(module):
-        return module(input_ids=torch.tensor([list(ids)]), **named).logits[0, -1].double()
+        return module(input_ids=torch.tensor([list(ids)])).logits[0, -1].double()
 
 
 def _log_probability(module: nn.Module, ids: Sequence[int], continuation: Sequence[int]) -> float:
