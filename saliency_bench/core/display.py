@@ -135,7 +135,7 @@ def to_rich(map_: "AttributionMap") -> "Text":
     from rich.text import Text
 
     tokens, segments = map_of_attribution(map_), map_of_segments(map_)
-    sums = ["Segments: ", spans_to_rich(segments), "\n"] if segments else []
+    sums: list[Any] = ["Segments: ", spans_to_rich(segments), "\n"] if segments else []
     return Text.assemble(
         (heading(map_), "bold"),
         "\n",

@@ -112,7 +112,7 @@ def text_of_row(row: Mapping[str, Any], example: Mapping[str, Any]) -> Encoded:
 
 def _parts_of_row(example: Mapping[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
     """The parts in a line of `examples`; none where it has none, or a folder of others has something else there."""
-    columns = [example.get(key) for key in PARTS]
+    columns: list[Any] = [example.get(key) for key in PARTS]
     if not all(map(np.ndim, columns)):
         return ()
     try:

@@ -195,7 +195,9 @@ def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
 
 def _parts(item: Encoded) -> dict[str, list[Any] | None]:
     """The segments that a text came with, in columns."""
-    columns = [[*column] for column in zip(*item.parts, strict=True)] or [None] * len(PARTS)
+    columns: list[list[Any] | None] = [None] * len(PARTS)
+    if item.parts:
+        columns = [[*column] for column in zip(*item.parts, strict=True)]
     return dict(zip(PARTS, columns, strict=True))
 
 
