@@ -22,11 +22,15 @@ def run(path: Path, parameters: str | None = None) -> nbformat.NotebookNode:
         notebook,
         timeout=600,
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":  # what libraries say of the machine is no result
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            for output in cell.outputs:  # a text beside a table repeats it, and may name a folder
+                if len(output.get("data", {})) > 1:
+                    output.data.pop("text/plain", None)
     notebook.metadata.language_info = {"name": "python"}
     return notebook
 

@@ -207,8 +207,9 @@ def test_links_lead_to_files_that_are_there(page):
 
 def test_the_site_shows_every_page_once():
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
-    shown = re.findall(r"([\w]+\.md)$", text, re.MULTILINE)
+    shown = re.findall(r"([\w/]+\.md)$", text, re.MULTILINE)
     there = [name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")]
+    there += [f"tutorials/{path.stem}.md" for path in (ROOT / "docs" / "tutorials").glob("*.ipynb")]
     assert sorted(shown) == sorted([*there, "index.md"])
 
 

@@ -59,10 +59,15 @@ def test_the_pages_lines_run_on_the_articles_module():
         "class_names": article.RATINGS,
     }
     page = (ROOT / "docs" / "from_the_article.md").read_text("utf-8")
-    (lines,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    exec(lines, names)
+    wrapped, distilled = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(wrapped, names)
     (found,) = names["maps"]
     assert [one.text for one in found.segments()] == ["title", "subtitle"]
+    assert found.n_gradients == 10
+    small = "num_labels=93, dim=16, hidden_dim=16, n_layers=1, n_heads=2"
+    exec(distilled.replace("num_labels=93", small), names)
+    assert names["one"].label == f"topic {names['one'].target}"
+    assert names["other"].target != names["one"].target
 
 
 def shown(notebook):

@@ -12,6 +12,13 @@ from saliency_bench.evaluation.metrics import INFO, METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
+#: What keys mean that most methods have, and that no file of conf/method/ explains again.
+MEANINGS = {
+    "reduction": "from one vector per token to one number",
+    "noise_special_tokens": "whether special tokens ([CLS] and its kin) get noise too",
+    "backward": "by which rule gradients are taken",
+}
+
 
 def methods() -> "pd.DataFrame":
     """One line per entry of conf/method/: name, method, what it is, kind, hyperparameters.
@@ -68,5 +75,7 @@ def explain_parameters(method: str) -> "pd.DataFrame":
 
     one_of("method", method, conf_files.names("method"))
     rows = [asdict(parameter) for parameter in parameters("method", method)]
+    for row in rows:
+        row["meaning"] = MEANINGS.get(row["name"]) or row["meaning"]
     columns = ["parameter", "default", "allowed", "meaning"]
     return pd.DataFrame(rows, columns=["name", *columns[1:]]).set_axis(columns, axis=1)

@@ -113,7 +113,7 @@ def text_of_row(row: Mapping[str, Any], example: Mapping[str, Any]) -> Encoded:
 def _parts_of_row(example: Mapping[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
     """The parts in a line of `examples`; none where it has none, or a folder of others has something else there."""
     columns: list[Any] = [example.get(key) for key in PARTS]
-    if not all(map(np.ndim, columns)):
+    if not all(np.ndim(column) for column in columns):
         return ()
     try:
         rows = [*zip(*columns, strict=True)]

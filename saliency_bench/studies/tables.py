@@ -195,9 +195,8 @@ def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
 
 def _parts(item: Encoded) -> dict[str, list[Any] | None]:
     """The segments that a text came with, in columns."""
-    columns: list[list[Any] | None] = [None] * len(PARTS)
-    if item.parts:
-        columns = [[*column] for column in zip(*item.parts, strict=True)]
+    columns: list[Any] = [[*column] for column in zip(*item.parts, strict=True)]
+    columns = columns or [None] * len(PARTS)
     return dict(zip(PARTS, columns, strict=True))
 
 

@@ -257,5 +257,6 @@ def test_the_parts_are_listed_with_what_they_are():
     parameters = sb.explain_parameters("smoothgrad").set_index("parameter")
     assert parameters.loc["noise_std", "default"] == 0.1
     assert "standard deviations" in parameters.loc["noise_std", "meaning"]
+    assert (parameters["meaning"] != "").all()
     with pytest.raises(sb.InputError, match="did you mean 'smoothgrad'"):
         sb.explain_parameters("smothgrad")
