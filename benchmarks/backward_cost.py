@@ -2,10 +2,10 @@
 
     python -m benchmarks.backward_cost [FOLDER]
 
-A BERT and a Llama of 12 layers and 768 dimensions with random weights, and the bundled model; one text of 32 tokens, one thread, float32.
-One gradient is a forward and a backward pass. Each round takes every rule once, beginning with another rule than the round
-before, and a ratio is that of two gradients of one round. The time is that of the process, so that other processes do not
-count. The interval of a median holds for any distribution: its ends are two of the sorted ratios.
+A BERT and a Llama of 12 layers and 768 dimensions with random weights, and the bundled model; one text of 32 tokens, one
+thread, float32. One gradient is a forward and a backward pass. Each round takes every rule once, beginning with another rule
+than the round before, and a ratio is that of two gradients of one round. The time is that of the process, so that other
+processes do not count. The interval of a median holds for any distribution: its ends are two of the sorted ratios.
 """
 
 import sys
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -37,7 +38,7 @@ from saliency_bench.studies.block import open_block
 
 N_ROUNDS, N_TOKENS = 11, 32
 ATTENTION = ("sdpa", "eager")
-LIKE_BERT_BASE = {
+LIKE_BERT_BASE: dict[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -48,11 +49,16 @@ LIKE_BERT_BASE = {
 def models() -> Iterator[tuple[str, str, Model]]:
     """Each model with its name and its kind of attention."""
     for attention in ATTENTION:
-        given = {**LIKE_BERT_BASE, "attn_implementation": attention, "pad_token_id": 0}
+        given: dict[str, Any] = {
+            **LIKE_BERT_BASE,
+            "attn_implementation": attention,
+            "pad_token_id": 0,
+        }
         torch.manual_seed(0)
         yield "bert", attention, wrap_model(BertForSequenceClassification(BertConfig(**given)))
         llama = LlamaConfig(**given, intermediate_size=2048, bos_token_id=1, eos_token_id=2)
-        yield "llama", attention, wrap_model(LlamaForSequenceClassification(llama))
+        module: torch.nn.Module = LlamaForSequenceClassification(llama)  # type: ignore[no-untyped-call]
+        yield "llama", attention, wrap_model(module)
         yield "default", attention, load_default(device="cpu", attention=attention)
 
 

@@ -3,7 +3,7 @@
     python docs/smoothing_truth.py FOLDER RUN...
 
 Writes `pairs.csv`, a line for each run and pair that was fixed in advance, `rows.csv.gz`, the value of every text that has one,
-and `manifest.json`, which holds the manifests of the runs.
+and `manifest.json`, which says how each run was made.
 """
 
 import sys
@@ -16,6 +16,9 @@ import pandas as pd
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.store.manifest import collect
 from saliency_bench.store.run import read_run, write_json
+
+#: Of the manifest of a run.
+KEPT = ("id", "command", "data", "model", "n_examples", "identity")
 
 
 def cell_of(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -55,10 +58,8 @@ def main() -> None:
         ]
         pd.concat(tables).set_index([*keys, "method"]).round(6).to_csv(folder / name)
     provenance = collect({}, command=["python", "docs/smoothing_truth.py"], started=started)
-    manifests = [analysis.run.manifest for analysis in analyses]
-    write_json(
-        folder / "manifest.json", {"name": "smoothing_truth", "runs": manifests} | provenance
-    )
+    made_by = [{key: analysis.run.manifest[key] for key in KEPT} for analysis in analyses]
+    write_json(folder / "manifest.json", {"name": "smoothing_truth", "runs": made_by} | provenance)
 
 
 if __name__ == "__main__":

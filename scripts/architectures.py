@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """docs/architectures.md from results/architectures.csv; with --measure the tables are measured anew (ten minutes).
 
-The heads of other tasks have results/heads.csv; --measure-heads measures these alone (a minute), --measure-rules the
-columns of backward rules (three minutes).
+The heads of other tasks have results/heads.csv and causal language models results/causal.csv; --measure-heads measures these
+alone (a minute), --measure-causal those (five minutes), --measure-rules the columns of backward rules (three minutes).
 """
 
 import csv
@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DATA, PAGE = ROOT / "results" / "architectures.csv", ROOT / "docs" / "architectures.md"
 HEADS = ROOT / "results" / "heads.csv"
+CAUSAL = ROOT / "results" / "causal.csv"
 TEMPLATE = ROOT / "tests" / "conformance" / "page.md.jinja"
 
 
@@ -28,6 +29,13 @@ def measure_heads() -> None:
     from heads import every
 
     write(HEADS, [one.row() for one in every()])
+
+
+def measure_causal() -> None:
+    """One row for each causal language model of the installed transformers."""
+    from causal import causal_names, examine_causal
+
+    write(CAUSAL, [examine_causal(name).row() for name in causal_names()])
 
 
 def measure_rules() -> None:
@@ -75,7 +83,9 @@ def page() -> str:
     """The page as Markdown."""
     from jinja2 import Template
 
-    return Template(TEMPLATE.read_text("utf-8")).render(rows=read(DATA), heads=read(HEADS))
+    return Template(TEMPLATE.read_text("utf-8")).render(
+        rows=read(DATA), heads=read(HEADS), causal=read(CAUSAL)
+    )
 
 
 if __name__ == "__main__":
@@ -86,4 +96,6 @@ if __name__ == "__main__":
         measure_rules()
     if sys.argv[1:] in (["--measure"], ["--measure-heads"]):
         measure_heads()
+    if sys.argv[1:] in (["--measure"], ["--measure-causal"]):
+        measure_causal()
     PAGE.write_text(page() + "\n", encoding="utf-8")

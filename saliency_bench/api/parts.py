@@ -306,6 +306,11 @@ def _loading(name: str, keys: Collection[Parameter]) -> str:
     return f'sb.load_model("{paths[0]}")'.replace(MISSING, "FOLDER_OR_HUB_ID") if paths else ""
 
 
+def _suite(name: str) -> Part:
+    """A frozen study, which has a verb of its own."""
+    return Part("suite", name, conf_files.summary("suite", name), f"suite {name} method=[NAME]", "")
+
+
 def _of_file(group: str) -> tuple[Callable[[str], Part], Callable[[], Collection[str]]]:
     return lambda name: _file(group, name), lambda: conf_files.names(group)
 
@@ -317,4 +322,5 @@ GROUPS: Mapping[str, tuple[Callable[[str], Part], Callable[[], Collection[str]]]
     "removal": (_removal, operators),
     "baseline": (_baseline, BASELINES.names),
     **{group: _of_file(group) for group in ("data", "model", "experiment", "preset")},
+    "suite": (_suite, lambda: conf_files.names("suite")),
 }

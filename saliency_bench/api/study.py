@@ -90,15 +90,13 @@ def study(
     texts = _first(encode_all(model, _records(data), labels), n)
     encoded = [question for _, question in questions(model, texts)]
     cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
-    cfg.method = _entries("method", methods)
-    cfg.metric = _entries("metric", metrics)
+    cfg.method, cfg.metric = _entries("method", methods), _entries("metric", metrics)
     cfg.evaluation.removal = as_list(removal)
     cfg.statistics.reference = next(iter(cfg.method), None)
     if token_budget is not None:
         cfg.runtime.token_budget = token_budget
     validate(cfg)
-    place = out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run"
-    cfg.out = str(place)
+    cfg.out = str(out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run")
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
         try:

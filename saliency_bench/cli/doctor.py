@@ -22,7 +22,13 @@ GOOD, MISSING, BAD = "ok", "absent", "broken"
 
 #: Libraries without which nothing works, and what comes with an extra.
 LIBRARIES = ("torch", "transformers", "captum", "hydra-core", "peft", "scipy", "pyarrow")
-EXTRAS = {"data": "datasets", "ray": "ray", "shap": "shap", "slurm": "submitit"}
+EXTRAS = {
+    "data": "datasets",
+    "large": "accelerate",
+    "ray": "ray",
+    "shap": "shap",
+    "slurm": "submitit",
+}
 LITTLE_MEMORY_GB = 4
 
 

@@ -5,18 +5,22 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from saliency_bench.cli import config
 from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import display
+from saliency_bench.core.continuations import runs
 from saliency_bench.core.errors import InputError, unknown
-from saliency_bench.core.verdicts import Limits, conclusion, verdict
+from saliency_bench.core.verdicts import Limits, conclusion, together, verdict
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
 
-OPTIONS = "--pair=TEXT, --option=TEXT (once for each), --at=PLACE, --html=FILE, --json=SHAPE, --top=K and --special-tokens"
+OPTIONS = (
+    "--pair=TEXT, --option=TEXT (once for each), --chat, --segment=NAME=WORDS (once for each), --at=PLACE, --html=FILE, "
+    "--json=SHAPE, --top=K and --special-tokens"
+)
 
 
 def explain(words: list[str]) -> None:
@@ -38,7 +42,7 @@ def explain(words: list[str]) -> None:
 
     shown = {"top": options.top, "special_tokens": options.special_tokens}
     limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
-    verdicts = [verdict(attribution, limits) for attribution in maps]
+    verdicts = [together([verdict(one, limits) for one in run]) for run in runs(maps)]
     said = conclusion(verdicts, model)
     if options.html:
         page = display.page(maps, verdicts=verdicts, conclusion=said, **shown)
@@ -63,7 +67,7 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
             for s in config.settings(cfg)
             for one in attribute(
                 model,
-                text if options.pair is None else [(text, options.pair)],
+                [_input(text, options)],
                 s.method,
                 backend="native" if s.backend == "none" else s.backend,
                 target=s.target,
@@ -77,6 +81,35 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
             )
         ]
         return maps, model.name
+
+
+def _input(text: str, options: Namespace) -> dict[str, Any]:
+    """The text, or the chat, with what is given beside it.
+
+    Raises:
+        InputError: what begins as the messages of a chat is no JSON.
+    """
+    item: dict[str, Any] = {"text": text}
+    if options.chat:
+        item = {"messages": [{"role": "user", "content": text}]}
+        if text.lstrip().startswith("["):
+            try:
+                item = {"messages": json.loads(text)}
+            except ValueError as error:
+                raise InputError(
+                    f"explain --chat: expected a message, or a JSON list of messages with role and content ({error})"
+                ) from None
+    if options.pair is not None:
+        item["text_pair"] = options.pair
+    if options.segment:
+        item["segments"] = [_segment(words) for words in options.segment]
+    return item
+
+
+def _segment(words: str) -> list[str]:
+    """NAME=WORDS as the name and the words; without a name the words alone."""
+    name, sign, rest = words.partition("=")
+    return [name, rest] if sign and rest and re.fullmatch(r"[\w.-]+", name) else [words]
 
 
 def _places(at: str | None) -> int | list[int] | str | None:
@@ -97,7 +130,9 @@ def _options(words: Sequence[str]) -> Namespace:
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--pair", "--at", "--html"):
         parser.add_argument(name, type=_text)
-    parser.add_argument("--option", type=_text, action="append")
+    for name in ("--option", "--segment"):
+        parser.add_argument(name, type=_text, action="append")
+    parser.add_argument("--chat", action="store_true")
     parser.add_argument("--json", choices=display.SHAPES)
     parser.add_argument("--top", type=_count)
     parser.add_argument("--special-tokens", action="store_true")

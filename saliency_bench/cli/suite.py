@@ -57,7 +57,7 @@ def _overrides(name: str, words: Sequence[str]) -> list[str]:
     Raises:
         InputError: a word changes what the suite fixes.
     """
-    overrides, folders = [], []
+    overrides: list[str] = []
     for word, before in zip(words, ["", *words], strict=False):
         option = word.split("=")[0] in _OPTIONS or before == _OPTIONS[0]
         if not option and not _CHOSEN.fullmatch(word):
@@ -65,8 +65,6 @@ def _overrides(name: str, words: Sequence[str]) -> list[str]:
                 f"{word}: suite {name} is frozen; method, model, runtime and out can be chosen. A study with other numbers "
                 "is one of your own: saliency-bench --help"
             )
-        if option and not word.startswith("--trust"):
-            folders.append(word.removeprefix(f"{_OPTIONS[0]}="))
         if word.startswith("method="):
             overrides += _methods(name, word, words)
         else:
@@ -76,19 +74,20 @@ def _overrides(name: str, words: Sequence[str]) -> list[str]:
 
 def _methods(name: str, word: str, words: Sequence[str]) -> list[str]:
     """The list of methods with the suite's own; a method without a file is selected by its registered name alone."""
-    typed = [
-        one.strip() for one in word.removeprefix("method=").strip("[]").split(",") if one.strip()
-    ]
+    names = word.removeprefix("method=").strip("[]").split(",")
     registered = {point.name for point in entry_points(group="saliency_bench.methods")}
-    own = suites.opponents(name)
-    listed = [one for one in typed if one not in own]
+    fixed = suites.opponents(name)
+    added = [method for method in map(str.strip, names) if method and method not in fixed]
     bare = [
-        one
-        for one in listed
-        if one in registered and not any(_has_file(folder, one) for folder in _folders(words))
+        method
+        for method in added
+        if method in registered and not any(_has_file(folder, method) for folder in _folders(words))
     ]
-    selected = [*own, *(one for one in listed if one not in bare)]
-    return [f"method=[{','.join(selected)}]", *(f"method.{one}.method={one}" for one in bare)]
+    selected = [*fixed, *(method for method in added if method not in bare)]
+    return [
+        f"method=[{','.join(selected)}]",
+        *(f"method.{method}.method={method}" for method in bare),
+    ]
 
 
 def _folders(words: Sequence[str]) -> list[Path]:
@@ -111,7 +110,7 @@ def _refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
         for key, value in entry.items():
             values = value if isinstance(value, list) else [value]
             if key == "path" or any(
-                isinstance(one, str) and one.startswith(_FILES) for one in values
+                isinstance(text, str) and text.startswith(_FILES) for text in values
             ):
                 raise InputError(
                     f"method.{name}.{key} names a file, which nobody else has: a suite takes methods that compute."
@@ -128,9 +127,9 @@ def _content(name: str, cfg: Any, frozen: Any) -> str:
     from saliency_bench.studies.prepare import load_examples
 
     texts = [(example.text, example.text_pair) for example in load_examples(cfg)]
-    found = suites.content(name, asdict(cfg), texts)
-    if found == suites.CONTENTS[name]:
-        return found
+    of_study = suites.content(name, asdict(cfg), texts)
+    if of_study == suites.CONTENTS[name]:
+        return of_study
     fixed, given = asdict(frozen), asdict(cfg)
     given["method"] = {key: given["method"].get(key) for key in fixed["method"]}
     changed = [
@@ -140,7 +139,7 @@ def _content(name: str, cfg: Any, frozen: Any) -> str:
         ", ".join(changed[:3]) or f"conf/{suites.GROUP}/{name}.yaml, what it selects, or the texts"
     )
     raise InputError(
-        f"suite {name} has the content {suites.CONTENTS[name]}, this study {found}: it differs in {where}. Other numbers "
+        f"suite {name} has the content {suites.CONTENTS[name]}, this study {of_study}: it differs in {where}. Other numbers "
         "need another name."
     )
 
@@ -188,11 +187,11 @@ def verify(words: list[str]) -> None:
         from saliency_bench.studies import verify as verifying
     cfg = _configuration(submission, options)
     with progress() as show:
-        found = verifying.verify(submission, cfg, config.settings(cfg), n_blocks, seed, show)
-    _say(found)
-    if not found.holds:
+        outcome = verifying.verify(submission, cfg, config.settings(cfg), n_blocks, seed, show)
+    _say(outcome)
+    if not outcome.holds:
         raise ValidationError(
-            f"{submission.run.folder}: other numbers came out; what differs most is {found.first or 'beside its scores'}."
+            f"{submission.run.folder}: other numbers came out; what differs most is {outcome.first or 'beside its scores'}."
         )
 
 
@@ -239,23 +238,23 @@ def _whole(key: str, text: str, least: int) -> int:
     return int(text)
 
 
-def _say(found: Any) -> None:
+def _say(outcome: Any) -> None:
     """What was compared, by which standard, and what came out."""
     console = terminal.console_for()
     lines = [
-        f"{len(found.blocks)} of {found.n_blocks} blocks computed again ({', '.join(found.blocks)}): {found.n_texts} texts, "
-        f"{found.n_values} values."
+        f"{len(outcome.blocks)} of {outcome.n_blocks} blocks computed again ({', '.join(outcome.blocks)}): {outcome.n_texts} texts, "
+        f"{outcome.n_values} values."
     ]
-    if not found.machine:
+    if not outcome.machine:
         lines.append(
-            f"A machine like the submission's: {'the same bytes' if found.same_bytes else 'other bytes'}."
+            f"A machine like the submission's: {'the same bytes' if outcome.same_bytes else 'other bytes'}."
         )
     else:
-        lines.append(f"Another machine ({', '.join(found.machine[:4])}): a tolerance applies.")
-    if not found.same_bytes:
+        lines.append(f"Another machine ({', '.join(outcome.machine[:4])}): a tolerance applies.")
+    if not outcome.same_bytes:
         lines.append(
-            f"Scores differ by {found.scores:.2g} of what rounding explains, values by {found.values:.2g}; "
-            f"{found.unsure} values rest on scores that rounding orders otherwise, and were not compared."
+            f"Scores differ by {outcome.scores:.2g} of what rounding explains, values by {outcome.values:.2g}; "
+            f"{outcome.unsure} values rest on scores that rounding orders otherwise, and were not compared."
         )
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from saliency_bench.core.heatmap import TokenMap, number, visible
 from saliency_bench.core.labels import BACKWARD, hyperparameters, value_label, value_of, varying
 from saliency_bench.core.method_facts import backward_parts, facts_of
-from saliency_bench.core.units import SEGMENT
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
@@ -59,16 +58,23 @@ def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: s
 
 def headings(maps: "Sequence[AttributionMap]") -> list[str]:
     """Makes a heading for each map; it names what the maps of one method differ in."""
+    return [_heading(map_, method) for map_, method in zip(maps, methods_of(maps), strict=True)]
+
+
+def methods_of(maps: "Sequence[AttributionMap]") -> list[str]:
+    """The method of each map, with what the maps of one method differ in and its backend."""
     settings = [_named(map_) for map_ in maps]
     return [
-        _heading(map_, [key for key in varying(settings, setting["name"]) if _tells(key, setting)])
-        for map_, setting in zip(maps, settings, strict=True)
+        _method(
+            setting, [key for key in varying(settings, setting["name"]) if _tells(key, setting)]
+        )
+        for setting in settings
     ]
 
 
 def heading(map_: "AttributionMap") -> str:
     """Makes the heading of a single map: method, backend, place, explained class."""
-    return _heading(map_, [])
+    return _heading(map_, _method(_named(map_), []))
 
 
 def _named(map_: "AttributionMap") -> Mapping[str, Any]:
@@ -82,11 +88,13 @@ def _tells(key: str, setting: Mapping[str, Any]) -> bool:
     return not (key == "target" and isinstance(setting.get(key), int))
 
 
-def _heading(map_: "AttributionMap", differing: Sequence[str]) -> str:
-    setting = _named(map_)
+def _method(setting: Mapping[str, Any], differing: Sequence[str]) -> str:
     details = [f"{key}={value_label(value_of(setting, key))}" for key in differing]
     details += [label] if (label := facts_of(setting).backend) else []
-    method = facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
+    return facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
+
+
+def _heading(map_: "AttributionMap", method: str) -> str:
     asked_at = place(map_.encoded)
     # The class of a boundary names both: "start at London".
     where = (
@@ -94,7 +102,12 @@ def _heading(map_: "AttributionMap", differing: Sequence[str]) -> str:
         if asked_at and asked_at.token is not None
         else ""
     )
-    return visible(f"{method}{where}: {map_.label} ({map_.probability:.3f})")
+    return visible(f"{method}{where}: {explained(map_)}")
+
+
+def explained(map_: "AttributionMap") -> str:
+    """The explained class and its probability."""
+    return f"{map_.label} ({map_.probability:.3f})"
 
 
 def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
@@ -103,7 +116,6 @@ def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
     if tokens.scale or not missing(tokens):
         parts.append(f"largest score {number(tokens, tokens.scale)}")
     parts += [why] if (why := missing(tokens)) else []
-    parts += [sums] if (sums := _of_segments(map_, tokens)) else []
     parts += [where] if (where := _rule_parts(map_.setting)) else []
     parts.append(f"{map_.n_gradients} gradient{'' if map_.n_gradients == 1 else 's'}")
     if map_.completeness_gap is not None:
@@ -111,14 +123,6 @@ def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
     if map_.converged is False:
         parts.append(f"not converged{f' ({map_.reason})' if map_.reason else ''}")
     return visible(" · ".join(part for part in parts if part))
-
-
-def _of_segments(map_: "AttributionMap", tokens: TokenMap) -> str:
-    """The sums of a text's segments (passages, messages of a chat) by name; empty where it has none."""
-    if not map_.encoded.parts:
-        return ""
-    sums = [f"{unit.name} {number(tokens, unit.score)}" for unit in map_.units(SEGMENT)]
-    return f"sums of segments: {', '.join(sums)}"
 
 
 def _rule_parts(setting: Mapping[str, Any]) -> str:

@@ -88,9 +88,10 @@ def _changed(group: str, choice: str) -> tuple[str, dict[str, Any]]:
 
 
 def runtime_defaults() -> dict[str, Any]:
-    """Reads the defaults of how things are computed: device, dtype, token budget."""
+    """Reads the defaults of how verbs with a file of their own compute: device, dtype, token budget; studies alone spread a model."""
     here = {"threads": read("runtime", "here")["threads"]}
-    return here | dict(config()["runtime"])
+    shared = {key: value for key, value in config()["runtime"].items() if key != "device_map"}
+    return here | shared
 
 
 def _load(path: Path) -> dict[str, Any]:

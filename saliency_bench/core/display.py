@@ -11,7 +11,16 @@ import numpy as np
 from markupsafe import Markup
 
 from saliency_bench import __version__
-from saliency_bench.core.captions import facts, heading, headings, legend, place
+from saliency_bench.core.captions import (
+    explained,
+    facts,
+    heading,
+    headings,
+    legend,
+    methods_of,
+    place,
+)
+from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.errors import one_of
 from saliency_bench.core.heatmap import (
     bar,
@@ -20,7 +29,9 @@ from saliency_bench.core.heatmap import (
     panel,
     spans_to_html,
     spans_to_rich,
+    visible,
 )
+from saliency_bench.core.segments import map_of_segments
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 from saliency_bench.core.versions import versions
 
@@ -46,6 +57,9 @@ def page(
 ) -> str:
     """A page that shows maps of texts, complete in itself: no script, and nothing is loaded from anywhere.
 
+    Of a continuation that has a map for each token, the page shows the map of the token that is selected; on paper, and
+    where there are no styles, it has all of them.
+
     Args:
         maps: in the order in which they are shown.
         top: colour only so many units with the largest magnitudes; None: all.
@@ -56,13 +70,23 @@ def page(
     Raises:
         InputError: `top` is no whole number of at least 1.
     """
-    shown = [
-        _shown(one, title, top, special_tokens)
-        for one, title in zip(maps, headings(maps), strict=True)
-    ]
-    legends = {one["legend"]: one["bar"] for one in shown}
+    titles, methods = headings(maps), methods_of(maps)
+    groups: list[dict[str, Any]] = []
+    place = 0
+    for run in runs(maps):
+        tokens = written(run) if len(run) > 1 else []
+        names = [visible(explained(one)) for one in run] if tokens else [titles[place]]
+        shown = [
+            _shown(one, name, top, special_tokens, token)
+            for one, name, token in zip(run, names, tokens or [""], strict=True)
+        ]
+        group = {"method": methods[place], "tokens": [*map(visible, tokens)], "maps": shown}
+        groups.append(group)
+        place += len(run)
+    legends = {one["legend"]: one["bar"] for group in groups for one in group["maps"]}
     table = {"heads": heads(), "rows": [one.cells for one in verdicts], "conclusion": conclusion}
-    return _rendered("explanation.html.j2", maps=shown, legends=legends, trust=table)
+    most = max((len(group["maps"]) for group in groups), default=0)
+    return _rendered("explanation.html.j2", groups=groups, most=most, legends=legends, trust=table)
 
 
 def fragment(
@@ -73,13 +97,18 @@ def fragment(
 
 
 def _shown(
-    map_: "AttributionMap", title: str, top: int | None, special_tokens: bool
-) -> dict[str, str]:
-    """What templates show of a map."""
+    map_: "AttributionMap", title: str, top: int | None, special_tokens: bool, token: str = ""
+) -> dict[str, Any]:
+    """What templates show of a map; `token` is that of a continuation that it is of."""
     tokens = map_of_attribution(map_, special_tokens=special_tokens)
+    colored = only_top(tokens, top)
+    segments = map_of_segments(map_)
     return {
         "title": title,
-        "text": Markup(spans_to_html(only_top(tokens, top))),
+        "text": Markup(
+            spans_to_html(with_token(colored, map_.encoded, token) if token else colored)
+        ),
+        "segments": Markup(spans_to_html(segments)) if segments else "",
         "words": largest_words(map_, tokens.signed),
         "facts": facts(map_, tokens),
         "legend": legend(map_, tokens.signed, top),
@@ -105,9 +134,15 @@ def to_rich(map_: "AttributionMap") -> "Text":
     """A map with its heading, as a terminal shows it."""
     from rich.text import Text
 
-    tokens = map_of_attribution(map_)
+    tokens, segments = map_of_attribution(map_), map_of_segments(map_)
+    sums: list[Any] = ["Segments: ", spans_to_rich(segments), "\n"] if segments else []
     return Text.assemble(
-        (heading(map_), "bold"), "\n", spans_to_rich(tokens), "\n", (facts(map_, tokens), "dim")
+        (heading(map_), "bold"),
+        "\n",
+        spans_to_rich(tokens),
+        "\n",
+        *sums,
+        (facts(map_, tokens), "dim"),
     )
 
 

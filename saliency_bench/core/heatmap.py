@@ -13,6 +13,7 @@ import numpy as np
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.method_facts import signed as has_sign
+from saliency_bench.core.text import text_of_row
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -51,6 +52,9 @@ DARK = Palette(
     missing=(88, 94, 101),
     text=(228, 232, 236),
 )
+#: A named stretch of a text: name, segment, first character and end.
+Part = tuple[str, int, int, int]
+
 _PER_TOKEN = ("tokens", "starts", "ends", "segments", "scores")
 #: They would reorder or hide the text around them.
 _INVISIBLE = {
@@ -59,17 +63,29 @@ _INVISIBLE = {
 }
 
 
+#: What text without a score is: the name of a segment, or the token of a continuation that a map is of.
+NAME, NEXT = "name", "next"
+#: How it looks; else it is what a chat's template puts around the words, or what the model did not read.
+_ROLES = {
+    NAME: "font-size:.7em;opacity:.8;border:1px solid;border-radius:3px;padding:0 .3em;margin-right:.35em",
+    NEXT: "font-weight:600;border:2px solid;border-radius:4px;padding:0 .15em",
+    "": "opacity:.65",
+}
+
+
 @dataclass(frozen=True)
 class Span:
     """A piece of text with its score; None between tokens and for text that the model did not see.
 
-    `colored` is False where other scores are to stand out, `asked` says that the map is about this token.
+    `colored` is False where other scores are to stand out, `asked` says that the map is about this token. Without
+    a score, `role` says that it is the name of the segment that begins here, or the token that the map is of.
     """
 
     text: str
     score: float | None = None
     colored: bool = True
     asked: bool = False
+    role: str = ""
 
 
 #: Between a text and its pair; a line break of a text itself is shown as a sign for it.
@@ -117,6 +133,7 @@ def token_map(
     signed: bool,
     special_tokens: bool = False,
     asked: int | None = None,
+    parts: Sequence[Part] = (),
 ) -> TokenMap:
     """The map of one input.
 
@@ -130,6 +147,7 @@ def token_map(
         signed: whether negative scores are possible.
         special_tokens: whether special tokens are shown.
         asked: the token that the map is about, if it is about one.
+        parts: named segments of the text (`Encoded.parts`), whose names are put before their first token.
     """
     about = [place == asked for place in range(len(tokens))]
     pieces = [
@@ -142,7 +160,8 @@ def token_map(
         text = texts[segment] if segment >= 0 else None
         # A text and its pair begin a line each.
         spans += [BREAK if segment == 1 else Span(" ")] if spans else []
-        spans += _spans(list(of_segment), text or "")
+        own = [(start, name) for name, of, start, _ in parts if of == segment]
+        spans += _spans(list(of_segment), text or "", own)
     return TokenMap(tuple(spans), signed)
 
 
@@ -172,14 +191,24 @@ def _merged(pieces: Iterable[_Piece]) -> list[_Piece]:
     return merged
 
 
-def _spans(pieces: Sequence[_Piece], text: str) -> Iterator[Span]:
-    """The whole text of a segment; tokens whose place in it is unknown as the tokenizer writes them, apart."""
-    cursor = 0
+def _spans(
+    pieces: Sequence[_Piece], text: str, names: Sequence[tuple[int, str]] = ()
+) -> Iterator[Span]:
+    """The whole text of a segment; tokens whose place in it is unknown as the tokenizer writes them, apart.
+
+    `names` are the first characters and the names of its parts. Where other words lead to a part, as those of a chat's
+    template do, it is named by these.
+    """
+    cursor, waiting = 0, sorted(names)
     for number, piece in enumerate(pieces):
         has_place = piece.start >= 0 and bool(text)
         between = text[cursor : piece.start] if has_place else " " if number else ""
         if between:
             yield Span(between)
+        while has_place and waiting and waiting[0][0] < piece.end:
+            _, name = waiting.pop(0)
+            if not between.strip():
+                yield Span(name, role=NAME)
         written = text[piece.start : piece.end] if has_place else piece.text
         yield Span(written, float(piece.score), asked=piece.asked)
         cursor = piece.end if has_place else cursor
@@ -191,10 +220,11 @@ def map_of_row(
     row: Mapping[str, Any], example: Mapping[str, Any], setting: Mapping[str, Any], **options: Any
 ) -> TokenMap:
     """The map in a line of the table `maps`, with the text in a line of `examples`."""
-    pair = example["text_pair"]
+    encoded = text_of_row(row, example)
     return token_map(
-        texts=(example["text"], pair if isinstance(pair, str) else None),
+        texts=(encoded.text, encoded.text_pair),
         signed=has_sign(setting, row["scores"]),
+        parts=encoded.parts,
         **{key: np.asarray(row[key]).tolist() for key in _PER_TOKEN},
         **options,
     )
@@ -212,6 +242,7 @@ def map_of_attribution(map_: "AttributionMap", **options: Any) -> TokenMap:
         scores=map_.scores.tolist(),
         signed=has_sign(map_.setting, map_.scores.tolist()),
         asked=map_.encoded.position if map_.encoded.boundary is None else map_.target,
+        parts=encoded.parts,
         **options,
     )
 
@@ -273,13 +304,19 @@ def spans_to_html(tokens: TokenMap) -> str:
     Colours are for a light panel and for a dark one, whichever `color-scheme` is in force where they stand.
     """
     inner = "".join(_span_to_html(tokens, span) for span in tokens.spans)
+    inner = inner.replace("\n</span>\n", "\n</span>")  # a text that ends its line itself
     return f'<bdi dir="auto" style="white-space:pre-wrap">{inner}</bdi>'
 
 
 def _span_to_html(tokens: TokenMap, span: Span) -> str:
-    text = span.text if span is BREAK else html.escape(visible(span.text))
+    # A line break is a sign with one behind it, so that a prompt of many lines can be read.
+    text = span.text if span is BREAK else html.escape(visible(span.text)).replace("␊", "↵\n")
     if span.score is None:
-        return text
+        return (
+            f'<span style="{_ROLES[span.role]}">{text}</span>'
+            if span.role or text.strip()
+            else text
+        )
     style = "text-decoration:underline;" if span.asked else ""
     if span.colored:
         light, dark = (tokens.color(span.score, palette) for palette in (LIGHT, DARK))
@@ -332,7 +369,8 @@ def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
     text = Text(overflow="fold")
     for span in tokens.spans:
         written = span.text if span is BREAK else visible(span.text)
-        styles = ["underline"] if span.asked else []
+        styles = ["underline"] if span.asked else ["dim"] if span.score is None else []
+        written = f"[{written}] " if span.role == NAME else written
         if span.score is not None and span.colored:
             color = tokens.color(span.score)
             if not colored:

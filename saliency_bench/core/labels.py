@@ -44,6 +44,8 @@ _METRICS = {
     "ferret_sufficiency": "Sufficiency (ferret)",
     "faithfulness_correlation": "Faithfulness correlation",
     "infidelity": "Infidelity",
+    "linear_datamodeling_score": "Linear datamodeling score",
+    "top_k_log_probability_drop": "Log-probability drop (top k)",
     "normalized_comprehensiveness": "Comprehensiveness (norm.)",
     "normalized_sufficiency": "Sufficiency (norm.)",
     "soft_comprehensiveness": "Soft comprehensiveness",

@@ -27,6 +27,9 @@ MATMUL = "matmul"
 #: Whose score is explained: a class by index or name, a word for one, or one class against another (`tasks.targets`).
 Target = str | int | tuple[str | int, str | int]
 
+#: The columns of a text's parts: names, texts (0, or 1 for the second of a pair), first characters and ends.
+PARTS = ("part_names", "part_segments", "part_starts", "part_ends")
+
 #: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
 TABLES: dict[str, dict[str, str]] = {
     "examples": {
@@ -42,6 +45,10 @@ TABLES: dict[str, dict[str, str]] = {
         "correct": "bool",  # null without a gold label or a prediction
         "n_tokens": "int64",  # special tokens included
         "truncated": "bool",
+        "part_names": "list<string>",  # the segments that the text came with (passages, turns of a chat); null without any
+        "part_segments": "list<int64>",  # 0: in text, 1: in text_pair
+        "part_starts": "list<int64>",
+        "part_ends": "list<int64>",
     },
     "rows": {
         "cell_id": "string",
@@ -130,6 +137,7 @@ TABLES: dict[str, dict[str, str]] = {
 
 #: Columns that runs of earlier versions do not have; they read as null.
 ADDED: dict[str, tuple[str, ...]] = {
+    "examples": PARTS,
     "maps": ("against", "standard_errors", "split_half_tau", "error", "converged"),
     "agreement": ("chance",),
 }

@@ -1,8 +1,13 @@
 """One text as the model reads it. Imports no torch."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+import numpy as np
+
+from saliency_bench.core.rows import PARTS
 
 T = TypeVar("T")
 
@@ -80,3 +85,38 @@ class Shared:
     def _one(self, part: str, value: T) -> T:
         shared: T = self._held[part].setdefault(value, value)
         return shared
+
+
+def text_of_row(row: Mapping[str, Any], example: Mapping[str, Any]) -> Encoded:
+    """The text of a line of `maps` and of one of `examples`."""
+    pair = example["text_pair"]
+    lists = {
+        key: np.asarray(row[key]).tolist()
+        for key in ("token_ids", "starts", "ends", "segments", "words", "tokens", "attributable")
+    }
+    return Encoded(
+        example_id=str(example["example_id"]),
+        input_ids=tuple(lists["token_ids"]),
+        token_type_ids=None,
+        special=tuple(not ranked for ranked in lists["attributable"]),
+        tokens=tuple(lists["tokens"]),
+        offsets=tuple(zip(lists["starts"], lists["ends"], strict=True)),
+        segments=tuple(lists["segments"]),
+        words=tuple(lists["words"]),
+        text=example["text"],
+        text_pair=pair if isinstance(pair, str) else None,
+        gold=None,
+        parts=_parts_of_row(example),
+    )
+
+
+def _parts_of_row(example: Mapping[str, Any]) -> tuple[tuple[str, int, int, int], ...]:
+    """The parts in a line of `examples`; none where it has none, or a folder of others has something else there."""
+    columns: list[Any] = [example.get(key) for key in PARTS]
+    if not all(np.ndim(column) for column in columns):
+        return ()
+    try:
+        rows = [*zip(*columns, strict=True)]
+        return tuple((str(name), int(of), int(start), int(end)) for name, of, start, end in rows)
+    except (TypeError, ValueError):
+        return ()

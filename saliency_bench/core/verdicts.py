@@ -72,6 +72,19 @@ def verdict(map_: "AttributionMap", limits: Limits) -> Verdict:
     return Verdict(facts_of(map_.setting).entry, passed, why, evidence_of(map_))
 
 
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of the maps of a continuation's tokens, which failed where one of them did."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    failed = [number for number, judged in enumerate(verdicts, 1) if judged.passed is False]
+    first = verdicts[failed[0] - 1 if failed else 0]
+    if first.passed is None:
+        return first
+    count = f"{len(failed) or len(verdicts)} of {len(verdicts)} tokens"
+    why = f"{count}; token {failed[0] if failed else 1}: {first.why}"
+    return Verdict(first.label, first.passed, why, first.evidence)
+
+
 def _checks(map_: "AttributionMap", limits: Limits) -> list[tuple[bool, str]]:
     """Whether each check of a map is passed, and its number."""
     checks = []
@@ -159,7 +172,8 @@ def largest_words(map_: "AttributionMap", signed: bool) -> str:
 def evidence_of(map_: "AttributionMap") -> Evidence | None:
     """What the committed study found of exactly this setting; None where it has no such setting, or texts of another task."""
     kept: Mapping[str, Any] = _study()["settings"].get(map_.setting.get("setting_id"), {})
-    if not kept or map_.encoded.position is not None or map_.encoded.boundary is not None:
+    text = map_.encoded
+    if not kept or text.options or text.position is not None or text.boundary is not None:
         return None
     mean, low, high = kept["srg"]
     return Evidence(mean, low, high, kept["group"])

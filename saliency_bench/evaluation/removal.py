@@ -11,7 +11,7 @@ entry point group `saliency_bench.removals`): of references, a batch and a token
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from saliency_bench.core.errors import InputError, is_out_of_memory, unknown
 from saliency_bench.core.registry import REMOVALS
-from saliency_bench.core.tensors import Batch, sent
+from saliency_bench.core.tensors import Batch, at_least_float32, on_device, sent
+from saliency_bench.evaluation.nested import Nested, nested
 from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
 from saliency_bench.models.prefixes import Seed, order, shares, walk
@@ -163,11 +164,15 @@ class CachingProbe(ABC):
         return sorted_back
 
     def _fitting(
-        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"], width: int
-    ) -> Float[Tensor, "N C"] | None:
-        """The answers; None where they did not fit in memory and fewer are to be asked for."""
+        self,
+        examples: Int[np.ndarray, " N"],
+        stays: Bool[np.ndarray, "N W"],
+        width: int,
+        ask: Callable[..., Tensor] | None = None,
+    ) -> Float[Tensor, "N ..."] | None:
+        """The answers, by `_logits` or another way; None where they did not fit in memory and fewer are to be asked for."""
         try:
-            return self._logits(torch.from_numpy(examples), torch.from_numpy(stays))
+            return (ask or self._logits)(torch.from_numpy(examples), torch.from_numpy(stays))
         except RuntimeError as error:
             if len(examples) == 1 or not is_out_of_memory(error):
                 raise
@@ -234,6 +239,11 @@ class ReplacingProbe(CachingProbe):
         """Whether questions that begin alike share what is computed of their beginning."""
         return shares(self.references, self.batch)
 
+    @cached_property
+    def nested(self) -> Nested | None:
+        """The texts that begin others of the batch, and may be read off these."""
+        return nested(self.references, self.batch) if self.references.may_share else None
+
     def _sorted(
         self,
         rows: Int[np.ndarray, " N"],
@@ -245,15 +255,55 @@ class ReplacingProbe(CachingProbe):
         places = order(torch.from_numpy(examples[rows]), torch.from_numpy(stays[rows]))
         return np.asarray(rows[places.numpy()])
 
+    @torch.inference_mode()
+    def _ask(
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
+    ) -> Float[np.ndarray, "N C"]:
+        carrier = self.nested.carriers(examples, stays) if self.nested else np.arange(len(examples))
+        own, place = np.unique(carrier, return_inverse=True)
+        if len(own) == len(examples):
+            return super()._ask(examples, stays)
+        ends = np.array(self.batch.lengths)[examples] - 1
+        parts: list[tuple[Int[np.ndarray, " _"], Float[np.ndarray, "_ C"]]] = []
+        start, width = 0, stays.shape[1]
+        while start < len(own):
+            stop = start + self.budget.rows(width)
+            some = own[start:stop]
+            outputs = self._fitting(examples[some], stays[some], width, self._outputs)
+            if outputs is None:
+                continue
+            rows = np.flatnonzero((place >= start) & (place < stop))
+            read = outputs[torch.from_numpy(place[rows] - start), torch.from_numpy(ends[rows])]
+            parts.append((rows, at_least_float32(read).double().cpu().numpy()))
+            start += len(some)
+            self.n_tokens += len(some) * width
+        answers = np.empty((len(examples), parts[0][1].shape[1]))
+        for rows, values in parts:
+            answers[rows] = values
+        return answers
+
+    def _outputs(
+        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+    ) -> Float[Tensor, "N W C"]:
+        """The model's outputs for every token."""
+        rows, embeddings = self._changed(examples, stays)
+        mask = self.batch.mask_of(on_device(examples.tolist(), rows.device), stays.shape[1])
+        return self.references.model.output(self.batch.input_ids[rows], mask, embeddings=embeddings)
+
+    def _changed(
+        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
+    ) -> tuple[Int[Tensor, " N"], Float[Tensor, "N W D"]]:
+        """The text of each row and its embeddings, with the replacement in the place of what is removed."""
+        rows = sent(examples, self.embeddings.device)
+        real = torch.from_numpy(self.real)[examples]
+        removed = sent(real & ~stays, rows.device)
+        away = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
+        return rows, torch.where(removed[:, :, None], away, self.embeddings[rows])
+
     def _logits(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
     ) -> Float[Tensor, "N C"]:
-        device = self.embeddings.device
-        rows = sent(examples, device)
-        real = torch.from_numpy(self.real)[examples]
-        removed = sent(real & ~stays, device)
-        away = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
-        embeddings = torch.where(removed[:, :, None], away, self.embeddings[rows])
+        rows, embeddings = self._changed(examples, stays)
         if len(stays) > 1 and self.shares:
             plan = walk(examples, stays, self._seed)
             model, seed = self.references.model, self._seed

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class Attentions:
     """The outputs of one model's forward passes; `take` returns the attention weights of the last one."""
 
     name: str
+    device: torch.device
     outputs: list[Any]
 
     def take(self) -> tuple[Float[Tensor, "R H T T"], ...]:
@@ -49,7 +51,7 @@ class Attentions:
                     f"model {self.name}: expected attention weights [B heads T T], but its transformer gives "
                     f"{tuple(layer.shape)}. Use another method."
                 )
-        return tuple(layers)
+        return tuple(layer.to(self.device) for layer in layers)
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
         _eager(transformer),
         captured(transformer) as outputs,
     ):
-        yield Attentions(model.name, outputs)
+        yield Attentions(model.name, model.device, outputs)
 
 
 def transformer_of(model: Model, lacking: str = "gives no attention weights") -> "PreTrainedModel":

@@ -56,7 +56,7 @@ def refuse_inference_weights(weights: Iterable[Tensor]) -> None:
     """
     if torch.is_inference_mode_enabled():
         return
-    if any(weight.is_inference() for weight in weights):
+    if any(weight.is_inference() and not weight.is_meta for weight in weights):
         raise InputError(
             "the model's weights were made inside torch.inference_mode(), so that nothing they compute has a gradient. Load "
             "the model outside of it."

@@ -1,11 +1,11 @@
 """The module and the tokenizer of a checkpoint: safetensors only, explicit dtype, never remote code."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from saliency_bench.core.errors import InputError, is_out_of_memory, one_line
 from saliency_bench.models import heads
 from saliency_bench.models.heads import HEADS, Head
+from saliency_bench.models.placement import spread
 from saliency_bench.models.threads import PROCESS
 
 EAGER = "eager"
@@ -27,6 +28,7 @@ def load_module(
     revision: str | None = None,
     n_labels: int | None = None,
     brought: Sequence[str] = (),
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The module of a checkpoint.
 
@@ -38,6 +40,7 @@ def load_module(
         revision: the commit of a hub id.
         n_labels: the number of classes of a head that an adapter brings.
         brought: the tensors that an adapter brings, some of which the weights may lack.
+        device_map: how accelerate spreads it (see `placement`); None: it is loaded into memory.
 
     Raises:
         InputError: it cannot be loaded, or was not trained for the task.
@@ -46,17 +49,10 @@ def load_module(
 
     head = HEADS[task]
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=False
-        )
-        if n_labels is not None:
-            config.num_labels = n_labels
-        else:
-            _require_head(path, config, task)
         load = partial(
             getattr(transformers, head.auto).from_pretrained,
             path,
-            config=config,
+            config=_config(path, task, revision, n_labels),
             revision=revision,
             dtype=dtype,
             use_safetensors=True,
@@ -65,20 +61,43 @@ def load_module(
             ignore_mismatched_sizes=True,  # else the error would name no tensor
         )
         with PROCESS, _quiet():
-            module, report = _with_attention(path, load, attention)
+            module, report = spread(
+                lambda **places: _with_attention(path, partial(load, **places), attention),
+                device_map,
+            )
     except Exception as error:  # a configuration of nonsense fails in as many ways as there are
         if is_out_of_memory(error):
             _refuse_other_shapes(path, load, attention)
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         raise InputError(_why_not(path, error, head)) from error
+    if n_labels is not None and not brought:
+        report = report | {"missing_keys": ()}  # the head that an adapter is trained with
+    _require_sound(path, task, module.config, report, brought)
+    return module
+
+
+def _config(path: str | Path, task: str, revision: str | None, n_labels: int | None) -> Any:
+    """The configuration of a checkpoint that was trained for the task, or whose head an adapter brings."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if n_labels is None:
+        _require_head(path, config, task)
+    else:
+        config.num_labels = n_labels
+    return config
+
+
+def _require_sound(
+    path: str | Path, task: str, config: Any, report: Mapping[str, Any], brought: Sequence[str]
+) -> None:
+    """Refuses a module by what transformers reports of its loading."""
     _require_shapes(path, report["mismatched_keys"])
-    if n_labels is None or brought:
-        _require_weights(path, task, report["missing_keys"], brought)
+    _require_weights(path, task, report["missing_keys"], brought)
     _warn_unused(path, report["unexpected_keys"])
     if task == heads.TEXT_GENERATION:
-        _require_decoder(path, module.config)
-    return cast(nn.Module, module)
+        _require_decoder(path, config)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
@@ -112,7 +131,7 @@ def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) 
             raise
     warnings.warn(
         f"model.path={path} has no {attention} attention: eager is used (runtime.attention=eager)",
-        stacklevel=4,
+        stacklevel=6,
     )
     return load(attn_implementation=EAGER)
 
@@ -190,7 +209,7 @@ def _warn_unused(path: str | Path, unused: Iterable[str]) -> None:
             f"model.path={path}: the model of its config.json does not use the weights {', '.join(names[:3])}{more}. If "
             "these are layers, or a head that was trained for this task, mend config.json: what is explained is the model "
             "without them",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saliency_bench.models.placement import hooks_of
+
 #: Numbers of each weight that are read, at equal distances.
 SAMPLES = 8
 
@@ -28,7 +30,8 @@ def fingerprint(module: nn.Module) -> Hashable:
     type, device, address, version counter and `SAMPLES` of its numbers. PyTorch raises the counter with every change in
     place (an optimiser's step, `load_state_dict`). A change through `weight.data` or numpy raises none, and is seen if
     it changes one of these numbers. Training mode and `requires_grad` are no part of it: both are set
-    for the time that a model is explained (`threads.frozen`).
+    for the time that a model is explained (`threads.frozen`). Of a part that accelerate has placed its devices are known; of
+    a weight that it keeps elsewhere, type and shape alone.
     """
     parts = [*module.modules()]
     weights = [
@@ -57,8 +60,16 @@ def of_libraries(module: nn.Module) -> bool:
     """
     parts = [*module.modules()]
     theirs = chain(functions_of(parts), map(type, parts))
-    own = any("forward" in vars(part) or _hooks(part) for part in parts)
+    own = any(_own_forward(part) or _hooks(part) for part in parts)
     return not own and all(_library(thing) in LIBRARIES for thing in theirs)
+
+
+def _own_forward(part: nn.Module) -> bool:
+    """Whether a part has a `forward` besides its class's; accelerate's, which calls it, does not count."""
+    if not hooks_of(part):
+        return "forward" in vars(part)
+    called = getattr(vars(part).get("_old_forward"), "__func__", None)
+    return called is not type(part).forward or _library(vars(part)["forward"].func) != "accelerate"
 
 
 def functions_of(parts: Sequence[nn.Module]) -> Iterator[FunctionType]:
@@ -91,7 +102,8 @@ def _class_name(kind: type) -> str:
 
 
 def _of_part(part: nn.Module) -> Hashable:
-    return id(part), id(type(part)), _hooks(part), *plain_of(part)
+    placed = tuple((str(hook.execution_device), hook.offload) for hook in hooks_of(part))
+    return id(part), id(type(part)), _hooks(part), placed, *plain_of(part)
 
 
 def _hooks(part: nn.Module) -> tuple[int, ...]:
@@ -100,6 +112,8 @@ def _hooks(part: nn.Module) -> tuple[int, ...]:
 
 
 def _of_weight(weight: Tensor) -> Hashable:
+    if weight.is_meta:  # another one after each pass
+        return weight.dtype, weight.shape
     version = None if weight.is_inference() else weight._version
     return id(weight), version, weight.data_ptr(), weight.dtype, weight.device, weight.shape
 
@@ -107,7 +121,7 @@ def _of_weight(weight: Tensor) -> Hashable:
 def _numbers(weights: Iterable[Tensor]) -> Hashable:
     """A few numbers of each weight, by type and device; as bytes, since NaN is not equal to itself."""
     picked: dict[Hashable, list[Tensor]] = {}
-    for weight in weights:
+    for weight in (weight for weight in weights if not weight.is_meta):
         flat = weight.detach().reshape(-1)
         step = max(1, len(flat) // SAMPLES)
         picked.setdefault((weight.dtype, weight.device), []).append(flat[::step])

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError, is_out_of_memory
-from saliency_bench.models.module_facts import configured, embedding_tables, fact, typical_weight
+from saliency_bench.models.module_facts import configured, embedding_tables, fact
+from saliency_bench.models.placement import device_of, stored_weights
 
 T = TypeVar("T")
 
@@ -83,12 +84,11 @@ def how_ids_arrive(module: nn.Module, layer: nn.Module, run: Run, ids: Tensor) -
         if attempted(lambda: (run(ids),)) is None:
             return Intake()
     turned = any(torch.equal(tensor, ids.T) for tensor in received.get(layer, ()))
-    weight = getattr(layer, "weight", None)
     echoes = [
         table
         for table in tables
         if table is not layer
-        and table.weight is weight
+        and _same_table(module, table, layer)
         and any(_begins(tensor[..., 1:], ids[:, :-1]) for tensor in received.get(table, ()))
     ]
     looked = [
@@ -177,7 +177,7 @@ def find_embedding(module: nn.Module, run: Run, vocabulary: int) -> nn.Module:
     Raises:
         InputError: none or several layers receive the ids, or the layer is called more than once.
     """
-    device = typical_weight(module).device
+    device = device_of(module)
     ids = watched_ids(vocabulary, fact(configured(module), "eos_token_id"), device)
     tables = embedding_tables(module)
     try:
@@ -232,7 +232,7 @@ def replaced(
         return _in_place_of(output, embeddings, how.time_first)
 
     def echo(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        given = embeddings[:, :-1].to(output.dtype)
+        given = embeddings[:, :-1].to(output)
         return torch.cat([output[:, :1], given], 1)  # the first is a token of its own
 
     with ExitStack() as hooks:
@@ -254,7 +254,7 @@ def _in_place_of(output: Any, embeddings: Float[Tensor, "R T D"], time_first: bo
             f"the embedding layer gives {shape}, expected {tuple(given.shape)} [B T D]: name another in embeddings="
         )
     # After the text comes padding of the model's own, if any. A copy in any case: CTRL scales it in place.
-    return torch.cat([given.to(output.dtype), output[:, length:]], 1)
+    return torch.cat([given.to(output), output[:, length:]], 1)
 
 
 @contextmanager
@@ -273,6 +273,17 @@ def _listening(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Ten
         for layer in layers:
             hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
         yield received
+
+
+def _same_table(module: nn.Module, table: nn.Embedding, layer: nn.Module) -> bool:
+    """Whether two layers have one weight; accelerate gives each of them a tensor of its own while it is elsewhere."""
+    weight = getattr(layer, "weight", None)
+    if table.weight is weight or not (
+        table.weight.is_meta and isinstance(weight, Tensor) and weight.is_meta
+    ):
+        return table.weight is weight
+    of = {id(stored.part): stored for stored in stored_weights(module).values()}
+    return torch.equal(of[id(table)].read(), of[id(layer)].read())
 
 
 def _same_memory(value: Any, other: Tensor) -> bool:

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -24,6 +25,13 @@ from saliency_bench.models.heads import (
     TOKEN_CLASSIFICATION,
 )
 from saliency_bench.models.model import Criterion, Forward, Model
+from saliency_bench.models.placement import (
+    PLACEMENT,
+    check_device_map,
+    device_of,
+    placement_of,
+    refuse_device_map,
+)
 from saliency_bench.models.rounding import TF32
 from saliency_bench.models.wrapping import model_of, weights_digest
 
@@ -149,6 +157,7 @@ def load_model(
     adapter: str | None = None,
     labels: Sequence[str] | None = None,
     attention: str = "sdpa",
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Model:
     """A model from a local folder, a hub id or memory, or one of ours by name.
 
@@ -168,24 +177,24 @@ def load_model(
         adapter: the folder or hub id of a PEFT adapter, merged into the weights.
         labels: names of the classes, in their order, for a model that calls them LABEL_0, LABEL_1, ...
         attention: sdpa or eager; a model that has no sdpa is loaded with eager, with a warning.
+        device_map: "auto", or another of transformers' words, spreads the model over the GPUs, memory and disk by accelerate
+            (`pip install saliency-bench[large]`); or the device of each part: {"model": 0, "lm_head": "cpu"}.
 
     Raises:
         InputError: there is no such model, it has no safetensors, or it asks for code of its own.
     """
     one_of("task", task, TASKS)
+    check_device_map(device_map, device)
     if not isinstance(path, str | PathLike):
+        refuse_device_map(device_map, "a model in memory stays where it is")
         return _in_memory(path, tokenizer, task, labels)
     path = str(path)
     if path == "default" or path in preparing.MODELS:
-        return _by_name(path, task, dtype=dtype, device=device, attention=attention)
+        return _by_name(path, task, device_map, dtype=dtype, device=device, attention=attention)
     check_runtime(dtype, attention)
     local = Path(path).expanduser()
-    if local.exists() or path.startswith((".", "/", "~")):
-        check_model(local)
-        path = str(local)
-    else:
-        revision = check_hub(path, revision)
-    module = _module(path, DTYPES[dtype], attention, task, revision, adapter)
+    path, revision = _checked(path, revision)
+    module = _module(path, DTYPES[dtype], attention, task, revision, adapter, device_map)
     facts = {
         "source": "folder" if local.exists() else "hub",
         "path": local.name if local.exists() else path,
@@ -199,14 +208,26 @@ def load_model(
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
 
 
-def _by_name(name: str, task: str, *, dtype: str, device: str, attention: str) -> Model:
+def _checked(path: str, revision: str | None) -> tuple[str, str | None]:
+    """A folder or a hub id whose files were checked, and the commit of the latter."""
+    local = Path(path).expanduser()
+    if local.exists() or path.startswith((".", "/", "~")):
+        check_model(local)
+        return str(local), revision
+    return path, check_hub(path, revision)
+
+
+def _by_name(name: str, task: str, device_map: Any, **runtime: Unpack[Runtime]) -> Model:
     """The bundled classifier, or a model that `preparing.prepare` has converted."""
+    if name != "smollm2":
+        refuse_device_map(device_map, f"{name} is a small model")
     if name == "default":
         if task != SEQUENCE_CLASSIFICATION:
             raise InputError(
                 f"the bundled model is a sequence classifier, not for task={task}: give a folder"
             )
-        return load_default(dtype=dtype, device=device, attention=attention)
+        return load_default(**runtime)
+    dtype, attention = runtime["dtype"], runtime["attention"]
     spec = preparing.MODELS[name]
     if task not in (SEQUENCE_CLASSIFICATION, spec.task):
         raise InputError(f"task={task}: {name} is for {spec.task}. Leave task out.")
@@ -217,8 +238,9 @@ def _by_name(name: str, task: str, *, dtype: str, device: str, attention: str) -
         module: nn.Module = nanoguard.load(folder, DTYPES[dtype])
         facts |= {} if attention == "sdpa" else {"attention": "sdpa"}
     else:
-        module = load_module(folder, DTYPES[dtype], attention, task=spec.task)
-    return _finish(module, load_tokenizer(folder), name, device, dtype, facts, spec.task)
+        module = _module(str(folder), DTYPES[dtype], attention, spec.task, device_map=device_map)
+    tokenizer, device = load_tokenizer(folder), runtime["device"]
+    return _finish(module, tokenizer, name, device, dtype, facts, spec.task)
 
 
 def _in_memory(given: Any, tokenizer: Any, task: str, labels: Sequence[str] | None) -> Model:
@@ -248,23 +270,18 @@ def _module(
     dtype: torch.dtype,
     attention: str,
     task: str,
-    revision: str | None,
-    adapter: str | None,
+    revision: str | None = None,
+    adapter: str | None = None,
+    device_map: Any = None,
 ) -> nn.Module:
     """The module of a checkpoint whose files were checked, with an adapter merged into it."""
+    load = partial(load_module, path, dtype, attention, task=task, revision=revision)
     if adapter is None:
-        return load_module(path, dtype, attention, task=task, revision=revision)
+        return load(device_map=device_map)
+    refuse_device_map(device_map, "an adapter is merged into a model that lies on one device")
     folder = adapters.adapter_files(adapter)
     shapes = adapters.tensor_shapes(folder)
-    module = load_module(
-        path,
-        dtype,
-        attention,
-        task=task,
-        revision=revision,
-        n_labels=adapters.number_of_classes(shapes),
-        brought=tuple(shapes),
-    )
+    module = load(n_labels=adapters.number_of_classes(shapes), brought=tuple(shapes))
     return adapters.merge_adapter(module, folder)
 
 
@@ -356,17 +373,18 @@ def _finish(
     facts: dict[str, Any],
     task: str = SEQUENCE_CLASSIFICATION,
 ) -> Model:
-    where = resolve_device(device)
+    placed = placement_of(module)
+    where = resolve_device(device) if placed is None else device_of(module)
     if dtype == TF32 and where.type != "cuda":
         raise InputError(
             f"runtime.dtype={TF32} needs an NVIDIA GPU, and the device is {where.type}: use float32"
         )
     return model_of(
-        module.to(where).eval(),
+        (module.to(where) if placed is None else module).eval(),
         tokenizer,
         task=task,
         name=name,
-        facts=facts,
+        facts=facts if placed is None else facts | {PLACEMENT: placed},
         tf32=dtype == TF32,
     )
 

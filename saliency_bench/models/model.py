@@ -29,6 +29,7 @@ from saliency_bench.models.intake import (
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
 from saliency_bench.models.outputs import ends_in, logits_in
+from saliency_bench.models.placement import Reread, device_of
 from saliency_bench.models.pooled_row import PooledRow, find_pooled_row, first_row_only
 from saliency_bench.models.rounding import TF32, products
 from saliency_bench.models.threads import frozen
@@ -91,8 +92,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return typical_weight(self.module).device
+        """Where inputs go, and outputs come back."""
+        return device_of(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,11 +139,11 @@ class Model:
             InputError: the layer is not called once in a pass, or its output is not [B T D].
         """
         if self.looks_up:
-            return self.embedding(input_ids).detach()  # type: ignore[no-any-return]
+            return self.embedding(input_ids).detach().to(self.device)  # type: ignore[no-any-return]
         # What else such a layer is given is the module's affair: it is watched in a whole pass.
         with frozen(self.module), captured(self.embedding) as outputs:
             self.output(input_ids, mask, token_type_ids, extra=extra)
-        return only_output(outputs, input_ids)
+        return only_output(outputs, input_ids).to(self.device)
 
     @property
     def vocabulary(self) -> int | None:
@@ -171,10 +172,8 @@ class Model:
             return self.embed(torch.arange(size, device=self.device)[None])[0]
         texts = torch.arange(-(-size // WATCHED) * WATCHED, device=self.device).view(-1, WATCHED)
         with frozen(self.module):
-            outputs = [
-                first_output(layer, self.on_ids_alone, some)
-                for some in torch.split(texts % size, 64)
-            ]
+            some = torch.split(texts % size, 64)
+            outputs = [first_output(layer, self.on_ids_alone, rows) for rows in some]
         return torch.cat(outputs).flatten(0, 1)[:size]
 
     @property
@@ -261,6 +260,11 @@ class Model:
         return watched_ids(vocabulary, self.fact("eos_token_id"), self.device, n_rows, pad)
 
     @cached_property
+    def reread(self) -> Reread:
+        """What keeps offloaded weights out of graphs."""
+        return Reread(self.module)
+
+    @cached_property
     def pads_exactly(self) -> bool:
         """Whether padding on the right, with a mask, changes no output: tried on two texts of different lengths."""
         pad = self.pad_token_id
@@ -315,7 +319,6 @@ class Model:
         # Tokens in no order, since a proof on equal rows would prove little.
         ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
         ids %= getattr(self.embedding, "num_embeddings", 5)
-
         _ = self.intake  # a pass of its own, before layers are watched
         with frozen(self.module):
             return find_pooled_row(
@@ -371,6 +374,7 @@ class Model:
             replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),
             self._batches_allowed(mask is None),
             first_row_only(pooled),
+            self.reread.open(),
         ):
             returned = self.forward(self.module, inputs)
         logits = (ends_in if self.task == QUESTION_ANSWERING else logits_in)(returned)
@@ -382,12 +386,8 @@ class Model:
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
         # Classifiers without a pad token refuse batches, because they could not tell where a padded text ends.
         # In a block of equal lengths there is nothing to tell.
-        configs: list[Any] = [config.config for level in self.configured for config in level]
-        lifted = [
-            config
-            for config in configs
-            if hasattr(config, "pad_token_id") and config.pad_token_id is None
-        ]
+        configs: list[Any] = [part.config for level in self.configured for part in level]
+        lifted = [config for config in configs if getattr(config, "pad_token_id", 0) is None]
         if not unpadded or not lifted:
             yield
             return

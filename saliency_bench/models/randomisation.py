@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.model import Model
+from saliency_bench.models.placement import refuse_spread
 from saliency_bench.models.threads import PROCESS
 
 EMBEDDINGS, HEAD = "embeddings", "head"
@@ -58,6 +59,7 @@ def fresh_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
     Raises:
         InputError: some weights cannot be initialised anew.
     """
+    refuse_spread(module, type(module).__name__, "randomising")
     like = next(module.parameters())
     with PROCESS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -24,6 +24,7 @@ from saliency_bench.data.scores import read_scores
 from saliency_bench.models import contents
 from saliency_bench.models.contents import FILE, TEXT, VECTOR, parted
 from saliency_bench.models.model import Model
+from saliency_bench.models.weights import sums_of_weights
 
 T = TypeVar("T")
 
@@ -279,10 +280,7 @@ class References:
     @cached_property
     def weights(self) -> tuple[float, ...]:
         """A fingerprint of the weights as they are now: two sums of each, which no training step leaves alone."""
-        with torch.no_grad():
-            tensors = [weight.double() for weight in self.model.module.parameters()]
-            sums = [torch.stack([weight.sum(), weight.square().sum()]) for weight in tensors]
-            return tuple(torch.cat(sums).tolist()) if sums else ()
+        return sums_of_weights(self.model)
 
     @cached_property
     def embedding_std(self) -> float:

@@ -20,6 +20,7 @@ from saliency_bench.core.versions import versions
 from saliency_bench.models.extra import Extra
 from saliency_bench.models.fingerprint import described, fingerprint, of_libraries
 from saliency_bench.models.model import Model
+from saliency_bench.models.placement import placement_of
 from saliency_bench.models.preflight import (
     Findings,
     Refusal,
@@ -145,6 +146,7 @@ def _facts(model: Model) -> tuple[Hashable, ...]:
         None if model.takes is None else tuple(sorted(model.takes)),
         *(model.pad_token_id, model.max_length, model.short_last_layer),
         *(tuple(map(str, attention)), str(model.dtype), torch.get_num_threads()),
+        tuple(sorted((placement_of(model.module) or {}).items())),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from saliency_bench.models.causes import refuse_inference_weights
@@ -77,11 +78,30 @@ def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
         held(root, *others),
         given_back(root.modules(), "training"),
         given_back(weights, "requires_grad"),
+        _fetched_given_back(root),
     ):
         root.eval()
         for weight in weights:
             weight.requires_grad_(False)
         yield
+
+
+@contextmanager
+def _fetched_given_back(root: nn.Module) -> Iterator[None]:
+    """Restores `requires_grad` of weights that accelerate keeps elsewhere, for which it makes a new tensor after each call."""
+    elsewhere = [
+        (part, name, weight.requires_grad)
+        for part in root.modules()
+        for name, weight in part._parameters.items()
+        if weight is not None and weight.is_meta
+    ]
+    try:
+        yield
+    finally:
+        for part, name, before in elsewhere:
+            weight = part._parameters[name]
+            if weight is not None and weight.requires_grad != before:
+                part._parameters[name] = nn.Parameter(torch.empty_like(weight), before)
 
 
 def in_this_thread(own: Callable[..., Any], others: Callable[..., Any]) -> Callable[..., Any]:

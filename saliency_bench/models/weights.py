@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.model import Model
+from saliency_bench.models.placement import refuse_spread, with_numbers
 
 #: Of a weight's name and the weight: what multiplies it, of the same shape.
 Factor = Callable[[str, nn.Parameter], Tensor]
@@ -24,6 +26,7 @@ def multiplied_weights(model: Model, factor: Factor) -> Iterator[None]:
     Raises:
         InputError: a weight is no tensor of numbers with a point, as in quantised models.
     """
+    refuse_spread(model.module, model.name, "noise on")
     weights = used_weights(model)
     before = [weight.data for weight in weights.values()]
     try:
@@ -33,6 +36,16 @@ def multiplied_weights(model: Model, factor: Factor) -> Iterator[None]:
     finally:
         for weight, own in zip(weights.values(), before, strict=True):
             weight.data = own
+
+
+@torch.no_grad()
+def sums_of_weights(model: Model) -> tuple[float, ...]:
+    """The sum and the sum of squares of each weight, in float64."""
+    sums = []
+    for _, weight in with_numbers(model.module, [*model.module.named_parameters()]):
+        numbers = weight.double()
+        sums.append(torch.stack([numbers.sum(), numbers.square().sum()]).to(model.device))
+    return tuple(torch.cat(sums).tolist()) if sums else ()
 
 
 def used_weights(model: Model) -> dict[str, nn.Parameter]:

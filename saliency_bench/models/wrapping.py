@@ -23,6 +23,7 @@ from saliency_bench.models.module_facts import (
     named_inputs,
     parameters_of,
 )
+from saliency_bench.models.placement import hooks_of, with_numbers
 from saliency_bench.models.threads import frozen
 
 #: Inputs that tokenizers produce or padding needs, and not every module takes.
@@ -75,9 +76,9 @@ def model_of(
 def weights_digest(module: nn.Module) -> str:
     """The SHA-256 of all weights and buffers by name, whatever files they came from."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # of `get_extra_state`: any object at all
-            continue
+    # What `get_extra_state` gives may be any object at all.
+    tensors = [pair for pair in module.state_dict().items() if isinstance(pair[1], Tensor)]
+    for name, tensor in with_numbers(module, sorted(tensors, key=lambda pair: pair[0])):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -85,7 +86,8 @@ def weights_digest(module: nn.Module) -> str:
 
 def call_module(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Calls a module on its inputs, without the optional ones that its `forward` does not take."""
-    accepted = _taken(vars(module).get("forward", type(module).forward))
+    own = vars(module).get("_old_forward" if hooks_of(module) else "forward")
+    accepted = _taken(getattr(own, "__func__", own) or type(module).forward)
     return module(
         **{
             name: value

@@ -7,15 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from saliency_bench.core.captions import place_of_row
-from saliency_bench.core.heatmap import bar, map_of_row, number, panel, spans_to_html, visible
+from saliency_bench.core.heatmap import (
+    bar,
+    map_of_row,
+    number,
+    panel,
+    spans_to_html,
+    visible,
+)
 from saliency_bench.core.labels import metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
+from saliency_bench.core.segments import segments_of
+from saliency_bench.core.text import text_of_row
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.comparison_tables import comparison
@@ -232,11 +242,14 @@ def _card(
 ) -> dict[str, Any]:
     place = place_of_row(row, example, example[_QUESTION])
     token = None if place is None else int(row["target"]) if place.token is None else place.token
-    tokens = map_of_row(row, example, analysis.setting(key), asked=token)
+    setting = analysis.setting(key)
+    tokens = map_of_row(row, example, setting, asked=token)
+    segments = segments_of(text_of_row(row, example), np.asarray(row["scores"], float), setting)
     # Markup: every text inside was escaped where the spans were made.
     return {
         "label": analysis.labels[key],
         "html": Markup(spans_to_html(tokens)),
+        "segments": Markup(spans_to_html(segments)) if segments else "",
         "scale": number(tokens, tokens.scale),
         "signed": tokens.signed,
     }

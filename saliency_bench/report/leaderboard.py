@@ -14,9 +14,10 @@ from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.method_facts import FACTS, facts_of
 from saliency_bench.core.rows import TABLES, digest
 from saliency_bench.report.analysis import Analysis
+from saliency_bench.report.comparison_tables import METHOD
 from saliency_bench.report.formats import to_csv
 from saliency_bench.report.html import ENDPOINTS, environment, what_was_run
-from saliency_bench.report.study_tables import METHOD, caption_of, metric_fields
+from saliency_bench.report.study_tables import caption_of, metric_fields
 from saliency_bench.report.table import Cell, Column, Field, Table, filled, number, whole
 from saliency_bench.report.verdict import verdict
 from saliency_bench.store.durable import replace_file
@@ -44,16 +45,16 @@ class Board:
     @cached_property
     def entries(self) -> Mapping[str, tuple[Submission, dict[str, Any]]]:
         """By an id of its own, each setting with the submission that it is of; the suite's of the first alone."""
-        own = opponents(self.submissions[0].suite)
-        found: dict[str, tuple[Submission, dict[str, Any]]] = {}
+        fixed = opponents(self.submissions[0].suite)
+        entries: dict[str, tuple[Submission, dict[str, Any]]] = {}
         for place, submission in enumerate(self.submissions):
             for setting in submission.run.settings:
-                if setting["name"] not in own:
+                if setting["name"] not in fixed:
                     # Two packages may call two methods the same.
-                    found[f"{place}-{setting['setting_id']}"] = submission, setting
+                    entries[f"{place}-{setting['setting_id']}"] = submission, setting
                 elif not place:
-                    found[setting["setting_id"]] = submission, setting
-        return found
+                    entries[setting["setting_id"]] = submission, setting
+        return entries
 
     def is_opponent(self, key: str) -> bool:
         """Whether a setting is the suite's own."""
@@ -73,7 +74,9 @@ class Board:
 
     def _settings(self) -> list[dict[str, Any]]:
         """The settings under their ids and names of their own; equal labels are told apart by the submission."""
-        labels = pd.Series({key: facts_of(one).entry for key, (_, one) in self.entries.items()})
+        labels = pd.Series(
+            {key: facts_of(setting).entry for key, (_, setting) in self.entries.items()}
+        )
         repeated = labels.duplicated(keep=False)
         settings = []
         for key, (submission, setting) in self.entries.items():
@@ -106,7 +109,7 @@ class Board:
             median = (
                 (timings["seconds"] / timings["n_examples"]).groupby(timings["setting_id"]).median()
             )
-            unit = next(one for one in submission.run.settings if one["name"] == UNIT_OF_TIME)
+            unit = next(other for other in submission.run.settings if other["name"] == UNIT_OF_TIME)
             times[key] = median.get(setting["setting_id"], np.nan) / median.get(unit["setting_id"], np.nan)  # fmt: skip
         return pd.Series(times, dtype=float)
 
@@ -114,8 +117,8 @@ class Board:
     def table(self) -> Table:
         """The methods, best first: the endpoint with intervals and letters, the other metrics, and costs."""
         analysis = self.analysis
-        removals = [one for one in analysis.metrics if one.startswith(f"{PRIMARY} ")]
-        others = [one for one in analysis.metrics if " " not in one and one != PRIMARY]
+        removals = [metric for metric in analysis.metrics if metric.startswith(f"{PRIMARY} ")]
+        others = [metric for metric in analysis.metrics if " " not in metric and metric != PRIMARY]
         missing: Field = (Column("missing", "Texts without SRG"), self._missing)
         fields: list[Field] = [
             (METHOD, lambda key: analysis.labels[key]),
@@ -145,13 +148,13 @@ class Board:
         """How far the suite's own methods agree between submissions; "" where there is one submission."""
         if len(self.submissions) < 2:
             return ""
-        own = [key for key in self.entries if self.is_opponent(key)]
+        fixed = [key for key in self.entries if self.is_opponent(key)]
         keys = ["setting_id", "example_id", "metric", "removal"]
         first, *others = (
-            one.run.tables["rows"][lambda rows: rows["setting_id"].isin(own)].set_index(keys)[
-                "value"
-            ]
-            for one in self.submissions
+            submission.run.tables["rows"][lambda rows: rows["setting_id"].isin(fixed)].set_index(
+                keys
+            )["value"]
+            for submission in self.submissions
         )
         differences = [float((first - other.reindex(first.index)).abs().max()) for other in others]
         return (
@@ -184,19 +187,19 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
         raise InputError(
             "leaderboard takes folders of submissions: saliency-bench leaderboard DIR ..."
         )
-    if len(suites := {one.suite for one in submissions}) > 1:
+    if len(suites := {submission.suite for submission in submissions}) > 1:
         raise InputError(
             f"the submissions are of several suites ({', '.join(sorted(suites))}). Give those of one."
         )
-    names = [one.name for one in submissions]
+    names = [submission.name for submission in submissions]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(
             f"two folders are called {repeated!r}, and a submission goes by that. Rename one."
         )
     groups: dict[str, list[Submission]] = {}
-    for one in submissions:
-        key = digest(identity_of_model(one.run.manifest.get("model")))
-        groups.setdefault(key, []).append(one)
+    for submission in submissions:
+        key = digest(identity_of_model(submission.run.manifest.get("model")))
+        groups.setdefault(key, []).append(submission)
     for first, *others in groups.values():
         for other in others:
             if _texts(other) != _texts(first):
@@ -260,33 +263,33 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _submissions(submissions: Sequence[Submission]) -> Table:
     """Where the numbers come from: whose methods, by which code, on which machine, and when."""
 
-    def environment_of(one: Submission) -> Mapping[str, Any]:
-        return one.run.manifest.get("identity") or {}
+    def environment_of(submission: Submission) -> Mapping[str, Any]:
+        return submission.run.manifest.get("identity") or {}
 
-    def machine(one: Submission) -> str:
-        facts = environment_of(one)
+    def machine(submission: Submission) -> str:
+        facts = environment_of(submission)
         computation = _mapping(facts.get("computation"))
         words = [facts.get("cpu"), computation.get("device_name"), computation.get("dtype")]
         return ", ".join(str(word) for word in words if word not in (None, "cpu"))
 
-    def code(one: Submission) -> str:
-        facts = _mapping(environment_of(one).get("code"))
+    def code(submission: Submission) -> str:
+        facts = _mapping(environment_of(submission).get("code"))
         commit = str(facts.get("commit") or "")[:8]
         changed = " with changes" if facts.get("dirty") else ""
         return f"{facts.get('version')} {commit}{changed}".strip()
 
     fields: list[Field] = [
-        (Column("submission", "Submission"), lambda one: one.name),
-        (Column("model", "Model"), lambda one: Board((one,)).model),
+        (Column("submission", "Submission"), lambda submission: submission.name),
+        (Column("model", "Model"), lambda submission: Board((submission,)).model),
         (
             Column("packages", "Methods of"),
-            lambda one: ", ".join(sorted({facts["package"] for facts in one.methods.values()})) or OF_SUITE,
+            lambda submission: ", ".join(sorted({facts["package"] for facts in submission.methods.values()})) or OF_SUITE,
         ),
         (Column("code", "saliency_bench"), code),
         (Column("machine", "Machine"), machine),
         (
             Column("ended", "Made"),
-            lambda one: str((one.run.manifest.get("circumstances") or {}).get("ended") or "–")[:10],
+            lambda submission: str((submission.run.manifest.get("circumstances") or {}).get("ended") or "–")[:10],
         ),
     ]  # fmt: skip
     return filled("submissions", "Submissions", "", fields, submissions, False)

@@ -22,7 +22,7 @@ from saliency_bench.core.labels import (
 from saliency_bench.core.method_facts import backward_parts, facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT
-from saliency_bench.report import convergence_table
+from saliency_bench.report import causal, convergence_table
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.comparison_tables import (
     METHOD,
@@ -57,11 +57,13 @@ def headline(analysis: Analysis) -> Table:
         *metric_fields(analysis, metrics[:1]),
         *(ranks if analysis.groups else []),
         *metric_fields(analysis, metrics[1:]),
+        *causal.first_token(analysis),
         *(field for field in _costs(analysis) if not metrics or field[0].key != _RATE),
     ]
     caption = caption_of(analysis) + same_evidence_words(analysis.headline)
     shown, claims = analysis.shown, analysis.claims
-    return filled("headline", _title(analysis), caption, fields, shown, claims)
+    table = filled("headline", _title(analysis), caption, fields, shown, claims)
+    return causal.with_words(analysis, table)
 
 
 def summary(analysis: Analysis) -> Table:
@@ -72,6 +74,7 @@ def summary(analysis: Analysis) -> Table:
         (Column("reduction", "Reduction"), lambda key: analysis.setting(key)["reduction"]),
         (Column("settings", "Settings"), lambda key: settings_label(analysis.setting(key))),
         *_costs(analysis),
+        *causal.first_token(analysis),
         *metric_fields(analysis, analysis.metrics),
     ]
     title = "All settings and metrics"
@@ -286,7 +289,7 @@ TABLES: Mapping[str, Callable[[Analysis], Table]] = {
 
 def tables(analysis: Analysis) -> dict[str, Table]:
     """All tables that the run has something for, by name."""
-    made = {name: make(analysis) for name, make in TABLES.items()}
+    made = {name: causal.with_words(analysis, make(analysis)) for name, make in TABLES.items()}
     return {name: table for name, table in made.items() if table.rows}
 
 

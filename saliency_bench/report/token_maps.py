@@ -10,6 +10,7 @@ from rich.text import Text
 
 from saliency_bench.core.captions import facts, headings, legend
 from saliency_bench.core.heatmap import map_of_attribution, only_top, spans_to_rich
+from saliency_bench.core.segments import map_of_segments
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def show_maps(
         console.print(Text(title, style="bold"))
         shown = spans_to_rich(only_top(tokens, top), colored)
         console.print(shown, soft_wrap=not colored)
+        if segments := map_of_segments(attribution):
+            console.print(Text("Segments: ").append_text(spans_to_rich(segments, colored)))
         console.print(Text(largest_words(attribution, tokens.signed)), soft_wrap=not colored)
         console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
         console.print()

@@ -286,7 +286,7 @@ def _verify(part: Path, run: str | None) -> None:
 def _parse_record(path: Path, key: str, kind: type) -> dict[str, Any]:
     try:
         record = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, RecursionError) as error:
         raise _DamagedError(f"{path.name} is missing or is not JSON") from error
     if not isinstance(record, dict) or not isinstance(record.get(key), kind):
         raise _DamagedError(f"{path.name} lacks {key!r}")

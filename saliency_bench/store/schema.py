@@ -55,7 +55,7 @@ MANIFEST: Mapping[Kind, Sequence[str]] = {
     OBJECT: (
         "model", "data", "identity", "circumstances", "preflight", "parity", "chosen", "chosen.best", "config",
         "config.model", "config.data", "config.method", "config.convergence", "config.evaluation", "config.report",
-        "config.statistics",
+        "config.statistics", "placement", "replaced_by",
     ),
     TEXT: (
         "id", "cell_id", "name", "split", "command", "reference_setting", "model.name", "data.dataset", "data.sha256",

@@ -21,7 +21,7 @@ from saliency_bench.core.errors import InputError, StorageError, one_of, shown
 from saliency_bench.core.rows import TABLES, digest
 from saliency_bench.store.durable import refuse_links, replace_file, sha256, storing, to_json
 from saliency_bench.store.parquet import check, from_parquet
-from saliency_bench.store.parts import DIGESTS, sealed_record
+from saliency_bench.store.parts import DIGESTS, sealed_record, verify_sealed
 from saliency_bench.store.run import IDENTITY, MANIFEST, SETTINGS, Run, read_json, read_run
 
 #: The group of conf/ whose files are suites.
@@ -109,26 +109,26 @@ def suite_of(run: Run) -> tuple[str, str]:
         config["evaluation"] = {**(config.get("evaluation") or {}), "removal": asked}
     examples = run.tables["examples"]
     pairs = examples["text_pair"].astype(object).where(examples["text_pair"].notna(), None)
-    found = content(name, config, zip(examples["text"], pairs, strict=True))
-    if found != CONTENTS[name]:
+    of_run = content(name, config, zip(examples["text"], pairs, strict=True))
+    if of_run != CONTENTS[name]:
         raise InputError(
-            f"{run.folder} says that it is of suite {name}, whose content is {CONTENTS[name]}, but its own is {found}: "
+            f"{run.folder} says that it is of suite {name}, whose content is {CONTENTS[name]}, but its own is {of_run}: "
             "a number or a text was changed."
         )
-    return name, found
+    return name, of_run
 
 
 def packages(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """By method, the installed package that adds it, with its version and the digest of the method's file."""
     points = {point.name: point for point in entry_points(group="saliency_bench.methods")}
-    found = {}
+    installed = {}
     for name in names:
         if (point := points.get(name)) is not None:
             spec = find_spec(point.module)
             data = Path(spec.origin).read_bytes() if spec and spec.origin else b""
             package = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
-            found[name] = {"package": package, "sha256": sha256(data)}
-    return found
+            installed[name] = {"package": package, "sha256": sha256(data)}
+    return installed
 
 
 def identity_of_model(facts: Any) -> dict[str, Any]:
@@ -144,12 +144,13 @@ def pack(folder: Path, out: Path) -> Submission:
         StorageError: the submission would be too large, or the disk refuses.
     """
     run = read_run(folder)
-    name, found = suite_of(run)
+    suite, of_suite = suite_of(run)
     if out.is_dir() and {path.name for path in out.iterdir()} - {*DOCUMENTS, DIGESTS, *_files()}:
         raise InputError(f"{out} holds other files. Give a new folder: out=FOLDER")
-    own = [one["method"] for one in run.settings if one["name"] not in opponents(name)]
+    fixed = opponents(suite)
+    others = [setting["method"] for setting in run.settings if setting["name"] not in fixed]
     manifest = run.manifest | {
-        SUITE: {"name": name, "content": found, "methods": packages(dict.fromkeys(own))}
+        SUITE: {"name": suite, "content": of_suite, "methods": packages(dict.fromkeys(others))}
     }
     data = {
         name: to_json(value)
@@ -183,6 +184,7 @@ def read(folder: Path) -> Submission:
     folder = Path(folder)
     _refuse_other_files(folder)
     _check_documents(folder)
+    verify_sealed(folder)
     _refuse_bombs(folder)
     run = read_run(folder)
     named = run.manifest.get(SUITE)
@@ -193,9 +195,9 @@ def read(folder: Path) -> Submission:
             _check_table(name, path)
         elif name in NEEDED:
             raise StorageError(f"{folder} lacks {path.name}.")
-    suite, found = suite_of(run)
+    suite, of_suite = suite_of(run)
     _check_rows(run)
-    return Submission(run, suite, found)
+    return Submission(run, suite, of_suite)
 
 
 def _files() -> list[str]:
@@ -213,7 +215,7 @@ def _refuse_other_files(folder: Path) -> None:
         for path in paths:
             if path.name not in (*DOCUMENTS, DIGESTS, *_files()) or not path.is_file():
                 raise StorageError(
-                    f"{folder} holds {path.name!r}, which no submission has. Remove it."
+                    f"{folder} holds {path.name!r}, which no submission has. Of a run one is made by: saliency-bench submit DIR"
                 )
         _refuse_large(folder, sum(path.stat().st_size for path in paths))
 
@@ -279,30 +281,30 @@ def _check_rows(run: Run) -> None:
     """Checks that every setting has each metric of each example once: who left out texts would gain by it."""
     rows, config = run.tables["rows"], run.manifest["config"]
     missing = [name for name in opponents(str(config["name"]).removeprefix(f"{GROUP}_"))
-               if name not in {one["name"] for one in run.settings}]  # fmt: skip
+               if name not in {setting["name"] for setting in run.settings}]  # fmt: skip
     if missing:
         raise StorageError(f"{run.folder} lacks the suite's method {missing[0]}.")
     removal = rows["removal"].astype(object).where(rows["removal"].notna(), None)
     keys = list(zip(rows["setting_id"], rows["example_id"], rows["metric"], removal, strict=True))
     views = {key[2:] for key in keys}
-    removals = {one for _, one in views} - {None}
+    removals = {operator for _, operator in views} - {None}
     planned = {
-        (metric, one)
+        (metric, operator)
         for metric in config["metric"]
-        for one in ([None] if (metric, None) in views else sorted(removals))
+        for operator in ([None] if (metric, None) in views else sorted(removals))
     }
     settings = [setting["setting_id"] for setting in run.settings]
     wanted = set(product(settings, run.tables["examples"]["example_id"], planned))
-    found = {(setting, example, tuple(view)) for setting, example, *view in keys}
+    present = {(setting, example, tuple(view)) for setting, example, *view in keys}
     if (
         removals != set(config["evaluation"]["removal"])
-        or found != wanted
-        or len(keys) != len(found)
+        or present != wanted
+        or len(keys) != len(present)
     ):
-        first = min(map(str, found ^ wanted), default="")
+        first = min(map(str, present ^ wanted), default="")
         raise StorageError(
-            f"{run.folder}: the rows are not those of the suite: {len(wanted - found)} are missing, "
-            f"{len(found - wanted)} are others' {shown(first)}."
+            f"{run.folder}: the rows are not those of the suite: {len(wanted - present)} are missing, "
+            f"{len(present - wanted)} are others' {shown(first)}."
         )
     cells = {cell for name in TABLES for cell in set(run.columns(name, ["cell_id"])["cell_id"])}
     if cells != {run.manifest.get("cell_id")}:

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from saliency_bench.core.errors import is_out_of_memory
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
-from saliency_bench.core.tensors import Attribution, Batch, Convergence, host_copies, on_device
+from saliency_bench.core.tensors import Attribution, Batch, on_device
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
@@ -29,6 +29,8 @@ from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import task_of
 from saliency_bench.models.tasks.scores import clean_logits, logits_fn, output_of
+from saliency_bench.studies.beginnings import Read, stacked
+from saliency_bench.studies.on_host import Numbers, on_host
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
 #: rounding; it is fixed so that equal plans give equal bytes.
@@ -175,6 +177,7 @@ class OpenBlock:
     target: Target
     token_budget: int
     outputs: tuple[str, ...] = ()
+    known: Mapping[Encoded, Read] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.references.model
@@ -183,7 +186,7 @@ class OpenBlock:
         self.token_budget = self.token_budget * width // read
         self.task = task_of(self.model)
         self._gradients: dict[str, Tensor] = {}
-        if not self._taken_with_gradients():
+        if not self._known_before() and not self._taken_with_gradients():
             self._choose(clean_logits(self.model, self.batch))
         logits = self.logits.double()
         self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
@@ -197,6 +200,15 @@ class OpenBlock:
             self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
         )
         self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+
+    def _known_before(self) -> bool:
+        """Whether a pass that these questions share has said everything."""
+        if not all(item in self.known for item in self.batch.encoded):
+            return False
+        reads = [self.known[item] for item in self.batch.encoded]
+        logits, self._gradients = stacked(reads, self.batch.input_ids.shape[1])
+        self._choose(logits)
+        return True
 
     def _taken_with_gradients(self) -> bool:
         """Whether one pass gave the logits and, of each of `outputs`, the gradient at the input.
@@ -274,7 +286,7 @@ class OpenBlock:
         found: dict[str, Attribution] = {}
         for context, group in self._groups(settings):
             found |= explain(context, group)
-        numbers = _on_host(found)
+        numbers = on_host(found)
         return {setting.id: self._maps(setting, numbers[setting.id]) for setting in settings}
 
     def families(self, settings: Sequence[Setting]) -> list[Family]:
@@ -299,7 +311,7 @@ class OpenBlock:
             for row, own in enumerate(classes)
         ]
 
-    def _maps(self, setting: Setting, numbers: "_Numbers") -> list[AttributionMap]:
+    def _maps(self, setting: Setting, numbers: Numbers) -> list[AttributionMap]:
         name = "described", setting.name, setting.id
         parts = self.references.found.get(BACKWARD_PARTS)
         flat = self.references.once(name, lambda: described(setting, parts))
@@ -325,12 +337,20 @@ def open_block(
     target: Target,
     token_budget: int,
     settings: Sequence[Setting] = (),
+    known: Mapping[Encoded, Read] = MappingProxyType({}),
 ) -> OpenBlock:
     """The block of these examples, padded where their lengths differ.
 
     `settings` are those that will be explained, if it is known: where one needs the gradient at the input and nothing else,
-    the pass that chooses the class takes it too.
+    the pass that chooses the class takes it too. `known` is what a pass has said of examples before (`beginnings`).
     """
+    batch = collate(references.model, encoded)
+    outputs = outputs_at_input(settings)
+    return OpenBlock(references, batch, target, token_budget, outputs, known)
+
+
+def outputs_at_input(settings: Sequence[Setting]) -> tuple[str, ...]:
+    """The outputs of which these settings need the gradient at the input and nothing else."""
     outputs = [
         setting.output
         for setting in settings
@@ -338,63 +358,4 @@ def open_block(
         and about_of(setting.method).at_input
         and rule_of(setting) == PLAIN
     ]
-    batch = collate(references.model, encoded)
-    return OpenBlock(references, batch, target, token_budget, tuple(dict.fromkeys(outputs)))
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """What an attribution says of the examples of its batch, on the host."""
-
-    attribution: Attribution
-    scores: Float[np.ndarray, "B T"]
-    sums: Float[np.ndarray, "2 B"] | None  # of the scores before the reduction, and F(x) - F(x')
-
-    def of(self, row: int, length: int) -> dict[str, Any]:
-        """One example's scores at its own length, their cost, completeness and convergence."""
-        cost = self.attribution.n_gradients
-        numbers: dict[str, Any] = {
-            "scores": self.scores[row, :length],
-            "n_gradients": cost if isinstance(cost, int) else int(cost[row]),
-        }
-        if self.attribution.draws is not None:
-            numbers["draws"] = self.attribution.draws[:, row, :length].numpy()
-        if self.sums is not None:
-            total, difference = self.sums[:, row].tolist()
-            numbers["output_difference"] = difference
-            numbers["completeness_gap"] = total - difference
-        return numbers | _sureness(self.attribution.convergence, row, length)
-
-
-def _on_host(attributions: Mapping[str, Attribution]) -> dict[str, _Numbers]:
-    """All that attributions say of a block, by one copy from the device."""
-    tensors: list[Tensor] = []
-    for one in attributions.values():
-        tensors.append(one.scores)
-        if one.total is not None and one.difference is not None:
-            tensors += [one.total, one.difference]
-    arrays = iter(host_copies(tensors))
-    numbers = {}
-    for key, one in attributions.items():
-        scores, claims = next(arrays), one.total is not None and one.difference is not None
-        sums = np.stack([next(arrays), next(arrays)]) if claims else None
-        numbers[key] = _Numbers(one, scores, sums)
-    return numbers
-
-
-def _sureness(known: Convergence | None, row: int, length: int) -> dict[str, Any]:
-    """What is known of how sure one example's scores are."""
-    if known is None:
-        return {}
-    found: dict[str, Any] = {}
-    if known.standard_errors is not None:
-        found["standard_errors"] = known.standard_errors[row, :length]
-    if known.split_half_tau is not None and np.isfinite(known.split_half_tau[row]):
-        found["split_half_tau"] = float(known.split_half_tau[row])
-    if known.error is not None and np.isfinite(known.error[row]):
-        found["error"] = float(known.error[row])
-    if known.converged is not None:
-        found["converged"] = bool(known.converged[row])
-    if known.reasons is not None:
-        found["reason"] = known.reasons[row]
-    return found
+    return tuple(dict.fromkeys(outputs))

@@ -12,6 +12,7 @@ from torch import Tensor
 from saliency_bench.core.errors import InputError, is_out_of_memory
 from saliency_bench.core.rows import digest
 from saliency_bench.models.model import Model
+from saliency_bench.models.placement import PLACEMENT
 from saliency_bench.store import cache
 from saliency_bench.studies.timing import measure, synchronizer
 
@@ -118,4 +119,5 @@ def _cache_name(model: Model) -> str:
     state = model.module.state_dict().items()
     shapes = sorted((name, tuple(one.shape)) for name, one in state if isinstance(one, Tensor))
     facts = [type(model.module).__name__, shapes, model.precision, kind, torch.get_num_threads()]
+    facts += [placed] if (placed := model.facts.get(PLACEMENT)) else []
     return digest([facts, torch.__version__, VERSION], 32)

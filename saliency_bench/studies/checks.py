@@ -138,9 +138,15 @@ def _check_model(model: "ModelConfig") -> None:
 
 def _check_runtime(runtime: "Runtime") -> None:
     from saliency_bench.models.loading import resolve_device
+    from saliency_bench.models.placement import check_device_map, refuse_device_map
     from saliency_bench.studies.budget import check_budget
 
     resolve_device(runtime.device)
+    check_device_map(runtime.device_map, runtime.device)
+    executor = runtime.executor.get("name")
+    if executor != "here":
+        reason = f"each worker of runtime={executor} would load the whole model"
+        refuse_device_map(runtime.device_map, f"{reason}. Use runtime=here, or one device")
     check_budget(runtime.token_budget, "runtime.token_budget")
     _check_executor(runtime)
 

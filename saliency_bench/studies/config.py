@@ -142,6 +142,7 @@ class Runtime:
     token_budget: Any
     attention: str
     executor: dict[str, Any]  # who computes blocks: conf/runtime/
+    device_map: Any = None
 
 
 @dataclass

@@ -24,12 +24,14 @@ from saliency_bench.evaluation.view import View, usual
 from saliency_bench.models import loading, preparing, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
+from saliency_bench.models.placement import PLACEMENT, refuse_device_map
 from saliency_bench.models.preflight import Findings, inspect_texts
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import mostly_unknown
 from saliency_bench.models.tasks.registry import questions, task_of
 from saliency_bench.store.manifest import collect
 from saliency_bench.studies.budget import resolve as resolve_budget
+from saliency_bench.studies.config import DefaultModel
 from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
@@ -214,7 +216,9 @@ def by_text_hash(texts: Sequence[Text]) -> list[Text]:
 def load_configured_model(config: Any) -> Model:
     """The model that `model` and `runtime` name."""
     runtime = {key: getattr(config.runtime, key) for key in ("dtype", "device", "attention")}
-    one = config.model
+    one, device_map = config.model, config.runtime.device_map
+    if isinstance(one, DefaultModel):
+        refuse_device_map(device_map, f"{one.name} is a small model")
     trained = {
         "default": loading.load_default,
         "masked": loading.load_masked,
@@ -225,13 +229,14 @@ def load_configured_model(config: Any) -> Model:
     if one.name == "shortcuts":
         return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
     if one.name in preparing.MODELS:
-        return loading.load_model(one.name, task=one.task, **runtime)
+        return loading.load_model(one.name, task=one.task, device_map=device_map, **runtime)
     return loading.load_model(
         one.path,
         task=one.task,
         revision=one.revision,
         adapter=one.adapter,
         labels=one.labels,
+        device_map=device_map,
         **runtime,
     )
 
@@ -345,7 +350,8 @@ def identity_of(
     kept = {
         key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")
     }
-    kept["runtime"] = {key: value for key, value in kept["runtime"].items() if key != "executor"}
+    unsaid = {"executor", *(("device_map",) if config.runtime.device_map is None else ())}
+    kept["runtime"] = {key: value for key, value in kept["runtime"].items() if key not in unsaid}
     inputs = [
         [item.example_id, item.input_ids, item.token_type_ids, item.gold]
         + ([] if item.relevant is None else [item.relevant])
@@ -356,7 +362,9 @@ def identity_of(
     ]
     provenance = collect(computation(config, model), command=[], started=datetime.now(UTC))
     return {
-        "model": dict(model.facts) | {"name": model.name, "labels": list(model.labels)},
+        # On which of the same devices a part lies changes no number.
+        "model": {key: value for key, value in model.facts.items() if key != PLACEMENT}
+        | {"name": model.name, "labels": list(model.labels)},
         "data": {key: value for key, value in plain["data"].items() if key not in _READING}
         | {"sha256": digest(inputs, 64)},
         "seed": config.seed,

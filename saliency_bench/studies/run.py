@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.core.errors import InputError, StorageError
-from saliency_bench.core.rows import Setting
+from saliency_bench.core.rows import Setting, as_list
+from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.ledger import PARITY
 from saliency_bench.models.ledger import TIMING as TIMED
+from saliency_bench.models.placement import PLACEMENT
 from saliency_bench.models.references import References
 from saliency_bench.store.coverage import require_planned
 from saliency_bench.store.events import EventLog
@@ -314,9 +316,23 @@ def _manifest(
         "data": study.identity["data"],
         "preflight": study.findings.to_dict(),
         "parts_resumed": n_resumed,
+        **_of_model(study),
         **_shown(study),
         **provenance,
     }
+
+
+def _of_model(study: Study) -> dict[str, Any]:
+    """On which device each part of a spread model lies, and what a causal model's removed tokens are replaced by."""
+    model = study.model
+    facts: dict[str, Any] = {}
+    if placed := model.facts.get(PLACEMENT):
+        facts[PLACEMENT] = placed
+    if model.task == TEXT_GENERATION:
+        removals = as_list(study.config.evaluation.removal)
+        tokens = {name: getattr(model.tokenizer, f"{name}_token", None) for name in removals}
+        facts["replaced_by"] = {name: str(token) for name, token in tokens.items() if token}
+    return facts
 
 
 def _shown(study: Study) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from saliency_bench.attribution import baselines, captum
 from saliency_bench.attribution.parity import relative_tolerance
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import PARTS
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS
 from saliency_bench.models.references import References
@@ -186,9 +187,17 @@ def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
                 "correct": None if unknown else item.gold == predicted,
                 "n_tokens": len(item),
                 "truncated": item.truncated,
+                **_parts(item),
             }
         )
     return rows
+
+
+def _parts(item: Encoded) -> dict[str, list[Any] | None]:
+    """The segments that a text came with, in columns."""
+    columns: list[Any] = [[*column] for column in zip(*item.parts, strict=True)]
+    columns = columns or [None] * len(PARTS)
+    return dict(zip(PARTS, columns, strict=True))
 
 
 def _number(value: float) -> float | None:

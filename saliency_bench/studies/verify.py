@@ -238,7 +238,7 @@ def _one_order(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether both have the same order, by their sizes too; ties only where nothing differs."""
     if np.array_equal(a, b):
         return True
-    untied = all(len(np.unique(np.abs(one))) == len(one) for one in (a, b))
+    untied = all(len(np.unique(np.abs(scores))) == len(scores) for scores in (a, b))
     return untied and all(
         np.array_equal(np.argsort(f(a)), np.argsort(f(b))) for f in (np.asarray, np.abs)
     )

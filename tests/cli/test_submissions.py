@@ -19,6 +19,7 @@ import pytest
 from saliency_bench.attribution import methods
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
+from saliency_bench.cli.suite import _overrides
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.report import html
 from saliency_bench.store import suite as suites
@@ -45,8 +46,8 @@ def outside(tmp_path_factory):
     point = re.search(rf'^{METHOD} = "(.*)"', project, re.M)[1]
     (info / "entry_points.txt").write_text(f"[saliency_bench.methods]\n{METHOD} = {point}\n")
     with pytest.MonkeyPatch.context() as patch:
+        methods.METHODS.names()  # loads what is installed, before this is
         patch.syspath_prepend(root)
-        methods.METHODS.names()  # loads what is installed
         for known in (methods.METHODS._known, methods.KINDS, methods.ABOUT):
             patch.setitem(known, METHOD, None)
             patch.delitem(known, METHOD)
@@ -152,17 +153,12 @@ def test_a_submission_is_small_and_holds_what_it_needs(submitted):
     assert {one["method"] for one in read.run.settings} == {*suites.opponents("v1"), METHOD}
 
 
-def test_the_same_bytes_come_out_again(submitted, folder, capfd):
-    code, out, err = verified(capfd, submitted, folder)
+def test_the_same_bytes_come_out_again_wherever_the_model_lies(submitted, folder, tmp_path, capfd):
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    code, out, err = verified(capfd, submitted, moved)
     assert code == 0, err
     assert "A machine like the submission's: the same bytes." in out
     assert f"{N_TEXTS} texts" in out
-
-
-def test_a_model_in_a_folder_of_another_name_is_the_same(submitted, folder, tmp_path, capfd):
-    moved = shutil.copytree(folder, tmp_path / "elsewhere")
-    code, out, err = verified(capfd, submitted, moved)
-    assert code == 0 and "the same bytes" in out, err
 
 
 def test_blocks_are_chosen_by_chance_and_by_a_seed_again(submitted, folder, capfd):
@@ -173,7 +169,7 @@ def test_blocks_are_chosen_by_chance_and_by_a_seed_again(submitted, folder, capf
 
     first = blocks(0)
     assert len(first) == 2 and blocks(0) == first
-    assert any(blocks(seed) != first for seed in (1, 2, 3))
+    assert blocks(1) != first
 
 
 @pytest.mark.parametrize(
@@ -246,6 +242,15 @@ def test_a_model_is_loaded_from_where_the_user_says_alone(submitted, folder, tmp
     assert "model.path=FOLDER_OR_HUB_ID" in capfd.readouterr().err
     assert cli.main(["verify", str(submitted), "model.path=x", "model.adapter=y", "blocks=0"]) == 2
     assert "blocks=0" in capfd.readouterr().err
+
+
+def test_an_installed_method_without_a_file_is_selected_by_its_name(outside):
+    words = [f"method=[{METHOD},vanilla,attnlrp]", f"method.{METHOD}.reduction=sum"]
+    found = _overrides("v1", words)
+    own = ",".join(suites.opponents("v1"))
+    assert found == [f"method=[{own},attnlrp]", f"method.{METHOD}.method={METHOD}", words[1]]
+    with_file = [words[0], "--config-dir", str(EXAMPLE / "conf")]
+    assert _overrides("v1", with_file) == [f"method=[{own},{METHOD},attnlrp]", *with_file[1:]]
 
 
 # --- forged submissions ---
@@ -406,9 +411,9 @@ def test_two_methods_of_one_name_stand_beside_each_other(submitted, tmp_path):
 
 def test_differences_of_the_suites_own_methods_are_said(submitted, tmp_path):
     _, page = board(
-        tmp_path / "board", submitted, forged(submitted, tmp_path / "theirs", shifted(0.25))
+        tmp_path / "board", submitted, forged(submitted, tmp_path / "theirs", shifted(0.5))
     )
-    assert "give values that differ by 0.2 at most" in page
+    assert "give values that differ by 0.5 at most" in page
 
 
 def another_model(tables, documents):

@@ -97,26 +97,31 @@ def names() -> list[str]:
     return list(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
-    """The architecture's classifier in float64, its weights random."""
-    from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+def build(
+    name: str,
+    seed: int = 0,
+    auto: str = "AutoModelForSequenceClassification",
+    needs: Mapping[str, Any] | None = None,
+    **sizes: Any,
+) -> nn.Module:
+    """The architecture in float64 with a head of transformers, its weights random; `sizes` take the place of `SIZES`."""
+    import transformers
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        config = _tiny(CONFIG_MAPPING[name], NEEDS.get(name, {}))
-        module = AutoModelForSequenceClassification.from_config(
-            config, experts_implementation="eager"
-        )
+        kind = transformers.CONFIG_MAPPING[name]
+        config = _tiny(kind, {**NEEDS.get(name, {}), **(needs or {})}, {**SIZES, **sizes})
+        module = getattr(transformers, auto).from_config(config, experts_implementation="eager")
     return module.double().eval()
 
 
-def _tiny(kind: Any, needs: Mapping[str, Any]) -> Any:
+def _tiny(kind: Any, needs: Mapping[str, Any], all_sizes: Mapping[str, Any]) -> Any:
     """A configuration of small sizes, its parts likewise."""
     like = kind()
     known = like.to_dict().keys() | like.attribute_map.keys()
-    sizes = {key: value for key, value in SIZES.items() if key in known or key == "num_labels"}
+    sizes = {key: value for key, value in all_sizes.items() if key in known or key == "num_labels"}
     parts = {key for key in kind.sub_configs if getattr(like, key, None) is not None}
     for key in parts:
-        sizes[key] = _tiny(type(getattr(like, key)), needs.get(key, {}))
+        sizes[key] = _tiny(type(getattr(like, key)), needs.get(key, {}), all_sizes)
     return kind(**sizes | {key: value for key, value in needs.items() if key not in parts})

@@ -170,8 +170,10 @@ def _block(model: Model, *inputs: dict[str, list[int]]) -> OpenBlock:
     return open_block(References(model), encoded, "predicted", 10_000)
 
 
-def _by_the_table(model: Model, ids: list[int]) -> Tensor:
+def _by_the_table(model: Model, ids: list[int], target: int | None = None) -> Tensor:
     """The gradient at each token's embedding from that of the table, in a pass that nothing of ours takes part in.
+
+    Of the largest logit, or of that of the token `target` after the text.
 
     Each id occurs once, so that its row of the table is met by its token alone, unless the model adds tokens of its
     own to the ends; a layer that scales its output scales the gradient of its table by as much.
@@ -180,7 +182,8 @@ def _by_the_table(model: Model, ids: list[int]) -> Tensor:
     with frozen(model.module), torch.enable_grad():
         table.requires_grad_(True)
         logits = model.module(input_ids=torch.tensor([ids])).logits
-        (gradient,) = torch.autograd.grad(logits.max(), table)
+        score = logits.max() if target is None else logits[0, -1, target]
+        (gradient,) = torch.autograd.grad(score, table)
     scale = model.embed(torch.tensor([ids]))[0].norm() / table[ids].norm()
     return gradient[ids] / scale
 

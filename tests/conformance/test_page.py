@@ -6,6 +6,7 @@ from pathlib import Path
 
 import transformers
 from architectures import names
+from causal import causal_names
 from checks import NOT_BUILT, PASSES, REFUSED
 from tiny_heads import EVERY_HEAD
 
@@ -33,6 +34,14 @@ def test_every_head_of_the_other_tasks_was_measured_and_passes():
     assert {row["transformers"] for row in found} == {transformers.__version__}
     assert [(row["task"], row["name"]) for row in found] == EVERY_HEAD
     assert {row["status"] for row in found} == {PASSES}
+
+
+def test_every_causal_language_model_was_measured_and_none_is_wrong():
+    found = rows("causal")
+    assert {row["transformers"] for row in found} == {transformers.__version__}
+    assert [row["name"] for row in found] == causal_names()
+    assert {row["status"] for row in found} <= {PASSES, REFUSED, NOT_BUILT}
+    assert all((row["status"] == PASSES) == (not row["reason"]) for row in found)
 
 
 def test_nine_tenths_of_what_can_be_built_pass_and_the_rest_says_why():

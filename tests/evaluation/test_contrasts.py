@@ -37,6 +37,7 @@ OUTPUTS = tuple(READ[KINDS[0]])
 OWN = {
     "log_odds": "log-odds",
     "log_probability_drop": "log_probability",
+    "top_k_log_probability_drop": "log_probability",
     "dig_log_odds": "log_probability",
     "faithfulness_correlation": "logit",
     "infidelity": "logit",
@@ -87,7 +88,7 @@ def test_every_metric_is_that_of_a_model_whose_logit_is_the_difference(kind, out
     maps = sb.attribute(model, INPUTS, "input_x_gradient", target=TARGET)
     same = [replace(one, target=0, against=None) for one in maps]
     metrics = [name for name in conf_files.names("metric") if OWN.get(name, output) == output]
-    metrics = [name for name in metrics if name not in ("log_probability_drop", "dig_log_odds")]
+    metrics = [name for name in metrics if OWN.get(name) != "log_probability"]
     ours = sb.evaluate(model, maps, metrics, removal="pad", output=output)
     theirs = sb.evaluate(twin, same, metrics, removal="pad", output="logit")
     assert (ours.status == theirs.status).all()

@@ -5,11 +5,19 @@ import inspect
 import pytest
 
 from saliency_bench.core import conf as conf_files
-from saliency_bench.evaluation import as_published, axioms, faithfulness, pointing, query, truth
+from saliency_bench.evaluation import (
+    as_published,
+    axioms,
+    context,
+    faithfulness,
+    pointing,
+    query,
+    truth,
+)
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
 from saliency_bench.evaluation.view import hyperparameters
 
-MODULES = (as_published, axioms, faithfulness, pointing, query, truth)
+MODULES = (as_published, axioms, context, faithfulness, pointing, query, truth)
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.
@@ -26,6 +34,8 @@ HIGHER = {
     "monotonicity",
     "leave_one_out_tau",
     "faithfulness_correlation",
+    "linear_datamodeling_score",
+    "top_k_log_probability_drop",
     "normalized_comprehensiveness",
     "soft_sufficiency",
     "soft_comprehensiveness",

@@ -325,9 +325,9 @@ def guided_backpropagation(patch):
 
 
 def the_gap_is_said_to_be_zero(patch):
-    numbers = blocks._Numbers.of
+    numbers = blocks.Numbers.of
     patch.setattr(
-        blocks._Numbers,
+        blocks.Numbers,
         "of",
         lambda *row: {
             key: 0.0 if key == "completeness_gap" else value for key, value in numbers(*row).items()
@@ -356,9 +356,9 @@ def input_x_gradient_claims_completeness(patch):
 
 
 def everything_claims_completeness(patch):
-    numbers = blocks._Numbers.of
+    numbers = blocks.Numbers.of
     patch.setattr(
-        blocks._Numbers,
+        blocks.Numbers,
         "of",
         lambda *row: {"completeness_gap": 0.0, "output_difference": 0.0} | numbers(*row),
     )

@@ -148,9 +148,9 @@ def every_token_is_charged(patch):
 
 
 def a_gradient_more_is_charged(patch):
-    numbers = blocks._Numbers.of
+    numbers = blocks.Numbers.of
     patch.setattr(
-        blocks._Numbers,
+        blocks.Numbers,
         "of",
         lambda *row: {
             key: value + 1 if key == "n_gradients" else value

@@ -47,3 +47,15 @@ def test_the_intervals_of_the_effects_are_todays_of_the_rows_beside_them():
         assert summary.loc[key, ["mean", "low", "high"]].tolist() == pytest.approx(
             expected, rel=1 / 2000
         )
+
+
+def test_the_findings_quote_how_smoothing_did_against_what_is_known_to_matter():
+    """Each pair's difference in plausibility stands on the page, with its interval, for each training seed."""
+    pairs = pd.read_csv(RESULTS / "smoothing" / "truth" / "pairs.csv")
+    page = (RESULTS.parent / "docs" / "findings.md").read_text("utf-8")
+    table = pairs[pairs["truth"] == "plausibility"].set_index(["method", "training_seed"])
+    assert sorted(table.index.unique("training_seed")) == [0, 1, 2]
+    for _, cells in table.groupby("method"):
+        numbers = zip(cells["difference"], cells["low"], cells["high"], strict=True)
+        shown = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in numbers]
+        assert " | ".join(shown) in page

@@ -90,7 +90,7 @@ def test_options_may_follow_a_chat(model):
 def test_a_page_shows_the_template_without_colour(model):
     (one,) = sb.attribute(model, [CHAT], "vanilla")
     shown = page([one])
-    assert "&lt;|im_start|&gt;system␊" in shown
+    assert "&lt;|im_start|&gt;system↵\n" in shown
     assert ">&lt;|im_start|&gt;<" not in shown
 
 

@@ -1,0 +1,73 @@
+"""What tables say besides of causal language models: what their first token draws, and what replaces removed tokens."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saliency_bench.core.texts import ONE_QUESTION, index_of, per_text, with_texts
+from saliency_bench.report.analysis import Analysis, removals
+from saliency_bench.report.convergence_table import whole_percent
+from saliency_bench.report.html import REMOVED
+from saliency_bench.report.table import Column, Field, Table, number
+
+#: Tables of metrics that remove tokens.
+_REMOVING = ("headline", "summary", "comparison", "fixed_pairs", "right_and_wrong", "sweep")
+_MAPS = ["cell_id", "setting_id", "example_id", "attributable", "scores"]
+_FIRST_TOKEN = Column("first_token", "On the first token")
+
+
+def generates(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run explains a causal language model."""
+    model = (manifest.get("config") or {}).get("model") or {}
+    return bool(model.get("task", ONE_QUESTION) == "text-generation")
+
+
+def first_token(analysis: Analysis) -> list[Field]:
+    """A column of causal language models: the mean share of Σ|scores| that the first ranked token of a text has.
+
+    They attend to the first token whatever it says (an attention sink; Xiao et al. 2024, "Efficient streaming language
+    models with attention sinks"), so that a large share may say nothing of that word. Maps of zeros are left out.
+    """
+    if not generates(analysis.run.manifest):
+        return []
+    maps = analysis.run.columns("maps", _MAPS)
+    maps = maps.assign(share=[_share(row.scores, row.attributable) for row in maps.itertuples()])
+    maps = with_texts(maps, analysis.run.manifest, analysis.run.repeated)
+    shares = pd.Series(np.nan, index=[one["setting_id"] for one in analysis.run.settings])
+    for key, group in maps.groupby("setting_id"):
+        shares[key] = per_text(group.set_index(index_of(group))[["share"]])["share"].mean()
+    return [(_FIRST_TOKEN, number(shares, whole_percent))]
+
+
+def _share(scores: Any, attributable: Any) -> float:
+    """The share of the first ranked token of one map; NaN where all scores are 0."""
+    sizes = np.abs(np.asarray(scores, float))[np.asarray(attributable, bool)]
+    return float(sizes[0] / sizes.sum()) if sizes.sum() > 0 else np.nan
+
+
+def with_words(analysis: Analysis, table: Table) -> Table:
+    """The table with a caption that says what replaces removed tokens, and what the share of the first token is.
+
+    Models without a mask token have another in its place, which may mean something to them: it is named.
+    """
+    manifest = analysis.run.manifest
+    if not generates(manifest) or not table.rows:
+        return table
+    words = ""
+    if table.name in _REMOVING and (operators := removals(manifest)):
+        words = f" {_replaced(manifest, operators[0])}."
+        if others := operators[1:]:
+            words += f" Columns named {' and '.join(others)} remove in that way instead."
+    if _FIRST_TOKEN in table.columns:
+        words += f" {_FIRST_TOKEN.label}: its share of all scores' sizes; causal models often attend to it whatever it says."
+    return table if words in table.caption else replace(table, caption=table.caption + words)
+
+
+def _replaced(manifest: Mapping[str, Any], removal: str) -> str:
+    """What becomes of removed tokens, with the token as the tokenizer writes it."""
+    sentence, *_ = REMOVED.get(removal, (f"Removed tokens are replaced by the {removal} token",))
+    written = (manifest.get("replaced_by") or {}).get(removal)
+    return f"{sentence} {written!r}" if written else sentence
