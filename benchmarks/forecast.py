@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ STUDIES = {
     "one gradient": ["~experiment", "method=[vanilla,input_x_gradient]", "n_examples=40"],
     "long path": ["~experiment", "method=[integrated_gradients]", f"{IG}.n_steps=200", "n_examples=16"],
     "many samples, few metrics": [
-        *["~experiment", "method=[smoothgrad]", f"{SG}.n_samples=[25,100]", "metric=[srg]"],
+        *["~experiment", "method=[smoothgrad]", f"{SG}.n_samples=[24,100]", "metric=[srg]"],
         *["n_examples=24", "timing.enabled=false"],
     ],
 }  # fmt: skip
@@ -61,8 +61,8 @@ def main(out: Path, names: Sequence[str]) -> None:
     from saliency_bench.store.manifest import collect
 
     started, file = datetime.now(UTC), out / "forecast.json"
-    kept = json.loads(file.read_text("utf-8"))["studies"] if file.is_file() else []
-    studies = {one["study"]: one for one in kept if one["study"] not in names}
+    kept = json.loads(file.read_text("utf-8")) if file.is_file() else {"studies": []}
+    studies = {one["study"]: {"code": _code(kept)} | one for one in kept["studies"]}
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         with tempfile.TemporaryDirectory(prefix="forecast-") as place:
@@ -72,7 +72,13 @@ def main(out: Path, names: Sequence[str]) -> None:
         record = {"studies": [studies[one] for one in STUDIES if one in studies]} | collect(
             {"threads": 1}, command=["python", *sys.argv], started=started, ended=datetime.now(UTC)
         )
+        studies[name]["code"] = _code(record)
         file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+def _code(record: Mapping[str, Any]) -> Any:
+    """What code a record was made by: studies that are measured anew may have another."""
+    return record["identity"]["code"]
 
 
 if __name__ == "__main__":
