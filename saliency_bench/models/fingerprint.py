@@ -16,7 +16,8 @@ SAMPLES = 8
 
 #: Whose code is known by a version.
 LIBRARIES = frozenset(
-    {"torch", "transformers", "accelerate", "huggingface_hub", "safetensors"}
+    # tqdm: its bars are among the names of transformers' generation, which computes nothing with them.
+    {"torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "tqdm"}
     | sys.stdlib_module_names
 )
 #: What a part computes with beside its weights. Others may change in every pass, as counters and kept tensors do.

@@ -41,7 +41,7 @@ DIGITS = 32
 ENOUGH_TOKENS = 16
 
 #: Libraries whose version is part of the key.
-_LIBRARIES = ("torch", "transformers", "peft", "numpy")
+_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "numpy")
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,9 @@ def test_the_preflight_is_remembered_for_the_same_placement_alone(
     assert remembered._facts(layer) != remembered._facts(whole)
     maps(whole, "vanilla")
     assert len(probed) == 2 * n_probes
+    for what in ("layer", "all"):  # other processes would find them too
+        maps(load(folder, places(kind, what)), "vanilla")
+    assert len(probed) == 2 * n_probes
 
 
 def test_noise_on_weights_that_lie_elsewhere_is_refused(checkpoint):
