@@ -303,4 +303,6 @@ def _begins(tensor: Tensor, ids: Int[Tensor, "R T"]) -> bool:
 
 @torch.no_grad()
 def _tells_apart(layer: nn.Module, ids: Int[Tensor, "1 T"]) -> bool:
-    return not torch.equal(layer(ids), layer(ids.roll(1, 1)))
+    """Whether a layer gives other ids another output; not so one that cannot be called on ids alone."""
+    both = attempted(lambda: (layer(ids), layer(ids.roll(1, 1))))
+    return both is not None and not torch.equal(*both)

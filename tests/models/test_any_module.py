@@ -126,6 +126,35 @@ def test_however_the_embedding_layer_is_named(named):
     assert_same(maps(sb.wrap_model(module, FrameTokenizer(), **options)), expected())
 
 
+class Positions(nn.Embedding):
+    """Positions that are handed the ids, for their shape alone; of ids alone they are not asked."""
+
+    def __init__(self, calls_on_ids) -> None:
+        super().__init__(16, 8)
+        self.calls_on_ids = calls_on_ids
+
+    def forward(self, input_ids, place=None):
+        if place is None and not self.calls_on_ids:
+            raise ValueError("not enough values to unpack")
+        return (
+            super().forward(torch.arange(input_ids.shape[1]))
+            if place is None
+            else super().forward(place)
+        )
+
+
+@pytest.mark.parametrize("calls_on_ids", [True, False])
+def test_a_table_of_positions_that_is_handed_the_ids_is_not_the_embedding_layer(calls_on_ids):
+    module = Classifier()
+    embeddings, positions = module.bert.embeddings, Positions(calls_on_ids).double()
+    positions.load_state_dict(embeddings.positions.state_dict())
+    embeddings.positions = positions
+    embeddings.forward = lambda ids: (
+        embeddings.word_embeddings(ids) + positions(ids, place=torch.arange(ids.shape[1]))
+    )
+    assert_same(maps(sb.wrap_model(module, FrameTokenizer())), expected())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
