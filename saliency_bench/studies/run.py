@@ -158,7 +158,7 @@ def _compute(
     references, ledger = References(study.model), study.model.ledger
     before = ledger.copy()
     plan = pieces_of(study)
-    left = [piece.name for piece in plan if piece.name not in finished]
+    left = taking_turns([piece.name for piece in plan if piece.name not in finished])
     log_blocks = _block_logger(study, store, left, log)
 
     def tell(done: int) -> None:
@@ -185,6 +185,15 @@ def _compute(
     paid = ledger.since(before)
     spent = {"calls": paid.calls, "budget_halvings": references.halvings}
     return {"parity": parity, "spent": paid.total._asdict() | spent}
+
+
+def taking_turns(names: Sequence[str]) -> list[str]:
+    """Pieces sorted by length in an order in which short and long ones take turns: the time so far tells the time left.
+
+    By the multiples of the golden ratio modulo 1, the beginnings of which are spread evenly.
+    """
+    order = sorted(range(len(names)), key=lambda place: place * (5**0.5 - 1) / 2 % 1)
+    return [names[place] for place in order]
 
 
 def compute_piece(
