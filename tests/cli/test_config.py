@@ -135,7 +135,8 @@ def test_plain_yaml_and_hydra_read_the_same_method():
 
 def test_plain_yaml_and_hydra_read_the_same_runtime():
     found = vars(config.load([]).runtime)
-    assert found == conf_files.runtime_defaults() | {"executor": {"name": "here"}}
+    of_studies = {"executor": {"name": "here"}, "device_map": None}
+    assert found == conf_files.runtime_defaults() | of_studies
 
 
 def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():

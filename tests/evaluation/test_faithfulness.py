@@ -35,6 +35,7 @@ ENTRIES = [
     ("insertion_auc_normalized", {"grid": FULL, "floor": 0.0}),
     ("log_odds", {"fraction": 0.2}),
     ("log_probability_drop", {"fraction": 0.2}),
+    ("top_k_log_probability_drop", {"k": 1}),
     ("decision_flip_fraction", {}),
     ("decision_flip_most_informative", {}),
     ("fewest_that_keep_the_class", {}),
@@ -120,6 +121,9 @@ class Naive:
     def log_probability_drop(self, fraction):
         removed = self.ranking[: max(1, ceil(fraction * self.U))]
         return np.log(self.p(removed)) - np.log(self.p([]))
+
+    def top_k_log_probability_drop(self, k):
+        return np.log(self.p([])) - np.log(self.without(k))
 
     def decision_flip_most_informative(self):
         return float(np.argmax(self.logits(self.ranking[:1])) != self.predicted)
