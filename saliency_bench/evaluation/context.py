@@ -1,4 +1,4 @@
-"""Which parts of a prompt made the model say so: the two measures of context attribution.
+"""Whether the scores of a prompt's parts add up to what the model says of them: the linear datamodeling score.
 
 Cohen-Wang et al. 2024 (ContextCite), section 2. F is the output for the explained continuation; the parts are the units of
 a view, with `granularity: segment` the passages that a text came with.
@@ -8,27 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from saliency_bench.core.seeding import seed_of
-from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.metrics import NotApplicable, metric
 from saliency_bench.evaluation.query import Query
-
-CONTEXT_CITE = "Cohen-Wang et al. 2024 (ContextCite), section 2"
-
-
-@metric(
-    "top_k_log_probability_drop",
-    unit="nats",
-    higher_is_better=True,
-    bounds=(-np.inf, np.inf),
-    source=CONTEXT_CITE,
-    reads="curve",
-)
-def top_k_log_probability_drop(curve: Curve, *, k: int) -> float:
-    """Log p(x) - log p(x without the k units of the highest scores)."""
-    if curve.n_units < k:
-        raise NotApplicable(f"the text has {curve.n_units} units, and {k} are to be removed")
-    logs = curve.read_without("log_probability")
-    return float(logs[0] - logs[int(curve.k.searchsorted(k))])
 
 
 @metric(
@@ -36,7 +17,7 @@ def top_k_log_probability_drop(curve: Curve, *, k: int) -> float:
     unit="1",
     higher_is_better=True,
     bounds=(-1.0, 1.0),
-    source=f"Park et al. 2023 (TRAK), definition 2.3; for parts of a prompt {CONTEXT_CITE}",
+    source="Park et al. 2023 (TRAK), definition 2.3; for parts of a prompt Cohen-Wang et al. 2024 (ContextCite), section 2",
     reads="query",
 )
 def linear_datamodeling_score(query: Query, *, n_sets: int) -> float:

@@ -125,6 +125,19 @@ def log_probability_drop(curve: Curve, *, fraction: float) -> float:
     return _change(curve, curve.read_without("log_probability"), fraction)
 
 
+@_log_ratio(
+    "top_k_log_probability_drop",
+    higher_is_better=True,
+    source="Cohen-Wang et al. 2024 (ContextCite), section 2",
+)
+def top_k_log_probability_drop(curve: Curve, *, k: int) -> float:
+    """Log p(x) - log p(x without the k units of the highest scores)."""
+    if len(_counts(curve, FULL)) < k:
+        raise NotApplicable(f"the text has {curve.n_units} units, and {k} are to be removed")
+    logs = curve.read_without("log_probability")
+    return float(logs[0] - _at(curve, logs, np.array([k]))[0])
+
+
 @_level("morf", higher_is_better=False, source=f"{SAMEK}, most relevant first")
 def morf(curve: Curve) -> float:
     """The mean of p(x without the k most relevant) over k = 1 ... U."""

@@ -8,7 +8,8 @@ from evaluation.lookup import arbitrary, curve_of, query_of, table, unasked
 from tiny_chats import bpe_tokenizer, tiny_decoder
 
 import saliency_bench as sb
-from saliency_bench.evaluation.context import linear_datamodeling_score, top_k_log_probability_drop
+from saliency_bench.evaluation.context import linear_datamodeling_score
+from saliency_bench.evaluation.faithfulness import top_k_log_probability_drop
 from saliency_bench.evaluation.metrics import NotApplicable
 
 SEEDS = pytest.mark.parametrize("seed", range(4))
