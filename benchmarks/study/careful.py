@@ -11,7 +11,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -247,13 +247,15 @@ def interval(values: np.ndarray, metric: str) -> tuple[float, float, float]:
     return mean, min(drawn.low, mean - half), max(drawn.high, mean + half)
 
 
-def tune(classifier: Classifier, texts: Sequence[Text]) -> Sizes:
+def tune(
+    classifier: Classifier, texts: Sequence[Text], clock: Callable[[], float] = time.perf_counter
+) -> Sizes:
     """The sizes with which the study is fastest here."""
 
     def seconds(sizes: Sizes) -> float:
-        started = time.perf_counter()
+        started = clock()
         study(classifier, texts, sizes)
-        return time.perf_counter() - started
+        return clock() - started
 
     return min(itertools.starmap(Sizes, itertools.product(TEXTS_TRIED, TOKENS_TRIED)), key=seconds)
 

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -62,6 +63,9 @@ N_TUNED = 4
 #: Of fewer, rounding decides on which side of the mean it counts, and intervals differ in their fifth digit.
 N_DISTINCT = 20
 
+#: What is timed: processor, the seconds of this process, in which what else the machine does counts for neither side.
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
 SECONDS = "seconds.jsonl"
 ASKED = "asked.json"
 SUMMARY, LOAD = "summary", "load"
@@ -84,6 +88,7 @@ class Asked:
         str  # ours: the scripts are handed our noise and random rankings; own: they draw their own
     )
     fewer: tuple[str, ...]  # overrides of the contestant with fewer gradients
+    clock: str = "wall"  # one of CLOCKS
 
     def __post_init__(self) -> None:
         for name in self.contestants:
@@ -233,6 +238,7 @@ def _time(
         n_repeats=1,
         n_warmup=0,
         synchronize=synchronizer("cpu"),
+        clock=CLOCKS[entrants.asked.clock],
     )
     line = {name: measured[name][0] for name in runs}
     say(f"repeat {repeat + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, s in line.items()))
@@ -262,7 +268,7 @@ def _claimed(asked: Asked) -> careful.Sizes:
         return sizes
     sizes = careful.Sizes(texts=1, tokens=2048)
     if CAREFUL in asked.contestants:
-        sizes = careful.tune(*inputs.load(min(asked.n, N_TUNED)))
+        sizes = careful.tune(*inputs.load(min(asked.n, N_TUNED)), CLOCKS[asked.clock])
     asked.out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted | {"sizes": asdict(sizes)})
     return sizes
@@ -283,7 +289,8 @@ def _write(
     for table in (tables[0], equality_table(differences), seconds_table(seconds)):
         replace_file(asked.out / f"{table.name}.csv", to_csv(table).encode())
     who = "".join(f"- `{name}`: {CONTESTANTS[name]}\n" for name in asked.contestants)
-    text = "\n".join(["# A whole study, ours and by hand\n", who, *map(to_markdown, tables)])
+    clock = f"Seconds are those of the {'wall clock' if asked.clock == 'wall' else 'processor, of one thread'}.\n"
+    text = "\n".join(["# A whole study, ours and by hand\n", who, clock, *map(to_markdown, tables)])
     replace_file(asked.out / "comparison.md", text.encode())
     config = entrants.study.config
     computation = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.comparison import CONTESTANTS, Asked, compare
+from benchmarks.study.comparison import CLOCKS, CONTESTANTS, Asked, compare
 from saliency_bench.cli import config
 
 RULE = "method.integrated_gradients."
@@ -30,10 +30,20 @@ if __name__ == "__main__":
     parser.add_argument("--check", type=int, default=4, help="sentences checked before")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock",
+        choices=[*CLOCKS],
+        default="wall",
+        help="processor: seconds of this process, so that what else the machine does counts for neither side",
+    )
     parser.add_argument("--contestants", nargs="+", choices=[*CONTESTANTS], default=[*CONTESTANTS])
     parser.add_argument("--draws", choices=("ours", "own"), default="ours")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.clock == "processor" and given.threads != 1:
+        parser.error("--clock processor adds up the seconds of all threads: --threads 1")
     names = tuple(given.contestants)
-    asked = Asked(given.out, given.n, given.check, given.pairs, names, given.draws, FEWER)
+    asked = Asked(
+        given.out, given.n, given.check, given.pairs, names, given.draws, FEWER, given.clock
+    )
     compare(compose, asked, sys.argv)
