@@ -101,7 +101,7 @@ def test_what_is_no_configuration_is_refused_at_once_by_its_file(kind, outside, 
 
 def test_few_aliases_are_taken(outside, monkeypatch):
     studies = []
-    monkeypatch.setattr(study, "_study", lambda node, words: studies.append(node.seed))
+    monkeypatch.setattr(study, "_study", lambda node, *_: studies.append(node.seed))
     text = "# @package _global_\nseed: &n 7\nn_examples: *n\n"
     written(outside / "mine", {"experiment/own.yaml": text})
     assert cli.main(["--config-dir", str(outside / "mine"), "experiment=own"]) == 0
@@ -150,7 +150,7 @@ def test_it_would_have_run(outside, monkeypatch):
 
 def test_a_folder_of_ones_own_is_data(outside, monkeypatch):
     studies = []
-    monkeypatch.setattr(study, "_study", lambda node, words: studies.append((node.name, words)))
+    monkeypatch.setattr(study, "_study", lambda node, words, _: studies.append((node.name, words)))
     text = (
         "# @package _global_\n# Mine: saliency-bench experiment=own\nname: own-${seed}\nseed: 7\n"
     )
