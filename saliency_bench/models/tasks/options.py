@@ -17,6 +17,7 @@ from torch import Tensor
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Batch, Options, at_least_float32
 from saliency_bench.core.text import Encoded
+from saliency_bench.models.causality import require_causal
 from saliency_bench.models.model import Model
 from saliency_bench.models.prefixes import States, past_of
 
@@ -28,11 +29,13 @@ def collated(model: Model, encoded: Sequence[Encoded], width: int) -> Options | 
     """The options of texts that have equally many, after texts padded to `width`; None where none has any.
 
     Raises:
-        InputError: texts have different numbers of options, or further inputs that would end before them.
+        InputError: texts have different numbers of options, or further inputs that would end before them; or the model
+            reads what comes later.
     """
     n_options = {len(item.options) for item in encoded}
     if n_options == {0}:
         return None
+    require_causal(model)
     if len(n_options) > 1:
         raise InputError(f"texts with {sorted(n_options)} options cannot share a pass")
     if extra := next((item for item in encoded if item.extra), None):
