@@ -22,27 +22,26 @@ _READS_AHEAD: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
 def require_causal(model: Model) -> None:
-    """Refuses a model that reads what comes later: the outputs of a text would know how it ends.
+    """Refuses a model whose outputs for a text are others where more follows: they would know the answer.
 
     Raises:
-        InputError: another last token changes the outputs before it.
+        InputError: the outputs at a text's tokens are not those that it has alone.
     """
     if model.module not in _READS_AHEAD:
         _READS_AHEAD[model.module] = bool(attempted(lambda: _reads_ahead(model)))
     if _READS_AHEAD[model.module]:
         raise InputError(
-            f"model {model.name} reads tokens that come later, so that it cannot say how likely an option or a continuation as a "
-            "whole is: explain the next token, or leave out at=, which asks for one token after the other"
+            f"model {model.name} reads what comes later, or how long a text is, so that one pass does not say how likely an option "
+            "or a continuation as a whole is: explain the next token, or leave out at=, which asks for one after the other"
         )
 
 
 @torch.no_grad()
 @products(tf32=False)
 def _reads_ahead(model: Model) -> bool:
-    """Tried on two texts that differ in one of their last tokens."""
-    ids = watched_ids(model.vocabulary or FEWEST, model.fact("eos_token_id"), model.device, 2)
-    ids[1, :-2] = ids[0, :-2]
+    """Tried on one text and its beginning."""
+    (ids,) = watched_ids(model.vocabulary or FEWEST, None, model.device)
     with model.frozen():
-        one, other = (model.output(row[None])[0, :-2].double() for row in ids)
+        whole, beginning = (model.output(row[None])[0].double() for row in (ids, ids[:-2]))
     share = min(EPSILONS * torch.finfo(model.dtype).eps, LARGEST_DIFFERENCE)
-    return float((one - other).abs().max()) > share * float(one.abs().max())
+    return float((whole[:-2] - beginning).abs().max()) > share * float(beginning.abs().max())

@@ -270,7 +270,7 @@ def test_every_method_answers_for_options(model):
 def test_a_model_that_reads_what_comes_later_is_refused(at):
     """Its outputs for the prompt would know the continuation: XLNet and XLM, whose heads transformers lists as causal."""
     encoder = tiny_decoder("bert", bpe_tokenizer(), is_decoder=False)
-    with pytest.raises(InputError, match="reads tokens that come later"):
+    with pytest.raises(InputError, match="reads what comes later"):
         sb.attribute(encoder, [PROMPT], "vanilla", reduction="l2", continuation=" Paris", at=at)
     decoder = tiny_decoder("bert", bpe_tokenizer(), is_decoder=True)
     assert sb.attribute(decoder, [PROMPT], "vanilla", reduction="l2", continuation=" Paris", at=at)
