@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saliency_bench.models.placement import hooks_of
+from saliency_bench.models.placement import every_hook, hooks_of
 
 #: Numbers of each weight that are read, at equal distances.
 SAMPLES = 8
@@ -31,8 +31,8 @@ def fingerprint(module: nn.Module) -> Hashable:
     type, device, address, version counter and `SAMPLES` of its numbers. PyTorch raises the counter with every change in
     place (an optimiser's step, `load_state_dict`). A change through `weight.data` or numpy raises none, and is seen if
     it changes one of these numbers. Training mode and `requires_grad` are no part of it: both are set
-    for the time that a model is explained (`threads.frozen`). Of a part that accelerate has placed its devices are known; of
-    a weight that it keeps elsewhere, type and shape alone.
+    for the time that a model is explained (`threads.frozen`). Of a part that accelerate has placed its devices are compared.
+    Of offloaded weights only type and shape are compared, so that a change of their numbers is not seen.
     """
     parts = [*module.modules()]
     weights = [
@@ -66,11 +66,14 @@ def of_libraries(module: nn.Module) -> bool:
 
 
 def _own_forward(part: nn.Module) -> bool:
-    """Whether a part has a `forward` besides its class's; accelerate's, which calls it, does not count."""
+    """Whether a part computes more than its class's `forward`; accelerate's own hooks, which call it, do not count."""
     if not hooks_of(part):
         return "forward" in vars(part)
     called = getattr(vars(part).get("_old_forward"), "__func__", None)
-    return called is not type(part).forward or _library(vars(part)["forward"].func) != "accelerate"
+    outer = getattr(vars(part).get("forward"), "func", None)
+    if called is not type(part).forward or outer is None:
+        return True
+    return any(_library(one) != "accelerate" for one in (outer, *map(type, every_hook(part))))
 
 
 def functions_of(parts: Sequence[nn.Module]) -> Iterator[FunctionType]:
@@ -104,7 +107,8 @@ def _class_name(kind: type) -> str:
 
 def _of_part(part: nn.Module) -> Hashable:
     placed = tuple((str(hook.execution_device), hook.offload) for hook in hooks_of(part))
-    return id(part), id(type(part)), _hooks(part), placed, *plain_of(part)
+    hung = *_hooks(part), *map(id, every_hook(part))
+    return id(part), id(type(part)), hung, placed, *plain_of(part)
 
 
 def _hooks(part: nn.Module) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from saliency_bench.models.intake import (
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
 from saliency_bench.models.outputs import ends_in, logits_in
-from saliency_bench.models.placement import Reread, device_of
+from saliency_bench.models.placement import Stored, device_of, rereading, stored_weights
 from saliency_bench.models.pooled_row import PooledRow, find_pooled_row, first_row_only
 from saliency_bench.models.rounding import TF32, products
 from saliency_bench.models.threads import frozen
@@ -238,6 +238,7 @@ class Model:
         """
         refuse_autocast(self.device)
         with products(self.tf32), frozen(self.module, self.tokenizer):
+            vars(self).pop("stored", None)  # the module may have been offloaded or brought back
             _ = self.intake  # a pass of its own, before anybody watches the model's layers
             yield
 
@@ -260,9 +261,9 @@ class Model:
         return watched_ids(vocabulary, self.fact("eos_token_id"), self.device, n_rows, pad)
 
     @cached_property
-    def reread(self) -> Reread:
-        """What keeps offloaded weights out of graphs."""
-        return Reread(self.module)
+    def stored(self) -> tuple[Stored, ...]:
+        """The weights that lie elsewhere while their part is not called; looked up anew whenever the model is frozen."""
+        return (*stored_weights(self.module).values(),)
 
     @cached_property
     def pads_exactly(self) -> bool:
@@ -374,7 +375,7 @@ class Model:
             replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),
             self._batches_allowed(mask is None),
             first_row_only(pooled),
-            self.reread.open(),
+            rereading(self.stored),
         ):
             returned = self.forward(self.module, inputs)
         logits = (ends_in if self.task == QUESTION_ANSWERING else logits_in)(returned)
@@ -384,8 +385,7 @@ class Model:
 
     @contextmanager
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
-        # Classifiers without a pad token refuse batches, because they could not tell where a padded text ends.
-        # In a block of equal lengths there is nothing to tell.
+        # Classifiers without a pad token refuse batches: they cannot tell where a padded text ends. Here none is padded.
         configs: list[Any] = [part.config for level in self.configured for part in level]
         lifted = [config for config in configs if getattr(config, "pad_token_id", 0) is None]
         if not unpadded or not lifted:

@@ -129,7 +129,12 @@ def _name_of(place: object) -> str:
 
 def hooks_of(part: nn.Module) -> list[Any]:
     """What accelerate has hung on a part to align devices."""
-    return [hook for hook in _flat(vars(part).get("_hf_hook")) if hasattr(hook, "execution_device")]
+    return [hook for hook in every_hook(part) if hasattr(hook, "execution_device")]
+
+
+def every_hook(part: nn.Module) -> list[Any]:
+    """What is hung on a part by accelerate's means, by whomever."""
+    return [*_flat(vars(part).get("_hf_hook"))]
 
 
 def _flat(hook: Any) -> Iterator[Any]:
@@ -233,38 +238,32 @@ class _Again:
         return whole.as_strided(self.size, self.stride, whole.storage_offset() + self.offset)
 
 
-class Reread:
-    """Graphs that keep no offloaded weight, but read it again for the backward pass.
+@contextmanager
+def rereading(stored: Sequence[Stored]) -> Iterator[None]:
+    """Graphs recorded here keep none of these weights, but read them again for the backward pass.
 
     Else a graph would hold every weight that it was computed with, and offloading would save no memory where it is
     needed most.
     """
+    if not stored or not torch.is_grad_enabled():
+        yield
+        return
+    with torch.autograd.graph.saved_tensors_hooks(partial(_pack, stored), _unpack):
+        yield
 
-    def __init__(self, module: nn.Module) -> None:
-        self.stored = [*stored_weights(module).values()]
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Graphs that are recorded while open are such graphs."""
-        if not self.stored or not torch.is_grad_enabled():
-            yield
-            return
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
-            yield
+def _pack(stored: Sequence[Stored], tensor: Tensor) -> Any:
+    address = tensor.untyped_storage().data_ptr()
+    for weight in () if tensor.requires_grad else stored:  # weights are frozen
+        now = weight.now
+        same = not now.is_meta and now.untyped_storage().data_ptr() == address
+        if same and now.is_contiguous() and now.dtype == tensor.dtype:
+            offset = int(tensor.storage_offset() - now.storage_offset())
+            return _Again(weight, now.device, tensor.size(), tensor.stride(), offset)
+    # Without its own graph: an operation that saves its output would else be kept alive by it for ever.
+    return tensor.detach()
 
-    def _pack(self, tensor: Tensor) -> Any:
-        if tensor.requires_grad:  # weights are frozen
-            return tensor
-        address = tensor.untyped_storage().data_ptr()
-        for stored in self.stored:
-            now = stored.now
-            same = not now.is_meta and now.untyped_storage().data_ptr() == address
-            if same and now.is_contiguous() and now.dtype == tensor.dtype:
-                offset = int(tensor.storage_offset() - now.storage_offset())
-                return _Again(stored, now.device, tensor.size(), tensor.stride(), offset)
-        return tensor
 
-    @staticmethod
-    def _unpack(packed: Any) -> Tensor:
-        tensor: Tensor = packed() if isinstance(packed, _Again) else packed
-        return tensor
+def _unpack(packed: Any) -> Tensor:
+    tensor: Tensor = packed() if isinstance(packed, _Again) else packed
+    return tensor

@@ -26,10 +26,11 @@ def generates(manifest: Mapping[str, Any]) -> bool:
 
 
 def first_token(analysis: Analysis) -> list[Field]:
-    """A column of causal language models: the mean share of Σ|scores| that the first ranked token of a text has.
+    """A column of causal language models: the mean share of Σ|scores| that stands at a text's first position.
 
-    They attend to the first token whatever it says (an attention sink; Xiao et al. 2024, "Efficient streaming language
-    models with attention sinks"), so that a large share may say nothing of that word. Maps of zeros are left out.
+    They attend to that position whatever stands there, a special token or a word (an attention sink; Xiao et al. 2024,
+    "Efficient streaming language models with attention sinks"), so that a large share may say nothing of that token. Maps
+    of zeros are left out, and those of methods that give no score to a special token there.
     """
     if not generates(analysis.run.manifest):
         return []
@@ -43,9 +44,11 @@ def first_token(analysis: Analysis) -> list[Field]:
 
 
 def _share(scores: Any, attributable: Any) -> float:
-    """The share of the first ranked token of one map; NaN where all scores are 0."""
-    sizes = np.abs(np.asarray(scores, float))[np.asarray(attributable, bool)]
-    return float(sizes[0] / sizes.sum()) if sizes.sum() > 0 else np.nan
+    """The share of the first position of one map; NaN where all scores are 0, or its token is not ranked and has none."""
+    sizes = np.abs(np.asarray(scores, float))
+    # A method that neither moves nor removes a special token leaves exactly 0 there.
+    scored = attributable[0] or sizes[0] > 0
+    return float(sizes[0] / sizes.sum()) if scored and sizes.sum() > 0 else np.nan
 
 
 def with_words(analysis: Analysis, table: Table) -> Table:
@@ -62,7 +65,7 @@ def with_words(analysis: Analysis, table: Table) -> Table:
         if others := operators[1:]:
             words += f" Columns named {' and '.join(others)} remove in that way instead."
     if _FIRST_TOKEN in table.columns:
-        words += f" {_FIRST_TOKEN.label}: its share of all scores' sizes; causal models often attend to it whatever it says."
+        words += f" {_FIRST_TOKEN.label}: its share of all scores' sizes, special tokens included; causal models often attend to it whatever it says. – where it is a special token that the method does not score."
     return table if words in table.caption else replace(table, caption=table.caption + words)
 
 

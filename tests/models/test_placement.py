@@ -1,7 +1,11 @@
 """Models that accelerate spreads or offloads give the numbers of one device, and are left as they were."""
 
+import copy
+import gc
 import json
+import weakref
 from importlib import util
+from types import MethodType
 
 import numpy as np
 import pandas as pd
@@ -12,8 +16,12 @@ from tiny_heads import tiny_head, word_tokenizer
 import saliency_bench as sb
 from saliency_bench.cli import main as cli
 from saliency_bench.core.errors import InputError
+from saliency_bench.evaluation.removal import removal_probe
 from saliency_bench.models import placement, remembered
-from saliency_bench.models.fingerprint import fingerprint
+from saliency_bench.models.fingerprint import fingerprint, of_libraries
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks.encoding import collate, encoded_ids
+from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.wrapping import weights_digest
 from saliency_bench.store import cache
 
@@ -146,15 +154,138 @@ def test_a_graph_keeps_no_weight_that_lies_elsewhere_but_reads_it_again(checkpoi
     assert matrices <= {*reads}
 
 
-def test_beginnings_are_shared_where_weights_lie_elsewhere(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))  # neither preflight is remembered
+@pytest.mark.parametrize("backward", [None, "kept", "freed"])
+def test_a_graph_ends_with_its_last_name(checkpoint, backward):
+    """Whether it was never gone back through, or was kept for more: a tensor that is saved must not hold its own graph."""
     kind, folder = checkpoint
-    tokens = []
-    for model in (load(folder), load(folder, places(kind, "layer"))):
+    model = load(folder, places(kind, "layer"))
+    ids = torch.tensor([[5, 6, 7]])
+    with model.frozen(), torch.enable_grad():
+        points = model.embed(ids).detach().requires_grad_()
+        logits = model.output(ids, embeddings=points)
+        if backward:
+            torch.autograd.grad(logits[0, -1, 0], points, retain_graph=backward == "kept")
+        end = weakref.ref(points)  # the graph holds it
+        del points
+        assert end() is not None
+        del logits
+    gc.collect()
+    assert end() is None
+
+
+def gradient(model):
+    ids = torch.tensor([[5, 6, 7]])
+    with model.frozen(), torch.enable_grad():
+        points = model.embed(ids).detach().requires_grad_()
+        return torch.autograd.grad(model.output(ids, embeddings=points)[0, -1, 0], points)[0]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The weights that are read from where they lie for a backward pass."""
+    found, read = [], placement.Stored.read
+
+    def noted(self):
+        found.append(self.key)
+        return read(self)
+
+    monkeypatch.setattr(placement.Stored, "read", noted)
+    return found
+
+
+def offload(module):
+    accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+
+
+def test_graphs_of_a_module_that_is_offloaded_after_its_first_pass_keep_no_weight(
+    checkpoint, reads
+):
+    model = load(checkpoint[1])
+    resident = gradient(model)
+    assert not reads
+    offload(model.module)
+    assert torch.allclose(gradient(model), resident, rtol=SAME, atol=0)
+    assert reads
+
+
+def test_gradients_of_a_module_that_is_brought_back_are_those_of_its_weights_now(checkpoint, reads):
+    model = load(checkpoint[1])
+    offload(model.module)
+    gradient(model)
+    reads.clear()
+    accelerate.hooks.remove_hook_from_submodules(model.module)
+    with torch.no_grad():
+        for weight in model.module.parameters():
+            weight.set_(weight.clone() * 1.5)  # not where the offloaded ones lay
+    copied = sb.wrap_model(copy.deepcopy(model.module), task="text-generation")
+    assert torch.equal(gradient(model), gradient(copied))
+    assert not reads
+
+
+def tokens_of(model, may_share):
+    """The tokens that leave-one-out reads of a text of 16."""
+    ids = {"input_ids": [5 + place % 9 for place in range(16)]}
+    with model.frozen():
+        (question,) = questions(model, [encoded_ids(model, ids, "text", None, "")])
+        batch = collate(model, [question[1]])
+        probe = removal_probe(References(model, may_share=may_share), batch, "zero", 2048)
+        assert probe.shares == may_share
         before = model.ledger.copy()
-        maps(model, "leave_one_out")
-        tokens.append(model.ledger.since(before))
-    assert tokens[0] == tokens[1]
+        answers = probe(np.zeros(16, int), [*~np.eye(16, dtype=bool)])
+        return model.ledger.since(before).total.forward_tokens, answers
+
+
+def test_beginnings_are_shared_where_weights_lie_elsewhere(checkpoint):
+    kind, folder = checkpoint
+    model = load(folder, places(kind, "layer"))
+    (few, shared), (many, whole) = (tokens_of(model, may_share) for may_share in (True, False))
+    assert few < 0.7 * many
+    np.testing.assert_allclose(shared, whole, rtol=0, atol=SAME * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["all fits", "memory is short"])
+def test_auto_fills_the_memory_that_there_is(checkpoint, short, monkeypatch):
+    integration = pytest.importorskip("transformers.integrations.accelerate")
+    one = load(checkpoint[1])
+    n_bytes = sum(weight.nbytes for weight in one.module.parameters())
+    most = {"cpu": n_bytes // 2 if short else 2 * n_bytes}
+    monkeypatch.setattr(integration, "get_max_memory", lambda *_: dict(most))
+    spread = load(checkpoint[1], "auto")
+    placed = {*spread.facts.get("placement", {}).values()}
+    assert placed == ({"cpu", "disk"} if short else set())  # on one device nothing is spread
+    assert any(weight.is_meta for weight in spread.module.parameters()) == short
+    assert apart(maps(spread, "vanilla"), maps(one, "vanilla")) <= SAME
+
+
+class Doubled(accelerate.hooks.ModelHook):
+    """Somebody's hook, which changes what a layer says."""
+
+    def post_forward(self, module, output):
+        return (2 * output[0], *output[1:]) if isinstance(output, tuple) else 2 * output
+
+
+def test_a_hook_of_others_beside_those_of_accelerate_is_code_of_others(checkpoint):
+    kind, folder = checkpoint
+    module = load(folder, places(kind, "layer")).module
+    assert of_libraries(module)
+    before = fingerprint(module)
+    accelerate.hooks.add_hook_to_module(module.get_submodule(LAYER[kind]), Doubled(), append=True)
+    assert not of_libraries(module)
+    assert fingerprint(module) != before
+
+
+@pytest.mark.parametrize("way", ["function", "method"])
+def test_a_forward_put_over_that_of_accelerate_is_code_of_others(checkpoint, way):
+    kind, folder = checkpoint
+    module = load(folder, places(kind, "layer")).module
+    (part,) = [one for path, one in module.named_modules() if path == f"{LAYER[kind]}.mlp"]
+    inner = part.forward
+
+    def halved(*given, **named):
+        return inner(*given, **named) / 2
+
+    part.forward = halved if way == "function" else MethodType(lambda _, x: halved(x), part)
+    assert not of_libraries(module)
 
 
 def test_the_preflight_is_remembered_for_the_same_placement_alone(

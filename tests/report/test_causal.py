@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from saliency_bench.report.analysis import Analysis
@@ -20,26 +21,31 @@ def generating(run):
     return replace(run, manifest=manifest)
 
 
-def test_the_share_of_the_first_token_is_that_of_its_score_in_each_map(generating):
-    analysis = Analysis(generating)
+@pytest.mark.parametrize("ranked", [False, True], ids=["a special token", "a word"])
+def test_the_share_of_the_first_token_is_that_of_its_score_among_all(generating, ranked):
+    """The special token that begins a text draws most, where there is one: it counts though it is not ranked."""
+    maps = generating.tables["maps"].copy()
+    scoring = {setting["setting_id"] for setting in generating.settings[::2]}
+    for row in maps.index:
+        scores = np.array(maps.at[row, "scores"])
+        scores[0] = 7.0 if maps.at[row, "setting_id"] in scoring else 0
+        maps.at[row, "scores"] = scores
+        maps.at[row, "attributable"] = [ranked, *maps.at[row, "attributable"][1:]]
+    run = replace(generating, tables={**generating.tables, "maps": maps})
+    analysis = Analysis(run)
     table = tables(analysis)["summary"]
     place = [column.key for column in table.columns].index("first_token")
     shown = {row[0]: row[place] for row in table.rows}
-    for setting in generating.settings:
-        shares = []
-        for row in generating.tables["maps"].to_dict("records"):
-            if row["setting_id"] != setting["setting_id"]:
-                continue
-            ranked = [
-                abs(score)
-                for score, there in zip(row["scores"], row["attributable"], strict=True)
-                if there
-            ]
-            if sum(ranked):
-                shares.append(ranked[0] / sum(ranked))
-        if shares:
-            expected = f"{100 * sum(shares) / len(shares):.0f} %"
-            assert shown[analysis.labels[setting["setting_id"]]] == expected
+    for setting in run.settings:
+        key = setting["setting_id"]
+        rows = maps[maps["setting_id"] == key]["scores"]
+        shares = [abs(scores[0]) / sum(map(abs, scores)) for scores in rows if any(scores)]
+        expected = f"{100 * sum(shares) / len(shares):.0f} %" if shares else None
+        if not ranked and key not in scoring:  # no score is no small share
+            expected = None
+        assert shown[analysis.labels[key]] == expected
+    assert {None, "0 %"} & {*shown.values()} == ({"0 %"} if ranked else {None})
+    assert "special tokens included" in table.caption
 
 
 def test_every_table_with_removal_metrics_names_the_token_that_replaces(generating):
