@@ -13,8 +13,7 @@ texts are names and numbers are indices.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -51,12 +50,8 @@ from saliency_bench.models.references import References
 from saliency_bench.models.remembered import findings_of
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
-from saliency_bench.studies.beginnings import Read, groups, read_together
-from saliency_bench.studies.block import open_block, outputs_at_input, packing_for, plan_blocks
+from saliency_bench.studies.block import Block, open_block, packing_for, plan_blocks
 from saliency_bench.studies.evaluate import evaluate_maps
-
-#: A block: the places of its questions, the number of a target, that target, and what is known of the questions.
-_Step = tuple[Sequence[int], int, Target, Mapping[Encoded, Read]]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,51 +163,21 @@ def _explained(
 ) -> list[AttributionMap]:
     """The same, once the model is known to be sound."""
     encoded = [question for _, question in asked]
-    each = list(enumerate(each_target(refs, encoded[0], targets, budget)))
-    parts = _planned(refs.model, encoded, budget)
-    steps: Iterable[_Step] = _steps(refs, encoded, parts, each, settings)
+    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(refs.model, budget))
     if progress:
-        total = len(each) * sum(map(len, parts))
-        steps = track(steps, "attributing", total, console=Console(stderr=True))
+        blocks = track(blocks, "attributing", console=Console(stderr=True))
+    each = list(enumerate(each_target(refs, encoded[0], targets, budget)))
     maps: dict[tuple[int, int, int, int], AttributionMap] = {}
-    for places, t, target, known in steps:
-        items = [encoded[place] for place in places]
-        opened = open_block(refs, items, target, budget, settings, known)
-        explained = opened.explain([setting.at(target) for setting in settings])
-        for s, of_setting in enumerate(explained.values()):
-            for place, made in zip(places, of_setting, strict=True):
-                text = asked[place][0]
-                maps[text, s, t, place] = made.at(text)
+    for block in blocks:
+        items = [encoded[index] for index in block.indices]
+        for t, target in each:
+            opened = open_block(refs, items, target, budget, settings)
+            explained = opened.explain([setting.at(target) for setting in settings])
+            for s, of_setting in enumerate(explained.values()):
+                for index, made in zip(block.indices, of_setting, strict=True):
+                    text = asked[index][0]
+                    maps[text, s, t, index] = made.at(text)
     return [maps[key] for key in sorted(maps)]
-
-
-def _planned(model: Model, encoded: Sequence[Encoded], budget: int) -> list[list[list[int]]]:
-    """The places of questions, in blocks; those parts come together that may share a pass."""
-    packing = packing_for(model, budget)
-    return [
-        [
-            [part[index] for index in block.indices]
-            for block in plan_blocks([encoded[place] for place in part], packing)
-        ]
-        for part in groups(model, encoded, budget)
-    ]
-
-
-def _steps(
-    refs: References,
-    encoded: Sequence[Encoded],
-    parts: Sequence[Sequence[Sequence[int]]],
-    targets: Sequence[tuple[int, Target]],
-    settings: Sequence[Setting],
-) -> Iterator[_Step]:
-    """Every block with every target, and what a shared pass says of its questions."""
-    outputs = outputs_at_input(settings)
-    for part in parts:
-        questions = [encoded[place] for place in sorted(chain.from_iterable(part))]
-        for t, target in targets:
-            known = read_together(refs.model, questions, target, outputs)
-            for places in part:
-                yield places, t, target, known
 
 
 def evaluate(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
 
 CONTINUATION = 1  # the segment of what was given to follow a prompt
+#: How labels and vocabularies write spaces and line breaks.
+_SPACES = str.maketrans({"␣": " ", "Ġ": " ", "▁": " ", "Ċ": "\n"})
 
 
 def runs(maps: "Sequence[AttributionMap]") -> "list[list[AttributionMap]]":
@@ -42,7 +44,8 @@ def written(run: "Sequence[AttributionMap]") -> list[str]:
     """Each token of a continuation as it is written, with the space before it.
 
     A token of which only bytes are a letter is written as the tokenizer has it, and so is one of which the place in the
-    text is not known.
+    text is not known. The last token is the class that is explained, since a run may stop before the end of the text; where
+    another class is explained, it is all that is left of the text.
     """
     last = run[-1]
     first = len(run[0].encoded)
@@ -52,6 +55,8 @@ def written(run: "Sequence[AttributionMap]") -> list[str]:
         return tokens
     text = str(last.encoded.text_pair)
     words = [text[start:end] for start, end in pairwise([_end(run[0].encoded), *ends, len(text)])]
+    if last.target == last.encoded.default_class and words[-1].strip():
+        words[-1] = last.label.translate(_SPACES)
     return [word or token for word, token in zip(words, tokens, strict=True)]
 
 
@@ -63,10 +68,10 @@ def with_token(tokens: TokenMap, encoded: Encoded, token: str) -> TokenMap:
         encoded: these words.
         token: as `written` has it.
     """
-    end = _end(encoded)
-    rest = str(encoded.text_pair)[end:]
+    end, begun = _end(encoded), CONTINUATION in encoded.segments
+    rest = str(encoded.text_pair)[end:] if end or not begun else ""
     spans = tuple(replace(span, asked=False) if span.asked else span for span in tokens.spans)
-    spans = spans if end else (*spans, BREAK)
+    spans = spans if begun else (*spans, BREAK)
     if spans[-1] == Span(rest):
         spans = spans[:-1]
     later = rest.removeprefix(token) if rest.startswith(token) else ""
@@ -74,10 +79,10 @@ def with_token(tokens: TokenMap, encoded: Encoded, token: str) -> TokenMap:
 
 
 def _end(encoded: Encoded) -> int:
-    """How many characters of a continuation stand in a text."""
+    """How many characters of a continuation stand in a text; 0 where the places of its tokens are not known."""
     ends = [
         end
         for (_, end), segment in zip(encoded.offsets, encoded.segments, strict=True)
         if segment == CONTINUATION
     ]
-    return max(ends, default=0)
+    return max([0, *ends])

@@ -76,13 +76,14 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     """One verdict of the maps of a continuation's tokens, which failed where one of them did."""
     if len(verdicts) == 1:
         return verdicts[0]
-    failed = [number for number, judged in enumerate(verdicts, 1) if judged.passed is False]
-    first = verdicts[failed[0] - 1 if failed else 0]
-    if first.passed is None:
-        return first
-    count = f"{len(failed) or len(verdicts)} of {len(verdicts)} tokens"
-    why = f"{count}; token {failed[0] if failed else 1}: {first.why}"
-    return Verdict(first.label, first.passed, why, first.evidence)
+    checked = [(n, judged) for n, judged in enumerate(verdicts, 1) if judged.passed is not None]
+    failed = [(n, judged) for n, judged in checked if not judged.passed]
+    if not checked:
+        return verdicts[0]
+    number, shown = (failed or checked)[0]
+    count = f"{len(failed)} failed" if failed else f"{len(checked)} passed"
+    why = f"{count} of {len(verdicts)} tokens; token {number}: {shown.why}"
+    return Verdict(shown.label, shown.passed, why, shown.evidence)
 
 
 def _checks(map_: "AttributionMap", limits: Limits) -> list[tuple[bool, str]]:

@@ -1,11 +1,12 @@
-"""Questions about a continuation share rows: what is removed from a text is removed from the longer ones that it begins.
+"""The questions of a continuation share the rows of leave-one-out.
 
-The text before each token of a continuation begins the text before the next one. A causal model's outputs for the longest
-of them without a token are, where a shorter one ends, its outputs for that one without the token. So leave-one-out of all
-tokens of a continuation costs the rows of the last one.
+Each question's text begins the text of the next question. A causal model does not read what comes later. So a row of the
+longest text without one token also has the answers for the shorter texts without this token: they stand at the places
+where these texts end. Leave-one-out of all tokens of a continuation then costs the rows of the longest text.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Int
 
 from saliency_bench.core.tensors import Batch
 from saliency_bench.models.intake import attempted
-from saliency_bench.models.prefixes import EPSILONS, LARGEST_DIFFERENCE
+from saliency_bench.models.prefixes import agree
 from saliency_bench.models.references import References
 from saliency_bench.models.rounding import products
 
@@ -34,20 +35,28 @@ class Nested:
             examples: the text of each row.
             stays: what stays of it, at the width of the batch.
         """
-        carrier = np.arange(len(examples))
-        held: dict[tuple[int, bytes], int] = {}
-        lengths = np.array(self.lengths)[examples]
-        for row in np.argsort(-lengths, kind="stable").tolist():
-            text = int(examples[row])
-            carrier[row] = held.get((text, stays[row, : self.lengths[text]].tobytes()), row)
-            if carrier[row] == row:
-                for other in self.begin[text]:
-                    held.setdefault((other, stays[row, : self.lengths[other]].tobytes()), row)
+        carrier, lengths = np.arange(len(examples)), np.array(self.lengths)
+        longest_first = np.argsort(-lengths[examples], kind="stable")
+        for text in np.argsort(-lengths, kind="stable"):
+            rows = np.flatnonzero(examples == text)
+            if not len(rows):
+                continue
+            longer = [other for other, shorter in enumerate(self.begin) if text in shorter]
+            of_longer = longest_first[np.isin(examples[longest_first], longer)]
+            asked = of_longer[carrier[of_longer] == of_longer]
+            some = np.concatenate([asked, rows])
+            bits = np.packbits(stays[some, : lengths[text]], axis=1)
+            _, first, place = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+            carrier[rows] = some[first[place.reshape(-1)]][len(asked) :]
         return carrier
 
 
 def nested(references: References, batch: Batch) -> Nested | None:
-    """The texts of a batch that begin others; None where none does, or where the model reads what comes later."""
+    """The texts of a batch that begin others; None where none does, or where outputs are not those of the shorter text.
+
+    That is tried in each batch, on each longest text and the shortest one that begins it: some models compute otherwise
+    beyond a certain length.
+    """
     lengths, ids = batch.lengths, [item.input_ids for item in batch.encoded]
     plain = batch.extra_of() == {} and batch.options is None and batch.boundaries is None
     ends = [item.position == len(item) - 1 and item.pads is None for item in batch.encoded]
@@ -61,15 +70,14 @@ def nested(references: References, batch: Batch) -> Nested | None:
         )
         for text in ids
     )
-    long = next((text for text, shorter in enumerate(begin) if shorter), None)
-    if long is None:
-        return None
-    key = ("nested", max(lengths).bit_length())
-    short = begin[long][0]
-    same = references.once(
-        key, lambda: attempted(lambda: _reads_back(references, batch, long, short)) or False
-    )
-    return Nested(lengths, begin) if same else None
+    inner = {other for shorter in begin for other in shorter}
+    pairs = [
+        (text, min(shorter, key=lambda other: lengths[other]))
+        for text, shorter in enumerate(begin)
+        if shorter and text not in inner
+    ]
+    same = (attempted(partial(_reads_back, references, batch, *pair)) for pair in pairs)
+    return Nested(lengths, begin) if pairs and all(same) else None
 
 
 @torch.inference_mode()
@@ -77,9 +85,6 @@ def nested(references: References, batch: Batch) -> Nested | None:
 def _reads_back(references: References, batch: Batch, long: int, short: int) -> bool:
     """Whether a text's outputs are those of a longer one where it ends."""
     model, end = references.model, batch.lengths[short]
-    whole = model.output(batch.input_ids[long : long + 1, : batch.lengths[long]])[0, end - 1]
     alone = model.output(batch.input_ids[short : short + 1, :end])[0, -1]
-    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
-    share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
-    difference = float((whole.double() - alone.double()).abs().max())
-    return difference <= share * float(alone.double().abs().max())
+    whole = model.output(batch.input_ids[long : long + 1, : batch.lengths[long]])[0, end - 1]
+    return agree(whole, alone, model.dtype)

@@ -7,10 +7,10 @@ token of T, or the T + 1 texts of a deletion curve, have t + 1 different beginni
 whole rows. A pass goes on from the last row of the pass before it.
 
 Models that keep something else of earlier tokens, or nothing, would give other numbers. So it is tried on texts of each
-size before it is relied on.
+size before it is relied on; of models that read the length of a pass on each length.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,17 @@ def shares(references: References, batch: Batch) -> bool:
         return False
     if batch.positions is not None and not bool((batch.positions == width - 1).all()):
         return False
-    key: Hashable = ("sharing", width.bit_length())
+    key: Hashable = ("sharing", width if reads_lengths(model) else width.bit_length())
     return bool(references.once(key, lambda: attempted(lambda: _tried(model, batch)) or False))
+
+
+def reads_lengths(model: Model) -> bool:
+    """Whether a model rotates by frequencies that depend on the length of a pass (as Phi-3, in `modeling_rope_utils`)."""
+    parameters = getattr(getattr(model.module, "config", None), "rope_parameters", None)
+    if not isinstance(parameters, Mapping):
+        return False
+    by_layer = [one for one in parameters.values() if isinstance(one, Mapping)]
+    return any(one.get("rope_type") in ("dynamic", "longrope") for one in (parameters, *by_layer))
 
 
 def order(examples: Int[Tensor, " R"], stays: Bool[Tensor, "R T"]) -> Int[Tensor, " R"]:
@@ -239,11 +248,16 @@ def _tried(model: Model, batch: Batch) -> bool:
         given, states = outputs(model, batch, plan, rows[part], changed[part], seed)
         shared.append(_last(model, given)[plan.of_row.to(model.device)])
         seed = Seed(0, stays[part[-1]], row_of(states, -1))
+    return agree(torch.cat(shared), whole, model.dtype)
+
+
+def agree(found: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], dtype: torch.dtype) -> bool:
+    """Whether two ways to compute the same outputs differ by rounding alone, in a model of this type."""
     # Some models compute norms and a softmax in float32 whatever their weights are.
-    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
+    epsilon = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
     share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
-    difference = float((torch.cat(shared).double() - whole.double()).abs().max())
-    return difference <= share * float(whole.double().abs().max())
+    difference = float((found.double() - expected.double()).abs().max())
+    return difference <= share * float(expected.double().abs().max())
 
 
 def _last(model: Model, outputs: Float[Tensor, "R ..."]) -> Float[Tensor, "R C"]:

@@ -1,10 +1,9 @@
 """Blocks of texts of like length, and the attribution maps of a block: what the runner and the API share."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -24,12 +23,12 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
 from saliency_bench.evaluation.removal import CachingProbe, removal_probe
 from saliency_bench.models.model import Model
+from saliency_bench.models.prefixes import reads_lengths
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import task_of
 from saliency_bench.models.tasks.scores import clean_logits, logits_fn, output_of
-from saliency_bench.studies.beginnings import Read, stacked
 from saliency_bench.studies.on_host import Numbers, on_host
 
 #: Tokens of a block, so that its clean pass is one call and a kill loses little. No number depends on it beyond
@@ -62,9 +61,13 @@ LEAST_FILLED = 0.9
 
 
 def packing_for(model: Model, token_budget: int) -> Packing:
-    """Whole passes of neighbouring lengths, or equal lengths where it is not proved that padding changes no output."""
-    whole_passes = Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED)
-    return whole_passes if model.pads_exactly else EQUAL
+    """Whole passes of neighbouring lengths, or equal lengths where it is not proved that padding changes no output.
+
+    Of a model that computes otherwise in longer passes it is not: the proof is of one length.
+    """
+    if reads_lengths(model) or not model.pads_exactly:
+        return EQUAL
+    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED)
 
 
 def packing_of_study(model: Model, token_budget: int) -> Packing:
@@ -177,7 +180,6 @@ class OpenBlock:
     target: Target
     token_budget: int
     outputs: tuple[str, ...] = ()
-    known: Mapping[Encoded, Read] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.references.model
@@ -186,7 +188,7 @@ class OpenBlock:
         self.token_budget = self.token_budget * width // read
         self.task = task_of(self.model)
         self._gradients: dict[str, Tensor] = {}
-        if not self._known_before() and not self._taken_with_gradients():
+        if not self._taken_with_gradients():
             self._choose(clean_logits(self.model, self.batch))
         logits = self.logits.double()
         self.probabilities = logits.sigmoid() if self.model.multi_label else logits.softmax(-1)
@@ -200,15 +202,6 @@ class OpenBlock:
             self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
         )
         self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
-
-    def _known_before(self) -> bool:
-        """Whether a pass that these questions share has said everything."""
-        if not all(item in self.known for item in self.batch.encoded):
-            return False
-        reads = [self.known[item] for item in self.batch.encoded]
-        logits, self._gradients = stacked(reads, self.batch.input_ids.shape[1])
-        self._choose(logits)
-        return True
 
     def _taken_with_gradients(self) -> bool:
         """Whether one pass gave the logits and, of each of `outputs`, the gradient at the input.
@@ -337,20 +330,12 @@ def open_block(
     target: Target,
     token_budget: int,
     settings: Sequence[Setting] = (),
-    known: Mapping[Encoded, Read] = MappingProxyType({}),
 ) -> OpenBlock:
     """The block of these examples, padded where their lengths differ.
 
     `settings` are those that will be explained, if it is known: where one needs the gradient at the input and nothing else,
-    the pass that chooses the class takes it too. `known` is what a pass has said of examples before (`beginnings`).
+    the pass that chooses the class takes it too.
     """
-    batch = collate(references.model, encoded)
-    outputs = outputs_at_input(settings)
-    return OpenBlock(references, batch, target, token_budget, outputs, known)
-
-
-def outputs_at_input(settings: Sequence[Setting]) -> tuple[str, ...]:
-    """The outputs of which these settings need the gradient at the input and nothing else."""
     outputs = [
         setting.output
         for setting in settings
@@ -358,4 +343,5 @@ def outputs_at_input(settings: Sequence[Setting]) -> tuple[str, ...]:
         and about_of(setting.method).at_input
         and rule_of(setting) == PLAIN
     ]
-    return tuple(dict.fromkeys(outputs))
+    batch = collate(references.model, encoded)
+    return OpenBlock(references, batch, target, token_budget, tuple(dict.fromkeys(outputs)))

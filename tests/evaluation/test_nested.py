@@ -1,8 +1,10 @@
 """Leave-one-out of a continuation's tokens shares rows, with the numbers that each token has alone."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
-from study.test_beginnings import Both, asked_of
+from study.test_continued import Both, asked_of, longrope
 from tiny_chats import ROUNDING, bpe_tokenizer, tiny_decoder
 
 import saliency_bench as sb
@@ -94,7 +96,33 @@ def test_a_model_that_reads_on_has_no_nested_texts():
             batch = collate(model, asked_of(model, PROMPT))
             assert (nested(References(model), batch) is not None) == expected
     maps = sb.attribute(reads_on, PROMPT, "leave_one_out", removal="zero", continuation=ANSWER)
-    assert np.isfinite(maps[0].scores).all()
+    for ours in maps:
+        text = {"input_ids": list(ours.token_ids)}
+        (slow,) = sb.attribute(reads_on, text, "leave_one_out", removal="zero", target=ours.target)
+        np.testing.assert_allclose(ours.scores, slow.scores, rtol=1e-9)
+
+
+def test_carriers_take_no_more_memory_than_the_rows():
+    n = 400  # a text of so many tokens, that the shorter ones begin: leave-one-out of the last
+    shared = Nested((*range(1, n + 1),), tuple(tuple(range(text)) for text in range(n)))
+    examples, stays = np.full(n, n - 1), ~np.eye(n, dtype=bool)
+    tracemalloc.start()
+    carrier = shared.carriers(examples, stays)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert carrier.tolist() == [*range(n)]
+    assert most < 4 * stays.nbytes
+
+
+def test_a_model_that_computes_otherwise_in_longer_passes_has_no_nested_texts():
+    model = longrope()
+    with model.frozen():
+        asked = asked_of(model, PROMPT)
+        lengths = [len(one) for one in asked]
+        for limit, expected in ((12, True), (lengths[2], False), (lengths[-1], True)):
+            model.module.config.rope_parameters["original_max_position_embeddings"] = limit
+            found = nested(References(model), collate(model, asked))
+            assert (found is not None) == expected
 
 
 def test_texts_that_do_not_go_on_share_nothing(model):

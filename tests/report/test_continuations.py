@@ -10,8 +10,9 @@ from tiny_chats import bpe_tokenizer, tiny_decoder
 
 import saliency_bench as sb
 from saliency_bench.cli import main as cli
-from saliency_bench.core.continuations import runs, written
+from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.display import page, to_rich
+from saliency_bench.core.heatmap import BREAK, map_of_attribution
 from saliency_bench.core.segments import map_of_segments
 from saliency_bench.core.verdicts import Verdict, together
 
@@ -49,8 +50,26 @@ def test_the_tokens_spell_the_continuation(model, maps):
     # A letter of several tokens is shown with the first, the others as the tokenizer writes them.
     (strange,) = runs(sb.attribute(model, PROMPT, "vanilla", continuation=" 愛a"))
     assert len(written(strange)) == len(strange) and all(written(strange))
+
+
+def test_a_run_that_stops_early_ends_with_its_own_token(model, maps):
+    first, _ = runs(maps)
+    for n in range(2, len(first)):
+        assert written(first[:n]) == written(first)[:n]
+        last = page(first[:n]).split('<div class="pane">')[-1]
+        whole = read(last[: last.index("</bdi>")]).text.replace("↵", "")
+        assert whole.endswith(f"{PROMPT}\n{ANSWER}")
+
+
+def test_where_no_places_are_known_tokens_are_shown_as_the_tokenizer_has_them(model, maps):
+    first, _ = runs(maps)
     lost = [replace(one, encoded=unplaced(one.encoded)) for one in first]
-    assert written(lost)[0] == first[1].tokens[-1]
+    tokens = [*first[-1].tokens[len(first[0].tokens) :], first[-1].label]
+    assert written(lost) == tokens
+    for token, one in zip(tokens, lost, strict=True):
+        *before, shown, later = with_token(map_of_attribution(one), one.encoded, token).spans
+        assert (shown.text, later.text) == (token, "")
+        assert before.count(BREAK) == 1  # between the prompt and its continuation
 
 
 def unplaced(encoded):
@@ -130,8 +149,14 @@ def test_a_verdict_of_many_tokens_is_one():
     none = Verdict("IG", None, "nothing to check it by", None)
     assert together([good]) is good
     assert together([none, none]) == none
-    assert together([good, good]) == Verdict("IG", True, "2 of 2 tokens; token 1: fine", None)
-    assert together([good, bad, good]) == Verdict("IG", False, "1 of 3 tokens; token 2: x", None)
+    # Tokens without a check of their own have passed none.
+    for judged, passed, why in (
+        ([good, good], True, "2 passed of 2 tokens; token 1: fine"),
+        ([none, good, none], True, "1 passed of 3 tokens; token 2: fine"),
+        ([good, bad, good], False, "1 failed of 3 tokens; token 2: x"),
+        ([none, bad, good], False, "1 failed of 3 tokens; token 2: x"),
+    ):
+        assert together(judged) == Verdict("IG", passed, why, None)
 
 
 @pytest.fixture(scope="module")

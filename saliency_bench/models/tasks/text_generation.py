@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from saliency_bench.core.continuations import CONTINUATION
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import NO_OFFSET, Encoded
 from saliency_bench.data.asked import ASSISTANT
@@ -13,8 +14,6 @@ from saliency_bench.models.references import ATTENTION, DELETE
 from saliency_bench.models.tasks import chats
 from saliency_bench.models.tasks.encoding import NEVER_CUT, encode_one
 from saliency_bench.models.tasks.task import At, asked_at, token_of, visible_spaces, word_of
-
-CONTINUATION = 1  # the segment of what was given to follow the prompt
 
 #: How the log-probabilities of a continuation's tokens become one score.
 SUM, MEAN = "sum", "mean"

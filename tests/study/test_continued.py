@@ -1,4 +1,4 @@
-"""The tokens of a continuation share one pass, with the numbers that each has alone."""
+"""Each token of a continuation has the numbers that it has as the next token of a prompt of its own."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,6 @@ from torch import nn
 import saliency_bench as sb
 from saliency_bench.data.example import Example
 from saliency_bench.models.tasks.registry import questions, task_of
-from saliency_bench.studies import beginnings
-from saliency_bench.studies.beginnings import groups, read_together
 
 PROMPT = "The capital of France is"
 ANSWER = " Paris, and Rome is the capital of Italy."
@@ -39,16 +37,6 @@ class Both(nn.Module):
     def forward(self, input_ids, **_):
         x = self.embedding(input_ids)
         return self.out((x + x.mean(1, keepdim=True)).tanh())
-
-
-def n_passes(model, run):
-    """How often the module is called, after the preflight."""
-    calls = []
-    with model.module.register_forward_hook(lambda *_: calls.append(1)):
-        run()
-        calls.clear()
-        run()
-    return len(calls)
 
 
 def alone(model, method, target="predicted", **options):
@@ -89,29 +77,11 @@ def test_a_contrast_is_shared_too(model):
         np.testing.assert_allclose(ours.scores, slow.scores, rtol=0, atol=limit)
 
 
-def test_a_continuation_costs_the_passes_of_one_token(model):
-    one = n_passes(model, lambda: sb.attribute(model, PROMPT, "vanilla", target=5))
-    many = n_passes(model, lambda: sb.attribute(model, PROMPT, "vanilla", continuation=ANSWER))
-    assert one == many == 1
-
-
-def test_two_methods_and_two_texts_cost_a_pass_for_each_text(model):
-    def run():
-        methods = ["vanilla", "input_x_gradient"]
-        return sb.attribute(model, [PROMPT, "Rome is"], methods, continuation=ANSWER)
-
-    assert n_passes(model, run) == 2
-
-
 def test_a_model_that_reads_on_is_asked_for_each_token_alone():
     model = sb.wrap_model(Both(), bpe_tokenizer(), task="text-generation", embeddings="embedding")
     shared = sb.attribute(model, PROMPT, "vanilla", continuation=ANSWER)
     for ours, slow in zip(shared, alone(model, "vanilla"), strict=True):
         np.testing.assert_allclose(ours.scores, slow.scores, rtol=1e-9)
-    asked = asked_of(model, PROMPT)
-    with model.frozen():
-        for outputs in (("logit",), ()):
-            assert read_together(model, asked, "predicted", outputs) == {}
 
 
 def asked_of(model, *prompts):
@@ -122,26 +92,38 @@ def asked_of(model, *prompts):
     return [question for _, question in questions(model, texts)]
 
 
-def test_so_many_texts_are_read_together_as_fit_in_a_pass(model):
-    asked = asked_of(model, PROMPT, "Rome", "Oslo is")
-    own = [
-        [n for n, one in enumerate(asked) if one.example_id.startswith(f"{text}@")]
-        for text in range(3)
-    ]
-    tokens = [sum(len(asked[n]) for n in text) for text in own]
-    assert groups(model, asked, 1) == own
-    assert groups(model, asked, tokens[0] + tokens[1]) == [own[0] + own[1], own[2]]
-    assert groups(model, asked, sum(tokens)) == [[*range(len(asked))]]
+def test_texts_that_bring_token_types_are_read_with_them():
+    model = tiny_decoder("gpt2", bpe_tokenizer())
+    ids = [[40, 50, 60], [40, 50, 60, 70]]  # each begins the next one
+    texts = [{"input_ids": one, "token_type_ids": [5] * len(one)} for one in ids]
+    for ours, text in zip(sb.attribute(model, texts, "vanilla"), texts, strict=True):
+        (slow,) = sb.attribute(model, text, "vanilla")
+        limit = ROUNDING["gpt2"] * np.abs(slow.scores).max()
+        np.testing.assert_allclose(ours.scores, slow.scores, rtol=0, atol=limit)
+        (untyped,) = sb.attribute(model, {"input_ids": text["input_ids"]}, "vanilla")
+        assert np.abs(slow.scores - untyped.scores).max() > 1e6 * limit
 
 
-def test_where_memory_runs_out_each_token_is_asked_alone(model, monkeypatch):
-    def failing(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def longrope(**sizes):
+    """A Llama that rotates by other frequencies where a pass has more than 12 tokens, as Phi-3 does."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 12,
+    }
+    return tiny_decoder("llama", bpe_tokenizer(), rope_parameters=rope, **sizes)
 
-    expected = sb.attribute(model, PROMPT, "vanilla", continuation=ANSWER)
-    monkeypatch.setattr(beginnings, "_read", failing)
-    found = sb.attribute(model, PROMPT, "vanilla", continuation=ANSWER)
-    tolerance = ROUNDING[model.module.config.model_type]
-    for one, other in zip(found, expected, strict=True):
-        limit = tolerance * np.abs(one.scores).max()
-        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=limit)
+
+@pytest.mark.parametrize("method", ["vanilla", "leave_one_out"])
+def test_a_model_that_reads_the_length_of_a_pass_is_asked_for_each_token_alone(method):
+    model, options = longrope(), METHODS[method]
+    shared = sb.attribute(model, PROMPT, method, continuation=ANSWER, **options)
+    lengths = [len(one.token_ids) for one in shared]
+    assert lengths[0] < 12 < lengths[-1]
+    for ours, slow in zip(shared, alone(model, method, **options), strict=True):
+        # Differences of two outputs, whose rounding is relative to these and not to the difference.
+        limit = 100 * ROUNDING["llama"] * np.abs(slow.scores).max()
+        np.testing.assert_allclose(ours.scores, slow.scores, rtol=0, atol=limit)
