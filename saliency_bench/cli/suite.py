@@ -190,9 +190,7 @@ def verify(words: list[str]) -> None:
         outcome = verifying.verify(submission, cfg, config.settings(cfg), n_blocks, seed, show)
     _say(outcome)
     if not outcome.holds:
-        raise ValidationError(
-            f"{submission.run.folder}: other numbers came out; what differs most is {outcome.first or 'beside its scores'}."
-        )
+        raise ValidationError(f"{submission.run.folder}: other numbers came out; {outcome.why}.")
 
 
 def _configuration(submission: suites.Submission, options: Mapping[str, str]) -> Any:
@@ -254,7 +252,8 @@ def _say(outcome: Any) -> None:
     if not outcome.same_bytes:
         lines.append(
             f"Scores differ by {outcome.scores:.2g} of what rounding explains, values by {outcome.values:.2g}; "
-            f"{outcome.unsure} values rest on scores that rounding orders otherwise, and were not compared."
+            f"of one method {outcome.reordered} of {outcome.n_texts} maps are in another order"
+            + ("." if outcome.exact else "; other columns differ.")
         )
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from saliency_bench.attribution import methods
+from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
 from saliency_bench.cli.suite import _overrides
@@ -25,6 +27,7 @@ from saliency_bench.report import html
 from saliency_bench.store import suite as suites
 from saliency_bench.store.run import read_run
 from saliency_bench.studies import prepare
+from saliency_bench.studies import verify as verifying
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"
 METHOD = "halfway_gradient"
@@ -204,6 +207,120 @@ def test_other_scores_are_seen_and_not_excused_by_their_order(submitted, folder,
 
     code, _, err = verified(capfd, forged(submitted, tmp_path / "copy", edit), folder)
     assert code == 3 and "a score of setting" in err
+
+
+def mine(documents):
+    (key,) = [one["setting_id"] for one in documents["settings.json"] if one["method"] == METHOD]
+    return key
+
+
+def swapped(tables, documents):
+    """The two nearest scores of each map in the other order."""
+    elsewhere(tables, documents)
+    maps = tables["maps"]
+    (key,) = [
+        one["setting_id"] for one in documents["settings.json"] if one["name"] == "leave_one_out"
+    ]
+    for place in maps.index[maps["setting_id"] == key]:
+        scores = np.array(maps.at[place, "scores"])
+        order = [one for one in np.argsort(scores) if maps.at[place, "attributable"][one]]
+        near = order[np.argmin(np.diff(scores[order])) :][:2]
+        scores[near] = scores[near[::-1]]
+        maps.at[place, "scores"] = scores
+
+
+def recosted(tables, documents):
+    elsewhere(tables, documents)
+    tables["maps"].loc[tables["maps"]["setting_id"] == mine(documents), "n_gradients"] = 0
+
+
+def turned(tables, documents):
+    elsewhere(tables, documents)
+    tables["rows"].loc[tables["rows"]["metric"] == "srg", "higher_is_better"] = False
+
+
+def of_class(tables, documents):
+    elsewhere(tables, documents)
+    tables["examples"]["gold"] = 0
+
+
+@pytest.mark.parametrize("edit", [recosted, turned, of_class])
+def test_elsewhere_what_is_no_real_number_must_be_the_same(
+    edit, submitted, folder, tmp_path, capfd
+):
+    code, _, err = verified(capfd, forged(submitted, tmp_path / "copy", edit), folder)
+    assert code == 3 and "the tables differ outside scores and values" in err
+
+
+def test_elsewhere_every_value_is_compared_whatever_the_order(
+    submitted, folder, tmp_path, capfd, monkeypatch
+):
+    """Equal scores whose order rounding could change excuse no value: it is computed from the scores as submitted."""
+    monkeypatch.setattr("saliency_bench.studies.verify.MOST_REORDERED", 1.0)
+    monkeypatch.setitem(REORDERING, torch.float32, 10.0)
+    monkeypatch.setattr("saliency_bench.studies.verify.MOST_APART", 10.0)
+    monkeypatch.setattr("saliency_bench.studies.verify.PROBABILITIES", 1e-6)
+
+    def edit(tables, documents):
+        elsewhere(tables, documents)
+        tables["maps"]["scores"] = [-np.array(one) for one in tables["maps"]["scores"]]
+
+    code, _, err = verified(capfd, forged(submitted, tmp_path / "copy", edit), folder)
+    assert code == 3 and re.search("differs most is (srg|comprehensiveness|sufficiency) of", err), (
+        err
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "scores"), [(1e-6, 2e-5), (1e-3, 2e-5), (1.0, 2e-5), (50.0, 1e-3)]
+)
+def test_scores_of_tokens_may_not_differ_by_their_own_size(size, scores):
+    """With scores below rounding any order would be within what is allowed."""
+
+    def maps(*values):
+        row = {"setting_id": "s", "example_id": "e", "scores": values, "attributable": [True] * 3}
+        return pa.Table.from_pylist([row])
+
+    honest = np.array([0.1, 0.5, 1.0]) * size
+    allowed = min(scores, size / 100)
+    for factor, within in ((0.9, True), (1.1, False)):
+        held = honest + np.array([0, 0, factor * allowed])
+        apart, reordered, _ = verifying._score_differences(
+            {"s": "token"}, 2e-5, maps(*held), maps(*honest)
+        )
+        assert (apart <= 1) == within and not reordered
+    assert (
+        verifying._score_differences({"s": "token"}, 2e-5, maps(*honest[::-1]), maps(*honest))[0]
+        > 1
+    )
+
+
+def test_near_ties_of_many_maps_in_another_order_do_not_pass(
+    submitted, folder, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setitem(
+        REORDERING, torch.float32, 1.0
+    )  # scores and values may differ by all they are
+    monkeypatch.setattr("saliency_bench.studies.verify.MOST_APART", 1.0)
+    copy = forged(submitted, tmp_path / "copy", swapped)
+    code, _, err = verified(capfd, copy, folder)
+    assert code == 3 and "more maps are in another order than rounding explains" in err, err
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "tf32"])
+def test_machines_are_not_compared_in_types_that_round_too_much(
+    dtype, submitted, folder, tmp_path, capfd, monkeypatch
+):
+    prepared = verifying.prepare
+
+    def in_dtype(*arguments):
+        study = prepared(*arguments)
+        runtime = replace(study.config.runtime, dtype=dtype)
+        return replace(study, config=replace(study.config, runtime=runtime))
+
+    monkeypatch.setattr(verifying, "prepare", in_dtype)
+    code, _, err = verified(capfd, forged(submitted, tmp_path / "copy", elsewhere), folder)
+    assert code == 2 and f"was computed in {dtype}" in err and "like the submission's" in err
 
 
 def change(file, value, *path):
