@@ -36,7 +36,7 @@ from saliency_bench.models.loading import DTYPES
 from saliency_bench.models.references import References
 from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_table
 from saliency_bench.store.run import IDENTITY, read_json
-from saliency_bench.store.suite import Submission, identity_of_model, packages
+from saliency_bench.store.suite import Submission, identity_of_model, opponents, packages
 from saliency_bench.studies.block import Piece
 from saliency_bench.studies.folder import differences
 from saliency_bench.studies.prepare import Study, prepare
@@ -120,7 +120,7 @@ def verify(
     """
     folder = submission.run.folder
     held = read_json(folder / IDENTITY, dict)
-    threads = _part(_part(held, "environment"), "computation").get("threads")
+    threads = held["environment"].get("computation", {}).get("threads")
     if isinstance(threads, int) and 0 < threads <= torch.get_num_threads():
         torch.set_num_threads(threads)  # the last digits depend on them
     _refuse_other_methods(submission)
@@ -165,12 +165,12 @@ def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> t
     Raises:
         InputError: something else than the machine differs.
     """
-    there, this = dict(_part(held, "environment")), dict(here["environment"])
+    there, this = dict(held["environment"]), dict(here["environment"])
     if changed := list(differences(there.pop("code", None), this.pop("code"))):
         raise InputError(
             f"{folder} was made by other code ({', '.join(changed)}): check out or install what made it, and verify again."
         )
-    models = identity_of_model(_part(held, "model")), identity_of_model(here["model"])
+    models = identity_of_model(held["model"]), identity_of_model(here["model"])
     if changed := list(differences(*models)):
         raise InputError(f"{folder} explains another model than this one ({', '.join(changed)}).")
     rest = [
@@ -183,24 +183,26 @@ def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> t
     return tuple(differences(there, this))
 
 
-def _part(held: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A part of what somebody's file holds; empty where that is no mapping."""
-    part = held.get(key)
-    return part if isinstance(part, dict) else {}
-
-
 def _refuse_other_methods(submission: Submission) -> None:
     """Refuses to compute with another package's method of the same name."""
+    own = opponents(submission.suite)
+    settings = submission.run.settings
+    here = packages(setting["method"] for setting in settings if setting["name"] not in own)
     for name, facts in submission.methods.items():
-        here = packages([name]).get(name)
-        if here is None:
+        if name not in here:
             raise InputError(
                 f"method {name} is of {facts['package']}: install it, and verify again."
             )
-        if here["sha256"] != facts["sha256"]:
+    for name, facts in here.items():
+        theirs = submission.methods.get(name)
+        if theirs is None or facts["sha256"] != theirs["sha256"]:
             raise InputError(
-                f"method {name} of {here['package']} has other code than that of the submission "
-                f"({facts['package']}, SHA-256 {facts['sha256'][:12]})."
+                f"method {name} of {facts['package']} has other code than that of the submission"
+                + (
+                    f" ({theirs['package']}, SHA-256 {theirs['sha256'][:12]})."
+                    if theirs
+                    else ", which names no package."
+                )
             )
 
 
