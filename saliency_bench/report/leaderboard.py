@@ -18,7 +18,7 @@ from saliency_bench.report.comparison_tables import METHOD
 from saliency_bench.report.formats import to_csv
 from saliency_bench.report.html import ENDPOINTS, environment, what_was_run
 from saliency_bench.report.study_tables import caption_of, metric_fields
-from saliency_bench.report.table import Column, Field, Table, filled, number, whole
+from saliency_bench.report.table import Cell, Column, Field, Table, filled, number, whole
 from saliency_bench.report.verdict import verdict
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.run import Run
@@ -283,10 +283,12 @@ def _long(made: Sequence[Board]) -> Table:
     columns = head | {column.key: column for board in made for column in board.table.columns}
     rows = []
     for board in made:
-        first, keys = board.submissions[0], [column.key for column in board.table.columns]
-        said = {"suite": first.suite, "content": first.content, "model": board.model}
-        lines = [said | dict(zip(keys, row, strict=True)) for row in board.table.rows]
-        rows += [tuple(line.get(key) for key in columns) for line in lines]
+        first, table = board.submissions[0], board.table
+        keys = [*head, *(column.key for column in table.columns)]
+        for row in table.rows:
+            cells = (first.suite, first.content, board.model, *row)
+            line: dict[str, Cell] = dict(zip(keys, cells, strict=True))
+            rows.append(tuple(line.get(key) for key in columns))
     return replace(made[0].table, columns=tuple(columns.values()), rows=tuple(rows))
 
 

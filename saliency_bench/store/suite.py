@@ -298,9 +298,7 @@ def _refuse_bombs(folder: Path) -> None:
         try:
             with pq.ParquetFile(path) as file:
                 # A dictionary of a few long texts would be counted once, and grow when it is read as texts.
-                plain = dict(
-                    zip(schema_of(path.stem).names, schema_of(path.stem).types, strict=True)
-                )
+                plain = {field.name: field.type for field in schema_of(path.stem)}
                 for field in file.schema_arrow:
                     if field.type != plain.get(field.name):
                         raise pa.ArrowInvalid(f"column {field.name!r} of type {field.type}")

@@ -228,8 +228,9 @@ def _computed(
 
     def with_held(computed: AttributionMap) -> AttributionMap:
         theirs = scores.get((computed.setting["setting_id"], computed.encoded.example_id))
-        alike = theirs is not None and theirs.shape == computed.scores.shape
-        return replace(computed, scores=theirs) if alike else computed
+        if theirs is None or theirs.shape != computed.scores.shape:
+            return computed  # which the comparison of scores says
+        return replace(computed, scores=theirs)
 
     references, parts = References(study.model), []
     with study.model.frozen():
@@ -268,8 +269,8 @@ def _score_differences(
         if apart > largest:
             largest, first = apart, f"a score of setting {key[0]}, text {key[1]}"
         ranked = np.array(row["attributable"])
-        orders = [np.argsort(-scores[ranked], kind="stable") for scores in (a, b)]
-        reordered[key[0]] += not np.array_equal(*orders)
+        before, after = (np.argsort(-scores[ranked], kind="stable") for scores in (a, b))
+        reordered[key[0]] += not np.array_equal(before, after)
     return largest, max(reordered.values(), default=0), first
 
 
