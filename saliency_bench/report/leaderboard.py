@@ -31,7 +31,7 @@ UNIT_OF_TIME = "vanilla"
 OF_SUITE = "the suite"
 #: The SRG of random rankings, which stands where a method has none: who fails may not gain by it.
 CHANCE = 0.0
-#: What of a manifest holds for all submissions of a model: by it or by what was checked of it they are grouped.
+#: What a page reads of the manifest of the first submission, for all of a model.
 SHARED = ("config", "model", "data", "split", "cell_id")
 
 
@@ -212,18 +212,19 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
             f"the submissions are of several suites ({', '.join(sorted(suites))}). Give those of one."
         )
     names = [submission.name for submission in submissions]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
+    if repeated := next((name for name in names if [OF_SUITE, *names].count(name) > 1), None):
         raise InputError(
-            f"two folders are called {repeated!r}, and a submission goes by that. Rename one."
+            f"{repeated!r} would stand for two, and a submission goes by its folder's name. Rename one."
         )
     groups: dict[str, list[Submission]] = {}
     for submission in submissions:
         key = digest(identity_of_model(submission.run.manifest.get("model")))
         groups.setdefault(key, []).append(submission)
     for first, *others in groups.values():
+        fixed = _fixed(first)
         for other in others:
-            for what, value in _fixed(first).items():
-                if _fixed(other)[what] != value:
+            for what, value in _fixed(other).items():
+                if fixed[what] != value:
                     raise InputError(
                         f"{other.run.folder} and {first.run.folder} differ in {what}, which a suite fixes. Verify both."
                     )

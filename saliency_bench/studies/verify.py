@@ -15,6 +15,7 @@ library promises of any two orders (`parity.REORDERING`, r; of float64 and float
    score, and twice the size of the difference of outputs, or of 1), relative to that difference as the metric is.
 """
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.methods import KINDS
 from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.core.errors import InputError
@@ -36,7 +38,7 @@ from saliency_bench.models.loading import DTYPES
 from saliency_bench.models.references import References
 from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_table
 from saliency_bench.store.run import IDENTITY, read_json
-from saliency_bench.store.suite import Submission, identity_of_model, opponents, packages
+from saliency_bench.store.suite import Submission, identity_of_model, packages
 from saliency_bench.studies.block import Piece
 from saliency_bench.studies.folder import differences
 from saliency_bench.studies.prepare import Study, prepare
@@ -120,24 +122,20 @@ def verify(
     """
     folder = submission.run.folder
     held = read_json(folder / IDENTITY, dict)
-    threads = held["environment"].get("computation", {}).get("threads")
+    threads = (held["environment"].get("computation") or {}).get("threads")
     if isinstance(threads, int) and 0 < threads <= torch.get_num_threads():
         torch.set_num_threads(threads)  # the last digits depend on them
     _refuse_other_methods(submission)
     study = prepare(config, settings, lambda stage: say(stage, 0, 0))
-    machine = _machine(held, study.identity, folder)
-    dtype = study.config.runtime.dtype
-    if machine and dtype not in TOLERATED:
-        raise InputError(
-            f"{folder} was computed in {dtype}, in which rounding explains too much to compare machines; this one differs in "
-            f"{', '.join(machine[:4])}. Verify on a machine like the submission's."
-        )
+    machine = _machine(held, study, folder)
+    _refuse_other_facts(submission, study)
     plan = pieces_of(study)
     stream = random.SystemRandom() if seed is None else random.Random(seed)
     chosen = sorted(stream.sample(range(len(plan)), min(n_blocks, len(plan))))
     pieces = [plan[place] for place in chosen]
     held_tables = _held(submission, study, pieces)
     tables = _computed(study, pieces, held_tables["maps"], say)
+    dtype = study.config.runtime.dtype
     rounding = REORDERING[DTYPES[dtype]] if dtype in TOLERATED else 0.0
     kinds = {setting.id: KINDS[setting.method] for setting in study.settings}
     scores, reordered, of_scores = _score_differences(
@@ -159,12 +157,13 @@ def verify(
     )  # fmt: skip
 
 
-def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> tuple[str, ...]:
+def _machine(held: Mapping[str, Any], study: Study, folder: Any) -> tuple[str, ...]:
     """In what this machine differs from the one of the submission.
 
     Raises:
-        InputError: something else than the machine differs.
+        InputError: something else than the machine differs, or rounding in the study's type explains too much.
     """
+    here, dtype = study.identity, study.config.runtime.dtype
     there, this = dict(held["environment"]), dict(here["environment"])
     if changed := list(differences(there.pop("code", None), this.pop("code"))):
         raise InputError(
@@ -180,14 +179,28 @@ def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> t
         raise InputError(
             f"{folder} is of another study than its configuration gives here: it differs in {', '.join(rest)}."
         )
-    return tuple(differences(there, this))
+    machine = tuple(differences(there, this))
+    if machine and dtype not in TOLERATED:
+        raise InputError(
+            f"{folder} was computed in {dtype}, in which rounding explains too much to compare machines; this one differs in "
+            f"{', '.join(machine[:4])}. Verify on a machine like the submission's."
+        )
+    return machine
+
+
+def _refuse_other_facts(submission: Submission, study: Study) -> None:
+    """Refuses names and facts of settings that the methods do not have: a page shows them."""
+    here = [described(setting, study.parts) for setting in study.settings]
+    pairs = zip(submission.run.settings, json.loads(json.dumps(here)), strict=True)
+    if changed := [key for theirs, ours in pairs for key in differences(theirs, ours)]:
+        raise InputError(
+            f"{submission.run.folder} says other things of its methods than they do: {', '.join(changed[:4])}."
+        )
 
 
 def _refuse_other_methods(submission: Submission) -> None:
     """Refuses to compute with another package's method of the same name."""
-    own = opponents(submission.suite)
-    settings = submission.run.settings
-    here = packages(setting["method"] for setting in settings if setting["name"] not in own)
+    here = packages(setting["method"] for setting in submission.run.settings)
     for name, facts in submission.methods.items():
         if name not in here:
             raise InputError(

@@ -352,13 +352,15 @@ def change(file, value, *path):
         (other_code, "was made by other code (commit"),
         (another_model, "explains another model than this one"),
         (change("identity.json", 7, "seed"), "differs in seed"),
+        (change("settings.json", "vanilla", 5, "name"), "differs in settings"),
+        (change("settings.json", "Oracle", 4, "facts", "entry"), "than they do: facts.entry (Oracle"),
         (change("manifest.json", "0" * 64, "suite", "methods", METHOD, "sha256"), "has other code than that"),
         (change("manifest.json", {}, "suite", "methods"), "which names no package"),
         (change("manifest.json", {"package": "none 1", "sha256": ""}, "suite", "methods", "absent"), "install it"),
         (change("manifest.json", "/etc/passwd", "config", "method", METHOD, "path"), "names a file"),
         (change("manifest.json", "vector:/etc/x.npy", "config", "method", METHOD, "baseline"), "names a file"),
     ],
-    ids=["code", "model", "seed", "method", "unnamed method", "absent method", "path", "vector"],
+    ids=["code", "model", "seed", "name of a setting", "label", "method", "unnamed method", "absent method", "path", "vector"],
 )  # fmt: skip
 def test_verification_refuses_other_code_models_and_files_in_a_sentence(
     edit, said, submitted, folder, tmp_path, capfd
@@ -825,7 +827,7 @@ def test_names_are_shown_and_never_run(submitted, tmp_path, capsys):
     ("make", "said"),
     [
         (lambda one, place: [], "takes folders of submissions"),
-        (lambda one, place: [one, one], "two folders are called 'mine'"),
+        (lambda one, place: [one, one], "'mine' would stand for two"),
         (lambda one, place: [place], "is not a submission"),
     ],
 )
