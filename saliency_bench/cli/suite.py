@@ -13,6 +13,7 @@ from saliency_bench.cli import results
 from saliency_bench.cli.progress import importing, progress
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, ValidationError, shown
+from saliency_bench.core.heatmap import visible
 from saliency_bench.report import terminal
 from saliency_bench.store import suite as suites
 from saliency_bench.store.durable import is_leftover
@@ -21,13 +22,11 @@ from saliency_bench.store.durable import is_leftover
 SUBMISSIONS, BOARD = Path("submissions"), Path("leaderboard")
 #: What a submitter may choose.
 _CHOSEN = re.compile(
-    r"(method|[+]*method\.\w+\.\w+|model|model\.\w+|runtime|[+]*runtime\.[\w.]+|out)=.*", re.DOTALL
+    rf"(method|[+]*method\.\w+\.\w+|[+]*({'|'.join(suites.CHOSEN)})(\.[\w.]+)?)=.*", re.DOTALL
 )
 _OPTIONS = ("--config-dir", "--trust-config-dir")
 #: What may be changed of a submission's model: where it stands on this machine.
 _PLACES = ("path", "adapter")
-#: What names a file of the submitter's machine, which nobody else has.
-_FILES = ("vector:", "file:")
 
 
 def suite(words: list[str]) -> int:
@@ -44,8 +43,8 @@ def suite(words: list[str]) -> int:
     def begin(cfg: Any, typed: Sequence[str]) -> None:
         with importing():
             from saliency_bench.cli import runs
-        _refuse_files(cfg.method)
-        print(f"suite {name}, content {_content(name, cfg, frozen)}", flush=True)
+        suites.refuse_files(cfg.method)
+        print(f"suite {name}, content digest {_content(name, cfg, frozen)}", flush=True)
         runs.start(cfg, ["saliency-bench", "suite", *words])
 
     return study.composed([f"+{suites.GROUP}={name}", "~experiment", *overrides], begin)
@@ -104,19 +103,6 @@ def _has_file(folder: Path, method: str) -> bool:
     return (folder / "method" / f"{method}{conf_files.SUFFIX}").is_file()
 
 
-def _refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses entries that name files: nobody else could compute them, and they might name a file of the reader's."""
-    for name, entry in methods.items():
-        for key, value in entry.items():
-            values = value if isinstance(value, list) else [value]
-            if key == "path" or any(
-                isinstance(text, str) and text.startswith(_FILES) for text in values
-            ):
-                raise InputError(
-                    f"method.{name}.{key} names a file, which nobody else has: a suite takes methods that compute."
-                )
-
-
 def _content(name: str, cfg: Any, frozen: Any) -> str:
     """The digest of what the suite fixes, which must be the frozen one.
 
@@ -133,13 +119,13 @@ def _content(name: str, cfg: Any, frozen: Any) -> str:
     fixed, given = asdict(frozen), asdict(cfg)
     given["method"] = {key: given["method"].get(key) for key in fixed["method"]}
     changed = [
-        key for key in differences(fixed, given) if re.split("[. ]", key)[0] not in suites.CHOSEN
+        key for key in differences(fixed, given) if re.split("[. ]", key)[0] not in suites.UNFIXED
     ]
     where = (
         ", ".join(changed[:3]) or f"conf/{suites.GROUP}/{name}.yaml, what it selects, or the texts"
     )
     raise InputError(
-        f"suite {name} has the content {suites.CONTENTS[name]}, this study {of_study}: it differs in {where}. Other numbers "
+        f"suite {name} has the content digest {suites.CONTENTS[name]}, this study {of_study}: it differs in {where}. Other numbers "
         "need another name."
     )
 
@@ -150,23 +136,15 @@ def submit(words: list[str]) -> None:
     if len(folders) != 1:
         raise InputError("submit takes one run folder: saliency-bench submit DIR [out=FOLDER]")
     out = Path(options.get("out") or SUBMISSIONS / folders[0].resolve().name)
-    _refuse_files((_config_of(folders[0])).get("method") or {})
     made = suites.pack(folders[0], out)
     size = sum(path.stat().st_size for path in out.iterdir() if not is_leftover(path.name))
-    print(f"suite {made.suite}, content {made.content}: {out} ({size / 1e6:.2f} MB)")
+    print(f"suite {made.suite}, content digest {made.content}: {out} ({size / 1e6:.2f} MB)")
     print(
         "Next:",
         f"  saliency-bench verify {out} blocks=5",
         f"  saliency-bench leaderboard {out}",
         sep="\n",
     )
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    from saliency_bench.store.run import read_run
-
-    config: dict[str, Any] = read_run(folder).manifest.get("config") or {}
-    return config
 
 
 def verify(words: list[str]) -> None:
@@ -190,22 +168,19 @@ def verify(words: list[str]) -> None:
         outcome = verifying.verify(submission, cfg, config.settings(cfg), n_blocks, seed, show)
     _say(outcome)
     if not outcome.holds:
-        raise ValidationError(
-            f"{submission.run.folder}: other numbers came out; what differs most is {outcome.first or 'beside its scores'}."
-        )
+        raise ValidationError(f"{submission.run.folder}: other numbers came out; {outcome.why}.")
 
 
 def _configuration(submission: suites.Submission, options: Mapping[str, str]) -> Any:
     """The configuration of a submission as data, with its model where that stands on this machine.
 
     Raises:
-        InputError: it names files, or a model that nobody typed.
+        InputError: it names a model that nobody typed.
     """
     from saliency_bench.cli import config
 
     plain = dict(submission.run.manifest["config"]) | {"out": None}
     model = dict(plain.get("model") or {})
-    _refuse_files(plain["method"])
     for key in _PLACES:
         if (typed := options.get(f"model.{key}")) is not None:
             if key not in model:
@@ -224,7 +199,7 @@ def _configuration(submission: suites.Submission, options: Mapping[str, str]) ->
     plain["method"] = {name: plain["method"][name] for name in names if name in plain["method"]}
     if (asked := submission.run.manifest.get(suites.ASKED_REMOVAL)) is not None:
         plain["evaluation"] = dict(plain["evaluation"]) | {"removal": asked}
-    plain["runtime"] = dict(plain["runtime"]) | {
+    plain["runtime"] = dict(plain.get("runtime") or {}) | {
         "executor": conf_files.read("runtime", "here")["executor"]
     }
     cfg = config.from_plain(plain)
@@ -254,10 +229,11 @@ def _say(outcome: Any) -> None:
     if not outcome.same_bytes:
         lines.append(
             f"Scores differ by {outcome.scores:.2g} of what rounding explains, values by {outcome.values:.2g}; "
-            f"{outcome.unsure} values rest on scores that rounding orders otherwise, and were not compared."
+            f"of one method {outcome.reordered} of {outcome.n_texts} maps are in another order"
+            + ("." if outcome.exact else "; other columns differ.")
         )
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(visible(line)), soft_wrap=True)
 
 
 def leaderboard(words: list[str]) -> None:

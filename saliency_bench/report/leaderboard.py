@@ -12,7 +12,7 @@ import pandas as pd
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.method_facts import FACTS, facts_of
-from saliency_bench.core.rows import TABLES, digest
+from saliency_bench.core.rows import OK, TABLES, digest
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.comparison_tables import METHOD
 from saliency_bench.report.formats import to_csv
@@ -29,6 +29,10 @@ PAGE, CSV = "leaderboard.html", "leaderboard.csv"
 UNIT_OF_TIME = "vanilla"
 #: What stands in place of a submission beside the suite's own methods.
 OF_SUITE = "the suite"
+#: The SRG of random rankings, which stands where a method has none: who fails may not gain by it.
+CHANCE = 0.0
+#: What a page reads of the manifest of the first submission, for all of a model.
+SHARED = ("config", "model", "data", "split", "cell_id")
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,24 @@ class Board:
             name: first.tables[name] if name == "examples" else self._joined(name)
             for name in TABLES
         }
-        manifest = first.manifest | {"name": f"suite {self.submissions[0].suite}"}
+        rows = tables["rows"]
+        without = (rows["metric"] == PRIMARY) & (rows["status"] != OK)
+        rows.loc[without, ["value", "status", "reason"]] = CHANCE, OK, None
+        # What else a manifest says is for its own submission alone.
+        manifest = {key: first.manifest[key] for key in SHARED if key in first.manifest}
         return Analysis(Run(first.folder, manifest, self._settings(), tables))
 
     def _settings(self) -> list[dict[str, Any]]:
-        """The settings under their ids and names of their own; equal labels are told apart by the submission."""
-        labels = pd.Series(
-            {key: facts_of(setting).entry for key, (_, setting) in self.entries.items()}
-        )
-        repeated = labels.duplicated(keep=False)
+        """The settings under their ids and names of their own; labels of several owners are told apart by the submission."""
+        owners: dict[str, set[str]] = {}
+        for key, (_, setting) in self.entries.items():
+            owners.setdefault(facts_of(setting).entry, set()).add(self.submission_of(key))
         settings = []
         for key, (submission, setting) in self.entries.items():
-            label = f"{labels[key]} ({submission.name})" if repeated[key] else labels[key]
-            name = setting["name"] if self.is_opponent(key) else f"{key} {setting['name']}"
+            label, name = facts_of(setting).entry, setting["name"]
+            if not self.is_opponent(key):
+                label += f" ({submission.name})" if len(owners[label]) > 1 else ""
+                name = f"{key.partition('-')[0]} {name}"
             facts = dict(setting.get(FACTS) or {}) | {"entry": label}
             settings.append(setting | {"setting_id": key, "name": name, FACTS: facts})
         return settings
@@ -119,29 +128,41 @@ class Board:
         analysis = self.analysis
         removals = [metric for metric in analysis.metrics if metric.startswith(f"{PRIMARY} ")]
         others = [metric for metric in analysis.metrics if " " not in metric and metric != PRIMARY]
-        missing: Field = (Column("missing", "Texts without SRG"), self._missing)
         fields: list[Field] = [
             (METHOD, lambda key: analysis.labels[key]),
-            (Column("submission", "Submission"), self._submission),
+            (Column("submission", "Submission"), self.submission_of),
             *metric_fields(analysis, [PRIMARY]),
             (Column("group", "Group"), analysis.groups.get),
             (Column("rank", "Mean rank"), analysis.ranks.get),
             *metric_fields(analysis, [*removals, *others]),
-            *([missing] if any(map(self._missing, analysis.shown)) else []),
+            (Column("missing", "Texts without SRG"), self._missing),
             (Column("n_gradients", "Gradients per example"), number(analysis.costs["n_gradients"], whole)),
             (Column("time", "Time (vanilla gradient: 1)"), number(self.times)),
         ]  # fmt: skip
         title = f"suite {self.submissions[0].suite}, {self.model}: {analysis.counted}"
-        return filled("leaderboard", title, caption_of(analysis), fields, analysis.shown)
+        caption = f"{caption_of(analysis)} A text on which a method has no SRG counts as {CHANCE:g}, which is chance."
+        return filled("leaderboard", title, caption, fields, analysis.shown)
 
     def _missing(self, key: str) -> int:
-        """Texts on which a method failed count in no mean."""
-        summary = self.analysis.summary
-        line = summary[(summary["setting_id"] == key) & (summary["metric"] == PRIMARY)]
-        return int(line["n_not_ok"].iloc[0])
+        """On how many texts a method has no SRG, by any way of removing."""
+        submission, setting = self.entries[key]
+        rows = submission.run.tables["rows"]
+        rows = rows[(rows["setting_id"] == setting["setting_id"]) & (rows["metric"] == PRIMARY)]
+        return int(rows.loc[rows["status"] != OK, "example_id"].nunique())
 
-    def _submission(self, key: str) -> Cell:
+    def submission_of(self, key: str) -> str:
+        """The name of a setting's submission."""
         return OF_SUITE if self.is_opponent(key) else self.entries[key][0].name
+
+    @property
+    def codes(self) -> str:
+        """A warning where submissions were made by several versions of the code."""
+        codes = {code_of(submission) for submission in self.submissions}
+        return (
+            f"These submissions were made by different code: {'; '.join(sorted(codes))}."
+            if len(codes) > 1
+            else ""
+        )
 
     @property
     def shared(self) -> str:
@@ -156,14 +177,13 @@ class Board:
             )["value"]
             for submission in self.submissions
         )
-        differences = [float((first - other.reindex(first.index)).abs().max()) for other in others]
+        others = [other.reindex(first.index) for other in others]
+        largest = max(float((first - other).abs().max()) for other in others)
+        alone = sum(int((first.isna() != other.isna()).sum()) for other in others)
         return (
             "The suite's own methods, which every submission computed on its own machine, give "
-            + (
-                f"values that differ by {max(differences):.1g} at most."
-                if max(differences)
-                else "the same values."
-            )
+            + (f"values that differ by {largest:.1g} at most" if largest > 0 else "the same values")
+            + (f"; values that one submission alone has: {alone}." if alone else ".")
         )
 
     @property
@@ -192,27 +212,37 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
             f"the submissions are of several suites ({', '.join(sorted(suites))}). Give those of one."
         )
     names = [submission.name for submission in submissions]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
+    if repeated := next((name for name in names if [OF_SUITE, *names].count(name) > 1), None):
         raise InputError(
-            f"two folders are called {repeated!r}, and a submission goes by that. Rename one."
+            f"{repeated!r} would stand for two, and a submission goes by its folder's name. Rename one."
         )
     groups: dict[str, list[Submission]] = {}
     for submission in submissions:
         key = digest(identity_of_model(submission.run.manifest.get("model")))
         groups.setdefault(key, []).append(submission)
     for first, *others in groups.values():
+        fixed = _fixed(first)
         for other in others:
-            if _texts(other) != _texts(first):
-                raise InputError(
-                    f"{other.run.folder} and {first.run.folder} give texts other names."
-                )
+            for what, value in _fixed(other).items():
+                if fixed[what] != value:
+                    raise InputError(
+                        f"{other.run.folder} and {first.run.folder} differ in {what}, which a suite fixes. Verify both."
+                    )
     return [Board(tuple(group)) for group in groups.values()]
 
 
-def _texts(submission: Submission) -> set[tuple[str, str]]:
-    """The names of the texts, by which methods are paired, with the texts."""
-    examples = submission.run.tables["examples"]
-    return set(zip(examples["example_id"], examples["text"], strict=True))
+def _fixed(submission: Submission) -> dict[str, Any]:
+    """What submissions that explain one model must have alike, in words."""
+    examples, rows = (submission.run.tables[name] for name in ("examples", "rows"))
+    metrics = rows[["metric", "removal", "unit", "higher_is_better"]].drop_duplicates()
+    own = opponents(submission.suite)
+    return {
+        "the ids of the texts": set(zip(examples["example_id"], examples["text"], strict=True)),
+        "metrics and ways of removing": set(metrics.astype(str).itertuples(index=False, name=None)),
+        "the opponents' settings": {
+            setting["setting_id"] for setting in submission.run.settings if setting["name"] in own
+        },
+    }
 
 
 def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
@@ -245,38 +275,40 @@ def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
 
 def _long(made: Sequence[Board]) -> Table:
     """All boards as one table, with the model and the suite beside each method."""
-    tables = [board.table for board in made]
-    head = (Column("suite", "Suite"), Column("content", "Content"), Column("model", "Model"))
-    rows = tuple(
-        (board.submissions[0].suite, board.submissions[0].content, board.model, *row)
-        for board, table in zip(made, tables, strict=True)
-        for row in table.rows
-    )
-    return replace(tables[0], columns=(*head, *tables[0].columns), rows=rows)
+    head = {
+        "suite": Column("suite", "Suite"),
+        "content": Column("content", "Content digest"),
+        "model": Column("model", "Model"),
+    }
+    # Boards of several models may have other columns.
+    columns = head | {column.key: column for board in made for column in board.table.columns}
+    rows = []
+    for board in made:
+        first, table = board.submissions[0], board.table
+        keys = [*head, *(column.key for column in table.columns)]
+        for row in table.rows:
+            cells = (first.suite, first.content, board.model, *row)
+            line: dict[str, Cell] = dict(zip(keys, cells, strict=True))
+            rows.append(tuple(line.get(key) for key in columns))
+    return replace(made[0].table, columns=tuple(columns.values()), rows=tuple(rows))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """A part of somebody's manifest; empty where it is no mapping."""
-    return value if isinstance(value, dict) else {}
+def code_of(submission: Submission) -> str:
+    """Which code made a submission."""
+    facts = (submission.run.manifest.get("identity") or {}).get("code") or {}
+    commit = str(facts.get("commit") or "")[:8]
+    changed = f" with changes {str(facts.get('dirty_sha256'))[:8]}" if facts.get("dirty") else ""
+    return f"{facts.get('version')} {commit}{changed}".strip()
 
 
 def _submissions(submissions: Sequence[Submission]) -> Table:
     """Where the numbers come from: whose methods, by which code, on which machine, and when."""
 
-    def environment_of(submission: Submission) -> Mapping[str, Any]:
-        return submission.run.manifest.get("identity") or {}
-
     def machine(submission: Submission) -> str:
-        facts = environment_of(submission)
-        computation = _mapping(facts.get("computation"))
+        facts = submission.run.manifest.get("identity") or {}
+        computation = facts.get("computation") or {}
         words = [facts.get("cpu"), computation.get("device_name"), computation.get("dtype")]
         return ", ".join(str(word) for word in words if word not in (None, "cpu"))
-
-    def code(submission: Submission) -> str:
-        facts = _mapping(environment_of(submission).get("code"))
-        commit = str(facts.get("commit") or "")[:8]
-        changed = " with changes" if facts.get("dirty") else ""
-        return f"{facts.get('version')} {commit}{changed}".strip()
 
     fields: list[Field] = [
         (Column("submission", "Submission"), lambda submission: submission.name),
@@ -285,7 +317,7 @@ def _submissions(submissions: Sequence[Submission]) -> Table:
             Column("packages", "Methods of"),
             lambda submission: ", ".join(sorted({facts["package"] for facts in submission.methods.values()})) or OF_SUITE,
         ),
-        (Column("code", "saliency_bench"), code),
+        (Column("code", "saliency_bench"), code_of),
         (Column("machine", "Machine"), machine),
         (
             Column("ended", "Made"),

@@ -53,9 +53,9 @@ METHOD: Mapping[str, Kind] = {
 #: What readers rely on in a manifest, by dotted key. All may be left out, or be null.
 MANIFEST: Mapping[Kind, Sequence[str]] = {
     OBJECT: (
-        "model", "data", "identity", "circumstances", "preflight", "parity", "chosen", "chosen.best", "config",
+        "model", "data", "identity", "identity.code", "identity.computation", "circumstances", "preflight", "parity", "chosen", "chosen.best", "config",
         "config.model", "config.data", "config.method", "config.convergence", "config.evaluation", "config.report",
-        "config.statistics", "placement", "replaced_by",
+        "config.statistics", "config.runtime", "placement", "replaced_by",
     ),
     TEXT: (
         "id", "cell_id", "name", "split", "command", "reference_setting", "model.name", "data.dataset", "data.sha256",
@@ -140,6 +140,8 @@ def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None:
             _require(value, kind, f"{path}: {key}")
+    for name, entry in ((manifest.get("config") or {}).get("method") or {}).items():
+        _require(entry, OBJECT, f"{path}: config.method.{name}")
 
 
 def _number(key: str) -> Kind:

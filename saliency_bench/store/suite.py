@@ -14,25 +14,34 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, StorageError, one_of, shown
 from saliency_bench.core.rows import TABLES, digest
 from saliency_bench.store.durable import refuse_links, replace_file, sha256, storing, to_json
-from saliency_bench.store.parquet import check, from_parquet
+from saliency_bench.store.parquet import check, from_parquet, schema_of
 from saliency_bench.store.parts import DIGESTS, sealed_record, verify_sealed
 from saliency_bench.store.run import IDENTITY, MANIFEST, SETTINGS, Run, read_json, read_run
 
 #: The group of conf/ whose files are suites.
 GROUP = "suite"
 #: The digest of the content of each suite. It never changes: a study with other numbers gets another name.
-CONTENTS = {"v1": "7f65607353f78987"}
-#: What a submitter chooses; everything else is the suite's.
+CONTENTS = {"v1": "e33560f6e1238c51"}
+#: What a submitter chooses, besides methods; everything else is the suite's, but for how a report looks.
 CHOSEN = ("model", "runtime", "out")
+UNFIXED = (*CHOSEN, "report")
+#: Keys that configurations have had since the first suite, dotted, with the value that changes no number: where they have it
+#: they are no part of the content.
+ADDED: Mapping[str, Any] = {}
+#: What names a file of the submitter's machine, which nobody else has.
+_FILES = ("vector:", "file:")
 #: The tables of a submission.
 KEPT = ("convergence", "examples", "maps", "rows", "timings", "warnings")
 NEEDED = ("examples", "maps", "rows", "timings")
+#: What every map has.
+MAP_LISTS = ("tokens", "attributable", "starts", "ends", "scores")
 DOCUMENTS = (IDENTITY, MANIFEST, SETTINGS)
 MOST_BYTES = 5_000_000
 #: What its tables may come to when they are unpacked: a hundred texts of any model need a hundredth of it.
@@ -87,7 +96,8 @@ def content(suite: str, config: Mapping[str, Any], texts: Iterable[tuple[str, st
         config: the composed configuration as plain data, before a model changed it.
         texts: text and second text of each example.
     """
-    fixed = {key: value for key, value in config.items() if key not in CHOSEN}
+    config = _without(config, ADDED)
+    fixed = {key: value for key, value in config.items() if key not in UNFIXED}
     methods = config.get("method") or {}
     # In their order: ties in a table are broken by it.
     fixed["method"] = [[name, methods.get(name)] for name in opponents(suite)]
@@ -95,16 +105,30 @@ def content(suite: str, config: Mapping[str, Any], texts: Iterable[tuple[str, st
     return digest(json.loads(json.dumps({"config": fixed, "texts": several})), 16)
 
 
+def _without(
+    config: Mapping[str, Any], values: Mapping[str, Any], head: str = ""
+) -> dict[str, Any]:
+    """A configuration without the keys that have these values."""
+    return {
+        key: _without(value, values, f"{head}{key}.") if isinstance(value, dict) else value
+        for key, value in config.items()
+        if not (f"{head}{key}" in values and values[f"{head}{key}"] == value)
+    }
+
+
 def suite_of(run: Run) -> tuple[str, str]:
     """The suite that a run is of, and its content digest.
 
     Raises:
-        InputError: the run is of no suite, or of one with other numbers.
+        InputError: the run is not of a suite, or of one with other numbers, or it names files.
     """
     config = dict(run.manifest.get("config") or {})
     name = str(config.get("name")).removeprefix(f"{GROUP}_")
     if name not in CONTENTS or config.get("name") != f"{GROUP}_{name}":
-        raise InputError(f"{run.folder} is of no suite. Make a run with: saliency-bench suite v1")
+        raise InputError(
+            f"{run.folder} is not a run of a suite. Make one with: saliency-bench suite v1"
+        )
+    refuse_files(config.get("method") or {})
     if (asked := run.manifest.get(ASKED_REMOVAL)) is not None:
         config["evaluation"] = {**(config.get("evaluation") or {}), "removal": asked}
     examples = run.tables["examples"]
@@ -116,6 +140,19 @@ def suite_of(run: Run) -> tuple[str, str]:
             "a number or a text was changed."
         )
     return name, of_run
+
+
+def refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses entries that name files: nobody else could compute them, and they might name a file of the reader's."""
+    for name, entry in methods.items():
+        for key, value in entry.items():
+            values = value if isinstance(value, list) else [value]
+            if key == "path" or any(
+                isinstance(text, str) and text.startswith(_FILES) for text in values
+            ):
+                raise InputError(
+                    f"method.{name}.{key} names a file, which nobody else has: a suite takes methods that compute."
+                )
 
 
 def packages(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -140,7 +177,7 @@ def pack(folder: Path, out: Path) -> Submission:
     """Makes the submission of a finished run in an empty folder.
 
     Raises:
-        InputError: the run is of no suite, or `out` holds something else.
+        InputError: the run is not of a suite, or `out` holds something else.
         StorageError: the submission would be too large, or the disk refuses.
     """
     run = read_run(folder)
@@ -168,23 +205,33 @@ def pack(folder: Path, out: Path) -> Submission:
     }
     files = {**data, **tables, DIGESTS: to_json(record)}
     _refuse_large(folder, sum(map(len, files.values())))
+    with storing(out):
+        for name in _files():
+            (out / name).unlink(missing_ok=True)  # of an earlier submission
     for name, value in files.items():
         replace_file(out / name, value)
-    return read(out)
+    try:
+        return read(out)
+    except (InputError, StorageError):
+        for name in files:
+            (out / name).unlink()
+        raise
 
 
 def read(folder: Path) -> Submission:
-    """Reads a submission, and refuses all that is none.
+    """Reads a submission, and refuses what is not one.
 
     Raises:
-        InputError: it is of no suite, or of one with other numbers.
+        InputError: it is not of a suite, or of one with other numbers.
         StorageError: it holds other files or links, is too large, does not have the digests that it names, or lacks
             rows, has others', or has numbers that are not finite.
     """
     folder = Path(folder)
     _refuse_other_files(folder)
     _check_documents(folder)
-    verify_sealed(folder)
+    listed = {f"{name}.parquet" for name in verify_sealed(folder)}
+    if other := sorted(listed ^ {path.name for path in folder.glob("*.parquet")}):
+        raise StorageError(f"{folder / DIGESTS} does not name the digest of {other[0]}.")
     _refuse_bombs(folder)
     run = read_run(folder)
     named = run.manifest.get(SUITE)
@@ -196,6 +243,7 @@ def read(folder: Path) -> Submission:
         elif name in NEEDED:
             raise StorageError(f"{folder} lacks {path.name}.")
     suite, of_suite = suite_of(run)
+    _check_identity(run)
     _check_rows(run)
     return Submission(run, suite, of_suite)
 
@@ -207,7 +255,7 @@ def _files() -> list[str]:
 def _refuse_other_files(folder: Path) -> None:
     if not (folder / DIGESTS).is_file():
         raise InputError(
-            f"{folder} is no submission: it has no {DIGESTS}. Make one with: saliency-bench submit DIR"
+            f"{folder} is not a submission: it has no {DIGESTS}. Make one with: saliency-bench submit DIR"
         )
     refuse_links(folder)
     with storing(folder):
@@ -215,7 +263,7 @@ def _refuse_other_files(folder: Path) -> None:
         for path in paths:
             if path.name not in (*DOCUMENTS, DIGESTS, *_files()) or not path.is_file():
                 raise StorageError(
-                    f"{folder} holds {path.name!r}, which no submission has. Of a run one is made by: saliency-bench submit DIR"
+                    f"{folder} holds {path.name!r}, which no submission has. Make a submission with: saliency-bench submit DIR"
                 )
         _refuse_large(folder, sum(path.stat().st_size for path in paths))
 
@@ -244,28 +292,36 @@ def _check_documents(folder: Path) -> None:
 
 
 def _refuse_bombs(folder: Path) -> None:
-    """Refuses tables that would not fit memory once unpacked, by what their files say of themselves."""
+    """Refuses tables that would not fit memory once unpacked; what their files say of their sizes is the sender's word."""
     total = 0
-    for name in _files():
-        if (path := folder / name).is_file():
-            try:
-                with pq.ParquetFile(path) as file:
-                    groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
-                    total += sum(group.total_byte_size for group in groups)
-            except (pa.ArrowException, OSError) as error:
-                raise StorageError(f"{path} is no table: {error}") from error
-    if total > MOST_UNPACKED:
-        raise StorageError(
-            f"{folder}: its tables would take {total / 1e6:.0f} MB, expected at most {MOST_UNPACKED / 1e6:g} MB."
-        )
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            with pq.ParquetFile(path) as file:
+                # A dictionary of a few long texts would be counted once, and grow when it is read as texts.
+                plain = {field.name: field.type for field in schema_of(path.stem)}
+                for field in file.schema_arrow:
+                    if field.type != plain.get(field.name):
+                        raise pa.ArrowInvalid(f"column {field.name!r} of type {field.type}")
+                for batch in file.iter_batches(batch_size=64):
+                    total += batch.nbytes
+                    if total > MOST_UNPACKED:
+                        raise StorageError(
+                            f"{folder}: its tables would take more than {MOST_UNPACKED / 1e6:g} MB."
+                        )
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{path} is not a table: {error}") from error
 
 
 def _check_table(name: str, path: Path) -> None:
-    """Refuses numbers that are not finite, and values without a status or the reverse."""
+    """Refuses numbers that are not finite, lists that are null, and values without a status or the reverse."""
+    table = from_parquet(name, path.read_bytes(), path)
     try:
-        check(name, from_parquet(name, path.read_bytes(), path))
+        check(name, table)
     except InputError as error:
         raise StorageError(f"{path}: {error}") from error
+    for key in MAP_LISTS if name == "maps" else ():
+        if table[key].null_count or pc.list_flatten(table[key]).null_count:
+            raise StorageError(f"{path}: {key} of a map are null.")
 
 
 def _are_packages(value: Any) -> bool:
@@ -275,6 +331,23 @@ def _are_packages(value: Any) -> bool:
         and all(isinstance(text, str) for text in facts.values())
         for facts in value.values()
     )
+
+
+def _check_identity(run: Run) -> None:
+    """Checks that what is shown of a run, its manifest, is what `verify` checks, its identity."""
+    identity, manifest = read_json(run.folder / IDENTITY, dict), run.manifest
+    held = identity.get("config")
+    pairs = {
+        "model": (manifest.get("model"), identity.get("model")),
+        "data": (manifest.get("data"), identity.get("data")),
+        "machine": (manifest.get("identity"), identity.get("environment")),
+        "evaluation": (manifest["config"]["evaluation"], isinstance(held, dict) and held.get("evaluation")),
+    }  # fmt: skip
+    for what, (said, checked) in pairs.items():
+        if not said or said != checked:
+            raise StorageError(
+                f"{run.folder}: {MANIFEST} and {IDENTITY} do not have the same {what}."
+            )
 
 
 def _check_rows(run: Run) -> None:
@@ -297,7 +370,8 @@ def _check_rows(run: Run) -> None:
     wanted = set(product(settings, run.tables["examples"]["example_id"], planned))
     present = {(setting, example, tuple(view)) for setting, example, *view in keys}
     if (
-        removals != set(config["evaluation"]["removal"])
+        not removals
+        or removals != set(config["evaluation"].get("removal") or ())
         or present != wanted
         or len(keys) != len(present)
     ):
@@ -306,15 +380,18 @@ def _check_rows(run: Run) -> None:
             f"{run.folder}: the rows are not those of the suite: {len(wanted - present)} are missing, "
             f"{len(present - wanted)} are others' {shown(first)}."
         )
+    kinds = rows[["metric", "unit", "higher_is_better"]].drop_duplicates()
+    if kinds["metric"].duplicated().any():
+        raise StorageError(f"{run.folder}: a metric has several units or directions.")
     cells = {cell for name in TABLES for cell in set(run.columns(name, ["cell_id"])["cell_id"])}
     if cells != {run.manifest.get("cell_id")}:
         raise StorageError(f"{run.folder} has rows of another model, data or seed than its own.")
 
 
 def check_name(suite: str) -> None:
-    """Refuses a name that is no suite's.
+    """Refuses a name that is not a suite's.
 
     Raises:
-        InputError: it is none; the nearest is named.
+        InputError: the nearest name is given.
     """
     one_of("suite", suite, CONTENTS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting, as_list
 from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.ledger import PARITY
@@ -215,13 +216,18 @@ def compute_piece(
     store.write(piece.name, tables)
 
 
-def piece_tables(study: Study, refs: References, piece: Piece) -> dict[str, list[Row]]:
-    """The rows of one piece of the plan, by table; the model must be frozen."""
+def piece_tables(
+    study: Study,
+    refs: References,
+    piece: Piece,
+    evaluated_as: Callable[[AttributionMap], AttributionMap] = lambda computed: computed,
+) -> dict[str, list[Row]]:
+    """The rows of one piece of the plan, by table; the model must be frozen. `evaluated_as`: see `block_tables`."""
     probe = {item.example_id for item in study.encoded[: study.config.convergence.n_examples]}
     tables: dict[str, list[Row]] = {}
     for block in piece.blocks:
         items = [study.encoded[index] for index in block.indices]
-        for table, rows in block_tables(study, refs, items, probe).items():
+        for table, rows in block_tables(study, refs, items, probe, evaluated_as).items():
             tables.setdefault(table, []).extend(rows)
     return tables
 

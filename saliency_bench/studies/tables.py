@@ -1,7 +1,7 @@
 """The rows of a study: those of each block, and the plan of all rows that a finished study has."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from saliency_bench.attribution import baselines, captum
@@ -63,9 +63,16 @@ def plan_of(study: Study) -> Plan:
 
 
 def block_tables(
-    study: Study, refs: References, items: Sequence[Encoded], probe: Collection[str]
+    study: Study,
+    refs: References,
+    items: Sequence[Encoded],
+    probe: Collection[str],
+    evaluated_as: Callable[[AttributionMap], AttributionMap] = lambda computed: computed,
 ) -> dict[str, list[dict[str, Any]]]:
-    """All rows of one block; the maps of examples whose ids are in `probe` are compared with less or more exact ones."""
+    """All rows of one block; the maps of examples whose ids are in `probe` are compared with less or more exact ones.
+
+    `evaluated_as` gives the map that metrics are of in place of the computed one.
+    """
     under = study.model.ledger.under
     checked = [item for item in items if item.example_id in probe]
     with under(MAPS):
@@ -76,7 +83,9 @@ def block_tables(
         uncertain = list(_uncertain_baselines(study, block))
     flat = [attribution for setting in study.settings for attribution in maps[setting.id]]
     with under(CURVES):
-        evaluated = evaluate_block(block, flat, study.config.metric, usual_views(study.config))
+        evaluated = evaluate_block(
+            block, [*map(evaluated_as, flat)], study.config.metric, usual_views(study.config)
+        )
         asked = study.config.agreement
         agreement = agreement_rows(flat, asked.metrics, asked.granularity, asked.k, asked.p)
     with under(CONVERGENCE):

@@ -1,20 +1,25 @@
 """Computes blocks of somebody's study again, and says whether the same numbers come out.
 
 On a machine like the one that made them the tables must be the same to the byte. Elsewhere sums are taken in another
-order, so that numbers are held against what the library promises of any two orders (`parity.REORDERING`, r):
+order. What is no real number must still be the same, and real numbers that a leaderboard shows are held against what the
+library promises of any two orders (`parity.REORDERING`, r; of float64 and float32 alone):
 
 1. A score may differ by r of its text's largest score. Scores of methods that give one number per token are differences of
-   outputs, each off by r of its size: they may differ by r if their largest score is smaller than 1.
-2. A value that removes tokens depends on a map by its order alone. Where both maps have the same order without ties it
-   combines at most four probabilities, none larger than 1: it may differ by 4 r. Where a difference within 1 has changed
-   the order nothing can be said of the value; such values are counted.
-3. The completeness gap adds the scores of T tokens, and subtracts two outputs: it may differ by r (T times the largest
+   outputs, each off by r of its size: where their largest score is smaller than 1 they may differ by r, but by no more than
+   a hundredth of that score, since any order would be allowed otherwise.
+2. Rounding moves scores past each other only where they nearly tie: of one method at most `MOST_REORDERED` of the maps,
+   or one map, may be in another order.
+3. A value that removes tokens is computed here from the submission's own scores, and so from their order. It combines at
+   most four probabilities, none larger than 1: it may differ by 4 r.
+4. The completeness gap adds the scores of T tokens, and subtracts two outputs: it may differ by r (T times the largest
    score, and twice the size of the difference of outputs, or of 1), relative to that difference as the metric is.
 """
 
+import json
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.methods import KINDS
 from saliency_bench.attribution.parity import REORDERING
 from saliency_bench.core.errors import InputError
-from saliency_bench.core.rows import OK, Setting
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import OK, TABLES, Setting
 from saliency_bench.models.loading import DTYPES
 from saliency_bench.models.references import References
 from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_table
@@ -42,6 +49,12 @@ from saliency_bench.studies.tables import pieces_of
 COMPARED = ("examples", "maps", "rows")
 #: How many probabilities a value combines at most: two of a curve that tokens are dropped from, two where they are kept.
 PROBABILITIES = 4
+#: The types in which machines are compared.
+TOLERATED = ("float64", "float32")
+#: The share of a method's maps in which near ties may be ordered otherwise.
+MOST_REORDERED = 0.05
+#: What scores of tokens may differ by at most, over the text's largest.
+MOST_APART = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,8 @@ class Verified:
     """What came out for the blocks that were computed again.
 
     `machine` says in what this machine differs from the submission's; empty where it is alike. `scores` and `values` are
-    the largest differences relative to what is allowed: numbers up to 1 are within. `unsure` counts values
-    that rest on the order of scores nearer to each other than rounding.
+    the largest differences relative to what is allowed: numbers up to 1 are within. `reordered` counts the maps in
+    another order, of the setting that has most of them. `exact` says whether all is the same that is no real number.
     """
 
     blocks: tuple[str, ...]
@@ -61,14 +74,29 @@ class Verified:
     same_bytes: bool
     scores: float
     values: float
-    unsure: int
+    reordered: int
+    exact: bool
     first: str  # what differs most, in words
 
     @property
     def holds(self) -> bool:
         """Whether the numbers are those of the submission, by the standard that applies."""
         within = max(self.scores, self.values) <= 1
-        return self.same_bytes if not self.machine else within
+        return within and self.exact and self.ordered if self.machine else self.same_bytes
+
+    @property
+    def ordered(self) -> bool:
+        """Whether so few maps are in another order that near ties explain it."""
+        return self.reordered <= max(1, MOST_REORDERED * self.n_texts)
+
+    @property
+    def why(self) -> str:
+        """Why it does not hold."""
+        if max(self.scores, self.values) > 1 or (self.first and self.exact and self.ordered):
+            return f"what differs most is {self.first}"
+        if not self.ordered:
+            return "more maps are in another order than rounding explains"
+        return "the tables differ outside scores and values"
 
 
 def verify(
@@ -94,32 +122,54 @@ def verify(
     """
     folder = submission.run.folder
     held = read_json(folder / IDENTITY, dict)
-    threads = _part(_part(held, "environment"), "computation").get("threads")
+    threads = (held["environment"].get("computation") or {}).get("threads")
     if isinstance(threads, int) and 0 < threads <= torch.get_num_threads():
         torch.set_num_threads(threads)  # the last digits depend on them
     _refuse_other_methods(submission)
     study = prepare(config, settings, lambda stage: say(stage, 0, 0))
-    machine = _machine(held, study.identity, folder)
+    machine = _machine(held, study, folder)
+    _refuse_other_facts(submission, study)
     plan = pieces_of(study)
     stream = random.SystemRandom() if seed is None else random.Random(seed)
     chosen = sorted(stream.sample(range(len(plan)), min(n_blocks, len(plan))))
     pieces = [plan[place] for place in chosen]
-    tables = _computed(study, pieces, say)
-    return _compared(submission, study, pieces, len(plan), machine, tables)
+    held_tables = _held(submission, study, pieces)
+    tables = _computed(study, pieces, held_tables["maps"], say)
+    dtype = study.config.runtime.dtype
+    rounding = REORDERING[DTYPES[dtype]] if dtype in TOLERATED else 0.0
+    kinds = {setting.id: KINDS[setting.method] for setting in study.settings}
+    scores, reordered, of_scores = _score_differences(
+        kinds, rounding, held_tables["maps"], tables["maps"]
+    )
+    values, of_values = _value_differences(held_tables, tables, rounding)
+    return Verified(
+        blocks=tuple(piece.name for piece in pieces),
+        n_blocks=len(plan),
+        n_texts=len(tables["examples"]),
+        n_values=len(tables["rows"]),
+        machine=machine,
+        same_bytes=all(to_parquet(held_tables[name]) == to_parquet(tables[name]) for name in COMPARED),
+        scores=scores,
+        values=values,
+        reordered=reordered,
+        exact=all(_exact(name, held_tables).equals(_exact(name, tables)) for name in COMPARED),
+        first=of_scores if scores >= values else of_values,
+    )  # fmt: skip
 
 
-def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> tuple[str, ...]:
+def _machine(held: Mapping[str, Any], study: Study, folder: Any) -> tuple[str, ...]:
     """In what this machine differs from the one of the submission.
 
     Raises:
-        InputError: something else than the machine differs.
+        InputError: something else than the machine differs, or rounding in the study's type explains too much.
     """
-    there, this = dict(_part(held, "environment")), dict(here["environment"])
+    here, dtype = study.identity, study.config.runtime.dtype
+    there, this = dict(held["environment"]), dict(here["environment"])
     if changed := list(differences(there.pop("code", None), this.pop("code"))):
         raise InputError(
             f"{folder} was made by other code ({', '.join(changed)}): check out or install what made it, and verify again."
         )
-    models = identity_of_model(_part(held, "model")), identity_of_model(here["model"])
+    models = identity_of_model(held["model"]), identity_of_model(here["model"])
     if changed := list(differences(*models)):
         raise InputError(f"{folder} explains another model than this one ({', '.join(changed)}).")
     rest = [
@@ -129,153 +179,152 @@ def _machine(held: Mapping[str, Any], here: Mapping[str, Any], folder: Any) -> t
         raise InputError(
             f"{folder} is of another study than its configuration gives here: it differs in {', '.join(rest)}."
         )
-    return tuple(differences(there, this))
+    machine = tuple(differences(there, this))
+    if machine and dtype not in TOLERATED:
+        raise InputError(
+            f"{folder} was computed in {dtype}, in which rounding explains too much to compare machines; this one differs in "
+            f"{', '.join(machine[:4])}. Verify on a machine like the submission's."
+        )
+    return machine
 
 
-def _part(held: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A part of what somebody's file holds; empty where that is no mapping."""
-    part = held.get(key)
-    return part if isinstance(part, dict) else {}
+def _refuse_other_facts(submission: Submission, study: Study) -> None:
+    """Refuses names and facts of settings that the methods do not have: a page shows them."""
+    here = [described(setting, study.parts) for setting in study.settings]
+    pairs = zip(submission.run.settings, json.loads(json.dumps(here)), strict=True)
+    if changed := [key for theirs, ours in pairs for key in differences(theirs, ours)]:
+        raise InputError(
+            f"{submission.run.folder} says other things of its methods than they do: {', '.join(changed[:4])}."
+        )
 
 
 def _refuse_other_methods(submission: Submission) -> None:
     """Refuses to compute with another package's method of the same name."""
+    here = packages(setting["method"] for setting in submission.run.settings)
     for name, facts in submission.methods.items():
-        here = packages([name]).get(name)
-        if here is None:
+        if name not in here:
             raise InputError(
                 f"method {name} is of {facts['package']}: install it, and verify again."
             )
-        if here["sha256"] != facts["sha256"]:
+    for name, facts in here.items():
+        theirs = submission.methods.get(name)
+        if theirs is None or facts["sha256"] != theirs["sha256"]:
             raise InputError(
-                f"method {name} of {here['package']} has other code than that of the submission "
-                f"({facts['package']}, SHA-256 {facts['sha256'][:12]})."
+                f"method {name} of {facts['package']} has other code than that of the submission"
+                + (
+                    f" ({theirs['package']}, SHA-256 {theirs['sha256'][:12]})."
+                    if theirs
+                    else ", which names no package."
+                )
             )
 
 
+def _held(submission: Submission, study: Study, pieces: Sequence[Piece]) -> dict[str, pa.Table]:
+    """The submission's rows of these pieces."""
+    texts = pa.array(study.encoded[index].example_id for piece in pieces for index in piece.indices)
+    tables = {}
+    for name in COMPARED:
+        path = submission.run.folder / f"{name}.parquet"
+        table = from_parquet(name, path.read_bytes(), path)
+        table = table.filter(pc.is_in(table["example_id"], texts))
+        # The id of a cell depends on the name of the model's folder too.
+        cells = pa.array([study.cell_id] * len(table), pa.string())
+        tables[name] = merge(name, [table.set_column(0, "cell_id", cells)])
+    return tables
+
+
 def _computed(
-    study: Study, pieces: Sequence[Piece], say: Callable[[str, int, int], None]
+    study: Study, pieces: Sequence[Piece], held: pa.Table, say: Callable[[str, int, int], None]
 ) -> dict[str, pa.Table]:
-    """The tables of these pieces, as a run stores them."""
+    """The tables of these pieces, as a run stores them; values are those of the scores that the submission holds."""
+    scores = {key: np.array(row["scores"], float) for key, row in _by_map(held).items()}
+
+    def with_held(computed: AttributionMap) -> AttributionMap:
+        theirs = scores.get((computed.setting["setting_id"], computed.encoded.example_id))
+        if theirs is None or theirs.shape != computed.scores.shape:
+            return computed  # which the comparison of scores says
+        return replace(computed, scores=theirs)
+
     references, parts = References(study.model), []
     with study.model.frozen():
         for done, piece in enumerate(pieces):
             say("blocks", done, len(pieces))
-            parts.append(piece_tables(study, references, piece))
+            parts.append(piece_tables(study, references, piece, with_held))
     say("blocks", len(pieces), len(pieces))
     return {name: merge(name, [to_table(name, part[name]) for part in parts]) for name in COMPARED}
 
 
-def _compared(
-    submission: Submission,
-    study: Study,
-    pieces: Sequence[Piece],
-    n_blocks: int,
-    machine: tuple[str, ...],
-    here: Mapping[str, pa.Table],
-) -> Verified:
-    texts = [study.encoded[index].example_id for piece in pieces for index in piece.indices]
-    held = {}
-    for name in COMPARED:
-        path = submission.run.folder / f"{name}.parquet"
-        table = from_parquet(name, path.read_bytes(), path)
-        table = table.filter(pc.is_in(table["example_id"], pa.array(texts)))
-        # The id of a cell depends on the name of the model's folder too.
-        cells = pa.array([study.cell_id] * len(table), pa.string())
-        held[name] = merge(name, [table.set_column(0, "cell_id", cells)])
-    same = all(to_parquet(held[name]) == to_parquet(here[name]) for name in COMPARED)
-    dtype = DTYPES[study.config.runtime.dtype]
-    rounding = REORDERING.get(dtype, 100 * torch.finfo(dtype).eps)
-    scores, sure, of_scores = _score_differences(study, held["maps"], here["maps"], rounding)
-    values, unsure, of_values = _value_differences(held, here, sure, rounding)
-    return Verified(
-        blocks=tuple(piece.name for piece in pieces),
-        n_blocks=n_blocks,
-        n_texts=len(texts),
-        n_values=len(here["rows"]),
-        machine=machine,
-        same_bytes=same,
-        scores=scores,
-        values=values,
-        unsure=unsure,
-        first=of_scores if scores >= values else of_values,
-    )
+def _exact(name: str, tables: Mapping[str, pa.Table]) -> pa.Table:
+    """The columns that are no real numbers."""
+    kinds = TABLES[name]
+    return tables[name].select([column for column in kinds if "float64" not in kinds[column]])
 
 
-_Map = tuple[str, str]
+def _by_map(maps: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["setting_id"], row["example_id"]): row for row in maps.to_pylist()}
 
 
 def _score_differences(
-    study: Study, held: pa.Table, here: pa.Table, rounding: float
-) -> tuple[float, set[_Map], str]:
-    """The largest difference over what is allowed, the maps whose order is the same for sure, and what differs most."""
-    kinds = {setting.id: KINDS[setting.method] for setting in study.settings}
-    before = {(row["setting_id"], row["example_id"]): row for row in held.to_pylist()}
-    largest, first, sure = 0.0, "", set[_Map]()
-    if before.keys() != {
-        *zip(*(here[key].to_pylist() for key in ("setting_id", "example_id")), strict=True)
-    }:
-        return np.inf, sure, "the maps are of other texts or settings"
-    for row in here.to_pylist():
-        key = row["setting_id"], row["example_id"]
-        a, b = np.array(before[key]["scores"]), np.array(row["scores"])
-        size = max(float(np.abs(b).max()), 1.0 if kinds[key[0]] == "token" else 0.0)
-        apart = _over(float(np.abs(a - b).max()), rounding * size) if a.shape == b.shape else np.inf
+    kinds: Mapping[str, str], rounding: float, held: pa.Table, here: pa.Table
+) -> tuple[float, int, str]:
+    """The largest difference over what is allowed, how many maps a setting has in another order, and what differs most."""
+    theirs, ours = _by_map(held), _by_map(here)
+    if theirs.keys() != ours.keys():
+        return np.inf, 0, "the maps are of other texts or settings"
+    largest, first, reordered = 0.0, "", Counter[str]()
+    for key, row in ours.items():
+        a, b = np.array(theirs[key]["scores"], float), np.array(row["scores"], float)
+        if a.shape != b.shape:
+            return np.inf, 0, f"the number of scores of setting {key[0]}, text {key[1]}"
+        size = float(np.abs(b).max())
+        tolerated = rounding * max(size, 1.0 if kinds[key[0]] == "token" else 0.0)
+        apart = _over(float(np.abs(a - b).max()), min(tolerated, MOST_APART * size))
         if apart > largest:
             largest, first = apart, f"a score of setting {key[0]}, text {key[1]}"
         ranked = np.array(row["attributable"])
-        if a.shape == b.shape and _one_order(a[ranked], b[ranked]):
-            sure.add(key)
-    return largest, sure, first
+        before, after = (np.argsort(-scores[ranked], kind="stable") for scores in (a, b))
+        reordered[key[0]] += not np.array_equal(before, after)
+    return largest, max(reordered.values(), default=0), first
 
 
 def _over(difference: float, allowed: float) -> float:
     """The difference relative to what is allowed; 0 where there is none."""
-    return 0.0 if difference == 0 else float(np.divide(difference, allowed))
-
-
-def _one_order(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether both have the same order, by their sizes too; ties only where nothing differs."""
-    if np.array_equal(a, b):
-        return True
-    untied = all(len(np.unique(np.abs(scores))) == len(scores) for scores in (a, b))
-    return untied and all(
-        np.array_equal(np.argsort(f(a)), np.argsort(f(b))) for f in (np.asarray, np.abs)
-    )
+    if difference == 0:
+        return 0.0
+    return float(difference / allowed) if allowed else np.inf
 
 
 def _value_differences(
-    held: Mapping[str, pa.Table], here: Mapping[str, pa.Table], sure: set[_Map], rounding: float
-) -> tuple[float, int, str]:
-    """The largest difference of values over what is allowed, how many are unsure, and which differs most."""
+    held: Mapping[str, pa.Table], here: Mapping[str, pa.Table], rounding: float
+) -> tuple[float, str]:
+    """The largest difference of values over what is allowed, and which differs most."""
     keys = ["setting_id", "example_id", "metric", "removal"]
     both = held["rows"].to_pandas().merge(here["rows"].to_pandas(), on=keys, suffixes=("_a", "_b"))
     if len(both) != len(here["rows"]) or len(both) != len(held["rows"]):
-        return np.inf, 0, "the rows are of other texts, settings or metrics"
+        return np.inf, "the rows are of other texts, settings or metrics"
     if len(other := both[both["status_a"] != both["status_b"]]):
         metric, text = other.iloc[0][["metric", "example_id"]]
-        return np.inf, 0, f"{metric} of text {text} has another status"
-    both = both[both["status_b"] == OK]
-    maps = {(row["setting_id"], row["example_id"]): row for row in here["maps"].to_pylist()}
-    largest, unsure, first = 0.0, 0, ""
-    for row in both.itertuples(index=False):
-        key = row.setting_id, row.example_id
-        difference = abs(row.value_a - row.value_b)
-        if pd.isna(row.removal):
-            allowed = rounding * _gap_allowed(maps[key], row.value_b)
-        elif key in sure:
-            allowed = PROBABILITIES * rounding
-        else:
-            unsure += difference > PROBABILITIES * rounding
-            continue
-        if (apart := _over(difference, allowed)) > largest:
-            largest = apart
-            first = f"{row.metric} of setting {row.setting_id}, text {row.example_id}"
-    return largest, unsure, first
+        return np.inf, f"{metric} of text {text} has another status"
+    maps = _by_map(here["maps"])
+    largest, first = 0.0, ""
+    for row in both[both["status_b"] == OK].itertuples(index=False):
+        gap = pd.isna(row.removal)
+        allowed = (
+            _gap_allowed(maps[row.setting_id, row.example_id], row.value_b)
+            if gap
+            else PROBABILITIES
+        )
+        apart = _over(abs(row.value_a - row.value_b), rounding * allowed)
+        if apart > largest:
+            largest, first = (
+                apart,
+                f"{row.metric} of setting {row.setting_id}, text {row.example_id}",
+            )
+    return largest, first
 
 
 def _gap_allowed(map_row: Mapping[str, Any], value: float) -> float:
-    """What a relative completeness gap may differ by, over r: 3 of the module's text."""
+    """What a relative completeness gap may differ by, over r: 4 of the module's text."""
     scores, difference = np.abs(map_row["scores"]), abs(map_row["output_difference"] or 0.0)
     summed = len(scores) * scores.max() + 2 * max(difference, 1.0)
     return float(summed * (1 + value) / difference)

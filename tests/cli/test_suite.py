@@ -23,7 +23,7 @@ def test_the_content_of_v1_is_what_it_was():
     cfg = composed()
     texts = [(example.text, example.text_pair) for example in prepare.load_examples(cfg)]
     assert len(texts) == 100
-    assert content(cfg, texts) == suites.CONTENTS["v1"] == "7f65607353f78987"
+    assert content(cfg, texts) == suites.CONTENTS["v1"] == "e33560f6e1238c51"
     config.validate(cfg)
 
 
@@ -46,7 +46,7 @@ def test_every_value_that_a_submitter_does_not_choose_is_part_of_the_content():
             place = place[key]
         place[path[-1]] = "something else"
         after = suites.content("v1", other, [("a film", None)])
-        assert (after == before) == (path[0] in suites.CHOSEN), path
+        assert (after == before) == (path[0] in suites.UNFIXED), path
         changed += after != before
     assert changed > 50
 
@@ -57,6 +57,28 @@ def test_texts_are_part_of_the_content_and_methods_of_ones_own_are_not():
     assert content(plain) != content(plain, [("a movie", None)])
     mine = composed("method.mine.method=vanilla", "method.mine.reduction=l1", "out=elsewhere")
     assert content(mine) == content(plain)
+
+
+def test_a_key_that_came_later_is_no_part_of_the_content_while_it_changes_nothing(monkeypatch):
+    plain = asdict(composed())
+    before = suites.content("v1", plain, [])
+    monkeypatch.setattr(suites, "ADDED", {"evaluation.newer": "off", "newest": None})
+    assert suites.content("v1", plain, []) == before
+    later = plain | {"newest": None, "evaluation": plain["evaluation"] | {"newer": "off"}}
+    assert suites.content("v1", later, []) == before
+    for other in (
+        later | {"newest": 1},
+        later | {"evaluation": plain["evaluation"] | {"newer": "on"}},
+    ):
+        assert suites.content("v1", other, []) != before
+    monkeypatch.setattr(suites, "ADDED", {})
+    assert suites.content("v1", later, []) != before
+
+
+def test_how_a_report_looks_is_no_part_of_the_content():
+    plain = asdict(composed())
+    other = plain | {"report": {"n_examples": 99, "added": True}}
+    assert suites.content("v1", other, []) == suites.content("v1", plain, [])
 
 
 @pytest.fixture
@@ -76,7 +98,7 @@ def test_ones_own_methods_come_beside_the_suites(started, capsys):
     assert list(cfg.method) == [*suites.opponents("v1"), "attnlrp"]
     assert (cfg.model.training_seed, cfg.out) == (1, "x=1")
     assert command == ["saliency-bench", *words]
-    assert capsys.readouterr().out == f"suite v1, content {suites.CONTENTS['v1']}\n"
+    assert capsys.readouterr().out == f"suite v1, content digest {suites.CONTENTS['v1']}\n"
 
 
 @pytest.mark.parametrize(
