@@ -8,12 +8,7 @@ from torch import nn
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.intake import attempted, watched_ids
 from saliency_bench.models.model import Model
-from saliency_bench.models.rounding import products
-
-#: Experts that are given other tokens round in another way.
-EPSILONS = 1024
-#: In half precision so many rounding errors would let anything pass.
-LARGEST_DIFFERENCE = 0.05
+from saliency_bench.models.rounding import agree, products, rounding_share
 
 #: Tokens that any vocabulary has.
 FEWEST = 5
@@ -42,6 +37,5 @@ def _reads_ahead(model: Model) -> bool:
     """Tried on one text and its beginning."""
     (ids,) = watched_ids(model.vocabulary or FEWEST, None, model.device)
     with model.frozen():
-        whole, beginning = (model.output(row[None])[0].double() for row in (ids, ids[:-2]))
-    share = min(EPSILONS * torch.finfo(model.dtype).eps, LARGEST_DIFFERENCE)
-    return float((whole[:-2] - beginning).abs().max()) > share * float(beginning.abs().max())
+        whole, beginning = (model.output(row[None])[0] for row in (ids, ids[:-2]))
+    return not agree(whole[:-2], beginning, rounding_share(model.dtype))

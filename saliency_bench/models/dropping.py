@@ -16,12 +16,7 @@ from torch import Tensor
 from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.models.rounding import products
-
-#: Both ways are the same arithmetic in another order.
-EPSILONS = 1024
-#: In half precision so many rounding errors would let anything pass.
-LARGEST_DIFFERENCE = 0.05
+from saliency_bench.models.rounding import agree, products, rounding_share
 
 #: Texts of a batch on which it is tried.
 N_TRIED = 2
@@ -84,7 +79,7 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
         return None
     examples, stays = _trials(batch)
     masked = masked_output(model, batch, examples, stays)
-    share = min(EPSILONS * torch.finfo(model.dtype).eps, LARGEST_DIFFERENCE)
+    share = rounding_share(model.dtype)
     for ones in (False, True):
         how = Dropping(first, ones, 0.0)
         # One by one, since each has another number of tokens.
@@ -115,10 +110,7 @@ def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
     if not finite.any():
         return None
     changed, same = changed[finite], same[finite]
-    # Some models compute a softmax in float32 whatever their weights are.
-    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
-    share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
-    return float((changed - same).abs().max()) <= share * float(same.abs().max())
+    return agree(changed, same, rounding_share(model.dtype, in_float32=True))
 
 
 def _trials(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:

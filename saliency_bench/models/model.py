@@ -31,7 +31,7 @@ from saliency_bench.models.module_facts import Configured, configured, fact, typ
 from saliency_bench.models.outputs import ends_in, logits_in
 from saliency_bench.models.placement import Stored, device_of, rereading, stored_weights
 from saliency_bench.models.pooled_row import PooledRow, find_pooled_row, first_row_only
-from saliency_bench.models.rounding import TF32, products
+from saliency_bench.models.rounding import TF32, products, rounding_share
 from saliency_bench.models.threads import frozen
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask`, `token_type_ids` and further inputs.
@@ -42,10 +42,6 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
-
-#: With and without padding the arithmetic is the same in another order; in half precision that would let anything pass.
-EPSILONS = 1024
-LARGEST_DIFFERENCE = 0.05
 
 #: Ids that a layer which is no table of a known size is watched on.
 WATCHED_VOCABULARY = 5
@@ -289,8 +285,7 @@ class Model:
         )
         largest = max(float(logits.abs().max()) for logits in alone)
         difference = max(float((a - b[0]).abs().max()) for a, b in zip(rows, alone, strict=True))
-        share = min(EPSILONS * torch.finfo(together.dtype).eps, LARGEST_DIFFERENCE)
-        return difference <= share * largest
+        return difference <= rounding_share(together.dtype) * largest
 
     @cached_property
     def first_position(self) -> int | None:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from saliency_bench.models.rounding import agree, rounding_share
+
 #: Both ways are the same arithmetic in products of other shapes, so that they differ by rounding alone.
 EPSILONS = 256
-#: In half precision so many rounding errors would let anything pass.
-LARGEST_DIFFERENCE = 0.05
 
 #: Logits [R C] of token ids, with the embeddings given in place of the embedding layer's output.
 Logits = Callable[[Int[Tensor, "R T"], Float[Tensor, "R T D"]], Float[Tensor, "R C"]]
@@ -266,7 +266,4 @@ def _outputs(
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    share = min(EPSILONS * torch.finfo(a.dtype).eps, LARGEST_DIFFERENCE)
-    return float((a - b).abs().max()) <= share * float(a.abs().max())
+    return a.shape == b.shape and agree(b, a, rounding_share(a.dtype, epsilons=EPSILONS))

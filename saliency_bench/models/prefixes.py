@@ -22,12 +22,7 @@ from saliency_bench.core.tensors import Batch
 from saliency_bench.models.intake import attempted
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.models.rounding import products
-
-#: Both ways are the same arithmetic in another order.
-EPSILONS = 1024
-#: In half precision so many rounding errors would let anything pass.
-LARGEST_DIFFERENCE = 0.05
+from saliency_bench.models.rounding import agree, products, rounding_share
 
 #: A text is cut into at most so many stretches, of which each pass has at least so many tokens: small ones are slow.
 MOST_STRETCHES = 20
@@ -248,16 +243,7 @@ def _tried(model: Model, batch: Batch) -> bool:
         given, states = outputs(model, batch, plan, rows[part], changed[part], seed)
         shared.append(_last(model, given)[plan.of_row.to(model.device)])
         seed = Seed(0, stays[part[-1]], row_of(states, -1))
-    return agree(torch.cat(shared), whole, model.dtype)
-
-
-def agree(found: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], dtype: torch.dtype) -> bool:
-    """Whether two ways to compute the same outputs differ by rounding alone, in a model of this type."""
-    # Some models compute norms and a softmax in float32 whatever their weights are.
-    epsilon = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-    share = min(EPSILONS * epsilon, LARGEST_DIFFERENCE)
-    difference = float((found.double() - expected.double()).abs().max())
-    return difference <= share * float(expected.double().abs().max())
+    return agree(torch.cat(shared), whole, rounding_share(model.dtype, in_float32=True))
 
 
 def _last(model: Model, outputs: Float[Tensor, "R ..."]) -> Float[Tensor, "R C"]:

@@ -14,6 +14,30 @@ TF32 = "tf32"
 
 _INHERITED = "none"
 
+#: How many rounding errors apart two ways to compute the same may be: the same arithmetic in another order.
+EPSILONS = 1024
+#: In half precision so many rounding errors would let anything pass.
+LARGEST_DIFFERENCE = 0.05
+
+
+def rounding_share(
+    dtype: torch.dtype, *, epsilons: int = EPSILONS, in_float32: bool = False
+) -> float:
+    """What share of the largest number two ways to compute the same may differ by, in a model of this type.
+
+    `in_float32`: parts may be computed in float32 whatever the weights are, as some norms and softmaxes.
+    """
+    epsilon = torch.finfo(dtype).eps
+    if in_float32:
+        epsilon = max(epsilon, torch.finfo(torch.float32).eps)
+    return min(epsilons * epsilon, LARGEST_DIFFERENCE)
+
+
+def agree(found: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], share: float) -> bool:
+    """Whether numbers differ by no more than a share of the largest."""
+    difference = float((found.double() - expected.double()).abs().max())
+    return difference <= share * float(expected.double().abs().max())
+
 
 class Scaling:
     """Keeps the gradients of a model in half precision near 1 in size.
