@@ -14,9 +14,8 @@ from jaxtyping import Bool, Int
 
 from saliency_bench.core.tensors import Batch
 from saliency_bench.models.intake import attempted
-from saliency_bench.models.rounding import agree, rounding_share
 from saliency_bench.models.references import References
-from saliency_bench.models.rounding import products
+from saliency_bench.models.rounding import agree, products, rounding_share
 
 
 @dataclass(frozen=True)
