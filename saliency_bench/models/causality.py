@@ -38,4 +38,4 @@ def _reads_ahead(model: Model) -> bool:
     (ids,) = watched_ids(model.vocabulary or FEWEST, None, model.device)
     with model.frozen():
         whole, beginning = (model.output(row[None])[0] for row in (ids, ids[:-2]))
-    return not agree(whole[:-2], beginning, rounding_share(model.dtype))
+    return not agree(whole[:-2], beginning, rounding_share(model.dtype, in_float32=True))
