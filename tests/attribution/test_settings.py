@@ -182,13 +182,13 @@ def test_experiments_refuse_what_the_command_refuses_in_its_words(model, python,
         assert str(refused.value) == said
 
 
-@pytest.mark.parametrize("method", conf_files.names("method"))
+@pytest.mark.parametrize("method", GOLDEN["method"])
 def test_the_id_of_an_entry_is_what_it_was(method, python):
     given = {"path": "scores.jsonl"} if method == "file" else {}
     assert command(method, given) == python(method, given) == [GOLDEN["method"][method]]
 
 
-@pytest.mark.parametrize("name", conf_files.names("experiment"))
+@pytest.mark.parametrize("name", GOLDEN["experiment"])
 def test_the_ids_of_an_experiment_are_what_they_were(name):
     found = config.settings(config.load([f"experiment={name}"]))
     assert [one.id for one in found] == GOLDEN["experiment"][name]

@@ -1,23 +1,20 @@
 """What every metric declares, and the entries in conf/metric that name them."""
 
 import inspect
+import pkgutil
+from importlib import import_module
 
 import pytest
 
+from saliency_bench import evaluation
 from saliency_bench.core import conf as conf_files
-from saliency_bench.evaluation import (
-    as_published,
-    axioms,
-    context,
-    faithfulness,
-    pointing,
-    query,
-    truth,
-)
 from saliency_bench.evaluation.metrics import INFO, METRICS, metric
 from saliency_bench.evaluation.view import hyperparameters
 
-MODULES = (as_published, axioms, context, faithfulness, pointing, query, truth)
+MODULES = [
+    import_module(f"{evaluation.__name__}.{found.name}")
+    for found in pkgutil.iter_modules(evaluation.__path__)
+]
 ALL = pytest.mark.parametrize("name", sorted(INFO))
 
 #: Known from the papers: a larger number means a more faithful ranking.
