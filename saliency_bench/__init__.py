@@ -6,6 +6,8 @@ Names are loaded when they are first used: importing the package imports neither
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from saliency_bench.core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from saliency_bench.api import attribute as attribute
     from saliency_bench.api import evaluate as evaluate
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap as AttributionMap
     from saliency_bench.models.loading import load_model as load_model
     from saliency_bench.models.loading import wrap_model as wrap_model
-
-__version__ = "0.2.0"
 
 _HOMES = {
     "attribute": "api",

@@ -56,7 +56,7 @@ def imported(path: Path) -> set[str]:
             deeper = [f"{module}.{alias.name}" for alias in node.names]
             names = deeper if module == "saliency_bench" else [module]
         found |= {name.split(".")[1] for name in names if name.startswith("saliency_bench.")}
-    return found - {"__version__"}
+    return found
 
 
 def runs_back_up(path: Path, room: str) -> set[str]:

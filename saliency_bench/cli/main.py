@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from saliency_bench import __version__
 from saliency_bench.cli.progress import importing
 from saliency_bench.core.errors import (
     InputError,
@@ -21,6 +20,7 @@ from saliency_bench.core.errors import (
     one_of,
 )
 from saliency_bench.core.program import as_typed
+from saliency_bench.core.version import __version__
 
 HELP = (Path(__file__).parent / "help.txt").read_text("utf-8")
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from saliency_bench import __version__
 from saliency_bench.core.captions import (
     explained,
     facts,
@@ -33,6 +32,7 @@ from saliency_bench.core.heatmap import (
 )
 from saliency_bench.core.segments import map_of_segments
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
+from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
 
 if TYPE_CHECKING:

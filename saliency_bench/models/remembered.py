@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from saliency_bench import __version__
 from saliency_bench.core.rows import digest
 from saliency_bench.core.text import Encoded
+from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
 from saliency_bench.models.extra import Extra
 from saliency_bench.models.fingerprint import described, fingerprint, of_libraries
