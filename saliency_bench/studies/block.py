@@ -123,7 +123,7 @@ def opened_blocks(
     token_budget: int,
     settings: Sequence[Setting] = (),
 ) -> "Iterator[tuple[Block, OpenBlock]]":
-    """Every text once, in opened blocks, one at a time: the loop of all who explain many texts. The model must be frozen.
+    """Every text once, in opened blocks, one at a time. The model must be frozen.
 
     `settings` are those that will be explained, if it is known: see `open_block`.
     """
