@@ -1,11 +1,17 @@
-"""Texts around a map: its heading, the facts under it, and what its colours mean."""
+"""Texts around a map: its heading, the facts under it, and the meaning of its colours."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
-from saliency_bench.core.labels import BACKWARD, hyperparameters, value_label, value_of, varying
+from saliency_bench.core.labels import (
+    BACKWARD,
+    hyperparameters,
+    setting_label,
+    value_label,
+    varying,
+)
 from saliency_bench.core.method_facts import backward_parts, facts_of
 from saliency_bench.core.scored_text import ScoredText
 from saliency_bench.core.text import Encoded
@@ -69,7 +75,7 @@ def methods_of(maps: Sequence[ScoredText]) -> list[str]:
     """Returns the method of each map, with its backend and the hyperparameters in which maps of one method differ."""
     settings = [_named(map_) for map_ in maps]
     return [
-        _method(
+        setting_label(
             setting,
             [key for key in varying(settings, setting["name"]) if _in_heading(key, setting)],
         )
@@ -79,7 +85,7 @@ def methods_of(maps: Sequence[ScoredText]) -> list[str]:
 
 def heading(map_: ScoredText) -> str:
     """Returns the heading of a single map: method, backend, place, explained class."""
-    return _heading(map_, _method(_named(map_), []))
+    return _heading(map_, setting_label(_named(map_), []))
 
 
 def _named(map_: ScoredText) -> Mapping[str, Any]:
@@ -91,12 +97,6 @@ def _named(map_: ScoredText) -> Mapping[str, Any]:
 def _in_heading(key: str, setting: Mapping[str, Any]) -> bool:
     """Whether a heading has this key. The number of a class is left out: its label is there."""
     return not (key == "target" and isinstance(setting.get(key), int))
-
-
-def _method(setting: Mapping[str, Any], differing: Sequence[str]) -> str:
-    details = [f"{key}={value_label(value_of(setting, key))}" for key in differing]
-    details += [label] if (label := facts_of(setting).backend) else []
-    return facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
 
 
 def _heading(map_: ScoredText, method: str) -> str:

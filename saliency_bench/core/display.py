@@ -37,6 +37,7 @@ from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from rich.text import Text
 
 #: The shapes of records: AllenNLP Interpret's holds scores alone; the article's tokens, class and probability too.
@@ -115,17 +116,21 @@ def _shown(
 
 
 def _rendered(template: str, **values: Any) -> str:
-    """Fills a template of this folder; everything is escaped that is not marked as HTML."""
+    environment = templates(Path(__file__).parent)
+    return environment.get_template(template).render(panel=panel(), **values)
+
+
+def templates(folder: Path) -> "Environment":
+    """Returns the templates of a folder; they escape everything that is not marked as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(panel=panel(), **values)
 
 
 def to_rich(map_: ScoredText) -> "Text":

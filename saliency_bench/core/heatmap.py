@@ -33,7 +33,7 @@ class Palette(NamedTuple):
     text: Color
 
 
-#: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and of its PuOr for what has no sign.
+#: Ends of ColorBrewer's RdBu, which colour-blind readers can distinguish, and of its PuOr for scores without a sign.
 LIGHT = Palette(
     zero=(255, 255, 255),
     positive=(178, 24, 43),

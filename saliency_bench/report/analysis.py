@@ -324,7 +324,7 @@ def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:
     apart = (n_removals > 1) & ~rows["removal"].isin(named[:1])
     if not apart.any():
         return rows
-    # As texts: categories cannot be added.
+    # As texts, since categories cannot be concatenated.
     metric, removal = (rows[column].astype(str) for column in ("metric", "removal"))
     full = metric + " (" + removal.fillna("none") + ")"
     return rows.assign(metric=metric.where(~apart, full))

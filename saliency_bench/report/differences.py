@@ -15,8 +15,7 @@ from saliency_bench.store.run import Run
 
 #: The fields of a manifest that are compared; dates, places and costs always differ.
 FIELDS = ("config", "model", "data", "identity", "preflight", "chosen")
-#: Tables whose numbers are times.
-TIMES = ("timings",)
+
 #: Columns that name the run of a row.
 _NAMES = ("cell_id",)
 

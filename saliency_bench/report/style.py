@@ -73,7 +73,7 @@ _RC: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """A context in which figures look the same, whatever the user's own matplotlib settings are."""
+    """Makes figures in its context look the same, whatever the user's own matplotlib settings are."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the tables have its characters.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -137,7 +137,7 @@ def test_another_seed_puts_the_words_elsewhere_in_the_same_sentences(kind):
 
 def test_every_place_is_used_and_words_keep_their_order():
     stream = random.Random(0)
-    texts = {shortcuts.put_in("a b", ["α", "λ"], stream)[0] for _ in range(500)}
+    texts = {shortcuts.insert("a b", ["α", "λ"], stream)[0] for _ in range(500)}
     assert texts == {
         "α λ a b",
         "α a λ b",
