@@ -421,7 +421,7 @@ def without_opponent(tables, documents):
 
 def own_removal(tables, documents):
     """The removal that suits, as if the model lacked the others."""
-    documents["manifest.json"][suites.ASKED_REMOVAL] = ["mask", "attention"]
+    documents["manifest.json"][suites.REQUESTED_REMOVAL] = ["mask", "attention"]
     documents["manifest.json"]["config"]["evaluation"]["removal"] = ["attention"]
     tables["rows"] = tables["rows"][tables["rows"]["removal"] != "mask"]
 
@@ -681,7 +681,7 @@ def test_a_csv_line_has_its_numbers_under_their_own_heads(submitted, tmp_path):
         tables["rows"] = tables["rows"][tables["rows"]["removal"] != "attention"]
         for file in ("manifest.json", "identity.json"):
             documents[file]["config"]["evaluation"]["removal"] = ["mask"]
-        documents["manifest.json"][suites.ASKED_REMOVAL] = ["mask", "attention"]
+        documents["manifest.json"][suites.REQUESTED_REMOVAL] = ["mask", "attention"]
 
     lines, _ = board(tmp_path / "board", submitted, forged(submitted, tmp_path / "theirs", fewer))
     alone = {}
