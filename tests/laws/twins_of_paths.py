@@ -165,7 +165,7 @@ def _idgi(patch, share: Callable, change: Callable):
             values += share(g) * change(here, there, g, moved, n_steps)[:, None, None]
         return Values(values, n_steps, ctx.path_difference(path))
 
-    patch.setitem(METHODS._known, "idgi", idgi)
+    patch.setitem(METHODS._functions, "idgi", idgi)
 
 
 def _by_energy(g):
@@ -276,7 +276,7 @@ def the_noisy_input_is_multiplied_in(patch):
         cloud = ctx.noise_cloud(noise.noise_special_tokens)
         return Expectation(cloud, draws, lambda i: [(draw(draws, noise, i), 1.0)], PRODUCT)
 
-    patch.setitem(METHODS._known, "smoothgrad_x_input", smoothgrad_x_input)
+    patch.setitem(METHODS._functions, "smoothgrad_x_input", smoothgrad_x_input)
     patch.setattr(NoiseCloud, "displacement", NoiseCloud.at)
 
 
@@ -354,7 +354,7 @@ def input_x_gradient_claims_completeness(patch):
     def input_x_gradient(ctx):
         return replace(gradients.input_x_gradient(ctx), difference=ctx.clean_score)
 
-    patch.setitem(METHODS._known, "input_x_gradient", input_x_gradient)
+    patch.setitem(METHODS._functions, "input_x_gradient", input_x_gradient)
 
 
 def everything_claims_completeness(patch):

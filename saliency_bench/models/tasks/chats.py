@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from saliency_bench.core.errors import InputError, one_line
-from saliency_bench.data.asked import ASSISTANT
-from saliency_bench.data.example import Example, Message, Stretch
+from saliency_bench.data.example import Example, Message, Part
+from saliency_bench.data.fields import ASSISTANT
 from saliency_bench.models.model import Model
 
 
@@ -62,9 +62,7 @@ def _render(model: Model, messages: Sequence[Message], where: str) -> str:
     return str(text)
 
 
-def _places(
-    model: Model, messages: Sequence[Message], text: str, where: str
-) -> tuple[Stretch, ...]:
+def _places(model: Model, messages: Sequence[Message], text: str, where: str) -> tuple[Part, ...]:
     """Where the words of each message stand in a rendered chat.
 
     The template is rendered again with a mark for each message, which shows what it puts around them. It may strip the
@@ -80,7 +78,7 @@ def _places(
         if not found:
             raise _changed(model, where)
     around.append(rest)
-    parts: list[Stretch] = []
+    parts: list[Part] = []
     place = len(around[0])
     names = _names([role for role, _ in messages])
     for (_, content), name, after in zip(messages, names, around[1:], strict=True):

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.data.asked import is_chat
 from saliency_bench.data.example import Example
+from saliency_bench.data.fields import is_chat
 
 #: What a mapping of a text may hold.
 TEXT, TEXT_PAIR = "text", "text_pair"
 LABELS = ("labels", "label")
 #: The written tokens of a tokenised input, where they came beside it.
 TOKENS = "input_tokens"
-#: What may follow the text, its named stretches, and a chat in its place (`data.asked`).
+#: The options for the text that follows, its named segments, and a chat in its place (`data.fields`).
 OPTIONS, SEGMENTS, MESSAGES = "options", "segments", "messages"
 KEYS = (TEXT, TEXT_PAIR, *LABELS, OPTIONS, SEGMENTS, MESSAGES)
 
