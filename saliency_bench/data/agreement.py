@@ -28,7 +28,9 @@ ATTRACTORS = (
     "park", "river", "road", "school", "ship", "shop", "station", "street", "tower", "train", "tree", "wall", "window",
 )  # fmt: skip
 PREPOSITIONS = ("near", "behind", "beside", "in front of", "next to", "across from")
-OPENINGS = ("The", "Today the", "In the end the", "As far as I know, the")
+OPENINGS = (
+    "The", "Today the", "In the end the", "As far as I know, the", "Of course the", "I think that the",
+)  # fmt: skip
 
 
 @dataset

@@ -132,7 +132,7 @@ def _noise_panel(axes: Axes, analysis: Analysis, settings: Settings) -> None:
         means.to_numpy(),
         [
             [
-                "" if np.isnan(mean) else f"{mean:.3f}\n±{half:.3f}"
+                "" if np.isnan(mean) else f"{mean:z.3f}\n±{half:.3f}"
                 for mean, half in zip(*row, strict=True)
             ]
             for row in zip(means.to_numpy(), halves.to_numpy(), strict=True)

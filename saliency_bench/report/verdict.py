@@ -79,7 +79,7 @@ def _share_letter(analysis: Analysis, *keys: str) -> bool:
 
 
 def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
-    numbers = f"{gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
+    numbers = f"{gain.mean:z.3f} [{gain.low:z.3f}, {gain.high:z.3f}]"
     return f"{plain_label(analysis, key)} (by {numbers})"
 
 

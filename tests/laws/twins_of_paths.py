@@ -123,18 +123,20 @@ def the_class_is_chosen_again_along_the_path(patch):
 
 
 def the_baseline_is_half_of_it(patch):
-    embeddings = context.baselines.embeddings
+    vectors = Context.baseline_vectors
     patch.setattr(
-        context.baselines,
-        "embeddings",
-        lambda ctx, baseline, moved: embeddings(ctx, baseline, moved) / 2,
+        Context,
+        "baseline_vectors",
+        lambda ctx, baseline, moved: vectors(ctx, baseline, moved) / 2,
     )
 
 
 def the_baseline_is_the_mean(patch):
-    embeddings = context.baselines.embeddings
+    vectors = Context.baseline_vectors
     patch.setattr(
-        context.baselines, "embeddings", lambda ctx, baseline, moved: embeddings(ctx, "mean", moved)
+        Context,
+        "baseline_vectors",
+        lambda ctx, baseline, moved: vectors(ctx, "mean", moved),
     )
 
 

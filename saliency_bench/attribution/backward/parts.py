@@ -233,8 +233,10 @@ class _Surgery:
         if name in NOT_ZERO:
             raise not_zero
         function, x = self._function(node, name)
-        if name in WITH_BOUNDS and function(x.new_zeros(())).any():
+        if name in WITH_NUMBERS and function(x.new_zeros(())).any():
             raise not_zero
+        if name in CLAMPS and torch.equal(function(x.detach()), x):
+            return [0]  # no number is outside the bounds: the identity, which is no part
         self._change(NONLINEARITY, partial(hooks.ratio, node, function, x))
         return [0]
 
@@ -266,8 +268,11 @@ class _Surgery:
 #: Functions that are not 0 at 0.
 NOT_ZERO = frozenset({"Cos", "Exp", "Hardsigmoid", "LogSigmoid", "Sigmoid", "Softplus"})
 
+#: Functions that are the identity between their bounds and on them, with a gradient of 1.
+CLAMPS = frozenset({"Clamp", "ClampMax", "ClampMin"})
+
 #: Functions whose numbers decide whether they are 0 at 0.
-WITH_BOUNDS = frozenset({"Clamp", "ClampMax", "ClampMin", "Hardtanh", "Pow"})
+WITH_NUMBERS = CLAMPS | {"Hardtanh", "Pow"}
 
 #: The functions whose nodes keep what they were applied to, by operation.
 FUNCTIONS: Mapping[str, Callable[[Node], Function]] = {
