@@ -14,13 +14,12 @@ from saliency_bench.core.labels import (
 )
 from saliency_bench.core.method_facts import backward_parts, facts_of
 from saliency_bench.core.scored_text import ScoredText
-from saliency_bench.core.text import Encoded
+from saliency_bench.core.text import BOUNDARIES, Encoded
 
 #: Hyperparameters of methods that draw at random, for which the seed is shown.
 _DRAWN = ("n_samples", "n_rankings")
 #: Values of a setting that are shown first, in this order.
 _FIRST = ("output", "target", "reduction", "baseline", "removal", "n_steps", "n_samples")
-_BOUNDARIES = ("start", "end")
 
 
 class Place(NamedTuple):
@@ -33,37 +32,13 @@ class Place(NamedTuple):
 def place_of(encoded: Encoded) -> Place | None:
     """Returns the place that the question of a text is about; None in tasks with one question per text."""
     if encoded.boundary is not None:
-        return Place(None, _BOUNDARIES[encoded.boundary])
-    if encoded.position is None:
+        return Place(None, BOUNDARIES[encoded.boundary])
+    if (token := encoded.position) is None:
         return None
-    texts, token = (encoded.text, encoded.text_pair), encoded.position
-    written = _written(texts, encoded.segments[token], *encoded.offsets[token])
+    text = {0: encoded.text, 1: encoded.text_pair}.get(encoded.segments[token])
+    start, end = encoded.offsets[token]
+    written = text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
     return Place(token, written or encoded.tokens[token])
-
-
-def _written(texts: Sequence[Any], segment: int, start: int, end: int) -> str:
-    """Returns the characters of a token in its text; an empty text if its place is unknown."""
-    text = texts[segment] if segment >= 0 else None
-    return text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
-
-
-def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str) -> Place | None:
-    """Returns the place that the question of a stored map is about.
-
-    Args:
-        row: a line of the table `maps`.
-        example: the line of `examples` with its text.
-        question: the part of its `example_id` after the name of the text: the number of a token, or a boundary. In a
-            folder from elsewhere it may be anything; then there is no place.
-    """
-    if question in _BOUNDARIES:
-        return Place(None, question)
-    tokens = {str(token): token for token in range(len(row["tokens"]))}
-    if (token := tokens.get(question)) is None:
-        return None
-    segment, start, end = (int(row[key][token]) for key in ("segments", "starts", "ends"))
-    written = _written((example["text"], example["text_pair"]), segment, start, end)
-    return Place(token, written or row["tokens"][token])
 
 
 def headings(maps: Sequence[ScoredText]) -> list[str]:

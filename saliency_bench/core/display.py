@@ -23,15 +23,15 @@ from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.errors import one_of
 from saliency_bench.core.heatmap import (
     bar,
-    map_of_attribution,
     only_top,
     panel,
     spans_to_html,
     spans_to_rich,
+    token_map,
     visible,
 )
 from saliency_bench.core.scored_text import ScoredText
-from saliency_bench.core.segments import map_of_segments
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
@@ -99,9 +99,9 @@ def _shown(
     map_: ScoredText, title: str, top: int | None, special_tokens: bool, token: str = ""
 ) -> dict[str, Any]:
     """Returns the values that templates show of a map; `token` is the token of a continuation that it explains."""
-    tokens = map_of_attribution(map_, special_tokens=special_tokens)
+    tokens = token_map(map_, special_tokens=special_tokens)
     colored = only_top(tokens, top)
-    segments = map_of_segments(map_)
+    segments = segment_map(map_)
     return {
         "title": title,
         "text": Markup(
@@ -137,7 +137,7 @@ def to_rich(map_: ScoredText) -> "Text":
     """Returns a map with its heading, as a terminal shows it."""
     from rich.text import Text
 
-    tokens, segments = map_of_attribution(map_), map_of_segments(map_)
+    tokens, segments = token_map(map_), segment_map(map_)
     sums: list[Any] = ["Segments: ", spans_to_rich(segments), "\n"] if segments else []
     return Text.assemble(
         (heading(map_), "bold"),

@@ -164,8 +164,8 @@ class Batch:
         """
         if self.options is not None:
             raise InputError(
-                "options, and a continuation as a whole, are scored in passes that go beyond the text, which this method, "
-                "backend or rule of gradients does not follow: ask for each token of the continuation (leave out at=)"
+                "this method, backend or backward rule cannot explain options or a whole continuation, which are scored in "
+                "passes beyond the text. Explain each token of the continuation (leave out at=)"
             )
 
     @property

@@ -86,8 +86,7 @@ def refuse_without_units(encoded: Encoded, granularity: str) -> None:
     where = f"granularity={granularity}: {encoded.example_id}"
     if granularity == WORD and not encoded.words_known:
         raise InputError(
-            f"{where}: neither the marks of the tokenizer's tokens nor their places in the "
-            "text say what its words are. Use granularity=token, or a fast tokenizer"
+            f"{where}: the tokenizer does not say what the words are. Use granularity=token, or a fast tokenizer"
         )
     if granularity == SEGMENT and not encoded.parts:
         raise InputError(

@@ -186,8 +186,8 @@ def _refuse_other_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, 
             hidden = ("name", "setting_id", FACTS)
             words = ", ".join(f"{k}={v}" for k, v in example.items() if k not in hidden)
             raise InputError(
-                f"{run.folder} and {runs[0].folder} have not the same settings: they differ in {len(other)}, as "
-                f"{example['name']} ({words})"
+                f"{run.folder} and {runs[0].folder} do not have the same settings: {len(other)} are in one of them alone, "
+                f"such as {example['name']} ({words})"
             )
 
 

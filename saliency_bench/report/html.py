@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from saliency_bench.core.captions import place_of_row
+from saliency_bench.core.captions import place_of
 from saliency_bench.core.display import templates
 from saliency_bench.core.heatmap import (
     bar,
-    map_of_row,
     number,
     panel,
     spans_to_html,
+    token_map,
     visible,
 )
 from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
-from saliency_bench.core.segments import segments_of
+from saliency_bench.core.scored_text import scored_text_of_row
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.text import text_of_row
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report.analysis import Analysis, removals
@@ -232,7 +232,9 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
         facts = {
             "maps": [_card(analysis, example, rows[key], key) for key in shown if key in rows],
             "verdict": "" if pd.isna(correct) else "right" if correct else "wrong",
-            "place": place_of_row(of_example[0], example, example[_QUESTION]) if rows else None,
+            "place": place_of(text_of_row(of_example[0], example, example[_QUESTION]))
+            if rows
+            else None,
         }
         sentences.append(example | facts)
     return sentences
@@ -241,11 +243,8 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
 def _card(
     analysis: Analysis, example: Mapping[str, Any], row: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    place = place_of_row(row, example, example[_QUESTION])
-    token = None if place is None else int(row["target"]) if place.token is None else place.token
-    setting = analysis.setting(key)
-    tokens = map_of_row(row, example, setting, token=token)
-    segments = segments_of(text_of_row(row, example), np.asarray(row["scores"], float), setting)
+    map_ = scored_text_of_row(row, example, analysis.setting(key), example[_QUESTION])
+    tokens, segments = token_map(map_), segment_map(map_)
     # Markup is safe here: `spans_to_html` has escaped every text.
     return {
         "label": analysis.labels[key],

@@ -214,7 +214,7 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
     names = [submission.name for submission in submissions]
     if repeated := next((name for name in names if [OF_SUITE, *names].count(name) > 1), None):
         raise InputError(
-            f"{repeated!r} would stand for two, and a submission goes by its folder's name. Rename one."
+            f"{repeated!r} would name two entries, since a submission has the name of its folder. Rename one folder."
         )
     groups: dict[str, list[Submission]] = {}
     for submission in submissions:

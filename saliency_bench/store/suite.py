@@ -150,7 +150,7 @@ def refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
                 isinstance(text, str) and text.startswith(_FILES) for text in values
             ):
                 raise InputError(
-                    f"method.{name}.{key} names a file, which nobody else has: a suite takes methods that compute."
+                    f"method.{name}.{key} names a file, which nobody else has. A suite takes only methods that compute their scores."
                 )
 
 

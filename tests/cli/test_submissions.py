@@ -827,7 +827,7 @@ def test_names_are_shown_and_never_run(submitted, tmp_path, capsys):
     ("make", "said"),
     [
         (lambda one, place: [], "takes folders of submissions"),
-        (lambda one, place: [one, one], "'mine' would stand for two"),
+        (lambda one, place: [one, one], "'mine' would name two entries"),
         (lambda one, place: [place], "is not a submission"),
     ],
 )
