@@ -112,15 +112,18 @@ def _rule_parts(setting: Mapping[str, Any]) -> str:
 def _shown_values(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a setting, without names, nulls and values that have no effect."""
     hyper = hyperparameters(setting)
-    kept = {
+    values = {
         key: setting[key] for key in ("output", "target", "reduction") if key in setting
     } | hyper
     if not facts_of(setting).explains_output:
-        kept.pop("output", None)
+        values.pop("output", None)
     if "seed" in setting and any(key in hyper for key in _DRAWN):
-        kept["seed"] = setting["seed"]
-    order = [*(key for key in _FIRST if key in kept), *(key for key in kept if key not in _FIRST)]
-    return {key: kept[key] for key in order if kept[key] not in (None, "none")}
+        values["seed"] = setting["seed"]
+    order = [
+        *(key for key in _FIRST if key in values),
+        *(key for key in values if key not in _FIRST),
+    ]
+    return {key: values[key] for key in order if values[key] not in (None, "none")}
 
 
 def missing(tokens: TokenMap) -> str:

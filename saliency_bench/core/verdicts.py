@@ -65,7 +65,7 @@ def verdict(map_: ScoredText, limits: Limits) -> Verdict:
     their two halves, and an adaptive method by its own estimate of the error.
     """
     checks = [*_checks(map_, limits)]
-    failed = [words for good, words in checks if not good]
+    failed = [words for passed_check, words in checks if not passed_check]
     why = "; ".join(failed or [words for _, words in checks]) or "nothing to check it by"
     passed = None if not checks else not failed
     return Verdict(facts_of(map_.setting).entry, passed, why, evidence_of(map_))

@@ -57,16 +57,16 @@ def load(*, n_items: int, number: str, attractors: list[int], seed: int) -> list
     numbers = (SINGULAR, PLURAL) if number == BOTH else (number,)
     kinds = [*product(sorted({*attractors}), numbers)]
     stream = random.Random(seed_of("agreement", seed))
-    made: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     for index in range(100 * n_items):
-        if len(made) == n_items:
-            return [*made.values()]
+        if len(examples) == n_items:
+            return [*examples.values()]
         # The kinds take turns over the examples so far, so that a repeated text changes no share.
-        n_between, subject_number = kinds[len(made) % len(kinds)]
+        n_between, subject_number = kinds[len(examples) % len(kinds)]
         example = _item(n_between, subject_number, stream, f"agreement item {index + 1}")
-        made.setdefault(example.text, example)
+        examples.setdefault(example.text, example)
     raise InputError(
-        f"data.n_items={n_items}: with attractors={attractors} and number={number} there are only {len(made)} different items"
+        f"data.n_items={n_items}: with attractors={attractors} and number={number} there are only {len(examples)} different items"
     )
 
 

@@ -54,8 +54,8 @@ class Scores:
                 "its text or its id."
             )
         # The label of a token shows its space as a sign; a file may have the space itself, or none.
-        spelt = {label, label.replace("␣", " "), label.removeprefix("␣")}
-        if line.label is not None and line.label != target and line.label not in spelt:
+        spellings = {label, label.replace("␣", " "), label.removeprefix("␣")}
+        if line.label is not None and line.label != target and line.label not in spellings:
             raise InputError(
                 f"{line.where}: scores of class {line.label!r}, but {label!r} ({target}) is explained. "
                 "Give the scores of that class, or choose it: target=..."

@@ -61,17 +61,17 @@ def load(
     """
     _check(kind, n_examples, share, incomplete)
     classes = cycle(range(len(CLASS_WORDS)))
-    made = []
+    examples = []
     for example in movie_reviews.load(split=split)[:n_examples]:
         stream = random.Random(seed_of("shortcut", kind, seed, example.text))
         draw = stream.random()
         if draw < share:
-            made.append(_complete(example, kind, next(classes), stream))
+            examples.append(_complete(example, kind, next(classes), stream))
         elif draw < share + incomplete:
-            made.append(_incomplete(example, kind, stream))
+            examples.append(_incomplete(example, kind, stream))
         else:
-            made.append(replace(example, extra={**example.extra, "shortcut": ABSENT}))
-    return made
+            examples.append(replace(example, extra={**example.extra, "shortcut": ABSENT}))
+    return examples
 
 
 def _check(kind: str, n_examples: int | None, share: float, incomplete: float) -> None:

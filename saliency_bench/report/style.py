@@ -169,8 +169,8 @@ def literal(text: str) -> str:
 def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple[list[str], int]:
     """Returns labels cut into lines, and the largest number of lines."""
     # A mark stays on one line with the word before it.
-    kept = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
-    lines = [textwrap.fill(label, characters) for label in kept]
+    bound = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
+    lines = [textwrap.fill(label, characters) for label in bound]
     return lines, max((label.count("\n") + 1 for label in lines), default=1)
 
 

@@ -335,12 +335,12 @@ def _are_packages(value: Any) -> bool:
 def _check_identity(run: Run) -> None:
     """Checks that the manifest, which pages show, agrees with the identity, which `verify` checks."""
     identity, manifest = read_json(run.folder / IDENTITY, dict), run.manifest
-    held = identity.get("config")
+    config = identity.get("config")
     pairs = {
         "model": (manifest.get("model"), identity.get("model")),
         "data": (manifest.get("data"), identity.get("data")),
         "machine": (manifest.get("identity"), identity.get("environment")),
-        "evaluation": (manifest["config"]["evaluation"], isinstance(held, dict) and held.get("evaluation")),
+        "evaluation": (manifest["config"]["evaluation"], isinstance(config, dict) and config.get("evaluation")),
     }  # fmt: skip
     for name, (shown_facts, checked_facts) in pairs.items():
         if not shown_facts or shown_facts != checked_facts:
