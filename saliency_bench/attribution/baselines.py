@@ -206,7 +206,7 @@ class LeastKnown:
 @BASELINES.register
 def max_entropy(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
     """The baseline of the largest entropy, the same vector at every token of a text; equal frames share it."""
-    vectors_of = ctx.references.found
+    vectors_of = ctx.references.cache
     vectors = []
     for frame in _frames(ctx):
         if frame not in vectors_of:
@@ -218,10 +218,10 @@ def max_entropy(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 
 
 def _warn_once(references: References, frame: Frame) -> None:
     """Tells of the first frame at which the model still knows something; `diagnostics` tells of all."""
-    share = references.found[frame].share
-    if share >= LITTLE or references.told:
+    share = references.cache[frame].share
+    if share >= LITTLE or references.has_warned:
         return
-    references.told = True
+    references.has_warned = True
     warnings.warn(
         f"baseline=max_entropy: for a text of {len(frame.ids)} tokens no mixture of the vocabulary was found at which "
         f"{references.model.name} has more than {share:.2f} of the largest entropy; expected {LITTLE} or more. "

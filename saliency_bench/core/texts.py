@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 UNIT = ["cell_id", "example_id"]
 #: The column that names the text of an example, where several examples are of one text.
 TEXT = "text_id"
-#: How the example ids of questions end, in tasks that put several to a text (see `tasks.task.asked_at`).
+#: How the example ids of questions end, in tasks that put several to a text (see `tasks.task.question_at`).
 QUESTION = r"@(?:\d+|start|end|sum|mean)$"
 #: The task that puts one question to a text, so that its ids may end as they like.
 ONE_QUESTION = "sequence-classification"
