@@ -1,4 +1,4 @@
-"""How many texts are summed up: by mean or median of a metric, with which interval, and by which paired test."""
+"""Averages over texts: the mean or the median of a metric, its interval, and the paired tests."""
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,10 @@ PAIRED_TESTS = ("wilcoxon", "sign_flip")
 
 
 def middle_of(metric: str) -> str:
-    """What stands for many texts: "mean", or "median" for a metric with heavy tails, with any removal ("srg (pad)")."""
+    """Returns the average of a metric over texts: "median" if it has heavy tails, else "mean".
+
+    The metric may name its removal operator ("srg (pad)").
+    """
     return "median" if metric.split(" ", 1)[0] in HEAVY_TAILED else "mean"
 
 

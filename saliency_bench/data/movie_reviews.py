@@ -24,12 +24,12 @@ LARGEST_RATING = 4.0
 
 @dataset
 def load(*, split: str, lexicon: float | None = None) -> list[Example]:
-    """The sentences of a split, ordered by the hash of their text: any prefix is a random sample.
+    """Returns the sentences of a split, ordered by the hash of their text: any prefix is a random sample.
 
     Args:
         split: train, validation or test.
-        lexicon: words that people rated at least so strongly (0 to 4), with the sign of the sentence, are `relevant`;
-            None: nothing is known to be.
+        lexicon: words are `relevant` if people rated them at least this strongly (0 to 4) with the sign of the sentence;
+            None: it is unknown what matters.
     """
     one_of("data.split", split, SPLITS)
     if lexicon is not None and not 0 < lexicon <= LARGEST_RATING:

@@ -1,4 +1,4 @@
-"""A run's tables, figures and page, made from its rows alone."""
+"""Makes a run's tables, figures and page, from its rows alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,7 +113,7 @@ def build_across(comparison: Across, runs: Sequence[Run], out: Path, command: st
 def write_figures(
     plots: Mapping[str, Callable[[Any], Figure | None]], subject: object, folder: Path
 ) -> dict[str, bytes]:
-    """Writes every figure that there is data for as PNG and PDF, and removes the others.
+    """Writes every figure that has data as PNG and PDF, and removes the others.
 
     Returns:
         The PNG by name.
@@ -133,7 +133,7 @@ def write_figures(
 
 
 def _put(path: Path, data: bytes | None) -> None:
-    """Writes a file, or removes what an earlier report left under its name."""
+    """Writes a file; without data, removes that of an earlier report."""
     if data is not None:
         replace_file(path, data)
     else:

@@ -342,7 +342,7 @@ def test_a_model_of_one_class_has_no_entropy():
     model = sb.wrap_model(Mixed(lambda z: z[:, None]), embeddings="embedding", labels=("score",))
     frame = baselines.Frame((0, 0), None, (True, True), (True, True))
     with pytest.raises(InputError, match="2 classes"):
-        baselines.least_known(References(model), frame)
+        baselines.entropy_maximum(References(model), frame)
 
 
 def test_on_the_bundled_model_max_entropy_takes_a_few_gradients_to_0_999(default_model):

@@ -53,7 +53,7 @@ def outside(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         methods.METHODS.names()  # loads what is installed, before this is
         patch.syspath_prepend(root)
-        for known in (methods.METHODS._known, methods.KINDS, methods.ABOUT):
+        for known in (methods.METHODS._functions, methods.KINDS, methods.ABOUT):
             patch.setitem(known, METHOD, None)
             patch.delitem(known, METHOD)
         spec = importlib.util.find_spec(METHOD)

@@ -314,11 +314,11 @@ def test_without_colours_each_score_follows_its_word():
     assert text.plain == "good(+0.5) film(-0.25)"
 
 
-def test_the_token_that_is_asked_about_is_underlined():
-    options = {"asked": 2, "signed": True}
+def test_the_token_of_the_question_is_underlined():
+    options = {"token": 2, "signed": True}
     tokens = map_of("good film", [(0, 4), (5, 9)], [0.1, 0.2], **options)
-    assert [span.asked for span in tokens.spans] == [False, False, True]
+    assert [span.marked for span in tokens.spans] == [False, False, True]
     assert spans_to_html(tokens).count("underline") == 1
     assert "underline" in str(spans_to_rich(tokens).spans)
     shared = map_of("abcd", [(0, 3), (2, 4)], [0.1, 0.2], **options)
-    assert [span.asked for span in shared.spans] == [True]
+    assert [span.marked for span in shared.spans] == [True]

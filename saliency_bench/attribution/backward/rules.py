@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saliency_bench.core.labels import BACKWARD, UNSAID
+from saliency_bench.core.labels import BACKWARD, IMPLIED
 
 #: The key of method entries, and its default: the gradient as autograd has it.
 KEY = BACKWARD
-PLAIN = UNSAID[KEY]
+PLAIN = IMPLIED[KEY]
 
 #: The names of parts of a model in messages.
 NORM, NONLINEARITY, PRODUCT, SOFTMAX = "normalisation", "nonlinearity", "product", "softmax"

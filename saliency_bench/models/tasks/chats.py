@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from saliency_bench.core.errors import InputError, one_line
-from saliency_bench.data.asked import ASSISTANT
-from saliency_bench.data.example import Example, Message, Stretch
+from saliency_bench.data.example import Example, Message, Part
+from saliency_bench.data.fields import ASSISTANT
 from saliency_bench.models.model import Model
 
 
 def rendered(model: Model, example: Example) -> Example:
-    """The prompt of a chat, where each message is a stretch; a last message of the assistant's is the continuation.
+    """The prompt of a chat, where each message is a part; a last message of the assistant's is the continuation.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses these messages or changes their words.
@@ -62,10 +62,8 @@ def _render(model: Model, messages: Sequence[Message], where: str) -> str:
     return str(text)
 
 
-def _places(
-    model: Model, messages: Sequence[Message], text: str, where: str
-) -> tuple[Stretch, ...]:
-    """The stretches of the messages in a rendered chat.
+def _places(model: Model, messages: Sequence[Message], text: str, where: str) -> tuple[Part, ...]:
+    """The places of the messages' words in a rendered chat.
 
     The template is rendered again with a mark for each message, which shows the text that it puts around them. It may strip
     the space around a message, but may not change it otherwise.
@@ -80,7 +78,7 @@ def _places(
         if not occurrence:
             raise _changed(model, where)
     around.append(rest)
-    parts: list[Stretch] = []
+    parts: list[Part] = []
     place = len(around[0])
     names = _names([role for role, _ in messages])
     for (_, content), name, after in zip(messages, names, around[1:], strict=True):

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.data.asked import is_chat
 from saliency_bench.data.example import Example
+from saliency_bench.data.fields import is_chat
 
 #: The keys of a mapping of a text.
 TEXT, TEXT_PAIR = "text", "text_pair"
 LABELS = ("labels", "label")
 #: The key of the tokens in writing, beside a tokenised input.
 TOKENS = "input_tokens"
-#: The keys of possible continuations, of named stretches, and of a chat in place of a text (`data.asked`).
+#: The keys of possible continuations, of named segments, and of a chat in place of a text (`data.fields`).
 OPTIONS, SEGMENTS, MESSAGES = "options", "segments", "messages"
 KEYS = (TEXT, TEXT_PAIR, *LABELS, OPTIONS, SEGMENTS, MESSAGES)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from saliency_bench.core.continuations import CONTINUATION
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import NO_OFFSET, Encoded
-from saliency_bench.data.asked import ASSISTANT
 from saliency_bench.data.example import Example
+from saliency_bench.data.fields import ASSISTANT
 from saliency_bench.data.labels import as_label
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE

@@ -1,4 +1,4 @@
-"""Options, named stretches and chats in data files, and what is wrong with them in one sentence."""
+"""Options, named segments and chats in data files, and the errors in them in one sentence each."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_chat_stands_in_the_place_of_the_text(tmp_path):
     assert one.text == "Oslo?"
 
 
-def test_stretches_are_numbered_where_they_have_no_name(tmp_path):
+def test_segments_are_numbered_where_they_have_no_name(tmp_path):
     path = written(tmp_path, {"text": TEXT, "segments": ["A", [2, 7], ["question", 31, 37]]})
     (one,) = load(path=path, text="text", segments="segments")
     assert one.parts == (("1", 0, 0, 1), ("2", 0, 2, 7), ("question", 0, 31, 37))
@@ -63,7 +63,7 @@ def test_stretches_are_numbered_where_they_have_no_name(tmp_path):
         ({"second": "A second", "first": "A first"}, "'A first', is not in the text after"),
         ([""], "'', is not in the text"),
         ([[1, 2, 3]], "segment 1: expected"),
-        (3, "expected a list of stretches"),
+        (3, "expected a list of segments"),
     ],
 )
 def test_segments_that_overlap_or_leave_the_text_are_refused(tmp_path, segments, reason):
