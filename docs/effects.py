@@ -33,7 +33,7 @@ from saliency_bench.models.loading import load_default
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report import style
-from saliency_bench.report.charts import OWN_INTERVAL, ends
+from saliency_bench.report.charts import FROM_ENDS, ends
 from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
 from saliency_bench.studies.budget import ON_CPU
@@ -228,7 +228,7 @@ def draw(summary: pd.DataFrame) -> Figure:
             err_kws={"linewidth": 1.4},
             legend=several,
             ax=axes,
-            **OWN_INTERVAL,
+            **FROM_ENDS,
         )
         names = [one.replace("log_", "log\n").replace("_", " ") for one in variants]
         names = [one.replace("logit of the", "logit of\nthe") for one in names]
