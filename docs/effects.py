@@ -10,7 +10,6 @@ refuses to sum raw gradients, to show what would come out.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
+from benchmarks.record import Record
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.methods.gradients import smoothgrad
@@ -35,8 +35,6 @@ from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report import style
 from saliency_bench.report.charts import FROM_ENDS, ends
 from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
 from saliency_bench.studies.budget import ON_CPU
 from saliency_bench.studies.evaluate import evaluate_block
@@ -255,7 +253,7 @@ def redraw(folder: Path = FOLDER) -> None:
 
 def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
     """Measures, and writes rows, a summary and the manifest."""
-    started = datetime.now(UTC)
+    record = Record("docs/effects.py", str(n_examples))
     model = load_default(training_seed=0)
     encoded = encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
     rows: list[dict[str, object]] = []
@@ -280,13 +278,7 @@ def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
         "model": dict(model.facts),
         "split": "test",
     }
-    provenance = collect(
-        computation,
-        command=["python", "docs/effects.py", str(n_examples)],
-        started=started,
-        ended=datetime.now(UTC),
-    )
-    write_json(folder / "manifest.json", about | provenance)
+    record.write(folder, about, **computation)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ class EntropyMaximum:
 @BASELINES.register
 def max_entropy(ctx: Context, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
     """The vector for which the prediction has the largest entropy, the same at every token of a text."""
-    maxima = ctx.references.found  # equal frames share a vector
+    maxima = ctx.references.cache  # equal frames share a vector
     vectors = []
     for frame in _frames(ctx):
         if frame not in maxima:
@@ -204,9 +204,9 @@ def max_entropy(ctx: Context, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 
 
 def _warn_once(references: References, frame: Frame, share: float) -> None:
     """Warns of the first frame whose largest entropy is small; `diagnostics` has the values of all texts."""
-    if share >= LITTLE or references.told:
+    if share >= LITTLE or references.has_warned:
         return
-    references.told = True
+    references.has_warned = True
     warnings.warn(
         f"baseline=max_entropy: for a text of {len(frame.ids)} tokens the search found no mixture of the vocabulary for "
         f"which the prediction of {references.model.name} has more than {share:.2f} of the largest entropy; expected "

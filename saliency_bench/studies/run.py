@@ -329,7 +329,7 @@ def _manifest(
         "n_examples": len(study.encoded),
         "model": study.identity["model"],
         "data": study.identity["data"],
-        "preflight": study.findings.to_dict(),
+        "preflight": study.preflight.to_dict(),
         "parts_resumed": n_resumed,
         **_of_model(study),
         **_shown(study),

@@ -266,7 +266,7 @@ def test_attention_of_another_kernel_is_changed_as_the_cpus_is(name, rule):
     found = hook(given, (gradient, *[None] * 8))
     parts = change_backward(out, RULES[rule], "test")
     expected = torch.autograd.grad(out.sum(), [q, k, v], allow_unused=True)
-    assert {one: parts[one] for one in surgery.found} == surgery.found
+    assert {one: parts[one] for one in surgery.parts} == surgery.parts
     assert places == ([2] if rule == "cp_lrp" else [0, 1, 2])
     for one, other in zip(found, expected, strict=False):
         assert (one is None) == (other is None)
@@ -295,7 +295,7 @@ def test_a_fused_rms_norm_has_its_root_mean_square_as_a_constant():
 
     node = Norm()
     surgery = _Surgery(RULES["attnlrp"], "test", ())
-    assert surgery.visit(node) == [0] and surgery.found == {"normalisation": 1}
+    assert surgery.visit(node) == [0] and surgery.parts == {"normalisation": 1}
     (hook,) = node.hooks
     found, other = hook((torch.zeros_like(x), None), (gradient, None))
     assert other is None
