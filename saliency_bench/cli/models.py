@@ -41,7 +41,7 @@ def _list() -> None:
     console.print("To convert one, once: saliency-bench models prepare NAME")
 
 
-def _state(name: str, model: preparing.Prepared) -> tuple[str, str]:
+def _state(name: str, model: preparing.PackagedModel) -> tuple[str, str]:
     """What is to be done before a model can be used, and the colour it is written in."""
     if preparing.is_prepared(name):
         return "ready", "green"
