@@ -233,7 +233,7 @@ def _twin(
 
 
 def _setting(method: str, reduction: str, output: str, hyper: Mapping[str, Any]) -> Setting:
-    entry = {"method": method} | hyper
+    entry = {"method": method, **hyper}
     if reduction != "none":
         entry["reduction"] = reduction
     (setting,) = expand({method: entry}, output=output)
