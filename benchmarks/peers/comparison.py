@@ -25,7 +25,7 @@ from benchmarks.peers.contestants import (
     peer_contestants,
 )
 from saliency_bench.attribution.parity import REORDERING
-from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.attribution.settings import expand
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.core.rows import Setting
@@ -233,7 +233,11 @@ def _twin(
 
 
 def _setting(method: str, reduction: str, output: str, hyper: Mapping[str, Any]) -> Setting:
-    return checked_setting(method, method, "native", reduction, "predicted", output, 0, hyper)
+    entry = {"method": method, **hyper}
+    if reduction != "none":
+        entry["reduction"] = reduction
+    (setting,) = expand({method: entry}, output=output)
+    return setting
 
 
 def _explained(
