@@ -4,13 +4,12 @@
     python docs/effects.py redraw [FOLDER]          the summary and the figure again, from the rows of a folder
 
 Writes one row per text, effect and variant (effects.csv), the figures and a manifest. It goes past the check that
-refuses to sum raw gradients, to show what would come out.
+refuses to sum raw gradients, to show the result.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
+from benchmarks.record import Record
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.methods.gradients import smoothgrad
@@ -35,8 +35,6 @@ from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report import style
 from saliency_bench.report.charts import FROM_ENDS, ends
 from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
 from saliency_bench.studies.budget import ON_CPU
 from saliency_bench.studies.evaluate import evaluate_block
@@ -79,7 +77,7 @@ def rows_of(block: OpenBlock) -> Iterator[dict[str, object]]:
 
 
 def reduction(block: OpenBlock) -> Iterator[dict[str, object]]:
-    """SmoothGrad's order of tokens under one seed against another's: a reduction that measures noise has none."""
+    """SmoothGrad's order of tokens under two seeds, by reduction: one that measures noise has no stable order."""
     kinds = ("sum", "l1", "l2")
     settings = {
         (kind, seed): setting("smoothgrad", kind, seed=seed) for kind in kinds for seed in (0, 1)
@@ -112,7 +110,7 @@ def absolute(block: OpenBlock) -> Iterator[dict[str, object]]:
 
 
 def baseline(block: OpenBlock) -> Iterator[dict[str, object]]:
-    """Integrated Gradients from each baseline, judged by two removals, and beside that from the mask."""
+    """Integrated Gradients from each baseline, evaluated by two removals, and compared with that from the mask."""
     settings = {name: setting("integrated_gradients", "sum", baseline=name) for name in BASELINES}
     found = block.explain(list(settings.values()))
     for name in BASELINES:
@@ -126,7 +124,7 @@ def baseline(block: OpenBlock) -> Iterator[dict[str, object]]:
 
 
 def output(block: OpenBlock) -> Iterator[dict[str, object]]:
-    """What is differentiated: the logit, the log-probability or the probability, of one class or the other."""
+    """The target: the logit, the log-probability or the probability, of one class or the other."""
     kinds = ("logit", "log_probability", "probability")
     settings = {kind: setting("integrated_gradients", "sum", kind) for kind in kinds}
     found = block.explain(list(settings.values()))
@@ -154,12 +152,12 @@ def faithfulness(
     removal: str = "mask",
 ) -> Iterator[dict[str, object]]:
     """SRG of every map."""
-    for one, judged in zip(
+    for one, result in zip(
         maps,
         evaluate_block(block, maps, SRG, [View(removal, "token", "probability", "signed")]).rows,
         strict=True,
     ):
-        yield row(effect, variant, one, measure, judged["value"])
+        yield row(effect, variant, one, measure, result["value"])
 
 
 def row(
@@ -255,7 +253,7 @@ def redraw(folder: Path = FOLDER) -> None:
 
 def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
     """Measures, and writes rows, a summary and the manifest."""
-    started = datetime.now(UTC)
+    record = Record("docs/effects.py", str(n_examples))
     model = load_default(training_seed=0)
     encoded = encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
     rows: list[dict[str, object]] = []
@@ -280,13 +278,7 @@ def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
         "model": dict(model.facts),
         "split": "test",
     }
-    provenance = collect(
-        computation,
-        command=["python", "docs/effects.py", str(n_examples)],
-        started=started,
-        ended=datetime.now(UTC),
-    )
-    write_json(folder / "manifest.json", about | provenance)
+    record.write(folder, about, **computation)
 
 
 if __name__ == "__main__":

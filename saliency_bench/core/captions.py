@@ -1,20 +1,25 @@
-"""Texts around a map: its heading, the facts under it, and what its colours mean."""
+"""Texts around a map: its heading, the facts under it, and the meaning of its colours."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
-from saliency_bench.core.labels import BACKWARD, hyperparameters, value_label, value_of, varying
+from saliency_bench.core.labels import (
+    BACKWARD,
+    hyperparameters,
+    setting_label,
+    value_label,
+    varying,
+)
 from saliency_bench.core.method_facts import backward_parts, facts_of
 from saliency_bench.core.scored_text import ScoredText
-from saliency_bench.core.text import Encoded
+from saliency_bench.core.text import BOUNDARIES, Encoded
 
 #: Hyperparameters of methods that draw at random, for which the seed is shown.
 _DRAWN = ("n_samples", "n_rankings")
 #: Values of a setting that are shown first, in this order.
 _FIRST = ("output", "target", "reduction", "baseline", "removal", "n_steps", "n_samples")
-_BOUNDARIES = ("start", "end")
 
 
 class Place(NamedTuple):
@@ -27,37 +32,13 @@ class Place(NamedTuple):
 def place_of(encoded: Encoded) -> Place | None:
     """Returns the place that the question of a text is about; None in tasks with one question per text."""
     if encoded.boundary is not None:
-        return Place(None, _BOUNDARIES[encoded.boundary])
-    if encoded.position is None:
+        return Place(None, BOUNDARIES[encoded.boundary])
+    if (token := encoded.position) is None:
         return None
-    texts, token = (encoded.text, encoded.text_pair), encoded.position
-    written = _written(texts, encoded.segments[token], *encoded.offsets[token])
+    text = {0: encoded.text, 1: encoded.text_pair}.get(encoded.segments[token])
+    start, end = encoded.offsets[token]
+    written = text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
     return Place(token, written or encoded.tokens[token])
-
-
-def _written(texts: Sequence[Any], segment: int, start: int, end: int) -> str:
-    """Returns the characters of a token in its text; an empty text if its place is unknown."""
-    text = texts[segment] if segment >= 0 else None
-    return text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
-
-
-def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str) -> Place | None:
-    """Returns the place that the question of a stored map is about.
-
-    Args:
-        row: a line of the table `maps`.
-        example: the line of `examples` with its text.
-        question: the part of its `example_id` after the name of the text: the number of a token, or a boundary. In a
-            folder from elsewhere it may be anything; then there is no place.
-    """
-    if question in _BOUNDARIES:
-        return Place(None, question)
-    tokens = {str(token): token for token in range(len(row["tokens"]))}
-    if (token := tokens.get(question)) is None:
-        return None
-    segment, start, end = (int(row[key][token]) for key in ("segments", "starts", "ends"))
-    written = _written((example["text"], example["text_pair"]), segment, start, end)
-    return Place(token, written or row["tokens"][token])
 
 
 def headings(maps: Sequence[ScoredText]) -> list[str]:
@@ -69,7 +50,7 @@ def methods_of(maps: Sequence[ScoredText]) -> list[str]:
     """Returns the method of each map, with its backend and the hyperparameters in which maps of one method differ."""
     settings = [_named(map_) for map_ in maps]
     return [
-        _method(
+        setting_label(
             setting,
             [key for key in varying(settings, setting["name"]) if _in_heading(key, setting)],
         )
@@ -79,7 +60,7 @@ def methods_of(maps: Sequence[ScoredText]) -> list[str]:
 
 def heading(map_: ScoredText) -> str:
     """Returns the heading of a single map: method, backend, place, explained class."""
-    return _heading(map_, _method(_named(map_), []))
+    return _heading(map_, setting_label(_named(map_), []))
 
 
 def _named(map_: ScoredText) -> Mapping[str, Any]:
@@ -91,12 +72,6 @@ def _named(map_: ScoredText) -> Mapping[str, Any]:
 def _in_heading(key: str, setting: Mapping[str, Any]) -> bool:
     """Whether a heading has this key. The number of a class is left out: its label is there."""
     return not (key == "target" and isinstance(setting.get(key), int))
-
-
-def _method(setting: Mapping[str, Any], differing: Sequence[str]) -> str:
-    details = [f"{key}={value_label(value_of(setting, key))}" for key in differing]
-    details += [label] if (label := facts_of(setting).backend) else []
-    return facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
 
 
 def _heading(map_: ScoredText, method: str) -> str:
@@ -137,15 +112,18 @@ def _rule_parts(setting: Mapping[str, Any]) -> str:
 def _shown_values(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a setting, without names, nulls and values that have no effect."""
     hyper = hyperparameters(setting)
-    kept = {
+    values = {
         key: setting[key] for key in ("output", "target", "reduction") if key in setting
     } | hyper
     if not facts_of(setting).explains_output:
-        kept.pop("output", None)
+        values.pop("output", None)
     if "seed" in setting and any(key in hyper for key in _DRAWN):
-        kept["seed"] = setting["seed"]
-    order = [*(key for key in _FIRST if key in kept), *(key for key in kept if key not in _FIRST)]
-    return {key: kept[key] for key in order if kept[key] not in (None, "none")}
+        values["seed"] = setting["seed"]
+    order = [
+        *(key for key in _FIRST if key in values),
+        *(key for key in values if key not in _FIRST),
+    ]
+    return {key: values[key] for key in order if values[key] not in (None, "none")}
 
 
 def missing(tokens: TokenMap) -> str:

@@ -23,7 +23,7 @@ def folder() -> Path:
 
 
 def names(group: str) -> list[str]:
-    """Lists the choices of a group, sorted: of "method", what can stand in `method=[...]`."""
+    """Lists the choices of a group, sorted: those of "method" are the names for `method=[...]`."""
     return sorted(path.stem for path in (folder() / group).glob(f"*{SUFFIX}"))
 
 

@@ -1,4 +1,4 @@
-"""Maps of a continuation, one for each of its tokens, put together as they are shown. Imports no torch."""
+"""Groups the maps of a continuation's tokens, which are shown together. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from saliency_bench.core.scored_text import ScoredText
 from saliency_bench.core.text import Encoded
 
 CONTINUATION = 1  # the segment of the text that follows a prompt
-#: How labels and vocabularies write spaces and line breaks.
+#: Signs for spaces and line breaks in labels and vocabularies.
 _SPACES = str.maketrans({"␣": " ", "Ġ": " ", "▁": " ", "Ċ": "\n"})
 
 

@@ -23,20 +23,21 @@ from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.errors import one_of
 from saliency_bench.core.heatmap import (
     bar,
-    map_of_attribution,
     only_top,
     panel,
     spans_to_html,
     spans_to_rich,
+    token_map,
     visible,
 )
 from saliency_bench.core.scored_text import ScoredText
-from saliency_bench.core.segments import map_of_segments
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from rich.text import Text
 
 #: The shapes of records: AllenNLP Interpret's holds scores alone; the article's tokens, class and probability too.
@@ -98,9 +99,9 @@ def _shown(
     map_: ScoredText, title: str, top: int | None, special_tokens: bool, token: str = ""
 ) -> dict[str, Any]:
     """Returns the values that templates show of a map; `token` is the token of a continuation that it explains."""
-    tokens = map_of_attribution(map_, special_tokens=special_tokens)
+    tokens = token_map(map_, special_tokens=special_tokens)
     colored = only_top(tokens, top)
-    segments = map_of_segments(map_)
+    segments = segment_map(map_)
     return {
         "title": title,
         "text": Markup(
@@ -115,24 +116,28 @@ def _shown(
 
 
 def _rendered(template: str, **values: Any) -> str:
-    """Fills a template of this folder; everything is escaped that is not marked as HTML."""
+    environment = templates(Path(__file__).parent)
+    return environment.get_template(template).render(panel=panel(), **values)
+
+
+def templates(folder: Path) -> "Environment":
+    """Returns the templates of a folder; they escape everything that is not marked as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(panel=panel(), **values)
 
 
 def to_rich(map_: ScoredText) -> "Text":
     """Returns a map with its heading, as a terminal shows it."""
     from rich.text import Text
 
-    tokens, segments = map_of_attribution(map_), map_of_segments(map_)
+    tokens, segments = token_map(map_), segment_map(map_)
     sums: list[Any] = ["Segments: ", spans_to_rich(segments), "\n"] if segments else []
     return Text.assemble(
         (heading(map_), "bold"),

@@ -3,18 +3,15 @@
 import html
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.method_facts import signed as has_sign
 from saliency_bench.core.scored_text import ScoredText
-from saliency_bench.core.text import text_of_row
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -33,7 +30,7 @@ class Palette(NamedTuple):
     text: Color
 
 
-#: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and of its PuOr for what has no sign.
+#: Ends of ColorBrewer's RdBu, which colour-blind readers can distinguish, and of its PuOr for scores without a sign.
 LIGHT = Palette(
     zero=(255, 255, 255),
     positive=(178, 24, 43),
@@ -51,10 +48,7 @@ DARK = Palette(
     missing=(88, 94, 101),
     text=(228, 232, 236),
 )
-#: A named stretch of a text: name, segment, first character and end.
-Part = tuple[str, int, int, int]
 
-_PER_TOKEN = ("tokens", "starts", "ends", "segments", "scores")
 #: They would reorder or hide the text around them.
 _INVISIBLE = {
     *"\u061c\u200b\u200e\u200f\ufeff",
@@ -122,47 +116,34 @@ class TokenMap:
         return red, green, blue
 
 
-def token_map(
-    *,
-    texts: Sequence[str | None],
-    tokens: Sequence[str],
-    starts: Sequence[int],
-    ends: Sequence[int],
-    segments: Sequence[int],
-    scores: Sequence[float],
-    signed: bool,
-    special_tokens: bool = False,
-    token: int | None = None,
-    parts: Sequence[Part] = (),
-) -> TokenMap:
-    """Returns the map of one input.
+def token_map(map_: ScoredText, special_tokens: bool = False) -> TokenMap:
+    """Returns the text of a map, cut into tokens with their scores and the words between them.
+
+    Tokens stand in their text as it was written, and as the tokenizer writes them if their place in it is unknown. The
+    names of segments (`Encoded.parts`) are put before their first token. The token that the question of the text is about
+    is marked; for a boundary of an answer, that is the explained token.
 
     Args:
-        texts: the text and its pair, if any, as they were written.
-        tokens: the tokens as the tokenizer writes them; shown if their place in the text is unknown.
-        starts: the first character of each token in its text; -1 for special tokens, or if unknown.
-        ends: one after its last character.
-        segments: 0: text, 1: pair, -1: special token.
-        scores: one score per token.
-        signed: whether negative scores are possible.
-        special_tokens: whether special tokens are shown.
-        token: the token that the question of the text is about; None if it is about no token.
-        parts: named segments of the text (`Encoded.parts`), whose names are put before their first token.
+        map_: the map.
+        special_tokens: whether special tokens such as [CLS] are shown.
     """
-    marked = [place == token for place in range(len(tokens))]
+    encoded, scores = map_.encoded, map_.scores.tolist()
+    marked = encoded.position if encoded.boundary is None else map_.target
     pieces = [
-        _Piece(*values)
-        for values in zip(tokens, starts, ends, segments, scores, marked, strict=True)
-        if special_tokens or values[3] >= 0
+        _Piece(text, start, end, segment, score, place == marked)
+        for place, (text, (start, end), segment, score) in enumerate(
+            zip(encoded.tokens, encoded.offsets, encoded.segments, scores, strict=True)
+        )
+        if special_tokens or segment >= 0
     ]
     spans: list[Span] = []
     for segment, of_segment in groupby(_merged(pieces), key=lambda piece: piece.segment):
-        text = texts[segment] if segment >= 0 else None
+        text = {0: encoded.text, 1: encoded.text_pair}.get(segment)
         # A text and its pair begin a line each.
         spans += [BREAK if segment == 1 else Span(" ")] if spans else []
-        names = [(start, name) for name, of, start, _ in parts if of == segment]
+        names = [(start, name) for name, of, start, _ in encoded.parts if of == segment]
         spans += _spans(list(of_segment), text or "", names)
-    return TokenMap(tuple(spans), signed)
+    return TokenMap(tuple(spans), has_sign(map_.setting, scores))
 
 
 class _Piece(NamedTuple):
@@ -214,37 +195,6 @@ def _spans(
         cursor = piece.end if has_place else cursor
     if cursor and text[cursor:]:
         yield Span(text[cursor:])
-
-
-def map_of_row(
-    row: Mapping[str, Any], example: Mapping[str, Any], setting: Mapping[str, Any], **options: Any
-) -> TokenMap:
-    """Returns the map in a line of the table `maps`, with the text in a line of `examples`."""
-    encoded = text_of_row(row, example)
-    return token_map(
-        texts=(encoded.text, encoded.text_pair),
-        signed=has_sign(setting, row["scores"]),
-        parts=encoded.parts,
-        **{key: np.asarray(row[key]).tolist() for key in _PER_TOKEN},
-        **options,
-    )
-
-
-def map_of_attribution(map_: ScoredText, **options: Any) -> TokenMap:
-    """Returns the map of a scored text."""
-    encoded = map_.encoded
-    return token_map(
-        texts=(encoded.text, encoded.text_pair),
-        tokens=encoded.tokens,
-        starts=[start for start, _ in encoded.offsets],
-        ends=[end for _, end in encoded.offsets],
-        segments=encoded.segments,
-        scores=map_.scores.tolist(),
-        signed=has_sign(map_.setting, map_.scores.tolist()),
-        token=map_.encoded.position if map_.encoded.boundary is None else map_.target,
-        parts=encoded.parts,
-        **options,
-    )
 
 
 def only_top(tokens: TokenMap, k: object) -> TokenMap:

@@ -113,23 +113,29 @@ def same_evidence_words(metrics: Collection[str], *, of_means: bool = True) -> s
         of_means: whether the table has means over examples, for which a unit that differs between examples matters.
     """
     groups = [[metric for metric in group if metric in metrics] for group in SAME_EVIDENCE]
-    groups = [listed for listed in groups if len(listed) > 1]
+    groups = [group for group in groups if len(group) > 1]
     text = ""
     if groups:
-        text += f" The same evidence in other units: {'; '.join(map(_listed, groups))}."
-    if listed := [
+        text += f" The same evidence in other units: {'; '.join(map(_labels, groups))}."
+    if otherwise := [
         metric for group in groups for metric in group if metric in UNIT_PER_EXAMPLE and of_means
     ]:
-        text += f" On each text, that is: over texts {_listed(listed)} may order methods otherwise."
+        text += (
+            f" On each text, that is: over texts {_labels(otherwise)} may order methods otherwise."
+        )
     if {"srg", "insertion_auc", "deletion_auc"} <= set(metrics):
         difference = " − ".join(map(metric_label, ("insertion_auc", "deletion_auc")))
         text += f" {metric_label('srg')} is {difference}."
     return text
 
 
-def _listed(metrics: Sequence[str]) -> str:
-    *names, last = map(metric_label, metrics)
-    return f"{', '.join(names)} and {last}" if names else last
+def _labels(metrics: Sequence[str]) -> str:
+    return listed([metric_label(metric) for metric in metrics])
+
+
+def listed(names: Sequence[str]) -> str:
+    """Lists names in a sentence: "a, b and c"; empty without names."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def hyperparameters(setting: Setting) -> dict[str, Any]:
@@ -158,15 +164,18 @@ def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
     by_both = {setting["name"] for setting in settings if setting["backend"] not in OURS}
     labels = {}
     for setting in settings:
-        details = [
-            f"{key}={value_label(value_of(setting, key))}"
-            for key in varying(settings, setting["name"])
-        ]
-        if len(backends) > 1 and setting["name"] in by_both:
-            details += filter(None, [facts_of(setting).backend])
-        label = facts_of(setting).entry
-        labels[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
+        keys = varying(settings, setting["name"])
+        with_backend = len(backends) > 1 and setting["name"] in by_both
+        labels[setting["setting_id"]] = setting_label(setting, keys, with_backend)
     return labels
+
+
+def setting_label(setting: Setting, keys: Sequence[str], with_backend: bool = True) -> str:
+    """Returns the label of a setting: its entry, with the values of these keys and its backend: "ig (n_steps=8)"."""
+    facts = facts_of(setting)
+    details = [f"{key}={value_label(value_of(setting, key))}" for key in keys]
+    details += [facts.backend] if with_backend and facts.backend else []
+    return f"{facts.entry} ({', '.join(details)})" if details else facts.entry
 
 
 def value_label(value: Any) -> str:

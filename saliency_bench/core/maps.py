@@ -24,15 +24,16 @@ class AttributionMap(ScoredText):
     """The scores of one input under one setting.
 
     `scores` has one float64 per token as tokenised, special tokens included; `attributable` is False for these.
-    `label` and `target` are the explained class, `probability` is its probability on the unperturbed text; `against` is
-    the class that it is explained against, whose score is taken off (a contrast), None where there is none.
-    `completeness_gap` is Σ scores - (F(x) - F(x')), None where the method does not claim that they agree.
-    `n_gradients` is what this map alone costs. `setting` holds every hyperparameter.
-    Of approximate methods, None elsewhere: `standard_errors` of the scores and `split_half_tau`, the rank correlation
-    of the scores from two halves of the random draws; `error` estimates the relative error, `converged` says whether
-    it came down to the tolerance that was asked for, and `reason` why not (see `tensors.Convergence`). It is an estimate:
-    of adaptive Integrated Gradients at 1 %, about one converged map in 250 was off by more on nets of ReLU units, none
-    of 200 on the bundled classifier.
+    `label` and `target` are the explained class, and `probability` is its probability on the unperturbed text. `against` is
+    the other class of a contrast, whose score is subtracted; None without a contrast. `output_difference` is F(x) - F(x')
+    and `completeness_gap` is Σ scores - (F(x) - F(x')); None if the method does not claim that they agree. `n_gradients` is
+    the cost of this map alone. `setting` has every hyperparameter.
+
+    Approximate methods have further fields, which are None for others: `standard_errors` of the scores; `split_half_tau`,
+    the rank correlation of the scores from two halves of the random draws; `error`, an estimate of the relative error;
+    `converged`, whether it is within the tolerance; and `reason`, why it is not (see `tensors.Convergence`). The error is an
+    estimate: with adaptive Integrated Gradients at 1 %, about one converged map in 250 had a larger error on nets of ReLU
+    units, and none of 200 on the bundled classifier.
     """
 
     def at(self, input_index: int) -> "AttributionMap":

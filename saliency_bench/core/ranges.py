@@ -44,7 +44,8 @@ class Range:
         if self.open_below and self.open_above:
             return f"{kind} between {self.least} and {self.most}"
         if self.open_below:
-            return f"a fraction above {self.least} and up to {self.most}"
+            kind = "a fraction" if self.most == 1 else kind
+            return f"{kind} above {self.least} and up to {self.most}"
         return f"{kind}, {self.least} to {self.most}"
 
 

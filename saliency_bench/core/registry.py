@@ -74,7 +74,7 @@ class Registry(Generic[T]):
         """
         if key not in entry:
             raise InputError(
-                f"{where}.{key} is missing: it names the function. Is {where} selected at all?"
+                f"{where}.{key} is missing: it names the function. Is {where} selected?"
             )
         name = entry[key]
         one_of(f"{where}.{key}", name, self.names())

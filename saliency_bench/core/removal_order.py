@@ -15,7 +15,7 @@ Drops = Callable[[Bool[np.ndarray, "N U"]], Float[np.ndarray, " N"]]
 def orders_between(
     drops: Drops, n_units: int, beam_size: int, exact_up_to: int
 ) -> tuple[float, float]:
-    """The smallest and the largest AOPC of any order.
+    """Returns the smallest and the largest AOPC of any order.
 
     Args:
         drops: F(x) - F(x without S) for sets of units.

@@ -113,7 +113,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cell_id": "string",
         "setting_id": "string",
         "example_id": "string",
-        "against": "string",  # "limit": extrapolated from half of its nodes; "doubled": twice the steps; "reference": a dense one
+        "against": "string",  # "limit": extrapolated from half of the nodes; "doubled": twice the steps; "reference": a dense map
         "tau": "float64",  # rank correlation (Kendall's tau-b) of the two maps; null if all scores of a map are equal
         "error": "float64",  # largest difference of a token's scores, over the largest score of the other map
     },
@@ -262,8 +262,8 @@ class Setting:
 
 def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns every combination of the values that are lists, the last key fastest; one combination if none is a list."""
-    choices = [value if isinstance(value, list | tuple) else [value] for value in values.values()]
-    return [dict(zip(values, combination, strict=True)) for combination in product(*choices)]
+    combinations = product(*map(as_list, values.values()))
+    return [dict(zip(values, combination, strict=True)) for combination in combinations]
 
 
 def check_axis(where: str, values: Sequence[Any]) -> None:

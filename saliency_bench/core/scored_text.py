@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saliency_bench.core.errors import one_of
-from saliency_bench.core.text import Encoded
+from saliency_bench.core.text import Encoded, text_of_row
 from saliency_bench.core.units import text_of_tokens, units_of
 
 #: From the scores of a word's pieces to one; `signed_max` is the one of the largest magnitude, with its sign.
@@ -156,3 +156,21 @@ class ScoredText:
             for pieces in words
             for text, start, end in [text_of_tokens(self.encoded, pieces)]
         ]
+
+
+def scored_text_of_row(
+    row: Mapping[str, Any],
+    example: Mapping[str, Any],
+    setting: Mapping[str, Any],
+    question: str = "",
+) -> ScoredText:
+    """Returns the scores in a line of `maps`, without its cost and convergence; see `text_of_row` for the arguments."""
+    target = row["target"]  # null in a damaged table
+    return ScoredText(
+        encoded=text_of_row(row, example, question),
+        setting=setting,
+        scores=np.asarray(row["scores"], dtype=np.float64),
+        target=int(target) if np.isfinite(target) else -1,
+        label=str(row["label"]),
+        probability=float(row["probability"]),
+    )

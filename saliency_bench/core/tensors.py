@@ -48,23 +48,23 @@ def on_device(
     values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Copies numbers to a device without waiting for a GPU; the host keeps them for `numbers`."""
-    there = sent(torch.tensor(values, dtype=dtype), device)
-    if not there.is_floating_point():
-        setattr(there, _ON_HOST, tuple(values))
-    return there
+    copied = sent(torch.tensor(values, dtype=dtype), device)
+    if not copied.is_floating_point():
+        setattr(copied, _ON_HOST, tuple(values))
+    return copied
 
 
-def numbers(there: Int[Tensor, " N"]) -> list[int]:
+def numbers(tensor: Int[Tensor, " N"]) -> list[int]:
     """Returns the whole numbers of a tensor. If `on_device` made it, no GPU is waited for; it must not have been changed."""
-    on_host: Sequence[int] | None = getattr(there, _ON_HOST, None)
-    return there.tolist() if on_host is None else list(on_host)
+    on_host: Sequence[int] | None = getattr(tensor, _ON_HOST, None)
+    return tensor.tolist() if on_host is None else list(on_host)
 
 
-def sent(held: Tensor, device: torch.device) -> Tensor:
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Copies a tensor to a device without waiting for a GPU."""
     if device.type != "cuda":
-        return held.to(device)
-    return held.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass
@@ -164,8 +164,8 @@ class Batch:
         """
         if self.options is not None:
             raise InputError(
-                "options, and a continuation as a whole, are scored in passes that go beyond the text, which this method, "
-                "backend or rule of gradients does not follow: ask for each token of the continuation (leave out at=)"
+                "this method, backend or backward rule cannot explain options or a whole continuation, which are scored in "
+                "passes beyond the text. Explain each token of the continuation (leave out at=)"
             )
 
     @property

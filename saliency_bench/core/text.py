@@ -11,6 +11,8 @@ from saliency_bench.core.rows import PARTS
 
 T = TypeVar("T")
 
+#: The boundaries of an answer, which a question may be about; `Encoded.boundary` is the place of one of them here.
+BOUNDARIES = ("start", "end")
 #: The offset of a token whose place in the text is unknown.
 NO_OFFSET = (-1, -1)
 #: Unicode's categories of combining marks, and of format characters such as joiners.
@@ -85,9 +87,17 @@ class Shared:
         return shared
 
 
-def text_of_row(row: Mapping[str, Any], example: Mapping[str, Any]) -> Encoded:
-    """Returns the text in a line of `maps` and a line of `examples`."""
+def text_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str = "") -> Encoded:
+    """Returns the text in a line of `maps` and a line of `examples`.
+
+    Args:
+        row: a line of the table `maps`.
+        example: the line of `examples` with its text.
+        question: the part of its `example_id` after the name of the text: the number of a token, or a boundary. In a
+            folder from elsewhere it may be anything; then the text has no place of a question.
+    """
     pair = example["text_pair"]
+    positions = {str(token): token for token in range(len(row["tokens"]))}
     lists = {
         key: np.asarray(row[key]).tolist()
         for key in ("token_ids", "starts", "ends", "segments", "words", "tokens", "attributable")
@@ -104,6 +114,8 @@ def text_of_row(row: Mapping[str, Any], example: Mapping[str, Any]) -> Encoded:
         text=example["text"],
         text_pair=pair if isinstance(pair, str) else None,
         gold=None,
+        position=positions.get(question),
+        boundary=BOUNDARIES.index(question) if question in BOUNDARIES else None,
         parts=_parts_of_row(example),
     )
 

@@ -64,14 +64,16 @@ def units_of(encoded: Encoded, granularity: str) -> list[Unit]:
     unit_of = units(encoded, granularity)
     names = {}
     if granularity == SEGMENT:
-        which = _place_of(encoded, [part[1:] for part in encoded.parts])
-        names = {token: encoded.parts[part][0] for token, part in enumerate(which) if part >= 0}
-    made = []
+        part_of = _place_of(encoded, [part[1:] for part in encoded.parts])
+        names = {token: encoded.parts[part][0] for token, part in enumerate(part_of) if part >= 0}
+    ordered = []
     for first in np.flatnonzero(heads(unit_of)).tolist():
         tokens = tuple(np.flatnonzero(unit_of == first).tolist())
         text, start, end = text_of_tokens(encoded, tokens)
-        made.append(Unit(names.get(first, text), text, start, end, encoded.segments[first], tokens))
-    return made
+        ordered.append(
+            Unit(names.get(first, text), text, start, end, encoded.segments[first], tokens)
+        )
+    return ordered
 
 
 def refuse_without_units(encoded: Encoded, granularity: str) -> None:
@@ -86,8 +88,7 @@ def refuse_without_units(encoded: Encoded, granularity: str) -> None:
     where = f"granularity={granularity}: {encoded.example_id}"
     if granularity == WORD and not encoded.words_known:
         raise InputError(
-            f"{where}: neither the marks of the tokenizer's tokens nor their places in the "
-            "text say what its words are. Use granularity=token, or a fast tokenizer"
+            f"{where}: the tokenizer does not say what the words are. Use granularity=token, or a fast tokenizer"
         )
     if granularity == SEGMENT and not encoded.parts:
         raise InputError(
@@ -145,7 +146,7 @@ def _first_of(
 
 def _place_of(encoded: Encoded, places: Sequence[_Place]) -> Int[np.ndarray, " T"]:
     """Returns the index of the first place that each token shares a character with, space aside; `NONE` if there is none."""
-    which = np.full(len(encoded), NONE)
+    place_of_token = np.full(len(encoded), NONE)
     texts = (encoded.text, encoded.text_pair or "")
     for token, (segment, (start, end)) in enumerate(
         zip(encoded.segments, encoded.offsets, strict=True)
@@ -156,9 +157,9 @@ def _place_of(encoded: Encoded, places: Sequence[_Place]) -> Int[np.ndarray, " T
         begins = start + len(written) - len(written.lstrip()) if written.strip() else start
         for index, (of_segment, first, last) in enumerate(places):
             if of_segment == segment and begins < last and first < max(end, begins + 1):
-                which[token] = index
+                place_of_token[token] = index
                 break
-    return which
+    return place_of_token
 
 
 def text_of_tokens(encoded: Encoded, tokens: Sequence[int]) -> tuple[str, int, int]:

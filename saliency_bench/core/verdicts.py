@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from saliency_bench.core.heatmap import visible
+from saliency_bench.core.labels import listed
 from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.scored_text import ScoredText
 
@@ -64,7 +65,7 @@ def verdict(map_: ScoredText, limits: Limits) -> Verdict:
     their two halves, and an adaptive method by its own estimate of the error.
     """
     checks = [*_checks(map_, limits)]
-    failed = [words for good, words in checks if not good]
+    failed = [words for passed_check, words in checks if not passed_check]
     why = "; ".join(failed or [words for _, words in checks]) or "nothing to check it by"
     passed = None if not checks else not failed
     return Verdict(facts_of(map_.setting).entry, passed, why, evidence_of(map_))
@@ -125,7 +126,7 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
     if not sound:
         return "Trust none of these maps: each fails a check above."
     if not ranked:
-        passed = _listed([verdict.label for verdict in sound if verdict.passed]) or "none"
+        passed = listed([verdict.label for verdict in sound if verdict.passed]) or "none"
         return (
             f"Own checks passed: {passed}. {_study()['study']} has none of these settings, so that no number here says which "
             "map to prefer."
@@ -142,7 +143,7 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
         if verdict is not best and {*other.group} & {*evidence.group}
     ]
     if alike:
-        text += f" {_listed(alike)} did not differ from it there."
+        text += f" {listed(alike)} did not differ from it there."
     if best.passed:
         text += f" Its own check: {best.why}."
     if model != _study()["model"]:
@@ -153,10 +154,6 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
 def heads() -> tuple[str, str, str]:
     """Returns the headings of a table of verdicts."""
     return "Map", "Its own check", f"SRG ({_study()['n']} sentences)"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def largest_words(map_: ScoredText, signed: bool) -> str:

@@ -7,6 +7,7 @@ Between the subject and the verb stand attractors: nouns of the other number. Th
 import random
 from itertools import product
 
+from saliency_bench.core import ranges
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.data import dataset
@@ -16,7 +17,7 @@ from saliency_bench.data.records import content_id
 SINGULAR, PLURAL, BOTH = "singular", "plural", "both"
 #: The verb that follows, as most vocabularies have it: with the space before it.
 VERBS = {SINGULAR: " is", PLURAL: " are"}
-MOST_ATTRACTORS = 3
+
 
 #: Subjects, and nouns that stand between them and the verb; each has a plural in -s, and no noun is in both.
 SUBJECTS = (
@@ -50,23 +51,22 @@ def load(*, n_items: int, number: str, attractors: list[int], seed: int) -> list
         InputError: there is no such grammatical number, `attractors` are not 0 to 3, or there are fewer different examples.
     """
     one_of("data.number", number, (SINGULAR, PLURAL, BOTH))
-    if not attractors or not {*attractors} <= {*range(MOST_ATTRACTORS + 1)}:
-        raise InputError(
-            f"data.attractors={attractors}: expected whole numbers from 0 to {MOST_ATTRACTORS}"
-        )
+    if not attractors:
+        raise InputError("data.attractors is an empty list. Give at least one value.")
+    ranges.check(attractors, "data.attractors")
     numbers = (SINGULAR, PLURAL) if number == BOTH else (number,)
     kinds = [*product(sorted({*attractors}), numbers)]
     stream = random.Random(seed_of("agreement", seed))
-    made: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     for index in range(100 * n_items):
-        if len(made) == n_items:
-            return [*made.values()]
+        if len(examples) == n_items:
+            return [*examples.values()]
         # The kinds take turns over the examples so far, so that a repeated text changes no share.
-        n_between, subject_number = kinds[len(made) % len(kinds)]
+        n_between, subject_number = kinds[len(examples) % len(kinds)]
         example = _item(n_between, subject_number, stream, f"agreement item {index + 1}")
-        made.setdefault(example.text, example)
+        examples.setdefault(example.text, example)
     raise InputError(
-        f"data.n_items={n_items}: only {len(made)} different ones could be made of attractors={attractors}, number={number}"
+        f"data.n_items={n_items}: with attractors={attractors} and number={number} there are only {len(examples)} different items"
     )
 
 

@@ -113,7 +113,7 @@ def segments_of(value: Any, text: str, where: str) -> tuple[Part, ...]:
         name, start, end = _segment(segment, number, text, searched, where)
         if not 0 <= start < end <= len(text):
             raise InputError(
-                f"{where}: segment {name} is [{start}, {end}], and must have a character and none beyond the text's {len(text)}"
+                f"{where}: segment {name} is [{start}, {end}]: expected 0 <= start < end <= {len(text)}, the length of the text"
             )
         parts.append((name, 0, start, end))
         searched = max(searched, end)

@@ -107,8 +107,8 @@ def _warn_of_doubled_quotes(examples: list[Example]) -> None:
     )
     if places := [where for where, text in texts if QUOTED.fullmatch(text) and '""' in text[1:-1]]:
         warnings.warn(
-            f"{places[0]}: a text in quotes, with doubled quotes in it as in CSV ({len(places)} in all); quotes in TSV are "
-            "taken as letters: set data.quotes=fields if they are not, else data.quotes=letters",
+            f"{places[0]}: this text looks like a field of CSV in quotes, with doubled quotes in it ({len(places)} such), "
+            "but quotes in TSV are read as letters. Set data.quotes=fields if they stand around fields, else data.quotes=letters",
             stacklevel=3,
         )
 
@@ -116,7 +116,7 @@ def _warn_of_doubled_quotes(examples: list[Example]) -> None:
 def _check_quotes(quotes: str, format: str) -> None:
     one_of("data.quotes", quotes, QUOTES)
     if format not in DELIMITED:
-        raise InputError(f"data.quotes={quotes}: of {', '.join(DELIMITED)} alone, not of {format}")
+        raise InputError(f"data.quotes={quotes}: only for {' and '.join(DELIMITED)}, not {format}")
 
 
 def _read(path: Path) -> bytes:

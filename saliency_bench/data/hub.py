@@ -142,7 +142,7 @@ def _unavailable(path: str, local: bool, reason: str) -> InputError:
         return InputError(f"{path}: the dataset cannot be read: {reason}")
     return InputError(
         f"{path}: there is no such folder, and no such dataset from the hub: {reason}. "
-        "Check data.path, and the network unless HF_HUB_OFFLINE is meant."
+        "Check data.path, and the network unless HF_HUB_OFFLINE is set on purpose."
     )
 
 

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core import ranges
+from saliency_bench.core.errors import one_of
 from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
 from saliency_bench.data.lexicon import rated
@@ -19,7 +20,6 @@ FOLDER = Path(__file__).parent / "movie_reviews"
 FILE = FOLDER / "snippets.parquet"
 LABELS = ("negative", "positive")
 SPLITS = ("train", "validation", "test")
-LARGEST_RATING = 4.0
 
 
 @dataset
@@ -32,8 +32,7 @@ def load(*, split: str, lexicon: float | None = None) -> list[Example]:
             None: it is unknown what matters.
     """
     one_of("data.split", split, SPLITS)
-    if lexicon is not None and not 0 < lexicon <= LARGEST_RATING:
-        raise InputError(f"data.lexicon={lexicon}: expected a rating above 0 and up to 4, or null")
+    ranges.check(lexicon, "data.lexicon")
     rows = _table()
     rows = rows[rows.split == split]
     return [

@@ -95,7 +95,7 @@ def _drawn(n_prompts: int, label: int, seed: int) -> list[Example]:
     most = len(REQUESTS) * len(TEXTS) * len(sentences)
     if n_prompts > most:
         raise InputError(
-            f"data.n_prompts: {n_prompts} prompts that are {LABELS[label]} are more than the {most} different ones there are"
+            f"data.n_prompts: there are {most} different prompts of class {LABELS[label]}, fewer than {n_prompts}"
         )
     order = random.Random(seed_of("planted_instruction", label, seed)).sample(
         range(most), n_prompts

@@ -94,7 +94,7 @@ def read_delimited(
         raise InputError(f"{path}: the file is empty. Expected a header and at least one row.")
     (line, header), *rows = records
     if quotes == LETTERS and all(map(QUOTED.fullmatch, header)):
-        raise InputError(f"{path}:{line}: the columns are in quotes. {_SET_FIELDS}")
+        raise InputError(f"{path}:{line}: the names of the columns are in quotes. {_SET_FIELDS}")
     columns.check(header, f"{path}:{line}")
     for number, row in rows:
         if len(row) != len(header):
@@ -152,7 +152,7 @@ def _parse_json(line: str, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: JSON that cannot be read ({first_line(error)})") from None
     if not isinstance(values, dict):
         kind = type(values).__name__
-        raise InputError(f"{where}: expected a JSON object, the columns its keys, got {kind}")
+        raise InputError(f"{where}: expected a JSON object with the columns as keys, got {kind}")
     return values
 
 

@@ -54,8 +54,8 @@ class Scores:
                 "its text or its id."
             )
         # The label of a token shows its space as a sign; a file may have the space itself, or none.
-        spelt = {label, label.replace("␣", " "), label.removeprefix("␣")}
-        if line.label is not None and line.label != target and line.label not in spelt:
+        spellings = {label, label.replace("␣", " "), label.removeprefix("␣")}
+        if line.label is not None and line.label != target and line.label not in spellings:
             raise InputError(
                 f"{line.where}: scores of class {line.label!r}, but {label!r} ({target}) is explained. "
                 "Give the scores of that class, or choose it: target=..."
@@ -86,7 +86,7 @@ def _parsed(data: bytes, path: str) -> Scores:
     for where, values in _lines(data, path):
         line = Line(where, _numbers(values, where), _tokens(values, where), _label(values, where))
         if not {"id", "text"} & values.keys():
-            raise InputError(f"{where}: expected a text or an id, to know whose scores these are")
+            raise InputError(f"{where}: expected text or id, which names the text of the scores")
         if "id" in values:
             _add(by_id, str(values["id"]), line)
         if "text" in values:

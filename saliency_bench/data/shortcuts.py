@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 
+from saliency_bench.core import ranges
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.data import dataset, movie_reviews
@@ -60,30 +61,29 @@ def load(
     """
     _check(kind, n_examples, share, incomplete)
     classes = cycle(range(len(CLASS_WORDS)))
-    made = []
+    examples = []
     for example in movie_reviews.load(split=split)[:n_examples]:
         stream = random.Random(seed_of("shortcut", kind, seed, example.text))
         draw = stream.random()
         if draw < share:
-            made.append(_complete(example, kind, next(classes), stream))
+            examples.append(_complete(example, kind, next(classes), stream))
         elif draw < share + incomplete:
-            made.append(_incomplete(example, kind, stream))
+            examples.append(_incomplete(example, kind, stream))
         else:
-            made.append(replace(example, extra={**example.extra, "shortcut": ABSENT}))
-    return made
+            examples.append(replace(example, extra={**example.extra, "shortcut": ABSENT}))
+    return examples
 
 
 def _check(kind: str, n_examples: int | None, share: float, incomplete: float) -> None:
     one_of("data.kind", kind, KINDS)
-    if n_examples is not None and n_examples < 1:
-        raise InputError(f"data.n_examples={n_examples}: expected at least 1, or null for all")
-    if min(share, incomplete) < 0 or share + incomplete > 1:
+    ranges.check({"n_examples": n_examples, "share": share, "incomplete": incomplete}, "data")
+    if share + incomplete > 1:
         raise InputError(
             f"data.share={share}, data.incomplete={incomplete}: expected probabilities that sum to at most 1"
         )
     if kind == SINGLE_TOKEN and incomplete:
         raise InputError(
-            f"data.incomplete={incomplete}: a shortcut of one word has no part. Set it to 0 for {kind}."
+            f"data.incomplete={incomplete}: a shortcut of one word is never incomplete. Set it to 0 for {kind}."
         )
 
 

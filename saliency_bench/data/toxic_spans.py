@@ -109,8 +109,8 @@ def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
 def marked(annotations: Sequence[Annotation], share: float) -> tuple[Span, ...]:
     """Returns the spans of characters that more than this share of the annotators marked."""
     counts = _marks(annotations)
-    least = share * len(annotations)
-    return spans_of_characters(character for character, n in counts.items() if n > least)
+    threshold = share * len(annotations)
+    return spans_of_characters(character for character, n in counts.items() if n > threshold)
 
 
 def split_of(text: str) -> str:

@@ -186,8 +186,8 @@ def _refuse_other_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, 
             hidden = ("name", "setting_id", FACTS)
             words = ", ".join(f"{k}={v}" for k, v in example.items() if k not in hidden)
             raise InputError(
-                f"{run.folder} and {runs[0].folder} have not the same settings: they differ in {len(other)}, as "
-                f"{example['name']} ({words})"
+                f"{run.folder} and {runs[0].folder} do not have the same settings: {len(other)} are in one of them alone, "
+                f"such as {example['name']} ({words})"
             )
 
 
@@ -286,10 +286,10 @@ def _by_cell(
 
 def _pooled(comparison: Across) -> tuple[Sequence[Cell], list[str]]:
     """Returns the mean over cells of each method, and, if all cells have the same examples, its interval and letters."""
-    together = comparison.same_examples
-    if together is None:
+    by_example = comparison.same_examples
+    if by_example is None:
         return comparison.means.mean(0).tolist(), []
-    values = together[list(comparison.keys)]
+    values = by_example[list(comparison.keys)]
     p = pairwise_p(values.to_numpy(), comparison.resampling, comparison.resampling.test)
     return _estimates(values, comparison), letters(p < 1 - comparison.resampling.confidence)
 

@@ -321,10 +321,10 @@ def removals(manifest: Mapping[str, Any]) -> list[str]:
 def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:
     """Returns rows whose metric names its removal operator, if the metric has several and this is not the main one."""
     n_removals = rows.groupby("metric")["removal"].transform(lambda removal: removal.nunique())
-    apart = (n_removals > 1) & ~rows["removal"].isin(named[:1])
-    if not apart.any():
+    further = (n_removals > 1) & ~rows["removal"].isin(named[:1])
+    if not further.any():
         return rows
-    # As texts: categories cannot be added.
+    # As texts, since categories cannot be concatenated.
     metric, removal = (rows[column].astype(str) for column in ("metric", "removal"))
     full = metric + " (" + removal.fillna("none") + ")"
-    return rows.assign(metric=metric.where(~apart, full))
+    return rows.assign(metric=metric.where(~further, full))

@@ -10,7 +10,7 @@ import pandas as pd
 from saliency_bench.core.texts import ONE_QUESTION, index_of, per_text, with_texts
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.convergence_table import whole_percent
-from saliency_bench.report.html import REMOVED
+from saliency_bench.report.html import removal_words, removed
 from saliency_bench.report.table import Column, Field, Table, number
 
 #: Tables of metrics that remove tokens.
@@ -61,9 +61,7 @@ def with_words(analysis: Analysis, table: Table) -> Table:
         return table
     words = ""
     if table.name in _REMOVING and (operators := removals(manifest)):
-        words = f" {_replaced(manifest, operators[0])}."
-        if others := operators[1:]:
-            words += f" Columns named {' and '.join(others)} remove in that way instead."
+        words = removal_words(_replaced(manifest, operators[0]), operators)
     if _FIRST_TOKEN in table.columns:
         words += f" {_FIRST_TOKEN.label}: its share of all scores' sizes, special tokens included; causal models often attend to it whatever it says. – where it is a special token that the method does not score."
     return table if words in table.caption else replace(table, caption=table.caption + words)
@@ -71,6 +69,6 @@ def with_words(analysis: Analysis, table: Table) -> Table:
 
 def _replaced(manifest: Mapping[str, Any], removal: str) -> str:
     """Returns the sentence about removed tokens, with the token as the tokenizer writes it."""
-    sentence, *_ = REMOVED.get(removal, (f"Removed tokens are replaced by the {removal} token",))
+    sentence, _ = removed(removal)
     written = (manifest.get("replaced_by") or {}).get(removal)
     return f"{sentence} {written!r}" if written else sentence

@@ -15,8 +15,7 @@ from saliency_bench.store.run import Run
 
 #: The fields of a manifest that are compared; dates, places and costs always differ.
 FIELDS = ("config", "model", "data", "identity", "preflight", "chosen")
-#: Tables whose numbers are times.
-TIMES = ("timings",)
+
 #: Columns that name the run of a row.
 _NAMES = ("cell_id",)
 
@@ -126,11 +125,11 @@ def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
         return (name, *counts, 0, None, "")
     left, right = left.loc[common], right.loc[common]
     pairs = {column: zip(left[column], right[column], strict=True) for column in left}
-    apart = pd.DataFrame(
+    distances = pd.DataFrame(
         {column: list(starmap(_distance, pair)) for column, pair in pairs.items()}, index=common
     )
-    differing = int((apart > 0).any(axis=1).sum())
-    finite = apart.replace(np.inf, np.nan)
+    differing = int((distances > 0).any(axis=1).sum())
+    finite = distances.replace(np.inf, np.nan)
     largest = finite.max().max()
     if not differing or not largest > 0:
         return (name, *counts, differing, None, "")
@@ -145,8 +144,10 @@ def _keyed(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Returns a table indexed by the keys and the number of earlier rows with the same keys, so that the index is unique."""
     rows = table.drop(columns=[key for key in _NAMES if key in table])
     rows = rows.assign(**{key: rows[key].fillna("") for key in keys})
-    again = rows.groupby(list(keys)).cumcount()
-    return rows.set_index([*keys, again.rename("again")]) if len(rows) else rows.set_index([*keys])
+    n_before = rows.groupby(list(keys)).cumcount()
+    return (
+        rows.set_index([*keys, n_before.rename("again")]) if len(rows) else rows.set_index([*keys])
+    )
 
 
 def _distance(first: Any, second: Any) -> float:

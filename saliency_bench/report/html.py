@@ -3,34 +3,37 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from saliency_bench.core.captions import place_of_row
+from saliency_bench.core.captions import place_of
+from saliency_bench.core.display import templates
 from saliency_bench.core.heatmap import (
     bar,
-    map_of_row,
     number,
     panel,
     spans_to_html,
+    token_map,
     visible,
 )
-from saliency_bench.core.labels import metric_label
+from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
-from saliency_bench.core.segments import segments_of
+from saliency_bench.core.scored_text import scored_text_of_row
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.text import text_of_row
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.comparison_tables import comparison
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.verdict import verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 N_SENTENCES = 8  # the number of shown sentences, unless the study says otherwise
 #: Explanations of endpoints.
@@ -84,15 +87,9 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
     )
 
 
-def environment() -> Environment:
+def environment() -> "Environment":
     """Returns the environment of the templates, which escape all texts, with the page's only script and its hash."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = templates(Path(__file__).parent)
     script = Path(__file__).with_name("page.js").read_text("utf-8")
     made.globals |= {
         "printed": printed,
@@ -146,13 +143,19 @@ def what_was_run(analysis: Analysis) -> str:
     if len(correct := examples["correct"].dropna()):
         text += f" The model is right on {int(correct.sum())} of {len(correct)}."
     if (operators := removals(manifest)) and _removes(analysis):
-        text += f" {_removed(operators[0])[0]}."
-        if others := operators[1:]:
-            text += f" Columns named {' and '.join(others)} remove in that way instead."
+        text += removal_words(removed(operators[0])[0], operators)
     return text
 
 
-def _removed(removal: str) -> tuple[str, str]:
+def removal_words(sentence: str, operators: Sequence[str]) -> str:
+    """Returns the sentence about the main removal operator, and another if there are further ones."""
+    others = operators[1:]
+    further = f" Columns named {' and '.join(others)} remove in that way instead." if others else ""
+    return f" {sentence}.{further}"
+
+
+def removed(removal: str) -> tuple[str, str]:
+    """Returns the sentence about tokens removed by an operator, and the words for a method that does the same."""
     token = f"the {removal} token"
     return REMOVED.get(removal, (f"Removed tokens are replaced by {token}", token))
 
@@ -202,11 +205,9 @@ def _favoured(analysis: Analysis, removal: str) -> str:
     }
     if not names:
         return ""
-    *others, last = sorted(names)
-    several = bool(others)
-    listed = f"{', '.join(others)} and {last}" if several else last
+    several = len(names) > 1
     return (
-        f" {listed} {'compare' if several else 'compares'} with {_removed(removal)[1]}, which is "
+        f" {listed(sorted(names))} {'compare' if several else 'compares'} with {removed(removal)[1]}, which is "
         f"also what replaces removed tokens: removal metrics favour {'them' if several else 'it'} for that."
     )
 
@@ -231,7 +232,9 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
         facts = {
             "maps": [_card(analysis, example, rows[key], key) for key in shown if key in rows],
             "verdict": "" if pd.isna(correct) else "right" if correct else "wrong",
-            "place": place_of_row(of_example[0], example, example[_QUESTION]) if rows else None,
+            "place": place_of(text_of_row(of_example[0], example, example[_QUESTION]))
+            if rows
+            else None,
         }
         sentences.append(example | facts)
     return sentences
@@ -240,11 +243,8 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
 def _card(
     analysis: Analysis, example: Mapping[str, Any], row: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    place = place_of_row(row, example, example[_QUESTION])
-    token = None if place is None else int(row["target"]) if place.token is None else place.token
-    setting = analysis.setting(key)
-    tokens = map_of_row(row, example, setting, token=token)
-    segments = segments_of(text_of_row(row, example), np.asarray(row["scores"], float), setting)
+    map_ = scored_text_of_row(row, example, analysis.setting(key), example[_QUESTION])
+    tokens, segments = token_map(map_), segment_map(map_)
     # Markup is safe here: `spans_to_html` has escaped every text.
     return {
         "label": analysis.labels[key],

@@ -74,8 +74,8 @@ class Board:
             for name in TABLES
         }
         rows = tables["rows"]
-        without = (rows["metric"] == PRIMARY) & (rows["status"] != OK)
-        rows.loc[without, ["value", "status", "reason"]] = CHANCE, OK, None
+        lacking = (rows["metric"] == PRIMARY) & (rows["status"] != OK)
+        rows.loc[lacking, ["value", "status", "reason"]] = CHANCE, OK, None
         # Other fields of a manifest are about its own submission alone.
         manifest = {key: first.manifest[key] for key in SHARED if key in first.manifest}
         return Analysis(Run(first.folder, manifest, self._settings(), tables))
@@ -131,6 +131,7 @@ class Board:
         fields: list[Field] = [
             (METHOD, lambda key: analysis.labels[key]),
             (Column("submission", "Submission"), self.submission_of),
+            (Column("verified", "Verified"), lambda key: self.entries[key][0].verified),
             *metric_fields(analysis, [PRIMARY]),
             (Column("group", "Group"), analysis.groups.get),
             (Column("rank", "Mean rank"), analysis.ranks.get),
@@ -214,7 +215,7 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
     names = [submission.name for submission in submissions]
     if repeated := next((name for name in names if [OF_SUITE, *names].count(name) > 1), None):
         raise InputError(
-            f"{repeated!r} would stand for two, and a submission goes by its folder's name. Rename one."
+            f"{repeated!r} would name two entries, since a submission has the name of its folder. Rename one folder."
         )
     groups: dict[str, list[Submission]] = {}
     for submission in submissions:
@@ -255,25 +256,25 @@ def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
         InputError: see `boards`.
         StorageError: the folder cannot be written.
     """
-    made = boards(submissions)
+    per_model = boards(submissions)
     first = submissions[0]
-    one_model = made[0].model if len(made) == 1 else f"each of {len(made)} models"
+    one_model = per_model[0].model if len(per_model) == 1 else f"each of {len(per_model)} models"
     page = environment().get_template("leaderboard.html.j2").render(
         name=f"suite {first.suite}",
         content=first.content,
         endpoint=ENDPOINTS[PRIMARY],
-        question=f"Which of {len(made[0].entries)} methods explains {one_model} best?"
-        if len(made) == 1
+        question=f"Which of {len(per_model[0].entries)} methods explains {one_model} best?"
+        if len(per_model) == 1
         else f"Which method explains {one_model} best?",
-        boards=made,
+        boards=per_model,
         submissions=_submissions(submissions),
     )  # fmt: skip
     replace_file(out / PAGE, page.encode())
-    replace_file(out / CSV, to_csv(_long(made)).encode())
-    return [board.table for board in made]
+    replace_file(out / CSV, to_csv(_long(per_model)).encode())
+    return [board.table for board in per_model]
 
 
-def _long(made: Sequence[Board]) -> Table:
+def _long(per_model: Sequence[Board]) -> Table:
     """Returns all boards as one table, with the model and the suite beside each method."""
     head = {
         "suite": Column("suite", "Suite"),
@@ -281,16 +282,16 @@ def _long(made: Sequence[Board]) -> Table:
         "model": Column("model", "Model"),
     }
     # Boards of several models may have other columns.
-    columns = head | {column.key: column for board in made for column in board.table.columns}
+    columns = head | {column.key: column for board in per_model for column in board.table.columns}
     rows = []
-    for board in made:
+    for board in per_model:
         first, table = board.submissions[0], board.table
         keys = [*head, *(column.key for column in table.columns)]
         for row in table.rows:
             cells = (first.suite, first.content, board.model, *row)
             line: dict[str, Cell] = dict(zip(keys, cells, strict=True))
             rows.append(tuple(line.get(key) for key in columns))
-    return replace(made[0].table, columns=tuple(columns.values()), rows=tuple(rows))
+    return replace(per_model[0].table, columns=tuple(columns.values()), rows=tuple(rows))
 
 
 def code_of(submission: Submission) -> str:

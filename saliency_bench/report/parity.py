@@ -114,8 +114,8 @@ def _compare(
     both = pd.concat({"a": scores[native], "b": scores[captum]}, axis=1, join="inner")
     absolute, relative = [0.0], [0.0]
     for a, b in zip(both["a"], both["b"], strict=True):
-        apart = float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
+        difference = float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
         scale = float(np.max(np.abs(b), initial=0.0))
-        absolute.append(apart)
-        relative.append(apart / scale if scale else float(apart > 0))
+        absolute.append(difference)
+        relative.append(difference / scale if scale else float(difference > 0))
     return Parity(native, captum, len(both), max(absolute), max(relative), expected, tolerance)

@@ -274,8 +274,8 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
             axes.axhspan(estimate.low, estimate.high, color=shade, alpha=0.12, lw=0)
             axes.axhline(estimate.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
             continue
-        together = [other for other in drawn if costs[other] == x]
-        aside = together.index(key) - (len(together) - 1) / 2
+        equal_cost = [other for other in drawn if costs[other] == x]
+        aside = equal_cost.index(key) - (len(equal_cost) - 1) / 2
         point = {"cost": x * 2 ** (0.16 * aside), **estimate._asdict()}
         sns.lineplot(
             ends(pd.DataFrame([point]), ["cost"]),

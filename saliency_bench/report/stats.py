@@ -143,12 +143,12 @@ def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tup
     if min(rows.shape) < 2:
         return np.nan, np.nan
     mean = float(np.nanmean(rows))
-    apart = np.where(np.isnan(rows), 0.0, rows - mean)
+    deviations = np.where(np.isnan(rows), 0.0, rows - mean)
     of_rows, of_columns = (
-        float((apart.sum(axis) ** 2).sum()) * n / (n - 1)
+        float((deviations.sum(axis) ** 2).sum()) * n / (n - 1)
         for axis, n in ((1, len(rows)), (0, len(rows.T)))
     )
-    variance = max(of_rows + of_columns - float((apart**2).sum()), of_rows, of_columns)
+    variance = max(of_rows + of_columns - float((deviations**2).sum()), of_rows, of_columns)
     quantile = special.stdtrit(min(rows.shape) - 1, (1 + confidence) / 2)
     half = float(quantile * np.sqrt(variance)) / int(present.sum())
     return mean - half, mean + half
@@ -267,8 +267,8 @@ def compare(
         for setting, metric in table.columns
         if against.get(setting, setting) != setting and (against[setting], metric) in table.columns
     ]
-    apart = {pair: table[pair] - table[against[pair[0]], pair[1]] for pair in pairs}
-    values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
+    differences = {pair: table[pair] - table[against[pair[0]], pair[1]] for pair in pairs}
+    values = per_text(pd.DataFrame(differences, index=table.index)).to_numpy()
     comparison = pd.DataFrame(pairs, columns=["setting_id", "metric"])
     comparison["n"] = (~np.isnan(values)).sum(0)
     metrics = [metric for _, metric in pairs]

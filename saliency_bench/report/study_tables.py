@@ -45,8 +45,8 @@ NO_RULES = "not compared: Captum has no backward rules"
 def headline(analysis: Analysis) -> Table:
     """Returns the main table: the endpoint, further metrics and costs, or the convergence if there are none of these."""
     timed = analysis.costs["seconds"].notna().any()
-    if not analysis.metrics and not timed and (sure := convergence(analysis)).rows:
-        return replace(sure, name="headline", title=_title(analysis))
+    if not analysis.metrics and not timed and (of_convergence := convergence(analysis)).rows:
+        return replace(of_convergence, name="headline", title=_title(analysis))
     ranks: list[Field] = [
         (Column("group", "Group"), analysis.groups.get),
         (Column("rank", "Mean rank"), analysis.ranks.get),
@@ -199,8 +199,8 @@ def parity(analysis: Analysis) -> Table:
     if not any(map(is_reference, analysis.settings)):
         return table
     by_rule = [setting["setting_id"] for setting in analysis.settings if BACKWARD in setting]
-    apart = tuple((analysis.labels[key], *6 * [None], NO_RULES) for key in by_rule)
-    return replace(table, rows=table.rows + apart)
+    unpaired = tuple((analysis.labels[key], *6 * [None], NO_RULES) for key in by_rule)
+    return replace(table, rows=table.rows + unpaired)
 
 
 def sweep(analysis: Analysis) -> Table:

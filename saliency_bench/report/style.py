@@ -73,7 +73,7 @@ _RC: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """A context in which figures look the same, whatever the user's own matplotlib settings are."""
+    """Makes figures in its context look the same, whatever the user's own matplotlib settings are."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the tables have its characters.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -169,8 +169,8 @@ def literal(text: str) -> str:
 def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple[list[str], int]:
     """Returns labels cut into lines, and the largest number of lines."""
     # A mark stays on one line with the word before it.
-    kept = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
-    lines = [textwrap.fill(label, characters) for label in kept]
+    bound = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
+    lines = [textwrap.fill(label, characters) for label in bound]
     return lines, max((label.count("\n") + 1 for label in lines), default=1)
 
 

@@ -72,8 +72,8 @@ def print_fitting(console: Console, table: Table, whole: Path) -> None:
     of_cells = [
         i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")
     ]
-    over = [i for i in range(1, len(table.columns)) if i not in of_cells]
-    shown = fitting(table, console.width, [0, *over, *of_cells])
+    over_cells = [i for i in range(1, len(table.columns)) if i not in of_cells]
+    shown = fitting(table, console.width, [0, *over_cells, *of_cells])
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:

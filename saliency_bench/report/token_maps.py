@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency_bench.core.captions import facts, headings, legend
-from saliency_bench.core.heatmap import map_of_attribution, only_top, spans_to_rich
-from saliency_bench.core.segments import map_of_segments
+from saliency_bench.core.heatmap import only_top, spans_to_rich, token_map
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def show_maps(
     colored = console.is_terminal and console.color_system is not None
     legends = []
     for attribution, title in zip(maps, headings(maps), strict=True):
-        tokens = map_of_attribution(attribution, special_tokens=special_tokens)
+        tokens = token_map(attribution, special_tokens=special_tokens)
         console.print(Text(title, style="bold"))
         shown = spans_to_rich(only_top(tokens, top), colored)
         console.print(shown, soft_wrap=not colored)
-        if segments := map_of_segments(attribution):
+        if segments := segment_map(attribution):
             console.print(Text("Segments: ").append_text(spans_to_rich(segments, colored)))
         console.print(Text(largest_words(attribution, tokens.signed)), soft_wrap=not colored)
         console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)

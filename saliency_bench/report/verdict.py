@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from saliency_bench.core.labels import metric_label
+from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.report import stats
 from saliency_bench.report.analysis import Analysis
@@ -86,12 +86,6 @@ def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
 def _how_sure(analysis: Analysis) -> str:
     texts = f"{analysis.n_examples} text" + "s" * (analysis.n_examples != 1)
     return f"{texts}." if analysis.claims else f"{texts}: a first look, no claim."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Lists names in a sentence."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def twins(analysis: Analysis) -> str:

@@ -106,11 +106,11 @@ class _Part:
     ) -> None:
         rows, wanted = Counter(self.keys[name]), Counter(planned)
         lacking = (wanted - rows) - Counter(may_lack)
-        for problem, left in (("lacks", lacking), ("has unplanned", rows - wanted)):
-            if left:
-                first = min(" ".join(map(str, row)) for row in left)
+        for problem, keys in (("lacks", lacking), ("has unplanned", rows - wanted)):
+            if keys:
+                first = min(" ".join(map(str, row)) for row in keys)
                 raise StorageError(
-                    f"{self.folder}: table {name!r} {problem} {left.total()} rows, for instance of {first}. {self._remedy}"
+                    f"{self.folder}: table {name!r} {problem} {keys.total()} rows, for instance of {first}. {self._remedy}"
                 )
 
     @property
@@ -141,14 +141,14 @@ class _Part:
             for setting, text, removal, metric, status in self._read("rows", columns)
             if status == OK and (metric, removal) in of_curves
         }
-        at: dict[_Key, dict[int, None]] = {}
+        k_values: dict[_Key, dict[int, None]] = {}
         for _, text, removal, k in self.keys["curves"]:
-            at.setdefault((text, removal), {})[k] = None
+            k_values.setdefault((text, removal), {})[k] = None
         return [
             (*key, k)
             for key in product(self.plan.settings, self.ids, removals)
             if key in read or key in stored
-            for k in at.get(key[1:], {None: None})
+            for k in k_values.get(key[1:], {None: None})
         ]
 
 

@@ -65,9 +65,9 @@ def merge(name: str, tables: Sequence[pa.Table]) -> pa.Table:
     """
     if not tables:
         return schema_of(name).empty_table()
-    together = pa.concat_tables(tables)
+    joined = pa.concat_tables(tables)
     # The writer cuts pages where chunks end, and the bytes must not depend on the blocks: so there is one chunk.
-    ordered = together.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).combine_chunks()
+    ordered = joined.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).combine_chunks()
     repeated = _repeated_rows(name, ordered)
     if not repeated:
         return ordered

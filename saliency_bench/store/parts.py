@@ -99,8 +99,8 @@ class PartStore:
     def _is_held(self, block: str, record: bytes) -> bool:
         if not self.has(block):
             return False
-        held = self._parts / block / DIGESTS
-        if not held.is_file() or held.read_bytes() != record:
+        stored = self._parts / block / DIGESTS
+        if not stored.is_file() or stored.read_bytes() != record:
             raise StorageError(
                 f"{self._parts / block}: this block is finished already, with other rows. Remove this folder, and go "
                 f"on with: saliency-bench resume {self._folder}"

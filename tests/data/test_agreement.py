@@ -58,7 +58,7 @@ def test_more_items_begin_with_the_same_ones_and_another_seed_has_others():
     [
         ({"number": "dual"}, r"data\.number"),
         ({"attractors": [4]}, "0 to 3"),
-        ({"attractors": []}, "0 to 3"),
+        ({"attractors": []}, "Give at least one value"),
         ({"attractors": [0], "n_items": 301}, "only 300 different"),
     ],
 )

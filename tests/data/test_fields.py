@@ -55,10 +55,10 @@ def test_segments_are_numbered_where_they_have_no_name(tmp_path):
         ([[0, 5], [4, 9]], "segments 1 and 2 overlap at character 4"),
         (
             [[0, 99]],
-            r"segment 1 is \[0, 99\], and must have a character and none beyond the text's 37",
+            r"segment 1 is \[0, 99\]: expected 0 <= start < end <= 37",
         ),
-        ([[-1, 4]], "none beyond the text"),
-        ([[4, 4]], "must have a character"),
+        ([[-1, 4]], "expected 0 <= start < end"),
+        ([[4, 4]], "expected 0 <= start < end"),
         ([["a", 0, 2], ["a", 3, 4]], "two segments are called a"),
         ({"second": "A second", "first": "A first"}, "'A first', is not in the text after"),
         ([""], "'', is not in the text"),
