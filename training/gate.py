@@ -47,7 +47,7 @@ def held_out(kind: str, n_examples: int, seed: int) -> dict[str, list[Example]]:
     return found | {ORIGINAL: movie_reviews.load(split="validation")[:n_examples]}
 
 
-def judge(
+def verdict(
     accuracy: Mapping[str, float], control: Mapping[str, float], n_examples: int, gate: Gate
 ) -> dict[str, Any]:
     """The gate's verdict on the accuracies of a model and of the control on the sets of `held_out`.
