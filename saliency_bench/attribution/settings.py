@@ -1,5 +1,6 @@
 """From a method entry, of a configuration or of a call, to settings: what each value may be, and one name per number."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -87,6 +88,22 @@ def expand(
     return list(settings.values())
 
 
+def single_settings(entries: Mapping[str, Mapping[str, Any]], **common: Any) -> dict[str, Setting]:
+    """The settings of method entries without an axis, by name; `common` are further arguments of `expand`.
+
+    Raises:
+        InputError: as `expand`, or an entry has several settings.
+    """
+    settings = expand(entries, **common)
+    counts = Counter(setting.name for setting in settings)
+    for name, count in counts.items():
+        if count > 1:
+            raise InputError(
+                f"method.{name} has {count} settings: expected one. Give each of its keys one value."
+            )
+    return {setting.name: setting for setting in settings}
+
+
 def _expand_entry(
     name: str,
     entry: Mapping[str, Any],
@@ -96,6 +113,7 @@ def _expand_entry(
     backends: Sequence[str],
 ) -> Iterator[Setting]:
     where = f"method.{name}"
+    ranges.check(entry, where)
     method, hyper = METHODS.entry("method", entry, where, others=SHARED)
     outputs = as_list(entry.get("output", output))
     if "output" in entry:
@@ -159,12 +177,11 @@ def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
 
 
 def checked_value(method: str, key: str, value: Any, where: str) -> Any:
-    """A hyperparameter's value: in its range, of the type that the method declares, and a name that is known.
+    """A hyperparameter's value: of the type that the method declares, and one of its names.
 
     Raises:
         InputError: it is not; `where` names its key.
     """
-    ranges.check(value, where)
     value = typed(METHODS[method], key, value, where)
     if isinstance(value, str) and (fault := half_character(value)):
         raise InputError(f"{where}={value!r}: expected a text, got {fault}")
@@ -174,33 +191,6 @@ def checked_value(method: str, key: str, value: Any, where: str) -> Any:
     if key in CHECKS:
         CHECKS[key](value, where)
     return value
-
-
-def checked_setting(
-    name: str,
-    method: str,
-    backend: str,
-    reduction: str,
-    target: Target,
-    output: str,
-    seed: int,
-    hyper: Mapping[str, Any],
-) -> Setting:
-    """The setting of one method entry with one value per axis, in its canonical form.
-
-    Raises:
-        InputError: a name or a value is not usable, or the combination has no meaning.
-    """
-    where = f"method.{name}"
-    one_of(f"{where}.method", method, METHODS.names())
-    of_method = dict(hyper)
-    rule = of_method.pop(backward.KEY, backward.PLAIN)
-    one_of(f"{where}.{backward.KEY}", rule, backward.NAMES)
-    METHODS.check(method, of_method, where)
-    values = {
-        key: checked_value(method, key, value, f"{where}.{key}") for key, value in of_method.items()
-    } | {backward.KEY: rule}
-    return _combined(name, method, backend, reduction, target, output, seed, values)
 
 
 def _combined(
@@ -223,12 +213,10 @@ def _combined(
     _check_rule(where, method, hyper)
     if output != CRITERION:
         one_of("output", output, OUTPUTS)
-    one_of("backend", backend, BACKENDS)
     seed = _whole_seed(seed)
     hyper = _only_what_counts(hyper)
     if KINDS[method] == "token":
         return Setting(name, method, ONLY.get(method, "none"), "none", target, output, seed, hyper)
-    one_of(f"{where}.reduction", reduction, REDUCTIONS)
     if reduction == "dot" and KINDS[method] == "product":
         raise InputError(
             f"{where}.reduction=dot would multiply the input in twice: {method} has it in already. Use sum, l2 or l1."

@@ -1,4 +1,4 @@
-"""Computes blocks of somebody's study again, and says whether the same numbers come out.
+"""Computes blocks of a submitted study again and compares the numbers.
 
 On a machine like the one that made them the tables must be the same to the byte. Elsewhere sums are taken in another
 order. What is no real number must still be the same, and real numbers that a leaderboard shows are held against what the
@@ -40,26 +40,26 @@ from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_tab
 from saliency_bench.store.run import IDENTITY, read_json
 from saliency_bench.store.suite import Submission, identity_of_model, packages
 from saliency_bench.studies.block import Piece
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.folder import differences
 from saliency_bench.studies.prepare import Study, prepare
 from saliency_bench.studies.run import piece_tables
-from saliency_bench.studies.tables import pieces_of
 
-#: What is compared; times are not.
+#: The tables that are compared; times are not.
 COMPARED = ("examples", "maps", "rows")
-#: How many probabilities a value combines at most: two of a curve that tokens are dropped from, two where they are kept.
+#: The number of probabilities that a value combines at most: two where tokens are dropped, two where they are kept.
 PROBABILITIES = 4
 #: The types in which machines are compared.
 TOLERATED = ("float64", "float32")
 #: The share of a method's maps in which near ties may be ordered otherwise.
 MOST_REORDERED = 0.05
-#: What scores of tokens may differ by at most, over the text's largest.
+#: The largest difference that scores of tokens may have, over the text's largest.
 MOST_APART = 0.01
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What came out for the blocks that were computed again.
+    """The comparison of the blocks that were computed again.
 
     `machine` says in what this machine differs from the submission's; empty where it is alike. `scores` and `values` are
     the largest differences relative to what is allowed: numbers up to 1 are within. `reordered` counts the maps in
@@ -76,7 +76,7 @@ class Verified:
     values: float
     reordered: int
     exact: bool
-    first: str  # what differs most, in words
+    first: str  # the score or value that differs most, in words
 
     @property
     def holds(self) -> bool:
@@ -158,7 +158,7 @@ def verify(
 
 
 def _machine(held: Mapping[str, Any], study: Study, folder: Any) -> tuple[str, ...]:
-    """In what this machine differs from the one of the submission.
+    """The facts in which this machine differs from the one of the submission.
 
     Raises:
         InputError: something else than the machine differs, or rounding in the study's type explains too much.
@@ -189,7 +189,7 @@ def _machine(held: Mapping[str, Any], study: Study, folder: Any) -> tuple[str, .
 
 
 def _refuse_other_facts(submission: Submission, study: Study) -> None:
-    """Refuses names and facts of settings that the methods do not have: a page shows them."""
+    """Refuses a submission whose settings have other labels and facts than their methods, since a page shows them."""
     here = [described(setting, study.parts) for setting in study.settings]
     pairs = zip(submission.run.settings, json.loads(json.dumps(here)), strict=True)
     if changed := [key for theirs, ours in pairs for key in differences(theirs, ours)]:
@@ -267,7 +267,7 @@ def _by_map(maps: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
 def _score_differences(
     kinds: Mapping[str, str], rounding: float, held: pa.Table, here: pa.Table
 ) -> tuple[float, int, str]:
-    """The largest difference over what is allowed, how many maps a setting has in another order, and what differs most."""
+    """The largest difference over the allowed one, the most maps of a setting in another order, and the worst score in words."""
     theirs, ours = _by_map(held), _by_map(here)
     if theirs.keys() != ours.keys():
         return np.inf, 0, "the maps are of other texts or settings"
@@ -288,7 +288,7 @@ def _score_differences(
 
 
 def _over(difference: float, allowed: float) -> float:
-    """The difference relative to what is allowed; 0 where there is none."""
+    """The difference relative to the allowed one; 0 where there is none."""
     if difference == 0:
         return 0.0
     return float(difference / allowed) if allowed else np.inf
@@ -297,7 +297,7 @@ def _over(difference: float, allowed: float) -> float:
 def _value_differences(
     held: Mapping[str, pa.Table], here: Mapping[str, pa.Table], rounding: float
 ) -> tuple[float, str]:
-    """The largest difference of values over what is allowed, and which differs most."""
+    """The largest difference of values over the allowed one, and the worst value in words."""
     keys = ["setting_id", "example_id", "metric", "removal"]
     both = held["rows"].to_pandas().merge(here["rows"].to_pandas(), on=keys, suffixes=("_a", "_b"))
     if len(both) != len(here["rows"]) or len(both) != len(held["rows"]):
@@ -324,7 +324,7 @@ def _value_differences(
 
 
 def _gap_allowed(map_row: Mapping[str, Any], value: float) -> float:
-    """What a relative completeness gap may differ by, over r: 4 of the module's text."""
+    """The difference that a relative completeness gap may have, over r: point 4 of the module's text."""
     scores, difference = np.abs(map_row["scores"]), abs(map_row["output_difference"] or 0.0)
     summed = len(scores) * scores.max() + 2 * max(difference, 1.0)
     return float(summed * (1 + value) / difference)

@@ -11,7 +11,7 @@ from laws.oracles import NATIVE, bert, cheap, encoded, maps, scores
 from tiny import FrameTokenizer, framed, token_inputs
 
 from saliency_bench.attribution.noise import SAMPLERS
-from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.models.references import References
 from saliency_bench.studies.block import open_block
 
@@ -46,10 +46,7 @@ def settings():
     found = []
     for method in NATIVE:
         for options in variants(method):
-            reduction = options.pop("reduction", "none")
-            found.append(
-                checked_setting(method, method, "native", reduction, 0, "logit", 0, options)
-            )
+            found += single_settings({method: {"method": method, **options}}, target=0).values()
     return found
 
 

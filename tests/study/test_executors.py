@@ -23,10 +23,10 @@ from saliency_bench.store.events import EVENTS
 from saliency_bench.store.lock import locked
 from saliency_bench.store.run import read_run
 from saliency_bench.studies import block as blocks_module
+from saliency_bench.studies import block_tables as study_tables
 from saliency_bench.studies import driver
 from saliency_bench.studies import executors as scale
 from saliency_bench.studies import run as runner
-from saliency_bench.studies import tables as study_tables
 
 #: Of tests in which nobody is started.
 CREW = scale.Crew(worker_module.Worker, 1)
