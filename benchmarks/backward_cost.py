@@ -11,7 +11,6 @@ processes do not count. The interval of a median holds for any distribution: its
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+from benchmarks.record import ONE_THREAD, Record
 from saliency_bench import wrap_model
 from saliency_bench.api.inputs import encode_all
 from saliency_bench.attribution.backward import NAMES, PLAIN
@@ -32,8 +32,6 @@ from saliency_bench.attribution.context import Context
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import open_block
 
 N_ROUNDS, N_TOKENS = 11, 32
@@ -108,7 +106,7 @@ def main() -> None:
     """Writes the ratios of all rounds, their medians and a manifest."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results/backward_cost")
     folder.mkdir(parents=True, exist_ok=True)
-    started = datetime.now(UTC)
+    record = Record("-m", "benchmarks.backward_cost")
     torch.set_num_threads(1)
     rounds, medians = [], []
     for name, attention, model in models():
@@ -120,10 +118,7 @@ def main() -> None:
     keys = ["model", "attention"]
     pd.concat(rounds).set_index([*keys, "round"]).to_csv(folder / "rounds.csv")
     pd.concat(medians).set_index([*keys, "rule"]).to_csv(folder / "cost.csv")
-    computation = {"device": "cpu", "dtype": "float32", "threads": 1}
-    command = ["python", "-m", "benchmarks.backward_cost"]
-    provenance = collect(computation, command=command, started=started, ended=datetime.now(UTC))
-    write_json(folder / "manifest.json", {"name": "backward_cost"} | provenance)
+    record.write(folder, {"name": "backward_cost"}, **ONE_THREAD)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
+from benchmarks.record import Record
 from saliency_bench.store.events import EVENTS
-from saliency_bench.store.manifest import collect
 
 STUDY = [
     *["~experiment", "method=[integrated_gradients,smoothgrad]", "metric=[srg]"],
@@ -43,7 +43,7 @@ def measured(executor: str, n_examples: int, folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    out, started = Path(sys.argv[1]), datetime.now(UTC)
+    out, record = Path(sys.argv[1]), Record()
     n_examples, rounds = (int(word) for word in [*sys.argv[2:], "100", "3"][:2])
     trials: dict[str, list[dict[str, float]]] = {name: [] for name in EXECUTORS}
     for turn in range(rounds):
@@ -56,8 +56,7 @@ if __name__ == "__main__":
         for plain, ray in zip(trials["processes"], trials["ray"], strict=True)
     ]
     found = {"n_examples": n_examples, "trials": trials, "ratios": ratios, "ratio": median(ratios)}
-    command = ["python", *sys.argv]
-    found |= collect({"threads": 1}, command=command, started=started, ended=datetime.now(UTC))
+    found |= record.provenance(threads=1)
     out.mkdir(parents=True, exist_ok=True)
     (out / "executors.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     print(f"median ratio {found['ratio']:.3f}")

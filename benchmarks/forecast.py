@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +57,9 @@ def measured(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
 def main(out: Path, names: Sequence[str]) -> None:
     """Measures the studies of these names and writes them."""
     time.perf_counter = time.process_time  # before the package takes its clock
-    from saliency_bench.store.manifest import collect
+    from benchmarks.record import Record
 
-    started, file = datetime.now(UTC), out / "forecast.json"
+    record, file = Record(), out / "forecast.json"
     kept = json.loads(file.read_text("utf-8")) if file.is_file() else {"studies": []}
     studies = {one["study"]: {"code": _code(kept)} | one for one in kept["studies"]}
     out.mkdir(parents=True, exist_ok=True)
@@ -69,16 +68,15 @@ def main(out: Path, names: Sequence[str]) -> None:
             studies[name] = measured(name, STUDIES[name], Path(place) / "run")
         ratio = studies[name]["ratio"]
         print(f"{name}: seconds x {ratio['seconds']:.2f}, gradients x {ratio['gradients']}", flush=True)  # fmt: skip
-        record = {"studies": [studies[one] for one in STUDIES if one in studies]} | collect(
-            {"threads": 1}, command=["python", *sys.argv], started=started, ended=datetime.now(UTC)
-        )
-        studies[name]["code"] = _code(record)
-        file.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        content = {"studies": [studies[one] for one in STUDIES if one in studies]}
+        content |= record.provenance(threads=1)
+        studies[name]["code"] = _code(content)
+        file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def _code(record: Mapping[str, Any]) -> Any:
-    """What code a record was made by: studies that are measured anew may have another."""
-    return record["identity"]["code"]
+def _code(content: Mapping[str, Any]) -> Any:
+    """The code that a file was made by: studies that are measured anew may have another."""
+    return content["identity"]["code"]
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import Record
 from saliency_bench.core.text import NO_OFFSET, Encoded, Shared
 from saliency_bench.store.coverage import Plan, require_planned
-from saliency_bench.store.manifest import collect
 from saliency_bench.store.parts import PartStore
 from saliency_bench.studies.block import Piece, plan_blocks, plan_pieces
 
@@ -122,12 +121,11 @@ def peak_gib() -> float:
 
 
 if __name__ == "__main__":
-    given, started = sys.argv[1:], datetime.now(UTC)
+    given, record = sys.argv[1:], Record()
     with tempfile.TemporaryDirectory(prefix="million-") as place:
         found = simulate(int(given[0]) if given else 1_000_000, Path(place))
     found |= {"peak_gib": peak_gib(), "total_seconds": sum(found["seconds"].values())}
-    command = ["python", *sys.argv]
-    found |= collect({}, command=command, started=started, ended=datetime.now(UTC))
+    found |= record.provenance()
     text = json.dumps(found, indent=1)
     print(text)
     if len(given) > 1:

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.record import Record
 from saliency_bench.attribution.describe import described
 from saliency_bench.cli import config
 from saliency_bench.core.rows import TABLES
 from saliency_bench.store.durable import sha256
-from saliency_bench.store.manifest import collect
 from saliency_bench.store.parquet import OPTIONS, schema_of
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
 
@@ -247,14 +246,14 @@ def report(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    given, began = sys.argv[1:], datetime.now(UTC)
+    given, record = sys.argv[1:], Record()
     n_examples = int(given[0]) if given else 100_000
     with tempfile.TemporaryDirectory(prefix="report-") as place:
         write_run(n_examples, Path(place))
         sizes = {path.name: path.stat().st_size for path in sorted(Path(place).glob("*.parquet"))}
         n_rows = {name: pq.ParquetFile(Path(place) / name).metadata.num_rows for name in sizes}
         found = {"n_examples": n_examples, "rows": n_rows, "bytes": sizes} | report(Path(place))
-    found |= collect({}, command=["python", *sys.argv], started=began, ended=datetime.now(UTC))
+    found |= record.provenance()
     text = json.dumps(found, indent=1)
     print(text)
     if len(given) > 1:

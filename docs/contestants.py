@@ -10,9 +10,6 @@ Fixed before the run: the settings in conf/method stay unless SRG (mask) of vali
 (NoiseGrad: the σ of the rule; DIG: eight times the points), with a 95 % interval of the paired difference above 0.
 """
 
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +17,13 @@ import pandas as pd
 import torch
 from scipy.stats import ttest_1samp
 
+from benchmarks.record import ONE_THREAD, Record, examples_and_folder
 from saliency_bench import attribute, evaluate
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.example import Example
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.model import Model
 from saliency_bench.models.weights import multiplied_weights
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
 
 SIGMAS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]
 N_MODELS, N_SENTENCES, LARGEST_DROP = 5, 60, 0.05
@@ -120,10 +116,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """Writes the accuracies, the rows of sentences, their summary and a manifest."""
-    n_examples = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "results/contestants")
-    folder.mkdir(parents=True, exist_ok=True)
-    started = datetime.now(UTC)
+    n_examples, folder = examples_and_folder("contestants", 20)
+    record = Record("docs/contestants.py", str(n_examples))
     torch.set_num_threads(1)
     model = load_default(device="cpu")
     noisy = accuracies(model)
@@ -139,10 +133,7 @@ def main() -> None:
     rows.round(5).to_csv(folder / "rows.csv", index=False)
     summary(rows).round(4).to_csv(folder / "summary.csv", index=False)
     print(summary(rows).round(4).to_string())
-    computation = {"device": "cpu", "dtype": "float32", "threads": 1, "n_examples": n_examples}
-    command = ["python", "docs/contestants.py", str(n_examples)]
-    provenance = collect(computation, command=command, started=started, ended=datetime.now(UTC))
-    write_json(folder / "manifest.json", {"name": "contestants"} | provenance)
+    record.write(folder, {"name": "contestants"}, **ONE_THREAD, n_examples=n_examples)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ refuses to sum raw gradients, to show what would come out.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
+from benchmarks.record import Record
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, method
 from saliency_bench.attribution.methods.gradients import smoothgrad
@@ -33,10 +33,8 @@ from saliency_bench.models.loading import load_default
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report import style
-from saliency_bench.report.charts import OWN_INTERVAL, ends
+from saliency_bench.report.charts import FROM_ENDS, ends
 from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
 from saliency_bench.studies.block import EQUAL, OpenBlock, opened_blocks
 from saliency_bench.studies.budget import ON_CPU
 from saliency_bench.studies.evaluate import evaluate_block
@@ -230,7 +228,7 @@ def draw(summary: pd.DataFrame) -> Figure:
             err_kws={"linewidth": 1.4},
             legend=several,
             ax=axes,
-            **OWN_INTERVAL,
+            **FROM_ENDS,
         )
         names = [one.replace("log_", "log\n").replace("_", " ") for one in variants]
         names = [one.replace("logit of the", "logit of\nthe") for one in names]
@@ -255,7 +253,7 @@ def redraw(folder: Path = FOLDER) -> None:
 
 def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
     """Measures, and writes rows, a summary and the manifest."""
-    started = datetime.now(UTC)
+    record = Record("docs/effects.py", str(n_examples))
     model = load_default(training_seed=0)
     encoded = encode(model, by_text_hash(movie_reviews.load(split="test"))[:n_examples])
     rows: list[dict[str, object]] = []
@@ -279,13 +277,7 @@ def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
         "model": dict(model.facts),
         "split": "test",
     }
-    provenance = collect(
-        computation,
-        command=["python", "docs/effects.py", str(n_examples)],
-        started=started,
-        ended=datetime.now(UTC),
-    )
-    write_json(folder / "manifest.json", about | provenance)
+    record.write(folder, about, **computation)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from saliency_bench.core.heatmap import bar, map_of_row, panel, spans_to_html
+from saliency_bench.core.heatmap import bar, panel, spans_to_html, token_map
 from saliency_bench.core.rows import TABLES
+from saliency_bench.core.scored_text import scored_text_of_row
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.store.run import read_run
 
@@ -37,7 +38,8 @@ def page(analysis: Analysis) -> str:
     sections = []
     for name in METHODS:
         key = ids[name]
-        html = spans_to_html(map_of_row(rows[key], example, analysis.setting(key)))
+        map_ = scored_text_of_row(rows[key], example, analysis.setting(key))
+        html = spans_to_html(token_map(map_))
         estimate = analysis.estimates[key, "srg"]
         numbers = f"SRG {estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
         sections.append(

@@ -9,21 +9,17 @@ scores of a text, as a norm over its tokens, relative to the scores of many more
 over seeds and texts.
 """
 
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import norm, qmc
 
+from benchmarks.record import ONE_THREAD, Record, examples_and_folder
 from saliency_bench.data import movie_reviews
 from saliency_bench.models.loading import load_default
 from saliency_bench.models.model import Model
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
 
 DRAWS = [8, 16, 32]
 SIGMAS = [0.1, 0.5]  # in standard deviations of the embedding matrix
@@ -140,19 +136,14 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """Writes the rows, their summary and a manifest."""
-    n_examples = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "results/quasi_monte_carlo")
-    folder.mkdir(parents=True, exist_ok=True)
-    started = datetime.now(UTC)
+    n_examples, folder = examples_and_folder("quasi_monte_carlo", 5)
+    record = Record("docs/quasi_monte_carlo.py", str(n_examples))
     torch.set_num_threads(1)
     table = rows(n_examples)
     table.round({"error": 6}).to_csv(folder / "errors.csv", index=False)
     summary(table).round(4).to_csv(folder / "summary.csv", index=False)
     print(summary(table).round(4).to_string())
-    computation = {"device": "cpu", "dtype": "float32", "threads": 1, "n_examples": n_examples}
-    command = ["python", "docs/quasi_monte_carlo.py", str(n_examples)]
-    provenance = collect(computation, command=command, started=started, ended=datetime.now(UTC))
-    write_json(folder / "manifest.json", {"name": "quasi_monte_carlo"} | provenance)
+    record.write(folder, {"name": "quasi_monte_carlo"}, **ONE_THREAD, n_examples=n_examples)
 
 
 if __name__ == "__main__":

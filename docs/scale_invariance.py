@@ -8,7 +8,6 @@ of the same size stands beside it.
 """
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -22,8 +21,7 @@ from transformers import (
 )
 
 import saliency_bench as sb
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import write_json
+from benchmarks.record import Record
 
 N_STEPS = [16, 32, 64, 128, 256]
 SHAPE = {
@@ -70,18 +68,12 @@ def rows() -> pd.DataFrame:
 
 def main(folder: Path = Path("results/scale_invariance")) -> None:
     """Measures, and writes the table and its manifest."""
-    started = datetime.now(UTC)
+    record = Record("docs/scale_invariance.py")
     table = rows()
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "gaps.csv", index=False, float_format="%.3g")
     computation = {"device": "cpu", "dtype": "float64", "threads": torch.get_num_threads()}
-    provenance = collect(
-        computation,
-        command=["python", "docs/scale_invariance.py"],
-        started=started,
-        ended=datetime.now(UTC),
-    )
-    write_json(folder / "manifest.json", {"name": "scale_invariance"} | provenance)
+    record.write(folder, {"name": "scale_invariance"}, **computation)
 
 
 if __name__ == "__main__":

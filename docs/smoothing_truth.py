@@ -7,15 +7,14 @@ and `manifest.json`, which says how each run was made.
 """
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from benchmarks.record import Record
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import read_run, write_json
+from saliency_bench.store.run import read_run
 
 #: Of the manifest of a run.
 KEPT = ("id", "command", "data", "model", "n_examples", "identity")
@@ -46,7 +45,7 @@ def values(analysis: Analysis) -> pd.DataFrame:
 
 def main() -> None:
     """Reads the runs and writes the folder."""
-    started = datetime.now(UTC)
+    record = Record("docs/smoothing_truth.py")
     folder, *runs = map(Path, sys.argv[1:])
     folder.mkdir(parents=True, exist_ok=True)
     analyses = [Analysis(read_run(run)) for run in runs]
@@ -57,9 +56,8 @@ def main() -> None:
             made(analysis).assign(**cell) for analysis, cell in zip(analyses, cells, strict=True)
         ]
         pd.concat(tables).set_index([*keys, "method"]).round(6).to_csv(folder / name)
-    provenance = collect({}, command=["python", "docs/smoothing_truth.py"], started=started)
     made_by = [{key: analysis.run.manifest[key] for key in KEPT} for analysis in analyses]
-    write_json(folder / "manifest.json", {"name": "smoothing_truth", "runs": made_by} | provenance)
+    record.write(folder, {"name": "smoothing_truth", "runs": made_by})
 
 
 if __name__ == "__main__":

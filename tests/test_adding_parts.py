@@ -15,8 +15,10 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.store.run import read_run
 
 PACKAGE = Path(saliency_bench.__file__).parent
+ROOT = Path(__file__).parents[1]
 
-METHOD = '''
+METHOD = '''"""Gradients at the middle of a path."""
+
 from saliency_bench.attribution.methods.base import GradientSum, method
 
 
@@ -26,26 +28,29 @@ def halfway_gradient(ctx, *, baseline: str):
     path = ctx.path(baseline, "keep")
     return GradientSum(path, nodes=[0.5], weights=[1.0], multiplier=path.embeddings - path.reference)
 '''
-METRIC = '''
+METRIC = '''"""Drops of the probability."""
+
 from saliency_bench.evaluation.metrics import metric
 
 
-@metric("first_drop", unit="probability", higher_is_better=True, bounds=(-1, 1), source="a test", reads="curve")
+@metric("first_drop", unit="probability", higher_is_better=True, bounds=(-1.0, 1.0), source="a test", reads="curve")
 def first_drop(curve) -> float:
     """The drop when the most relevant unit is removed."""
     return float(curve.deletion[0] - curve.deletion[1])
 '''
-DATASET = '''
+DATASET = '''"""Short texts."""
+
 from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
 
 
 @dataset
-def load(*, n: int) -> list[Example]:
+def load(*, n_items: int) -> list[Example]:
     """Short texts."""
-    return [Example(f"short {i}", f"the film w{i + 9} and w{i + 20}", None, i % 2) for i in range(n)]
+    return [Example(f"short {i}", f"the film w{i + 9} and w{i + 20}", None, i % 2) for i in range(n_items)]
 '''
-BASELINE = '''
+BASELINE = '''"""A part of the mean."""
+
 from saliency_bench.core.registry import BASELINES
 
 
@@ -54,7 +59,8 @@ def half_mean(ctx, moved):
     """Half of the mean of the vocabulary."""
     return ctx.references.vector("mean") / 2
 '''
-REMOVAL = '''
+REMOVAL = '''"""A part of the mean."""
+
 from saliency_bench.evaluation.removal import ReplacingProbe
 from saliency_bench.core.registry import REMOVALS
 
@@ -75,9 +81,11 @@ FUNCTIONS = {
 }
 #: The file in conf/ that goes with it; baselines and removals have none.
 CONFIGURATION = {
-    "method/halfway_gradient.yaml": "halfway_gradient: {method: halfway_gradient, reduction: sum, baseline: half_mean}\n",
-    "metric/first_drop.yaml": "first_drop: {metric: first_drop}\n",
-    "data/short.yaml": "dataset: short\nn: 4\n",
+    "method/halfway_gradient.yaml": """# The gradient at the middle of the path, times the path.
+halfway_gradient: {method: halfway_gradient, reduction: sum, baseline: half_mean}
+""",
+    "metric/first_drop.yaml": "# The first drop of the curve.\nfirst_drop: {metric: first_drop}\n",
+    "data/short.yaml": "# Short texts.\ndataset: short\nn_items: 4\n",
 }
 ENTRY_POINTS = """
 [saliency_bench.methods]
@@ -128,6 +136,57 @@ words += ["statistics.endpoint=first_drop", "statistics.n_resamples=100", f"out=
 code = main([*words, *more])
 print(json.dumps({"scores": map_.scores.tolist(), "by hand": scores.tolist(), "row": row, "drop": drop.item(), "code": code}))
 """
+
+#: The tests that walk over what is registered or configured, by file.
+WALKS = {
+    "api/test_parts.py": (
+        "test_every_part_is_described_by_a_whole_sentence",
+        "test_commands_select_what_they_say",
+        "test_calls_are_accepted_by_what_they_call",
+        "test_what_scores_sum_to_is_said_of_the_methods_that_report_a_gap",
+        "test_every_entry_stands_in_one_family",
+    ),
+    "attribution/test_baselines.py": (
+        "test_integrated_gradients_are_complete_from_every_baseline[keep-half_mean]",
+        "test_integrated_gradients_are_complete_from_every_baseline[replace-half_mean]",
+    ),
+    "attribution/test_method_facts.py": ("test_every_method_says_what_it_is",),
+    "attribution/test_settings.py": (
+        "test_command_and_python_agree_on_every_value_of_every_hyperparameter[halfway_gradient]",
+    ),
+    "cli/test_cli.py": ("test_list_names_everything_of_a_kind",),
+    "cli/test_config.py": (
+        "test_every_file_of_a_group_holds_one_entry_of_its_own_name",
+        "test_every_method_has_a_file_that_names_all_its_hyperparameters",
+        "test_every_dataset_has_a_file_that_names_all_its_hyperparameters",
+    ),
+    "core/test_ranges.py": (
+        "test_every_number_that_is_shipped_is_in_its_range",
+        "test_every_number_that_a_component_takes_has_a_range",
+    ),
+    "evaluation/test_metrics.py": ("",),
+    "faults/test_broken_row.py": (
+        "test_only_the_texts_with_the_token_have_no_scores[halfway_gradient]",
+        "test_only_their_metrics_fail[third_mean]",
+    ),
+    "laws/test_axioms.py": (
+        "test_a_token_that_the_score_does_not_read_gets_exactly_nothing",
+        "test_dimensions_that_the_score_does_not_read_have_no_say",
+        "test_two_networks_of_one_function_have_equal_maps",
+    ),
+    "laws/test_completeness.py": (
+        "test_every_method_that_claims_completeness_has_it_against_a_baseline_that_is_not_zero",
+        "test_squares_products_of_one_point_and_random_paths_claim_nothing",
+    ),
+    "laws/test_extremes.py": (
+        "test_a_score_in_other_units_has_its_maps_in_these_units",
+        "test_a_text_without_a_number_does_not_spoil_its_batch_mates",
+    ),
+    "laws/test_invariance.py": ("test_padding_in_a_block_changes_no_map",),
+    "laws/test_model_is_left_as_found.py": ("test_the_model_and_all_generators_are_left_as_found",),
+    "laws/test_noise.py": ("test_without_noise_smoothing_changes_nothing",),
+    "study/test_evaluate.py": ("test_every_metric_in_conf_is_read_by_evaluate",),
+}
 
 
 def install(root: Path) -> tuple[Path, list[str]]:
@@ -182,3 +241,26 @@ def test_one_part_of_each_kind_is_accepted_by_python_and_by_a_study(tmp_path, fo
     assert set(rows.metric) == {"first_drop"} and set(rows.removal) == {"third_mean"}
     assert set(rows.status) == {"ok"}
     assert (run / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_suite_accepts_parts_that_stand_beside_ours(tmp_path):
+    """Its tests that walk over registries, run where the parts have been added."""
+    root, _ = put_beside_ours(tmp_path)
+    for name in ("tests", "pyproject.toml"):
+        (root / name).symlink_to(ROOT / name)
+    tests = [
+        f"tests/{file}::{name}".removesuffix("::")
+        for file, names in WALKS.items()
+        for name in names
+    ]
+    options = ["-v", "-n", "0", "-p", "no:cacheprovider", "-m", "not thorough"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "[first_drop] PASSED" in done.stdout

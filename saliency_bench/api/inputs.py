@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
-from saliency_bench.data import asked
+from saliency_bench.data import fields
 from saliency_bench.data.example import Example
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION, TEXT_GENERATION
 from saliency_bench.models.model import Model
@@ -142,8 +142,8 @@ def _example(item: Mapping[str, Any], name: str, label: int | str | None, where:
     Raises:
         InputError: it has other columns, or one that is unusable.
     """
-    messages = asked.messages_of(item.get(MESSAGES), where)
-    text, pair = asked.written(messages) if messages else item.get(TEXT), item.get(TEXT_PAIR)
+    messages = fields.messages_of(item.get(MESSAGES), where)
+    text, pair = fields.text_of(messages) if messages else item.get(TEXT), item.get(TEXT_PAIR)
     if messages and {TEXT, SEGMENTS} & {*item}:
         raise InputError(
             f"{where} has messages, and text or segments beside them: give one of these"
@@ -155,8 +155,8 @@ def _example(item: Mapping[str, Any], name: str, label: int | str | None, where:
             pair,
             label,
             source=where,
-            options=asked.options_of(item.get(OPTIONS), where),
-            parts=asked.stretches_of(item.get(SEGMENTS), text, where),
+            options=fields.options_of(item.get(OPTIONS), where),
+            parts=fields.segments_of(item.get(SEGMENTS), text, where),
             messages=messages,
         )
     named = next((key for key in item if isinstance(item[key], str)), TEXT)

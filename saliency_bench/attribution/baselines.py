@@ -1,18 +1,18 @@
-"""Where paths start: the embeddings that stand for "nothing here", for every token of a batch.
+"""Baselines: embeddings that stand for the absence of a token, and the start of the paths that methods integrate over.
 
-One vector for all places: mask, pad, unk, zero, mean, or the user's own (`vector:`). Else:
+The baselines mask, pad, unk, zero, mean and the user's own vector (`vector:FILE`) have one vector for all tokens. Others:
 
-- `uniform`: random vectors, every dimension uniform with the mean and the standard deviation that it has in the
+- `uniform`: random vectors. Each dimension is uniform, with the mean and the standard deviation that it has in the
   embedding matrix (mean ± √3 std; the uniform baseline of Sturmfels, Lundberg & Lee 2020, at the scale of the model).
-- `max_entropy`: the convex combination of the vocabulary at which the model knows least (Tan 2022, arXiv 2204.05948),
-  the same at every attributable token and searched for with the special tokens in their places.
-- `text:SOME WORDS`: these words, over and over or cut.
+- `max_entropy`: the convex combination of the vocabulary for which the model's prediction has the largest entropy (Tan
+  2022, arXiv 2204.05948). It is the same at every attributable token; special tokens keep their places in the search.
+- `text:SOME WORDS`: these words, repeated or cut to the length of the text (`Context.baseline_vectors`).
 
-Adding one is one function in a file of this folder, registered by `@BASELINES.register` (or in an installed package,
-entry point group `saliency_bench.baselines`): of a context and the places that get it, to one vector for all, one for
-each text [B 1 D] or one for each token [B T D].
+To add a baseline, write one function in a file of this folder and register it by `@BASELINES.register` (in an installed
+package: entry point group `saliency_bench.baselines`). It takes a context and a mask [B T] of the tokens to replace, and
+returns one vector for all [D], one for each text [B 1 D] or one for each token [B T D].
 
-References of random paths are drawn from `references.REFERENCES`, at the text's own length.
+Random references of path methods are drawn from `references.REFERENCES`, at the text's own length.
 """
 
 import math
@@ -20,56 +20,42 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.points import RandomStarts
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.tensors import on_device, sent
 from saliency_bench.models import references as model_references
-from saliency_bench.models.contents import TEXT, VECTOR
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import FRAME_TOKENS
 from saliency_bench.models.tasks.scores import logits_fn
 
-if TYPE_CHECKING:
-    from saliency_bench.attribution.context import Context
+#: Draws vectors [R T D] for rows, from a context, the example of each row and the random stream of each row.
+RowsDraw = Callable[[Context, Sequence[int], Sequence[torch.Generator]], Float[Tensor, "R T D"]]
 
-#: Vectors [R T D] of rows: of a context, each row's example, and each row's stream.
-RowsDraw = Callable[["Context", Sequence[int], Sequence[torch.Generator]], Float[Tensor, "R T D"]]
-
-#: The search for the largest entropy ends with this share of log C, or after so many gradients. On the bundled model
-#: it takes 1 to 9 for each frame (5 in the middle; 229 for 200 sentences of 48 lengths) and always gets there. They
-#: count for no map, since equal frames share them.
+#: The search for the largest entropy ends at this share of log C, or after this many gradients. On the bundled model it
+#: takes 1 to 9 gradients for each frame (the median is 5; 200 sentences of 48 lengths take 229) and always reaches the
+#: share. These gradients are not counted in the cost of a map, since equal frames share them.
 ENOUGH = 0.999
 MOST_GRADIENTS = 100
 
-#: Below this share of log C the user is told.
+#: Below this share of log C a warning is given.
 LITTLE = 0.9
 
-#: The length of the first step, as the standard deviation of the change of log-weights; doubled where it was good.
+#: The length of the first step, as the standard deviation of the change of the log-weights, and the smallest one.
 FIRST_STEP = 0.25
 LAST_STEP = 1e-6
 
 
-def embeddings(ctx: "Context", baseline: str, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """The named baseline at every token; only those that are `moved` are meant to have it."""
-    if baseline.startswith(TEXT):
-        return _words(ctx, baseline)
-    if baseline.startswith(VECTOR):
-        return ctx.references.vector(baseline).expand_as(ctx.embeddings)
-    start: Tensor = BASELINES[baseline](ctx, moved)
-    return start.expand_as(ctx.embeddings)
-
-
-def _token(name: str, ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "..."]:
+def _token(name: str, ctx: Context, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "..."]:
     return ctx.references.replacement(name, ctx.batch, ctx.embeddings, moved)
 
 
@@ -79,11 +65,15 @@ for _name in model_references.NAMES:
 
 @torch.no_grad()
 def diagnostics(
-    ctx: "Context", baseline: str, special_tokens: str = "keep"
+    ctx: Context, baseline: str, special_tokens: str = "keep"
 ) -> Float[np.ndarray, " B"]:
-    """The entropy of the model's prediction at the start of each example's path, as a share of the largest, log C.
+    """The entropy of the model's prediction at the start of each example's path, divided by its maximum log C.
 
-    A baseline that says nothing is near 1 (Tan 2022). It can be asked of any baseline, and takes one forward pass.
+    An uninformative baseline has a value near 1 (Tan 2022). The function works for any baseline, and takes one forward
+    pass.
+
+    Raises:
+        InputError: the model has one class.
     """
     start = ctx.path(baseline, special_tokens).reference
     rows = torch.arange(len(ctx.batch), device=start.device)
@@ -91,13 +81,20 @@ def diagnostics(
     return np.asarray(_share(logits).cpu())
 
 
-def random_reference(ctx: "Context", references: str, special_tokens: str) -> RandomStarts:
+def random_reference(ctx: Context, references: str, special_tokens: str) -> RandomStarts:
     """Random references at the text's own length; tokens that do not move stay as they are.
 
-    Each draw has a stream of its own, which belongs to the seed, the text and the number of the draw, and to nothing
-    else.
+    Each draw has its own random stream, which depends only on the seed, the text and the number of the draw.
+
+    Args:
+        ctx: the batch.
+        references: a name in `references.REFERENCES`, or file:PATH.
+        special_tokens: see `Context.moved`.
+
+    Raises:
+        InputError: the texts of a file are shorter than the longest text.
     """
-    moved = _moved(ctx, special_tokens)
+    moved = ctx.moved(special_tokens)
     name = model_references.identity(references)
     draw = _random_vectors if references == "uniform" else _random_tokens(ctx, references, moved)
 
@@ -107,24 +104,17 @@ def random_reference(ctx: "Context", references: str, special_tokens: str) -> Ra
             generator_for("cpu", "reference", name, ctx.seed, ctx.hashes[example], number)
             for example, number in zip(examples, numbers, strict=True)
         ]
-        away = draw(ctx, examples, streams)
+        vectors = draw(ctx, examples, streams)
         index = on_device(examples, moved.device, torch.long)
-        return torch.where(moved[index, :, None], away, ctx.embeddings[index])
+        return torch.where(moved[index, :, None], vectors, ctx.embeddings[index])
 
     return RandomStarts(lambda examples, numbers: rows(tuple(examples), tuple(numbers)))
 
 
-def _moved(ctx: "Context", special_tokens: str) -> Bool[Tensor, "B T"]:
-    moved = {"keep": ctx.batch.attributable, "replace": ctx.batch.mask}
-    if special_tokens not in moved:
-        raise unknown("baseline_special_tokens", special_tokens, list(moved))
-    return moved[special_tokens]
+def _random_tokens(ctx: Context, references: str, moved: Bool[Tensor, "B T"]) -> RowsDraw:
+    """Draws independent tokens of the vocabulary or a window of a text, and embeds all rows in one call.
 
-
-def _random_tokens(ctx: "Context", references: str, moved: Bool[Tensor, "B T"]) -> RowsDraw:
-    """Single tokens of the vocabulary, each as likely, or a window of a text; all rows embedded in one call.
-
-    They fill the places that move in order, so that a window of a text stays one.
+    The tokens fill the places that move in order, so that a window of a text keeps its order.
     """
     corpus = ctx.references.corpus(references)
     places = [places_of_row.nonzero()[:, 0] for places_of_row in moved.cpu()]
@@ -133,7 +123,7 @@ def _random_tokens(ctx: "Context", references: str, moved: Bool[Tensor, "B T"]) 
     pick = model_references.tokens if references == "vocabulary" else model_references.window
 
     def draw(
-        ctx: "Context", examples: Sequence[int], streams: Sequence[torch.Generator]
+        ctx: Context, examples: Sequence[int], streams: Sequence[torch.Generator]
     ) -> Float[Tensor, "R T D"]:
         ids = torch.zeros(len(examples), moved.shape[1], dtype=torch.long)
         for row, (example, stream) in enumerate(zip(examples, streams, strict=True)):
@@ -151,9 +141,9 @@ def _random_tokens(ctx: "Context", references: str, moved: Bool[Tensor, "B T"]) 
 
 
 def _random_vectors(
-    ctx: "Context", examples: Sequence[int], streams: Sequence[torch.Generator]
+    ctx: Context, examples: Sequence[int], streams: Sequence[torch.Generator]
 ) -> Float[Tensor, "R T D"]:
-    """For each row a uniform baseline of its own: a vector for every token, whether it moves or not."""
+    """The uniform baseline of each row: a random vector for every token, whether it moves or not."""
     drawn = torch.zeros(len(examples), *ctx.embeddings.shape[1:])
     for row, (example, stream) in enumerate(zip(examples, streams, strict=True)):
         length = ctx.batch.lengths[example]
@@ -166,24 +156,17 @@ def _random_vectors(
 
 
 @BASELINES.register
-def uniform(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """Random vectors; those of a text belong to the text and the seed."""
+def uniform(ctx: Context, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """Random vectors, which depend only on the text and the seed."""
     streams = [generator_for("cpu", "baseline", "uniform", ctx.seed, name) for name in ctx.hashes]
     return _random_vectors(ctx, range(len(ctx.batch)), streams)
 
 
-def _words(ctx: "Context", baseline: str) -> Float[Tensor, "B T D"]:
-    """The words at the attributable tokens, from the first; a special token that moves gets the word before it."""
-    words = ctx.references.words(baseline).to(ctx.embeddings.device)
-    order = (ctx.batch.attributable.cumsum(1) - 1).clamp_min(0)
-    return model_references.embed_batch(ctx.references.model, ctx.batch, words[order % len(words)])
-
-
 @dataclass(frozen=True)
 class Frame:
-    """What a text is without its words: its length, what frames it, and which tokens are attributable.
+    """A text without its words: its length, its special tokens, and which tokens are attributable.
 
-    `ids` hold the same token at every attributable place, except for tokens by which a model finds the end or the
+    `ids` holds the same token at every attributable place, except for tokens by which a model finds the end or the
     padding of a text.
     """
 
@@ -195,8 +178,11 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class LeastKnown:
-    """The vector at which a frame's prediction has the largest entropy that was found, as a share of log C."""
+class EntropyMaximum:
+    """The vector for which a frame's prediction has the largest entropy that the search reached.
+
+    `share` is this entropy divided by log C; `n_gradients` is the cost of the search.
+    """
 
     vector: Float[Tensor, " D"]
     share: float
@@ -204,33 +190,33 @@ class LeastKnown:
 
 
 @BASELINES.register
-def max_entropy(ctx: "Context", moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
-    """The baseline of the largest entropy, the same vector at every token of a text; equal frames share it."""
-    vectors_of = ctx.references.found
+def max_entropy(ctx: Context, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B 1 D"]:
+    """The vector for which the prediction has the largest entropy, the same at every token of a text."""
+    maxima = ctx.references.cache  # equal frames share a vector
     vectors = []
     for frame in _frames(ctx):
-        if frame not in vectors_of:
-            vectors_of[frame] = least_known(ctx.references, frame)
-            _warn_once(ctx.references, frame)
-        vectors.append(vectors_of[frame].vector)
+        if frame not in maxima:
+            maxima[frame] = entropy_maximum(ctx.references, frame)
+            _warn_once(ctx.references, frame, maxima[frame].share)
+        vectors.append(maxima[frame].vector)
     return torch.stack(vectors)[:, None, :]
 
 
-def _warn_once(references: References, frame: Frame) -> None:
-    """Tells of the first frame at which the model still knows something; `diagnostics` tells of all."""
-    share = references.found[frame].share
-    if share >= LITTLE or references.told:
+def _warn_once(references: References, frame: Frame, share: float) -> None:
+    """Warns of the first frame whose largest entropy is small; `diagnostics` has the values of all texts."""
+    if share >= LITTLE or references.has_warned:
         return
-    references.told = True
+    references.has_warned = True
     warnings.warn(
-        f"baseline=max_entropy: for a text of {len(frame.ids)} tokens no mixture of the vocabulary was found at which "
-        f"{references.model.name} has more than {share:.2f} of the largest entropy; expected {LITTLE} or more. "
-        "Attributions are relative to a prediction that is not uninformed: compare baseline=mask.",
+        f"baseline=max_entropy: for a text of {len(frame.ids)} tokens the search found no mixture of the vocabulary for "
+        f"which the prediction of {references.model.name} has more than {share:.2f} of the largest entropy; expected "
+        f"{LITTLE} or more. Attributions are relative to a prediction that is not uninformed: compare baseline=mask.",
         stacklevel=2,
     )
 
 
-def _frames(ctx: "Context") -> list[Frame]:
+def _frames(ctx: Context) -> list[Frame]:
+    """The frame of each text of the batch."""
     batch = ctx.batch
     kept = _kept_ids(ctx)
     ordinary = ctx.references.ordinary_tokens.tolist()
@@ -255,10 +241,10 @@ def _frames(ctx: "Context") -> list[Frame]:
     return frames
 
 
-def _kept_ids(ctx: "Context") -> set[int]:
-    """Tokens that mean more to the model than their embedding: RoBERTa counts positions past pads, BART pools at ends.
+def _kept_ids(ctx: Context) -> set[int]:
+    """Ids of tokens whose place the model uses: RoBERTa counts positions past pads, BART pools at the end token.
 
-    Without a tokenizer they may be among the attributable ones.
+    Without a tokenizer they may be among the attributable tokens.
     """
     model = ctx.references.model
     kept = set(getattr(model.tokenizer, "all_special_ids", ()))
@@ -283,12 +269,12 @@ class Mixture:
     slope: Float[Tensor, " V"]
 
 
-def least_known(references: References, frame: Frame) -> LeastKnown:
-    """The largest entropy of a frame's prediction over convex combinations of the vocabulary (Tan 2022).
+def entropy_maximum(references: References, frame: Frame) -> EntropyMaximum:
+    """Maximises the entropy of a frame's prediction over convex combinations of the vocabulary (Tan 2022).
 
-    Conjugate natural gradients from the vocabulary's mean: a step that helps doubles the next one, a step that does
-    not is cut to a quarter. Nothing is drawn at random and no other frame has a say. What is found may be a local
-    maximum, and not every model can be brought to know nothing: `share` says how far it came.
+    The search takes conjugate natural gradients, starting from the mean of the vocabulary. The step is doubled after an
+    improvement and cut to a quarter otherwise. The result is deterministic and does not depend on other frames. It may
+    be a local maximum, and some models are certain at every mixture: `share` is the value that was reached.
 
     Raises:
         InputError: the model has one class, or no embedding matrix.
@@ -296,39 +282,43 @@ def least_known(references: References, frame: Frame) -> LeastKnown:
     matrix = references.matrix()
     matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
     start = torch.zeros(len(matrix), dtype=torch.float64, device=matrix.device)
-    here = _mixture(references, frame, matrix, start)
-    way, step, spent = here.slope, FIRST_STEP, 1
-    while here.share < ENOUGH and spent < MOST_GRADIENTS and step > LAST_STEP:
-        length = _dot(here, way, way).sqrt()
+    best = _mixture(references, frame, matrix, start)
+    direction, step, n_gradients = best.slope, FIRST_STEP, 1
+    while best.share < ENOUGH and n_gradients < MOST_GRADIENTS and step > LAST_STEP:
+        length = _dot(best, direction, direction).sqrt()
         if not length > 0:  # no mixture nearby is better
             break
-        there = _mixture(references, frame, matrix, here.logits + step * way / length)
-        spent += 1
-        if there.share > here.share:
-            way, here, step = _conjugate(here, there, way), there, 2 * step
-        elif way is not here.slope and step < math.sqrt(LAST_STEP):
-            way, step = here.slope, FIRST_STEP
+        trial = _mixture(references, frame, matrix, best.logits + step * direction / length)
+        n_gradients += 1
+        if trial.share > best.share:
+            direction, best, step = _conjugate(best, trial, direction), trial, 2 * step
+        elif direction is not best.slope and step < math.sqrt(LAST_STEP):
+            direction, step = best.slope, FIRST_STEP
         else:
             step /= 4
-    return LeastKnown(here.vector, here.share, spent)
+    return EntropyMaximum(best.vector, best.share, n_gradients)
 
 
-def _conjugate(here: Mixture, there: Mixture, way: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+def _conjugate(
+    before: Mixture, after: Mixture, direction: Float[Tensor, " V"]
+) -> Float[Tensor, " V"]:
     """The next direction (Polak & Ribière 1969, never against the slope)."""
-    change = _dot(there, there.slope, there.slope - here.slope)
-    turned = there.slope + way * (change / _dot(there, here.slope, here.slope)).clamp_min(0)
-    return turned if _dot(there, turned, there.slope) > 0 else there.slope
+    change = _dot(after, after.slope, after.slope - before.slope)
+    turned = after.slope + direction * (change / _dot(after, before.slope, before.slope)).clamp_min(
+        0
+    )
+    return turned if _dot(after, turned, after.slope) > 0 else after.slope
 
 
-def _dot(at: Mixture, a: Float[Tensor, " V"], b: Float[Tensor, " V"]) -> Float[Tensor, ""]:
-    """The Fisher metric of softmax weights."""
-    return at.weights @ (a * b)
+def _dot(mixture: Mixture, a: Float[Tensor, " V"], b: Float[Tensor, " V"]) -> Float[Tensor, ""]:
+    """The dot product of two directions in the Fisher metric of softmax weights."""
+    return mixture.weights @ (a * b)
 
 
 def _mixture(
     references: References, frame: Frame, matrix: Float[Tensor, "V D"], logits: Float[Tensor, " V"]
 ) -> Mixture:
-    """One gradient of a frame alone."""
+    """The mixture of these log-weights with its entropy and slope, by one gradient."""
     model, device = references.model, matrix.device
     weights = logits.softmax(0)
     ids = torch.tensor([frame.ids], device=device)
@@ -342,8 +332,8 @@ def _mixture(
         out = model.output(ids, mask, types, torch.where(moved, vector, around), extra=extra)
         if model.per_token:
             raise InputError(
-                f"baseline=max_entropy is of one prediction for a text, and {model.task} has one for every token: "
-                "use another baseline"
+                f"baseline=max_entropy needs one prediction for a text, and {model.task} has one for every token: use "
+                "another baseline"
             )
         share = _share(out)[0]
         (gradient,) = torch.autograd.grad(share, vector)
@@ -352,7 +342,11 @@ def _mixture(
 
 
 def _share(logits: Float[Tensor, "R C"]) -> Float[Tensor, " R"]:
-    """The entropy of each prediction over log C."""
+    """The entropy of each prediction divided by log C.
+
+    Raises:
+        InputError: there is one class.
+    """
     n_classes = logits.shape[-1]
     if n_classes < 2:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a method may use: one batch, its clean pass, the gradient primitive, baselines and noise."""
+"""The object that a method receives: a batch, its clean pass, gradients, baselines and noise."""
 
 from collections.abc import Callable, Hashable, Mapping
 from copy import copy
@@ -7,17 +7,18 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.attribution import baselines
 from saliency_bench.attribution.backward import PLAIN, RULES
 from saliency_bench.attribution.backward.score import score_fn as score_fn_by_rule
 from saliency_bench.attribution.gradient import Clean, GradientEngine
 from saliency_bench.attribution.points import NoiseCloud, Points, StraightPath
 from saliency_bench.core.errors import unknown
+from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.seeding import token_hash
 from saliency_bench.core.tensors import Batch, Probe, ScoreFn
+from saliency_bench.models.contents import TEXT, VECTOR
 from saliency_bench.models.references import References, embed_batch
 from saliency_bench.models.tasks.scores import output_of, score_fn
 
@@ -26,11 +27,12 @@ SPECIAL_TOKENS = ("keep", "replace")
 
 @dataclass
 class Context:
-    """One batch with one target class per example (or one against another), and what the methods share on it.
+    """One batch of texts with the classes to explain, and the results that methods share on it.
 
-    `clean_score` and `clean_gradient` are F(x) and ∇F(x); the class was fixed from the same logits and is never
-    chosen again on perturbed inputs. `clean_gradients` holds ∇F(x) by output where the pass that gave the logits took it
-    too; else it is taken when it is asked for. `probe(removal)` answers what the model says of the tokens that stay.
+    The target is one class for each example, or one class against another. It was fixed from `logits` and is never
+    chosen again on perturbed inputs. `clean_score` and `clean_gradient` are F(x) and ∇F(x). `clean_gradients` holds
+    ∇F(x) by output if it was computed together with the logits; otherwise it is computed when it is first used.
+    `probe(removal)` returns a function that gives the logits of texts with tokens removed.
     """
 
     references: References
@@ -55,7 +57,7 @@ class Context:
         self._under: dict[str, Context] = {}
 
     def under(self, rule: str) -> "Context":
-        """The same batch with its gradients by a backward rule; F, baselines, paths and noise are shared."""
+        """The same batch with gradients by a backward rule. F, baselines, paths and noise are shared."""
         if rule == PLAIN:
             return self
         if rule not in self._under:
@@ -76,12 +78,12 @@ class Context:
 
     @cached_property
     def score(self) -> ScoreFn:
-        """The score of each example's target class, by the whole model: what other libraries are given."""
+        """The score of each example's target class, by the whole model: the function that other libraries explain."""
         return score_fn(self.references.model, self.batch, self.target, self.output)
 
     @cached_property
     def clean(self) -> Clean:
-        """F(x), from the logits by which the class was chosen, and ∇F(x), once it is asked for."""
+        """F(x), from the logits by which the class was chosen, and ∇F(x), computed at first use."""
         scores = output_of(self.references.model, self.output)(self.logits, self.target)
         clean = self.engine.clean(self.embeddings, scores)
         if (gradients := self.clean_gradients.get(self.output)) is not None:
@@ -100,31 +102,61 @@ class Context:
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """A name for each text's tokens, to which its random draws belong."""
+        """A hash of each text's token ids, which seeds its random draws."""
         return tuple(token_hash(item.input_ids) for item in self.batch.encoded)
 
     def path(self, baseline: str, special_tokens: str) -> StraightPath:
         """The straight path from a baseline to the input.
 
         Args:
-            baseline: see `baselines`.
-            special_tokens: "keep" leaves special tokens as they are, so that they get exactly 0; "replace"
-                moves them too. Padding never moves.
+            baseline: a name in `BASELINES`, text:WORDS or vector:FILE (see `baselines`).
+            special_tokens: see `moved`.
         """
-        if self._plain is not None:  # where a path starts is no matter of the rule
+        if self._plain is not None:  # the start of a path does not depend on the rule
             return self._plain.path(baseline, special_tokens)
         key = "path", baseline, special_tokens
         if key not in self._paths:
-            if special_tokens not in SPECIAL_TOKENS:
-                raise unknown("baseline_special_tokens", special_tokens, list(SPECIAL_TOKENS))
-            moved = self.batch.attributable if special_tokens == "keep" else self.batch.mask
-            away = baselines.embeddings(self, baseline, moved)
-            reference = torch.where(moved[:, :, None], away, self.embeddings)
+            moved = self.moved(special_tokens)
+            vectors = self.baseline_vectors(baseline, moved)
+            reference = torch.where(moved[:, :, None], vectors, self.embeddings)
             self._paths[key] = StraightPath(key, self.embeddings, reference)
         return self._paths[key]
 
+    def moved(self, special_tokens: str) -> Bool[Tensor, "B T"]:
+        """The tokens that a baseline replaces.
+
+        Args:
+            special_tokens: "keep" leaves special tokens as they are, so that path methods give them exactly 0;
+                "replace" moves them too. Padding never moves.
+
+        Raises:
+            InputError: `special_tokens` is neither.
+        """
+        if special_tokens not in SPECIAL_TOKENS:
+            raise unknown("baseline_special_tokens", special_tokens, list(SPECIAL_TOKENS))
+        return self.batch.attributable if special_tokens == "keep" else self.batch.mask
+
+    def baseline_vectors(self, baseline: str, moved: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """The vector of the named baseline at every token; only those at `moved` tokens are meaningful."""
+        if baseline.startswith(VECTOR):
+            vectors: Tensor = self.references.vector(baseline)
+        elif baseline.startswith(TEXT):
+            vectors = self._words(baseline)
+        else:
+            vectors = BASELINES[baseline](self, moved)
+        return vectors.expand_as(self.embeddings)
+
+    def _words(self, baseline: str) -> Float[Tensor, "B T D"]:
+        """The words of a text: baseline at the attributable tokens, over and over or cut.
+
+        A special token that moves gets the word before it.
+        """
+        words = self.references.words(baseline).to(self.embeddings.device)
+        order = (self.batch.attributable.cumsum(1) - 1).clamp_min(0)
+        return embed_batch(self.references.model, self.batch, words[order % len(words)])
+
     def scores_at(self, points: Points, node: Any) -> Float[Tensor, " B"]:
-        """F at one node of every example, forward only."""
+        """F at one node of every example, by a forward pass."""
         return self.engine.scores_at(points, node, self.clean)
 
     def path_difference(self, path: StraightPath) -> Float[Tensor, " B"]:
@@ -149,7 +181,7 @@ class Context:
         )
 
     def noise_unit(self, unit: str) -> Float[Tensor, " B"]:
-        """How large one unit of σ is for each example: std, range or absolute (see `noise.Noise`)."""
+        """The size of one unit of σ for each example: std, range or absolute (see `noise.Noise`)."""
         if unit not in self._units:
             self._units[unit] = self._unit(unit)
         return self._units[unit]

@@ -41,7 +41,7 @@ def _list() -> None:
     console.print("To convert one, once: saliency-bench models prepare NAME")
 
 
-def _state(name: str, model: preparing.Prepared) -> tuple[str, str]:
+def _state(name: str, model: preparing.PackagedModel) -> tuple[str, str]:
     """The step that a model needs before it can be used, and its colour."""
     if preparing.is_prepared(name):
         return "ready", "green"

@@ -197,7 +197,7 @@ def _configuration(submission: suites.Submission, options: Mapping[str, str]) ->
     # In the order of the settings: the manifest is sorted.
     names = dict.fromkeys(str(setting["name"]) for setting in submission.run.settings)
     plain["method"] = {name: plain["method"][name] for name in names if name in plain["method"]}
-    if (requested := submission.run.manifest.get(suites.ASKED_REMOVAL)) is not None:
+    if (requested := submission.run.manifest.get(suites.REQUESTED_REMOVAL)) is not None:
         plain["evaluation"] = dict(plain["evaluation"]) | {"removal": requested}
     plain["runtime"] = dict(plain.get("runtime") or {}) | {
         "executor": conf_files.read("runtime", "here")["executor"]

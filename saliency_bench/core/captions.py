@@ -1,122 +1,99 @@
-"""Texts around a map: its heading, the facts under it, and what its colours mean."""
+"""Texts around a map: its heading, the facts under it, and the meaning of its colours."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from saliency_bench.core.heatmap import TokenMap, number, visible
-from saliency_bench.core.labels import BACKWARD, hyperparameters, value_label, value_of, varying
+from saliency_bench.core.labels import (
+    BACKWARD,
+    hyperparameters,
+    setting_label,
+    value_label,
+    varying,
+)
 from saliency_bench.core.method_facts import backward_parts, facts_of
+from saliency_bench.core.scored_text import ScoredText
+from saliency_bench.core.text import BOUNDARIES, Encoded
 
-if TYPE_CHECKING:
-    from saliency_bench.core.maps import AttributionMap
-    from saliency_bench.core.text import Encoded
-
-#: Hyperparameters of methods that draw at random, whose seed is a fact.
+#: Hyperparameters of methods that draw at random, for which the seed is shown.
 _DRAWN = ("n_samples", "n_rankings")
-#: Facts that come first, in this order.
+#: Values of a setting that are shown first, in this order.
 _FIRST = ("output", "target", "reduction", "baseline", "removal", "n_steps", "n_samples")
-_BOUNDARIES = ("start", "end")
 
 
 class Place(NamedTuple):
-    """Where a text was asked: a token, counted from 0 with special ones, or a boundary of the answer."""
+    """The place that a question is about: a token, counted from 0 with special ones, or a boundary of the answer."""
 
     token: int | None
     written: str
 
 
-def place(encoded: "Encoded") -> Place | None:
-    """Where a text was asked; None in tasks that ask once of each text."""
+def place_of(encoded: Encoded) -> Place | None:
+    """Returns the place that the question of a text is about; None in tasks with one question per text."""
     if encoded.boundary is not None:
-        return Place(None, _BOUNDARIES[encoded.boundary])
-    if encoded.position is None:
+        return Place(None, BOUNDARIES[encoded.boundary])
+    if (token := encoded.position) is None:
         return None
-    texts, token = (encoded.text, encoded.text_pair), encoded.position
-    written = _written(texts, encoded.segments[token], *encoded.offsets[token])
+    text = {0: encoded.text, 1: encoded.text_pair}.get(encoded.segments[token])
+    start, end = encoded.offsets[token]
+    written = text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
     return Place(token, written or encoded.tokens[token])
 
 
-def _written(texts: Sequence[Any], segment: int, start: int, end: int) -> str:
-    """What stands in the text where a token is; nothing where it has no place there."""
-    text = texts[segment] if segment >= 0 else None
-    return text[start:end].strip() if isinstance(text, str) and start >= 0 else ""
-
-
-def place_of_row(row: Mapping[str, Any], example: Mapping[str, Any], question: str) -> Place | None:
-    """The same of a line of `maps`, with that of `examples` and what follows the text's name in its `example_id`."""
-    if question in _BOUNDARIES:
-        return Place(None, question)
-    # Names are whatever a folder says: one of no token asks about none.
-    tokens = {str(token): token for token in range(len(row["tokens"]))}
-    if (token := tokens.get(question)) is None:
-        return None
-    at = (int(row[key][token]) for key in ("segments", "starts", "ends"))
-    written = _written((example["text"], example["text_pair"]), *at)
-    return Place(token, written or row["tokens"][token])
-
-
-def headings(maps: "Sequence[AttributionMap]") -> list[str]:
-    """Makes a heading for each map; it names what the maps of one method differ in."""
+def headings(maps: Sequence[ScoredText]) -> list[str]:
+    """Returns a heading for each map. It names the hyperparameters in which maps of one method differ."""
     return [_heading(map_, method) for map_, method in zip(maps, methods_of(maps), strict=True)]
 
 
-def methods_of(maps: "Sequence[AttributionMap]") -> list[str]:
-    """The method of each map, with what the maps of one method differ in and its backend."""
+def methods_of(maps: Sequence[ScoredText]) -> list[str]:
+    """Returns the method of each map, with its backend and the hyperparameters in which maps of one method differ."""
     settings = [_named(map_) for map_ in maps]
     return [
-        _method(
-            setting, [key for key in varying(settings, setting["name"]) if _tells(key, setting)]
+        setting_label(
+            setting,
+            [key for key in varying(settings, setting["name"]) if _in_heading(key, setting)],
         )
         for setting in settings
     ]
 
 
-def heading(map_: "AttributionMap") -> str:
-    """Makes the heading of a single map: method, backend, place, explained class."""
-    return _heading(map_, _method(_named(map_), []))
+def heading(map_: ScoredText) -> str:
+    """Returns the heading of a single map: method, backend, place, explained class."""
+    return _heading(map_, setting_label(_named(map_), []))
 
 
-def _named(map_: "AttributionMap") -> Mapping[str, Any]:
+def _named(map_: ScoredText) -> Mapping[str, Any]:
     return dict(map_.setting) | {
         "name": str(map_.setting.get("name") or map_.setting.get("method"))
     }
 
 
-def _tells(key: str, setting: Mapping[str, Any]) -> bool:
-    """Whether a key belongs in a heading: a class by number is already named by its label."""
+def _in_heading(key: str, setting: Mapping[str, Any]) -> bool:
+    """Whether a heading has this key. The number of a class is left out: its label is there."""
     return not (key == "target" and isinstance(setting.get(key), int))
 
 
-def _method(setting: Mapping[str, Any], differing: Sequence[str]) -> str:
-    details = [f"{key}={value_label(value_of(setting, key))}" for key in differing]
-    details += [label] if (label := facts_of(setting).backend) else []
-    return facts_of(setting).entry + (f" ({', '.join(details)})" if details else "")
-
-
-def _heading(map_: "AttributionMap", method: str) -> str:
-    asked_at = place(map_.encoded)
-    # The class of a boundary names both: "start at London".
-    where = (
-        f" at {asked_at.written} (token {asked_at.token})"
-        if asked_at and asked_at.token is not None
-        else ""
-    )
+def _heading(map_: ScoredText, method: str) -> str:
+    place = place_of(map_.encoded)
+    # The label of a boundary names its place: "start at London".
+    named = place is not None and place.token is not None
+    where = f" at {place.written} (token {place.token})" if place and named else ""
     return visible(f"{method}{where}: {explained(map_)}")
 
 
-def explained(map_: "AttributionMap") -> str:
-    """The explained class and its probability."""
+def explained(map_: ScoredText) -> str:
+    """Returns the explained class and its probability."""
     return f"{map_.label} ({map_.probability:.3f})"
 
 
-def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
+def facts(map_: ScoredText, tokens: TokenMap) -> str:
     """Lists every hyperparameter as a configuration writes it, and the cost and quality of the map."""
-    parts = [", ".join(f"{key}={value_label(value)}" for key, value in _said(map_.setting).items())]
+    values = _shown_values(map_.setting)
+    parts = [", ".join(f"{key}={value_label(value)}" for key, value in values.items())]
     if tokens.scale or not missing(tokens):
         parts.append(f"largest score {number(tokens, tokens.scale)}")
-    parts += [why] if (why := missing(tokens)) else []
-    parts += [where] if (where := _rule_parts(map_.setting)) else []
+    parts += [missing(tokens), _rule_parts(map_.setting)]
     parts.append(f"{map_.n_gradients} gradient{'' if map_.n_gradients == 1 else 's'}")
     if map_.completeness_gap is not None:
         parts.append(f"completeness gap {map_.completeness_gap:.2g}")
@@ -126,38 +103,46 @@ def facts(map_: "AttributionMap", tokens: TokenMap) -> str:
 
 
 def _rule_parts(setting: Mapping[str, Any]) -> str:
-    """How often a backward rule acts at each part of the model: "acts at 5 normalisation, 2 softmax, no product"."""
+    """Counts the modules that a backward rule acts at, by part: "attnlrp acts at 5 normalisation, no product"."""
     times = {part: sum(modules.values()) for part, modules in backward_parts(setting).items()}
     listed = ", ".join(f"{n or 'no'} {part}" for part, n in times.items())
     return f"{setting.get(BACKWARD)} acts at {listed}" if listed else ""
 
 
-def _said(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a setting, without names and without those that are null or have no effect."""
+def _shown_values(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a setting, without names, nulls and values that have no effect."""
     hyper = hyperparameters(setting)
-    kept = {
+    values = {
         key: setting[key] for key in ("output", "target", "reduction") if key in setting
     } | hyper
     if not facts_of(setting).explains_output:
-        kept.pop("output", None)
+        values.pop("output", None)
     if "seed" in setting and any(key in hyper for key in _DRAWN):
-        kept["seed"] = setting["seed"]
-    order = [*(key for key in _FIRST if key in kept), *(key for key in kept if key not in _FIRST)]
-    return {key: kept[key] for key in order if kept[key] not in (None, "none")}
+        values["seed"] = setting["seed"]
+    order = [
+        *(key for key in _FIRST if key in values),
+        *(key for key in values if key not in _FIRST),
+    ]
+    return {key: values[key] for key in order if values[key] not in (None, "none")}
 
 
 def missing(tokens: TokenMap) -> str:
-    """Says how many scores are not finite; empty where all are."""
+    """Counts the scores that are not finite, in words; an empty text if there are none."""
     n, wrong = len(tokens.scores), [x for x in tokens.scores if not math.isfinite(x)]
     kinds = "NaN" if all(math.isnan(x) for x in wrong) else "NaN or infinite"
     return f"{len(wrong)} of {n} scores are no numbers ({kinds}): grey" if wrong else ""
 
 
-def legend(
-    map_: "AttributionMap", signed: bool, top: int | None = None, zero: str = "no colour"
-) -> str:
-    """Explains the colours of a map. Only the `top` largest scores are coloured; `zero` names the colour of 0."""
-    rest = "" if top is None else f" Only the largest {top} of a map are coloured."
+def legend(map_: ScoredText, signed: bool, top: int | None = None, zero: str = "no colour") -> str:
+    """Explains the colours of a map.
+
+    Args:
+        map_: the map.
+        signed: whether its scores have a sign.
+        top: the number of scores that are coloured, the largest; None: all.
+        zero: the name of the colour of 0.
+    """
+    limit = "" if top is None else f" Only the largest {top} of a map are coloured."
     if not signed:
         meaning = (
             "Purple: the larger the score, the stronger. Magnitudes have no sign: they do not say whether a word "
@@ -169,4 +154,4 @@ def legend(
         )
     else:
         meaning = f"Red: for the class; blue: against it; {zero}: 0."
-    return meaning + rest
+    return meaning + limit

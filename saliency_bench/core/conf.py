@@ -23,12 +23,12 @@ def folder() -> Path:
 
 
 def names(group: str) -> list[str]:
-    """Lists the choices of a group, sorted: of "method", what can stand in `method=[...]`."""
+    """Lists the choices of a group, sorted: those of "method" are the names for `method=[...]`."""
     return sorted(path.stem for path in (folder() / group).glob(f"*{SUFFIX}"))
 
 
 def read(group: str, name: str) -> dict[str, Any]:
-    """The content of `conf/<group>/<name>.yaml`.
+    """Reads `conf/<group>/<name>.yaml`.
 
     Raises:
         InputError: the group has no such choice.
@@ -38,7 +38,7 @@ def read(group: str, name: str) -> dict[str, Any]:
 
 
 def summary(group: str, name: str) -> str:
-    """Reads the sentence that heads a file: its first comment that is no directive."""
+    """Reads the sentence at the head of a file: its first comment that is not a directive."""
     lines = (folder() / group / f"{name}{SUFFIX}").read_text("utf-8").splitlines()
     comments = (
         line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line
@@ -47,30 +47,30 @@ def summary(group: str, name: str) -> str:
 
 
 def entry(group: str, name: str) -> dict[str, Any]:
-    """The entry of a method or a metric as conf/ has it, with every hyperparameter."""
+    """Reads the entry of a method or a metric in conf/, with every hyperparameter."""
     return dict(read(group, name)[name])
 
 
 def method_defaults(name: str) -> dict[str, Any]:
-    """The entry of a method as conf/method/ has it: method, reduction and every hyperparameter."""
+    """Reads the entry of a method in conf/method/: method, reduction and every hyperparameter."""
     return entry("method", name)
 
 
 def metric_defaults(name: str) -> dict[str, Any]:
-    """The entry of a metric as conf/metric/ has it."""
+    """Reads the entry of a metric in conf/metric/."""
     return entry("metric", name)
 
 
 def config() -> dict[str, Any]:
-    """conf/config.yaml without what is Hydra's, each time anew."""
+    """Returns a new copy of conf/config.yaml without the sections for Hydra."""
     content = _load(folder() / f"config{SUFFIX}")
     return {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
 
 
 def selected(group: str) -> dict[str, dict[str, Any]]:
-    """The entries that a study has where nothing is chosen, by name: the quickstart's, else those of conf/config.yaml.
+    """Returns the default entries of a study by name: those of the quickstart, else those of conf/config.yaml.
 
-    An entry in a folder of its own (`quick/smoothgrad`) changes some hyperparameters of the entry of that name.
+    An entry in a subfolder (`quick/smoothgrad`) changes some hyperparameters of the entry of that name.
     """
     for path in (f"experiment/quickstart{SUFFIX}", f"config{SUFFIX}"):
         for choice in _load(folder() / path)["defaults"]:
@@ -81,21 +81,21 @@ def selected(group: str) -> dict[str, dict[str, Any]]:
 
 
 def _changed(group: str, choice: str) -> tuple[str, dict[str, Any]]:
-    """The name and the complete entry of what stands in a list of defaults."""
+    """Returns the name and the complete entry of a choice in a list of defaults."""
     name = choice.rpartition("/")[2]
     changes = _load(folder() / group / f"{choice}{SUFFIX}")[name]
     return name, entry(group, name) | changes
 
 
 def runtime_defaults() -> dict[str, Any]:
-    """Reads the defaults of how verbs with a file of their own compute: device, dtype, token budget; studies alone spread a model."""
+    """Returns the runtime defaults (device, dtype, token budget) of verbs that are not studies: these spread no model."""
     here = {"threads": read("runtime", "here")["threads"]}
     shared = {key: value for key, value in config()["runtime"].items() if key != "device_map"}
     return here | shared
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The content of a file, a copy each time; it is parsed again when the file has changed."""
+    """Returns a new copy of a file's content; the file is parsed again if it has changed."""
     return deepcopy(_parsed(path, path.stat().st_mtime_ns))
 
 

@@ -1,34 +1,31 @@
-"""Maps of a continuation, one for each of its tokens, put together as they are shown. Imports no torch."""
+"""Groups the maps of a continuation's tokens, which are shown together. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from saliency_bench.core.heatmap import BREAK, NEXT, Span, TokenMap
+from saliency_bench.core.scored_text import ScoredText
 from saliency_bench.core.text import Encoded
 
-if TYPE_CHECKING:
-    from saliency_bench.core.maps import AttributionMap
-
-CONTINUATION = 1  # the segment of what was given to follow a prompt
-#: How labels and vocabularies write spaces and line breaks.
+CONTINUATION = 1  # the segment of the text that follows a prompt
+#: Signs for spaces and line breaks in labels and vocabularies.
 _SPACES = str.maketrans({"␣": " ", "Ġ": " ", "▁": " ", "Ċ": "\n"})
 
 
-def runs(maps: "Sequence[AttributionMap]") -> "list[list[AttributionMap]]":
-    """The maps in their order, those of one continuation's tokens together and every other map alone."""
-    found: list[list[AttributionMap]] = []
+def runs(maps: Sequence[ScoredText]) -> list[list[ScoredText]]:
+    """Groups maps in their order: those of one continuation's tokens together, every other map alone."""
+    groups: list[list[ScoredText]] = []
     for map_ in maps:
-        if found and _goes_on(found[-1][-1], map_):
-            found[-1].append(map_)
+        if groups and _goes_on(groups[-1][-1], map_):
+            groups[-1].append(map_)
         else:
-            found.append([map_])
-    return found
+            groups.append([map_])
+    return groups
 
 
-def _goes_on(before: "AttributionMap", after: "AttributionMap") -> bool:
-    """Whether a map is of the token after that of the map before it: its text has one token more."""
+def _goes_on(before: ScoredText, after: ScoredText) -> bool:
+    """Whether a map explains the next token after that of the map before it: its text has one token more."""
     first, second = before.encoded, after.encoded
     return (
         first.position is not None
@@ -40,12 +37,12 @@ def _goes_on(before: "AttributionMap", after: "AttributionMap") -> bool:
     )
 
 
-def written(run: "Sequence[AttributionMap]") -> list[str]:
-    """Each token of a continuation as it is written, with the space before it.
+def written(run: Sequence[ScoredText]) -> list[str]:
+    """Returns each token of a continuation as it is written, with the space before it.
 
-    A token of which only bytes are a letter is written as the tokenizer has it, and so is one of which the place in the
-    text is not known. The last token is the class that is explained, since a run may stop before the end of the text; where
-    another class is explained, it is all that is left of the text.
+    A token that is a part of a character, or whose place in the text is unknown, is written as the tokenizer writes it. The
+    last token is the explained class, since a run may stop before the end of the text. If another class is explained, the
+    last token is the rest of the text.
     """
     last = run[-1]
     first = len(run[0].encoded)
@@ -61,16 +58,16 @@ def written(run: "Sequence[AttributionMap]") -> list[str]:
 
 
 def with_token(tokens: TokenMap, encoded: Encoded, token: str) -> TokenMap:
-    """The map of a token with that token, and the rest of the continuation, behind the words that it has scores for.
+    """Returns the map of a token with that token and the rest of the continuation after the words with scores.
 
     Args:
-        tokens: the map of the words before it.
+        tokens: the map of the words before the token.
         encoded: these words.
-        token: as `written` has it.
+        token: the token as `written` returns it.
     """
     end, begun = _end(encoded), CONTINUATION in encoded.segments
     rest = str(encoded.text_pair)[end:] if end or not begun else ""
-    spans = tuple(replace(span, asked=False) if span.asked else span for span in tokens.spans)
+    spans = tuple(replace(span, marked=False) if span.marked else span for span in tokens.spans)
     spans = spans if begun else (*spans, BREAK)
     if spans[-1] == Span(rest):
         spans = spans[:-1]
@@ -79,7 +76,7 @@ def with_token(tokens: TokenMap, encoded: Encoded, token: str) -> TokenMap:
 
 
 def _end(encoded: Encoded) -> int:
-    """How many characters of a continuation stand in a text; 0 where the places of its tokens are not known."""
+    """Returns the end of the continuation in its text, in characters; 0 if the places of its tokens are unknown."""
     ends = [
         end
         for (_, end), segment in zip(encoded.offsets, encoded.segments, strict=True)

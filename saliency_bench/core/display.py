@@ -1,6 +1,6 @@
-"""Token maps of single texts for people: a page of their own, and records in the shapes that older tools write.
+"""Token maps of single texts for people: an HTML page, terminal text, and records in the shapes of older tools.
 
-`page(maps)` and `records(maps, shape)` are public, and stay as they are called; so is `AttributionMap.to_record`.
+The names `page`, `records` and `AttributionMap.to_record` are public and do not change.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ from saliency_bench.core.captions import (
     headings,
     legend,
     methods_of,
-    place,
+    place_of,
 )
 from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.errors import one_of
 from saliency_bench.core.heatmap import (
     bar,
-    map_of_attribution,
     only_top,
     panel,
     spans_to_html,
     spans_to_rich,
+    token_map,
     visible,
 )
-from saliency_bench.core.segments import map_of_segments
+from saliency_bench.core.scored_text import ScoredText
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from rich.text import Text
-
-    from saliency_bench.core.maps import AttributionMap
 
 #: The shapes of records: AllenNLP Interpret's holds scores alone; the article's tokens, class and probability too.
 ALLENNLP, ARTICLE = "allennlp", "article"
@@ -48,61 +48,60 @@ _LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def page(
-    maps: "Sequence[AttributionMap]",
+    maps: Sequence[ScoredText],
     *,
     top: int | None = None,
     special_tokens: bool = False,
     verdicts: Sequence[Verdict] = (),
     conclusion: str = "",
 ) -> str:
-    """A page that shows maps of texts, complete in itself: no script, and nothing is loaded from anywhere.
+    """Returns an HTML page of maps that needs no script and loads nothing.
 
-    Of a continuation that has a map for each token, the page shows the map of the token that is selected; on paper, and
-    where there are no styles, it has all of them.
+    If a continuation has a map for each token, the page shows the map of the selected token. On paper, and without styles,
+    it shows all of them.
 
     Args:
-        maps: in the order in which they are shown.
-        top: colour only so many units with the largest magnitudes; None: all.
-        special_tokens: show [CLS] and its kin too.
-        verdicts: what each map was checked by, for a table under the maps.
-        conclusion: a sentence above it.
+        maps: the maps in the order of the page.
+        top: the number of units to colour, those with the largest magnitudes; None: all.
+        special_tokens: whether special tokens such as [CLS] are shown.
+        verdicts: the checks of the maps, for a table under them.
+        conclusion: a sentence above this table.
 
     Raises:
-        InputError: `top` is no whole number of at least 1.
+        InputError: `top` is not a whole number of at least 1.
     """
     titles, methods = headings(maps), methods_of(maps)
     groups: list[dict[str, Any]] = []
-    place = 0
+    n_before = 0
     for run in runs(maps):
         tokens = written(run) if len(run) > 1 else []
-        names = [visible(explained(one)) for one in run] if tokens else [titles[place]]
+        names = [visible(explained(map_)) for map_ in run] if tokens else [titles[n_before]]
         shown = [
-            _shown(one, name, top, special_tokens, token)
-            for one, name, token in zip(run, names, tokens or [""], strict=True)
+            _shown(map_, name, top, special_tokens, token)
+            for map_, name, token in zip(run, names, tokens or [""], strict=True)
         ]
-        group = {"method": methods[place], "tokens": [*map(visible, tokens)], "maps": shown}
+        group = {"method": methods[n_before], "tokens": [*map(visible, tokens)], "maps": shown}
         groups.append(group)
-        place += len(run)
-    legends = {one["legend"]: one["bar"] for group in groups for one in group["maps"]}
-    table = {"heads": heads(), "rows": [one.cells for one in verdicts], "conclusion": conclusion}
+        n_before += len(run)
+    legends = {map_["legend"]: map_["bar"] for group in groups for map_ in group["maps"]}
+    rows = [verdict.cells for verdict in verdicts]
+    table = {"heads": heads(), "rows": rows, "conclusion": conclusion}
     most = max((len(group["maps"]) for group in groups), default=0)
     return _rendered("explanation.html.j2", groups=groups, most=most, legends=legends, trust=table)
 
 
-def fragment(
-    map_: "AttributionMap", *, top: int | None = None, special_tokens: bool = False
-) -> str:
-    """A map with its heading as a piece of a page, as a notebook shows it; see `AttributionMap.to_html`."""
+def fragment(map_: ScoredText, *, top: int | None = None, special_tokens: bool = False) -> str:
+    """Returns a map with its heading as a piece of a page, as a notebook shows it; see `AttributionMap.to_html`."""
     return _rendered("fragment.html.j2", map=_shown(map_, heading(map_), top, special_tokens))
 
 
 def _shown(
-    map_: "AttributionMap", title: str, top: int | None, special_tokens: bool, token: str = ""
+    map_: ScoredText, title: str, top: int | None, special_tokens: bool, token: str = ""
 ) -> dict[str, Any]:
-    """What templates show of a map; `token` is that of a continuation that it is of."""
-    tokens = map_of_attribution(map_, special_tokens=special_tokens)
+    """Returns the values that templates show of a map; `token` is the token of a continuation that it explains."""
+    tokens = token_map(map_, special_tokens=special_tokens)
     colored = only_top(tokens, top)
-    segments = map_of_segments(map_)
+    segments = segment_map(map_)
     return {
         "title": title,
         "text": Markup(
@@ -117,24 +116,28 @@ def _shown(
 
 
 def _rendered(template: str, **values: Any) -> str:
-    """A template of this folder, with everything escaped that is not marked as HTML."""
+    environment = templates(Path(__file__).parent)
+    return environment.get_template(template).render(panel=panel(), **values)
+
+
+def templates(folder: Path) -> "Environment":
+    """Returns the templates of a folder; they escape everything that is not marked as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(panel=panel(), **values)
 
 
-def to_rich(map_: "AttributionMap") -> "Text":
-    """A map with its heading, as a terminal shows it."""
+def to_rich(map_: ScoredText) -> "Text":
+    """Returns a map with its heading, as a terminal shows it."""
     from rich.text import Text
 
-    tokens, segments = map_of_attribution(map_), map_of_segments(map_)
+    tokens, segments = token_map(map_), segment_map(map_)
     sums: list[Any] = ["Segments: ", spans_to_rich(segments), "\n"] if segments else []
     return Text.assemble(
         (heading(map_), "bold"),
@@ -146,8 +149,8 @@ def to_rich(map_: "AttributionMap") -> "Text":
     )
 
 
-def records(maps: "Sequence[AttributionMap]", shape: str = ARTICLE) -> dict[str, dict[str, Any]]:
-    """`instance_1`, `instance_2`, ... of `record`, as AllenNLP Interpret and the article's repository number them.
+def records(maps: Sequence[ScoredText], shape: str = ARTICLE) -> dict[str, dict[str, Any]]:
+    """Returns a `record` of each map under `instance_1`, `instance_2`, ..., as AllenNLP Interpret and the article do.
 
     Raises:
         InputError: there is no such shape.
@@ -155,13 +158,13 @@ def records(maps: "Sequence[AttributionMap]", shape: str = ARTICLE) -> dict[str,
     return {f"instance_{number}": record(map_, shape) for number, map_ in enumerate(maps, 1)}
 
 
-def record(map_: "AttributionMap", shape: str = ARTICLE) -> dict[str, Any]:
-    """Writes a map in the shape of AllenNLP Interpret or of the article's repository, followed by what it is of.
+def record(map_: ScoredText, shape: str = ARTICLE) -> dict[str, Any]:
+    """Returns a map in the shape of AllenNLP Interpret or of the article's repository, followed by its origin.
 
-    Scores are magnitudes that sum to 1 over all tokens, special ones included, as there: the sign is lost. What is no
-    number is null, which JSON has, and `reason` says so. The keys that those tools do not have: `text`, the explained
-    `class` by name, `example_id`, `place` (the token or boundary that was asked; null where a text is asked once),
-    `method`, `backend`, `seed`, the whole `setting`, and the `versions` of this package and of what it computes with.
+    Scores are magnitudes that sum to 1 over all tokens, special ones included, as in those tools: the sign is lost. A score
+    that is not finite is null, and `reason` says so. These keys are added: `text`, the name of the explained `class`,
+    `example_id`, `place` (the token or boundary that the question is about; null if a text has one question), `method`,
+    `backend`, `seed`, the whole `setting`, and the `versions` of this package and of the libraries that compute.
 
     Raises:
         InputError: there is no such shape.
@@ -177,24 +180,24 @@ def record(map_: "AttributionMap", shape: str = ARTICLE) -> dict[str, Any]:
     return values | _origin(map_)
 
 
-def _shares(map_: "AttributionMap") -> list[float | None]:
-    """Magnitudes over their sum; None for what is no number."""
+def _shares(map_: ScoredText) -> list[float | None]:
+    """Returns magnitudes over their sum; None for a score that is not finite."""
     size, finite = np.abs(map_.scores), np.isfinite(map_.scores)
     total = float(size[finite].sum())
     shares = (size / total if total else size).tolist()
     return [share if real else None for share, real in zip(shares, finite.tolist(), strict=True)]
 
 
-def _origin(map_: "AttributionMap") -> dict[str, Any]:
-    """What a record is of."""
-    asked_at = place(map_.encoded)
+def _origin(map_: ScoredText) -> dict[str, Any]:
+    """Returns the text, the class, the setting and the versions that a record is of."""
+    place = place_of(map_.encoded)
     n_lost = int((~np.isfinite(map_.scores)).sum())
     reason = f"{n_lost} of {len(map_.scores)} scores are no numbers: null" if n_lost else None
     return {
         "text": [text for text in (map_.encoded.text, map_.encoded.text_pair) if text is not None],
         "class": map_.label,
         "example_id": map_.example_id,
-        "place": None if asked_at is None else asked_at._asdict(),
+        "place": None if place is None else place._asdict(),
         "method": map_.setting.get("method"),
         "backend": map_.setting.get("backend"),
         "seed": map_.setting.get("seed"),

@@ -1,4 +1,4 @@
-"""What goes wrong, by exit code. An error is one message: what was expected, what came, where, what to do."""
+"""The errors of the package, by exit code. A message says what was expected, what came, where, and what to do."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class SaliencyBenchError(Exception):
-    """A failure the user can act on; the command line prints its message and ends with `exit_code`."""
+    """A failure that the user can act on; the command line prints its message and ends with `exit_code`."""
 
     exit_code = 1
 
@@ -18,7 +18,7 @@ class InputError(SaliencyBenchError, ValueError):
 
 
 class KeywordError(InputError, TypeError):
-    """A component is given an unknown hyperparameter, or lacks one. It is a TypeError, as for any Python call."""
+    """An unknown or a missing hyperparameter; a TypeError too, as for any Python call."""
 
 
 class ValidationError(SaliencyBenchError):
@@ -33,7 +33,7 @@ class StorageError(SaliencyBenchError, OSError):
     exit_code = 4
 
 
-#: Of the CPU's allocator, of CUDA itself, and of its libraries, whose workspaces are their own.
+#: Messages of the CPU's allocator, of CUDA, and of its libraries, which have workspaces of their own.
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
@@ -43,7 +43,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. PyTorch has an error class for its own GPU memory, and messages for all other memory."""
+    """Whether memory ran out. PyTorch has an error class for its own GPU memory, and only messages for other memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return not names.isdisjoint({"MemoryError", "OutOfMemoryError"}) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -57,24 +57,23 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException, most: int = 1000) -> str:
-    """Writes the message of another library's error on one line: of a long one the start and the end, where remedies are."""
+    """Returns an error's message on one line; a long one is cut in the middle, since remedies stand at the end."""
     text = " ".join(str(error).split())
     half = most // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
-def unknown(kind: str, name: object, known: list[str]) -> InputError:
-    """The error for a name that is not in a list, with the nearest one suggested."""
+def unknown(kind: str, name: object, names: list[str]) -> InputError:
+    """Returns the error for a name that is not in a list; it suggests the nearest one."""
     from difflib import get_close_matches
 
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    listed = f"Known: {', '.join(sorted(known))}." if known else "There is none."
+    listed = f"Known: {', '.join(sorted(names))}." if names else "There is none."
     return InputError(f"unknown {kind} {shown(name)}{hint} {listed}")
 
 
-def one_of(kind: str, name: object, known: Iterable[str]) -> None:
-    """Refuses a name that is not in a list; the name may be any value, also a list or a mapping."""
-    names = list(known)
-    if name not in names:
-        raise unknown(kind, name, names)
+def one_of(kind: str, name: object, names: Iterable[str]) -> None:
+    """Raises an `InputError` for a name that is not in a list; it may be any value, also a list or a mapping."""
+    if name not in (listed := list(names)):
+        raise unknown(kind, name, listed)

@@ -1,30 +1,26 @@
-"""Token maps as coloured text: the words as they were written, for a page and for a terminal."""
+"""Token maps as coloured text, for a page and for a terminal."""
 
 import html
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.method_facts import signed as has_sign
-from saliency_bench.core.text import text_of_row
+from saliency_bench.core.scored_text import ScoredText
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-    from saliency_bench.core.maps import AttributionMap
 
 Color = tuple[int, int, int]
 
 
 class Palette(NamedTuple):
-    """Colours of maps: `zero` is the panel that they stand on, `size` is for scores without a sign."""
+    """The colours of maps: `zero` is the panel behind the text, `size` is for scores without a sign."""
 
     zero: Color
     positive: Color
@@ -34,7 +30,7 @@ class Palette(NamedTuple):
     text: Color
 
 
-#: Ends of ColorBrewer's RdBu, which colour-blind readers can tell apart, and of its PuOr for what has no sign.
+#: Ends of ColorBrewer's RdBu, which colour-blind readers can distinguish, and of its PuOr for scores without a sign.
 LIGHT = Palette(
     zero=(255, 255, 255),
     positive=(178, 24, 43),
@@ -52,10 +48,7 @@ DARK = Palette(
     missing=(88, 94, 101),
     text=(228, 232, 236),
 )
-#: A named stretch of a text: name, segment, first character and end.
-Part = tuple[str, int, int, int]
 
-_PER_TOKEN = ("tokens", "starts", "ends", "segments", "scores")
 #: They would reorder or hide the text around them.
 _INVISIBLE = {
     *"\u061c\u200b\u200e\u200f\ufeff",
@@ -63,9 +56,9 @@ _INVISIBLE = {
 }
 
 
-#: What text without a score is: the name of a segment, or the token of a continuation that a map is of.
+#: Roles of text without a score: the name of a segment, or the token of a continuation that a map explains.
 NAME, NEXT = "name", "next"
-#: How it looks; else it is what a chat's template puts around the words, or what the model did not read.
+#: Styles by role. Text without a role is the words of a chat's template, or text that the model did not read.
 _ROLES = {
     NAME: "font-size:.7em;opacity:.8;border:1px solid;border-radius:3px;padding:0 .3em;margin-right:.35em",
     NEXT: "font-weight:600;border:2px solid;border-radius:4px;padding:0 .15em",
@@ -77,18 +70,19 @@ _ROLES = {
 class Span:
     """A piece of text with its score; None between tokens and for text that the model did not see.
 
-    `colored` is False where other scores are to stand out, `asked` says that the map is about this token. Without
-    a score, `role` says that it is the name of the segment that begins here, or the token that the map is of.
+    `colored` is False if other scores are to stand out. `marked` is True for the token that the question of the text is
+    about. Without a score, `role` is `NAME` for the name of the segment that begins here, and `NEXT` for the token that the
+    map explains.
     """
 
     text: str
     score: float | None = None
     colored: bool = True
-    asked: bool = False
+    marked: bool = False
     role: str = ""
 
 
-#: Between a text and its pair; a line break of a text itself is shown as a sign for it.
+#: Stands between a text and its pair; a line break inside a text is shown as a sign.
 BREAK = Span("\n")
 
 
@@ -101,7 +95,7 @@ class TokenMap:
 
     @property
     def scale(self) -> float:
-        """The score of the strongest colour."""
+        """The largest magnitude of a finite score, which has the strongest colour."""
         return max((abs(score) for score in self.scores if math.isfinite(score)), default=0.0)
 
     @property
@@ -110,7 +104,7 @@ class TokenMap:
         return [span.score for span in self.spans if span.score is not None]
 
     def color(self, score: float, palette: Palette = LIGHT) -> Color:
-        """Red for positive, blue for negative scores, one hue without signs: the stronger the larger, none for 0."""
+        """Returns red for positive and blue for negative scores, or one hue without signs; 0 has the panel's colour."""
         if not math.isfinite(score):
             return palette.missing
         strength = abs(score) / self.scale if self.scale else 0.0
@@ -122,47 +116,34 @@ class TokenMap:
         return red, green, blue
 
 
-def token_map(
-    *,
-    texts: Sequence[str | None],
-    tokens: Sequence[str],
-    starts: Sequence[int],
-    ends: Sequence[int],
-    segments: Sequence[int],
-    scores: Sequence[float],
-    signed: bool,
-    special_tokens: bool = False,
-    asked: int | None = None,
-    parts: Sequence[Part] = (),
-) -> TokenMap:
-    """The map of one input.
+def token_map(map_: ScoredText, special_tokens: bool = False) -> TokenMap:
+    """Returns the text of a map, cut into tokens with their scores and the words between them.
+
+    Tokens stand in their text as it was written, and as the tokenizer writes them if their place in it is unknown. The
+    names of segments (`Encoded.parts`) are put before their first token. The token that the question of the text is about
+    is marked; for a boundary of an answer, that is the explained token.
 
     Args:
-        texts: the text and its pair, if any, as they were written.
-        tokens: as the tokenizer writes them; shown where the place in the text is not known.
-        starts: first character of each token in its text; -1 for special tokens, or where unknown.
-        ends: one after its last character.
-        segments: 0: text, 1: pair, -1: special token.
-        scores: one per token.
-        signed: whether negative scores are possible.
-        special_tokens: whether special tokens are shown.
-        asked: the token that the map is about, if it is about one.
-        parts: named segments of the text (`Encoded.parts`), whose names are put before their first token.
+        map_: the map.
+        special_tokens: whether special tokens such as [CLS] are shown.
     """
-    about = [place == asked for place in range(len(tokens))]
+    encoded, scores = map_.encoded, map_.scores.tolist()
+    marked = encoded.position if encoded.boundary is None else map_.target
     pieces = [
-        _Piece(*values)
-        for values in zip(tokens, starts, ends, segments, scores, about, strict=True)
-        if special_tokens or values[3] >= 0
+        _Piece(text, start, end, segment, score, place == marked)
+        for place, (text, (start, end), segment, score) in enumerate(
+            zip(encoded.tokens, encoded.offsets, encoded.segments, scores, strict=True)
+        )
+        if special_tokens or segment >= 0
     ]
     spans: list[Span] = []
     for segment, of_segment in groupby(_merged(pieces), key=lambda piece: piece.segment):
-        text = texts[segment] if segment >= 0 else None
+        text = {0: encoded.text, 1: encoded.text_pair}.get(segment)
         # A text and its pair begin a line each.
         spans += [BREAK if segment == 1 else Span(" ")] if spans else []
-        own = [(start, name) for name, of, start, _ in parts if of == segment]
-        spans += _spans(list(of_segment), text or "", own)
-    return TokenMap(tuple(spans), signed)
+        names = [(start, name) for name, of, start, _ in encoded.parts if of == segment]
+        spans += _spans(list(of_segment), text or "", names)
+    return TokenMap(tuple(spans), has_sign(map_.setting, scores))
 
 
 class _Piece(NamedTuple):
@@ -171,11 +152,11 @@ class _Piece(NamedTuple):
     end: int
     segment: int
     score: float
-    asked: bool
+    marked: bool
 
 
 def _merged(pieces: Iterable[_Piece]) -> list[_Piece]:
-    """Tokens that share a character of the text as one, with the sum of their scores."""
+    """Merges tokens that share a character of the text, and adds their scores."""
     merged: list[_Piece] = []
     for piece in pieces:
         before = merged[-1] if merged and merged[-1].segment == piece.segment >= 0 else None
@@ -184,7 +165,7 @@ def _merged(pieces: Iterable[_Piece]) -> list[_Piece]:
                 text=before.text + piece.text,
                 end=max(before.end, piece.end),
                 score=before.score + piece.score,
-                asked=before.asked or piece.asked,
+                marked=before.marked or piece.marked,
             )
         else:
             merged.append(piece)
@@ -194,10 +175,10 @@ def _merged(pieces: Iterable[_Piece]) -> list[_Piece]:
 def _spans(
     pieces: Sequence[_Piece], text: str, names: Sequence[tuple[int, str]] = ()
 ) -> Iterator[Span]:
-    """The whole text of a segment; tokens whose place in it is unknown as the tokenizer writes them, apart.
+    """Yields the whole text of a segment; tokens whose place in it is unknown follow as the tokenizer writes them.
 
-    `names` are the first characters and the names of its parts. Where other words lead to a part, as those of a chat's
-    template do, it is named by these.
+    `names` are the first characters and the names of its parts. A part gets no name if other words stand before it, as
+    those of a chat's template do: they name it.
     """
     cursor, waiting = 0, sorted(names)
     for number, piece in enumerate(pieces):
@@ -210,48 +191,17 @@ def _spans(
             if not between.strip():
                 yield Span(name, role=NAME)
         written = text[piece.start : piece.end] if has_place else piece.text
-        yield Span(written, float(piece.score), asked=piece.asked)
+        yield Span(written, float(piece.score), marked=piece.marked)
         cursor = piece.end if has_place else cursor
     if cursor and text[cursor:]:
         yield Span(text[cursor:])
 
 
-def map_of_row(
-    row: Mapping[str, Any], example: Mapping[str, Any], setting: Mapping[str, Any], **options: Any
-) -> TokenMap:
-    """The map in a line of the table `maps`, with the text in a line of `examples`."""
-    encoded = text_of_row(row, example)
-    return token_map(
-        texts=(encoded.text, encoded.text_pair),
-        signed=has_sign(setting, row["scores"]),
-        parts=encoded.parts,
-        **{key: np.asarray(row[key]).tolist() for key in _PER_TOKEN},
-        **options,
-    )
-
-
-def map_of_attribution(map_: "AttributionMap", **options: Any) -> TokenMap:
-    """The map in an `AttributionMap`."""
-    encoded = map_.encoded
-    return token_map(
-        texts=(encoded.text, encoded.text_pair),
-        tokens=encoded.tokens,
-        starts=[start for start, _ in encoded.offsets],
-        ends=[end for _, end in encoded.offsets],
-        segments=encoded.segments,
-        scores=map_.scores.tolist(),
-        signed=has_sign(map_.setting, map_.scores.tolist()),
-        asked=map_.encoded.position if map_.encoded.boundary is None else map_.target,
-        parts=encoded.parts,
-        **options,
-    )
-
-
 def only_top(tokens: TokenMap, k: object) -> TokenMap:
-    """The map with the colours of its k largest magnitudes, the first of equal ones; with all of them where k is None.
+    """Returns the map with colours for its k largest magnitudes alone, the first of equal ones; for all if k is None.
 
     Raises:
-        InputError: k is no whole number of at least 1.
+        InputError: k is not a whole number of at least 1.
     """
     if k is None:
         return tokens
@@ -259,16 +209,16 @@ def only_top(tokens: TokenMap, k: object) -> TokenMap:
         raise InputError(f"top={k!r}: expected a whole number of at least 1")
     sizes = [math.nan if span.score is None else abs(span.score) for span in tokens.spans]
     finite = [place for place, size in enumerate(sizes) if math.isfinite(size)]
-    rest = set(sorted(finite, key=lambda place: -sizes[place])[int(k) :])
+    smaller = set(sorted(finite, key=lambda place: -sizes[place])[int(k) :])
     spans = tuple(
-        replace(span, colored=False) if place in rest else span
+        replace(span, colored=False) if place in smaller else span
         for place, span in enumerate(tokens.spans)
     )
     return replace(tokens, spans=spans)
 
 
 def visible(text: str) -> str:
-    """The text with everything that would act on a page or terminal replaced by a symbol for it."""
+    """Replaces every character that would act on a page or terminal by a symbol for it."""
     return "".join(_visible(character) for character in text)
 
 
@@ -284,13 +234,13 @@ def _visible(character: str) -> str:
 
 
 def ink(background: Color) -> Color:
-    """Black or white, whichever is easier to read on a background: at least 4.5:1 on any (WCAG 2.2, 1.4.3)."""
+    """Returns black or white, whichever is easier to read on a background: at least 4.5:1 (WCAG 2.2, 1.4.3)."""
     # The contrast with white falls below that with black where (1.05 / (l + 0.05)) = (l + 0.05) / 0.05.
     return (0, 0, 0) if luminance(background) > 0.05**0.5 * 1.05**0.5 - 0.05 else (255, 255, 255)
 
 
 def luminance(color: Color) -> float:
-    """Relative luminance of an sRGB colour, from 0 to 1 (WCAG 2.2)."""
+    """Returns the relative luminance of an sRGB colour, from 0 to 1 (WCAG 2.2)."""
     linear = [
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
         for c in (x / 255 for x in color)
@@ -299,9 +249,9 @@ def luminance(color: Color) -> float:
 
 
 def spans_to_html(tokens: TokenMap) -> str:
-    """Writes escaped HTML with each score in the title of its span, isolated from the direction of the text around it.
+    """Returns escaped HTML with each score in the title of its span, isolated from the direction of the text around it.
 
-    Colours are for a light panel and for a dark one, whichever `color-scheme` is in force where they stand.
+    It has colours for a light panel and for a dark one; CSS `color-scheme` decides.
     """
     inner = "".join(_span_to_html(tokens, span) for span in tokens.spans)
     inner = inner.replace("\n</span>\n", "\n</span>")  # a text that ends its line itself
@@ -309,7 +259,7 @@ def spans_to_html(tokens: TokenMap) -> str:
 
 
 def _span_to_html(tokens: TokenMap, span: Span) -> str:
-    # A line break is a sign with one behind it, so that a prompt of many lines can be read.
+    # A line break is a sign and a break after it, so that a prompt of many lines can be read.
     text = span.text if span is BREAK else html.escape(visible(span.text)).replace("␊", "↵\n")
     if span.score is None:
         return (
@@ -317,27 +267,27 @@ def _span_to_html(tokens: TokenMap, span: Span) -> str:
             if span.role or text.strip()
             else text
         )
-    style = "text-decoration:underline;" if span.asked else ""
+    style = "text-decoration:underline;" if span.marked else ""
     if span.colored:
         light, dark = (tokens.color(span.score, palette) for palette in (LIGHT, DARK))
         style += either("background", light, dark) + either("color", ink(light), ink(dark))
         style += "border-radius:2px"
-    given = f' style="{style}"' if style else ""
-    return f'<span{given} title="{exact(tokens, span.score)}">{text}</span>'
+    attribute = f' style="{style}"' if style else ""
+    return f'<span{attribute} title="{exact(tokens, span.score)}">{text}</span>'
 
 
 def either(key: str, light: Color, dark: Color) -> str:
-    """A CSS declaration for both colour schemes; browsers from before 2024 take the light one, for the panel too."""
+    """Returns a CSS declaration for both colour schemes; browsers from before 2024 take the light one throughout."""
     return f"{key}:{_hex(light)};{key}:light-dark({_hex(light)},{_hex(dark)});"
 
 
 def panel() -> str:
-    """Declarations of what maps stand on: the colour of 0, and of text without a score."""
+    """Returns CSS declarations of the panel behind maps: the colour of 0, and of text without a score."""
     return either("background", LIGHT.zero, DARK.zero) + either("color", LIGHT.text, DARK.text)
 
 
 def bar(signed: bool) -> str:
-    """The declaration of a bar that shows the colours of maps from the smallest score to the largest."""
+    """Returns the CSS declaration of a bar with the colours of maps, from the smallest score to the largest."""
     light, dark = (
         [p.negative, p.zero, p.positive] if signed else [p.zero, p.size] for p in (LIGHT, DARK)
     )
@@ -347,12 +297,12 @@ def bar(signed: bool) -> str:
 
 
 def number(tokens: TokenMap, score: float) -> str:
-    """A score to read, with a sign where signs have a meaning."""
+    """Returns a score in four digits, with a sign if signs have a meaning."""
     return f"{score:+.4g}" if tokens.signed else f"{score:.4g}"
 
 
 def exact(tokens: TokenMap, score: float) -> str:
-    """A score to copy: the shortest number that is exactly this one."""
+    """Returns a score in the fewest digits that give exactly this number."""
     if not math.isfinite(score):
         return f"no number: {score}"
     return f"{score + 0.0:+}" if tokens.signed else f"{score + 0.0}"  # 0.0: no negative zero
@@ -363,19 +313,19 @@ def _hex(color: Color) -> str:
 
 
 def spans_to_rich(tokens: TokenMap, colored: bool = True) -> "Text":
-    """Coloured text for a terminal; without colours each score follows its word."""
+    """Returns coloured text for a terminal; without colours each score follows its word."""
     from rich.text import Text
 
     text = Text(overflow="fold")
     for span in tokens.spans:
         written = span.text if span is BREAK else visible(span.text)
-        styles = ["underline"] if span.asked else ["dim"] if span.score is None else []
+        styles = ["underline"] if span.marked else ["dim"] if span.score is None else []
         written = f"[{written}] " if span.role == NAME else written
         if span.score is not None and span.colored:
             color = tokens.color(span.score)
             if not colored:
                 written += f"({number(tokens, span.score)})"
-            elif color != LIGHT.zero:  # of 0 there is nothing to show, and the terminal may be dark
+            elif color != LIGHT.zero:  # 0 has no colour, and the terminal may be dark
                 styles.append(f"{_hex(ink(color))} on {_hex(color)}")
         text.append(written, style=" ".join(styles))
     return text

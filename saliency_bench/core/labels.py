@@ -1,22 +1,22 @@
-"""What settings and metrics are called, and in which order they stand."""
+"""The names of settings and metrics in tables and figures, and their order."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from saliency_bench.core.method_facts import FACTS, OURS, facts_of
 
-#: Keys of a setting that are no hyperparameters of its method.
+#: Keys of a setting that are not hyperparameters of its method.
 SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "output", "seed", FACTS)
-#: What varies within an entry is named in this order, before its hyperparameters.
+#: Labels name these in this order, before the hyperparameters, if they vary within an entry.
 AXES = ("reduction", "target", "output", "seed")
 PRIMARY = "srg"  # fixed in advance; every other metric is exploratory
-#: The hyperparameter that says by which rule gradients are taken; and what a setting without it means, so that its id is
-#: what it was before there were rules.
+#: The hyperparameter that names the rule for gradients.
 BACKWARD = "backward"
-UNSAID = {BACKWARD: "plain"}
+#: Values of hyperparameters that a setting may leave out: so it keeps the id that it had before there were rules.
+IMPLIED = {BACKWARD: "plain"}
 N_HEADLINE = 6  # metrics that fit beside each other on a page
 
-#: In the order of columns; a metric that is not here comes after them, by name.
+#: In the order of columns; other metrics come after these, by name.
 _METRICS = {
     "srg": "SRG",
     "comprehensiveness": "Comprehensiveness",
@@ -71,113 +71,122 @@ SAME_EVIDENCE = (
     ("srg", "abpc"),
     ("log_odds", "log_probability_drop"),
 )
-#: Of these, what has a unit of its own on every example, so that over texts it need not order methods as theirs do.
-OWN_UNIT = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
+#: Those of them whose unit differs from example to example, so that their means may order methods otherwise.
+UNIT_PER_EXAMPLE = ("deletion_auc_normalized", "insertion_auc_normalized", "log_probability_drop")
 
 Setting = Mapping[str, Any]
 
 
 def metric_label(metric: str) -> str:
-    """A metric's name as it is written in text, with the removal operator where it names one: "SRG (pad)"."""
+    """Returns a metric's name as it is written in text, with its removal operator if it names one: "SRG (pad)"."""
     name, *removal = metric.split(" ", 1)
     return " ".join([_METRICS.get(name, name.replace("_", " ")), *removal])
 
 
 def unit_label(unit: str) -> str:
-    """A unit as it is written in text; nothing for a pure number."""
+    """Returns a unit as it is written in text; an empty text for a pure number."""
     return "" if unit == "1" else unit
 
 
 def arrow(higher_is_better: bool | None) -> str:
-    """Where better is: up, down or, if neither, nothing."""
+    """Returns an arrow in the direction of better values; an empty text if there is none."""
     return {True: "↑", False: "↓", None: ""}[higher_is_better]
 
 
 def ordered_metrics(metrics: Iterable[str]) -> list[str]:
-    """Metrics in the order of columns, each once."""
-    known = list(_METRICS)
+    """Returns metrics in the order of columns, each once."""
+    order = list(_METRICS)
 
     def place(metric: str) -> tuple[bool, int, str]:
         name = metric.split(" ", 1)[0]
-        # Other ways of removing come after all metrics of the main one.
-        return name != metric, known.index(name) if name in known else len(known), metric
+        # Metrics that name a removal operator come after all that are of the main one.
+        return name != metric, order.index(name) if name in order else len(order), metric
 
     return sorted(set(metrics), key=place)
 
 
 def same_evidence_words(metrics: Collection[str], *, of_means: bool = True) -> str:
-    """Says which metrics follow from each other on every example, so that their agreement is no second finding.
+    """Lists the metrics that follow from each other on every example, so that their agreement is no second finding.
 
     Args:
-        metrics: those of a table.
-        of_means: whether it has their means, in which a unit of each example's own counts.
+        metrics: the metrics of a table.
+        of_means: whether the table has means over examples, for which a unit that differs between examples matters.
     """
     groups = [[metric for metric in group if metric in metrics] for group in SAME_EVIDENCE]
-    groups = [listed for listed in groups if len(listed) > 1]
+    groups = [group for group in groups if len(group) > 1]
     text = ""
     if groups:
-        text += f" The same evidence in other units: {'; '.join(map(_listed, groups))}."
-    if listed := [
-        metric for group in groups for metric in group if metric in OWN_UNIT and of_means
+        text += f" The same evidence in other units: {'; '.join(map(_labels, groups))}."
+    if otherwise := [
+        metric for group in groups for metric in group if metric in UNIT_PER_EXAMPLE and of_means
     ]:
-        text += f" On each text, that is: over texts {_listed(listed)} may order methods otherwise."
+        text += (
+            f" On each text, that is: over texts {_labels(otherwise)} may order methods otherwise."
+        )
     if {"srg", "insertion_auc", "deletion_auc"} <= set(metrics):
         difference = " − ".join(map(metric_label, ("insertion_auc", "deletion_auc")))
         text += f" {metric_label('srg')} is {difference}."
     return text
 
 
-def _listed(metrics: Sequence[str]) -> str:
-    *names, last = map(metric_label, metrics)
-    return f"{', '.join(names)} and {last}" if names else last
+def _labels(metrics: Sequence[str]) -> str:
+    return listed([metric_label(metric) for metric in metrics])
+
+
+def listed(names: Sequence[str]) -> str:
+    """Lists names in a sentence: "a, b and c"; empty without names."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def hyperparameters(setting: Setting) -> dict[str, Any]:
-    """The hyperparameters of a setting's method."""
+    """Returns the hyperparameters of a setting's method."""
     return {key: value for key, value in setting.items() if key not in SHARED}
 
 
 def varying(settings: Sequence[Setting], name: str) -> list[str]:
-    """The axes and hyperparameters in which the settings of an entry differ, backend apart."""
+    """Returns the axes and hyperparameters in which the settings of an entry differ, without the backend."""
     of_entry = [setting for setting in settings if setting["name"] == name]
     keys = [*AXES, *dict.fromkeys(key for setting in of_entry for key in hyperparameters(setting))]
     return [key for key in keys if len({repr(value_of(setting, key)) for setting in of_entry}) > 1]
 
 
 def value_of(setting: Setting, key: str) -> Any:
-    """What a setting says of an axis or a hyperparameter, or means by saying nothing; None where it has none."""
-    return setting.get(key, UNSAID.get(key))
+    """Returns a setting's value of an axis or a hyperparameter, also one that it leaves out; None if it has none."""
+    return setting.get(key, IMPLIED.get(key))
 
 
 def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
-    """Setting id to label: the entry, in what its settings differ, and the backend where there are several.
+    """Returns the label of each setting by id: the entry and the values in which its settings differ.
 
-    Ours is named beside a twin alone.
+    The backend is named if there are several; our own is named only beside a twin of another backend.
     """
     backends = {setting["backend"] for setting in settings} - {"none"}
     by_both = {setting["name"] for setting in settings if setting["backend"] not in OURS}
     labels = {}
     for setting in settings:
-        details = [
-            f"{key}={value_label(value_of(setting, key))}"
-            for key in varying(settings, setting["name"])
-        ]
-        if len(backends) > 1 and setting["name"] in by_both:
-            details += filter(None, [facts_of(setting).backend])
-        label = facts_of(setting).entry
-        labels[setting["setting_id"]] = f"{label} ({', '.join(details)})" if details else label
+        keys = varying(settings, setting["name"])
+        with_backend = len(backends) > 1 and setting["name"] in by_both
+        labels[setting["setting_id"]] = setting_label(setting, keys, with_backend)
     return labels
 
 
+def setting_label(setting: Setting, keys: Sequence[str], with_backend: bool = True) -> str:
+    """Returns the label of a setting: its entry, with the values of these keys and its backend: "ig (n_steps=8)"."""
+    facts = facts_of(setting)
+    details = [f"{key}={value_label(value_of(setting, key))}" for key in keys]
+    details += [facts.backend] if with_backend and facts.backend else []
+    return f"{facts.entry} ({', '.join(details)})" if details else facts.entry
+
+
 def value_label(value: Any) -> str:
-    """A hyperparameter's value as it is written in a configuration."""
+    """Returns a hyperparameter's value as it is written in a configuration."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def settings_label(setting: Setting) -> str:
-    """All hyperparameters of a setting's method."""
+    """Lists all hyperparameters of a setting's method."""
     return ", ".join(
         f"{key}={value_label(value)}" for key, value in sorted(hyperparameters(setting).items())
     )

@@ -1,7 +1,8 @@
-"""Facts about the method of a setting, as `settings.json` holds them beside the setting. They are no part of its id.
+"""Facts about the method of a setting. `settings.json` has them beside the setting; they are no part of its id.
 
-It is said where the method is registered (`attribution.methods`) and travels with the setting, so that what reads
-results imports no method. Runs of earlier versions do not have it: then it is derived from the setting as far as possible.
+They stand where the method is registered (`attribution.methods`) and are stored with the setting, so that code that reads
+results imports no method. Runs of earlier versions do not have them: then they are derived from the setting as far as
+possible.
 """
 
 import re
@@ -11,14 +12,14 @@ from typing import Any, Literal
 
 #: The key beside the fields of a setting.
 FACTS = "facts"
-#: Among the facts of a setting whose gradients are by a backward rule: by part, how often it is in which modules.
+#: The fact of a setting with a backward rule: by part of the model, the modules at which the rule acts and how often.
 BACKWARD_PARTS = "backward_parts"
-#: Lengths of vectors have no sign.
+#: These are lengths of vectors, which have no sign.
 UNSIGNED_REDUCTIONS = ("l1", "l2")
 OURS = ("native", "none")
 COLOR = re.compile("#[0-9A-Fa-f]{6}")
 
-#: What a method is among the contestants: a method to be evaluated; chance; what others are compared with; a bound on all.
+#: The part of a method in a comparison: a method to be evaluated, chance, a baseline for others, or a bound on all.
 Role = Literal["method", "chance", "baseline", "bound"]
 
 Setting = Mapping[str, Any]
@@ -26,13 +27,12 @@ Setting = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a setting's method, for people and for figures.
+    """Facts about a setting's method, for people and for figures.
 
-    `label` is the method as it is written in text, `entry` the same of the configuration's entry, and `backend` says
-    whose code computes it ("" where no gradient is taken). `reference` says that it is what our code is compared with,
-    `signed` whether its scores can be negative (None: it depends on the scores), `color` is "#RRGGBB" or None,
-    `plain` that other methods are variants of it, `explains_output` that it explains the setting's output: not
-    so where the class has no say, or the method has a loss of its own.
+    `label` is the method as it is written in text, `entry` the configuration's entry, and `backend` the name of the code
+    that computes it ("" if no gradient is taken). `reference`: our code is compared with it. `signed`: its scores can be
+    negative (None: it depends on the scores). `plain`: other methods are variants of it. `explains_output`: it explains the
+    setting's output; not so if the class has no effect, or if the method has a loss of its own. `color` is "#RRGGBB" or None.
     """
 
     label: str
@@ -46,11 +46,11 @@ class Facts:
     color: str | None = None
 
 
-_NAMES = [one.name for one in fields(Facts)]
+_NAMES = [field.name for field in fields(Facts)]
 
 
 def facts_of(setting: Setting) -> Facts:
-    """Reads the facts of a setting; what is absent is derived from its names and its reduction."""
+    """Reads the facts of a setting; those that are absent are derived from its names and its reduction."""
     method = str(setting.get("method") or setting.get("name") or "")
     backend, reduction = str(setting.get("backend", "")), setting.get("reduction")
     derived = Facts(
@@ -65,17 +65,17 @@ def facts_of(setting: Setting) -> Facts:
 
 
 def backward_parts(setting: Setting) -> Mapping[str, Mapping[str, int]]:
-    """By part at which the setting's backward rule acts, how often it is in which modules; empty without a rule."""
+    """Returns the modules at which the setting's backward rule acts and how often, by part; empty without a rule."""
     parts = (setting.get(FACTS) or {}).get(BACKWARD_PARTS) or {}
     return {str(part): dict(modules) for part, modules in parts.items()}
 
 
 def is_reference(setting: Setting) -> bool:
-    """Whether it stands for what our code is compared with."""
+    """Whether our code is compared with this setting."""
     return facts_of(setting).reference
 
 
 def signed(setting: Setting, scores: Iterable[float]) -> bool:
-    """Whether the scores of a map have a sign: as its method says, else whether any is negative."""
+    """Whether the scores of a map have a sign: a fact of the method, or else whether any score is negative."""
     stored = facts_of(setting).signed
     return any(score < 0 for score in scores) if stored is None else stored

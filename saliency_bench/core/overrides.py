@@ -1,21 +1,21 @@
-"""Words of a command line, each `key=value`, and the plain YAML that they change; for verbs without Hydra."""
+"""Changes plain YAML by the words of a command line, each `key=value`; for verbs without Hydra."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saliency_bench.core.errors import InputError, unknown
 
-#: Keys whose values are text, whatever YAML would make of them.
+#: Keys whose values are text, even if YAML reads them otherwise.
 TEXTS = ("out", "model", "texts")
-#: Keys whose values are numbers or words; whoever reads them says which.
+#: Keys whose values are numbers or words; the code that reads them checks these.
 NUMBER_OR_WORD = ("runtime.token_budget",)
 
 
 def pair(verb: str, word: str) -> tuple[str, Any]:
-    """The key and the value of a word, in YAML.
+    """Returns the key and the value of a word, which is read as YAML.
 
     Raises:
-        InputError: the word is no such pair.
+        InputError: the word is not `key=value`, or the value is not YAML.
     """
     import yaml
 
@@ -29,29 +29,29 @@ def pair(verb: str, word: str) -> tuple[str, Any]:
 
 
 def merged(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies a configuration with some values changed, also in nested mappings."""
-    found = {
+    """Returns a copy of a configuration with some values changed, also in nested mappings."""
+    copied = {
         key: merged(value, {}) if isinstance(value, Mapping) else value
         for key, value in config.items()
     }
     for key, value in changed.items():
-        found[key] = merged(found[key], value) if isinstance(value, Mapping) else value
-    return found
+        copied[key] = merged(copied[key], value) if isinstance(value, Mapping) else value
+    return copied
 
 
 def put(config: dict[str, Any], key: str, value: Any, verb: str) -> None:
     """Sets the value of a dotted key, as `sweep.n_examples`.
 
     Raises:
-        InputError: there is no such key, or the value is of another kind than the one that is there.
+        InputError: there is no such key, or the new value is of another kind than the old one.
     """
-    known = dict(leaves(config))
-    if key not in known:
-        raise unknown(f"option of {verb}", key, ["out", *known])
-    before = known[key]
+    values = dict(leaves(config))
+    if key not in values:
+        raise unknown(f"option of {verb}", key, ["out", *values])
+    before = values[key]
     if isinstance(before, list):
         value = value if isinstance(value, list) else [value]
-        expected, wrong = before[0], [one for one in value if not alike(one, before[0])]
+        expected, wrong = before[0], [item for item in value if not alike(item, before[0])]
     else:
         expected, wrong = before, [] if alike(value, before) else [value]
         if before is None and isinstance(value, str):  # of numbers that may be left out
@@ -67,7 +67,7 @@ def put(config: dict[str, Any], key: str, value: Any, verb: str) -> None:
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping, by its key."""
+    """Yields every value that is not a mapping, with its dotted key."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""What the user typed to start this program, so that what it names can be typed too."""
+"""The command that started this program, so that messages name commands that the user can type."""
 
 import os
 import re
@@ -10,10 +10,10 @@ _COMMAND = re.compile(rf"(?<![\w/-]){NAME}(?= [-a-z])")
 
 
 def program() -> str:
-    """The first word of a command: `saliency-bench`, or the script that was called in its place."""
+    """Returns the first word of a command: `saliency-bench`, or the script that the user called instead."""
     return os.environ.get(VARIABLE, NAME)
 
 
 def as_typed(text: str) -> str:
-    """A message with its commands as the user types them."""
+    """Returns a message with its commands as the user types them."""
     return _COMMAND.sub(lambda _: program(), text)

@@ -1,4 +1,4 @@
-"""Seeds to torch's random numbers."""
+"""Random generators of torch, seeded by names."""
 
 import torch
 
@@ -6,5 +6,5 @@ from saliency_bench.core.seeding import seed_of
 
 
 def generator_for(device: torch.device | str, *names: str | int) -> torch.Generator:
-    """A generator on `device` whose stream depends on the names alone (and on the kind of device)."""
+    """Returns a generator on `device` whose stream depends only on the names and on the kind of device."""
     return torch.Generator(device=device).manual_seed(seed_of(*names))

@@ -1,4 +1,4 @@
-"""What every number of a configuration may be, in one place: of studies, of verbs, of methods, metrics and data."""
+"""The ranges of all numbers in configurations: of studies, verbs, methods, metrics and data."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ MOST_POINTS = 10_000
 MOST_SEED = 2**63 - 1  # of PyTorch's generators
 MOST_THREADS = 1024  # with many more, libraries fail to start
 MOST_RESAMPLES = 1_000_000  # no bootstrap needs more, and memory grows with them
-MOST_HALVINGS = 8  # of the pieces of a path, which are twice as many with each
-MOST_EXACT = 20  # units whose sets are all asked for: twice as many with each
+MOST_HALVINGS = 8  # of the pieces of a path: each doubles their number
+MOST_EXACT = 20  # units of which all sets are evaluated: each unit doubles their number
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Range:
         if self.open_below and self.open_above:
             return f"{kind} between {self.least} and {self.most}"
         if self.open_below:
-            return f"a fraction above {self.least} and up to {self.most}"
+            kind = "a fraction" if self.most == 1 else kind
+            return f"{kind} above {self.least} and up to {self.most}"
         return f"{kind}, {self.least} to {self.most}"
 
 
@@ -52,7 +53,7 @@ def _whole(least: int, most: int | float = math.inf) -> Range:
     return Range(least, most, whole=True)
 
 
-#: Ranges with the keys, or ends of keys after a dot, of the numbers that are in them.
+#: Ranges, each with its keys; a key is also found at the end of a dotted key.
 _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
     # counts, of which there is at least one
     (_whole(1), (
@@ -93,12 +94,12 @@ _KEYS: Sequence[tuple[Range, Sequence[str]]] = (
         "agreement.p", "confidence", "tolerance", "probability", "retained",
     )),
 )  # fmt: skip
-#: By key, or by the end of a key. The longest that fits decides, so that a section may differ from others.
+#: Ranges by key. Of several that are ends of a dotted key, the longest counts, so that a section may differ from others.
 RANGES: Mapping[str, Range] = {key: numbers for numbers, keys in _KEYS for key in keys}
 
 
 def range_of(key: str) -> Range | None:
-    """Finds the range of a dotted key, by the longest end that has one; None where none has."""
+    """Returns the range of a dotted key, by its longest end that has one; None if none has."""
     parts = key.split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     return next((RANGES[end] for end in ends if end in RANGES), None)
@@ -107,10 +108,10 @@ def range_of(key: str) -> Range | None:
 def check(value: Any, key: str = "") -> None:
     """Checks that every number in a value, also in mappings and lists, is in the range of its key.
 
-    Values that are not numbers are passed over, and types are checked elsewhere.
+    Values that are not numbers are skipped: types are checked elsewhere.
 
     Raises:
-        InputError: the first number that is not; one without a range must be finite.
+        InputError: a number is out of its range, or has no range and is not finite.
     """
     if isinstance(value, Mapping):
         for name, inner in value.items():

@@ -1,4 +1,4 @@
-"""Parts by name: ours are found in a folder of the package, third parties' by entry point."""
+"""Registries of parts by name: ours are found in a folder of the package, those of other packages by entry point."""
 
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
@@ -16,21 +16,21 @@ class Registry(Generic[T]):
     """Functions of one kind by name.
 
     Args:
-        kind: what they are called in messages.
-        entry_point_group: where installed packages may add theirs.
-        package: whose modules register ours. They are imported when the registry is first asked.
+        kind: the word for such a function in messages.
+        entry_point_group: the group of entry points by which installed packages add theirs.
+        package: the package whose modules register ours; they are imported at the first use of the registry.
     """
 
     def __init__(self, kind: str, entry_point_group: str, package: str | None = None) -> None:
         self.kind = kind
         self.group = entry_point_group
         self.package = package
-        self._known: dict[str, T] = {}
+        self._functions: dict[str, T] = {}
         self._loaded = False
 
     def add(self, name: str, function: T) -> T:
         """Registers a function; a name belongs to one function only."""
-        if self._known.setdefault(name, function) is not function:
+        if self._functions.setdefault(name, function) is not function:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         return function
 
@@ -39,35 +39,42 @@ class Registry(Generic[T]):
         return self.add(function.__name__, function)
 
     def names(self) -> list[str]:
-        """All known names, sorted."""
+        """Returns all names, sorted."""
         self._load()
-        return sorted(self._known)
+        return sorted(self._functions)
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
 
     def __getitem__(self, name: str) -> T:
         one_of(self.kind, name, self.names())
-        return self._known[name]
+        return self._functions[name]
 
     def hyperparameters(self, name: str) -> list[str]:
-        """The hyperparameters of a component, all of which an entry must have: its keyword-only parameters."""
+        """Returns the hyperparameters of a component, its keyword-only parameters; an entry must have all of them."""
         return list(signatures.parameters(self[name]))
 
-    def call(self, name: str, subject: Any, given: Mapping[str, Any]) -> Any:
+    def call(self, name: str, subject: Any, hyper: Mapping[str, Any]) -> Any:
         """Calls the component on a subject, with hyperparameters as in a configuration."""
-        return signatures.call(self[name], subject, given=given)
+        return self[name](subject, **signatures.grouped(self[name], hyper))
 
     def entry(
         self, key: str, entry: Mapping[str, Any], where: str, others: Collection[str] = ()
     ) -> tuple[str, dict[str, Any]]:
-        """Reads the component that an entry names under `key`, and its hyperparameters; none may be unknown or missing.
+        """Returns the component that an entry names under `key`, and its hyperparameters.
 
-        `others` are keys of the entry that are no hyperparameters.
+        Args:
+            key: "method", "metric", ...
+            entry: the entry of a configuration.
+            where: the entry's own name, for messages.
+            others: keys of the entry that are not hyperparameters.
+
+        Raises:
+            InputError: there is no such component, or a hyperparameter is unknown or missing.
         """
         if key not in entry:
             raise InputError(
-                f"{where}.{key} is missing: it names the function. Is {where} selected at all?"
+                f"{where}.{key} is missing: it names the function. Is {where} selected?"
             )
         name = entry[key]
         one_of(f"{where}.{key}", name, self.names())
@@ -79,13 +86,14 @@ class Registry(Generic[T]):
         self.check(name, hyper, where)
         return name, hyper
 
-    def check(self, name: str, given: Mapping[str, Any], where: str) -> None:
-        """Refuses hyperparameters that the component does not have, and names those that are missing."""
-        known = self.hyperparameters(name)
-        for key in given:
-            if key not in known:
-                raise KeywordError(f"{where}: {unknown(f'hyperparameter of {name}', key, known)}")
-        missing = [key for key in known if key not in given]
+    def check(self, name: str, hyper: Mapping[str, Any], where: str) -> None:
+        """Raises a `KeywordError` for a hyperparameter that the component does not have, or that is missing."""
+        expected = self.hyperparameters(name)
+        for key in hyper:
+            if key not in expected:
+                message = unknown(f"hyperparameter of {name}", key, expected)
+                raise KeywordError(f"{where}: {message}")
+        missing = [key for key in expected if key not in hyper]
         if missing:
             raise KeywordError(f"{where}: {self.kind} {name!r} needs {', '.join(missing)}")
 
@@ -105,11 +113,11 @@ def import_modules(package: str) -> None:
             import_module(module.name)
 
 
-#: Of a context and the places that get it: vectors (see `attribution.baselines`).
+#: Functions of a context and the places to fill, which return vectors (see `attribution.baselines`).
 BASELINES: Registry[Callable[..., Any]] = Registry(
     "baseline", "saliency_bench.baselines", "saliency_bench.attribution"
 )
-#: Of a model's references, a batch and a token budget: what answers for texts without tokens (see `evaluation.removal`).
+#: Functions of a model's references, a batch and a token budget, which return a `Probe` (see `evaluation.removal`).
 REMOVALS: Registry[Callable[..., Any]] = Registry(
     "removal", "saliency_bench.removals", "saliency_bench.evaluation"
 )

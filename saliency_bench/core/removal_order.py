@@ -1,4 +1,4 @@
-"""The best and the worst order in which the units of a text can be removed: the bounds of any ranking's AOPC.
+"""The best and the worst order of removing the units of a text: the bounds of any ranking's AOPC.
 
 The AOPC of an order is the mean over k of F(x) - F(x without its first k units).
 """
@@ -15,14 +15,14 @@ Drops = Callable[[Bool[np.ndarray, "N U"]], Float[np.ndarray, " N"]]
 def orders_between(
     drops: Drops, n_units: int, beam_size: int, exact_up_to: int
 ) -> tuple[float, float]:
-    """The smallest and the largest AOPC of any order.
+    """Returns the smallest and the largest AOPC of any order.
 
     Args:
         drops: F(x) - F(x without S) for sets of units.
         n_units: of the text, at least one.
-        beam_size: how many sets go on from each size to the next, where not all do.
-        exact_up_to: texts of so few units are answered exactly, from all 2^U sets instead of all U! orders: the best
-            order that removes a set last does not depend on what comes after it.
+        beam_size: the number of sets that are kept at each size, where not all are.
+        exact_up_to: texts with at most this many units are solved exactly, from all 2^U sets instead of all U! orders: the
+            best order that begins with a set does not depend on the units after it.
     """
     if n_units <= exact_up_to:
         return _exact(drops, n_units)
@@ -46,9 +46,9 @@ def _exact(drops: Drops, n_units: int) -> tuple[float, float]:
 
 
 def beam_search(drops: Drops, n_units: int, beam_size: int) -> tuple[float, Int[np.ndarray, " U"]]:
-    """The largest AOPC found, and its order (Zhou & Shah 2023; Edin et al. 2025, section 4).
+    """Searches the largest AOPC and returns it with its order (Zhou & Shah 2023; Edin et al. 2025, section 4).
 
-    Of the sets of each size that removing one more unit gives, the `beam_size` with the largest sums so far go on.
+    At each size, the `beam_size` sets with the largest sums so far are kept.
     """
     removed = np.zeros((1, n_units), dtype=bool)
     sums = np.zeros(1)
@@ -61,7 +61,7 @@ def beam_search(drops: Drops, n_units: int, beam_size: int) -> tuple[float, Int[
         kept: list[int] = []
         seen: set[bytes] = set()
         for place in np.argsort(-totals, kind="stable").tolist():
-            # Two orders that removed the same units go on alike: the better one is enough.
+            # Two orders that removed the same units continue alike: the better one is enough.
             if (key := larger[place].tobytes()) not in seen:
                 seen.add(key)
                 kept.append(place)

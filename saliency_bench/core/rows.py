@@ -1,7 +1,7 @@
-"""What a result is: the columns of every table on disk, and the settings they refer to. Imports no torch.
+"""The columns of every table of results, and the settings that they refer to. Imports no torch.
 
-A run folder holds one Parquet file per table (`TABLES`), `settings.json`, `manifest.json` and what is derived
-from them. Tables are long: one number per row, with what it is about in the other columns.
+A run folder has one Parquet file per table (`TABLES`), `settings.json`, `manifest.json` and the files derived from them.
+Tables are long: one number per row; the other columns say of which setting, text and metric it is.
 """
 
 import hashlib
@@ -15,16 +15,17 @@ from typing import Any
 from saliency_bench.core.errors import InputError
 
 OK = "ok"
-NOT_APPLICABLE = "not_applicable"  # the pair makes no sense; the reason says why
-FAILED = "failed"  # it should have worked: NaN, infinity, an exception
+NOT_APPLICABLE = "not_applicable"  # the metric is not defined here; the reason says why
+FAILED = "failed"  # NaN, infinity or an exception where there should be a value
 STATUSES = (OK, NOT_APPLICABLE, FAILED)
 
-DISAGREES = "disagrees"  # of the throughput benchmark: other numbers than ours, so it was not timed
+DISAGREES = "disagrees"  # a contestant of the throughput benchmark with other numbers than ours: it was not timed
 
-#: Names the matrix products that run among the contestants of the throughput benchmark.
+#: The name of the matrix products that run among the contestants of the throughput benchmark.
 MATMUL = "matmul"
 
-#: Whose score is explained: a class by index or name, a word for one, or one class against another (`tasks.targets`).
+#: The class whose score is explained: by index, by name, by a word such as "predicted", or against another class
+#: (`tasks.targets`).
 Target = str | int | tuple[str | int, str | int]
 
 #: The columns of a text's parts: names, texts (0, or 1 for the second of a pair), first characters and ends.
@@ -39,13 +40,13 @@ TABLES: dict[str, dict[str, str]] = {
         "text_pair": "string",  # null for single texts
         "gold": "int64",  # null without a gold label
         "gold_label": "string",
-        "predicted": "int64",  # null where the outputs are not finite, as are its label, its probability and "correct"
+        "predicted": "int64",  # null if the outputs are not finite; then label, probability and "correct" are null too
         "predicted_label": "string",
         "probability": "float64",  # of the predicted class, on the full text
         "correct": "bool",  # null without a gold label or a prediction
         "n_tokens": "int64",  # special tokens included
         "truncated": "bool",
-        "part_names": "list<string>",  # the segments that the text came with (passages, turns of a chat); null without any
+        "part_names": "list<string>",  # named segments of the text (passages, turns of a chat); null if there are none
         "part_segments": "list<int64>",  # 0: in text, 1: in text_pair
         "part_starts": "list<int64>",
         "part_ends": "list<int64>",
@@ -55,10 +56,10 @@ TABLES: dict[str, dict[str, str]] = {
         "setting_id": "string",
         "example_id": "string",
         "metric": "string",
-        "removal": "string",  # null where nothing is removed
+        "removal": "string",  # null if nothing is removed
         "value": "float64",  # null unless status is ok
         "unit": "string",
-        "higher_is_better": "bool",  # null where neither is better
+        "higher_is_better": "bool",  # null if neither is better
         "status": "string",
         "reason": "string",
     },
@@ -71,14 +72,14 @@ TABLES: dict[str, dict[str, str]] = {
         "n_units": "int64",
         "deletion": "float64",  # output of the explained class (or difference of two) without the top k
         "insertion": "float64",  # the same with only the top k
-        "flipped": "bool",  # without the top k the model decides otherwise
+        "flipped": "bool",  # without the top k the model predicts another class
     },
     "maps": {
         "cell_id": "string",
         "setting_id": "string",
         "example_id": "string",
         "target": "int64",
-        "against": "int64",  # the class whose score is taken off in a contrast; null elsewhere
+        "against": "int64",  # the class whose score is subtracted in a contrast; null elsewhere
         "label": "string",
         "probability": "float64",  # of the explained class, on the full text
         "tokens": "list<string>",
@@ -89,13 +90,13 @@ TABLES: dict[str, dict[str, str]] = {
         "segments": "list<int64>",  # 0: text, 1: text_pair, -1: special
         "words": "list<int64>",  # the word each token is a piece of; -1: special
         "scores": "list<float64>",
-        "completeness_gap": "float64",  # sum of scores - (F(x) - F(x')); null where completeness is not claimed
+        "completeness_gap": "float64",  # sum of scores - (F(x) - F(x')); null if the method does not claim completeness
         "output_difference": "float64",  # F(x) - F(x'); null likewise
         "n_gradients": "int64",
-        "standard_errors": "list<float64>",  # of the scores; null where nothing is drawn at random
+        "standard_errors": "list<float64>",  # of the scores; null if nothing is drawn at random
         "split_half_tau": "float64",  # rank correlation of two halves of the draws; null likewise
-        "error": "float64",  # estimate of the scores' relative error; null where there is none
-        "converged": "bool",  # whether the error came down to what was asked for; null where nothing was
+        "error": "float64",  # estimate of the scores' relative error; null if there is none
+        "converged": "bool",  # whether the error is within the tolerance; null without a tolerance
     },
     "agreement": {
         "cell_id": "string",
@@ -104,7 +105,7 @@ TABLES: dict[str, dict[str, str]] = {
         "example_id": "string",
         "metric": "string",
         "value": "float64",
-        "chance": "float64",  # what two random rankings have on average
+        "chance": "float64",  # the mean over pairs of random rankings
         "status": "string",
         "reason": "string",
     },
@@ -112,8 +113,8 @@ TABLES: dict[str, dict[str, str]] = {
         "cell_id": "string",
         "setting_id": "string",
         "example_id": "string",
-        "against": "string",  # "limit": extrapolated from half of its nodes; "doubled": twice the steps; "reference": a dense one
-        "tau": "float64",  # rank correlation (Kendall's tau-b) of the two maps; null where there is no order
+        "against": "string",  # "limit": extrapolated from half of the nodes; "doubled": twice the steps; "reference": a dense map
+        "tau": "float64",  # rank correlation (Kendall's tau-b) of the two maps; null if all scores of a map are equal
         "error": "float64",  # largest difference of a token's scores, over the largest score of the other map
     },
     "timings": {
@@ -124,7 +125,7 @@ TABLES: dict[str, dict[str, str]] = {
         "n_examples": "int64",
         "n_tokens": "int64",
         "n_gradients": "int64",
-        "peak_bytes": "int64",  # growth of resident (CPU) or allocated (CUDA) memory; null where unknown
+        "peak_bytes": "int64",  # growth of resident (CPU) or allocated (CUDA) memory; null if unknown
         "device": "string",
     },
     "warnings": {
@@ -135,7 +136,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 
-#: Columns that runs of earlier versions do not have; they read as null.
+#: Columns that runs of earlier versions do not have; they are read as null.
 ADDED: dict[str, tuple[str, ...]] = {
     "examples": PARTS,
     "maps": ("against", "standard_errors", "split_half_tau", "error", "converged"),
@@ -154,13 +155,13 @@ SORT_KEYS: dict[str, list[str]] = {
 }
 
 
-#: Columns of the throughput benchmark's table, in order: a row per section, case, contestant and repeat. Null where a
-#: contestant was not timed, or a number is not known.
+#: Columns of the throughput benchmark's table, in order: a row per section, case, contestant and repeat. A number is null
+#: if the contestant was not timed or the number is unknown.
 THROUGHPUT = (
     "section",
     "case",
     "contestant",
-    "length",  # tokens of every text; null where they differ
+    "length",  # tokens of every text; null if they differ
     "n_steps",
     "token_budget",
     "dtype",
@@ -171,13 +172,13 @@ THROUGHPUT = (
     "n_examples",
     "n_tokens",  # of all examples, no padding
     "n_gradients",  # of all examples
-    "padded_tokens",  # that pass through the model for one gradient of each example; null where unknown
+    "padded_tokens",  # that pass through the model for one gradient of each example; null if unknown
     "useful_flop",  # of all gradients, no padding; of the products for "matmul"
     "peak_bytes",
-    "first_seconds",  # of the first run, in which anything is compiled
+    "first_seconds",  # of the first run, which includes compilation
     "n_warmups",
     "stable",  # whether the last two warm-ups took about as long
-    "error",  # of the worst text: largest difference over the largest score, to ours or to a dense or float64 reference
+    "error",  # of the worst text: largest difference from the reference (ours, a dense or a float64 one) over the largest score
     "error_median",  # of the middle text
     "device",
     "threads",
@@ -195,27 +196,27 @@ TRUST = (
     "corruption",
     "metric",
     "removal",
-    "preferred",  # 1 where the metric gives the known ranking the better value, 0.5 a tie, 0 else; null if it has none
-    "reason",  # why it has none
+    "preferred",  # 1 if the metric gives the true ranking the better value, 0.5 for a tie, 0 else; null without a value
+    "reason",  # why there is no value
 )
 
-#: Columns of the sanity checks' table, in order; what `case` and `level` are, the section says.
+#: Columns of the sanity checks' table, in order; the meaning of `case` and `level` depends on the section.
 SANITY = (
     "section",
     "model",
-    "method",  # null where no method is asked
+    "method",  # null if the section is not about methods
     "case",  # order of randomisation, kind of seed, removal operator, treatment of special tokens
     "level",  # part of the model, pair of seeds, fraction removed, special token
-    "draw",  # of random weights; null where nothing is drawn more than once
+    "draw",  # of random weights; null if there is one draw
     "measure",
     "example_id",
-    "value",  # null where there is none
+    "value",  # null if there is none
     "reason",  # why there is none
 )
 
 
 def digest(value: Any, length: int = 12) -> str:
-    """The first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    """Returns the first hexadecimal digits of the SHA-256 of a value's canonical JSON."""
     canonical = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -226,13 +227,13 @@ def digest(value: Any, length: int = 12) -> str:
 class Setting:
     """A method entry with one value per axis, and the backend that computes it.
 
-    `name` is the entry's name in the configuration ("ig_zero"); it labels the rows and is no part of the id:
-    two entries that compute the same numbers are the same setting.
+    `name` is the entry's name in the configuration ("ig_zero"). It labels the rows and is not part of the id: two entries
+    that compute the same numbers are the same setting.
     """
 
     name: str
     method: str
-    backend: str  # native, captum; "none" for rankings that have no gradient
+    backend: str  # native, captum; "none" for rankings without gradients
     reduction: str  # l2, l1, sum, dot; "none" for methods that give one number per token
     target: Target
     output: str
@@ -241,32 +242,32 @@ class Setting:
 
     @cached_property
     def id(self) -> str:
-        """Hashed from everything that can change a number, once: nothing of a setting changes."""
+        """The hash of everything that can change a number."""
         return digest({key: value for key, value in asdict(self).items() if key != "name"})
 
     def at(self, target: Target) -> "Setting":
-        """The same setting with another target."""
+        """Returns the same setting with another target."""
         return replace(self, target=target)
 
     def twin(self, backend: str) -> "Setting":
-        """The same setting through another backend."""
+        """Returns the same setting with another backend."""
         return replace(self, backend=backend)
 
     def to_dict(self) -> dict[str, Any]:
-        """The setting as plain data, hyperparameters flattened."""
+        """Returns the setting as plain data, with its hyperparameters as keys of their own."""
         flat = asdict(self)
         hyper: dict[str, Any] = flat.pop("hyper")
         return hyper | flat | {"setting_id": self.id}
 
 
 def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the values that are lists, the last key fastest; one combination where none is."""
-    choices = [value if isinstance(value, list | tuple) else [value] for value in values.values()]
-    return [dict(zip(values, combination, strict=True)) for combination in product(*choices)]
+    """Returns every combination of the values that are lists, the last key fastest; one combination if none is a list."""
+    combinations = product(*map(as_list, values.values()))
+    return [dict(zip(values, combination, strict=True)) for combination in combinations]
 
 
 def check_axis(where: str, values: Sequence[Any]) -> None:
-    """Refuses an axis without values, and a value that is listed twice."""
+    """Raises an `InputError` for an axis without values or with the same value twice."""
     if not values:
         raise InputError(f"{where} is an empty list. Give at least one value.")
     for value in values:
@@ -275,5 +276,5 @@ def check_axis(where: str, values: Sequence[Any]) -> None:
 
 
 def as_list(value: Any) -> list[Any]:
-    """The values of an axis; what is no list is its only value."""
+    """Returns the values of an axis; a value that is not a list is the only one."""
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,30 +1,16 @@
-"""The segments of a text by name, each with the sum of its scores, as they stand under a map. Imports no torch."""
+"""The segments of a text by name, each with the sum of its scores, for the line under a map. Imports no torch."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from jaxtyping import Float
 
 from saliency_bench.core.heatmap import Span, TokenMap, number
 from saliency_bench.core.method_facts import signed as has_sign
-from saliency_bench.core.text import Encoded
+from saliency_bench.core.scored_text import ScoredText
 from saliency_bench.core.units import SEGMENT, units_of
 
-if TYPE_CHECKING:
-    from saliency_bench.core.maps import AttributionMap
 
-
-def map_of_segments(map_: "AttributionMap") -> TokenMap | None:
-    """The segments of a text (passages, messages of a chat) by name, each with its sum; None where it has none."""
-    return segments_of(map_.encoded, map_.scores, map_.setting)
-
-
-def segments_of(
-    encoded: Encoded, scores: Float[np.ndarray, " T"], setting: Mapping[str, Any]
-) -> TokenMap | None:
-    """The same of scores under a setting."""
+def segment_map(map_: ScoredText) -> TokenMap | None:
+    """Returns the segments of a text (passages, messages of a chat) by name, each with its sum; None if it has none."""
+    encoded, scores = map_.encoded, map_.scores
     unplaced = (
         start < 0
         for (start, _), out in zip(encoded.offsets, encoded.special, strict=True)
@@ -32,7 +18,7 @@ def segments_of(
     )
     if not encoded.parts or any(unplaced):
         return None
-    tokens = TokenMap((), has_sign(setting, scores.tolist()))
+    tokens = TokenMap((), has_sign(map_.setting, scores.tolist()))
     spans: list[Span] = []
     for unit in units_of(encoded, SEGMENT):
         score = float(scores[[*unit.tokens]].sum())

@@ -1,7 +1,7 @@
 """The names and types of a function's keyword-only parameters, as a configuration has them.
 
 A parameter whose type is a dataclass stands for its fields: `draws: Draws` is `n_samples`, `sampler`, ... in a
-configuration, one level deep, and the function gets them as one value that has checked itself.
+configuration, one level deep. The function gets them as one value, which checks itself.
 """
 
 import inspect
@@ -24,7 +24,7 @@ NAMES: dict[Any, str] = {
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's keyword-only parameters by name, those of dataclasses by field."""
+    """Returns the types of a function's keyword-only parameters by name, those of dataclasses by field."""
     annotations: dict[str, Any] = {}
     for parameter in _keyword_only(function):
         if is_dataclass(parameter.annotation):
@@ -34,25 +34,20 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     return annotations
 
 
-def call(function: Callable[..., Any], *args: Any, given: Mapping[str, Any]) -> Any:
-    """Calls a function with the parameters that `parameters` lists."""
-    return function(*args, **grouped(function, given))
-
-
-def grouped(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `parameters` as the function takes them: fields of a dataclass as one value.
+def grouped(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of `parameters` as the function takes them: fields of a dataclass as one value.
 
     Raises:
-        InputError: a dataclass refuses what it is given.
+        InputError: a dataclass refuses its values.
     """
-    made: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for parameter in _keyword_only(function):
         if is_dataclass(parameter.annotation):
-            values = {field.name: given[field.name] for field in fields(parameter.annotation)}
-            made[parameter.name] = parameter.annotation(**values)  # type: ignore[operator]
+            of_class = {field.name: values[field.name] for field in fields(parameter.annotation)}
+            arguments[parameter.name] = parameter.annotation(**of_class)  # type: ignore[operator]
         else:
-            made[parameter.name] = given[parameter.name]
-    return made
+            arguments[parameter.name] = values[parameter.name]
+    return arguments
 
 
 @lru_cache(maxsize=1024)
@@ -62,9 +57,10 @@ def _keyword_only(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]
 
 
 def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) -> Any:
-    """`value` in the type that `function` declares for `parameter`; a whole number becomes a float where one is meant.
+    """Returns `value` in the type that `function` declares for `parameter`.
 
-    So that 1 and 1.0 are the same setting. Types that are not plain data are taken as they are.
+    A whole number becomes a float if the parameter is one, so that 1 and 1.0 are the same setting. Types that are not plain
+    data are not checked.
 
     Raises:
         InputError: the value is of another type; `where` names its key.
@@ -81,12 +77,12 @@ def typed(function: Callable[..., Any], parameter: str, value: Any, where: str) 
 
 
 def in_words(annotation: Any) -> str:
-    """A type as messages have it: "a whole number or null"."""
+    """Returns a type in words, for messages: "a whole number or null"."""
     return " or ".join(map(_name, _options(annotation)))
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, None included; or the annotation alone."""
+    """Returns the alternatives of a union, None included; or the annotation alone."""
     if get_origin(annotation) in (Union, types.UnionType):
         return get_args(annotation)
     return (annotation,)

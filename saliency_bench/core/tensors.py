@@ -1,4 +1,4 @@
-"""Tensor vocabulary and the values that pass between the parts.
+"""Types of functions on tensors, and the values that pass between rooms.
 
 Letters are fixed: B examples, T tokens, D embedding, R rows (example, point), S points (steps or samples),
 K settings or fractions, C classes.
@@ -16,23 +16,23 @@ from torch import Tensor
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import Encoded
 
-#: Scores of rows: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a batch.
-#: Row r of the result depends on row r alone. Model, task, target and real input ids are inside.
+#: `(embeddings, row_example) -> scores`: `embeddings[r]` replaces the input embeddings of example `row_example[r]` of a
+#: batch. Row r of the result depends on row r alone. The function holds the model, task, target and input ids.
 ScoreFn: TypeAlias = Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, " R"]]
 
-#: `(example indices [N], what stays of each one's own tokens) -> logits [N C]` in float64; the removal operator is
-#: inside.
+#: `(example indices [N], a mask of the tokens that stay for each) -> logits [N C]` in float64. The function holds the
+#: removal operator.
 Probe: TypeAlias = Callable[
     [Int[np.ndarray, " _"], Sequence[Bool[np.ndarray, " _"]]], Float[np.ndarray, " ..."]
 ]
 
 
-#: The attribute of a tensor by which the host knows what it sent.
-_KEPT = "_saliency_bench_kept"
+#: The attribute of a tensor on a device that keeps its numbers on the host.
+_ON_HOST = "_saliency_bench_on_host"
 
 
 def host_copies(tensors: Sequence[Tensor]) -> list[Float[np.ndarray, " ..."]]:
-    """The tensors in float64 on the host, by one copy for all that lie on one device: a GPU is waited for once."""
+    """Returns the tensors in float64 on the host, by one copy per device, so that a GPU is waited for once."""
     copies: dict[int, Float[np.ndarray, " ..."]] = {}
     for device in {tensor.device for tensor in tensors}:
         places = [place for place, tensor in enumerate(tensors) if tensor.device == device]
@@ -48,48 +48,48 @@ def on_device(
     values: Sequence[int] | Sequence[float], device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Copies numbers to a device without waiting for a GPU; the host keeps them for `numbers`."""
-    there = sent(torch.tensor(values, dtype=dtype), device)
-    if not there.is_floating_point():
-        setattr(there, _KEPT, tuple(values))
-    return there
+    copied = sent(torch.tensor(values, dtype=dtype), device)
+    if not copied.is_floating_point():
+        setattr(copied, _ON_HOST, tuple(values))
+    return copied
 
 
-def numbers(there: Int[Tensor, " N"]) -> list[int]:
-    """Reads whole numbers from a tensor, without waiting where `on_device` made it. Such a tensor must not be changed."""
-    kept: Sequence[int] | None = getattr(there, _KEPT, None)
-    return there.tolist() if kept is None else list(kept)
+def numbers(tensor: Int[Tensor, " N"]) -> list[int]:
+    """Returns the whole numbers of a tensor. If `on_device` made it, no GPU is waited for; it must not have been changed."""
+    on_host: Sequence[int] | None = getattr(tensor, _ON_HOST, None)
+    return tensor.tolist() if on_host is None else list(on_host)
 
 
-def sent(held: Tensor, device: torch.device) -> Tensor:
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Copies a tensor to a device without waiting for a GPU."""
     if device.type != "cuda":
-        return held.to(device)
-    return held.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass
 class TokenBudget:
-    """How many tokens a pass may have; it shrinks when memory runs out."""
+    """The largest number of tokens in a pass; it shrinks when memory runs out."""
 
     tokens: int
     halvings: int = 0
 
     def rows(self, width: int) -> int:
-        """How many rows of this many tokens a pass takes; at least one."""
+        """Returns the number of rows of `width` tokens in a pass; at least one."""
         return max(1, self.tokens // width)
 
     def fit(self, tokens: int) -> None:
-        """Lowers the budget after memory ran out."""
+        """Lowers the budget to `tokens` after memory ran out."""
         self.tokens = max(1, tokens)
         self.halvings += 1
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may follow each text of a batch; the classes of a question are these.
+    """The options for the text after each text of a batch; they are the classes.
 
-    `ids` has for each of the C options the text and, after it, the option, in W tokens; `scored` marks the option's
-    own tokens. `counts` is what the sum of their log-probabilities is divided by: how many they are, or 1.
+    `ids` has for each of the C options the text followed by the option, in W tokens; `scored` marks the tokens of the
+    option. The sum of their log-probabilities is divided by `counts`: their number, or 1.
     """
 
     ids: Int[Tensor, "B C W"]
@@ -99,12 +99,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Batch:
-    """A block of examples in normal form, padded on the right, as they were given (see `Encoded.pads`), or not at all.
+    """A block of examples as tensors: without padding, padded on the right, or with their own padding (`Encoded.pads`).
 
-    `attributable` is False for padding and special tokens. What is asked of each text is read in the outputs of every
-    token where `positions` or `boundaries` are there: at one token, or one logit of each token that is `answerable`.
-    Where `options` are there, each text is asked which of them follows (`tasks.options`).
-    `extra` has further inputs of the model by name, [B ...].
+    `attributable` is False for padding and special tokens. With `positions`, the logits of a text are those of the model's
+    output at one token; with `boundaries`, they are one logit of each token, for those that are `answerable`. With
+    `options`, the classes are the texts that may follow (`tasks.options`). `extra` has further inputs of the model by name,
+    [B ...].
     """
 
     encoded: tuple[Encoded, ...]
@@ -119,14 +119,14 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def extra_of(self, rows: Any = slice(None), width: int | None = None) -> dict[str, Tensor]:
-        """Inputs of the model beside ids and mask by name, of these rows; token types, among them, to this width."""
+        """Returns the inputs of the model besides ids and mask by name, for some rows; token types are cut to `width`."""
         extra = {name: value[rows] for name, value in self.extra.items()}
         if self.token_type_ids is None:
             return extra
         return {"token_type_ids": self.token_type_ids[rows][:, :width]} | extra
 
     def mask_of(self, rows: Int[Tensor, " R"], width: int) -> Bool[Tensor, "R W"] | None:
-        """The mask of these rows up to a width; None where nothing there is padding."""
+        """Returns the attention mask of some rows up to a width; None if there is no padding."""
         if not self.padded:
             return None
         items = [self.encoded[row] for row in numbers(rows)]
@@ -137,10 +137,10 @@ class Batch:
     def read(
         self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
     ) -> Float[Tensor, "R C"]:
-        """The logits of what is asked about these rows (all where None) in the outputs of a model.
+        """Returns the logits of the classes of these rows (None: all) from the outputs of a model.
 
-        They are in at least float32, whatever the model computes in: a probability near 1, and its gradient, have no
-        digits left in half precision.
+        They are in at least float32, whatever the model computes in: in half precision a probability near 1, and its
+        gradient, would have no digits left.
 
         Raises:
             InputError: see `require_text_alone`.
@@ -157,36 +157,36 @@ class Batch:
         return ends.masked_fill(~self.answerable[rows], -torch.inf)
 
     def require_text_alone(self) -> None:
-        """Refuses what is not read in outputs for the text alone, where these are needed.
+        """Checks that outputs for the text alone answer the question.
 
         Raises:
-            InputError: the texts have options.
+            InputError: the texts have options, which are scored in passes beyond the text.
         """
         if self.options is not None:
             raise InputError(
-                "options, and a continuation as a whole, are scored in passes that go beyond the text, which this method, "
-                "backend or rule of gradients does not follow: ask for each token of the continuation (leave out at=)"
+                "this method, backend or backward rule cannot explain options or a whole continuation, which are scored in "
+                "passes beyond the text. Explain each token of the continuation (leave out at=)"
             )
 
     @property
     def tokens_of_a_row(self) -> int:
-        """How many tokens the model reads to answer one row."""
+        """The number of tokens that the model reads for one row."""
         width = self.input_ids.shape[1]
         return width if self.options is None else self.options.ids[0].numel()
 
     @property
     def example_ids(self) -> tuple[str, ...]:
-        """The names of the examples, by which rows are traced and comparisons are paired."""
+        """The names of the examples in tables."""
         return tuple(item.example_id for item in self.encoded)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The tokens of each example with special tokens and its own padding, without padding to the block's width."""
+        """The number of tokens of each example, with special tokens and its own padding, without padding to the block."""
         return tuple(len(item) for item in self.encoded)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How wide a pass over each example must be: as its tokens, or as the block where other inputs or outputs are."""
+        """The width of a pass over each example: its tokens, or the block if it has further inputs, boundaries or options."""
         if self.extra or self.boundaries is not None or self.options is not None:
             return (self.input_ids.shape[1],) * len(self)
         return self.lengths
@@ -194,8 +194,8 @@ class Batch:
     @property
     def padded(self) -> bool:
         """Whether any row has padding."""
-        own_padding = any(item.pads is not None for item in self.encoded)
-        return own_padding or min(self.lengths) < self.input_ids.shape[1]
+        came_padded = any(item.pads is not None for item in self.encoded)
+        return came_padded or min(self.lengths) < self.input_ids.shape[1]
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -203,14 +203,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Convergence:
-    """How sure approximate scores are, example by example; None where it is not known.
+    """The uncertainty of approximate scores, by example; None if it is unknown.
 
     `standard_errors` are those of the scores, from independent groups of random draws. `split_half_tau` is the rank
-    correlation (Kendall's τ-b) of the scores from one half of the draws with those from the other.
-    `error` estimates the relative error of the scores: for random draws the norm of the standard errors over that
-    of the scores, for quadrature the largest error of a token over the largest score.
-    `converged` says whether `error` came down to the tolerance that was asked for, and `reasons` why not. The error is
-    estimated, so this is no proof; `attribution.adaptive` says how often it was wrong, and where that was measured.
+    correlation (Kendall's τ-b) of the scores from the two halves of the draws. `error` estimates the relative error of the
+    scores: for random draws the norm of the standard errors over that of the scores, for quadrature the largest error of a
+    token over the largest score. `converged` says whether `error` is within the tolerance, and `reasons` why not. Since the
+    error is an estimate, this is no proof; `attribution.adaptive` says how often it was wrong in measurements.
     """
 
     standard_errors: Float[np.ndarray, " ..."] | None = None
@@ -224,11 +223,10 @@ class Convergence:
 class Attribution:
     """Scores of one setting for the examples of a batch.
 
-    `scores` are per token after the reduction; padding is 0. `total` is the signed sum before the reduction
-    and `difference` is F(x) - F(x'), where the method claims that they agree (completeness), else None.
-    `n_gradients` is the cost of each example's map alone: gradients at distinct points; one number where it is the
-    same for all. `draws` are equally valid scores of a random ranking, over which metrics are averaged; `scores` is
-    the first.
+    `scores` are per token after the reduction; padding is 0. `total` is the signed sum before the reduction and
+    `difference` is F(x) - F(x'), if the method claims that they agree (completeness), else None. `n_gradients` is the cost
+    of each example's map alone: the number of gradients at distinct points, one number if it is the same for all. `draws`
+    are equally valid scores of a random ranking, over which metrics are averaged; `scores` is the first of them.
     """
 
     scores: Float[Tensor, "B T"]
@@ -240,5 +238,5 @@ class Attribution:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """The same numbers, in float32 where they are in half precision."""
+    """Returns the same numbers, in float32 if they are in half precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

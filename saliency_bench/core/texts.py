@@ -1,7 +1,7 @@
-"""Which examples of a table are of one text: the text, not the example, is what is resampled, tested and counted.
+"""Groups the examples of a table by text: statistics resample, test and count texts, not examples.
 
-Tasks that put several questions to a text have an example for each, and data may have a text more than once. Examples of
-one text share most of what they are about, so their values are averaged first.
+Tasks with several questions per text have an example for each question, and data may have a text more than once. Examples
+of one text are not independent, so their values are averaged first.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 UNIT = ["cell_id", "example_id"]
 #: The column that names the text of an example, where several examples are of one text.
 TEXT = "text_id"
-#: How the example ids of questions end, in tasks that put several to a text (see `tasks.task.asked_at`).
+#: The end of an example id in tasks with several questions per text (see `tasks.task`).
 QUESTION = r"@(?:\d+|start|end|sum|mean)$"
-#: The task that puts one question to a text, so that its ids may end as they like.
+#: The task with one question per text, whose ids may end in any way.
 ONE_QUESTION = "sequence-classification"
 
 
@@ -25,14 +25,14 @@ def with_texts(
     manifest: Mapping[str, Any],
     repeated: Mapping[str, Mapping[str, str]] = {},
 ) -> "pd.DataFrame":
-    """The table with a column `TEXT` where several examples are of one text, else the table as it is.
+    """Returns the table with a column `TEXT` if several examples are of one text, else the table itself.
 
     Args:
         table: a table of a run.
-        manifest: of the run.
+        manifest: the manifest of the run.
         repeated: by cell, examples whose text an earlier example has (`Run.repeated`).
     """
-    several = asks_several(manifest)
+    several = has_several_questions(manifest)
     if not several and not repeated:
         return table
     text = table["example_id"].astype(object)
@@ -41,19 +41,19 @@ def with_texts(
     return table.assign(**{TEXT: text.str.replace(QUESTION, "", regex=True) if several else text})
 
 
-def asks_several(manifest: Mapping[str, Any]) -> bool:
-    """Whether the task of a study puts several questions to a text."""
+def has_several_questions(manifest: Mapping[str, Any]) -> bool:
+    """Whether the task of a study has several questions per text."""
     model = (manifest.get("config") or {}).get("model") or {}
     return bool(model.get("task", ONE_QUESTION) != ONE_QUESTION)
 
 
 def index_of(table: "pd.DataFrame") -> list[str]:
-    """The columns that name an example and, if the table has it, its text."""
+    """Returns the columns that name an example and, if the table has it, its text."""
     return [*UNIT, *([TEXT] if TEXT in table else [])]
 
 
 def per_text(table: "pd.DataFrame") -> "pd.DataFrame":
-    """One line for each text: the mean over its examples that have a value.
+    """Returns one line for each text: the mean over its examples that have a value.
 
     Args:
         table: numbers, indexed by `index_of`.

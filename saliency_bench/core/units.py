@@ -1,24 +1,25 @@
-"""What is ranked and removed as one: tokens, words, sentences, or named stretches of a text. Imports no torch.
+"""The units of a text that are ranked and removed: tokens, words, sentences or named segments. Imports no torch.
 
-Special tokens are in no unit, and neither are tokens outside of all stretches (an instruction around the passages that
-are ranked): they always stay.
+Special tokens are in no unit, and neither are tokens outside of all segments (an instruction around the passages that are
+ranked): they are never removed.
 """
 
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
+from unicodedata import category
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saliency_bench.core.errors import InputError, unknown
-from saliency_bench.core.text import NO_OFFSET, Encoded
+from saliency_bench.core.text import MARKS, NO_OFFSET, Encoded
 
 TOKEN, WORD, SENTENCE, SEGMENT = GRANULARITIES = ("token", "word", "sentence", "segment")
 NONE = -1  # the unit of a token that is in none
 
-#: Where a sentence ends: after its marks, closing quotes and space, unless a small letter follows; after an ideographic
+#: The end of a sentence: after its marks, closing quotes and space, unless a small letter follows; after an ideographic
 #: mark; at a line break (Unicode Standard Annex 29, sentence boundaries, without its lists of abbreviations).
 _ENDS = re.compile(
     r"""[.!?…]+["'”’»)\]]*\s+(?![\s\da-zà-öø-ÿ])|[。！？]+["”’」』）]*\s*|\s*[\n\r]+\s*"""
@@ -29,7 +30,7 @@ _Place = tuple[int, int, int]
 
 
 class Unit(NamedTuple):
-    """A unit of a text: its name, as it is written, and where it stands (-1: unknown) in which text; `tokens` are its places."""
+    """A unit of a text: its name, its words, its characters (-1: unknown) in the text or its pair, and its tokens' positions."""
 
     name: str
     text: str
@@ -40,7 +41,7 @@ class Unit(NamedTuple):
 
 
 def units(encoded: Encoded, granularity: str) -> Int[np.ndarray, " T"]:
-    """The unit of each token, which bears the position of its first token as its name.
+    """Returns the unit of each token, numbered by the position of its first token; `NONE` for a token in no unit.
 
     Raises:
         InputError: see `refuse_without_units`.
@@ -54,39 +55,40 @@ def units(encoded: Encoded, granularity: str) -> Int[np.ndarray, " T"]:
         # A token that is of no word is a unit of its own.
         alone = words.max(initial=0) + 1 + np.arange(len(words))
         return _first_of(np.where(words < 0, alone, words), ranked=~special)
-    places = sentences(encoded) if granularity == SENTENCE else [one[1:] for one in encoded.parts]
+    places = sentences(encoded) if granularity == SENTENCE else [part[1:] for part in encoded.parts]
     return _first_of(_place_of(encoded, places), ranked=~special)
 
 
 def units_of(encoded: Encoded, granularity: str) -> list[Unit]:
-    """The units of a text in their order, with their names: those of segments, and of others what they are made of."""
+    """Returns the units of a text in order; segments have names of their own, other units are named by their text."""
     unit_of = units(encoded, granularity)
     names = {}
     if granularity == SEGMENT:
-        which = _place_of(encoded, [one[1:] for one in encoded.parts])
-        names = {token: encoded.parts[part][0] for token, part in enumerate(which) if part >= 0}
-    made = []
+        part_of = _place_of(encoded, [part[1:] for part in encoded.parts])
+        names = {token: encoded.parts[part][0] for token, part in enumerate(part_of) if part >= 0}
+    ordered = []
     for first in np.flatnonzero(heads(unit_of)).tolist():
         tokens = tuple(np.flatnonzero(unit_of == first).tolist())
-        text, start, end = _written(encoded, tokens)
-        made.append(Unit(names.get(first, text), text, start, end, encoded.segments[first], tokens))
-    return made
+        text, start, end = text_of_tokens(encoded, tokens)
+        ordered.append(
+            Unit(names.get(first, text), text, start, end, encoded.segments[first], tokens)
+        )
+    return ordered
 
 
 def refuse_without_units(encoded: Encoded, granularity: str) -> None:
-    """Refuses a text of which nothing says what its units are.
+    """Checks that a text has units of a granularity.
 
     Raises:
-        InputError: there is no such granularity; neither a tokenizer's marks nor places in the text say what words are; or
-            the text has no segments.
+        InputError: there is no such granularity; the tokenizer's marks and offsets do not say what the words are; the
+            places of the tokens are unknown; or the text has no segments.
     """
     if granularity not in GRANULARITIES:
         raise unknown("granularity", granularity, list(GRANULARITIES))
     where = f"granularity={granularity}: {encoded.example_id}"
     if granularity == WORD and not encoded.words_known:
         raise InputError(
-            f"{where}: neither the marks of the tokenizer's tokens nor their places in the "
-            "text say what its words are. Use granularity=token, or a fast tokenizer"
+            f"{where}: the tokenizer does not say what the words are. Use granularity=token, or a fast tokenizer"
         )
     if granularity == SEGMENT and not encoded.parts:
         raise InputError(
@@ -104,12 +106,12 @@ def refuse_without_units(encoded: Encoded, granularity: str) -> None:
 
 
 def sentences(encoded: Encoded) -> list[_Place]:
-    """The sentences of a text and its pair, each with the space behind it; none goes beyond a part of the text."""
+    """Returns the sentences of a text and its pair, each with the space after it. They end where parts of the text end."""
     places = []
     for segment, text in enumerate((encoded.text, encoded.text_pair)):
-        cuts = {0, len(text or "")} | {found.end() for found in _ENDS.finditer(text or "")}
-        for _, owner, start, end in encoded.parts:
-            cuts |= {start, end} if owner == segment else set()
+        cuts = {0, len(text or "")} | {match.end() for match in _ENDS.finditer(text or "")}
+        for _, of_segment, start, end in encoded.parts:
+            cuts |= {start, end} if of_segment == segment else set()
         ordered = sorted(cuts)
         places += [(segment, a, b) for a, b in pairwise(ordered)]
     return places
@@ -123,7 +125,7 @@ def heads(unit_of: Int[np.ndarray, " T"]) -> Bool[np.ndarray, " T"]:
 def summed(
     scores: Float[np.ndarray, "... T"], unit_of: Int[np.ndarray, " T"]
 ) -> Float[np.ndarray, "... T"]:
-    """The sum of each unit's scores at its first token; 0 elsewhere."""
+    """Returns the sum of each unit's scores at its first token; 0 elsewhere."""
     sums = np.zeros_like(scores)
     ranked = unit_of != NONE
     np.add.at(sums.T, unit_of[ranked], scores.T[ranked])
@@ -133,7 +135,7 @@ def summed(
 def _first_of(
     groups: Int[np.ndarray, " T"], ranked: Bool[np.ndarray, " T"]
 ) -> Int[np.ndarray, " T"]:
-    """The first token of each token's group; NONE for a token that is in none or not ranked."""
+    """Returns the first token of each token's group; `NONE` for a token that is in none or not ranked."""
     first: dict[int, int] = {}
     unit_of = np.full(len(groups), NONE)
     for position, group in enumerate(groups.tolist()):
@@ -143,8 +145,8 @@ def _first_of(
 
 
 def _place_of(encoded: Encoded, places: Sequence[_Place]) -> Int[np.ndarray, " T"]:
-    """Which of these stretches each token is in: the first that it shares a character with that is no space; else NONE."""
-    which = np.full(len(encoded), NONE)
+    """Returns the index of the first place that each token shares a character with, space aside; `NONE` if there is none."""
+    place_of_token = np.full(len(encoded), NONE)
     texts = (encoded.text, encoded.text_pair or "")
     for token, (segment, (start, end)) in enumerate(
         zip(encoded.segments, encoded.offsets, strict=True)
@@ -153,22 +155,35 @@ def _place_of(encoded: Encoded, places: Sequence[_Place]) -> Int[np.ndarray, " T
             continue
         written = texts[segment][start:end]
         begins = start + len(written) - len(written.lstrip()) if written.strip() else start
-        for index, (owner, first, last) in enumerate(places):
-            if owner == segment and begins < last and first < max(end, begins + 1):
-                which[token] = index
+        for index, (of_segment, first, last) in enumerate(places):
+            if of_segment == segment and begins < last and first < max(end, begins + 1):
+                place_of_token[token] = index
                 break
-    return which
+    return place_of_token
 
 
-def _written(encoded: Encoded, tokens: Sequence[int]) -> tuple[str, int, int]:
-    """What tokens are in the text, without the space around them; as the tokenizer writes them where that is not known."""
-    source = encoded.text if encoded.segments[tokens[0]] == 0 else encoded.text_pair
-    start = encoded.offsets[tokens[0]][0]
-    end = max(encoded.offsets[token][1] for token in tokens)
+def text_of_tokens(encoded: Encoded, tokens: Sequence[int]) -> tuple[str, int, int]:
+    """Returns the text of some tokens, its first character and its end, without the space around it.
+
+    Marks that a tokenizer drops (an accent, a variation selector, a joiner) belong to the character before them. Where the
+    place of the tokens is unknown, the text is as the tokenizer writes it and the characters are -1.
+    """
+    segment, start = encoded.segments[tokens[0]], encoded.offsets[tokens[0]][0]
+    source = encoded.text if segment == 0 else encoded.text_pair
     if start < 0 or not source:
         return "".join(encoded.tokens[token] for token in tokens), -1, -1
+    end = max(encoded.offsets[token][1] for token in tokens)
+    later = [
+        first
+        for (first, _), of in zip(encoded.offsets, encoded.segments, strict=True)
+        if of == segment and first >= end
+    ]
+    limit = min(later, default=len(source))
+    while end < limit and category(source[end]) in MARKS:
+        end += 1
     written = source[start:end]
-    if not written.strip():
+    text = written.strip()
+    if not text:
         return written, start, end
     start += len(written) - len(written.lstrip())
-    return written.strip(), start, start + len(written.strip())
+    return text, start, start + len(text)

@@ -1,4 +1,4 @@
-"""Which maps of one text to trust, and why: what each can be checked by, and how its setting did in a committed study."""
+"""Checks of the maps of one text, and the results of their settings in a committed study: which map to trust."""
 
 import json
 import math
@@ -6,25 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from saliency_bench.core.heatmap import visible
+from saliency_bench.core.labels import listed
 from saliency_bench.core.method_facts import facts_of
+from saliency_bench.core.scored_text import ScoredText
 
-if TYPE_CHECKING:
-    from saliency_bench.core.maps import AttributionMap
-
-#: What `scripts/evidence.py` writes.
+#: Written by `scripts/evidence.py`.
 EVIDENCE = Path(__file__).with_name("evidence.json")
-#: Words of a map that are named, the largest first.
+#: The number of words of a map that are named, the largest first.
 N_WORDS = 3
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a map counts as exact enough, as in `convergence` of conf/config.yaml."""
+    """The limits at which a map counts as exact enough, from `convergence` of conf/config.yaml."""
 
     largest_gap: float
     smallest_tau: float
@@ -40,12 +39,12 @@ class Evidence:
     group: str
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of one map. `passed`: its own checks; None where it has none."""
+    """The result of a map's checks (`passed`, None if it has none), in words (`why`), and the evidence for its setting."""
 
     label: str
     passed: bool | None
@@ -54,30 +53,30 @@ class Verdict:
 
     @property
     def cells(self) -> tuple[str, str, str]:
-        """As a line of a table under `heads`."""
+        """The line of a table under `heads`."""
         mark = {True: "passed: ", False: "failed: ", None: ""}[self.passed]
         return visible(self.label), visible(mark + self.why), str(self.evidence or "not measured")
 
 
-def verdict(map_: "AttributionMap", limits: Limits) -> Verdict:
-    """The checks of a map, in words with their numbers, and the evidence for its setting.
+def verdict(map_: ScoredText, limits: Limits) -> Verdict:
+    """Checks a map and returns the results in words with their numbers, and the evidence for its setting.
 
-    A sum is checked against the difference of outputs (completeness), draws by the rank correlation of two halves of
-    them, and an adaptive method by its own estimate of the error.
+    The sum of scores is checked against the difference of outputs (completeness), random draws by the rank correlation of
+    their two halves, and an adaptive method by its own estimate of the error.
     """
     checks = [*_checks(map_, limits)]
-    failed = [words for good, words in checks if not good]
+    failed = [words for passed_check, words in checks if not passed_check]
     why = "; ".join(failed or [words for _, words in checks]) or "nothing to check it by"
     passed = None if not checks else not failed
     return Verdict(facts_of(map_.setting).entry, passed, why, evidence_of(map_))
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict of the maps of a continuation's tokens, which failed where one of them did."""
+    """Returns one verdict for the maps of a continuation's tokens; it is failed if one of them is."""
     if len(verdicts) == 1:
         return verdicts[0]
-    checked = [(n, judged) for n, judged in enumerate(verdicts, 1) if judged.passed is not None]
-    failed = [(n, judged) for n, judged in checked if not judged.passed]
+    checked = [(n, verdict) for n, verdict in enumerate(verdicts, 1) if verdict.passed is not None]
+    failed = [(n, verdict) for n, verdict in checked if not verdict.passed]
     if not checked:
         return verdicts[0]
     number, shown = (failed or checked)[0]
@@ -86,8 +85,8 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict(shown.label, shown.passed, why, shown.evidence)
 
 
-def _checks(map_: "AttributionMap", limits: Limits) -> list[tuple[bool, str]]:
-    """Whether each check of a map is passed, and its number."""
+def _checks(map_: ScoredText, limits: Limits) -> list[tuple[bool, str]]:
+    """Returns for each check of a map whether it is passed, and its number in words."""
     checks = []
     n_lost = int((~np.isfinite(map_.scores)).sum())
     if n_lost:
@@ -109,60 +108,56 @@ def _checks(map_: "AttributionMap", limits: Limits) -> list[tuple[bool, str]]:
 
 
 def _percent(share: float) -> str:
-    """Two digits of a share, never 0 for what is not."""
+    """Returns two digits of a share as a percentage; 0 stands for exactly 0 alone."""
     if not math.isfinite(share):
         return "no number"
     return f"{100 * share:.2g} %" if share == 0 or share >= 1e-4 else "less than 0.01 %"
 
 
 def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
-    """Names the maps to read, with the numbers that say so; says too where no number does.
+    """Names the map to trust most and the numbers that speak for it, or says that there are none.
 
     Args:
-        verdicts: of the maps of one text.
+        verdicts: the verdicts on the maps of one text.
         model: the name of the explained model; the study is of one model alone.
     """
-    sound = [judged for judged in verdicts if judged.passed is not False]
-    ranked = [(judged, judged.evidence) for judged in sound if judged.evidence]
+    sound = [verdict for verdict in verdicts if verdict.passed is not False]
+    ranked = [(verdict, verdict.evidence) for verdict in sound if verdict.evidence]
     if not sound:
         return "Trust none of these maps: each fails a check above."
     if not ranked:
-        passed = _listed([judged.label for judged in sound if judged.passed]) or "none"
+        passed = listed([verdict.label for verdict in sound if verdict.passed]) or "none"
         return (
             f"Own checks passed: {passed}. {_study()['study']} has none of these settings, so that no number here says which "
             "map to prefer."
         )
     best, evidence = max(ranked, key=lambda pair: pair[1].mean)
     chance = _study()["settings"][_study()["chance"]]["srg"][0]
-    said = (
+    text = (
         f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} on {_study()['n']} "
         f"sentences of the bundled model, words replaced by [MASK]; a random ranking has {chance:.3f}."
     )
     alike = [
-        judged.label
-        for judged, other in ranked
-        if judged is not best and {*other.group} & {*evidence.group}
+        verdict.label
+        for verdict, other in ranked
+        if verdict is not best and {*other.group} & {*evidence.group}
     ]
     if alike:
-        said += f" {_listed(alike)} did not differ from it there."
+        text += f" {listed(alike)} did not differ from it there."
     if best.passed:
-        said += f" Its own check: {best.why}."
+        text += f" Its own check: {best.why}."
     if model != _study()["model"]:
-        said += " Your model was not in that study: saliency-bench run with the same model=... measures it."
-    return said
+        text += " Your model was not in that study: saliency-bench run with the same model=... measures it."
+    return text
 
 
 def heads() -> tuple[str, str, str]:
-    """The columns of a table of verdicts."""
+    """Returns the headings of a table of verdicts."""
     return "Map", "Its own check", f"SRG ({_study()['n']} sentences)"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def largest_words(map_: "AttributionMap", signed: bool) -> str:
-    """The words with the largest magnitudes and their scores."""
+def largest_words(map_: ScoredText, signed: bool) -> str:
+    """Lists the words with the largest magnitudes and their scores."""
     words = [word for word in map_.words() if math.isfinite(word.score) and word.score != 0]
     words.sort(key=lambda word: -abs(word.score))
     sign = "+" if signed else ""
@@ -170,14 +165,14 @@ def largest_words(map_: "AttributionMap", signed: bool) -> str:
     return "Words that matter most: " + " · ".join(shown) if words else "No word matters."
 
 
-def evidence_of(map_: "AttributionMap") -> Evidence | None:
-    """What the committed study found of exactly this setting; None where it has no such setting, or texts of another task."""
-    kept: Mapping[str, Any] = _study()["settings"].get(map_.setting.get("setting_id"), {})
+def evidence_of(map_: ScoredText) -> Evidence | None:
+    """Returns the committed study's result for exactly this setting; None if it has none, or texts of another task."""
+    result: Mapping[str, Any] = _study()["settings"].get(map_.setting.get("setting_id"), {})
     text = map_.encoded
-    if not kept or text.options or text.position is not None or text.boundary is not None:
+    if not result or text.options or text.position is not None or text.boundary is not None:
         return None
-    mean, low, high = kept["srg"]
-    return Evidence(mean, low, high, kept["group"])
+    mean, low, high = result["srg"]
+    return Evidence(mean, low, high, result["group"])
 
 
 @cache

@@ -21,7 +21,7 @@ CARRYING = ("hydra-core", "omegaconf", "matplotlib", "seaborn")
 
 
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
-    """The installed versions of packages; None of those that are not there."""
+    """Returns the installed versions of packages; None for those that are not installed."""
     return {package: _version(package) for package in packages}
 
 

@@ -1,7 +1,7 @@
-"""Datasets by name: functions that give examples. Importing this loads no pandas or pyarrow.
+"""Datasets by name: functions that return examples. Importing this loads no pandas or pyarrow.
 
-Adding one is one file here with a function `load`, registered by `@dataset` (or in an installed package, entry point
-group `saliency_bench.data`), and one yaml in conf/data/.
+A new dataset is one file here with a function `load`, registered by `@dataset` (or, in an installed package, by the entry
+point group `saliency_bench.data`), and one yaml in conf/data/.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,13 @@
-"""Subject-verb agreement: the beginning of a sentence after which "is" or "are" must follow, and the noun that decides.
+"""Subject-verb agreement: beginnings of sentences that "is" or "are" must follow, with the noun that decides it.
 
-After Linzen et al. 2016 and, as a truth for attributions, Arras et al. 2025 (arXiv 2502.15886). Between the subject and the
-verb stand attractors: nouns of the other number. The words and templates are our own.
+The task is that of Linzen et al. 2016; Arras et al. 2025 (arXiv 2502.15886) use it as a ground truth for attributions.
+Between the subject and the verb stand attractors: nouns of the other number. The words and templates are our own.
 """
 
 import random
 from itertools import product
 
+from saliency_bench.core import ranges
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.data import dataset
@@ -14,9 +15,9 @@ from saliency_bench.data.example import Example
 from saliency_bench.data.records import content_id
 
 SINGULAR, PLURAL, BOTH = "singular", "plural", "both"
-#: The verb that follows, as a token of most vocabularies: the space before it belongs to it.
+#: The verb that follows, as most vocabularies have it: with the space before it.
 VERBS = {SINGULAR: " is", PLURAL: " are"}
-MOST_ATTRACTORS = 3
+
 
 #: Subjects, and nouns that stand between them and the verb; each has a plural in -s, and no noun is in both.
 SUBJECTS = (
@@ -28,43 +29,44 @@ ATTRACTORS = (
     "park", "river", "road", "school", "ship", "shop", "station", "street", "tower", "train", "tree", "wall", "window",
 )  # fmt: skip
 PREPOSITIONS = ("near", "behind", "beside", "in front of", "next to", "across from")
-OPENINGS = ("The", "Today the", "In the end the", "As far as I know, the")
+OPENINGS = (
+    "The", "Today the", "In the end the", "As far as I know, the", "Of course the", "I think that the",
+)  # fmt: skip
 
 
 @dataset
 def load(*, n_items: int, number: str, attractors: list[int], seed: int) -> list[Example]:
-    """Different beginnings of sentences, as many as asked for, with equally many of each number of attractors.
+    """Returns different beginnings of sentences, in equal shares for each number of attractors.
 
-    Each ends before the verb. What matters is the subject, whose number is that of the verb: the truth of the contrast
-    " is" against " are" for singular subjects, and the other way round for plural ones.
+    Each ends before the verb. The subject is `relevant`, since its number is that of the verb: it explains the contrast
+    " is" against " are" for singular subjects, and the reverse for plural ones.
 
     Args:
-        n_items: how many.
-        number: singular, plural or both, by turns.
-        attractors: how many nouns of the other number stand between, 0 to 3, by turns.
-        seed: of which words are drawn.
+        n_items: the number of examples.
+        number: singular, plural, or both in turn.
+        attractors: numbers of nouns between subject and verb, 0 to 3, which take turns.
+        seed: the seed of the drawn words.
 
     Raises:
-        InputError: there is no such number, or it is not 0 to 3 attractors, or so many different ones cannot be made.
+        InputError: there is no such grammatical number, `attractors` are not 0 to 3, or there are fewer different examples.
     """
     one_of("data.number", number, (SINGULAR, PLURAL, BOTH))
-    if not attractors or not {*attractors} <= {*range(MOST_ATTRACTORS + 1)}:
-        raise InputError(
-            f"data.attractors={attractors}: expected whole numbers from 0 to {MOST_ATTRACTORS}"
-        )
+    if not attractors:
+        raise InputError("data.attractors is an empty list. Give at least one value.")
+    ranges.check(attractors, "data.attractors")
     numbers = (SINGULAR, PLURAL) if number == BOTH else (number,)
     kinds = [*product(sorted({*attractors}), numbers)]
     stream = random.Random(seed_of("agreement", seed))
-    made: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     for index in range(100 * n_items):
-        if len(made) == n_items:
-            return [*made.values()]
-        # Kinds by turns over what was made, so that a repetition changes no share.
-        n_between, own = kinds[len(made) % len(kinds)]
-        example = _item(n_between, own, stream, f"agreement item {index + 1}")
-        made.setdefault(example.text, example)
+        if len(examples) == n_items:
+            return [*examples.values()]
+        # The kinds take turns over the examples so far, so that a repeated text changes no share.
+        n_between, subject_number = kinds[len(examples) % len(kinds)]
+        example = _item(n_between, subject_number, stream, f"agreement item {index + 1}")
+        examples.setdefault(example.text, example)
     raise InputError(
-        f"data.n_items={n_items}: only {len(made)} different ones could be made of attractors={attractors}, number={number}"
+        f"data.n_items={n_items}: with attractors={attractors} and number={number} there are only {len(examples)} different items"
     )
 
 

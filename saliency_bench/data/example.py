@@ -1,12 +1,12 @@
-"""One labelled text, as every dataset hands it on."""
+"""The labelled text that every dataset returns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-#: Characters start to end, end left out, of segment 0 (text) or 1 (text_pair).
+#: Characters of a text: 0 (text) or 1 (text_pair), the first one, and the end, which is excluded.
 Span = tuple[int, int, int]
-#: A named stretch: name, segment, first character and the end, left out.
-Stretch = tuple[str, int, int, int]
+#: A named part of a text: its name and the fields of a `Span`.
+Part = tuple[str, int, int, int]
 #: Role and content of a message of a chat.
 Message = tuple[str, str]
 
@@ -16,13 +16,13 @@ class Example:
     """A text or a pair of texts.
 
     `id` names the example in every row of the results, whatever its position in the file.
-    `label` is a class index or a class name, or None where there is no gold label.
-    `source` says where it was read ("reviews.csv:12"), for messages.
-    `relevant` are the stretches, each (segment, start, end), that are known to matter, to people or by construction;
-    None: nothing is known, which is another thing than that nothing matters.
-    `options` are texts of which one may follow `text`; `label` is then one of them, or its number.
-    `parts` are named stretches of the text (passages, turns of a chat), which do not overlap; with `in_template` what
-    stands outside of them is a chat template's. `messages` are a chat that no template has been applied to yet.
+    `label` is a class index or a class name, or None if there is no gold label.
+    `source` is the place from which it was read ("reviews.csv:12"), for messages.
+    `relevant` are the spans that are known to matter, to people or by construction; None: unknown. An empty tuple says that
+    nothing matters.
+    `options` are the texts of which one may follow `text`; `label` is then one of them, or its number.
+    `parts` are named segments of the text (passages, turns of a chat), which do not overlap. If `in_template` is True, the
+    text outside of them is from a chat template. `messages` are a chat to which no template has been applied yet.
     """
 
     id: str
@@ -32,7 +32,16 @@ class Example:
     source: str = ""
     relevant: tuple[Span, ...] | None = None
     options: tuple[str, ...] = ()
-    parts: tuple[Stretch, ...] = ()
+    parts: tuple[Part, ...] = ()
     in_template: bool = False
     messages: tuple[Message, ...] = ()
     extra: Mapping[str, float | str] = field(default_factory=dict)
+
+
+def spans_of_characters(characters: Iterable[int]) -> tuple[Span, ...]:
+    """Merges the numbers of characters of a text into spans of neighbours."""
+    spans: list[Span] = []
+    for character in sorted({*characters}):
+        start = spans.pop()[1] if spans and spans[-1][2] == character else character
+        spans.append((0, start, character + 1))
+    return tuple(spans)

@@ -62,28 +62,28 @@ def load(
     format: str | None = None,
     quotes: str | None = None,
 ) -> list[Example]:
-    """The rows of a file as examples, in the order of the file.
+    """Returns the rows of a file as examples, in the order of the file.
 
-    Rows are named as an editor numbers lines, the header of CSV and TSV being line 1; the first row
-    of Parquet is row 1.
+    Messages name rows by the numbers of their lines, where the header of CSV and TSV is line 1; the first row of Parquet is
+    row 1.
 
     Args:
         path: the file.
         text: column of the texts, or of lists of their words, which single spaces join.
         text_pair: column of the second texts, for pairs.
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
-        id: column of unique names; else they are made from the texts (`records.to_examples`).
-        relevant: column of what is known to matter in `text`.
-        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
-        options: column of lists of texts of which one may follow `text` (`asked.options_of`).
-        segments: column of named stretches of `text` (`asked.stretches_of`).
-        messages: column of chats, which stand in the place of `text` (`asked.messages_of`).
-        format: csv, tsv, jsonl or parquet; found from the suffix if None.
-        quotes: what quotes in CSV and TSV are: "fields" (they stand around fields, RFC 4180; of CSV if None) or
-            "letters" (like others, each line a row, as in GLUE's files; of TSV if None).
+        id: column of unique names; without it they are made from the texts (`records.to_examples`).
+        relevant: column of the parts of `text` that are known to matter.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); None: by the values.
+        options: column of lists of texts of which one may follow `text` (`fields.options_of`).
+        segments: column of named segments of `text` (`fields.segments_of`).
+        messages: column of chats, which are read instead of `text` (`fields.messages_of`).
+        format: csv, tsv, jsonl or parquet; None: by the suffix.
+        quotes: the meaning of quotes in CSV and TSV: "fields" (they stand around fields, RFC 4180; the default of CSV) or
+            "letters" (they are letters, and each line is a row, as in GLUE's files; the default of TSV).
 
     Raises:
-        InputError: the file or a row of it cannot be used; says which (file:row) and what to do.
+        InputError: the file or a row of it cannot be used; the message names it (file:row) and says what to do.
     """
     columns = Columns(text, text_pair, label, id, relevant, options, segments, messages)
     data = _read(Path(path).expanduser())
@@ -94,12 +94,12 @@ def load(
         read = partial(read, quotes=quotes)
     examples = to_examples(read(data, path, columns), columns, path, relevant_format)
     if name == "tsv" and quotes is None:
-        _tell_of_doubled_quotes(examples)
+        _warn_of_doubled_quotes(examples)
     return examples
 
 
-def _tell_of_doubled_quotes(examples: list[Example]) -> None:
-    """Warns of texts that look like CSV texts with quotes in them."""
+def _warn_of_doubled_quotes(examples: list[Example]) -> None:
+    """Warns of texts that look like quoted fields of CSV."""
     texts = (
         (example.source, text)
         for example in examples
@@ -107,8 +107,8 @@ def _tell_of_doubled_quotes(examples: list[Example]) -> None:
     )
     if places := [where for where, text in texts if QUOTED.fullmatch(text) and '""' in text[1:-1]]:
         warnings.warn(
-            f"{places[0]}: a text in quotes, with doubled quotes in it as in CSV ({len(places)} in all); quotes in TSV are "
-            "taken as letters: set data.quotes=fields if they are not, else data.quotes=letters",
+            f"{places[0]}: this text looks like a field of CSV in quotes, with doubled quotes in it ({len(places)} such), "
+            "but quotes in TSV are read as letters. Set data.quotes=fields if they stand around fields, else data.quotes=letters",
             stacklevel=3,
         )
 
@@ -116,7 +116,7 @@ def _tell_of_doubled_quotes(examples: list[Example]) -> None:
 def _check_quotes(quotes: str, format: str) -> None:
     one_of("data.quotes", quotes, QUOTES)
     if format not in DELIMITED:
-        raise InputError(f"data.quotes={quotes}: of {', '.join(DELIMITED)} alone, not of {format}")
+        raise InputError(f"data.quotes={quotes}: only for {' and '.join(DELIMITED)}, not {format}")
 
 
 def _read(path: Path) -> bytes:

@@ -11,11 +11,14 @@ from saliency_bench.data.example import Example
 from saliency_bench.data.readers import first_line, table_records
 from saliency_bench.data.records import Columns, Record, to_examples
 
-#: The builders of `datasets` that only parse tables. Others unpickle, unpack or decode media.
+#: The builders of `datasets` that only parse tables. Others unpickle, unpack archives or decode media.
 BUILDERS = ("arrow", "csv", "json", "parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 TIMEOUT_SECONDS = 10.0
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in a folder
+SAVED = (
+    "dataset_dict.json",
+    "state.json",
+)  # files by which a folder of `save_to_disk` is recognised
 
 
 @dataset
@@ -35,24 +38,24 @@ def load(
     segments: str | None = None,
     messages: str | None = None,
 ) -> list[Example]:
-    """The rows of one split as examples, in the order of the dataset; the first row is 1.
+    """Returns the rows of one split as examples, in the order of the dataset; messages call the first row 1.
 
     Class labels become the names of the classes. No code from the dataset is run.
 
     Args:
         path: a local folder, or a hub id ("owner/name").
-        split: train, test, ...; or a slice ("test[:100]"), but not of data from `save_to_disk`.
-        name: the dataset's configuration, where it has several.
+        split: train, test, ...; or a slice ("test[:100]"), except for data from `save_to_disk`.
+        name: the dataset's configuration, if it has several.
         revision: commit, tag or branch of a hub id.
         text: column of the texts, or of lists of their words, which single spaces join.
         text_pair: column of the second texts, for pairs.
         label: column of the gold labels: class indices or names (`labels.resolve_label`).
-        id: column of unique names; else they are made from the texts (`records.to_examples`).
-        relevant: column of what is known to matter in `text`.
-        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); found from the values if None.
-        options: column of lists of texts of which one may follow `text` (`asked.options_of`).
-        segments: column of named stretches of `text` (`asked.stretches_of`).
-        messages: column of chats, which stand in the place of `text` (`asked.messages_of`).
+        id: column of unique names; without it they are made from the texts (`records.to_examples`).
+        relevant: column of the parts of `text` that are known to matter.
+        relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); None: by the values.
+        options: column of lists of texts of which one may follow `text` (`fields.options_of`).
+        segments: column of named segments of `text` (`fields.segments_of`).
+        messages: column of chats, which are read instead of `text` (`fields.messages_of`).
 
     Raises:
         InputError: `datasets` is not installed, or the dataset or a row of it cannot be used.
@@ -72,7 +75,7 @@ def load(
 
 
 def _load_saved(folder: Path, split: str) -> Any:
-    """A split from a folder of `save_to_disk`."""
+    """Returns a split from a folder of `save_to_disk`."""
     datasets = _import_datasets()
     try:
         saved = datasets.load_from_disk(str(folder))
@@ -87,7 +90,7 @@ def _load_saved(folder: Path, split: str) -> Any:
 
 
 def _load_built(path: str, folder: Path, split: str, name: str | None, revision: str | None) -> Any:
-    """A split from data files, in a folder or on the hub."""
+    """Returns a split from data files, in a folder or on the hub."""
     datasets = _import_datasets()
     local = folder.is_dir()
     if not local:
@@ -109,8 +112,10 @@ def _load_built(path: str, folder: Path, split: str, name: str | None, revision:
 
 
 def _check_hub(path: str, config: Any) -> None:
-    """Refuses what is no hub id, and a hub that does not answer, since the library retries for minutes."""
-    if path in BUILDERS or not HUB_ID.fullmatch(path):  # "csv": the library would read what is here
+    """Refuses a path that is no hub id, and a hub that does not answer: the library would retry for minutes."""
+    if path in BUILDERS or not HUB_ID.fullmatch(
+        path
+    ):  # for "csv" the library would read files here
         raise InputError(f"{path}: there is no such folder (data.path, seen from {Path.cwd()})")
     if config.HF_HUB_OFFLINE:
         return
@@ -137,7 +142,7 @@ def _unavailable(path: str, local: bool, reason: str) -> InputError:
         return InputError(f"{path}: the dataset cannot be read: {reason}")
     return InputError(
         f"{path}: there is no such folder, and no such dataset from the hub: {reason}. "
-        "Check data.path, and the network unless HF_HUB_OFFLINE is meant."
+        "Check data.path, and the network unless HF_HUB_OFFLINE is set on purpose."
     )
 
 
@@ -160,7 +165,7 @@ def _class_name(index: int | None, names: Sequence[str], where: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the original error."""
+    """Returns the first line of the original error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

@@ -1,4 +1,4 @@
-"""Gold labels: what a dataset may hold, and which of the model's classes it means."""
+"""Gold labels: reads them from a dataset, and finds the classes of the model that they name."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from saliency_bench.core.errors import InputError
 
-#: pandas writes "1.0" for whole numbers in a column with gaps.
+#: "1.0" too, which pandas writes for whole numbers in a column with gaps.
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0+)?")
 BOOLEANS = {"false": 0, "true": 1}
 UNNAMED = re.compile(r"LABEL_[0-9]+")
@@ -15,10 +15,10 @@ SHOWN = 20  # classes listed in a message
 
 
 def as_label(value: Any, source: str) -> int | str:
-    """A label as read from a file: a class index, or a text without the space around it.
+    """Returns a label from a file: a class index, or a text without the space around it.
 
-    Integral floats and booleans are indices. Text stays text: whether "3" is an index or the name
-    of a class is known only beside the model's classes.
+    Integral floats and booleans are indices. A text stays a text: only the model's classes say whether "3" is an index or
+    the name of a class.
 
     Raises:
         InputError: the label is missing, NaN, or neither a whole number nor a text.
@@ -34,15 +34,15 @@ def as_label(value: Any, source: str) -> int | str:
 
 
 def resolve_label(label: Any, labels: Sequence[str], source: str) -> int:
-    """The index of a label among the model's classes.
+    """Returns the index of a label among the model's classes.
 
-    A number is an index. A text is a class name, in the same case or else in any case if only one
-    class fits; or else digits are an index, and true and false are 1 and 0.
+    A number is an index. A text is a class name in the same case, or in any case if only one class fits. Otherwise digits
+    are an index, and true and false are 1 and 0.
 
     Args:
         label: a number, a boolean or a text.
         labels: the names of the model's classes, by index.
-        source: where the label was read ("reviews.csv:12"), for the message.
+        source: the place from which the label was read ("reviews.csv:12"), for the message.
 
     Raises:
         InputError: the label is none of the classes, or more than one.
@@ -81,7 +81,7 @@ def _listed(value: int | str, labels: Sequence[str]) -> str:
 
 
 def _how_to_name(labels: Sequence[str]) -> str:
-    """Says how to name classes that have only the names that transformers gives."""
+    """Returns the advice to name classes that have only the default names of transformers; "" for others."""
     if not labels or not all(UNNAMED.fullmatch(name) for name in labels):
         return ""
     return ". They have no names of their own: give them, in this order, as model.labels=[...], or labels= in Python"

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core import ranges
+from saliency_bench.core.errors import one_of
 from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
 from saliency_bench.data.lexicon import rated
@@ -19,21 +20,19 @@ FOLDER = Path(__file__).parent / "movie_reviews"
 FILE = FOLDER / "snippets.parquet"
 LABELS = ("negative", "positive")
 SPLITS = ("train", "validation", "test")
-LARGEST_RATING = 4.0
 
 
 @dataset
 def load(*, split: str, lexicon: float | None = None) -> list[Example]:
-    """The sentences of a split, ordered by the hash of their text: any prefix is a random sample.
+    """Returns the sentences of a split, ordered by the hash of their text: any prefix is a random sample.
 
     Args:
         split: train, validation or test.
-        lexicon: words that people rated at least so strongly (0 to 4), with the sign of the sentence, are `relevant`;
-            None: nothing is known to be.
+        lexicon: words are `relevant` if people rated them at least this strongly (0 to 4) with the sign of the sentence;
+            None: it is unknown what matters.
     """
     one_of("data.split", split, SPLITS)
-    if lexicon is not None and not 0 < lexicon <= LARGEST_RATING:
-        raise InputError(f"data.lexicon={lexicon}: expected a rating above 0 and up to 4, or null")
+    ranges.check(lexicon, "data.lexicon")
     rows = _table()
     rows = rows[rows.split == split]
     return [

@@ -1,4 +1,4 @@
-"""Reads data files of each format: bytes to rows, each with the number of its line or row."""
+"""Reads data files of each format as rows, each with the number of its line or row."""
 
 import codecs
 import csv
@@ -15,26 +15,26 @@ LINE_BREAK = re.compile(rb"\r\n?|\n")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-#: What quotes in CSV and TSV are: letters like others, or what goes around a field that holds separators or line breaks.
+#: The meaning of quotes in CSV and TSV: letters, or marks around a field that contains separators or line breaks.
 LETTERS, FIELDS = QUOTES = ("letters", "fields")
 
 
 def read_jsonl(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
-    """One JSON object a line; a row has the number of its line. Blank lines are passed over."""
+    """Yields one row for each line with a JSON object, with the number of the line. Blank lines are skipped."""
     for number, values in json_lines(data, path):
         columns.check(list(values), f"{path}:{number}")
         yield number, values
 
 
 def json_lines(data: bytes, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSON lines with the numbers of their lines, whatever their keys."""
+    """Yields the objects of JSON lines with the numbers of their lines, whatever their keys."""
     for number, line in enumerate(decode(data, path).split("\n"), start=1):
         if line.strip(" \t\r"):
             yield number, _parse_json(line, f"{path}:{number}")
 
 
 def read_parquet(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
-    """The rows of a Parquet file, the first of which is row 1."""
+    """Yields the rows of a Parquet file, the first of which is row 1."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -51,7 +51,7 @@ def read_parquet(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
 
 
 def table_records(table: Any, name: str, columns: Columns) -> Iterator[Record]:
-    """The rows of an Arrow table, the first of which is row 1."""
+    """Yields the rows of an Arrow table, the first of which is row 1."""
     names = list(columns.wanted().values())
     values = [_to_list(table[column], column, name) for column in names]
     for number, row in enumerate(zip(*values, strict=True), start=1):
@@ -59,10 +59,10 @@ def table_records(table: Any, name: str, columns: Columns) -> Iterator[Record]:
 
 
 def decode(data: bytes, path: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """Returns the text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        InputError: the file is in another encoding or has NULs; says line and byte.
+        InputError: the file is in another encoding or has NULs; the message names line and byte.
     """
     if data.startswith(UTF16_MARKS):
         raise InputError(f"{path}:1: the file is in UTF-16, at byte 0. Save it as UTF-8.")
@@ -81,20 +81,20 @@ def decode(data: bytes, path: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
+    """Returns the first line of an error's message, or its type."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def read_delimited(
     data: bytes, path: str, columns: Columns, delimiter: str, quotes: str
 ) -> Iterator[Record]:
-    """Rows of fields under a header (RFC 4180); a row is named by its first line."""
+    """Yields rows of fields under a header (RFC 4180), each with the number of its first line."""
     records = _parse_delimited(decode(data, path), path, delimiter, quotes)
     if not records:
         raise InputError(f"{path}: the file is empty. Expected a header and at least one row.")
     (line, header), *rows = records
     if quotes == LETTERS and all(map(QUOTED.fullmatch, header)):
-        raise InputError(f"{path}:{line}: the columns are in quotes. {_SET_FIELDS}")
+        raise InputError(f"{path}:{line}: the names of the columns are in quotes. {_SET_FIELDS}")
     columns.check(header, f"{path}:{line}")
     for number, row in rows:
         if len(row) != len(header):
@@ -110,7 +110,7 @@ def read_delimited(
         yield number, dict(zip(header, row, strict=True))
 
 
-#: A whole field as `FIELDS` has it.
+#: A quoted field.
 QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 _SET_FIELDS = "If quotes stand around fields, as in CSV, set data.quotes=fields."
 
@@ -118,12 +118,12 @@ _SET_FIELDS = "If quotes stand around fields, as in CSV, set data.quotes=fields.
 def _parse_delimited(
     text: str, path: str, delimiter: str, quotes: str
 ) -> list[tuple[int, list[str]]]:
-    """Every record with the line it begins on; blank lines are passed over."""
+    """Returns every record with the line on which it begins; blank lines are skipped."""
     quoting: Any = csv.QUOTE_NONE if quotes == LETTERS else csv.QUOTE_MINIMAL
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
     records, line = [], 1
-    limit = csv.field_size_limit(len(text))  # of the whole process: put back below
+    limit = csv.field_size_limit(len(text))  # of the whole process; it is restored below
     try:
         for record in reader:
             if record:
@@ -152,7 +152,7 @@ def _parse_json(line: str, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: JSON that cannot be read ({first_line(error)})") from None
     if not isinstance(values, dict):
         kind = type(values).__name__
-        raise InputError(f"{where}: expected a JSON object, the columns its keys, got {kind}")
+        raise InputError(f"{where}: expected a JSON object with the columns as keys, got {kind}")
     return values
 
 

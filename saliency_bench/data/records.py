@@ -1,4 +1,4 @@
-"""Rows of any format to examples: the checks on texts, labels and ids that every format shares."""
+"""Makes examples of rows, with the checks on texts, labels and ids that all formats share."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.data import asked
+from saliency_bench.data import fields
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import as_label
 from saliency_bench.data.relevance import with_relevant
 
-#: Where the user finds a row in the source, counted from 1, and its values by column.
+#: The number of a row in its source, counted from 1, and its values by column.
 Record: TypeAlias = tuple[int, Mapping[str, Any]]
 
 ID_DIGITS = 12
@@ -23,7 +23,7 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read; the names of the fields are the keys of the configuration."""
+    """The names of the columns to read; the names of the fields are the keys of the configuration."""
 
     text: str
     text_pair: str | None = None
@@ -35,8 +35,8 @@ class Columns:
     messages: str | None = None
 
     def wanted(self) -> dict[str, str]:
-        """Configuration key to column, of the columns that are asked for."""
-        unread = () if self.messages is None else ("text",)  # a chat stands in the text's place
+        """Returns the columns to read by configuration key."""
+        unread = () if self.messages is None else ("text",)  # a chat takes the text's place
         return {
             f"data.{key}": name
             for key, name in vars(self).items()
@@ -44,7 +44,7 @@ class Columns:
         }
 
     def check(self, columns: Sequence[str], where: str) -> None:
-        """Refuses columns that are not there, or there twice."""
+        """Raises an `InputError` for a column that is missing, or there twice."""
         for key, name in self.wanted().items():
             if name not in columns:
                 raise InputError(f"{where}: {_missing_column(key, name, columns)}")
@@ -55,19 +55,19 @@ class Columns:
 def to_examples(
     records: Iterable[Record], columns: Columns, name: str, relevant_format: str | None = None
 ) -> list[Example]:
-    """The rows as examples, in their order.
+    """Returns the rows as examples, in their order.
 
-    Without an id column, an example is named by the hash of its text; repeated texts get -2, -3,
-    ... in the order of their labels, so names do not depend on positions.
+    Without an id column, an example is named by the hash of its text; repeated texts get -2, -3, ... in the order of their
+    labels, so that names do not depend on positions.
 
     Args:
         records: the rows.
-        columns: what to read from them.
-        name: the file or dataset, for messages.
-        relevant_format: of the column of what matters (`relevance.with_relevant`).
+        columns: the columns to read.
+        name: the name of the file or dataset, for messages.
+        relevant_format: the format of the column of relevant spans (`relevance.with_relevant`).
 
     Raises:
-        InputError: there are no rows, a text, label, id or what matters is unusable, or two rows have one id.
+        InputError: there are no rows; a text, label, id or relevant span is unusable; or two rows have one id.
     """
     rows = list(records)
     examples = [_example(f"{name}:{row}", values, columns) for row, values in rows]
@@ -83,15 +83,15 @@ def to_examples(
 
 
 def content_id(text: str, text_pair: str | None = None) -> str:
-    """The first 12 hexadecimal digits of the text's SHA-256; a pair is joined by a NUL."""
+    """Returns the first 12 hexadecimal digits of the text's SHA-256; a pair is joined by a NUL."""
     content = text if text_pair is None else f"{text}\0{text_pair}"
     return hashlib.sha256(content.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _example(where: str, values: Mapping[str, Any], columns: Columns) -> Example:
     chat = columns.messages and _lists(values[columns.messages], columns.messages, where)
-    messages = asked.messages_of(chat, where)
-    text = asked.written(messages) or _text(values[columns.text], columns.text, where)
+    messages = fields.messages_of(chat, where)
+    text = fields.text_of(messages) or _text(values[columns.text], columns.text, where)
     pair = columns.text_pair and _text(values[columns.text_pair], columns.text_pair, where)
     label = None if columns.label is None else as_label(values[columns.label], where)
     name = columns.id and _id(values[columns.id], columns.id, where)
@@ -103,14 +103,14 @@ def _example(where: str, values: Mapping[str, Any], columns: Columns) -> Example
         pair,
         label,
         where,
-        options=asked.options_of(options, where),
-        parts=asked.stretches_of(segments, text, where),
+        options=fields.options_of(options, where),
+        parts=fields.segments_of(segments, text, where),
         messages=messages,
     )
 
 
 def _lists(value: Any, column: str, where: str) -> Any:
-    """A list or a mapping, which CSV and TSV have as JSON; None where the value is missing."""
+    """Returns a list or a mapping, which CSV and TSV have as JSON; None if the value is missing."""
     if value is None or value == "" or not isinstance(value, str):
         return value or None
     try:
@@ -130,7 +130,7 @@ def _text(value: Any, column: str, where: str) -> str:
 
 
 def _joined(value: Any) -> Any:
-    """Joins a list of words to a text, as HateXplain's `post_tokens`; other values are returned unchanged."""
+    """Joins a list of words to a text, as in HateXplain's `post_tokens`; other values are returned unchanged."""
     words = isinstance(value, list) and all(
         isinstance(word, str) and len(word.split()) == 1 and word == word.strip() for word in value
     )
@@ -138,7 +138,7 @@ def _joined(value: Any) -> Any:
 
 
 def _fault(value: Any) -> str | None:
-    """Says why a value is no text to explain; None where it is one."""
+    """Returns the reason why a value is no text to explain, in words; None if it is one."""
     if not isinstance(value, str):
         return "nothing (null)" if value is None else _kind(value)
     if not value.strip():
@@ -154,7 +154,7 @@ def _kind(value: Any) -> str:
 
 
 def half_character(text: str) -> str | None:
-    """Says where a text has half of a surrogate pair, which cannot be encoded; None where it has none."""
+    """Returns the place of a lone surrogate, which cannot be encoded, in words; None if the text has none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Reads which parts of a text matter from a column of a data file, in the formats that data sets use."""
+"""Reads the parts of a text that matter from a column of a data file, in the formats that data sets use."""
 
 import json
 import re
@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from saliency_bench.core.errors import InputError, unknown
-from saliency_bench.data.example import Example, Span
+from saliency_bench.data.example import Example, Span, spans_of_characters
 
 SPANS = "spans"
 CHARACTERS = "characters"
 HATEXPLAIN = "hatexplain"
 ERASER = "eraser"
-#: What a value of each format is.
+#: A value of each format, in words.
 FORMATS: Mapping[str, str] = {
     SPANS: "character spans [[start, end], ...]",
     CHARACTERS: "numbers of characters [3, 4, 5, ...]",
@@ -28,20 +28,20 @@ Words: TypeAlias = Sequence[tuple[int, int]]
 def with_relevant(
     examples: Sequence[Example], values: Sequence[Any], column: str, format: str | None
 ) -> list[Example]:
-    """Adds what the column says to the examples; nothing is known where a value is missing.
+    """Returns the examples with the relevant spans that the column has; an example with no value stays as it is.
 
-    Characters and words are those of the first text, words as whitespace parts them; ends are left out.
+    Characters and words are those of the first text. Words are separated by whitespace; ends are excluded.
 
     Args:
         examples: the rows.
         values: the column, as lists or as JSON.
         column: its name, for messages.
-        format: one of FORMATS; None: the one that every row can be read in.
+        format: one of FORMATS; None: the only one in which every row can be read.
 
             spans: `[[start, end], ...]` in characters.
             characters: `[3, 4, 5, ...]`, the number of each character (SemEval-2021 task 5, Pavlopoulos et al. 2021).
-            hatexplain: a 0 or 1 for each word, or several annotators' lists of these: what more than half of them mark
-            (Mathew et al. 2021); an empty list says that nobody was asked.
+            hatexplain: a 0 or 1 for each word, or a list of these for each annotator, of whom more than half decide
+            (Mathew et al. 2021); an empty list: there was no annotator.
             eraser: `[{"start_token": 3, "end_token": 5}, ...]`, or groups of these (DeYoung et al. 2020).
 
     Raises:
@@ -81,7 +81,7 @@ def _parsed(value: Any, where: str, column: str) -> list[Any] | None:
 
 
 def _detected(examples: Sequence[Example], parsed: Sequence[Any], column: str) -> str:
-    """The only format that all rows may be in."""
+    """Returns the only format that all rows may have."""
     left = set(FORMATS)
     for example, value in zip(examples, parsed, strict=True):
         if value:
@@ -99,7 +99,7 @@ def _detected(examples: Sequence[Example], parsed: Sequence[Any], column: str) -
 
 
 def _possible(value: Sequence[Any], example: Example) -> set[str]:
-    """The formats that a value may be in, from its form alone."""
+    """Returns the formats that a value may have."""
     if all(isinstance(item, dict) for item in _flat(value)):
         return {ERASER}
     if all(map(_flag, value)):
@@ -133,11 +133,7 @@ def _read_characters(value: Sequence[Any], example: Example, column: str) -> tup
             raise _refused(
                 example, column, CHARACTERS, character, f"within its {length} characters"
             )
-    spans: list[Span] = []
-    for place in sorted({*value}):
-        start = spans.pop()[1] if spans and spans[-1][2] == place else place
-        spans.append((0, start, place + 1))
-    return tuple(spans)
+    return spans_of_characters(value)
 
 
 def _read_flags(value: Sequence[Any], example: Example, column: str) -> tuple[Span, ...] | None:
@@ -179,8 +175,8 @@ def _words(example: Example) -> Words:
 
 
 def _flat(value: Sequence[Any]) -> list[Any]:
-    """Evidence without its groups."""
-    return [inner for one in value for inner in (one if isinstance(one, list) else [one])]
+    """Returns pieces of evidence without their groups."""
+    return [piece for group in value for piece in (group if isinstance(group, list) else [group])]
 
 
 def _flag(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""External scores from a file of JSON lines, to be evaluated like our own.
+"""External scores from a file of JSON lines, which are evaluated like those of our methods.
 
-A line has `scores`, one number per token, and says of which text: `text` (with `text_pair` where there is one) or `id`.
-`tokens`, where it has them, must be those of the model's tokenizer; `label`, where it has one, the explained class.
+A line has `scores`, one number per token, and names its text by `text` (with `text_pair` if there is one) or by `id`. If it
+has `tokens`, they must be those of the model's tokenizer; if it has a `label`, it must be the explained class.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ KEYS = ("scores", "text", "text_pair", "id", "tokens", "label")
 
 @dataclass(frozen=True)
 class Line:
-    """What a line says; `where` is the file and the line."""
+    """The content of a line; `where` is the file and the number of the line."""
 
     where: str
     scores: tuple[float, ...]
@@ -40,12 +40,12 @@ class Scores:
     by_id: Mapping[str, Line]
 
     def of(self, item: Encoded, target: int, label: str) -> list[float]:
-        """The scores of a text, one per token, special tokens included.
+        """Returns the scores of a text, one per token, special tokens included.
 
-        A line may leave special tokens out; they then have 0.
+        A line may leave out special tokens, whose scores are then 0.
 
         Raises:
-            InputError: the file has no line for the text, or one of other tokens or another class.
+            InputError: the file has no line for the text, or one with other tokens or another class.
         """
         line = self.by_id.get(item.example_id) or self.by_text.get((item.text, item.text_pair))
         if line is None:
@@ -53,9 +53,9 @@ class Scores:
                 f"{self.path} has no scores of {item.example_id} ({item.text[:40]!r}). Every text needs a line with "
                 "its text or its id."
             )
-        # The label of a vocabulary's word shows its space; a file may have the space as it is, or not at all.
-        spelt = {label, label.replace("␣", " "), label.removeprefix("␣")}
-        if line.label is not None and line.label != target and line.label not in spelt:
+        # The label of a token shows its space as a sign; a file may have the space itself, or none.
+        spellings = {label, label.replace("␣", " "), label.removeprefix("␣")}
+        if line.label is not None and line.label != target and line.label not in spellings:
             raise InputError(
                 f"{line.where}: scores of class {line.label!r}, but {label!r} ({target}) is explained. "
                 "Give the scores of that class, or choose it: target=..."
@@ -64,7 +64,7 @@ class Scores:
 
 
 def read_scores(path: str) -> Scores:
-    """The file's lines, checked; kept for as long as it does not change.
+    """Reads and checks a file of scores; it is parsed again only if it has changed.
 
     Raises:
         InputError: the file cannot be read, or a line is wrong.
@@ -86,7 +86,7 @@ def _parsed(data: bytes, path: str) -> Scores:
     for where, values in _lines(data, path):
         line = Line(where, _numbers(values, where), _tokens(values, where), _label(values, where))
         if not {"id", "text"} & values.keys():
-            raise InputError(f"{where}: expected a text or an id, to know whose scores these are")
+            raise InputError(f"{where}: expected text or id, which names the text of the scores")
         if "id" in values:
             _add(by_id, str(values["id"]), line)
         if "text" in values:
@@ -143,7 +143,7 @@ def _label(values: Mapping[str, Any], where: str) -> str | int | None:
 
 
 def _fitting(line: Line, item: Encoded) -> list[float]:
-    """The scores at the places of the item's tokens."""
+    """Returns the scores for all tokens of the item, 0 for those that the line leaves out."""
     every = list(range(len(item)))
     ranked = [place for place in every if not item.special[place]]
     fitting = [places for places in (every, ranked) if len(places) == len(line.scores)]

@@ -1,7 +1,7 @@
-"""Comments with the spans that crowd workers found toxic, read from the user's copy of the data set; none of it is shipped.
+"""Comments with the spans that crowd workers found toxic, read from the user's copy of the data set, which is not shipped.
 
-Pavlopoulos et al. 2021 (SemEval-2021 task 5) and 2022 (ACL). `path` is the folder with comments.csv, annotations.csv and
-spans.csv, or one of SemEval's files, with the columns `spans` and `text`.
+Source: Pavlopoulos et al. 2021 (SemEval-2021 task 5) and 2022 (ACL). `path` is the folder with comments.csv,
+annotations.csv and spans.csv, or one of SemEval's files, with the columns `spans` and `text`.
 """
 
 import csv
@@ -15,41 +15,39 @@ from pathlib import Path
 
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.data import dataset, file
-from saliency_bench.data.example import Example, Span
+from saliency_bench.data.example import Example, Span, spans_of_characters
 from saliency_bench.data.readers import decode
 
 SPLITS = ("train", "validation", "test")
 ALL = "all"
-#: What a comment is by the majority, by class.
+#: The class of a comment, by the majority of its annotators.
 LABELS = ("not toxic", "toxic")
-
-#: Start and end in characters, the end left out.
-Stretch = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What one worker said of a comment: that it is not toxic, and which stretches are."""
+    """The answer of one worker: whether the comment is not toxic, and the toxic spans, each first character and end."""
 
     not_toxic: bool
-    spans: tuple[Stretch, ...]
+    spans: tuple[tuple[int, int], ...]
 
 
 @dataset
 def load(*, path: str, split: str, share: float) -> list[Example]:
-    """The comments in the order of their file.
+    """Returns the comments in the order of their file.
 
-    A comment is toxic (class 1) where more than half of its annotators did not tick "not toxic". What matters in it are the
-    characters that more than `share` of all its annotators marked; in a comment that is not toxic, nothing. `extra` has the
-    number of annotators, and the largest share of them that marked one character.
+    A comment is toxic (class 1) if more than half of its annotators did not tick "not toxic". The characters that more than
+    `share` of its annotators marked are `relevant`; in a comment that is not toxic, none are. `extra` has the number of
+    annotators, and the largest share of them that marked one character.
 
-    The workers' form let nobody pass without a span who had not ticked both "not toxic" and "no specific span is
-    responsible": of those who marked nothing it is not known which of the two they meant.
+    The form of the workers required a span, unless they ticked both "not toxic" and "no specific span is responsible". Of
+    those who marked nothing it is therefore unknown which of the two they meant.
 
     Args:
-        path: the folder, or a file of SemEval's, whose comments have no label: all of them were posted as toxic.
-        split: train, validation, test (70, 10 and 20 %, by the hash of the text, so that a text is in one alone) or all.
-        share: what more of the annotators marked matters; files of SemEval hold what was decided already.
+        path: the folder, or a file of SemEval, whose comments have no label: all of them count as toxic.
+        split: train, validation, test (70, 10 and 20 % by the hash of the text, so that equal texts share a split) or all.
+        share: the share of annotators above which a marked character is relevant; the files of SemEval have one decision
+            for all.
 
     Raises:
         InputError: there is no such file, a column is missing, or a row refers to another that is not there.
@@ -61,15 +59,15 @@ def load(*, path: str, split: str, share: float) -> list[Example]:
             path=path, text="text", relevant="spans", relevant_format="characters", format="csv"
         )
     else:
-        spoken = read_annotations(place)
+        annotations = read_annotations(place)
         examples = [
-            _example(row, spoken.get(row["comment_id"], []), share) for row in _comments(place)
+            _example(row, annotations.get(row["comment_id"], []), share) for row in _comments(place)
         ]
     return [example for example in examples if split in (ALL, split_of(example.text))]
 
 
 def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
-    """Every worker's annotation by comment id. Spans that end after their comment are left out, with a warning."""
+    """Reads every worker's annotation, by comment id. Spans that end after their comment are left out, with a warning."""
     lengths = {row["comment_id"]: len(row["comment_text"]) for row in _comments(folder)}
     rows = _rows(folder / "annotations.csv", ("annotation", "comment_id", "not toxic"))
     comments: dict[str, str] = {}
@@ -79,7 +77,7 @@ def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
                 f"{folder / 'annotations.csv'}:{line}: there is no comment {row['comment_id']}"
             )
         comments[row["annotation"]] = row["comment_id"]
-    spans: dict[str, list[Stretch]] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
     n_beyond = 0
     for line, row in _rows(folder / "spans.csv", ("annotation", "start", "end")):
         where = f"{folder / 'spans.csv'}:{line}"
@@ -97,28 +95,26 @@ def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
             f"{folder / 'spans.csv'}: {n_beyond} spans end after their comment and are left out",
             stacklevel=2,
         )
-    found: dict[str, list[Annotation]] = {}
+    annotations: dict[str, list[Annotation]] = {}
     for line, row in rows:
         one_of(
             f"{folder / 'annotations.csv'}:{line} not toxic", row["not toxic"], ("True", "False")
         )
-        own = Annotation(row["not toxic"] == "True", tuple(spans.get(row["annotation"], ())))
-        found.setdefault(row["comment_id"], []).append(own)
-    return found
+        marked = tuple(spans.get(row["annotation"], ()))
+        annotation = Annotation(row["not toxic"] == "True", marked)
+        annotations.setdefault(row["comment_id"], []).append(annotation)
+    return annotations
 
 
 def marked(annotations: Sequence[Annotation], share: float) -> tuple[Span, ...]:
-    """The stretches of characters that more than this share of the annotators marked."""
+    """Returns the spans of characters that more than this share of the annotators marked."""
     counts = _marks(annotations)
-    spans: list[Span] = []
-    for place in sorted(place for place, n in counts.items() if n > share * len(annotations)):
-        start = spans.pop()[1] if spans and spans[-1][2] == place else place
-        spans.append((0, start, place + 1))
-    return tuple(spans)
+    threshold = share * len(annotations)
+    return spans_of_characters(character for character, n in counts.items() if n > threshold)
 
 
 def split_of(text: str) -> str:
-    """The split that a text is in: its hash decides."""
+    """Returns the split of a text, from its hash."""
     number = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
     return SPLITS[(number >= 7) + (number >= 8)]
 
@@ -127,7 +123,7 @@ def _example(row: Mapping[str, str], annotations: Sequence[Annotation], share: f
     name, text = row["comment_id"], row["comment_text"]
     if not annotations:
         return Example(name, text, source=f"comment {name}")
-    n_toxic = sum(not one.not_toxic for one in annotations)
+    n_toxic = sum(not annotation.not_toxic for annotation in annotations)
     toxic = 2 * n_toxic > len(annotations)
     most = max(_marks(annotations).values(), default=0) / len(annotations)
     return Example(
@@ -141,7 +137,7 @@ def _example(row: Mapping[str, str], annotations: Sequence[Annotation], share: f
 
 
 def _marks(annotations: Sequence[Annotation]) -> Counter[int]:
-    """How many annotators marked each character; one who marked it twice counts once."""
+    """Counts the annotators that marked each character; one who marked it twice counts once."""
     counts: Counter[int] = Counter()
     for annotation in annotations:
         counts.update({place for start, end in annotation.spans for place in range(start, end)})
@@ -160,7 +156,7 @@ def _comments(folder: Path) -> list[dict[str, str]]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file, each with its last line, of which these columns are there."""
+    """Reads the rows of a CSV file, each with the number of its last line, and checks that it has these columns."""
     if not path.is_file():
         raise InputError(
             f"{path}: there is no such file. Give the folder with comments.csv, annotations.csv and spans.csv: "

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from saliency_bench.core.tensors import Batch
 from saliency_bench.models.intake import attempted
 from saliency_bench.models.references import References
-from saliency_bench.models.rounding import agree, products, rounding_share
+from saliency_bench.models.rounding import equal_within, products, rounding_share
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,4 @@ def _reads_back(references: References, batch: Batch, long: int, short: int) -> 
     model, end = references.model, batch.lengths[short]
     alone = model.output(batch.input_ids[short : short + 1, :end])[0, -1]
     whole = model.output(batch.input_ids[long : long + 1, : batch.lengths[long]])[0, end - 1]
-    return agree(whole, alone, rounding_share(model.dtype, in_float32=True))
+    return equal_within(whole, alone, rounding_share(model.dtype, in_float32=True))

@@ -25,7 +25,7 @@ from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
 from saliency_bench.studies.budget import check_budget
 from saliency_bench.studies.prepare import machine
-from saliency_bench.studies.run import Progress
+from saliency_bench.studies.run import Progress as Progress
 
 #: The module of each verb's `Experiment`.
 MODULES = {

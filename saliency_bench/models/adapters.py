@@ -1,4 +1,4 @@
-"""Adapters of PEFT: where their files are, what they bring, and how they are merged into a model's weights."""
+"""Adapters of PEFT: finds their files, reads their tensors and merges them into a model's weights."""
 
 import re
 import warnings
@@ -14,10 +14,10 @@ from saliency_bench.models.threads import PROCESS
 
 
 def adapter_files(adapter: str) -> Path:
-    """The folder of an adapter: one here, or fetched from the hub without anything that is pickled.
+    """The folder of an adapter: a local one, or fetched from the hub without pickled files.
 
     Raises:
-        InputError: there is no such adapter, or it asks for more than its own safetensors.
+        InputError: there is no such adapter, or it needs other files than its own safetensors.
     """
     from huggingface_hub import snapshot_download
 
@@ -26,9 +26,9 @@ def adapter_files(adapter: str) -> Path:
         try:
             wanted = [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
             folder = Path(snapshot_download(adapter, allow_patterns=wanted))
-        except Exception as error:  # the hub's errors are of many kinds, and all say the same
+        except Exception as error:  # the hub's errors are of many types
             raise InputError(
-                f"model.adapter={adapter} is neither a folder here nor an adapter that could be had from the hub."
+                f"model.adapter={adapter} is neither a local folder nor an adapter that could be loaded from the hub."
             ) from error
     check_adapter(folder)
     return folder
@@ -51,7 +51,7 @@ def tensor_shapes(adapter: Path) -> dict[str, Sequence[int]]:
 
 
 def number_of_classes(shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """The number of classes of the head among an adapter's tensors; None where it brings none."""
+    """The number of classes of the head among an adapter's tensors; None where there is no head."""
     heads = [
         shape
         for name, shape in shapes.items()
@@ -64,22 +64,22 @@ def merge_adapter(module: nn.Module, adapter: Path) -> nn.Module:
     """The module with the adapter of a folder merged into its weights.
 
     Raises:
-        InputError: the adapter is not of this module, or asks for more than its own safetensors.
+        InputError: the adapter does not fit the module, or needs other files than its own safetensors.
     """
     from peft import PeftConfig, PeftModel
 
     keys = check_adapter(adapter)
     try:
         with PROCESS, warnings.catch_warnings():
-            # peft 0.21 uses what transformers 5 has marked as old.
+            # peft 0.21 uses functions that transformers 5 has deprecated.
             warnings.simplefilter("ignore", FutureWarning)
-            # PEFT would go on with random numbers in the place of what is missing.
+            # PEFT would use random numbers for missing tensors.
             warnings.filterwarnings("error", ".*missing adapter keys", UserWarning)
-            # With a configuration in hand, PEFT reads none of the folder's.
+            # With this configuration, PEFT does not read the one of the folder.
             config = PeftConfig.from_peft_type(**keys)  # type: ignore[no-untyped-call]
             adapted = PeftModel.from_pretrained(module, str(adapter), config=config)
             merged: nn.Module = adapted.merge_and_unload()
-    except Exception as error:  # PEFT's errors are of many kinds; a missing head is a KeyError
+    except Exception as error:  # PEFT's errors are of many types; a missing head is a KeyError
         if is_out_of_memory(error):
             raise
         text = one_line(error)

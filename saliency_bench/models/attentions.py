@@ -1,6 +1,6 @@
 """Attention weights of a transformer's forward pass; the model is left as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError
+from saliency_bench.models.checkpoint import EAGER
 from saliency_bench.models.intake import captured
 from saliency_bench.models.model import Model
-from saliency_bench.models.threads import given_back
+from saliency_bench.models.threads import restored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +38,7 @@ class Attentions:
         if len(outputs) != 1:
             raise InputError(
                 f"model {self.name}: expected one call of its transformer per forward pass, but there were "
-                f"{len(outputs)}, so it cannot be told which attention is meant. Use another method."
+                f"{len(outputs)}, so that it is unclear which attention is meant. Use another method."
             )
         layers = getattr(outputs[0], "attentions", None)
         if not layers:
@@ -66,7 +67,7 @@ def recorded_attentions(model: Model) -> Iterator[Attentions]:
     """
     transformer = transformer_of(model)
     with (
-        left_as_found(model.module),
+        without_additions(model.module),
         _eager(transformer),
         captured(transformer) as outputs,
     ):
@@ -77,14 +78,14 @@ def transformer_of(model: Model, lacking: str = "gives no attention weights") ->
     """The one transformers model that the module is, or that it has inside.
 
     Raises:
-        InputError: there is none, or there are several; `lacking` says what the model has not then.
+        InputError: there is none, or there are several. `lacking` completes the message.
     """
     from transformers import PreTrainedModel
 
     def outermost(module: nn.Module) -> list[PreTrainedModel]:
         if isinstance(module, PreTrainedModel):
             return [module]
-        return [one for child in module.children() for one in outermost(child)]
+        return [inner for child in module.children() for inner in outermost(child)]
 
     transformers = outermost(model.module)
     if len(transformers) != 1:
@@ -96,8 +97,8 @@ def transformer_of(model: Model, lacking: str = "gives no attention weights") ->
 
 
 @contextmanager
-def left_as_found(root: nn.Module) -> Iterator[None]:
-    """Removes the hooks and attributes that modules did not have before."""
+def without_additions(root: nn.Module) -> Iterator[None]:
+    """Removes, at the end, the hooks and attributes that the parts of a module did not have before."""
     before = {module: (set(module._forward_hooks), set(vars(module))) for module in root.modules()}
     try:
         yield
@@ -109,19 +110,28 @@ def left_as_found(root: nn.Module) -> Iterator[None]:
                 delattr(module, name)
 
 
+def configurations_with(transformer: "PreTrainedModel", name: str) -> list[Any]:
+    """The configurations of a transformer's parts that have the named attribute, each once."""
+    configs = [getattr(module, "config", None) for module in transformer.modules()]
+    return [*{id(config): config for config in configs if hasattr(config, name)}.values()]
+
+
+@contextmanager
+def attention_by(configs: Sequence[Any], name: str) -> Iterator[None]:
+    """Sets the implementation of attention in configurations of transformers; it is restored at the end."""
+    with restored(configs, "_attn_implementation_internal"):
+        for config in configs:
+            # Not through its setter, which also writes into the configurations of other parts.
+            config._attn_implementation_internal = name
+        yield
+
+
 @contextmanager
 def _eager(transformer: "PreTrainedModel") -> Iterator[None]:
     """Makes the transformer form and return attention weights; its configurations are restored at the end."""
-    parts = [getattr(module, "config", None) for module in transformer.modules()]
-    unique = {id(part): part for part in parts if hasattr(part, "output_attentions")}
-    configs: list[Any] = [*unique.values()]
-    # Given back in the opposite order: output_attentions refuses to be true while not eager.
-    with (
-        given_back(configs, "_attn_implementation_internal"),
-        given_back(configs, "output_attentions"),
-    ):
+    configs = configurations_with(transformer, "output_attentions")
+    # Restored in the opposite order: output_attentions cannot be set to true while attention is not eager.
+    with attention_by(configs, EAGER), restored(configs, "output_attentions"):
         for config in configs:
-            # Not through its setter, which would write into configurations of parts that are not here as well.
-            config._attn_implementation_internal = "eager"
             config.output_attentions = True
         yield

@@ -1,4 +1,4 @@
-"""Whether a model's outputs at a token depend on the tokens up to it alone."""
+"""A check that a model's outputs at a token depend on the tokens up to it alone."""
 
 from weakref import WeakKeyDictionary
 
@@ -8,7 +8,7 @@ from torch import nn
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.intake import attempted, watched_ids
 from saliency_bench.models.model import Model
-from saliency_bench.models.rounding import agree, products, rounding_share
+from saliency_bench.models.rounding import equal_within, products, rounding_share
 
 #: Tokens that any vocabulary has.
 FEWEST = 5
@@ -17,10 +17,10 @@ _READS_AHEAD: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
 def require_causal(model: Model) -> None:
-    """Refuses a model whose outputs for a text are others where more follows: they would know the answer.
+    """Refuses a model whose outputs for a text change where more text follows: they would depend on the answer.
 
     Raises:
-        InputError: the outputs at a text's tokens are not those that it has alone.
+        InputError: the outputs at the tokens of a text are not those of the text alone.
     """
     if model.module not in _READS_AHEAD:
         _READS_AHEAD[model.module] = bool(attempted(lambda: _reads_ahead(model)))
@@ -34,8 +34,8 @@ def require_causal(model: Model) -> None:
 @torch.no_grad()
 @products(tf32=False)
 def _reads_ahead(model: Model) -> bool:
-    """Tried on one text and its beginning."""
+    """Compares the outputs for one text and for its beginning."""
     (ids,) = watched_ids(model.vocabulary or FEWEST, None, model.device)
     with model.frozen():
         whole, beginning = (model.output(row[None])[0] for row in (ids, ids[:-2]))
-    return not agree(whole[:-2], beginning, rounding_share(model.dtype, in_float32=True))
+    return not equal_within(whole[:-2], beginning, rounding_share(model.dtype, in_float32=True))

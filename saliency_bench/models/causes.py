@@ -1,4 +1,4 @@
-"""Checks for what keeps a model from being explained; their messages name the cause, not the symptoms."""
+"""Checks for states in which no model can be explained; their messages name the cause, not the symptoms."""
 
 from collections.abc import Iterable
 
@@ -37,7 +37,7 @@ def refuse_autocast(device: torch.device) -> None:
 
 
 def refuse_inference_mode() -> None:
-    """Refuses to ask for gradients where PyTorch has none.
+    """Refuses gradients where PyTorch records none.
 
     Raises:
         InputError: called inside `torch.inference_mode`.
@@ -52,7 +52,7 @@ def refuse_inference_weights(weights: Iterable[Tensor]) -> None:
     """Refuses weights that can neither be frozen nor have a gradient.
 
     Raises:
-        InputError: they were made inside `torch.inference_mode`, and are used outside of it.
+        InputError: they were created inside `torch.inference_mode`, and are used outside of it.
     """
     if torch.is_inference_mode_enabled():
         return

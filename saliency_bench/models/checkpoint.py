@@ -36,11 +36,11 @@ def load_module(
         path: a folder or a hub id whose files were checked (see `folders`).
         dtype: of the weights.
         attention: sdpa or eager.
-        task: what it must have been trained for.
+        task: the one that it must have been trained for.
         revision: the commit of a hub id.
-        n_labels: the number of classes of a head that an adapter brings.
-        brought: the tensors that an adapter brings, some of which the weights may lack.
-        device_map: how accelerate spreads it (see `placement`); None: it is loaded into memory.
+        n_labels: the number of classes of a head in an adapter.
+        brought: the names of an adapter's tensors, which the weights may lack.
+        device_map: the devices for accelerate (see `placement`); None: the module is loaded into memory.
 
     Raises:
         InputError: it cannot be loaded, or was not trained for the task.
@@ -65,7 +65,7 @@ def load_module(
                 lambda **places: _with_attention(path, partial(load, **places), attention),
                 device_map,
             )
-    except Exception as error:  # a configuration of nonsense fails in as many ways as there are
+    except Exception as error:  # invalid configurations raise errors of many types
         if is_out_of_memory(error):
             _refuse_other_shapes(path, load, attention)
         if isinstance(error, InputError) or is_out_of_memory(error):
@@ -78,7 +78,7 @@ def load_module(
 
 
 def _config(path: str | Path, task: str, revision: str | None, n_labels: int | None) -> Any:
-    """The configuration of a checkpoint that was trained for the task, or whose head an adapter brings."""
+    """The configuration of a checkpoint that was trained for the task, or whose head is in an adapter."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
@@ -104,7 +104,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a checkpoint.
 
     Raises:
-        InputError: it cannot be loaded, or knows no word.
+        InputError: it cannot be loaded, or has an empty vocabulary.
     """
     from transformers import AutoTokenizer
 
@@ -114,7 +114,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
         raise InputError(
             f"model.path={path} has no tokenizer that can be loaded: {one_line(error)}"
         ) from error
-    # Where its files are missing, transformers 5 makes one that knows no word, and every text becomes [UNK] [UNK] ...
+    # Where its files are missing, transformers 5 makes one with an empty vocabulary, and every text becomes [UNK] [UNK] ...
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"model.path={path} has a tokenizer without words: its vocabulary (tokenizer.json, vocab.txt, ...) is missing"
@@ -123,7 +123,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) -> Any:
-    """The module, and transformers' report; with eager attention, and a warning, where the model has no other."""
+    """The module, and transformers' report on loading it. A model without sdpa gets eager attention, with a warning."""
     try:
         return load(attn_implementation=attention)
     except ValueError as error:
@@ -137,7 +137,7 @@ def _with_attention(path: str | Path, load: Callable[..., Any], attention: str) 
 
 
 def _refuse_other_shapes(path: str | Path, load: Callable[..., Any], attention: str) -> None:
-    """Refuses a checkpoint whose config.json asks for tensors, too large ones, that its weights are not."""
+    """Refuses a checkpoint whose config.json has larger tensors than its weights, after the memory ran out."""
     try:
         with PROCESS, _quiet():
             load(attn_implementation=attention, ignore_mismatched_sizes=False)
@@ -152,7 +152,7 @@ def _refuse_other_shapes(path: str | Path, load: Callable[..., Any], attention: 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Turns off the progress bars and messages of transformers: what is missing is our own error."""
+    """Turns off the progress bars and messages of transformers, since missing tensors are errors here."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -169,9 +169,9 @@ def _quiet() -> Iterator[None]:
 def _require_shapes(path: str | Path, mismatched: Collection[tuple[str, Any, Any]]) -> None:
     """Refuses a tensor of another shape than the model's."""
     if mismatched:
-        name, held, expected = min(mismatched)
+        name, shape, expected = min(mismatched)
         raise InputError(
-            f"model.path={path}: the tensor {name} has the shape {[*held]}, and the model of its config.json takes "
+            f"model.path={path}: the tensor {name} has the shape {[*shape]}, and the model of its config.json takes "
             f"{[*expected]}. Give the config.json that the weights were saved with."
         )
 
@@ -189,7 +189,7 @@ def _why_not(path: str | Path, error: Exception, head: Head) -> str:
 def _require_weights(
     path: str | Path, task: str, missing: Iterable[str], brought: Sequence[str]
 ) -> None:
-    """Refuses weights that lack a tensor, unless an adapter brings it."""
+    """Refuses weights that lack a tensor, unless an adapter has it."""
     # PEFT puts the path of its own modules before the name.
     lacks = sorted(
         name for name in missing if not any(tensor.endswith(f".{name}") for tensor in brought)
@@ -207,14 +207,14 @@ def _warn_unused(path: str | Path, unused: Iterable[str]) -> None:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(
             f"model.path={path}: the model of its config.json does not use the weights {', '.join(names[:3])}{more}. If "
-            "these are layers, or a head that was trained for this task, mend config.json: what is explained is the model "
+            "these are layers, or a head that was trained for this task, correct config.json: the model is explained "
             "without them",
             stacklevel=5,
         )
 
 
 def _require_head(path: str | Path, config: Any, task: str) -> None:
-    """Refuses a model trained for another task; heads of the same shape would load without an error."""
+    """Refuses a model that was trained for another task; heads of the same shape would load without an error."""
     architectures = getattr(config, "architectures", None) or []
     tasks = heads.trained_for(architectures)
     if tasks is not None and task not in tasks:
@@ -230,8 +230,8 @@ def _require_decoder(path: str | Path, config: Any) -> None:
     """Refuses an encoder as a causal language model: its tokens attend to those after them."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    both = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if both and getattr(config, "is_decoder", True) is False:
+    may_be_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if may_be_encoder and getattr(config, "is_decoder", True) is False:
         raise InputError(
             f"model.path={path} is an encoder ({config.model_type}, is_decoder=false in its config.json), whose tokens "
             "read what comes after them: expected a decoder. Give a causal language model, or task=fill-mask."

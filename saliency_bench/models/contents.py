@@ -1,4 +1,4 @@
-"""The values behind the names of references: numbers and texts of files, vectors given as arrays, and their digests."""
+"""The values of named references: numbers and texts in files, vectors that were given as arrays, and their digests."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ _DIGEST = re.compile(r"@([0-9a-f]{12})$")
 #: Vectors that were given as arrays, by module and name.
 _VECTORS: WeakKeyDictionary[nn.Module, dict[str, Float[np.ndarray, " D"]]] = WeakKeyDictionary()
 
-#: The bundled reviews, by module: the tokenizer, and what it made of them.
+#: The bundled reviews, by module: the tokenizer, and their tokens.
 _REVIEWS: WeakKeyDictionary[nn.Module, tuple[Any, Int[Tensor, " N"]]] = WeakKeyDictionary()
 
 
@@ -35,7 +35,11 @@ def parted(name: str) -> tuple[str, str | None]:
 
 
 def require_unchanged(name: str, now: str) -> None:
-    """Refuses a file whose content no longer has the digest that its name holds."""
+    """Refuses a file whose content does not have the digest in its name.
+
+    Raises:
+        InputError: names the file and both digests.
+    """
     path, digest = parted(name)
     if digest not in (None, now):
         raise InputError(
@@ -44,7 +48,7 @@ def require_unchanged(name: str, now: str) -> None:
 
 
 def digest_of(content: Float[np.ndarray, " D"] | Iterable[str]) -> str:
-    """The digest of a vector in float64, or of lines of text, whatever the format of the file."""
+    """The digest of a vector in float64, or of lines of text; it does not depend on the format of the file."""
     if isinstance(content, np.ndarray):
         data = np.ascontiguousarray(content, dtype="<f8").tobytes()
     else:
@@ -87,7 +91,7 @@ def fitting(model: Model, numbers: Float[np.ndarray, " _"], where: str) -> Float
 
 
 def any_vector(model: Model) -> Float[Tensor, " D"]:
-    """The embedding of some token."""
+    """The embedding of the token with id 0."""
     return model.embed(torch.zeros(1, 1, dtype=torch.long, device=model.device))[0, 0]
 
 
@@ -112,11 +116,7 @@ def words_of(model: Model, baseline: str, key: str) -> Int[Tensor, " N"]:
     text, where = baseline.removeprefix(TEXT), f"{key}={baseline!r}"
     if fault := half_character(text):
         raise InputError(f"{where}: expected a text, got {fault}")
-    if not callable(model.tokenizer):
-        raise InputError(
-            f"{where} needs a tokenizer, which this model has not: give it one, or the vector itself ({VECTOR}FILE.npy)"
-        )
-    tokens = _tokenized(model, [text], where)
+    tokens = stream(model, [text], where, f"give it one, or the vector itself ({VECTOR}FILE.npy)")
     if not len(tokens):
         raise InputError(f"{where}: the tokenizer makes no token of this text")
     return tokens
@@ -142,13 +142,21 @@ def read_texts(name: str, key: str) -> list[str]:
     return texts
 
 
-def stream(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
-    """The tokens of texts joined end to end, without special tokens."""
+def stream(
+    model: Model, texts: list[str], where: str, advice: str = "use vocabulary or uniform"
+) -> Int[Tensor, " N"]:
+    """The tokens of texts joined end to end, without special tokens.
+
+    Raises:
+        InputError: the model has no tokenizer, for which `advice` is given, or no embedding for a token.
+    """
     if not callable(model.tokenizer):
-        raise InputError(
-            f"{where} needs a tokenizer, which this model has not. Use vocabulary or uniform."
-        )
-    return _tokenized(model, texts, where)
+        raise InputError(f"{where} needs a tokenizer, which this model does not have: {advice}")
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    rows = model.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
+    tokens = [token for row in rows for token in row]
+    model.require_embedded(tokens, where)
+    return torch.tensor(tokens, dtype=torch.long)
 
 
 def reviews(model: Model) -> Int[Tensor, " N"]:
@@ -179,11 +187,3 @@ def _numbers(values: np.ndarray, where: str) -> Float[np.ndarray, " D"]:
             f"{tuple(values.shape)} of {values.dtype}"
         )
     return np.array(values, dtype=np.float64)
-
-
-def _tokenized(model: Model, texts: list[str], where: str) -> Int[Tensor, " N"]:
-    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    rows = model.tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
-    tokens = [token for row in rows for token in row]
-    model.require_embedded(tokens, where)
-    return torch.tensor(tokens, dtype=torch.long)

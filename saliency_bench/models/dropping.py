@@ -1,9 +1,8 @@
-"""Leaving removed tokens out of the computation, where that gives the same result as not attending to them.
+"""Leaves removed tokens out of the computation, where that gives the same result as not attending to them.
 
-A token that nothing attends to changes nothing but its own row. Without it the others are the same, if the model is
-told their original positions and if positions reach it in no other way. Relative positions counted from place to
-place, windows of local attention and pooling at the last place break this, silently. So it is tried on each kind of
-text before it is relied on.
+A token that nothing attends to changes only its own row. Without it the other rows are the same, if the model gets their
+original positions and uses no other positions. Relative positions counted from place to place, windows of local attention
+and pooling at the last place break this without an error. So dropping is tried on each kind of text before it is used.
 """
 
 from collections.abc import Hashable
@@ -16,19 +15,20 @@ from torch import Tensor
 from saliency_bench.core.tensors import Batch, sent
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.models.rounding import agree, products, rounding_share
+from saliency_bench.models.rounding import equal_within, products, rounding_share
 
-#: Texts of a batch on which it is tried.
+#: The number of texts in a trial.
 N_TRIED = 2
 
 
 @dataclass(frozen=True)
 class Dropping:
-    """How the tokens that stay are passed.
+    """The form in which the tokens that stay are passed.
 
-    `first_position`: the position id of a text's first token.
-    `mask_of_ones`: one is given although nothing is padded: some models take gaps in positions for new texts.
-    `difference`: the largest of a logit that was seen, over the largest logit.
+    Attributes:
+        first_position: the position id of a text's first token.
+        mask_of_ones: pass a mask although nothing is padded, since some models take gaps in positions for new texts.
+        difference: the largest difference of a logit in the trial, over the largest logit.
     """
 
     first_position: int
@@ -37,12 +37,12 @@ class Dropping:
 
 
 def how_to_drop(references: References, batch: Batch) -> Dropping | None:
-    """How removed tokens may be left out of texts like these, or None where they may not.
+    """The form in which removed tokens may be left out of texts like these, or None where they may not.
 
     Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
     but one, every other one, and the two ends, which are as far apart as can be.
     """
-    # Further inputs tell tokens' places in ways of their own.
+    # Further inputs may contain the places of tokens.
     may = references.may_drop and not batch.extra
     return references.once(
         ("dropping", _kind(batch)), lambda: _tried(references.model, batch) if may else None
@@ -56,14 +56,14 @@ def hides(references: References, batch: Batch) -> bool:
     the first texts of which some output is finite.
     """
     key = "hiding", _kind(batch)
-    if key not in references.found:
+    if key not in references.cache:
         starts = range(0, len(batch), N_TRIED)
         tried = (_hidden(references.model, batch, start) for start in starts)
         hidden = next((answer for answer in tried if answer is not None), None)
-        if hidden is None:  # no text here has an answer, whatever is removed
+        if hidden is None:  # no text has a finite output
             return True
-        references.found[key] = hidden
-    return bool(references.found[key])
+        references.cache[key] = hidden
+    return bool(references.cache[key])
 
 
 def _kind(batch: Batch) -> Hashable:
@@ -110,7 +110,7 @@ def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
     if not finite.any():
         return None
     changed, same = changed[finite], same[finite]
-    return agree(changed, same, rounding_share(model.dtype, in_float32=True))
+    return equal_within(changed, same, rounding_share(model.dtype, in_float32=True))
 
 
 def _trials(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
@@ -130,7 +130,7 @@ def _trials(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tenso
 def masked_output(
     model: Model, batch: Batch, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
 ) -> Float[Tensor, "N C"]:
-    """Logits of whole texts in which no token attends to one that does not stay."""
+    """Logits of whole texts in which no token attends to the removed ones."""
     rows, seen = sent(examples, model.device), sent(stays, model.device)
     outputs = model.output(batch.input_ids[rows], seen, extra=batch.extra_of(rows))
     return batch.read(outputs, rows)
@@ -143,7 +143,7 @@ def dropped_output(
     stays: Bool[Tensor, "N W"],
     how: Dropping | None,
 ) -> Float[Tensor, "N C"]:
-    """Logits of texts without the tokens that do not stay; of each, equally many stay.
+    """Logits of texts without the removed tokens; the same number of tokens stays in each.
 
     Tokens keep their positions, or are counted anew where `how` is None.
     """
@@ -161,6 +161,6 @@ def dropped_output(
     outputs = model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
     if batch.positions is None:
         return outputs
-    # The token that is asked about stays, and has moved up.
+    # The token of the question stays, and has moved up.
     moved = (places < batch.positions[rows][:, None]).sum(1)
     return outputs[torch.arange(len(outputs), device=model.device), moved]

@@ -11,7 +11,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODELS = Path(__file__).parent
 ADAPTERS = MODELS / "default"
 MASKED = MODELS / "masked"  # trained on texts of which half have tokens masked
-RANDOM_LABELS = MODELS / "random_labels"  # learnt by heart labels that were dealt at random
+RANDOM_LABELS = MODELS / "random_labels"  # trained on labels that were drawn at random
 SHORTCUTS = MODELS / "shortcuts"  # a folder per kind of shortcut
 
 
@@ -42,12 +42,16 @@ def encoder_folder() -> Path:
 
 
 def adapter_folder(training_seed: int, family: Path = ADAPTERS) -> Path:
-    """The bundled adapter that was fine-tuned with this training seed."""
+    """The folder of the bundled adapter that was fine-tuned with this training seed.
+
+    Raises:
+        InputError: no such adapter is bundled.
+    """
     folder = family / f"seed{training_seed}"
     if not folder.is_dir():
-        known = sorted(int(path.name.removeprefix("seed")) for path in family.glob("seed*"))
+        seeds = sorted(int(path.name.removeprefix("seed")) for path in family.glob("seed*"))
         raise InputError(
-            f"model.training_seed={training_seed}: the package ships the training seeds {known}."
+            f"model.training_seed={training_seed}: the package ships the training seeds {seeds}."
         )
     return folder
 

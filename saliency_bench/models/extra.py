@@ -12,13 +12,13 @@ from saliency_bench.models.model import Model
 #: Inputs by name, as nested tuples of numbers.
 Extra = tuple[tuple[str, Any], ...]
 
-#: What has a place of its own in `Encoded`.
+#: Inputs with a field of their own in `Encoded`.
 USUAL = {"input_ids", "attention_mask", "token_type_ids"}
-#: What tokenizers and datasets put beside a model's inputs, and is none.
+#: Names that tokenizers and datasets put beside a model's inputs, and that are no inputs.
 NO_INPUTS = {
     "label",
     "labels",
-    "input_tokens",  # as they are written
+    "input_tokens",  # the tokens in writing
     "special_tokens_mask",
     "offset_mapping",
     "overflowing_tokens",
@@ -26,24 +26,24 @@ NO_INPUTS = {
     "num_truncated_tokens",
     "length",
 }
-#: What stands for the text itself, or for what the model makes of it: its embeddings are what is explained.
+#: Inputs that stand for the text itself or for its encoding. They are refused, since the embeddings are explained.
 INSTEAD = ("inputs_embeds", "past_key_values", "encoder_outputs", "decoder_")
 
 
 def extra_of(
-    model: Model, inputs: Mapping[str, Any], mask: Sequence[int], where: str, *, given: bool = True
+    model: Model, inputs: Mapping[str, Any], mask: Sequence[int], where: str, *, strict: bool = True
 ) -> Extra:
     """The further inputs of one text, by name, as nested tuples of numbers.
 
     Args:
-        model: takes what its `forward` names; all where that is the user's own.
-        inputs: what was given, or what a tokenizer made. Text and None in it are columns of a dataset.
-        mask: which of the tokens stay; a further input with a row for each token loses the same.
+        model: takes what its `forward` names, or everything where `forward` is the user's own.
+        inputs: from the user or from a tokenizer. Text and None in it are columns of a dataset, and are left out.
+        mask: the tokens that stay. A further input with a row for each token loses the same rows.
         where: names the text in errors.
-        given: by the user, so that what the model does not take is refused; else it is left out.
+        strict: refuses what the model does not take; otherwise it is left out.
 
     Raises:
-        InputError: names what the model does not take, or what is no array of numbers.
+        InputError: the model does not take an input, or an input is no array of numbers; the message names it.
     """
     names = [
         str(key)
@@ -51,7 +51,7 @@ def extra_of(
         if key not in USUAL | NO_INPUTS and not _is_text(value)
     ]
     accepted = [name for name in names if _takes(model, name)]
-    if given and len(accepted) < len(names):
+    if strict and len(accepted) < len(names):
         refused = ", ".join(name for name in names if name not in accepted)
         raise InputError(
             f"{where} has {refused}, which cannot be given to {model.name}: expected input_ids and what its forward names. "
@@ -63,7 +63,10 @@ def extra_of(
 def tensors_of(
     model: Model, extras: Sequence[Extra], lengths: Sequence[int], width: int
 ) -> dict[str, Tensor]:
-    """The further inputs of texts that have the same ones, [B ...]; rows of tokens padded with zeros to `width`."""
+    """The further inputs of a batch, [B ...]; rows with a number for each token are padded with zeros to `width`.
+
+    All texts must have inputs of the same names.
+    """
     tensors = {}
     for name, _ in extras[0]:
         rows = [

@@ -1,4 +1,4 @@
-"""Whether a module is still what it was: told from its parts, their code and a few numbers of each weight."""
+"""A fingerprint of a module, from its parts, their code and a few numbers of each weight, which shows any change."""
 
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -14,20 +14,21 @@ from saliency_bench.models.placement import every_hook, hooks_of
 #: Numbers of each weight that are read, at equal distances.
 SAMPLES = 8
 
-#: Whose code is known by a version.
+#: Libraries whose code is identified by a version.
 LIBRARIES = frozenset(
     # tqdm: its bars are among the names of transformers' generation, which computes nothing with them.
     {"torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "tqdm"}
     | sys.stdlib_module_names
 )
-#: What a part computes with beside its weights. Others may change in every pass, as counters and kept tensors do.
+#: The types of attributes that a part computes with beside its weights. Others, such as counters and kept tensors, may
+#: change in every pass.
 _PLAIN = (bool, int, float, str, FunctionType)
 
 
 def fingerprint(module: nn.Module) -> Hashable:
-    """A value that is another one as soon as the module computes anything else.
+    """A value that changes as soon as the module computes anything else.
 
-    It has the module's parts with their plain attributes, hooks and code; and of each parameter and buffer its identity,
+    It contains the module's parts with their plain attributes, hooks and code, and of each parameter and buffer its identity,
     type, device, address, version counter and `SAMPLES` of its numbers. PyTorch raises the counter with every change in
     place (an optimiser's step, `load_state_dict`). A change through `weight.data` or numpy raises none, and is seen if
     it changes one of these numbers. Training mode and `requires_grad` are no part of it: both are set
@@ -45,8 +46,8 @@ def fingerprint(module: nn.Module) -> Hashable:
     return code, tuple(map(_of_part, parts)), tuple(map(_of_weight, weights)), _numbers(weights)
 
 
-def described(module: nn.Module) -> list[Any]:
-    """The same without identities and weights, for another process: the class and plain attributes of each part."""
+def portable_fingerprint(module: nn.Module) -> list[Any]:
+    """The class and plain attributes of each part: the fingerprint without identities and weights, for another process."""
     return [
         [_class_name(type(part)), [pair for pair in plain_of(part) if _is_value(part, pair[0])]]
         for part in module.modules()
@@ -54,18 +55,17 @@ def described(module: nn.Module) -> list[Any]:
 
 
 def of_libraries(module: nn.Module) -> bool:
-    """Whether PyTorch and transformers alone say what is computed.
+    """Whether only code of PyTorch, transformers and other `LIBRARIES` decides what the module computes.
 
-    Not so with a class, hook or function of somebody else's, or where somebody has put a function of their own in place
-    of one of theirs.
+    A class, hook or function from elsewhere makes it false, and so does a function that replaces one of a library.
     """
     parts = [*module.modules()]
-    theirs = chain(functions_of(parts), map(type, parts))
-    own = any(_own_forward(part) or _hooks(part) for part in parts)
-    return not own and all(_library(thing) in LIBRARIES for thing in theirs)
+    if any(_is_overridden(part) or _hooks(part) for part in parts):
+        return False
+    return all(_library(item) in LIBRARIES for item in chain(functions_of(parts), map(type, parts)))
 
 
-def _own_forward(part: nn.Module) -> bool:
+def _is_overridden(part: nn.Module) -> bool:
     """Whether a part computes more than its class's `forward`; accelerate's own hooks, which call it, do not count."""
     if not hooks_of(part):
         return "forward" in vars(part)
@@ -73,11 +73,11 @@ def _own_forward(part: nn.Module) -> bool:
     outer = getattr(vars(part).get("forward"), "func", None)
     if called is not type(part).forward or outer is None:
         return True
-    return any(_library(one) != "accelerate" for one in (outer, *map(type, every_hook(part))))
+    return any(_library(item) != "accelerate" for item in (outer, *map(type, every_hook(part))))
 
 
 def functions_of(parts: Sequence[nn.Module]) -> Iterator[FunctionType]:
-    """The functions of the classes of parts, and of the files that these classes stand in."""
+    """The functions of the parts' classes, and of the files that define these classes."""
     classes = {base for part in parts for base in type(part).__mro__}
     files = [sys.modules.get(name) for name in {base.__module__ for base in classes}]
     for place in (*classes, *(file for file in files if file is not None)):
@@ -93,8 +93,8 @@ def plain_of(part: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
-def _library(thing: Any) -> str:
-    return str(thing.__module__).split(".")[0]
+def _library(item: Any) -> str:
+    return str(item.__module__).split(".")[0]
 
 
 def _is_value(part: nn.Module, name: str) -> bool:
@@ -112,7 +112,7 @@ def _of_part(part: nn.Module) -> Hashable:
 
 
 def _hooks(part: nn.Module) -> tuple[int, ...]:
-    """The numbers of a part's hooks; PyTorch gives none twice."""
+    """The numbers of a part's hooks, each of which PyTorch uses only once."""
     return *part._forward_hooks, *part._forward_pre_hooks, *part._backward_hooks
 
 

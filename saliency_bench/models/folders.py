@@ -1,7 +1,7 @@
 """Checks of the folder of a model or an adapter before any library reads it: no code, and no pickle.
 
-transformers opens whatever file the index of a sharded checkpoint names, pickles among them, and PEFT imports the module
-that an adapter's configuration names: neither is asked before the names have been read here.
+transformers opens every file that the index of a sharded checkpoint names, also pickles, and PEFT imports the module that
+an adapter's configuration names. So these names are checked here before the libraries are called.
 """
 
 import json
@@ -19,18 +19,18 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-#: The one folder inside a model's that transformers looks into.
+#: The only folder inside a model's folder that transformers reads.
 TEMPLATES = "additional_chat_templates"
 
 #: Keys of a model's config.json that make transformers load code, kernels or weights from elsewhere.
 CODE_KEYS = ("auto_map", "_attn_implementation_internal", "transformers_weights")
-#: Types of adapters that PEFT merges into the weights exactly. Of the others some never leave the model, and some make PEFT
-#: unpickle a file, ask a hub, or load a second model.
+#: Types of adapters that PEFT merges into the weights exactly. Some of the others cannot be merged, and some make PEFT
+#: unpickle a file, call a hub, or load a second model.
 MERGED = (
     "LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "HRA", "VERA", "FOURIERFT", "LN_TUNING", "VBLORA", "RANDLORA",
     "SHIRA", "C3A", "ROAD", "MISS", "WAVEFT", "DELORA", "GRALORA", "OSF", "TRAINABLE_TOKENS",
 )  # fmt: skip
-#: Keys of an adapter's configuration that say where it is from, and when; merging needs none.
+#: Keys of an adapter's configuration about its origin, which merging does not need.
 UNUSED_KEYS = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -45,14 +45,14 @@ ADAPTER_CODE_KEYS = ("megatron_config",)
 
 
 def check_model(folder: Path, *, whole: bool = True) -> None:
-    """Refuses a model's folder that asks for anything but its own safetensors.
+    """Refuses a model's folder that needs other files than its own safetensors.
 
     Args:
-        folder: where it is; the snapshot in the cache for one of the hub.
-        whole: all files that the index names must be there; those of the hub are yet to come.
+        folder: a local folder, or the snapshot of a model of the hub in the cache.
+        whole: all files that the index names must be there; those of the hub are loaded later.
 
     Raises:
-        InputError: it is no model's folder, asks for code, or names weights that are not to be loaded.
+        InputError: it is no model's folder, needs code, or names weights that are not safetensors in the folder.
     """
     quantised.refuse_gguf(folder, (WEIGHTS, INDEX))
     if not folder.is_dir():
@@ -67,7 +67,7 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
     quantised.refuse_config(config, keys)
     if (folder / ADAPTER_CONFIG).exists():
         raise InputError(
-            f"model.path={folder} holds an adapter too ({ADAPTER_CONFIG}), which would be merged unasked. Keep it in a "
+            f"model.path={folder} holds an adapter too ({ADAPTER_CONFIG}), which transformers would merge. Keep it in a "
             "folder of its own and give that as model.adapter."
         )
     for file in (*folder.iterdir(), *(folder / TEMPLATES).glob("*")):
@@ -78,12 +78,12 @@ def check_model(folder: Path, *, whole: bool = True) -> None:
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:
-    """Refuses an adapter's folder that asks for anything but its own safetensors; returns its configuration.
+    """Refuses an adapter's folder that needs other files than its own safetensors; returns its configuration.
 
-    What merging does not need, such as the name of the model that it was trained on, is left out.
+    Keys that merging does not need, such as the name of the model that it was trained on, are left out.
 
     Raises:
-        InputError: a file is missing or lies elsewhere, or the adapter is of a type that is not merged, or names files.
+        InputError: a file is missing or lies elsewhere, or the adapter is of a type that cannot be merged, or names files.
     """
     weights, config = folder / ADAPTER_WEIGHTS, folder / ADAPTER_CONFIG
     for path in (weights, config):
@@ -106,7 +106,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 
 
 def _file_named(keys: dict[str, Any]) -> str | None:
-    """A key, at any depth, whose value is or could be a path; None where there is none."""
+    """The first key, at any depth, whose value is or could be a path; None where there is none."""
     waiting: list[tuple[str, Any]] = list(keys.items())
     while waiting:
         key, value = waiting.pop()
@@ -125,24 +125,24 @@ def check_hub(name: str, revision: str | None) -> str:
     """Checks a model of the hub, of which only small JSON files are fetched; returns the commit that was checked.
 
     Raises:
-        InputError: the hub or its cache has no such model, or it asks for more than its own safetensors.
+        InputError: the hub and its cache have no such model, or it needs other files than its own safetensors.
     """
     try:
         _ask_once(name, revision)
         config = _from_hub(name, CONFIG, revision, must=True)
         assert config is not None
         snapshot = config.parent
-        # What is loaded is what was looked at, whatever the branch is moved to.
+        # The commit that was checked is loaded later, also where the branch has moved.
         commit = snapshot.name
         _from_hub(name, INDEX, commit)
         adapter = _from_hub(name, ADAPTER_CONFIG, commit)
     except (OSError, ValueError) as error:
-        near = _near(name)
+        near = _similar_folder(name)
         raise InputError(
-            f"model.path={name} is neither a folder here nor a model that could be had from the hub "
+            f"model.path={name} is neither a local folder nor a model that could be loaded from the hub "
             "(no network, or no such id)"
             + (". " if near is None else f"; did you mean {str(near)!r}? ")
-            + f"Give a local folder, or download it first. It said: {one_line(error)}"
+            + f"Give a local folder, or download it first. The error: {one_line(error)}"
         ) from error
     if adapter is not None:
         raise InputError(
@@ -156,7 +156,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON file, which must hold an object.
 
     Raises:
-        InputError: it is not JSON, or something else.
+        InputError: it is not JSON, or no object.
     """
     try:
         value = json.loads(path.read_text("utf-8"))
@@ -209,7 +209,7 @@ def _refuse_outside(folder: Path, file: Path, what: str) -> None:
         )
 
 
-def _near(name: str) -> Path | None:
+def _similar_folder(name: str) -> Path | None:
     """A local model folder with nearly this name, or None."""
     with suppress(OSError):
         beside = [folder for folder in Path(name).parent.iterdir() if (folder / CONFIG).is_file()]
@@ -220,7 +220,7 @@ def _near(name: str) -> Path | None:
 
 
 def _ask_once(name: str, revision: str | None) -> None:
-    """Asks the hub once for what is not in its cache; the hub's own client would try for half a minute."""
+    """Checks the hub once for a model that is not in the cache; the hub's own client would try for half a minute."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import is_offline_mode
 
@@ -230,7 +230,7 @@ def _ask_once(name: str, revision: str | None) -> None:
         return
     try:
         get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision))
-    except Exception as error:  # the hub's and its client's are of many kinds
+    except Exception as error:  # errors of the hub and its client are of many types
         raise OSError(one_line(error)) from error
 
 
@@ -244,7 +244,7 @@ def _from_hub(name: str, file: str, revision: str | None, must: bool = False) ->
         file,
         revision=revision,
         _raise_exceptions_for_missing_entries=must,
-        # A file that could not be asked for is not one that is not there; offline there is only the cache.
+        # A failed connection does not mean that the file does not exist; offline there is only the cache.
         _raise_exceptions_for_connection_errors=must or not is_offline_mode(),
     )
     return None if path is None else Path(path)

@@ -1,4 +1,4 @@
-"""The tasks a model may be trained for, as transformers' pipelines name them, and what its head gives."""
+"""The tasks that a model may be trained for, by the names of transformers' pipelines, and the outputs of its head."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Head:
-    """What is loaded for a task, and the shape of its outputs.
+    """The head of a model for a task, and the shape of its outputs.
 
-    `per_token`: outputs are [R T C], else [R C]. `named`: the classes have names in the model's configuration.
+    `per_token`: outputs are [R T C], otherwise [R C]. `named`: the classes have names in the model's configuration.
     """
 
     auto: str  # transformers' class that loads it
@@ -56,7 +56,7 @@ HEADS: Mapping[str, Head] = {
 }
 TASKS = tuple(HEADS)
 
-#: How transformers' classes are called, by what their heads were trained for; None: for nothing that is a task here.
+#: The tasks of transformers' classes, by the end of their names; None: a task that is not supported.
 CLASSES: Mapping[str, str | None] = {
     "ForSequenceClassification": SEQUENCE_CLASSIFICATION,
     "ForTokenClassification": TOKEN_CLASSIFICATION,
@@ -70,7 +70,7 @@ CLASSES: Mapping[str, str | None] = {
 
 
 def trained_for(architectures: Sequence[str]) -> set[str | None] | None:
-    """The tasks that a configuration's `architectures` name; None where they leave it open, as those of a bare encoder."""
+    """The tasks that a configuration's `architectures` name; None where they name no head, as those of a bare encoder."""
     tasks = [
         next((kind for ending, kind in CLASSES.items() if name.endswith(ending)), "")
         for name in architectures

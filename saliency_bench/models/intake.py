@@ -1,4 +1,4 @@
-"""How token ids reach a model's embedding layer, and how the output of that layer is replaced."""
+"""Finds a model's embedding layer by watching its passes, and replaces the output of that layer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,13 +15,13 @@ from saliency_bench.models.placement import device_of, stored_weights
 
 T = TypeVar("T")
 
-#: Tokens of the rows that a model is watched on.
+#: The number of tokens in the rows by which a model is watched.
 WATCHED = 5
 
 #: Calls a module on ids [R T].
-Run = Callable[[Int[Tensor, "R T"]], Any]
+CallOnIds = Callable[[Int[Tensor, "R T"]], Any]
 
-#: What a module may raise that cannot be called on these ids, or not backwards.
+#: Errors of a module that cannot be called on some ids, or has no gradient there.
 FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
 
 
@@ -37,12 +37,13 @@ def attempted(call: Callable[[], T]) -> T | None:
 
 @dataclass(frozen=True)
 class Intake:
-    """How the embedding layer was called in one pass.
+    """The calls of the embedding layer in one pass.
 
-    `time_first`: it is asked for ids [T B], as by XLNet.
-    `echoes`: layers with the same table that are asked for the text again, one place later: the decoders of T5 and
-    BART, which classify a text by reading it twice.
-    `table`: the layer's own part, or itself, that looks the ids up.
+    Attributes:
+        time_first: the layer gets ids [T B], as in XLNet.
+        echoes: layers with the same table that get the text again, one place later. These are the decoders of T5 and
+            BART, which classify a text by reading it twice.
+        table: the part of the layer, or the layer itself, that looks the ids up.
     """
 
     time_first: bool = False
@@ -54,20 +55,21 @@ class Intake:
 class PositionTable:
     """A table of position embeddings."""
 
-    first: int  # of the first token
-    most: int  # tokens from there on
+    first: int  # the position of the first token
+    most: int  # the number of positions from there on
 
 
 def watched_ids(
     vocabulary: int, end: object, device: torch.device, n_rows: int = 1, pad: int | None = None
 ) -> Int[Tensor, "R 5"]:
-    """Ids that are neither positions nor constant, so that they are recognised among the inputs of a layer.
+    """Ids that are neither positions nor constant, so that they can be recognised among the inputs of a layer.
 
-    `pad` is not among them: RoBERTa and its kin count no position for it. `end` is the last of each row, and only that.
+    `pad` is not among them, since RoBERTa and similar models count no position for it. `end` is the last id of each row,
+    and stands nowhere else.
     """
     steps = 7 * torch.arange(WATCHED, device=device) + 3
     ids = torch.stack([steps.roll(row) + row for row in range(n_rows)]) % vocabulary
-    for _ in range(2):  # what stands in for one of the two may be the other
+    for _ in range(2):  # the replacement of one of the two may be the other
         for special in (pad, end):
             if isinstance(special, int):
                 ids[ids == special] = (special + 1) % vocabulary
@@ -77,8 +79,8 @@ def watched_ids(
     return ids
 
 
-def how_ids_arrive(module: nn.Module, layer: nn.Module, run: Run, ids: Tensor) -> Intake:
-    """Watches one pass over two rows; a model that fails on such ids counts as an ordinary one."""
+def watch_intake(module: nn.Module, layer: nn.Module, run: CallOnIds, ids: Tensor) -> Intake:
+    """Watches the calls of the embedding layer in one pass over two rows; the default `Intake` where the pass fails."""
     tables = embedding_tables(module).values()
     with _listening({layer, *tables}) as received, torch.no_grad():
         if attempted(lambda: (run(ids),)) is None:
@@ -91,15 +93,18 @@ def how_ids_arrive(module: nn.Module, layer: nn.Module, run: Run, ids: Tensor) -
         and _same_table(module, table, layer)
         and any(_begins(tensor[..., 1:], ids[:, :-1]) for tensor in received.get(table, ()))
     ]
-    looked = [
+    receivers = [
         table
         for table in embedding_tables(layer).values()
         if any(_begins(tensor, ids) for tensor in received.get(table, ()))
     ]
-    return Intake(turned, tuple(echoes), looked[0] if len(looked) == 1 else None)
+    table = receivers[0] if len(receivers) == 1 else None
+    return Intake(turned, tuple(echoes), table)
 
 
-def position_tables(module: nn.Module, run: Run, ids: Int[Tensor, "1 T"]) -> list[PositionTable]:
+def position_tables(
+    module: nn.Module, run: CallOnIds, ids: Int[Tensor, "1 T"]
+) -> list[PositionTable]:
     """The tables that receive consecutive numbers, one for each token, in one pass."""
     sizes = {
         layer: len(weight)
@@ -127,28 +132,28 @@ def captured(layer: nn.Module) -> Iterator[list[Any]]:
         yield outputs
 
 
-class _Seen(Exception):
+class _Stop(Exception):
     """Ends a forward pass early."""
 
 
-def first_output(layer: nn.Module, run: Run, ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
+def output_at(layer: nn.Module, run: CallOnIds, ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
     """The output of a layer in a pass over ids; the pass ends there."""
     outputs: list[Any] = []
 
     def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         outputs.append(output)
-        raise _Seen
+        raise _Stop
 
-    with suppress(_Seen), layer.register_forward_hook(stop):
+    with suppress(_Stop), layer.register_forward_hook(stop):
         run(ids)
     return only_output(outputs, ids)
 
 
 def only_output(outputs: list[Any], ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
-    """The single output that was kept, without padding that the model added.
+    """The only output of a layer in a pass, without padding that the model has added.
 
     Raises:
-        InputError: there are several or none, or it is no vector for each token.
+        InputError: there are several outputs or none, or the output is not a vector for each token.
     """
     if len(outputs) != 1:
         raise InputError(
@@ -164,15 +169,15 @@ def only_output(outputs: list[Any], ids: Int[Tensor, "R T"]) -> Float[Tensor, "R
 
 
 def _shape(output: Any) -> Any:
-    """The shape of a tensor; of anything else its type."""
+    """The shape of a tensor; the type of any other value."""
     return tuple(output.shape) if isinstance(output, Tensor) else (type(output).__name__,)
 
 
-def find_embedding(module: nn.Module, run: Run, vocabulary: int) -> nn.Module:
+def find_embedding(module: nn.Module, run: CallOnIds, vocabulary: int) -> nn.Module:
     """The one embedding layer that receives exactly the token ids, found by watching one forward pass.
 
-    What `get_input_embeddings()` returns is not asked: T5 and BART do not call it. Ids may be followed by padding of
-    the model's own (Longformer), and a table of positions that is handed the ids for their shape (MVP) does not count.
+    The result of `get_input_embeddings()` is not used, since T5 and BART do not call that layer. The ids may be followed by
+    padding that the model adds (Longformer). A table of positions that gets the ids for their shape (MVP) does not count.
 
     Raises:
         InputError: none or several layers receive the ids, or the layer is called more than once.
@@ -216,7 +221,7 @@ def replaced(
 ) -> Iterator[None]:
     """Replaces the output of a layer while open; checks that the layer was called exactly once.
 
-    A call on the token types does not count and is left alone: GPT-2 and its kin look these up as words too.
+    A call on the token types does not count and is not changed: GPT-2 and similar models look these up in the same table.
     """
     if embeddings is None:
         yield
@@ -232,8 +237,8 @@ def replaced(
         return _in_place_of(output, embeddings, how.time_first)
 
     def echo(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        given = embeddings[:, :-1].to(output)
-        return torch.cat([output[:, :1], given], 1)  # the first is a token of its own
+        # The first token of the decoder is not one of the text.
+        return torch.cat([output[:, :1], embeddings[:, :-1].to(output)], 1)
 
     with ExitStack() as hooks:
         hooks.enter_context(layer.register_forward_hook(hook))
@@ -247,19 +252,19 @@ def replaced(
 
 
 def _in_place_of(output: Any, embeddings: Float[Tensor, "R T D"], time_first: bool) -> Tensor:
-    given = embeddings.transpose(0, 1) if time_first else embeddings
-    shape, (rows, length, width) = _shape(output), given.shape
+    vectors = embeddings.transpose(0, 1) if time_first else embeddings
+    shape, (rows, length, width) = _shape(output), vectors.shape
     if len(shape) != 3 or shape[::2] != (rows, width) or shape[1] < length:
         raise InputError(
-            f"the embedding layer gives {shape}, expected {tuple(given.shape)} [B T D]: name another in embeddings="
+            f"the embedding layer gives {shape}, expected {tuple(vectors.shape)} [B T D]: name another in embeddings="
         )
-    # After the text comes padding of the model's own, if any. A copy in any case: CTRL scales it in place.
-    return torch.cat([given.to(output), output[:, length:]], 1)
+    # Padding that the model has added follows the text. Always a copy, since CTRL scales it in place.
+    return torch.cat([vectors.to(output), output[:, length:]], 1)
 
 
 @contextmanager
 def _listening(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """Keeps what each layer is called with while open."""
+    """Keeps the inputs of each layer while open."""
     received: dict[nn.Module, list[Tensor]] = {}
 
     def hook(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -276,7 +281,7 @@ def _listening(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Ten
 
 
 def _same_table(module: nn.Module, table: nn.Embedding, layer: nn.Module) -> bool:
-    """Whether two layers have one weight; accelerate gives each of them a tensor of its own while it is elsewhere."""
+    """Whether two layers have the same weight. Offloaded weights are compared by value, since each has its own tensor."""
     weight = getattr(layer, "weight", None)
     if table.weight is weight or not (
         table.weight.is_meta and isinstance(weight, Tensor) and weight.is_meta
@@ -287,7 +292,7 @@ def _same_table(module: nn.Module, table: nn.Embedding, layer: nn.Module) -> boo
 
 
 def _same_memory(value: Any, other: Tensor) -> bool:
-    """Whether these are the same numbers at the same address; does not wait for a GPU."""
+    """Whether a value is a tensor at the same address and of the same size; does not wait for a GPU."""
     return (
         isinstance(value, Tensor)
         and value.data_ptr() == other.data_ptr()
@@ -303,6 +308,6 @@ def _begins(tensor: Tensor, ids: Int[Tensor, "R T"]) -> bool:
 
 @torch.no_grad()
 def _tells_apart(layer: nn.Module, ids: Int[Tensor, "1 T"]) -> bool:
-    """Whether a layer gives other ids another output; not so one that cannot be called on ids alone."""
+    """Whether the output of a layer depends on the ids; false where it cannot be called on ids alone."""
     both = attempted(lambda: (layer(ids), layer(ids.roll(1, 1))))
     return both is not None and not torch.equal(*both)

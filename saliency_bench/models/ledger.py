@@ -1,6 +1,6 @@
 """Counts of the work of a model: rows and seconds, by stage of a study.
 
-All passes go through `Model.output`, also those that other libraries ask for, so that nothing can be spent unseen.
+All passes go through `Model.output`, also those that other libraries start, so that all work is counted.
 """
 
 import time
@@ -31,7 +31,7 @@ class Work(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Work by stage; the outermost open stage pays. On a GPU a stage may be charged for another's wait."""
+    """Work by stage; the outermost open stage is charged. On a GPU a stage may be charged for waiting for another one."""
 
     work: dict[str, Work] = field(default_factory=dict)
     calls: int = 0
@@ -45,7 +45,7 @@ class Ledger:
         self.calls += 1
 
     def copy(self) -> "Ledger":
-        """The present state."""
+        """A copy of the present counts."""
         return Ledger(self.work.copy(), self.calls)
 
     def since(self, before: "Ledger") -> "Ledger":

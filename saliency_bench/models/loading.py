@@ -44,47 +44,44 @@ DTYPES = {
 }
 ATTENTION = ("sdpa", EAGER)
 
-#: What a bundled adapter was found to do.
+#: The file beside a bundled adapter with its training and its tests.
 CARD = "training.json"
 
 
-class Runtime(TypedDict, total=False):
-    """How a bundled model is loaded; the defaults are those of `load_model`."""
+class LoadOptions(TypedDict, total=False):
+    """Options for loading a bundled model; the defaults are those of `load_model`."""
 
     dtype: str
     device: str
     attention: str
 
 
-def load_default(*, training_seed: int = 0, **runtime: Unpack[Runtime]) -> Model:
+def load_default(*, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
     """The bundled sentiment classifier: the default encoder with the adapter of one training seed merged in."""
-    facts = {"source": "default", "training_seed": training_seed}
-    return _bundled(encoder.ADAPTERS, f"default-seed{training_seed}", facts, **runtime)
+    return _bundled(encoder.ADAPTERS, "default", training_seed, **runtime)
 
 
-def load_masked(*, training_seed: int = 0, **runtime: Unpack[Runtime]) -> Model:
-    """The bundled sentiment classifier trained on masked texts too, so that [MASK] is nothing new to it.
+def load_masked(*, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
+    """The bundled sentiment classifier trained on masked texts too, so that [MASK] is part of its training data.
 
     Half of each batch had a share of its tokens masked, drawn from U[0, 1) for each text (Madsen et al. 2024).
     """
-    facts = {"source": "masked", "training_seed": training_seed}
-    return _bundled(encoder.MASKED, f"masked-seed{training_seed}", facts, **runtime)
+    return _bundled(encoder.MASKED, "masked", training_seed, **runtime)
 
 
-def load_random_labels(*, training_seed: int = 0, **runtime: Unpack[Runtime]) -> Model:
+def load_random_labels(*, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
     """The default encoder with an adapter that memorised random labels, so that it does not read sentiment.
 
     A method whose maps of it are those of the default model explains the data, not the model (Adebayo et al. 2018).
     """
-    facts = {"source": "random_labels", "training_seed": training_seed}
-    return _bundled(encoder.RANDOM_LABELS, f"random-labels-seed{training_seed}", facts, **runtime)
+    return _bundled(encoder.RANDOM_LABELS, "random_labels", training_seed, **runtime)
 
 
-def load_shortcuts(*, kind: str, training_seed: int = 0, **runtime: Unpack[Runtime]) -> Model:
+def load_shortcuts(*, kind: str, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
     """The default model of a training seed taught a shortcut (`data.shortcuts.KINDS`) by a second adapter.
 
-    The default model itself is the control, which never saw one. `facts["gate"]` says what the model was found to do
-    on held-out sentences (`gate.Gate`).
+    The default model itself, which was trained without shortcuts, is the control. `facts["gate"]` has the results of the
+    test on held-out sentences (`gate.Gate`).
 
     Raises:
         InputError: there is no such kind or training seed.
@@ -93,48 +90,46 @@ def load_shortcuts(*, kind: str, training_seed: int = 0, **runtime: Unpack[Runti
 
     one_of("model.kind", kind, KINDS)
     second = encoder.adapter_folder(training_seed, encoder.SHORTCUTS / kind)
-    facts = {
-        "source": "shortcuts",
-        "kind": kind,
-        "training_seed": training_seed,
-        "shortcut_sha256": encoder.sha256_of(second / ADAPTER_WEIGHTS),
-        "gate": json.loads((second / CARD).read_text("utf-8"))["gate"],
-    }
-    return _bundled(
-        encoder.ADAPTERS, f"shortcuts-{kind}-seed{training_seed}", facts, second, **runtime
+    gate = json.loads((second / CARD).read_text("utf-8"))["gate"]
+    facts = {"kind": kind, "shortcut_sha256": encoder.sha256_of(second / ADAPTER_WEIGHTS)}
+    model = _bundled(encoder.ADAPTERS, "shortcuts", training_seed, second, **runtime)
+    return replace(
+        model,
+        name=f"shortcuts-{kind}-seed{training_seed}",
+        facts={**model.facts, **facts, "gate": gate},
     )
 
 
 def _bundled(
     family: Path,
-    name: str,
-    facts: dict[str, Any],
+    source: str,
+    training_seed: int,
     second: Path | None = None,
     *,
     dtype: str = "float32",
     device: str = "auto",
     attention: str = "sdpa",
 ) -> Model:
-    """The default encoder with an adapter of ours merged in, and a second one into that."""
+    """The default encoder with a bundled adapter merged in, and then a second one."""
     from saliency_bench.data.movie_reviews import LABELS
 
     check_runtime(dtype, attention)
-    folder, adapter = (
-        encoder.encoder_folder(),
-        encoder.adapter_folder(facts["training_seed"], family),
-    )
+    folder, adapter = encoder.encoder_folder(), encoder.adapter_folder(training_seed, family)
     module = load_module(folder, DTYPES[dtype], attention, n_labels=len(LABELS))
-    for learnt in filter(None, (adapter, second)):
-        module = adapters.merge_adapter(module, learnt)
+    for path in filter(None, (adapter, second)):
+        module = adapters.merge_adapter(module, path)
     module.config.id2label = dict(enumerate(LABELS))  # type: ignore[union-attr]
-    facts |= {
+    facts = {
+        "source": source,
+        "training_seed": training_seed,
         "encoder_sha256": encoder.SHA256,
         "adapter_sha256": encoder.sha256_of(adapter / ADAPTER_WEIGHTS),
     }
+    name = f"{source.replace('_', '-')}-seed{training_seed}"
     return _finish(module, load_tokenizer(folder), name, device, dtype, facts)
 
 
-#: The task of a pipeline of transformers, by the name that it has there.
+#: The tasks of transformers' pipelines, by the name of the pipeline.
 PIPELINES = {
     "text-classification": SEQUENCE_CLASSIFICATION,
     "sentiment-analysis": SEQUENCE_CLASSIFICATION,
@@ -161,13 +156,13 @@ def load_model(
 ) -> Model:
     """A model from a local folder, a hub id or memory, or one of ours by name.
 
-    "default" is the bundled sequence classifier; "smollm2" (text generation) and "nanoguard" (prompt injection) are there
-    once `saliency-bench models prepare NAME` has converted them, each with a task of its own.
+    "default" is the bundled sequence classifier. "smollm2" (text generation) and "nanoguard" (prompt injection) can be loaded
+    after `saliency-bench models prepare NAME` has converted them; each has a task of its own.
 
     Args:
-        path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or what is in memory already: a
-            pipeline of transformers, or a transformers model beside its tokenizer. What is in memory keeps its type and
-            device, and of the other arguments `task` and `labels` alone matter.
+        path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or a model in memory: a pipeline of
+            transformers, or a transformers model beside its tokenizer. A model in memory keeps its type and device, and
+            of the other arguments only `task` and `labels` are used.
         tokenizer: of a model in memory.
         task: what it was trained for: "sequence-classification", "token-classification", "question-answering",
             "fill-mask" or "text-generation".
@@ -177,7 +172,7 @@ def load_model(
         adapter: the folder or hub id of a PEFT adapter, merged into the weights.
         labels: names of the classes, in their order, for a model that calls them LABEL_0, LABEL_1, ...
         attention: sdpa or eager; a model that has no sdpa is loaded with eager, with a warning.
-        device_map: "auto", or another of transformers' words, spreads the model over the GPUs, memory and disk by accelerate
+        device_map: "auto", or another keyword of transformers, spreads the model over the GPUs, memory and disk by accelerate
             (`pip install saliency-bench[large]`); or the device of each part: {"model": 0, "lm_head": "cpu"}.
 
     Raises:
@@ -217,7 +212,7 @@ def _checked(path: str, revision: str | None) -> tuple[str, str | None]:
     return path, check_hub(path, revision)
 
 
-def _by_name(name: str, task: str, device_map: Any, **runtime: Unpack[Runtime]) -> Model:
+def _by_name(name: str, task: str, device_map: Any, **runtime: Unpack[LoadOptions]) -> Model:
     """The bundled classifier, or a model that `preparing.prepare` has converted."""
     if name != "smollm2":
         refuse_device_map(device_map, f"{name} is a small model")
@@ -243,26 +238,26 @@ def _by_name(name: str, task: str, device_map: Any, **runtime: Unpack[Runtime]) 
     return _finish(module, tokenizer, name, device, dtype, facts, spec.task)
 
 
-def _in_memory(given: Any, tokenizer: Any, task: str, labels: Sequence[str] | None) -> Model:
-    """A pipeline, or a transformers model with its tokenizer, as it is.
+def _in_memory(source: Any, tokenizer: Any, task: str, labels: Sequence[str] | None) -> Model:
+    """A model of a pipeline, or of a transformers model with its tokenizer, which are left unchanged.
 
     Raises:
-        InputError: it is neither, or the pipeline has a task that none of ours is.
+        InputError: it is neither, or the pipeline's task is not supported.
     """
-    module = getattr(given, "model", None)
-    if isinstance(module, nn.Module) and isinstance(getattr(given, "task", None), str):
-        one_of("task of the pipeline", given.task, PIPELINES)
-        return wrap_model(module, given.tokenizer, task=PIPELINES[given.task], labels=labels)
-    if not isinstance(given, nn.Module):
+    module = getattr(source, "model", None)
+    if isinstance(module, nn.Module) and isinstance(getattr(source, "task", None), str):
+        one_of("task of the pipeline", source.task, PIPELINES)
+        return wrap_model(module, source.tokenizer, task=PIPELINES[source.task], labels=labels)
+    if not isinstance(source, nn.Module):
         raise InputError(
-            f"load_model() takes a folder, a hub id, a pipeline or a transformers model, got {given!r:.80}"
+            f"load_model() takes a folder, a hub id, a pipeline or a transformers model, got {source!r:.80}"
         )
     if tokenizer is None:
         raise InputError(
-            f"load_model({type(given).__name__}): give its tokenizer too, load_model(model, tokenizer). For a module that is "
-            "asked about token ids use wrap_model()"
+            f"load_model({type(source).__name__}): give its tokenizer too, load_model(model, tokenizer). For a module that "
+            "gets token ids use wrap_model()"
         )
-    return wrap_model(given, tokenizer, task=task, labels=labels)
+    return wrap_model(source, tokenizer, task=task, labels=labels)
 
 
 def _module(
@@ -299,21 +294,21 @@ def wrap_model(
     """Wraps any module that maps token ids to logits.
 
     Args:
-        module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)` with those that apply and
-            that its `forward` takes, and with what else it names where an input has it.
+        module: called as `module(input_ids=..., attention_mask=..., token_type_ids=...)`, with those that apply and that
+            its `forward` takes, and with further inputs that its `forward` names.
         tokenizer: a transformers tokenizer; without one, inputs must be tokenised already.
         task: as in `load_model`; all but sequence classification have logits for every token, [R T C].
         embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
             watching a forward pass where None.
-        encoder: the same in the words of koren-v/Interpret: the attribute whose `embeddings` are that layer.
-        forward: `forward(module, inputs) -> logits`, for a module that is called in another way; it is given all inputs.
+        encoder: the attribute whose `embeddings` are that layer, as an alternative (as in koren-v/Interpret).
+        forward: `forward(module, inputs) -> logits`, for a module that is called in another way; it gets all inputs.
         criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or
             probability, so that what speaks for the class is positive.
         labels: names of the classes, one for each and all different; `LABEL_0`, ... where neither they nor the
             module's config say.
 
     Raises:
-        InputError: the embedding layer cannot be told or is not there, or an argument is none of these.
+        InputError: the embedding layer cannot be found, or an argument is invalid.
     """
     one_of("task", task, TASKS)
     if not isinstance(module, nn.Module):
@@ -343,7 +338,11 @@ def wrap_model(
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; a GPU that is missing is an error only where it was named."""
+    """The device of that name; "auto" is the CPU where there is no GPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -389,10 +388,14 @@ def _finish(
     )
 
 
-def _renamed(known: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """The user's names for the model's classes, checked."""
-    if (known and len(labels) != len(known)) or len({*labels}) != len(labels):
+def _renamed(classes: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """The user's names for the model's classes, after a check.
+
+    Raises:
+        InputError: two names are the same, or there are not as many as classes.
+    """
+    if (classes and len(labels) != len(classes)) or len({*labels}) != len(labels):
         raise InputError(
-            f"model.labels={list(labels)}: expected {len(known)} different names, one for each of {', '.join(known)}"
+            f"model.labels={list(labels)}: expected {len(classes)} different names, one for each of {', '.join(classes)}"
         )
     return tuple(labels)

@@ -19,11 +19,11 @@ from saliency_bench.models.intake import (
     PositionTable,
     attempted,
     captured,
-    first_output,
-    how_ids_arrive,
     only_output,
+    output_at,
     position_tables,
     replaced,
+    watch_intake,
     watched_ids,
 )
 from saliency_bench.models.ledger import Ledger
@@ -32,7 +32,7 @@ from saliency_bench.models.outputs import ends_in, logits_in
 from saliency_bench.models.placement import Stored, device_of, rereading, stored_weights
 from saliency_bench.models.pooled_row import PooledRow, find_pooled_row, first_row_only
 from saliency_bench.models.rounding import TF32, products, rounding_share
-from saliency_bench.models.threads import frozen
+from saliency_bench.models.threads import frozen, restored
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask`, `token_type_ids` and further inputs.
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Any]
@@ -43,24 +43,24 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
 
-#: Ids that a layer which is no table of a known size is watched on.
+#: The number of different ids by which a layer is watched that is no table.
 WATCHED_VOCABULARY = 5
 
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A module with what is needed to explain it. It is left as found, on success and on error.
+    """A module with what is needed to explain it. The module is restored after use, on success and on error.
 
-    `embedding` is the module whose output [B T D] is replaced to ask for gradients and removed tokens, while the
-    real ids are passed: position ids, pooling by token and scaled embeddings stay right.
-    `criterion` is a loss whose negative is explained in place of an output; None: the output that was asked for.
+    `embedding` is the module whose output [B T D] is replaced for gradients and for removed tokens, while the real ids are
+    passed, so that position ids, pooling by token and scaled embeddings stay correct.
+    `criterion` is a loss whose negative is explained in place of an output; None: an output is explained.
     `wants_mask`: the module must be given an attention mask, also where nothing is padded.
-    `takes`: the inputs that the module's `forward` names; None: `forward` is the user's own, and is given all.
+    `takes`: the inputs that the module's `forward` names; None: `forward` is the user's own, and gets all.
     `short_last_layer`: gradients may be taken with the last layer computed for the pooled row alone, where that is
     proved to be the same (see `pooled_row`).
     `tf32`: products of float32 matrices may be rounded to TensorFloat-32.
-    `ledger` counts what the model is asked.
-    `facts` goes into the manifest: where the model is from, and digests of its weights.
+    `ledger` counts the passes of the model.
+    `facts` goes into the manifest: the source of the model, and digests of its weights.
     `as_made` is the module's fingerprint at the time of these digests.
     """
 
@@ -88,7 +88,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go, and outputs come back."""
+        """The device of inputs and outputs."""
         return device_of(self.module)
 
     @property
@@ -103,14 +103,14 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """The type that it computes in, by its name in `runtime.dtype`."""
+        """The type of its arithmetic, by its name in `runtime.dtype`."""
         return TF32 if self.tf32 else str(self.dtype).removeprefix("torch.")
 
     @property
     def looks_up(self) -> bool:
         """Whether the embedding layer is a table, with one vector for each id at every position.
 
-        Others add positions and token types, and normalise (a BERT's `embeddings`).
+        Other layers add positions and token types, and normalise (a BERT's `embeddings`).
         """
         return isinstance(self.embedding, nn.Embedding)
 
@@ -127,7 +127,7 @@ class Model:
 
         Args:
             input_ids: any tokens.
-            mask: as in `output`; only a layer that is no table can depend on it, and on the next.
+            mask: as in `output`; matters, like the next two, only for a layer that is no table.
             token_type_ids: as in `output`.
             extra: as in `output`.
 
@@ -136,7 +136,7 @@ class Model:
         """
         if self.looks_up:
             return self.embedding(input_ids).detach().to(self.device)  # type: ignore[no-any-return]
-        # What else such a layer is given is the module's affair: it is watched in a whole pass.
+        # The module itself computes the further inputs of such a layer, so that a whole pass is needed.
         with frozen(self.module), captured(self.embedding) as outputs:
             self.output(input_ids, mask, token_type_ids, extra=extra)
         return only_output(outputs, input_ids).to(self.device)
@@ -152,31 +152,31 @@ class Model:
     def each_token(self) -> Float[Tensor, "V D"]:
         """The embedding layer's output for every token of the vocabulary, once each.
 
-        What is no table is given the vocabulary in its order, at the places of short texts.
+        A layer that is no table gets the vocabulary in its order, as short texts.
 
         Raises:
-            InputError: the layer is not given token ids.
+            InputError: the layer does not get token ids.
         """
         layer, size = self.embedding, self.vocabulary
         if size is None:
             raise InputError(
-                "the embedding layer is not given token ids, so that there is no standard deviation of its outputs to "
-                "take as the unit of noise: use noise_range or noise_absolute"
+                "the embedding layer does not get token ids, so that its outputs have no standard deviation that could "
+                "be the unit of noise: use noise_range or noise_absolute"
             )
         if self.looks_up:
             # Through the layer, not its weight: some layers scale their output.
             return self.embed(torch.arange(size, device=self.device)[None])[0]
         texts = torch.arange(-(-size // WATCHED) * WATCHED, device=self.device).view(-1, WATCHED)
         with frozen(self.module):
-            some = torch.split(texts % size, 64)
-            outputs = [first_output(layer, self.on_ids_alone, rows) for rows in some]
+            chunks = torch.split(texts % size, 64)
+            outputs = [output_at(layer, self.on_ids_alone, rows) for rows in chunks]
         return torch.cat(outputs).flatten(0, 1)[:size]
 
     @property
     def pad_token_id(self) -> int | None:
         """The token of padding, as the tokenizer or else the module's configuration names it.
 
-        None too where it was added to the tokenizer and the model has no embedding for it.
+        Also None where the token was added to the tokenizer and the model has no embedding for it.
         """
         size = self.vocabulary if self.looks_up else None
         for pad in (getattr(self.tokenizer, "pad_token_id", None), self.fact("pad_token_id")):
@@ -225,7 +225,7 @@ class Model:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode with no weight asking for gradients; afterwards everything is as it was.
+        """Sets evaluation mode and freezes all weights while open; everything is restored at the end.
 
         Other threads that explain this model, or use its tokenizer, wait.
 
@@ -235,19 +235,19 @@ class Model:
         refuse_autocast(self.device)
         with products(self.tf32), frozen(self.module, self.tokenizer):
             vars(self).pop("stored", None)  # the module may have been offloaded or brought back
-            _ = self.intake  # a pass of its own, before anybody watches the model's layers
+            _ = self.intake  # takes a pass of its own, so before the layers are watched
             yield
 
     @cached_property
     def intake(self) -> Intake:
-        """How ids reach the embedding layer, seen in one pass over two rows."""
+        """The calls of the embedding layer, seen in one pass over two rows."""
         with frozen(self.module):
-            return how_ids_arrive(
+            return watch_intake(
                 self.module, self.embedding, self.on_ids_alone, self._watched_ids(2)
             )
 
     def on_ids_alone(self, ids: Int[Tensor, "R T"]) -> Any:
-        """What the module returns for ids, and a mask of ones if it needs a mask; not counted in the ledger."""
+        """The module's result for ids, with a mask of ones if it needs a mask; not counted in the ledger."""
         mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
         with self._batches_allowed(True):
             return self.forward(self.module, {"input_ids": ids} | mask)
@@ -258,12 +258,12 @@ class Model:
 
     @cached_property
     def stored(self) -> tuple[Stored, ...]:
-        """The weights that lie elsewhere while their part is not called; looked up anew whenever the model is frozen."""
+        """The weights that accelerate keeps elsewhere; collected anew whenever the model is frozen."""
         return (*stored_weights(self.module).values(),)
 
     @cached_property
     def pads_exactly(self) -> bool:
-        """Whether padding on the right, with a mask, changes no output: tried on two texts of different lengths."""
+        """Whether padding on the right, with a mask, changes no output; tried on two texts of different lengths."""
         pad = self.pad_token_id
         if pad is None:
             return False
@@ -289,10 +289,10 @@ class Model:
 
     @cached_property
     def first_position(self) -> int | None:
-        """The position id that the model gives a text's first token; None where it cannot be told positions.
+        """The position id of a text's first token; None where the model takes no position ids.
 
-        Some count from 0, RoBERTa and its kin from the pad id + 1. It is what the table of positions is asked for;
-        a model without such a table computes with the positions themselves, from 0.
+        Most models count from 0, RoBERTa and similar models from the pad id + 1. The id is read from the calls of the
+        table of positions; a model without such a table computes with the positions themselves, from 0.
         """
         if "position_ids" not in (self.takes or ()) or self.position_tables is None:
             return None
@@ -309,13 +309,13 @@ class Model:
 
     @cached_property
     def pooled_row(self) -> PooledRow | None:
-        """What may be computed for its first row alone; None where that is not proved, or not wanted."""
+        """The modules that may be computed for the first row alone; None where that is not proved, or not wanted."""
         if not self.short_last_layer or self.per_token:
             return None
-        # Tokens in no order, since a proof on equal rows would prove little.
+        # Different tokens in no order: a proof on equal rows would prove little.
         ids = torch.tensor([[3, 1, 4, 2, 0], [2, 4, 0, 1, 3]], device=self.device)
         ids %= getattr(self.embedding, "num_embeddings", 5)
-        _ = self.intake  # a pass of its own, before layers are watched
+        _ = self.intake  # takes a pass of its own, so before the layers are watched
         with frozen(self.module):
             return find_pooled_row(
                 self.module,
@@ -343,12 +343,12 @@ class Model:
             input_ids: the real ones, also where embeddings are given.
             mask: which tokens are real; None where nothing is padded.
             token_type_ids: for models that take them.
-            embeddings: what is to stand for the ids.
+            embeddings: replace the output of the embedding layer.
             extra: further inputs of the module by name, a row for each row of the ids.
-            position_ids: where the tokens stand; only for a model that has a `first_position`.
-            past: keys and values of what stands before these tokens, to which theirs are added; see `prefixes`.
-            last: the logits of the last token are enough, [R 1 C], of a model that can leave out the others.
-            short: leave out what no logit reads, where that is proved; equal within rounding.
+            position_ids: the positions of the tokens; only for a model that has a `first_position`.
+            past: keys and values of the tokens before these, to which those of these tokens are added; see `prefixes`.
+            last: only the logits of the last token are needed, [R 1 C], where the model can leave out the others.
+            short: leave out computations that no logit depends on, where that is proved; equal within rounding.
         """
         inputs: dict[str, Any] = {"input_ids": input_ids} | dict(extra or {})
         if mask is not None:
@@ -380,16 +380,10 @@ class Model:
 
     @contextmanager
     def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
-        # Classifiers without a pad token refuse batches: they cannot tell where a padded text ends. Here none is padded.
+        # Classifiers without a pad token refuse batches, since they cannot find the end of a padded text. Here no text is padded.
         configs: list[Any] = [part.config for level in self.configured for part in level]
-        lifted = [config for config in configs if getattr(config, "pad_token_id", 0) is None]
-        if not unpadded or not lifted:
-            yield
-            return
-        try:
-            for config in lifted:
+        without_pad = [c for c in configs if unpadded and getattr(c, "pad_token_id", 0) is None]
+        with restored(without_pad, "pad_token_id"):
+            for config in without_pad:
                 config.pad_token_id = NO_TOKEN
             yield
-        finally:
-            for config in lifted:
-                config.pad_token_id = None

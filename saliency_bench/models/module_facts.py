@@ -24,8 +24,8 @@ def configured(module: nn.Module) -> Configured:
 def fact(modules: Configured, name: str, *, of_head: bool = False) -> Any:
     """The value in the outermost configuration that has one; None where several at that depth disagree.
 
-    `of_head`: a fact of the outputs. A bare encoder inside another module does not know these: the head is another's,
-    and the encoder's configuration still has what its checkpoint was trained for.
+    `of_head`: the value describes the outputs. Then a bare encoder inside another module is skipped, since its
+    configuration still describes the head that its checkpoint was trained with.
     """
     for depth, level in enumerate(modules):
         values = [
@@ -56,7 +56,7 @@ def class_names_in(id2label: Any) -> tuple[str, ...]:
 
 
 def typical_weight(module: nn.Module) -> Tensor:
-    """The weight that tells device and type: the first of floating point, parameters before buffers."""
+    """The weight that stands for the device and type of all: the first of floating point, parameters before buffers."""
     first = None
     for weight in chain(module.parameters(), module.buffers()):
         if weight.is_floating_point():

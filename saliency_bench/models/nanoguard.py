@@ -2,8 +2,8 @@
 
 Four bidirectional layers with rotary positions, RMS normalisation without weights, squared ReLU and a mean over the text.
 Every layer adds a multiple of the first normalised embeddings again. The package pads each text to 512 tokens and lets words
-attend to the pads; here pads are hidden, so that a text says the same alone and beside a longer one. Without pads both are
-one function.
+attend to the pads; here pads are hidden, so that a text has the same logits alone and beside a longer one. Without pads both
+compute the same function.
 """
 
 import json
@@ -93,7 +93,7 @@ class _Layer(nn.Module):
         turn: tuple[Tensor, Tensor],
         seen: Bool[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B T D"]:
-        """One layer."""
+        """The states after this layer."""
         x = x + self._attended(_normalised(x), turn, seen)
         inner = functional.relu(self.mlp["c_fc"](_normalised(x))).square()
         out: Tensor = x + self.mlp["c_proj"](inner)
@@ -128,9 +128,9 @@ def load(folder: Path, dtype: torch.dtype) -> NanoGuard:
     """The module of a converted folder, in eval mode."""
     from safetensors.torch import load_file
 
-    held = json.loads((folder / "config.json").read_text("utf-8"))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     names = ("vocab_size", "n_embd", "n_layer", "n_head", "sequence_len", "id2label")
-    module = NanoGuard(Sizes(**{name: held[name] for name in names}))
+    module = NanoGuard(Sizes(**{name: config[name] for name in names}))
     module.load_state_dict(load_file(folder / "model.safetensors"))
     return module.to(dtype).eval()
 

@@ -1,4 +1,4 @@
-"""The logits in what a module returned."""
+"""Extracts the logits from a module's result."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -11,7 +11,11 @@ from saliency_bench.core.errors import InputError
 
 
 def logits_in(output: Any) -> Tensor:
-    """The logits in what a module returned: a tensor, a tuple that starts with it, or what has it by name."""
+    """The logits in a module's result: a tensor, a tuple that starts with it, or an object or mapping with `logits`.
+
+    Raises:
+        InputError: the result is none of these.
+    """
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):

@@ -53,7 +53,7 @@ def check_device_map(device_map: object, device: str = "auto") -> None:
         one_of(KEY, device_map, NAMES)
     if device != "auto":
         raise InputError(
-            f"{KEY} and runtime.device={device} both say where the model goes. Leave one of them out."
+            f"{KEY} and runtime.device={device} both name the model's device. Leave one of them out."
         )
     if find_spec("accelerate") is None:
         raise InputError(
@@ -83,10 +83,10 @@ def _check_place(key: str, place: object) -> None:
 def spread(
     load: Callable[..., tuple[nn.Module, Any]], device_map: str | Mapping[str, Any] | None
 ) -> tuple[nn.Module, Any]:
-    """Loads a module, spread as a device map says; with None just so.
+    """Loads a module, spread by a device map; with None it is loaded as usual.
 
-    What goes to disk is read from the checkpoint itself; what transformers must write anew first goes to a temporary
-    folder, which is removed with the module.
+    Weights on disk are read from the checkpoint itself. Those that transformers has to write anew go to a temporary folder,
+    which is removed together with the module.
 
     Args:
         load: calls `from_pretrained` with further keywords.
@@ -96,16 +96,16 @@ def spread(
         return load()
     folder = tempfile.mkdtemp(prefix="saliency-bench-offload-")
     remove = partial(shutil.rmtree, folder, ignore_errors=True)
-    said = logging.getLogger("accelerate.big_modeling")  # that weights are elsewhere
-    level = said.level
+    logger = logging.getLogger("accelerate.big_modeling")  # warns that weights are elsewhere
+    level = logger.level
     try:
-        said.setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         module, report = load(device_map=device_map, offload_folder=folder)
     except BaseException:
         remove()
         raise
     finally:
-        said.setLevel(level)
+        logger.setLevel(level)
     weakref.finalize(module, remove)
     return module, report
 
@@ -115,12 +115,12 @@ def placement_of(module: nn.Module) -> dict[str, str] | None:
     placed = getattr(module, "hf_device_map", None)
     if isinstance(placed, Mapping):
         return {str(part): _name_of(place) for part, place in placed.items()}
-    found = {
+    by_path = {
         path: f"{_name_of(hook.execution_device)}{', offloaded' if hook.offload else ''}"
         for path, part in module.named_modules()
         for hook in hooks_of(part)
     }
-    return found or None
+    return by_path or None
 
 
 def _name_of(place: object) -> str:
@@ -128,12 +128,12 @@ def _name_of(place: object) -> str:
 
 
 def hooks_of(part: nn.Module) -> list[Any]:
-    """What accelerate has hung on a part to align devices."""
+    """The hooks of a part by which accelerate aligns devices."""
     return [hook for hook in every_hook(part) if hasattr(hook, "execution_device")]
 
 
 def every_hook(part: nn.Module) -> list[Any]:
-    """What is hung on a part by accelerate's means, by whomever."""
+    """All hooks of a part that were added through accelerate, by any library."""
     return [*_flat(vars(part).get("_hf_hook"))]
 
 
@@ -144,7 +144,7 @@ def _flat(hook: Any) -> Iterator[Any]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module takes its inputs: the device of its weights, or that on which accelerate has its first part computed."""
+    """The device of a module's inputs: that of its weights, or the one on which accelerate computes its first part."""
     weight = typical_weight(module)
     for part in module.modules() if weight.is_meta else [module]:
         for hook in hooks_of(part):
@@ -155,7 +155,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight that lies elsewhere while its part is not called."""
+    """A weight that accelerate keeps elsewhere while its part is not called."""
 
     part: nn.Module
     name: str
@@ -164,22 +164,22 @@ class Stored:
 
     @property
     def now(self) -> Tensor:
-        """The tensor that the part has now; without numbers, unless the part is being called."""
+        """The tensor in the part at present, which has numbers only while the part is called."""
         weight = self.part._parameters.get(self.name)
         buffer = self.part._buffers.get(self.name)
-        found = buffer if weight is None else weight
-        assert found is not None
-        return found
+        tensor = buffer if weight is None else weight
+        assert tensor is not None
+        return tensor
 
     def read(self) -> Tensor:
-        """The weight from where it lies."""
+        """The weight, read from where accelerate keeps it."""
         value: Tensor = self.hook.weights_map[self.key]
         return value.to(self.now.dtype)
 
 
 def stored_weights(module: nn.Module) -> dict[str, Stored]:
-    """The weights and buffers that lie elsewhere, by dotted name; tied ones under each of their names."""
-    found: dict[str, Stored] = {}
+    """The weights and buffers that accelerate keeps elsewhere, by dotted name; tied ones under each of their names."""
+    stored: dict[str, Stored] = {}
     for path, part in module.named_modules(remove_duplicate=False):
         for hook in hooks_of(part):
             if not hook.offload:
@@ -189,19 +189,19 @@ def stored_weights(module: nn.Module) -> dict[str, Stored]:
                 for name, tensor in tensors:
                     if tensor is not None and tensor.is_meta:
                         key = f"{inside}.{name}" if inside else name
-                        found[f"{path}.{key}" if path else key] = Stored(owner, name, hook, key)
-    return found
+                        stored[f"{path}.{key}" if path else key] = Stored(owner, name, hook, key)
+    return stored
 
 
 def with_numbers(
     module: nn.Module, weights: Sequence[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Named weights of a module, those that lie elsewhere read one after the other.
+    """Named weights of a module; those that accelerate keeps elsewhere are read one after the other.
 
     Raises:
         InputError: a weight has no numbers anywhere.
     """
-    elsewhere = stored_weights(module) if any(one.is_meta for _, one in weights) else {}
+    elsewhere = stored_weights(module) if any(weight.is_meta for _, weight in weights) else {}
     for name, weight in weights:
         if weight.is_meta and name not in elsewhere:
             raise InputError(
@@ -214,7 +214,7 @@ def refuse_spread(module: nn.Module, name: str, what: str) -> None:
     """Refuses to change the weights of a model that accelerate has spread.
 
     Raises:
-        InputError: it has.
+        InputError: accelerate has spread it.
     """
     if any(hooks_of(part) for part in module.modules()):
         raise InputError(
@@ -225,7 +225,7 @@ def refuse_spread(module: nn.Module, name: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class _Again:
-    """A tensor of a graph that is a view of a stored weight."""
+    """A view of a stored weight in a graph, which is read again when the graph needs it."""
 
     stored: Stored
     device: torch.device
@@ -242,8 +242,7 @@ class _Again:
 def rereading(stored: Sequence[Stored]) -> Iterator[None]:
     """Graphs recorded here keep none of these weights, but read them again for the backward pass.
 
-    Else a graph would hold every weight that it was computed with, and offloading would save no memory where it is
-    needed most.
+    Otherwise a graph would hold every weight that it was computed with, and offloading would save no memory.
     """
     if not stored or not torch.is_grad_enabled():
         yield
@@ -260,7 +259,7 @@ def _pack(stored: Sequence[Stored], tensor: Tensor) -> Any:
         if same and now.is_contiguous() and now.dtype == tensor.dtype:
             offset = int(tensor.storage_offset() - now.storage_offset())
             return _Again(weight, now.device, tensor.size(), tensor.stride(), offset)
-    # Without its own graph: an operation that saves its output would else be kept alive by it for ever.
+    # Without its graph: an operation that saves its output would otherwise keep itself alive.
     return tensor.detach()
 
 

@@ -1,14 +1,14 @@
-"""The end of the last layer for the pooled row only, where it is proved that nothing else of it is read.
+"""Computes the end of the last layer for the pooled row only, where it is proved that no other row is read.
 
 A classifier that pools its first token needs one row of the last attention. The other rows go through the query projection,
-the output projection and the feed-forward network for nothing, five sixths of a layer. Two things are looked for:
+the output projection and the feed-forward network without need, which is five sixths of a layer. Two patterns are searched:
 
-- a module that receives the attention's output and the layer's input side by side: given row 0 of both it does the rest of
+- a module with the attention's output and the layer's input as its two inputs: with row 0 of both it computes the rest of
   the layer for one row;
-- linear projections whose other rows no logit reads: each is given row 0, and its one row stands for all. A query made so is
-  known by its strides, and attention is then computed for one query.
+- linear projections of whose output no logit reads another row: each gets row 0, and its output is repeated for all rows.
+  A query of this kind is recognised by its strides, and attention is then computed for one query.
 
-No architecture is known here: which modules these are, and that it may be done, is found out on the model itself.
+No architectures are listed here: the modules are found, and the equality is proved, on the model itself.
 """
 
 import inspect
@@ -23,22 +23,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from saliency_bench.models.rounding import agree, rounding_share
+from saliency_bench.models.rounding import equal_within, rounding_share
 
-#: Both ways are the same arithmetic in products of other shapes, so that they differ by rounding alone.
+#: The most rounding errors by which one row alone may differ: the same arithmetic in products of other shapes.
 EPSILONS = 256
 
-#: Logits [R C] of token ids, with the embeddings given in place of the embedding layer's output.
-Logits = Callable[[Int[Tensor, "R T"], Float[Tensor, "R T D"]], Float[Tensor, "R C"]]
+#: Computes the logits [R C] of token ids, with embeddings in place of the embedding layer's output.
+LogitsOf = Callable[[Int[Tensor, "R T"], Float[Tensor, "R T D"]], Float[Tensor, "R C"]]
 Embed = Callable[[Int[Tensor, "R T"]], Float[Tensor, "R T D"]]
 
 
 @dataclass(frozen=True)
 class PooledRow:
-    """What may be computed for row 0 alone.
+    """The modules that may be computed for row 0 alone.
 
-    `layer` gets row 0 of its two inputs. `projections` are linear maps of each row, outside of it, and `attending` the
-    modules that hold them, in which attention may have one query.
+    Attributes:
+        layer: a module of two inputs, of which it gets row 0.
+        projections: linear maps of each row, outside of `layer`.
+        attending: the modules that hold these projections, in which attention may have one query.
     """
 
     layer: nn.Module | None
@@ -47,7 +49,7 @@ class PooledRow:
 
 
 class _OneQuery(TorchFunctionMode):
-    """Attention of queries that are one row, repeated without a copy, is computed once and repeated likewise."""
+    """Computes attention once where its queries are one row that is repeated without a copy, and repeats the result."""
 
     entered = False
 
@@ -81,12 +83,12 @@ class _OneQuery(TorchFunctionMode):
 
 
 class _FirstRow:
-    """The hooks of a linear map that is given row 0, whose one row stands for all."""
+    """The hooks of a linear map that is computed for row 0, and whose output is repeated for all rows."""
 
     n_rows = 0
 
     def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Keeps row 0 of what the map is given."""
+        """Keeps row 0 of the input."""
         self.n_rows = args[0].shape[1]
         return (args[0][:, :1],)
 
@@ -97,7 +99,7 @@ class _FirstRow:
 
 @contextmanager
 def first_row_only(pooled: PooledRow | None) -> Iterator[None]:
-    """While open, that is computed for row 0 alone; everything is as it was where there is no such thing."""
+    """While open, the modules of `pooled` are computed for row 0 alone; with None nothing is changed."""
     with ExitStack() as hooks:
         if pooled is None:
             yield
@@ -120,13 +122,13 @@ def _both_first(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def find_pooled_row(
-    module: nn.Module, logits: Logits, embed: Embed, ids: Int[Tensor, "R T"]
+    module: nn.Module, logits: LogitsOf, embed: Embed, ids: Int[Tensor, "R T"]
 ) -> PooledRow | None:
-    """What may be computed for row 0 alone; None where there is nothing, or no proof.
+    """The modules that may be computed for row 0 alone; None where there are none, or the proof fails.
 
-    The proof has two parts. Through these modules no logit depends on any other row: those gradients are exactly zero,
-    not small. And with row 0 alone the logits and their gradients at the embeddings are the same within rounding. Where
-    that fails with projections, it is tried without.
+    The proof has two parts. Through these modules no logit depends on any other row: the gradients there are exactly
+    zero. And with row 0 alone the logits and their gradients at the embeddings are the same within rounding. Where
+    that fails with projections, it is tried without them.
 
     Args:
         module: in evaluation mode, its weights frozen.
@@ -143,11 +145,11 @@ def find_pooled_row(
         whole = _outputs(logits, ids, embeddings)
     except Exception:  # whatever stands in the way of a proof, the model is used as it is
         return None
-    for own in dict.fromkeys([projections, ()]):
-        if layer is None and not own:
+    for chosen in dict.fromkeys([projections, ()]):
+        if layer is None and not chosen:
             continue
-        attending = [part for part in module.modules() if {*part.children()} & {*own}]
-        pooled = PooledRow(layer, own, tuple(attending))
+        attending = [part for part in module.modules() if {*part.children()} & {*chosen}]
+        pooled = PooledRow(layer, chosen, tuple(attending))
         try:
             with first_row_only(pooled):
                 short = _outputs(logits, ids, embeddings)
@@ -161,11 +163,11 @@ def find_pooled_row(
 def _unread_projections(
     module: nn.Module,
     layer: nn.Module | None,
-    logits: Logits,
+    logits: LogitsOf,
     ids: Int[Tensor, "R T"],
     embeddings: Float[Tensor, "R T D"],
 ) -> tuple[nn.Linear, ...]:
-    """The linear maps outside of `layer`, called once, of whose outputs the logits read row 0 alone."""
+    """The linear maps outside of `layer` that are called once, and of whose outputs the logits read row 0 alone."""
     inside = set() if layer is None else {*layer.modules()}
     candidates = [
         part for part in module.modules() if type(part) is nn.Linear and part not in inside
@@ -200,7 +202,7 @@ def _unread_projections(
 
 
 def _first_that_reads_row_0(
-    module: nn.Module, logits: Logits, ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
+    module: nn.Module, logits: LogitsOf, ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
 ) -> nn.Module | None:
     candidates = [layer for layer in module.modules() if _takes_two(layer)]
     if not candidates:
@@ -210,7 +212,7 @@ def _first_that_reads_row_0(
     def watch(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if len(args) < 2 or not _alike(args[:2], embeddings.shape[:2]):
             return None
-        # Copies, so that what reaches the logits on other ways is not counted.
+        # Copies, so that only the paths to the logits through this layer count.
         copies = args[0].clone(), args[1].clone()
         inputs.setdefault(layer, []).append(copies)
         return *copies, *args[2:]
@@ -224,7 +226,7 @@ def _first_that_reads_row_0(
 
 
 def _takes_two(layer: nn.Module) -> bool:
-    """Whether its forward asks for exactly two things at least."""
+    """Whether its `forward` has exactly two required arguments."""
     needed = [
         parameter
         for parameter in inspect.signature(layer.forward).parameters.values()
@@ -255,9 +257,9 @@ def _reads_row_0(total: Float[Tensor, " C"], inputs: tuple[Tensor, ...]) -> bool
 
 
 def _outputs(
-    logits: Logits, ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
+    logits: LogitsOf, ids: Int[Tensor, "R T"], embeddings: Float[Tensor, "R T D"]
 ) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of each text's first."""
+    """LogitsOf, and the gradient of each text's first."""
     start = embeddings.detach().requires_grad_()
     with torch.enable_grad():
         outputs = logits(ids, start)
@@ -266,4 +268,4 @@ def _outputs(
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and agree(b, a, rounding_share(a.dtype, epsilons=EPSILONS))
+    return a.shape == b.shape and equal_within(b, a, rounding_share(a.dtype, epsilons=EPSILONS))

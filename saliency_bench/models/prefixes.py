@@ -1,13 +1,13 @@
 """Texts that begin alike share what a causal model computes of their beginning: its keys and values.
 
 What a causal model computes of a token depends on the tokens up to it alone, so that two texts with the same first tokens
-have the same keys and values there. Rows that begin alike form a tree; it is walked stretch by stretch, and each
+have the same keys and values there. Rows that begin alike form a tree. It is walked in steps of several tokens, and each
 different beginning is computed once, from the keys and values of the beginning that it continues. The texts without one
 token of T, or the T + 1 texts of a deletion curve, have t + 1 different beginnings of t tokens: about half of the tokens of
-whole rows. A pass goes on from the last row of the pass before it.
+whole rows. A pass continues from the last row of the pass before it.
 
-Models that keep something else of earlier tokens, or nothing, would give other numbers. So it is tried on texts of each
-size before it is relied on; of models that read the length of a pass on each length.
+Models that keep other states of earlier tokens, or none, would give other numbers. So sharing is tried on a text of each
+size before it is used; of each length, where the model reads the length of a pass.
 """
 
 from collections.abc import Hashable, Mapping
@@ -22,10 +22,10 @@ from saliency_bench.core.tensors import Batch
 from saliency_bench.models.intake import attempted
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References, embed_batch
-from saliency_bench.models.rounding import agree, products, rounding_share
+from saliency_bench.models.rounding import equal_within, products, rounding_share
 
-#: A text is cut into at most so many stretches, of which each pass has at least so many tokens: small ones are slow.
-MOST_STRETCHES = 20
+#: The most steps of a text, and the fewest tokens in the pass of a step: small passes are slow.
+MOST_STEPS = 20
 LEAST_TOKENS = 20
 
 PAST = "past_key_values"
@@ -35,10 +35,11 @@ States = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Tokens `start` to `stop` of rows; each different beginning up to `stop` is computed once.
+class WalkStep:
+    """The tokens from `start` to `stop`, of each different beginning up to `stop`.
 
-    `rows` has a row for each of these, and `earlier` the place of what it continues among the beginnings up to `start`.
+    `rows` has one row for each different beginning, and `earlier` the index, among the beginnings up to `start`, of the
+    one that it continues.
     """
 
     start: int
@@ -49,25 +50,25 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Walk:
-    """The stretches of rows that are sorted by their beginnings.
+    """The steps in which rows are computed that are sorted by their beginnings.
 
-    `of_row` is the place of each row among the different texts. With `seeded` the first beginning of each stretch is that of
-    a row which is computed already.
+    `of_row` is the index of each row among the different texts. With `seeded` the first beginning of each step belongs to a
+    row that is computed already.
     """
 
-    stretches: tuple[Stretch, ...]
+    steps: tuple[WalkStep, ...]
     of_row: Int[Tensor, " R"]
     seeded: bool
 
     @property
     def n_tokens(self) -> int:
-        """The tokens that are computed."""
-        return sum((one.stop - one.start) * len(one.rows) for one in self.stretches)
+        """The number of tokens that are computed."""
+        return sum((step.stop - step.start) * len(step.rows) for step in self.steps)
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A row that is computed already: its text, what stays of it, and its keys and values."""
+    """A row that is computed already: its text, the tokens that stay, and its keys and values."""
 
     example: int
     stays: Bool[Tensor, " T"]
@@ -75,9 +76,9 @@ class Seed:
 
 
 def shares(references: References, batch: Batch) -> bool:
-    """Whether rows of a batch may share beginnings: proved once for each size of text, on a text of this batch.
+    """Whether rows of a batch may share beginnings; proved once for each size of text, on a text of this batch.
 
-    Texts that bring padding or further inputs, and questions that are read before the end, are asked as whole rows.
+    Texts with padding or further inputs, and questions that are read before the end, are computed as whole rows.
     """
     model, width = references.model, batch.input_ids.shape[1]
     if not references.may_share or model.takes is None or PAST not in model.takes:
@@ -95,12 +96,14 @@ def reads_lengths(model: Model) -> bool:
     parameters = getattr(getattr(model.module, "config", None), "rope_parameters", None)
     if not isinstance(parameters, Mapping):
         return False
-    by_layer = [one for one in parameters.values() if isinstance(one, Mapping)]
-    return any(one.get("rope_type") in ("dynamic", "longrope") for one in (parameters, *by_layer))
+    by_layer = [entry for entry in parameters.values() if isinstance(entry, Mapping)]
+    return any(
+        entry.get("rope_type") in ("dynamic", "longrope") for entry in (parameters, *by_layer)
+    )
 
 
 def order(examples: Int[Tensor, " R"], stays: Bool[Tensor, "R T"]) -> Int[Tensor, " R"]:
-    """The rows sorted by their text and by what stays of it from the first token on."""
+    """The indices that sort rows by their text and by the tokens that stay, from the first token on."""
     indices = examples.argsort(stable=True)
     keys = stays.to(torch.uint8)
     columns = [*range(keys.shape[1])]
@@ -115,17 +118,24 @@ def walk(
     seed: Seed | None = None,
     least_tokens: int = LEAST_TOKENS,
 ) -> Walk:
-    """How rows are computed that are sorted by `order`, and are different from a seed."""
+    """Plans the computation of rows that are sorted by `order`.
+
+    Args:
+        examples: the text of each row.
+        stays: the tokens that stay in each row.
+        seed: a row that is computed already, and differs from all others.
+        least_tokens: the fewest tokens in the pass of a step.
+    """
     n_rows, width = stays.shape
     first = _first_differences(examples, stays, seed)
-    shortest = -(-width // MOST_STRETCHES)
-    # How many different beginnings of each number of tokens there are to compute.
+    shortest = -(-width // MOST_STEPS)
+    # The number of different beginnings to compute, by their number of tokens.
     n_new = (first[:, None] < torch.arange(1, width + 1)).sum(0).tolist()
-    stretches: list[Stretch] = []
+    steps: list[WalkStep] = []
     seeded = int(seed is not None)
     place, start = torch.zeros(n_rows, dtype=torch.long), 0
     for stop in range(1, width + 1):
-        if not n_new[stop - 1]:  # all go on from the seed
+        if not n_new[stop - 1]:  # all rows continue the seed
             start = stop
             continue
         n_tokens = (stop - start) * n_new[stop - 1]
@@ -133,16 +143,16 @@ def walk(
             continue
         new = first < stop
         rows = new.nonzero()[:, 0]
-        stretches.append(Stretch(start, stop, rows, place[rows]))
+        steps.append(WalkStep(start, stop, rows, place[rows]))
         place, start = new.cumsum(0) - 1 + seeded, stop
-    return Walk(tuple(stretches), place - seeded, seed is not None)
+    return Walk(tuple(steps), place - seeded, seed is not None)
 
 
 def _first_differences(
     examples: Int[Tensor, " R"], stays: Bool[Tensor, "R T"], seed: Seed | None
 ) -> Int[Tensor, " R"]:
-    """The first token at which each row differs from the row before it, or the first row from the seed."""
-    if seed is None:  # the first row differs from none before it at once
+    """The first token at which each row differs from the row before it; the first row is compared with the seed."""
+    if seed is None:  # the first row counts as different from its first token on
         before = torch.cat([~stays[:1], stays[:-1]])
         same = torch.cat([examples.new_zeros(1), (examples[1:] == examples[:-1]).long()])
     else:
@@ -162,31 +172,31 @@ def outputs(
     embeddings: Float[Tensor, "R T D"],
     seed: Seed | None = None,
 ) -> tuple[Float[Tensor, "N ..."], States]:
-    """The model's outputs for the last stretch of each different text, and the texts' keys and values.
+    """The model's outputs for the last step of each different text, and the texts' keys and values.
 
     Args:
         model: see `shares`.
         batch: the texts.
-        plan: of these rows, and of the seed.
+        plan: the walk over these rows from the seed.
         rows: the text of each row.
-        embeddings: what stands for the ids of each row.
-        seed: a row that was computed before.
+        embeddings: the embeddings of each row.
+        seed: a row that is computed already.
     """
     states: States = []
-    given: Tensor | None = None
-    for one in plan.stretches:
-        begun = _begun(states, seed, one.start)
-        past = past_of([(k[one.earlier], v[one.earlier]) for k, v in begun])
-        chosen, stretch = one.rows.to(model.device), slice(one.start, one.stop)
-        ids = batch.input_ids[rows[chosen], stretch]
-        given = model.output(ids, embeddings=embeddings[chosen, stretch], past=past, last=True)
+    logits: Tensor | None = None
+    for step in plan.steps:
+        earlier = _beginnings(states, seed, step.start)
+        past = past_of([(k[step.earlier], v[step.earlier]) for k, v in earlier])
+        chosen, places = step.rows.to(model.device), slice(step.start, step.stop)
+        ids = batch.input_ids[rows[chosen], places]
+        logits = model.output(ids, embeddings=embeddings[chosen, places], past=past, last=True)
         states = states_of(past)
-    assert given is not None
-    return given, states
+    assert logits is not None
+    return logits, states
 
 
-def _begun(states: States, seed: Seed | None, length: int) -> States:
-    """The beginnings of so many tokens: the seed's, if there is one, and those computed before."""
+def _beginnings(states: States, seed: Seed | None, length: int) -> States:
+    """The states of the beginnings of `length` tokens: the seed's, if there is one, and those of the step before."""
     if length == 0:
         return []
     if seed is None:
@@ -200,7 +210,7 @@ def _begun(states: States, seed: Seed | None, length: int) -> States:
 
 
 def past_of(states: States) -> Any:
-    """Keys and values as a model of transformers takes them."""
+    """Keys and values as the cache that models of transformers take."""
     from transformers import DynamicCache
 
     past = DynamicCache()
@@ -227,9 +237,9 @@ def _tried(model: Model, batch: Batch) -> bool:
     In two passes, of which the second goes on from the first.
     """
     width = batch.input_ids.shape[1]
-    gone = [width - 1, width // 2, width // 3, 0]  # as `order` has them, reversed
-    stays = torch.ones(len(gone), width, dtype=torch.bool)
-    stays[torch.arange(len(gone)), torch.tensor(gone)] = False
+    removed = [width - 1, width // 2, width // 3, 0]  # in the reverse of `order`
+    stays = torch.ones(len(removed), width, dtype=torch.bool)
+    stays[torch.arange(len(removed)), torch.tensor(removed)] = False
     stays = torch.unique(stays, dim=0)
     examples = torch.zeros(len(stays), dtype=torch.long)
     rows = examples.to(model.device)
@@ -240,12 +250,12 @@ def _tried(model: Model, batch: Batch) -> bool:
     seed: Seed | None = None
     for part in torch.split(torch.arange(len(stays)), 2):
         plan = walk(examples[part], stays[part], seed, least_tokens=1)
-        given, states = outputs(model, batch, plan, rows[part], changed[part], seed)
-        shared.append(_last(model, given)[plan.of_row.to(model.device)])
+        logits, states = outputs(model, batch, plan, rows[part], changed[part], seed)
+        shared.append(_last(model, logits)[plan.of_row.to(model.device)])
         seed = Seed(0, stays[part[-1]], row_of(states, -1))
-    return agree(torch.cat(shared), whole, rounding_share(model.dtype, in_float32=True))
+    return equal_within(torch.cat(shared), whole, rounding_share(model.dtype, in_float32=True))
 
 
 def _last(model: Model, outputs: Float[Tensor, "R ..."]) -> Float[Tensor, "R C"]:
-    """The logits of each row's last token, or of the row."""
+    """The logits of each row's last token; of the row, where the model has no logits for each token."""
     return outputs[:, -1] if model.per_token else outputs

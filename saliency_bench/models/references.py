@@ -1,10 +1,10 @@
-"""What stands for "nothing here": baselines of attribution, replacements of removal, and random references.
+"""The vectors that stand for the absence of a token: baselines, replacements of removal, and random references.
 
 A baseline is a name in `BASELINES`, or the user's own: `text:SOME WORDS`, or `vector:FILE.npy` with one number per
-dimension. References are drawn from what `REFERENCES` names, or from a text file: `file:PATH`. A setting holds the
-name only. What stands in a file is therefore named with the digest of its content as soon as the model is known
-(`vector:FILE.npy@0123456789ab`), so that another content is another setting, and it is read again and compared
-before it is used.
+dimension. References are drawn from a source in `REFERENCES`, or from a text file: `file:PATH`. A setting holds only the
+name. The name of a file therefore gets the digest of its content when it is resolved for a model
+(`vector:FILE.npy@0123456789ab`), so that a changed file is another setting. The file is read again and compared before it
+is used.
 """
 
 import re
@@ -31,29 +31,29 @@ T = TypeVar("T")
 TOKENS = {"mask": "mask_token_id", "pad": "pad_token_id", "unk": "unk_token_id"}
 VECTORS = ("zero", "mean")
 
-#: One vector for all places: what removal can put there, and a baseline can be.
+#: The vectors that are the same at all places; they can replace a removed token, and be a baseline.
 NAMES = (*TOKENS, *VECTORS)
 
-#: Removals that put nothing in a token's place: it is not attended to, or taken out of the text.
+#: Removals without a replacement: the token is not attended to, or is taken out of the text.
 ATTENTION, DELETE = "attention", "delete"
 
-#: What random references are drawn from: single tokens, numbers, or windows of a text.
+#: The sources of random references: single tokens, numbers, or windows of a text.
 REFERENCES = ("vocabulary", "uniform", "movie_reviews")
 
-#: What is tried where the tokenizer lacks the token that was asked for.
+#: The replacements, in order, where the tokenizer lacks a token.
 FALLBACK = ("mask", "pad", "zero")
 
-#: The name of a vector that came as numbers.
-_GIVEN = re.compile(rf"{VECTOR}[0-9a-f]{{12}}$")
+#: The name of a vector that was given as an array.
+_AS_ARRAY = re.compile(rf"{VECTOR}[0-9a-f]{{12}}$")
 
 
 def available(model: Model, name: str, key: str = "baseline") -> bool:
-    """Whether the model can give this vector; `key` names the configuration key in the error."""
+    """Whether the model has this vector; `key` names the configuration key in the error."""
     one_of(key, name, NAMES)
     if name in VECTORS:
         return True
     token = getattr(model.tokenizer, TOKENS[name], None)
-    # One that was added to the tokenizer alone has no embedding.
+    # A token that was added to the tokenizer alone has no embedding.
     return token is not None and (model.vocabulary is None or token < model.vocabulary)
 
 
@@ -62,19 +62,23 @@ def resolve(model: Model, name: str, key: str = "baseline") -> str:
     return next(choice for choice in (name, *FALLBACK) if available(model, choice, key))
 
 
-def lacking(model: Model, asked: Any, used: str) -> str | None:
-    """What the model lacks, and what stands in for it, where that is not what was asked for."""
-    # A digest at its end is no other choice, and neither is the name of a vector that came as numbers.
-    if not isinstance(asked, str) or used.startswith(asked):
+def lacking(model: Model, requested: Any, used: str) -> str | None:
+    """A note on the token or tokenizer that the model lacks, and on its replacement; None where nothing is replaced."""
+    # A digest at its end makes no other choice, and neither does the name of a vector that was given as an array.
+    if not isinstance(requested, str) or used.startswith(requested):
         return None
-    needed = "tokenizer" if asked == "movie_reviews" else f"{asked} token"
+    needed = "tokenizer" if requested == "movie_reviews" else f"{requested} token"
     return f"{model.name} has no {needed}: {used} is used instead"
 
 
 def check_baseline(name: str, key: str) -> None:
-    """Refuses what cannot be a baseline of any model: an unknown name, an empty text, a file that is none."""
-    if _GIVEN.match(name):
-        return  # the model knows it, or not
+    """Refuses what cannot be a baseline of any model: an unknown name, an empty text, a file without a vector.
+
+    Raises:
+        InputError: names the baseline, and what was expected.
+    """
+    if _AS_ARRAY.match(name):
+        return  # depends on the model
     if name.startswith(VECTOR):
         contents.read_vector(name, key)
     elif name.startswith(TEXT):
@@ -85,7 +89,11 @@ def check_baseline(name: str, key: str) -> None:
 
 
 def check_references(name: str, key: str) -> None:
-    """Refuses what references of no model can be drawn from: an unknown name, or a file that is no text."""
+    """Refuses what cannot be a source of references for any model: an unknown name, or a file without text.
+
+    Raises:
+        InputError: names the source, and what was expected.
+    """
     if name.startswith(FILE):
         contents.read_texts(name, key)
     else:
@@ -93,17 +101,17 @@ def check_references(name: str, key: str) -> None:
 
 
 def resolve_removal(model: Model, name: str, key: str = "removal") -> str:
-    """The same of a removal, which need not be a vector."""
+    """`name` where the model has it, otherwise the first of mask, pad, zero; removals that are no vector stay as they are."""
     one_of(key, name, REMOVALS.names())
     return resolve(model, name, key) if name in NAMES else name
 
 
 def resolve_baseline(model: Model, baseline: Any, key: str = "baseline") -> str:
-    """The name that a setting holds: one that the model has, and with a digest where a file holds the numbers.
+    """The name of a baseline in settings: one that the model has, with a digest where the numbers are in a file.
 
     Args:
-        model: to which it has to fit.
-        baseline: a name, or the vector itself (a numpy array or a tensor [D]), called `vector:DIGEST` from then on.
+        model: the baseline must fit its embeddings.
+        baseline: a name, or the vector itself (a numpy array or a tensor [D]), which gets the name `vector:DIGEST`.
         key: names the configuration key in errors.
 
     Raises:
@@ -127,9 +135,9 @@ def resolve_baseline(model: Model, baseline: Any, key: str = "baseline") -> str:
 
 
 def resolve_references(model: Model, name: str, key: str = "references", longest: int = 1) -> str:
-    """The name that a setting holds: vocabulary where movie_reviews lacks a tokenizer, a file's with its digest.
+    """The name of references in settings: a file with its digest; vocabulary for movie_reviews without a tokenizer.
 
-    `longest` is the number of tokens of the longest text, where it is known.
+    `longest` is the number of tokens of the longest text, or 1 where that is not decided yet.
 
     Raises:
         InputError: there are no such references, or the file has too little text.
@@ -145,10 +153,10 @@ def resolve_references(model: Model, name: str, key: str = "references", longest
 
 
 def resolve_scores(model: Model, name: str, key: str = "path") -> str:
-    """The name of a file of scores that a setting holds: its path and the digest of its content.
+    """The name of a file of scores in settings: its path and the digest of its content.
 
     Raises:
-        InputError: there is no such file, a line is wrong, or it is no longer the file that was asked for.
+        InputError: there is no such file, a line is wrong, or the file has another content than its name says.
     """
     path = without_digest(name)
     digest = read_scores(path).digest
@@ -156,7 +164,7 @@ def resolve_scores(model: Model, name: str, key: str = "path") -> str:
     return f"{path}@{digest}"
 
 
-#: By hyperparameter, how the name in a setting is found.
+#: By hyperparameter, the function that resolves its value to the name in settings.
 RESOLVE: dict[str, Callable[[Model, Any, str], str]] = {
     "path": resolve_scores,
     "baseline": resolve_baseline,
@@ -168,31 +176,34 @@ RESOLVE: dict[str, Callable[[Model, Any, str], str]] = {
 class References:
     """The references of one model, each computed once for as long as this object lives.
 
-    `may_drop`: removed tokens may be left out of the computation where that is proved to change nothing.
-    `may_share`: texts that begin alike may share what is computed of their beginning, where that is proved (`prefixes`).
-    `found` is for what takes a search, by what was searched for; `told`, whether the user knows that one failed.
+    Attributes:
+        model: the model.
+        may_drop: removed tokens may be left out of the computation where that is proved to change nothing.
+        may_share: texts that begin alike may share the computation of their beginning, where that is proved (`prefixes`).
+        cache: results of expensive computations, by what was computed.
+        has_warned: the user was warned that no uninformed baseline was found.
     """
 
     def __init__(self, model: Model, *, may_drop: bool = True, may_share: bool = True) -> None:
         self.model = model
         self.may_drop, self.may_share = may_drop, may_share
-        self.found: dict[Any, Any] = {}
-        self.told = False
+        self.cache: dict[Any, Any] = {}
+        self.has_warned = False
         self._budgets: dict[int, TokenBudget] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What was computed for this key when it was first asked for."""
-        if key not in self.found:
-            self.found[key] = compute()
-        value: T = self.found[key]
+        """The result for this key, which is computed at the first call."""
+        if key not in self.cache:
+            self.cache[key] = compute()
+        value: T = self.cache[key]
         return value
 
     def vector(self, name: str) -> Float[Tensor, " D"]:
         """The embedding layer's output for the named token, zeros, the vocabulary's mean, or the user's own vector.
 
         Raises:
-            InputError: the tokenizer has no such token, the layer has no one vector for it, or the vector is no longer
-                the one that was asked for.
+            InputError: the tokenizer has no such token, the layer has no one vector for it, or the vector's file has
+                changed.
         """
         return self.once(("vector", name), lambda: self._vector(name))
 
@@ -203,20 +214,20 @@ class References:
         embeddings: Float[Tensor, "B T D"],
         moved: Bool[Tensor, "B T"],
     ) -> Float[Tensor, " D"] | Float[Tensor, "B T D"]:
-        """What stands for "nothing here" at each place of a batch's texts; meant for those that `moved` names alone.
+        """The vectors that replace tokens of a batch; only those at the places of `moved` have a meaning.
 
-        It is one vector wherever the embedding layer is a table. Where the layer adds positions and token types, a
-        token is what the layer gives for the text with that token's id at every place of `moved`.
+        It is one vector wherever the embedding layer is a table. Where the layer adds positions and token types, the
+        vectors are its output for the texts with the replacing token's id at every place of `moved`.
 
         Args:
             name: one of `NAMES`, or the user's own vector.
             batch: the texts.
             embeddings: the layer's output for them.
-            moved: the places that the token is put at.
+            moved: the places of the replaced tokens.
 
         Raises:
-            InputError: there is no such token, or in this layer one token's vector depends on the others' ids, so that
-                exchanging vectors is not exchanging tokens.
+            InputError: there is no such token, or in this layer a token's vector depends on the other tokens' ids, so
+                that replacing vectors is not the same as replacing tokens.
         """
         if name not in TOKENS or self.model.looks_up:
             return self.vector(name)
@@ -240,20 +251,20 @@ class References:
         exchanged: Float[Tensor, "B T D"],
     ) -> bool:
         """Whether a text with the token at every other place has the vectors of both texts side by side."""
-        some = moved & (torch.arange(moved.shape[1], device=moved.device) % 2 == 0)
-        mixed = embed_batch(self.model, batch, batch.input_ids.masked_fill(some, token))
-        expected = torch.where(some[:, :, None], exchanged, embeddings)
+        every_other = moved & (torch.arange(moved.shape[1], device=moved.device) % 2 == 0)
+        mixed = embed_batch(self.model, batch, batch.input_ids.masked_fill(every_other, token))
+        expected = torch.where(every_other[:, :, None], exchanged, embeddings)
         difference = (mixed - expected)[batch.mask].abs().max()
         tolerance = min(1e3 * torch.finfo(exchanged.dtype).eps, 0.1)
         return bool(difference <= tolerance * expected[batch.mask].abs().max())
 
     def budget(self, tokens: int) -> TokenBudget:
-        """The tokens per pass that began as this many: once memory has run out they are fewer for all that follows."""
+        """The budget that started with this many tokens per pass; it is halved whenever memory runs out, and stays so."""
         return self._budgets.setdefault(tokens, TokenBudget(tokens))
 
     @property
     def halvings(self) -> int:
-        """How often memory ran out."""
+        """The number of times that memory ran out."""
         return sum(budget.halvings for budget in self._budgets.values())
 
     def words(self, baseline: str) -> Int[Tensor, " N"]:
@@ -264,7 +275,7 @@ class References:
         """The tokens that references are drawn from, on the host: ordinary ones, or a text from end to end.
 
         Raises:
-            InputError: the file is no longer the one that was asked for.
+            InputError: the file has changed.
         """
         if references == "vocabulary":
             return self.ordinary_tokens
@@ -279,15 +290,15 @@ class References:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """A fingerprint of the weights as they are now: two sums of each, which no training step leaves alone."""
+        """A fingerprint of the present weights: two sums of each, which any training step changes."""
         return sums_of_weights(self.model)
 
     @cached_property
     def embedding_std(self) -> float:
         """The standard deviation of all numbers of the embedding matrix: the unit of `noise_std`.
 
-        A token whose vector is not finite is left out: it would make NaN of every text. Of a layer that adds positions
-        it is that of its outputs for the vocabulary, each token at one place.
+        A token whose vector is not finite is left out, since it would make every result NaN. For a layer that adds
+        positions the outputs for the vocabulary are taken, each token at one place.
         """
         return float(finite_rows(self.model.each_token()).double().std(correction=0))
 
@@ -369,7 +380,7 @@ def embed_batch(
 
 
 def identity(name: str) -> str:
-    """What a name stands for whatever its file is called: the digest of the content, where there is one."""
+    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
     return parted(name)[1] or name
 
 
@@ -390,7 +401,11 @@ def window(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> I
 
 
 def require_length(n_tokens: int, longest: int, where: str) -> None:
-    """Refuses a corpus that is shorter than the longest text."""
+    """Refuses a corpus that is shorter than the longest text.
+
+    Raises:
+        InputError: names the corpus and both lengths.
+    """
     if n_tokens < longest:
         raise InputError(
             f"{where}: expected at least {longest} tokens, as many as the longest text has; got {n_tokens}. "

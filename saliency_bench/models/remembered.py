@@ -1,4 +1,4 @@
-"""What the preflight found of a model, kept for later calls and, of a model that was loaded, for later processes."""
+"""A memory of preflight reports: for later calls and, for a model that was loaded, for later processes."""
 
 import hashlib
 import platform
@@ -18,11 +18,11 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.core.version import __version__
 from saliency_bench.core.versions import versions
 from saliency_bench.models.extra import Extra
-from saliency_bench.models.fingerprint import described, fingerprint, of_libraries
+from saliency_bench.models.fingerprint import fingerprint, of_libraries, portable_fingerprint
 from saliency_bench.models.model import Model
 from saliency_bench.models.placement import placement_of
 from saliency_bench.models.preflight import (
-    Findings,
+    PreflightReport,
     Refusal,
     inspect_model,
     inspect_texts,
@@ -46,19 +46,19 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "numpy")
 
 @dataclass(frozen=True)
 class Passed:
-    """A model was sound on a text of so many tokens."""
+    """The report of a model that was sound on a text of `n_tokens` tokens."""
 
     n_tokens: int
-    findings: Findings
+    report: PreflightReport
 
     def stands_for(self, n_tokens: int) -> bool:
-        """Whether a text of this length need not be probed."""
+        """Whether the report holds for a text of this length, so that it need not be probed."""
         return self.n_tokens >= min(n_tokens, ENOUGH_TOKENS)
 
 
 @dataclass
 class Memory:
-    """What was found of a module as long as its fingerprint is this one, by the facts of a model and by text."""
+    """The reports and refusals of a module with this fingerprint, by the facts of the model and by text."""
 
     fingerprint: Hashable
     passed: dict[Hashable, Passed] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class Memory:
 _MEMORIES: "WeakKeyDictionary[nn.Module, Memory]" = WeakKeyDictionary()
 
 
-def findings_of(model: Model, texts: Sequence[Encoded]) -> tuple[Findings, bool]:
-    """What `inspect_texts` says of these texts, and whether it was remembered for any of them.
+def preflight_of(model: Model, texts: Sequence[Encoded]) -> tuple[PreflightReport, bool]:
+    """The report of `inspect_texts` on these texts, and whether it was remembered for any of them.
 
-    The model must be frozen. A finding stands for all texts of its kind that are no longer (see `ENOUGH_TOKENS`), a
+    The model must be frozen. A report holds for all texts of its kind that are no longer (see `ENOUGH_TOKENS`), a
     refusal for the same text alone, in the same words. Nothing is remembered of a model with a `forward` of the user's
-    own, which may read what nobody sees here.
+    own, since that may read inputs which are not compared here.
 
     Raises:
         InputError: see `inspect_model`.
@@ -86,7 +86,7 @@ def findings_of(model: Model, texts: Sequence[Encoded]) -> tuple[Findings, bool]
 
 
 class _Inspector:
-    """Probes a model on texts, unless that was done before."""
+    """Probes a model on texts that were not probed before."""
 
     def __init__(self, model: Model) -> None:
         state = fingerprint(model.module)
@@ -100,40 +100,40 @@ class _Inspector:
 
     def __call__(
         self, model: Model, ids: tuple[int, ...], types: tuple[int, ...] | None, extra: Extra
-    ) -> Findings:
+    ) -> PreflightReport:
         kind, text = kind_of(types, extra), (ids, types, extra)
         passed = self._passed(kind, len(ids))
         if passed is not None:
             self.has_recalled = True
-            return passed.findings
+            return passed.report
         if message := self._refused(text):
             raise Refusal(message)
         try:
-            findings = inspect_model(model, ids, types, extra)
+            report = inspect_model(model, ids, types, extra)
         except Refusal as error:
             self.memory.refused[self.facts, text] = str(error)
             self.file.write(text, {"refusal": str(error)})
             raise
-        passed = Passed(min(len(ids), PROBED_TOKENS), findings)
+        passed = Passed(min(len(ids), PROBED_TOKENS), report)
         self.memory.passed[self.facts, kind] = passed
-        self.file.write(kind, {"n_tokens": passed.n_tokens, "findings": findings.to_dict()})
-        return findings
+        self.file.write(kind, {"n_tokens": passed.n_tokens, "findings": report.to_dict()})
+        return report
 
     def _passed(self, kind: Hashable, n_tokens: int) -> Passed | None:
-        """What was found of texts of this kind, if it stands for one of this length."""
+        """The report on texts of this kind, if it holds for this length; otherwise None."""
         passed = self.memory.passed.get((self.facts, kind))
         if passed is None and (passed := _read_passed(self.file.read(kind))):
             self.memory.passed[self.facts, kind] = passed
         return passed if passed and passed.stands_for(n_tokens) else None
 
     def _refused(self, text: Hashable) -> str | None:
-        """Why the model was refused on this text."""
+        """The reason why the model was refused on this text, or None."""
         message = self.memory.refused.get((self.facts, text)) or self.file.read(text).get("refusal")
         return message if isinstance(message, str) else None
 
 
 def _facts(model: Model) -> tuple[Hashable, ...]:
-    """What a finding depends on beside the module and the text."""
+    """The facts that a report depends on beside the module and the text."""
     parts = model.module.named_modules()
     layer = next((name for name, part in parts if part is model.embedding), id(model.embedding))
     attention = [
@@ -151,9 +151,9 @@ def _facts(model: Model) -> tuple[Hashable, ...]:
 
 
 class _File:
-    """Findings of one loaded model in the user's cache; they hold for the same content, code and machine alone.
+    """The reports of one loaded model in the user's cache; they hold for the same content, code and machine only.
 
-    `unchanged`: the module is what its digests are of.
+    `unchanged`: the module still is the one that its digests were taken of.
     """
 
     def __init__(self, model: Model, facts: tuple[Hashable, ...], *, unchanged: bool) -> None:
@@ -161,13 +161,13 @@ class _File:
 
     @cached_property
     def key(self) -> dict[str, str] | None:
-        """What findings are kept under; None where no later process could know the model again."""
+        """The key of the reports; None where a later process could not recognise the model."""
         loaded = self.model.facts.get("source") not in (None, "module")
         usable = self.unchanged and loaded and of_libraries(self.model.module)
         return _key(self.model, self.facts) if usable else None
 
     def read(self, about: Hashable) -> dict[str, Any]:
-        """What is kept about a kind of texts, or about one; empty where there is nothing that can be trusted."""
+        """The stored content for a kind of texts, or for one text; empty where there is none with this key."""
         if self.key is None:
             return {}
         content = cache.read(KIND, self._name(about))
@@ -175,7 +175,7 @@ class _File:
         return content if trusted else {}
 
     def write(self, about: Hashable, content: dict[str, Any]) -> None:
-        """Keeps content about a kind of texts, or about one."""
+        """Stores content for a kind of texts, or for one text."""
         if self.key is not None:
             cache.write(KIND, self._name(about), {"key": self.key} | content)
 
@@ -184,14 +184,14 @@ class _File:
 
 
 def _key(model: Model, facts: tuple[Hashable, ...]) -> dict[str, str]:
-    """All that a finding depends on beside the text: content, code, and the machine that computes."""
+    """All that a report depends on beside the text: content, code, and the machine that computes."""
     configs = [part.config for level in model.configured for part in level]
     device = model.device
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "version": f"{__version__} {_own_code()}",
+        "version": f"{__version__} {_code_digest()}",
         **{name: str(number) for name, number in versions(_LIBRARIES).items()},
-        "content": digest([dict(model.facts), described(model.module)], DIGITS),
+        "content": digest([dict(model.facts), portable_fingerprint(model.module)], DIGITS),
         "config": digest([repr(sorted(vars(config).items())) for config in configs], DIGITS),
         "model": repr(facts),
         "device": f"{device.type} {chip} {torch.backends.cpu.get_cpu_capability()}",
@@ -199,19 +199,19 @@ def _key(model: Model, facts: tuple[Hashable, ...]) -> dict[str, str]:
 
 
 @once
-def _own_code() -> str:
-    """A digest of the files that say how a model is probed."""
+def _code_digest() -> str:
+    """A digest of the source files of this package, which define how a model is probed."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:DIGITS]
 
 
 def _read_passed(content: dict[str, Any]) -> Passed | None:
-    """The finding in a file's content; None where it is none."""
+    """The report in a file's content; None where it holds none."""
     n_tokens, values = content.get("n_tokens"), content.get("findings")
-    names = {entry.name for entry in fields(Findings)}
+    names = {entry.name for entry in fields(PreflightReport)}
     if not isinstance(n_tokens, int) or not isinstance(values, dict) or {*values} != names:
         return None
     numbers = (bool, int, float, type(None))
     if not all(isinstance(value, numbers) for value in values.values()):
         return None
-    return Passed(n_tokens, Findings(**values))
+    return Passed(n_tokens, PreflightReport(**values))

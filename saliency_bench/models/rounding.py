@@ -14,18 +14,21 @@ TF32 = "tf32"
 
 _INHERITED = "none"
 
-#: How many rounding errors apart two ways to compute the same may be: the same arithmetic in another order.
+#: The most rounding errors by which two orders of the same arithmetic may differ.
 EPSILONS = 1024
-#: In half precision so many rounding errors would let anything pass.
+#: The largest share, since in half precision so many rounding errors would allow any difference.
 LARGEST_DIFFERENCE = 0.05
 
 
 def rounding_share(
     dtype: torch.dtype, *, epsilons: int = EPSILONS, in_float32: bool = False
 ) -> float:
-    """What share of the largest number two ways to compute the same may differ by, in a model of this type.
+    """The most by which two ways to compute the same may differ, as a share of the largest number.
 
-    `in_float32`: parts may be computed in float32 whatever the weights are, as some norms and softmaxes.
+    Args:
+        dtype: of the model.
+        epsilons: the most rounding errors.
+        in_float32: parts of the model may be computed in float32 whatever its weights are, as some norms and softmaxes.
     """
     epsilon = torch.finfo(dtype).eps
     if in_float32:
@@ -33,30 +36,30 @@ def rounding_share(
     return min(epsilons * epsilon, LARGEST_DIFFERENCE)
 
 
-def agree(found: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], share: float) -> bool:
-    """Whether numbers differ by no more than a share of the largest."""
-    difference = float((found.double() - expected.double()).abs().max())
+def equal_within(values: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], share: float) -> bool:
+    """Whether numbers differ from the expected ones by no more than a share of the largest of these."""
+    difference = float((values.double() - expected.double()).abs().max())
     return difference <= share * float(expected.double().abs().max())
 
 
 class Scaling:
     """Keeps the gradients of a model in half precision near 1 in size.
 
-    That of a probability near 1 is so small that float16 has no number for it. So each row's gradient is multiplied by a
-    power of two where it enters the model from its outputs, and divided by it where it comes out at the embeddings, if
-    these are in float32. That rounds nothing.
+    The gradient of a probability near 1 is too small for float16. So each row's gradient is multiplied by a power of two
+    where it enters the model at its outputs, and divided by the same power at the embeddings, which are in float32. This
+    rounds nothing.
     """
 
     def __init__(self) -> None:
         self._powers: Tensor | None = None
 
     def embeddings(self, values: Float[Tensor, "R T D"]) -> Float[Tensor, "R T D"]:
-        """The same; on the way back the power is taken off."""
+        """The same values; in the backward pass the power of two is divided out."""
         same: Tensor = _Changed.apply(values, self._taken_off)  # type: ignore[no-untyped-call]
         return same
 
     def outputs(self, values: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-        """The same; on the way back each row's largest number is brought between 1/2 and 1."""
+        """The same values; in the backward pass each row's largest number is brought between 1/2 and 1."""
         same: Tensor = _Changed.apply(values, self._put_on)  # type: ignore[no-untyped-call]
         return same
 
@@ -85,7 +88,7 @@ class _Changed(torch.autograd.Function):
 
 
 _CHANGED = threading.Condition()
-#: Who is inside `products`, in the order of coming: the thread, whether it rounds, and the flags as they were at first.
+#: The open calls of `products`, in order: the thread, whether it rounds, and the flags before the first of them.
 _INSIDE: "list[tuple[int, bool, _Flags]]" = []
 
 
@@ -93,17 +96,18 @@ _INSIDE: "list[tuple[int, bool, _Flags]]" = []
 def products(tf32: bool) -> Iterator[None]:
     """Turns TensorFloat-32 on or off while open; the setting of the process is restored at the end.
 
-    The flags are of the whole process: threads of which none rounds share them, and one that rounds is there alone.
+    The flags belong to the whole process. Threads that do not round share them; a thread that rounds waits until it is the
+    only one.
     """
-    me = threading.get_ident()
+    this_thread = threading.get_ident()
 
     def may_enter() -> bool:
-        return not any(thread != me and (tf32 or rounds) for thread, rounds, _ in _INSIDE)
+        return not any(thread != this_thread and (tf32 or rounds) for thread, rounds, _ in _INSIDE)
 
     with _CHANGED:
         _CHANGED.wait_for(may_enter)
         flags = _INSIDE[0][2] if _INSIDE else _Flags()
-        entry = me, tf32, flags
+        entry = this_thread, tf32, flags
         _INSIDE.append(entry)
         flags.change(tf32)
     try:
@@ -119,15 +123,15 @@ def products(tf32: bool) -> Iterator[None]:
 
 
 class _Flags:
-    """The flags of the process as they were at first.
+    """The original values of the process's flags.
 
-    PyTorch has an older flag for all of its libraries, which refuses to be read where somebody has set the newer ones
-    of each in another way. Where it could be read it is used, since others read it (torch.compile does).
+    PyTorch has an older flag for all of its libraries, which cannot be read where the newer flags of single libraries
+    contradict it. Where it can be read it is used, since torch.compile and others read it.
     """
 
     def __init__(self) -> None:
         self.older = _older()
-        self.newer = [_own(flag) for flag in _flags()]
+        self.newer = [_value_of(flag) for flag in _flags()]
 
     def change(self, tf32: bool) -> None:
         """Turns rounding on or off."""
@@ -157,8 +161,8 @@ def _older() -> str | None:
         return None
 
 
-def _own(flag: Any) -> str:
-    """A flag's own value; `none` where it inherits one."""
+def _value_of(flag: Any) -> str:
+    """The value that was set for a flag; `none` where it inherits one."""
     value = str(flag.fp32_precision)
     flag.fp32_precision = _INHERITED
     if flag.fp32_precision == value:

@@ -1,4 +1,4 @@
-"""Small shifts of a model's embeddings: perturbations of an input that is made of tokens."""
+"""Shifts of a model's embeddings, as perturbations of an input that is made of tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +21,8 @@ def shifted(
         layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Tensor
     ) -> Tensor:
         tensors = (value for value in (*args, *named.values()) if isinstance(value, Tensor))
-        meant = any(torch.equal(value, input_ids) for value in tensors)
-        return output + shift if meant else output
+        same_ids = any(torch.equal(value, input_ids) for value in tensors)
+        return output + shift if same_ids else output
 
     with model.embedding.register_forward_hook(move, with_kwargs=True):
         yield

@@ -18,7 +18,7 @@ PROCESS = threading.RLock()
 _BOOKS = threading.Lock()
 #: By id, with the weak reference that ends the entry.
 _LOCKS: dict[int, tuple[threading.RLock, Any]] = {}
-#: By id and attribute: how many hold it, and how it was.
+#: By id and attribute: how many users have changed it, and its value before the first did.
 _LENT: dict[tuple[int, str], tuple[int, Any]] = {}
 
 
@@ -31,10 +31,10 @@ def held(root: nn.Module, *others: Any) -> Iterator[None]:
     """
     parts = list(root.modules())
     configs = [getattr(part, "config", None) for part in parts]
-    things = {id(thing): thing for thing in (*parts, *configs, *others) if thing is not None}
+    objects = {id(item): item for item in (*parts, *configs, *others) if item is not None}
     locked = []
     try:
-        for lock in _locks_of([things[key] for key in sorted(things)]):
+        for lock in _locks_of([objects[key] for key in sorted(objects)]):
             lock.acquire()
             locked.append(lock)
         yield
@@ -44,23 +44,23 @@ def held(root: nn.Module, *others: Any) -> Iterator[None]:
 
 
 @contextmanager
-def given_back(things: Iterable[Any], name: str) -> Iterator[None]:
-    """Restores an attribute of things at the end, when the last of its users leaves."""
-    held_things = list(things)
+def restored(objects: Iterable[Any], name: str) -> Iterator[None]:
+    """Restores an attribute of objects at the end, when the last of its users leaves."""
+    owners = list(objects)
     with _BOOKS:
-        for thing in held_things:
-            count, before = _LENT.get((id(thing), name), (0, getattr(thing, name)))
-            _LENT[id(thing), name] = count + 1, before
+        for owner in owners:
+            count, before = _LENT.get((id(owner), name), (0, getattr(owner, name)))
+            _LENT[id(owner), name] = count + 1, before
     try:
         yield
     finally:
         with _BOOKS:
-            for thing in held_things:
-                count, before = _LENT.pop((id(thing), name))
+            for owner in owners:
+                count, before = _LENT.pop((id(owner), name))
                 if count > 1:
-                    _LENT[id(thing), name] = count - 1, before
-                elif getattr(thing, name) != before:
-                    setattr(thing, name, before)
+                    _LENT[id(owner), name] = count - 1, before
+                elif getattr(owner, name) != before:
+                    setattr(owner, name, before)
 
 
 @contextmanager
@@ -76,9 +76,9 @@ def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
     refuse_inference_weights(weights)
     with (
         held(root, *others),
-        given_back(root.modules(), "training"),
-        given_back(weights, "requires_grad"),
-        _fetched_given_back(root),
+        restored(root.modules(), "training"),
+        restored(weights, "requires_grad"),
+        _fetched_restored(root),
     ):
         root.eval()
         for weight in weights:
@@ -87,7 +87,7 @@ def frozen(root: nn.Module, *others: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _fetched_given_back(root: nn.Module) -> Iterator[None]:
+def _fetched_restored(root: nn.Module) -> Iterator[None]:
     """Restores `requires_grad` of weights that accelerate keeps elsewhere, for which it makes a new tensor after each call."""
     elsewhere = [
         (part, name, weight.requires_grad)
@@ -104,27 +104,27 @@ def _fetched_given_back(root: nn.Module) -> Iterator[None]:
                 part._parameters[name] = nn.Parameter(torch.empty_like(weight), before)
 
 
-def in_this_thread(own: Callable[..., Any], others: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that is `own` in the thread that makes it, and `others` in all other threads."""
-    me = threading.get_ident()
+def in_this_thread(here: Callable[..., Any], elsewhere: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that calls `here` in the present thread, and `elsewhere` in all other threads."""
+    thread = threading.get_ident()
 
     def call(*args: Any, **named: Any) -> Any:
-        return (own if threading.get_ident() == me else others)(*args, **named)
+        return (here if threading.get_ident() == thread else elsewhere)(*args, **named)
 
     return call
 
 
-def _locks_of(things: Iterable[Any]) -> list[threading.RLock]:
+def _locks_of(objects: Iterable[Any]) -> list[threading.RLock]:
     with _BOOKS:
-        return [_lock_of(thing) for thing in things]
+        return [_lock_of(item) for item in objects]
 
 
-def _lock_of(thing: Any) -> threading.RLock:
-    key = id(thing)
+def _lock_of(item: Any) -> threading.RLock:
+    key = id(item)
     if key not in _LOCKS:
         try:
-            ends: Any = weakref.ref(thing, lambda _: _LOCKS.pop(key, None))
-        except TypeError:  # of a kind that cannot be referred to weakly: kept
-            ends = thing
-        _LOCKS[key] = threading.RLock(), ends
+            reference: Any = weakref.ref(item, lambda _: _LOCKS.pop(key, None))
+        except TypeError:  # no weak reference is possible: the object is kept
+            reference = item
+        _LOCKS[key] = threading.RLock(), reference
     return _LOCKS[key][0]

@@ -1,4 +1,4 @@
-"""A model of any module: which layer embeds its tokens, how it is called, and how long its texts may be."""
+"""Builds a model from any module: finds its embedding layer, its inputs and the length of its texts."""
 
 import hashlib
 import inspect
@@ -29,7 +29,7 @@ from saliency_bench.models.threads import frozen
 #: Inputs that tokenizers produce or padding needs, and not every module takes.
 OPTIONAL = ("attention_mask", "token_type_ids", "position_ids")
 
-#: More tokens than any text has.
+#: The limit of a model without a limit, in tokens.
 UNLIMITED = 10**6
 
 
@@ -76,7 +76,7 @@ def model_of(
 def weights_digest(module: nn.Module) -> str:
     """The SHA-256 of all weights and buffers by name, whatever files they came from."""
     digest = hashlib.sha256()
-    # What `get_extra_state` gives may be any object at all.
+    # `get_extra_state` may return an object of any type.
     tensors = [pair for pair in module.state_dict().items() if isinstance(pair[1], Tensor)]
     for name, tensor in with_numbers(module, sorted(tensors, key=lambda pair: pair[0])):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -86,8 +86,8 @@ def weights_digest(module: nn.Module) -> str:
 
 def call_module(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Calls a module on its inputs, without the optional ones that its `forward` does not take."""
-    own = vars(module).get("_old_forward" if hooks_of(module) else "forward")
-    accepted = _taken(getattr(own, "__func__", own) or type(module).forward)
+    replaced = vars(module).get("_old_forward" if hooks_of(module) else "forward")
+    accepted = _taken(getattr(replaced, "__func__", replaced) or type(module).forward)
     return module(
         **{
             name: value
@@ -107,7 +107,7 @@ def _taken(forward: Callable[..., Any]) -> frozenset[str]:
 
 
 def _needs_mask(module: nn.Module) -> bool:
-    """Whether `forward` has an attention mask that must be given."""
+    """Whether `forward` requires an attention mask."""
     mask = parameters_of(called(module)).get("attention_mask")
     return mask is not None and mask.default is mask.empty
 
@@ -139,7 +139,7 @@ def _layer_at(module: nn.Module, path: str) -> nn.Module:
 def _most_positions(model: Model) -> int:
     """The number of positions, by the configuration and by the size of the tables of positions.
 
-    RoBERTa and its kin begin to count after the pad id, so that the table has fewer than the configuration says.
+    RoBERTa and similar models count positions from after the pad id, so that fewer of the table's rows are left.
     """
     configured = model.fact("max_position_embeddings") or UNLIMITED
     if configured < 0:  # XLNet's way to say that there is no limit
@@ -148,7 +148,7 @@ def _most_positions(model: Model) -> int:
 
 
 def _longest_of(tokenizer: Any) -> int:
-    """The longest text that the tokenizer is for, in tokens; `UNLIMITED` where it does not say."""
+    """The tokenizer's limit of a text, in tokens; `UNLIMITED` where it has none."""
     longest = getattr(tokenizer, "model_max_length", None) or UNLIMITED
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The figure of cost against error: what an approximate setting is off by, and what it costs."""
+"""The figure of error against cost, for settings that approximate."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Settings = Sequence[Mapping[str, Any]]
 
 
 def accuracy(analysis: Analysis) -> Figure | None:
-    """Error against gradients: a panel per baseline or noise, a line per rule or sampler."""
+    """Draws error against gradients: a panel per baseline or noise, a line per rule or sampler."""
     measured = analysis.gates["error"].dropna().index
     settings = [
         setting
@@ -60,7 +60,7 @@ def _panel(setting: Mapping[str, Any]) -> str:
 
 
 def _line(setting: Mapping[str, Any]) -> str:
-    """Which line a setting is a point of: its rule, its sampler, or its method alone."""
+    """Returns the line that a setting belongs to: that of its rule, its sampler, or its method."""
     if "quadrature" in setting:
         return rule_label(setting["quadrature"])
     name = facts_of(setting).label

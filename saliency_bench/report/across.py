@@ -1,7 +1,7 @@
-"""Several runs of the same settings side by side: what holds in every cell, and where its numbers vary from.
+"""Compares runs of the same settings in several cells, and separates the sources of their variance.
 
-A cell is one model on one dataset under one seed. Examples, training seeds, noise seeds and datasets are separate
-sources of variance and are never resampled as one.
+A cell is one model on one dataset under one seed. Examples, training seeds, noise seeds and datasets are separate sources of
+variance and are never resampled together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from saliency_bench.report.stats import Resampling, middles, wide
 from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, number
 from saliency_bench.store.run import Run
 
-#: What one cell can differ from another in, and how it is called.
+#: The factors in which cells can differ, in words.
 SOURCES = {
     "training_seed": "training seed",
     "noise_seed": "noise seed",
@@ -43,25 +43,25 @@ SOURCES = {
 }
 
 
-#: What a cell carries whose model did not pass its gate.
+#: The mark of a cell whose model did not pass its gate.
 NO_TRUTH = "†"
 
 
 @dataclass(frozen=True)
 class OfCell:
-    """A run's factors by name, and a table of one metric: examples by methods.
+    """The factors of a run by name, and a table of one metric: examples by methods.
 
-    `kinds` has what a model or a dataset is called that was made for an experiment.
+    `kinds` has shorter names for models and datasets that were made for an experiment.
     """
 
     factors: Mapping[str, str]
     kinds: Mapping[str, str]
     values: pd.DataFrame
     higher_is_better: bool
-    no_truth: str = ""  # why its model is none of which it is known what matters; "" where it is, or need not be
+    no_truth: str = ""  # the reason why its model did not pass its gate; "" if it did, or has none
 
     def name(self, varying: Sequence[str], kinds: bool = False) -> str:
-        """What tells it apart from the other cells, of kinds alone if that is asked for."""
+        """Returns the values of the factors that differ between cells; with `kinds`, by their shorter names."""
         called = {**self.factors, **self.kinds} if kinds else self.factors
         parts = [
             f"{SOURCES[key]} {called[key]}" if key.endswith("seed") else called[key]
@@ -74,8 +74,7 @@ class OfCell:
 class Across:
     """The same settings in several cells, by one metric.
 
-    `keys` are names of settings that do not depend on a seed, best first by the mean over cells; `labels` what they
-    are called.
+    `keys` are ids of settings that do not depend on a seed, best first by the mean over cells; `labels` are their labels.
     """
 
     metric: str
@@ -92,15 +91,15 @@ class Across:
 
     @property
     def names(self) -> list[str]:
-        """Of the cells, by no more factors than tell them apart; a dataset's is the least telling."""
-        wanted = self.varying
+        """The names of the cells, by as few factors as tell them apart; the dataset is left out first."""
+        named_by = self.varying
         for factor in ("data", "model"):
-            rest = [key for key in wanted if key != factor]
-            if len({cell.name(rest) for cell in self.cells}) == len(self.cells):
-                wanted = rest
-        short = [cell.name(wanted, kinds=True) for cell in self.cells]
+            fewer = [key for key in named_by if key != factor]
+            if len({cell.name(fewer) for cell in self.cells}) == len(self.cells):
+                named_by = fewer
+        short = [cell.name(named_by, kinds=True) for cell in self.cells]
         distinct = len(set(short)) == len(short)
-        names = short if distinct else [cell.name(wanted) for cell in self.cells]
+        names = short if distinct else [cell.name(named_by) for cell in self.cells]
         return [
             f"{name} {NO_TRUTH}" if cell.no_truth else name
             for name, cell in zip(names, self.cells, strict=True)
@@ -108,7 +107,7 @@ class Across:
 
     @property
     def mark_words(self) -> str:
-        """What the marks on labels and cells say, if there are any."""
+        """The explanation of the marks on labels and cells; empty if there are none."""
         words = ""
         if any(label.endswith(MARK) for label in self.labels.values()):
             words += f" {MARK}: in one cell or more, fewer than {100 * ENOUGH:g} % of the texts converged."
@@ -118,7 +117,7 @@ class Across:
 
     @property
     def higher_is_better(self) -> bool:
-        """Of the metric."""
+        """Whether higher values of the metric are better."""
         return self.cells[0].higher_is_better
 
     @cached_property
@@ -129,12 +128,12 @@ class Across:
 
     @cached_property
     def friedman(self) -> Friedman | None:
-        """None with too few cells for a claim."""
+        """Friedman's test over the cells; None if there are too few for a claim."""
         return friedman(self.means, self.higher_is_better, 1 - self.resampling.confidence)
 
     @cached_property
     def same_examples(self) -> pd.DataFrame | None:
-        """The mean over cells of every example's value, where all cells have the same examples; else None."""
+        """The mean over cells of every example's value; None if cells have different examples."""
         first = set(self.cells[0].values.index)
         if len(self.cells) < 2 or any(set(cell.values.index) != first for cell in self.cells[1:]):
             return None
@@ -144,10 +143,10 @@ class Across:
 
 
 def across(runs: Sequence[Run], metric: str = PRIMARY) -> Across:
-    """Reads the runs.
+    """Compares runs in one metric.
 
     Raises:
-        InputError: they have not the same settings, two are of the same cell, or none has the metric.
+        InputError: their settings differ, two are of the same cell, or no setting has the metric in every run.
     """
     if len(runs) < 2:
         raise InputError(f"expected at least two run folders, got {len(runs)}")
@@ -187,8 +186,8 @@ def _refuse_other_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, 
             hidden = ("name", "setting_id", FACTS)
             words = ", ".join(f"{k}={v}" for k, v in example.items() if k not in hidden)
             raise InputError(
-                f"{run.folder} and {runs[0].folder} have not the same settings: they differ in {len(other)}, as "
-                f"{example['name']} ({words})"
+                f"{run.folder} and {runs[0].folder} do not have the same settings: {len(other)} are in one of them alone, "
+                f"such as {example['name']} ({words})"
             )
 
 
@@ -204,7 +203,7 @@ def _refuse_same_cells(runs: Sequence[Run], cells: Sequence[OfCell]) -> None:
 
 
 def _by_name(run: Run) -> dict[str, dict[str, Any]]:
-    """The settings by a name that leaves out their seed."""
+    """Returns the settings by an id that does not depend on their seed."""
     return {
         digest(
             {
@@ -247,12 +246,12 @@ def _cell(analysis: Analysis, names: Mapping[str, Mapping[str, Any]], metric: st
 
 
 def tables(comparison: Across) -> list[Table]:
-    """The means by cell, the differences from the reference by cell, and the sources of variance."""
+    """Returns the tables of means by cell, of differences from the reference by cell, and of sources of variance."""
     return [cells_table(comparison), differences(comparison), variance(comparison)]
 
 
 def cells_table(comparison: Across) -> Table:
-    """Every method in every cell, their mean, and their ranks."""
+    """Returns the table of every method in every cell, with its mean and its rank."""
     better = comparison.higher_is_better
     ranks = mean_ranks(comparison.means, better)
     pooled, groups = _pooled(comparison)
@@ -278,7 +277,7 @@ def _method(comparison: Across) -> Field:
 def _by_cell(
     comparison: Across, estimates: Sequence[Sequence[Estimate]], better: bool | None = None
 ) -> list[Field]:
-    """A column for each cell, of a method by its place."""
+    """Returns a column for each cell, with the estimate of each method."""
     return [
         (Column(f"cell_{n}", name, "", better), of_cell.__getitem__)
         for n, (name, of_cell) in enumerate(zip(comparison.names, estimates, strict=True))
@@ -286,11 +285,11 @@ def _by_cell(
 
 
 def _pooled(comparison: Across) -> tuple[Sequence[Cell], list[str]]:
-    """The mean over cells of each method, with an interval and letters where all cells have the same examples."""
-    together = comparison.same_examples
-    if together is None:
+    """Returns the mean over cells of each method, and, if all cells have the same examples, its interval and letters."""
+    by_example = comparison.same_examples
+    if by_example is None:
         return comparison.means.mean(0).tolist(), []
-    values = together[list(comparison.keys)]
+    values = by_example[list(comparison.keys)]
     p = pairwise_p(values.to_numpy(), comparison.resampling, comparison.resampling.test)
     return _estimates(values, comparison), letters(p < 1 - comparison.resampling.confidence)
 
@@ -319,7 +318,7 @@ def _cells_caption(comparison: Across) -> str:
 
 
 def differences_by_cell(comparison: Across) -> list[list[Estimate]]:
-    """By cell and method, the mean paired difference from the reference."""
+    """Returns the mean paired difference from the reference, by cell and method."""
     values = [cell.values[list(comparison.keys)] for cell in comparison.cells]
     return [
         _estimates(table.sub(table[comparison.reference], axis=0), comparison) for table in values
@@ -327,7 +326,7 @@ def differences_by_cell(comparison: Across) -> list[list[Estimate]]:
 
 
 def differences(comparison: Across) -> Table:
-    """What a forest plot shows."""
+    """Returns the table of differences from the reference, which the forest plot shows."""
     by_cell = differences_by_cell(comparison)
     fields = [
         _method(comparison),
@@ -347,11 +346,11 @@ def differences(comparison: Across) -> Table:
 
 
 def variance(comparison: Across) -> Table:
-    """How much examples, seeds and datasets each move a method's number."""
+    """Returns the table of the deviations of a method's number over examples, seeds and datasets."""
     values = [cell.values[list(comparison.keys)] for cell in comparison.cells]
     deviations = np.stack([table.std(ddof=1) for table in values])
     errors = deviations / np.sqrt([table.count() for table in values])
-    # Where no two cells differ in a source alone, nothing is known of it.
+    # A source has a deviation only if some cells differ in it alone.
     spreads = {source: _spread_over(comparison, source) for source in comparison.varying}
     sources = {source: spread for source, spread in spreads.items() if spread.notna().all()}
     fields = [
@@ -372,7 +371,7 @@ def variance(comparison: Across) -> Table:
 
 
 def _spread_over(comparison: Across, source: str) -> "pd.Series[float]":
-    """By method, the deviation of the means of cells that differ in a source alone; NaN where none do."""
+    """Returns by method the deviation of the means of cells that differ in a source alone; NaN if none do."""
     factors = pd.DataFrame([dict(cell.factors) for cell in comparison.cells]).drop(columns=source)
     groups = pd.DataFrame(comparison.means).groupby([factors[key] for key in factors])
     return groups.std(ddof=1).mean()

@@ -1,4 +1,4 @@
-"""Figures of several cells: a forest of differences, and a critical-difference diagram where there are enough."""
+"""Figures of several cells: a forest plot of differences and a critical-difference diagram."""
 
 import numpy as np
 import pandas as pd
@@ -11,29 +11,29 @@ from saliency_bench.report.charts import points
 from saliency_bench.report.rank_statistics import cliques
 from saliency_bench.report.style import HEIGHT, WIDTH, literal, note, shared_legend, wrapped
 
-_LABEL = 38  # characters of a name in one line: names are most of what a forest holds
+_LABEL = 38  # characters of a name in one line
 _LEGEND = 0.6  # inches that are left for it
-_SPREAD = 0.6  # of a method's lane, over which its cells are drawn
-_BAR = 0.018  # of the axis of ranks, from one bar of methods that do not differ to the next
+_SPREAD = 0.6  # the share of a method's lane in which its cells are drawn
+_BAR = 0.018  # the distance of two bars, as a share of the axis of ranks
 _TONES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#8A8A8A")
 _MARKERS = "osDv^PX*"
 
 
 def look(number: int) -> tuple[str, str]:
-    """Colour and marker of a cell; no two of the first 64 share both."""
+    """Returns the colour and the marker of a cell; no two of the first 64 share both."""
     turn, place = divmod(number, len(_TONES))
     return _TONES[place], _MARKERS[(place + turn) % len(_MARKERS)]
 
 
 def forest(comparison: Across) -> Figure:
-    """Every method's paired difference from the reference, a point per cell."""
+    """Draws every method's paired difference from the reference, a point per cell."""
     places = [place for place, key in enumerate(comparison.keys) if key != comparison.reference]
     names, n_lines = wrapped(
         (comparison.labels[comparison.keys[place]] for place in places), _LABEL
     )
     by_cell = differences_by_cell(comparison)
     height = 0.9 + len(places) * max(0.2, 0.15 * n_lines, 0.1 * len(comparison.cells))
-    # On one page if names of three quarters of the size can still be told apart there.
+    # The figure is scaled to one page, but names to no less than three quarters of their size.
     smaller = max(min(1.0, (HEIGHT - _LEGEND) / height), 0.75)
     figure = Figure(figsize=(WIDTH, smaller * height), layout="constrained")
     axes = figure.subplots()
@@ -67,7 +67,7 @@ def forest(comparison: Across) -> Figure:
 
 
 def critical_difference(comparison: Across) -> Figure | None:
-    """Mean ranks over cells; methods on one bar do not differ (Demšar 2006, figure 1). None with too few cells."""
+    """Draws mean ranks over cells; methods on one bar do not differ (Demšar 2006, figure 1). None if cells are too few."""
     test = comparison.friedman
     if test is None:
         return None

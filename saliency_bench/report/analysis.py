@@ -1,4 +1,4 @@
-"""What the tables and figures of a run share: labels, means, comparisons and costs."""
+"""The analysis of a run, from which its tables and figures are made: labels, means, comparisons and costs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
-from saliency_bench.core.texts import TEXT, asks_several, per_text, with_texts
+from saliency_bench.core.texts import TEXT, has_several_questions, per_text, with_texts
 from saliency_bench.report import stats
 from saliency_bench.report.convergence_table import doubtful, gates, marked
 from saliency_bench.report.parity import pairs
@@ -20,45 +20,45 @@ from saliency_bench.report.rank_statistics import letters, mean_ranks, pairwise_
 from saliency_bench.report.table import Estimate
 from saliency_bench.store.run import Run
 
-#: The order of nine methods from 100 examples agrees with that from all at τ = 0.86-0.92 (recomputed from the
-#: per-example scores of Edin et al. 2025); with fewer a run is a first look and makes no claim.
+#: The order of nine methods from 100 examples agrees with that from all examples at τ = 0.86-0.92 (recomputed from the
+#: per-example scores of Edin et al. 2025). A run with fewer examples makes no claim.
 N_EXAMPLES_FOR_CLAIMS = 100
-N_DRAWN = 10  # settings that can be told apart in one figure
+N_DRAWN = 10  # the most settings in one figure, which can still be distinguished
 #: The roles of settings that every figure of methods shows.
 _ALWAYS_DRAWN = ("chance", "baseline")
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A run with what its report says of it. Each part is computed when it is first used."""
+    """The numbers of a run that its report shows. Each is computed at its first use."""
 
     run: Run
 
     @cached_property
     def resampling(self) -> stats.Resampling:
-        """How intervals are made."""
+        """The options of intervals and tests."""
         return stats.Resampling.of(self.run.manifest)
 
     @cached_property
     def n_examples(self) -> int:
-        """The number of texts that were explained, with whatever number of questions about each."""
+        """The number of explained texts; each may have several questions."""
         examples = self.table("examples")
         columns = ["cell_id", TEXT]
         return len(examples.drop_duplicates(columns)) if TEXT in examples else len(examples)
 
     @property
     def n_questions(self) -> int:
-        """The number of questions about the texts. A classifier answers one for each text."""
+        """The number of questions about the texts. A classifier has one per text."""
         return len(self.run.tables["examples"])
 
     @property
     def question(self) -> str:
-        """What there may be several of for a text: questions, or examples where the data repeats texts."""
-        return "question" if asks_several(self.run.manifest) else "example"
+        """The word for the several values of a text: "question", or "example" if the data repeats texts."""
+        return "question" if has_several_questions(self.run.manifest) else "example"
 
     @property
     def counted(self) -> str:
-        """What numbers are over, in words."""
+        """The number of texts and questions, in words."""
         if self.n_questions == self.n_examples:
             return f"{self.n_examples} examples"
         return f"{self.n_examples} texts, {self.n_questions} {self.question}s"
@@ -70,7 +70,7 @@ class Analysis:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The table `rows`, with the text of each example; metrics of a further removal operator name it."""
+        """The table `rows` with the text of each example; a metric of a further removal operator names it."""
         return with_removal(self.table("rows"), removals(self.run.manifest))
 
     @cached_property
@@ -80,7 +80,7 @@ class Analysis:
 
     @cached_property
     def estimates(self) -> Mapping[tuple[str, str], Estimate]:
-        """The means by setting id and metric, without those over no text."""
+        """The means by setting id and metric, without those that no text has a value for."""
         return {
             (row.setting_id, row.metric): Estimate(row.mean, row.low, row.high)
             for row in self.summary[self.summary["n"] > 0].itertuples(index=False)
@@ -98,18 +98,18 @@ class Analysis:
 
     @property
     def endpoint(self) -> str:
-        """The metric that was fixed in advance. The study may have been run without it."""
+        """The metric that was fixed in advance; the run may lack it."""
         chosen = (self.run.manifest.get("config") or {}).get("statistics") or {}
         return chosen.get("endpoint") or PRIMARY
 
     @property
     def primary(self) -> str | None:
-        """The metric by which settings are sorted and told apart; None without metrics."""
+        """The metric by which settings are sorted and compared; None without metrics."""
         return self.endpoint if self.endpoint in self.metrics else next(iter(self.metrics), None)
 
     @property
     def best(self) -> Mapping[str, str]:
-        """By entry, the id of the setting that the study chose on another split."""
+        """The id of the setting that the study chose on another split, by entry."""
         chosen = (self.run.manifest.get("chosen") or {}).get("best", {})
         return {name: choice["setting_id"] for name, choice in chosen.items()}
 
@@ -128,7 +128,7 @@ class Analysis:
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
-        """The ids of the settings in the main table: all, or what the study chose on another split."""
+        """The ids of the settings in the main table: all, or those that the study chose on another split."""
         return tuple(
             setting["setting_id"]
             for setting in self.settings
@@ -137,10 +137,10 @@ class Analysis:
 
     @cached_property
     def reference(self) -> str:
-        """The setting that others are compared with: what the manifest names, or the chosen one of its entry."""
+        """The setting that others are compared with: that of the manifest, or the chosen one of its entry."""
         names = {setting["setting_id"]: setting["name"] for setting in self.run.settings}
-        wanted = self.run.manifest.get("reference_setting")
-        reference = str(wanted) if wanted in names else next(iter(names))
+        named = self.run.manifest.get("reference_setting")
+        reference = str(named) if named in names else next(iter(names))
         if reference in self.shown:
             return reference
         return next(key for key in self.shown if names[key] == names[reference])
@@ -149,9 +149,9 @@ class Analysis:
     def drawn(self) -> tuple[str, ...]:
         """The ids of the settings in figures of methods, at most `N_DRAWN`, in the order of `shown`.
 
-        The reference, chance and baselines come first, then one setting of each entry, then a second of each. Of an
-        entry, those that converged come first, then our code, then the best; the second is what Captum has beside the
-        first. Of entries, the plain methods come first, then the best.
+        The reference, chance and baselines come first, then one setting of each entry, then a second of each. In an entry,
+        converged settings come first, then those of our code, then the best; the second is the Captum twin of the first.
+        Among entries, the plain methods come first, then the best.
         """
         settings = [self.setting(key) for key in self.shown]
         settings.sort(
@@ -181,26 +181,26 @@ class Analysis:
 
     @property
     def drawn_words(self) -> str:
-        """How many of the settings figures of methods show, where these are not all."""
+        """The number of settings in figures of methods, in words; empty if all are shown."""
         if len(self.drawn) == len(self.shown):
             return ""
         return f" Shown: {len(self.drawn)} of {len(self.shown)} settings."
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
-        """What settings are called, by id."""
+        """The labels of settings, by id."""
         return marked(setting_labels(self.run.settings), self.doubtful)
 
     @cached_property
     def comparison(self) -> pd.DataFrame:
-        """Every setting that is shown against the reference (`stats.compare`)."""
+        """The differences of all shown settings from the reference (`stats.compare`)."""
         return stats.compare(self._shown_rows, self.reference, self.resampling)
 
     @cached_property
     def against(self) -> Mapping[str, str]:
-        """By setting, the one that `statistics.pairs` fixed in advance to hold it against."""
+        """The setting that `statistics.pairs` fixed in advance for a comparison, by setting."""
         chosen = (self.run.manifest.get("config") or {}).get("statistics") or {}
-        ids = {one["name"]: one["setting_id"] for one in self.run.settings}
+        ids = {setting["name"]: setting["setting_id"] for setting in self.run.settings}
         entries = chosen.get("pairs") or {}
         return {
             key: ids[entries[name]]
@@ -210,28 +210,28 @@ class Analysis:
 
     @cached_property
     def fixed_pairs(self) -> pd.DataFrame:
-        """Every setting that has a pair fixed in advance against its own (`stats.compare`)."""
+        """The differences of all settings with a fixed pair from the other of the pair (`stats.compare`)."""
         return stats.compare(self._shown_rows, self.against, self.resampling)
 
     @cached_property
     def correctness(self) -> pd.DataFrame:
-        """Means of what is shown for right and for wrong predictions (`stats.summarize_by_correctness`)."""
+        """The means of the shown settings for right and for wrong predictions (`stats.summarize_by_correctness`)."""
         examples = self.run.tables["examples"]
         return stats.summarize_by_correctness(self._shown_rows, examples, self.resampling)
 
     @cached_property
     def gates(self) -> pd.DataFrame:
-        """What is known of the convergence of each setting (`convergence_table.gates`)."""
+        """The convergence of each setting (`convergence_table.gates`)."""
         return gates(self.run)
 
     @cached_property
     def doubtful(self) -> set[str]:
-        """The ids of settings of which too few maps converged."""
+        """The ids of settings with too few converged maps."""
         return doubtful(self.gates)
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """By setting id, n_gradients and seconds per example and examples_per_second; NaN where unknown.
+        """n_gradients and seconds per example and examples_per_second, by setting id; NaN if unknown.
 
         Seconds are the median of the repeats.
         """
@@ -248,40 +248,40 @@ class Analysis:
 
     @cached_property
     def groups(self) -> Mapping[str, str]:
-        """By setting id, the letters of the primary metric (`rank_statistics.letters`); empty where there is no claim."""
+        """The letters of the primary metric (`rank_statistics.letters`), by setting id; empty if there is no claim."""
         values = self._primary_values
         p = pairwise_p(values.to_numpy(), self.resampling, self.resampling.test)
         return dict(zip(values, letters(p < 1 - self.resampling.confidence), strict=True))
 
     @cached_property
     def ranks(self) -> Mapping[str, float]:
-        """By setting id, the mean rank in the primary metric among those shown; empty where there is no claim."""
+        """The mean rank in the primary metric among the shown settings, by setting id; empty if there is no claim."""
         values = self._primary_values
         better = bool(self.primary and self.higher_is_better(self.primary))
         return dict(zip(values, mean_ranks(values.to_numpy(), better).tolist(), strict=True))
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of the run, with the text of each example where several are of one text."""
+        """Returns a table of the run, with the text of each example if several are of one text."""
         return with_texts(self.run.tables[name], self.run.manifest, self.run.repeated)
 
     def curves(self, setting_id: str) -> pd.DataFrame:
-        """The curves of a setting, by the main way of removing."""
+        """Returns the curves of a setting under the main removal operator."""
         rows = self.run.columns("curves", [*TABLES["curves"]], {"setting_id": [setting_id]})
         main = removals(self.run.manifest)[:1] or list(rows["removal"].unique())[:1]
         rows = rows[rows["removal"].isin(main)]
         return with_texts(rows, self.run.manifest, self.run.repeated)
 
     def higher_is_better(self, metric: str) -> bool | None:
-        """The direction of a metric; None where neither is better."""
+        """Returns the direction of a metric; None if neither is better."""
         value = self.summary.loc[self.summary["metric"] == metric, "higher_is_better"].iloc[0]
         return None if pd.isna(value) else bool(value)
 
     def setting(self, setting_id: str) -> Mapping[str, Any]:
-        """A setting by its id."""
+        """Returns a setting by its id."""
         return next(setting for setting in self.settings if setting["setting_id"] == setting_id)
 
     def estimate(self, setting_id: str, metric: str) -> Estimate | None:
-        """The mean of a metric for a setting; None if it was not computed or has no value."""
+        """Returns the mean of a metric for a setting; None if it was not computed or has no value."""
         return self.estimates.get((setting_id, metric))
 
     @property
@@ -290,7 +290,7 @@ class Analysis:
 
     @cached_property
     def _primary_values(self) -> pd.DataFrame:
-        """The primary metric by text and setting, in order; no settings where there are too few texts for a claim."""
+        """The primary metric by text and setting, in order; empty if there are too few texts for a claim."""
         rows = self._shown_rows[self._shown_rows["metric"] == self.primary]
         directed = self.primary and self.higher_is_better(self.primary) is not None
         if not self.claims or not directed or not (rows["status"] == OK).any():
@@ -300,7 +300,7 @@ class Analysis:
 
 
 def analyse(run: Run) -> Analysis:
-    """What a report says of a run.
+    """Returns the analysis of a run.
 
     Raises:
         InputError: the run has no settings.
@@ -313,18 +313,18 @@ def analyse(run: Run) -> Analysis:
 
 
 def removals(manifest: Mapping[str, Any]) -> list[str]:
-    """The ways of removing that the study names, the main one first."""
+    """Returns the removal operators of the study, the main one first."""
     operators = ((manifest.get("config") or {}).get("evaluation") or {}).get("removal") or []
     return [operators] if isinstance(operators, str) else list(operators)
 
 
 def with_removal(rows: pd.DataFrame, named: Sequence[str]) -> pd.DataFrame:
-    """Rows whose metric also names the removal operator, if it was read with several and this is not the main one."""
+    """Returns rows whose metric names its removal operator, if the metric has several and this is not the main one."""
     n_removals = rows.groupby("metric")["removal"].transform(lambda removal: removal.nunique())
-    apart = (n_removals > 1) & ~rows["removal"].isin(named[:1])
-    if not apart.any():
+    further = (n_removals > 1) & ~rows["removal"].isin(named[:1])
+    if not further.any():
         return rows
-    # As texts: categories cannot be added.
+    # As texts, since categories cannot be concatenated.
     metric, removal = (rows[column].astype(str) for column in ("metric", "removal"))
     full = metric + " (" + removal.fillna("none") + ")"
-    return rows.assign(metric=metric.where(~apart, full))
+    return rows.assign(metric=metric.where(~further, full))

@@ -1,4 +1,4 @@
-"""A run's tables, figures and page, made from its rows alone."""
+"""Makes a run's tables, figures and page, from its rows alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,23 +59,23 @@ def build_report(run: Run) -> Path:
     """
     refuse_links(run.folder, WRITTEN)
     analysis = analyse(run)
-    made = tables(analysis)
+    by_name = tables(analysis)
     for name in TABLES:
         for suffix, write in FORMATS.items():
             path = run.folder / "tables" / f"{name}.{suffix}"
-            _put(path, write(made[name]).encode() if name in made else None)
+            _put(path, write(by_name[name]).encode() if name in by_name else None)
     pictures = write_figures(FIGURES, analysis, run.folder / "figures")
-    _put(run.folder / PAGE, page(analysis, made, pictures).encode())
+    _put(run.folder / PAGE, page(analysis, by_name, pictures).encode())
     return run.folder / PAGE
 
 
-def write_tables(made: Sequence[Table], out: Path) -> None:
+def write_tables(tables_to_write: Sequence[Table], out: Path) -> None:
     """Writes tables in every format.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    for table in made:
+    for table in tables_to_write:
         for suffix, write in FORMATS.items():
             _put(out / "tables" / f"{table.name}.{suffix}", write(table).encode())
 
@@ -89,10 +89,10 @@ def build_across(comparison: Across, runs: Sequence[Run], out: Path, command: st
     Raises:
         StorageError: the folder cannot be written.
     """
-    made = across.tables(comparison)
-    write_tables(made, out)
+    across_tables = across.tables(comparison)
+    write_tables(across_tables, out)
     write_figures(ACROSS_FIGURES, comparison, out / "figures")
-    _put(out / "across.md", "\n".join(map(formats.to_markdown, made)).encode())
+    _put(out / "across.md", "\n".join(map(formats.to_markdown, across_tables)).encode())
     cells = [
         {
             "name": name,
@@ -107,13 +107,13 @@ def build_across(comparison: Across, runs: Sequence[Run], out: Path, command: st
         out / MANIFEST,
         {"name": "across", "metric": comparison.metric, "command": command, "cells": cells},
     )
-    return made
+    return across_tables
 
 
 def write_figures(
     plots: Mapping[str, Callable[[Any], Figure | None]], subject: object, folder: Path
 ) -> dict[str, bytes]:
-    """Writes every figure that there is data for as PNG and PDF, and removes the others.
+    """Writes every figure that has data as PNG and PDF, and removes the others.
 
     Returns:
         The PNG by name.
@@ -133,7 +133,7 @@ def write_figures(
 
 
 def _put(path: Path, data: bytes | None) -> None:
-    """Writes a file, or removes what an earlier report left under its name."""
+    """Writes a file; without data, removes that of an earlier report."""
     if data is not None:
         replace_file(path, data)
     else:

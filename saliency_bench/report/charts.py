@@ -1,6 +1,6 @@
-"""Charts drawn with seaborn, their whiskers and bands at intervals that are computed elsewhere.
+"""Charts drawn with seaborn, with whiskers and bands at intervals that are computed elsewhere.
 
-Every function draws into the axes that it is given and leaves pyplot alone.
+Every function draws into its axes and does not use pyplot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 
 from saliency_bench.report.style import HALO, ink_on
 
-#: seaborn draws the middle of what `ends` returns, with whiskers to its smallest and its largest number.
-OWN_INTERVAL: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 100)}
+#: Options by which seaborn draws the three numbers of `ends`: the middle one, and whiskers to the others.
+FROM_ENDS: dict[str, Any] = {"estimator": "median", "errorbar": ("pi", 100)}
 Looks = Mapping[str, tuple[Any, str]]  # a colour and a marker for each name
 
 
 def ends(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Columns low, mean and high as three lines with one `value` each."""
+    """Returns the columns low, mean and high as three lines with one `value` each."""
     return table.melt(list(by), ["low", "mean", "high"])
 
 
@@ -34,7 +34,7 @@ def lines(
     band: bool = False,
     **options: Any,
 ) -> None:
-    """A line through the median of `value` at every x, with its range: one line for each name in a column."""
+    """Draws a line for each name in a column, through the median of `value` at every x, with its range."""
     sns.lineplot(
         values,
         x=x,
@@ -51,7 +51,7 @@ def lines(
         err_style="band" if band else "bars",
         err_kws={"alpha": 0.15, "lw": 0} if band else {"elinewidth": 1.0},
         ax=axes,
-        **OWN_INTERVAL,
+        **FROM_ENDS,
         **options,
     )
     axes.set(xlabel="", ylabel="")
@@ -60,7 +60,7 @@ def lines(
 def points(
     axes: Axes, table: pd.DataFrame, looks: Looks, *, y: str, order: Sequence[str], spread: float
 ) -> None:
-    """Means with whiskers in a row for each of `order`; in a row, the names of `looks` stand below each other."""
+    """Draws means with whiskers in a row for each of `order`; in a row, the names of `looks` are below each other."""
     (by,) = set(table.columns) - {y, "low", "mean", "high"}
     sns.pointplot(
         ends(table, [y, by]),
@@ -77,7 +77,7 @@ def points(
         markeredgewidth=0.5,
         err_kws={"linewidth": 1.2},
         ax=axes,
-        **OWN_INTERVAL,
+        **FROM_ENDS,
     )
     axes.set(xlabel="", ylabel="")
 
@@ -85,7 +85,7 @@ def points(
 def bars(
     axes: Axes, table: pd.DataFrame, colors: Mapping[str, str], *, y: str, **options: Any
 ) -> None:
-    """Bars to means with whiskers, in a row for each name that has a colour."""
+    """Draws bars to means with whiskers, in a row for each name in `colors`."""
     sns.barplot(
         ends(table, [y]),
         x="value",
@@ -100,7 +100,7 @@ def bars(
         legend=False,
         err_kws={"color": "#222222", "linewidth": 1.0, "path_effects": HALO},
         ax=axes,
-        **OWN_INTERVAL,
+        **FROM_ENDS,
         **options,
     )
     axes.set(xlabel="", ylabel="")
@@ -117,7 +117,7 @@ def matrix(
     size: float = 7.5,
     **scale: Any,
 ) -> None:
-    """A heat map with a text in each cell, the numbers themselves if none are given, and a labelled colour bar."""
+    """Draws a heat map with a labelled colour bar and a text in each cell: its number, unless there are `texts`."""
     bar = {"label": label, "aspect": 30}
     sns.heatmap(values, xticklabels=columns, yticklabels=rows, cbar_kws=bar, ax=axes, **scale)
     # seaborn's own texts leave out cells without a number, and are hard to read on middle tones.
@@ -129,5 +129,5 @@ def matrix(
 
 
 def two_decimals(value: float) -> str:
-    """A number as it stands in a cell: a true minus, no minus zero, and a dash where there is none."""
+    """Returns a number as a cell shows it: with a true minus, without minus zero, and a dash for NaN."""
     return "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""Tables of paired differences, and the words in which tables say how intervals and tests were made."""
+"""Tables of paired differences, and the words for intervals and tests in captions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +18,14 @@ TEST_WORDS = {
 
 
 def comparison(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
-    """What is shown against the reference setting, metric by metric."""
+    """Returns the table of the shown settings against the reference, metric by metric."""
     fields, rows = _compared(analysis, analysis.comparison, metrics)
     title = f"Differences from {analysis.labels[analysis.reference]}"
     return filled("comparison", title, _comparison_caption(analysis), fields, rows)
 
 
 def fixed_pairs(analysis: Analysis, metrics: Sequence[str] | None = None) -> Table:
-    """What `statistics.pairs` holds against each other, metric by metric."""
+    """Returns the table of the pairs of `statistics.pairs`, metric by metric."""
     (method, *fields), rows = _compared(analysis, analysis.fixed_pairs, metrics)
     against: Field = (
         Column("against", "Held against"),
@@ -39,7 +39,7 @@ def fixed_pairs(analysis: Analysis, metrics: Sequence[str] | None = None) -> Tab
 def _compared(
     analysis: Analysis, differences: pd.DataFrame, metrics: Sequence[str] | None
 ) -> tuple[list[Field], list[Any]]:
-    """The columns and rows of a table of paired differences."""
+    """Returns the columns and rows of a table of paired differences."""
     compared = {(row.setting_id, row.metric): row for row in differences.itertuples()}
     rows = [
         compared[key, metric]
@@ -90,7 +90,7 @@ def _comparison_caption(analysis: Analysis) -> str:
 
 
 def interval_words(analysis: Analysis) -> str:
-    """How every interval was made."""
+    """Returns the words for the intervals of a table."""
     several = analysis.n_questions > analysis.n_examples
     over = f"texts, whose {analysis.question}s are averaged first" if several else "examples"
     resampling = analysis.resampling

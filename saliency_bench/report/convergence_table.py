@@ -1,4 +1,4 @@
-"""How sure the scores of approximate settings are: the gate that every path method's row carries, and the errors."""
+"""The convergence of approximate settings: the share of converged maps, and their errors."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -10,7 +10,7 @@ from saliency_bench.store.run import Run
 
 REFERENCE = "reference"
 
-#: What maps are compared with, in the words of a caption. Runs of older versions have twice the steps, or half of the nodes.
+#: The maps that maps are compared with, in words. Runs of older versions have twice the steps, or half of the nodes.
 COMPARED = {
     "limit": "the limit extrapolated from half of the nodes",
     "halved": "the map with half of the nodes",
@@ -19,37 +19,35 @@ COMPARED = {
 }
 KEY = ["cell_id", "setting_id", "example_id"]
 
-#: What maps say of their convergence.
+#: The columns of maps about their convergence.
 _OF_MAPS = (
     *("completeness_gap", "output_difference", "converged"),
     *("error", "standard_errors", "split_half_tau"),
 )
 
-#: Where at least this share of the checked texts converged, a row stands without a mark.
+#: A row is marked if less than this share of the checked texts converged.
 ENOUGH = 0.95
-
-#: What such a row carries.
 MARK = "✗"
 
-#: What a reference error of a good approximation is at most; the share of texts within it has a column.
+#: The largest reference error of a good approximation; the share of texts within it has a column.
 SMALL = 0.01
 
-#: Of a run from before there was a gate, or without one in its configuration.
+#: The limits of a run whose configuration has none.
 LIMITS = {"largest_gap": 0.05, "smallest_tau": 0.95}
 
 
 def limits(run: Run) -> Mapping[str, float]:
-    """What a map of this run is held to."""
+    """Returns the limits at which maps of a run count as converged."""
     configured = (run.manifest.get("config") or {}).get("convergence") or {}
     return {key: configured.get(key, default) for key, default in LIMITS.items()}
 
 
 def gates(run: Run) -> pd.DataFrame:
-    """Per setting id: the numbers of `_COLUMNS` as fractions, NaN where the run does not know them.
+    """Returns the numbers of `_COLUMNS` by setting id, as fractions; NaN if the run does not have them.
 
-    A map has converged where its relative completeness gap and its rank correlation with what it is compared with
-    (`COMPARED`) keep the limits; where a method stops by itself, where it says so. What cannot be said of a map (no
-    completeness claimed, a single token) is no reason to doubt it.
+    A map has converged if its relative completeness gap and its rank correlation with the map of `COMPARED` are within the
+    limits. For methods that stop by themselves, the map says whether it has converged. A number that a map does not have
+    (the method claims no completeness, or there is a single token) counts as within the limit.
     """
     maps = run.columns("maps", [*KEY, *_OF_MAPS]).set_index(KEY)
     gap = (maps["completeness_gap"] / maps["output_difference"].replace(0.0, np.nan)).abs()
@@ -85,24 +83,24 @@ def gates(run: Run) -> pd.DataFrame:
 
 
 def doubtful(table: pd.DataFrame) -> set[str]:
-    """The settings of which too few texts converged."""
+    """Returns the settings of which too few texts converged."""
     return set(table.index[table["converged"] < ENOUGH])
 
 
 def marked(labels: Mapping[str, str], unsure: Collection[str]) -> dict[str, str]:
-    """Labels of settings, with a mark on those that are doubtful: it goes wherever the label goes."""
+    """Returns labels of settings, with a mark on those in `unsure`."""
     return {key: f"{label} {MARK}" if key in unsure else label for key, label in labels.items()}
 
 
 def percent(value: float) -> str:
-    """A fraction in percent with two significant digits."""
+    """Returns a fraction in percent with two significant digits."""
     if 0 < value < 1e-6:
         return "< 0.0001 %"
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def whole_percent(value: float) -> str:
-    """A fraction in whole percent."""
+    """Returns a fraction in whole percent."""
     return f"{100 * value:.0f} %"
 
 
@@ -122,7 +120,7 @@ _COLUMNS: tuple[tuple[Column, Callable[[float], Cell]], ...] = (
 
 
 def caption(run: Run) -> str:
-    """What the columns of the convergence table are."""
+    """Returns the explanation of the columns of the convergence table."""
     return (
         "Error: to the reference, the largest difference of a token's scores over the text's largest score. τ-b: to "
         f"{_compared(run)}. Completeness gap: relative to F(x) - F(x'). Standard errors are those of the mean "
@@ -132,14 +130,14 @@ def caption(run: Run) -> str:
 
 
 def _compared(run: Run) -> str:
-    """What the maps of a run are compared with."""
+    """Returns the words for the maps that maps of a run are compared with."""
     kinds = set(run.tables["convergence"]["against"])
     words = [words for kind, words in COMPARED.items() if kind in kinds]
     return " or ".join(words) or COMPARED["limit"]
 
 
 def fields(table: pd.DataFrame) -> list[Field]:
-    """What a table says of the convergence of a setting, by id; columns that no setting has are left out."""
+    """Returns the columns of the convergence of a setting, by id; columns that no setting has are left out."""
     return [
         (column, number(table[column.key], write))
         for column, write in _COLUMNS
@@ -148,7 +146,7 @@ def fields(table: pd.DataFrame) -> list[Field]:
 
 
 def gate_words(run: Run, table: pd.DataFrame) -> str:
-    """What the column `converged` says, for a caption; nothing where no setting has it."""
+    """Returns the explanation of the column `converged`, for a caption; empty if no setting has it."""
     if table["converged"].isna().all():
         return ""
     bound = limits(run)

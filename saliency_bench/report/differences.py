@@ -1,4 +1,4 @@
-"""Two runs beside each other, field by field: what differs in how they were made, and what in their numbers."""
+"""Compares two runs field by field: their configuration, code and machine, their settings and their rows."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +13,15 @@ from saliency_bench.core.rows import SORT_KEYS, TABLES
 from saliency_bench.report.table import Cell, Column, Table
 from saliency_bench.store.run import Run
 
-#: What of a manifest says how numbers came about; dates, places and costs differ always.
+#: The fields of a manifest that are compared; dates, places and costs always differ.
 FIELDS = ("config", "model", "data", "identity", "preflight", "chosen")
-#: Tables whose numbers are times.
-TIMES = ("timings",)
-#: Columns that name a row or follow from where it stands.
+
+#: Columns that name the run of a row.
 _NAMES = ("cell_id",)
 
 
 def differences(a: Run, b: Run) -> list[Table]:
-    """What differs between two runs: fields of their manifests, settings, and rows of every table."""
+    """Returns tables of the differences of two runs: in their manifests, their settings and their rows."""
     return [_fields(a, b), _settings(a, b), _rows(a, b)]
 
 
@@ -45,7 +44,7 @@ def _fields(a: Run, b: Run) -> Table:
 
 
 def changed(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys at which two JSON values differ, with both values; None where one has no such key."""
+    """Yields the dotted keys at which two JSON values differ, with both values; None if one has no such key."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for name in sorted({*a, *b}):
             yield from changed(a.get(name), b.get(name), f"{key}.{name}")
@@ -85,7 +84,7 @@ def _plain(setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nearest(setting: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """In what a setting differs from the most similar one of the same entry."""
+    """Returns the keys in which a setting differs from the most similar one of the same entry."""
     differing = [
         [name for name, _, _ in changed(_plain(setting), _plain(other), "")]
         for other in others
@@ -126,11 +125,11 @@ def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
         return (name, *counts, 0, None, "")
     left, right = left.loc[common], right.loc[common]
     pairs = {column: zip(left[column], right[column], strict=True) for column in left}
-    apart = pd.DataFrame(
+    distances = pd.DataFrame(
         {column: list(starmap(_distance, pair)) for column, pair in pairs.items()}, index=common
     )
-    differing = int((apart > 0).any(axis=1).sum())
-    finite = apart.replace(np.inf, np.nan)
+    differing = int((distances > 0).any(axis=1).sum())
+    finite = distances.replace(np.inf, np.nan)
     largest = finite.max().max()
     if not differing or not largest > 0:
         return (name, *counts, differing, None, "")
@@ -142,15 +141,17 @@ def _of_table(name: str, a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, ...]:
 
 
 def _keyed(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Indexed by the keys and how often they came before, so that rows have names of their own."""
+    """Returns a table indexed by the keys and the number of earlier rows with the same keys, so that the index is unique."""
     rows = table.drop(columns=[key for key in _NAMES if key in table])
     rows = rows.assign(**{key: rows[key].fillna("") for key in keys})
-    again = rows.groupby(list(keys)).cumcount()
-    return rows.set_index([*keys, again.rename("again")]) if len(rows) else rows.set_index([*keys])
+    n_before = rows.groupby(list(keys)).cumcount()
+    return (
+        rows.set_index([*keys, n_before.rename("again")]) if len(rows) else rows.set_index([*keys])
+    )
 
 
 def _distance(first: Any, second: Any) -> float:
-    """0 for equal values, the difference of numbers, the largest of lists; infinity for other kinds."""
+    """Returns 0 for equal values, the difference of numbers, the largest one of lists, and infinity for other kinds."""
     if isinstance(first, np.ndarray | list) and isinstance(second, np.ndarray | list):
         if len(first) != len(second):
             return float("inf")

@@ -1,4 +1,4 @@
-"""Tables as CSV, Markdown and LaTeX: the same table gives the same bytes, and no cell is ever code."""
+"""Writes tables as CSV, Markdown and LaTeX: the same table gives the same bytes, and no cell is ever code."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from saliency_bench.report.table import Cell, Estimate, Printed, Table, printed
 
-#: What a spreadsheet would run, once it has dropped what cannot be seen before it.
+#: The beginning of a text that a spreadsheet would run as a formula; it drops invisible characters before it.
 _FORMULA = re.compile(r"[\t\r]|[\x00-\x20\u200b\ufeff]*[=+\-@]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 _SCIENTIFIC = re.compile(r"e([+-])0*(\d+)")
@@ -42,7 +42,7 @@ _LATEX = {
 
 
 def to_csv(table: Table) -> str:
-    """Plain numbers, an interval in two columns of its own; text that a spreadsheet would run gets an apostrophe."""
+    """Returns CSV with plain numbers and the ends of intervals in two columns; formulas are escaped by an apostrophe."""
     header: list[str] = []
     columns: list[Sequence[Cell]] = []
     for index, column in enumerate(table.columns):
@@ -74,7 +74,7 @@ def _plain(cell: Cell) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, a pipe table with the best values bold, and the caption."""
+    """Returns Markdown: a heading, a pipe table with the best values bold, and the caption."""
     head = [_markdown(column.heading) for column in table.columns]
     cells = printed(table)
     rule = ["---:" if _numeric(cells, i) else "---" for i in range(len(head))]
@@ -94,7 +94,7 @@ def _markdown_cell(cell: Printed) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `table` with booktabs rules, text escaped, the best values bold. Needs the package booktabs."""
+    """Returns a LaTeX `table` with escaped text and the best values bold, for the package booktabs."""
     cells = printed(table)
     alignment = "".join("r" if _numeric(cells, i) else "l" for i in range(len(table.columns)))
     lines = [
@@ -140,5 +140,5 @@ def _numeric(cells: Sequence[Sequence[Printed]], index: int) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """The text without control characters: they end a cell, or hide what it says."""
+    """Replaces control characters by spaces: they would end a cell, or hide its content."""
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") else c for c in text)

@@ -1,11 +1,11 @@
-"""What the gates of models with known rankings measured, from the rows of `trust`."""
+"""The table of gates: whether a model follows its shortcut, so that the shortcut is a ground truth for attributions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from saliency_bench.report.table import Cell, Column, Field, Table, filled
 
-#: What shortcuts and corruptions are called.
+#: The names of shortcuts in text.
 KINDS = {
     "single_token": "Single token",
     "token_in_context": "Token in context",
@@ -22,7 +22,7 @@ GATE_SETS = {
 def by_kind_and_seed(
     models: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """Names and facts by kind and training seed; a manifest has them by name."""
+    """Sorts models by kind and training seed."""
     kinds = list(KINDS)
 
     def place(item: tuple[str, Mapping[str, Any]]) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def by_kind_and_seed(
 
 
 def gates(models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each model was found to do on held-out sentences, beside the control."""
+    """Returns the table of each model's accuracy on held-out sentences, beside that of the control."""
     gate_facts = (facts["gate"] for facts in models.values() if "gate" in facts)
     first: Mapping[str, Any] = next(gate_facts, {})
     counted = any("n_judged" in facts for facts in models.values())

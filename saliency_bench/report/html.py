@@ -1,30 +1,30 @@
-"""The report page: one self-contained file, whose policy allows one script that sorts tables, by its hash."""
+"""The report page: one self-contained file. Its policy allows a single script, which sorts tables, by its hash."""
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from saliency_bench.core.captions import place_of_row
+from saliency_bench.core.captions import place_of
+from saliency_bench.core.display import templates
 from saliency_bench.core.heatmap import (
     bar,
-    map_of_row,
     number,
     panel,
     spans_to_html,
+    token_map,
     visible,
 )
-from saliency_bench.core.labels import metric_label
+from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
-from saliency_bench.core.segments import segments_of
+from saliency_bench.core.scored_text import scored_text_of_row
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.text import text_of_row
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report.analysis import Analysis, removals
@@ -32,15 +32,18 @@ from saliency_bench.report.comparison_tables import comparison
 from saliency_bench.report.table import Table, printed
 from saliency_bench.report.verdict import verdict
 
-N_SENTENCES = 8  # shown where the study does not say
-#: What the endpoint measures, for those who have not met it.
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+N_SENTENCES = 8  # the number of shown sentences, unless the study says otherwise
+#: Explanations of endpoints.
 ENDPOINTS = {
     "srg": "SRG, the symmetric relevance gain: how much more the answer changes when the tokens with the highest scores are "
     "removed first than when they are removed last, over every number of tokens. A random ranking gets 0.",
 }
-_QUESTION = "question"  # what follows the text's name in the name of an example
-#: What becomes of removed tokens, and what a method is said to compare with if its baseline or its removal is the same.
-#: Any other operator puts a token of the vocabulary in their place.
+_QUESTION = "question"  # the part of an example's name after the name of its text
+#: The effect of each removal operator, and the words for a method with the same baseline or removal ("compares with ...").
+#: Any other operator puts a token of the vocabulary in the place of removed ones.
 REMOVED = {
     "zero": ("Removed tokens are replaced by a zero vector", "a zero vector"),
     "mean": ("Removed tokens are replaced by the mean embedding", "the mean embedding"),
@@ -57,7 +60,7 @@ REMOVED = {
 
 
 def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, bytes]) -> str:
-    """The page of a run, from its tables and its figures as PNG."""
+    """Returns the page of a run, from its tables and its figures as PNG."""
     manifest = analysis.run.manifest
     circumstances = manifest.get("circumstances") or {}
     return (
@@ -84,21 +87,15 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
     )
 
 
-def environment() -> Environment:
-    """Makes the templates known, which escape all texts, with the page's only script and its hash."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def environment() -> "Environment":
+    """Returns the environment of the templates, which escape all texts, with the page's only script and its hash."""
+    made = templates(Path(__file__).parent)
     script = Path(__file__).with_name("page.js").read_text("utf-8")
     made.globals |= {
         "printed": printed,
         "panel": panel,
         "bar": bar,
-        "script": Markup(script),  # not what a run holds
+        "script": Markup(script),  # our own file, no content of a run
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     made.filters["visible"] = lambda text: visible(str(text))
@@ -106,7 +103,7 @@ def environment() -> Environment:
 
 
 def question(analysis: Analysis) -> str:
-    """What the run asks, by the names of its model and data."""
+    """Returns the question of the run, with the names of its model and data."""
     manifest = analysis.run.manifest
     model = (manifest.get("model") or {}).get("name", "the model")
     data = (manifest.get("data") or {}).get("dataset", "its data")
@@ -120,7 +117,7 @@ def question(analysis: Analysis) -> str:
 
 
 def what_was_run(analysis: Analysis) -> str:
-    """The study in one or two plain sentences."""
+    """Describes the study in a few plain sentences."""
     manifest, examples = analysis.run.manifest, analysis.run.tables["examples"]
     config, data = manifest.get("config") or {}, manifest.get("data") or {}
     n_methods, n_settings = (
@@ -146,21 +143,27 @@ def what_was_run(analysis: Analysis) -> str:
     if len(correct := examples["correct"].dropna()):
         text += f" The model is right on {int(correct.sum())} of {len(correct)}."
     if (operators := removals(manifest)) and _removes(analysis):
-        text += f" {_removed(operators[0])[0]}."
-        if others := operators[1:]:
-            text += f" Columns named {' and '.join(others)} remove in that way instead."
+        text += removal_words(removed(operators[0])[0], operators)
     return text
 
 
-def _removed(removal: str) -> tuple[str, str]:
+def removal_words(sentence: str, operators: Sequence[str]) -> str:
+    """Returns the sentence about the main removal operator, and another if there are further ones."""
+    others = operators[1:]
+    further = f" Columns named {' and '.join(others)} remove in that way instead." if others else ""
+    return f" {sentence}.{further}"
+
+
+def removed(removal: str) -> tuple[str, str]:
+    """Returns the sentence about tokens removed by an operator, and the words for a method that does the same."""
     token = f"the {removal} token"
     return REMOVED.get(removal, (f"Removed tokens are replaced by {token}", token))
 
 
 def caution(analysis: Analysis) -> str:
-    """What this number of examples can and cannot show, and which methods removal favours."""
+    """Returns the smallest difference that this number of examples can show, and the methods that removal favours."""
     compared = analysis.comparison
-    # A Captum twin differs from ours by rounding alone: what it could detect says nothing.
+    # A Captum twin differs from ours by rounding alone, so that its detectable difference has no meaning.
     others = [setting["setting_id"] for setting in analysis.settings if not is_reference(setting)]
     compared = compared[
         (compared["metric"] == analysis.primary) & compared["setting_id"].isin(others)
@@ -184,12 +187,12 @@ def caution(analysis: Analysis) -> str:
 
 
 def _removes(analysis: Analysis) -> bool:
-    """Whether any metric of the run removes tokens; those against a known answer do not."""
+    """Whether any metric of the run removes tokens; metrics against a ground truth do not."""
     return bool(analysis.run.tables["rows"]["removal"].notna().any())
 
 
 def _favoured(analysis: Analysis, removal: str) -> str:
-    """Which methods a removal operator favours: those that ask what changes against the vector that it puts in."""
+    """Names the methods that a removal operator favours, since their baseline or removal is the same."""
     if removal == "baseline":
         return (
             " Each method with a baseline is judged on its own terms here: metrics that remove with a method's "
@@ -202,11 +205,9 @@ def _favoured(analysis: Analysis, removal: str) -> str:
     }
     if not names:
         return ""
-    *others, last = sorted(names)
-    several = bool(others)
-    listed = f"{', '.join(others)} and {last}" if several else last
+    several = len(names) > 1
     return (
-        f" {listed} {'compare' if several else 'compares'} with {_removed(removal)[1]}, which is "
+        f" {listed(sorted(names))} {'compare' if several else 'compares'} with {removed(removal)[1]}, which is "
         f"also what replaces removed tokens: removal metrics favour {'them' if several else 'it'} for that."
     )
 
@@ -217,7 +218,7 @@ def _primary_comparison(analysis: Analysis) -> Table | None:
 
 
 def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
-    """Example texts with a map per method: as many wrong predictions as right ones, if there are."""
+    """Returns example texts with a map per method: as many with wrong predictions as with right ones, if there are."""
     examples = _chosen(analysis).to_dict("records")
     named = {"example_id": [example["example_id"] for example in examples]}
     maps = analysis.run.columns("maps", [*TABLES["maps"]], named)
@@ -231,7 +232,9 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
         facts = {
             "maps": [_card(analysis, example, rows[key], key) for key in shown if key in rows],
             "verdict": "" if pd.isna(correct) else "right" if correct else "wrong",
-            "place": place_of_row(of_example[0], example, example[_QUESTION]) if rows else None,
+            "place": place_of(text_of_row(of_example[0], example, example[_QUESTION]))
+            if rows
+            else None,
         }
         sentences.append(example | facts)
     return sentences
@@ -240,12 +243,9 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
 def _card(
     analysis: Analysis, example: Mapping[str, Any], row: Mapping[str, Any], key: str
 ) -> dict[str, Any]:
-    place = place_of_row(row, example, example[_QUESTION])
-    token = None if place is None else int(row["target"]) if place.token is None else place.token
-    setting = analysis.setting(key)
-    tokens = map_of_row(row, example, setting, asked=token)
-    segments = segments_of(text_of_row(row, example), np.asarray(row["scores"], float), setting)
-    # Markup: every text inside was escaped where the spans were made.
+    map_ = scored_text_of_row(row, example, analysis.setting(key), example[_QUESTION])
+    tokens, segments = token_map(map_), segment_map(map_)
+    # Markup is safe here: `spans_to_html` has escaped every text.
     return {
         "label": analysis.labels[key],
         "html": Markup(spans_to_html(tokens)),
@@ -256,7 +256,7 @@ def _card(
 
 
 def _chosen(analysis: Analysis) -> pd.DataFrame:
-    """Texts to show: by the hash of their ids, so that nobody picked them."""
+    """Chooses the texts to show by the hash of their ids."""
     config = analysis.run.manifest.get("config") or {}
     n = (config.get("report") or {}).get("n_examples", N_SENTENCES)
     examples = analysis.table("examples")
@@ -271,7 +271,7 @@ def _chosen(analysis: Analysis) -> pd.DataFrame:
 
 
 def _hashes(ids: "pd.Series[str]") -> "pd.Series[str]":
-    # As objects: what is made of categories keeps their order.
+    # As objects, since values made of categories keep the order of these.
     return ids.astype(object).map(lambda name: hashlib.sha256(str(name).encode()).hexdigest())
 
 

@@ -1,4 +1,4 @@
-"""A leaderboard: submissions of one suite beside each other, a table for each model. Imports no torch."""
+"""A leaderboard of the submissions to one suite, with a table for each model. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ from saliency_bench.store.suite import Submission, identity_of_model, opponents
 PAGE, CSV = "leaderboard.html", "leaderboard.csv"
 #: The opponent whose time is the unit of time.
 UNIT_OF_TIME = "vanilla"
-#: What stands in place of a submission beside the suite's own methods.
+#: The submission of the suite's own methods, in the table.
 OF_SUITE = "the suite"
-#: The SRG of random rankings, which stands where a method has none: who fails may not gain by it.
+#: The SRG of random rankings. A method has it on texts without a value, so that failures are no advantage.
 CHANCE = 0.0
-#: What a page reads of the manifest of the first submission, for all of a model.
+#: The fields of the first submission's manifest that a page uses for all submissions of a model.
 SHARED = ("config", "model", "data", "split", "cell_id")
 
 
@@ -48,13 +48,13 @@ class Board:
 
     @cached_property
     def entries(self) -> Mapping[str, tuple[Submission, dict[str, Any]]]:
-        """By an id of its own, each setting with the submission that it is of; the suite's of the first alone."""
+        """Each setting with its submission, by an id of its own; the suite's own settings of the first submission alone."""
         fixed = opponents(self.submissions[0].suite)
         entries: dict[str, tuple[Submission, dict[str, Any]]] = {}
         for place, submission in enumerate(self.submissions):
             for setting in submission.run.settings:
                 if setting["name"] not in fixed:
-                    # Two packages may call two methods the same.
+                    # Two packages may have methods of the same name.
                     entries[f"{place}-{setting['setting_id']}"] = submission, setting
                 elif not place:
                     entries[setting["setting_id"]] = submission, setting
@@ -74,14 +74,14 @@ class Board:
             for name in TABLES
         }
         rows = tables["rows"]
-        without = (rows["metric"] == PRIMARY) & (rows["status"] != OK)
-        rows.loc[without, ["value", "status", "reason"]] = CHANCE, OK, None
-        # What else a manifest says is for its own submission alone.
+        lacking = (rows["metric"] == PRIMARY) & (rows["status"] != OK)
+        rows.loc[lacking, ["value", "status", "reason"]] = CHANCE, OK, None
+        # Other fields of a manifest are about its own submission alone.
         manifest = {key: first.manifest[key] for key in SHARED if key in first.manifest}
         return Analysis(Run(first.folder, manifest, self._settings(), tables))
 
     def _settings(self) -> list[dict[str, Any]]:
-        """The settings under their ids and names of their own; labels of several owners are told apart by the submission."""
+        """Returns the settings with their ids and unique names; equal labels of several submissions name the submission."""
         owners: dict[str, set[str]] = {}
         for key, (_, setting) in self.entries.items():
             owners.setdefault(facts_of(setting).entry, set()).add(self.submission_of(key))
@@ -96,11 +96,11 @@ class Board:
         return settings
 
     def _joined(self, name: str) -> pd.DataFrame:
-        """A table of all submissions, each setting under its own id."""
+        """Returns a table of all submissions, each setting under its id in `entries`."""
         empty = self.submissions[0].run.tables[name].head(0)
         if "setting_id" not in empty:
             return empty
-        # The same model may have lain in folders of several names, on which the id of a cell depends.
+        # The id of a cell depends on the name of the model's folder, which may differ between submissions.
         cell = self.submissions[0].run.manifest["cell_id"]
         parts = [
             table[table["setting_id"] == setting["setting_id"]].assign(setting_id=key, cell_id=cell)
@@ -111,7 +111,7 @@ class Board:
 
     @cached_property
     def times(self) -> "pd.Series[float]":
-        """The median time of each setting, that of `UNIT_OF_TIME` on the same machine being 1; NaN where unknown."""
+        """The median time of each setting, in units of that of `UNIT_OF_TIME` on the same machine; NaN if unknown."""
         times = {}
         for key, (submission, setting) in self.entries.items():
             timings = submission.run.tables["timings"]
@@ -144,19 +144,19 @@ class Board:
         return filled("leaderboard", title, caption, fields, analysis.shown)
 
     def _missing(self, key: str) -> int:
-        """On how many texts a method has no SRG, by any way of removing."""
+        """Counts the texts on which a method has no SRG with any removal operator."""
         submission, setting = self.entries[key]
         rows = submission.run.tables["rows"]
         rows = rows[(rows["setting_id"] == setting["setting_id"]) & (rows["metric"] == PRIMARY)]
         return int(rows.loc[rows["status"] != OK, "example_id"].nunique())
 
     def submission_of(self, key: str) -> str:
-        """The name of a setting's submission."""
+        """Returns the name of a setting's submission."""
         return OF_SUITE if self.is_opponent(key) else self.entries[key][0].name
 
     @property
     def codes(self) -> str:
-        """A warning where submissions were made by several versions of the code."""
+        """A warning if submissions were made by several versions of the code; else empty."""
         codes = {code_of(submission) for submission in self.submissions}
         return (
             f"These submissions were made by different code: {'; '.join(sorted(codes))}."
@@ -166,7 +166,7 @@ class Board:
 
     @property
     def shared(self) -> str:
-        """How far the suite's own methods agree between submissions; "" where there is one submission."""
+        """The agreement of the suite's own methods between submissions, in words; "" if there is one submission."""
         if len(self.submissions) < 2:
             return ""
         fixed = [key for key in self.entries if self.is_opponent(key)]
@@ -188,20 +188,20 @@ class Board:
 
     @property
     def result(self) -> str:
-        """What came out, in a sentence."""
+        """The result in a sentence."""
         return verdict(self.analysis)
 
     @property
     def sentence(self) -> str:
-        """What was run."""
+        """The description of the study."""
         return what_was_run(self.analysis)
 
 
 def boards(submissions: Sequence[Submission]) -> list[Board]:
-    """A board for each model, in the order in which submissions are given.
+    """Returns a board for each model, in the order of the submissions.
 
     Raises:
-        InputError: there is none, two are the same folder's, or they are of several suites.
+        InputError: there is no submission, two have one name, or they are of several suites.
     """
     if not submissions:
         raise InputError(
@@ -214,7 +214,7 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
     names = [submission.name for submission in submissions]
     if repeated := next((name for name in names if [OF_SUITE, *names].count(name) > 1), None):
         raise InputError(
-            f"{repeated!r} would stand for two, and a submission goes by its folder's name. Rename one."
+            f"{repeated!r} would name two entries, since a submission has the name of its folder. Rename one folder."
         )
     groups: dict[str, list[Submission]] = {}
     for submission in submissions:
@@ -223,30 +223,30 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
     for first, *others in groups.values():
         fixed = _fixed(first)
         for other in others:
-            for what, value in _fixed(other).items():
-                if fixed[what] != value:
+            for name, value in _fixed(other).items():
+                if fixed[name] != value:
                     raise InputError(
-                        f"{other.run.folder} and {first.run.folder} differ in {what}, which a suite fixes. Verify both."
+                        f"{other.run.folder} and {first.run.folder} differ in {name}, which a suite fixes. Verify both."
                     )
     return [Board(tuple(group)) for group in groups.values()]
 
 
 def _fixed(submission: Submission) -> dict[str, Any]:
-    """What submissions that explain one model must have alike, in words."""
+    """Returns the values that submissions of one model must share, by their names in messages."""
     examples, rows = (submission.run.tables[name] for name in ("examples", "rows"))
     metrics = rows[["metric", "removal", "unit", "higher_is_better"]].drop_duplicates()
-    own = opponents(submission.suite)
+    fixed = opponents(submission.suite)
     return {
         "the ids of the texts": set(zip(examples["example_id"], examples["text"], strict=True)),
         "metrics and ways of removing": set(metrics.astype(str).itertuples(index=False, name=None)),
         "the opponents' settings": {
-            setting["setting_id"] for setting in submission.run.settings if setting["name"] in own
+            setting["setting_id"] for setting in submission.run.settings if setting["name"] in fixed
         },
     }
 
 
 def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
-    """Writes the page and the CSV file.
+    """Writes the page and the CSV file of a leaderboard.
 
     Returns:
         The table of each model.
@@ -255,46 +255,46 @@ def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
         InputError: see `boards`.
         StorageError: the folder cannot be written.
     """
-    made = boards(submissions)
+    per_model = boards(submissions)
     first = submissions[0]
-    one_model = made[0].model if len(made) == 1 else f"each of {len(made)} models"
+    one_model = per_model[0].model if len(per_model) == 1 else f"each of {len(per_model)} models"
     page = environment().get_template("leaderboard.html.j2").render(
         name=f"suite {first.suite}",
         content=first.content,
         endpoint=ENDPOINTS[PRIMARY],
-        question=f"Which of {len(made[0].entries)} methods explains {one_model} best?"
-        if len(made) == 1
+        question=f"Which of {len(per_model[0].entries)} methods explains {one_model} best?"
+        if len(per_model) == 1
         else f"Which method explains {one_model} best?",
-        boards=made,
+        boards=per_model,
         submissions=_submissions(submissions),
     )  # fmt: skip
     replace_file(out / PAGE, page.encode())
-    replace_file(out / CSV, to_csv(_long(made)).encode())
-    return [board.table for board in made]
+    replace_file(out / CSV, to_csv(_long(per_model)).encode())
+    return [board.table for board in per_model]
 
 
-def _long(made: Sequence[Board]) -> Table:
-    """All boards as one table, with the model and the suite beside each method."""
+def _long(per_model: Sequence[Board]) -> Table:
+    """Returns all boards as one table, with the model and the suite beside each method."""
     head = {
         "suite": Column("suite", "Suite"),
         "content": Column("content", "Content digest"),
         "model": Column("model", "Model"),
     }
     # Boards of several models may have other columns.
-    columns = head | {column.key: column for board in made for column in board.table.columns}
+    columns = head | {column.key: column for board in per_model for column in board.table.columns}
     rows = []
-    for board in made:
+    for board in per_model:
         first, table = board.submissions[0], board.table
         keys = [*head, *(column.key for column in table.columns)]
         for row in table.rows:
             cells = (first.suite, first.content, board.model, *row)
             line: dict[str, Cell] = dict(zip(keys, cells, strict=True))
             rows.append(tuple(line.get(key) for key in columns))
-    return replace(made[0].table, columns=tuple(columns.values()), rows=tuple(rows))
+    return replace(per_model[0].table, columns=tuple(columns.values()), rows=tuple(rows))
 
 
 def code_of(submission: Submission) -> str:
-    """Which code made a submission."""
+    """Returns the version and the commit of the code that made a submission."""
     facts = (submission.run.manifest.get("identity") or {}).get("code") or {}
     commit = str(facts.get("commit") or "")[:8]
     changed = f" with changes {str(facts.get('dirty_sha256'))[:8]}" if facts.get("dirty") else ""
@@ -302,7 +302,7 @@ def code_of(submission: Submission) -> str:
 
 
 def _submissions(submissions: Sequence[Submission]) -> Table:
-    """Where the numbers come from: whose methods, by which code, on which machine, and when."""
+    """Returns the table of submissions: the packages of their methods, their code, machine and date."""
 
     def machine(submission: Submission) -> str:
         facts = submission.run.manifest.get("identity") or {}

@@ -1,4 +1,4 @@
-"""Native token scores against Captum's, setting by setting."""
+"""Compares native token scores with Captum's, setting by setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _BIASED = "captum_riemann_trapezoid"
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two settings' scores are apart, over all examples they share.
+    """The differences of two settings' scores, over all examples they share.
 
-    `absolute` is the largest difference of two token scores, `relative` the largest in units of the other
-    setting's largest score of the text. `expected` is the relative difference that the two rules have by definition.
+    `absolute` is the largest difference of two token scores, `relative` the largest in units of the other setting's largest
+    score of the text. `expected` is the relative difference that the two rules have by definition.
     """
 
     setting_id: str
@@ -32,7 +32,7 @@ class Parity:
 
     @property
     def verdict(self) -> str:
-        """Agrees, differs, or differs as it must; nothing without a tolerance."""
+        """The verdict in words: they agree, differ, or differ by the expected amount."""
         if self.tolerance is None:
             return "no tolerance given"
         if abs(self.relative - self.expected) > self.tolerance:
@@ -41,7 +41,7 @@ class Parity:
 
 
 def parities(run: Run) -> list[Parity]:
-    """Every native setting with its Captum twin, then our trapezoid with what Captum calls by that name.
+    """Compares every native setting with its Captum twin, then our trapezoid with Captum's rule of that name.
 
     `manifest["parity"]["relative_tolerance"]` is a number, or one per native setting id.
     """
@@ -54,7 +54,7 @@ def parities(run: Run) -> list[Parity]:
         for key, of_setting in maps.groupby("setting_id")
     }
     comparisons = []
-    # Captum rounds the same weights whichever of our rules stands beside it.
+    # A Captum setting has one tolerance, whichever of our rules it is compared with.
     twins = {captum: native for native, captum, _ in _twins(run.settings)}
     for native, captum, expected in compared:
         if native in scores and captum in scores:
@@ -65,7 +65,7 @@ def parities(run: Run) -> list[Parity]:
 
 
 def pairs(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
-    """The ids of ours and Captum's that are the same by definition, and the relative difference that they must have."""
+    """Returns the ids of our and Captum's settings that correspond, and the relative difference that is expected."""
     return [*_twins(settings), *_trapezoids(settings)]
 
 
@@ -81,12 +81,12 @@ def _twins(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, fl
 
 
 def twin_of(settings: Sequence[Mapping[str, Any]], native: str) -> str | None:
-    """The Captum setting of the same name and hyperparameters, if the run has one."""
+    """Returns the Captum setting of the same name and hyperparameters; None if the run has none."""
     return next((other for ours, other, _ in _twins(settings) if ours == native), None)
 
 
 def _trapezoids(settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
-    """Captum's trapezoid weights sum to (n-1)/n: relative to its scores, ours are larger by 1/(n-1)."""
+    """Yields pairs of trapezoids. Captum's weights sum to (n-1)/n, so that our scores are larger by 1/(n-1)."""
     captum = [
         setting
         for setting in settings
@@ -114,8 +114,8 @@ def _compare(
     both = pd.concat({"a": scores[native], "b": scores[captum]}, axis=1, join="inner")
     absolute, relative = [0.0], [0.0]
     for a, b in zip(both["a"], both["b"], strict=True):
-        apart = float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
+        difference = float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
         scale = float(np.max(np.abs(b), initial=0.0))
-        absolute.append(apart)
-        relative.append(apart / scale if scale else float(apart > 0))
+        absolute.append(difference)
+        relative.append(difference / scale if scale else float(difference > 0))
     return Parity(native, captum, len(both), max(absolute), max(relative), expected, tolerance)

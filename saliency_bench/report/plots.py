@@ -18,25 +18,25 @@ from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import index_of, per_text
 from saliency_bench.report import style
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.charts import OWN_INTERVAL, bars, ends, matrix
+from saliency_bench.report.charts import FROM_ENDS, bars, ends, matrix
 from saliency_bench.report.stats import intervals
 
-_SEEN = 0.005  # curves that are nearer everywhere lie on each other for the eye
+_SEEN = 0.005  # curves that are nearer than this everywhere look like one
 _FRACTIONS = np.linspace(0, 1, 21)
 _PANELS = 3  # beside each other
 _ROWS = 3  # of panels, at most: the tables have every metric
 _BESIDE = 3.2  # inches of names and of a colour bar beside a matrix
-_FEW = 3  # bars that two rows of panels are enough for
+_FEW = 3  # up to so many bars, two rows of panels are enough
 _TITLE_CHARACTERS = 23
-#: What a map costs: the base of its scale, and what it is called.
+#: The costs of a map: the base of the logarithmic scale, and the label.
 _COSTS = {"n_gradients": (2, "Gradients per example"), "seconds": (10, "Time per example (s)")}
 _HOLLOW = "white"
 
 
 def curves(analysis: Analysis) -> Figure | None:
-    """Probability against the fraction of tokens dropped, and kept, with bands."""
+    """Draws the probability against the fraction of removed, and of kept, tokens, with bands."""
     grids = {}
-    for key in analysis.drawn:  # one after the other: all curves of a large study fill a machine
+    for key in analysis.drawn:  # one at a time, since all curves of a large study need much memory
         if len(rows := analysis.curves(key)):
             grids[key] = [_on_grid(rows, name) for name in ("deletion", "insertion")]
     drawn = list(grids)
@@ -65,7 +65,7 @@ def curves(analysis: Analysis) -> Figure | None:
 
 
 def _lying_on_others(grids: Mapping[str, Sequence[Float[np.ndarray, "N K"]]]) -> set[str]:
-    """The settings whose mean curves are nowhere told apart by eye from those of one that is drawn before."""
+    """Returns the settings whose mean curves look like those of a setting that is drawn before."""
     means = {
         key: np.concatenate([values.mean(0) for values in grid]) for key, grid in grids.items()
     }
@@ -101,14 +101,14 @@ def _curve(
         zorder=2 if is_random else 3,
         err_kws={"alpha": 0.28 if is_random else 0.12, "lw": 0},
         ax=axes,
-        **OWN_INTERVAL | ({} if banded else {"errorbar": None}),
+        **FROM_ENDS | ({} if banded else {"errorbar": None}),
         **style.stroke(setting, sign)
         | ({} if not dotted or is_reference(setting) else style.DOTTED),
     )
 
 
 def _on_grid(rows: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
-    """The curve of every text at common fractions of its tokens, linear between its points."""
+    """Returns the curve of every text at common fractions of its tokens, interpolated linearly."""
     keys = index_of(rows)
     points = rows[[*keys, name]].assign(at=rows["k"] / rows["n_units"]).sort_values([*keys, "at"])
     starts = np.flatnonzero(~points.duplicated(keys))
@@ -119,7 +119,7 @@ def _on_grid(rows: pd.DataFrame, name: str) -> Float[np.ndarray, "N K"]:
 
 
 def metric_bars(analysis: Analysis) -> Figure | None:
-    """The mean of the first metrics for each method, with intervals, a panel each."""
+    """Draws the mean of the first metrics for each method, with intervals, in a panel each."""
     metrics = [metric for metric in analysis.metrics if _has_two_methods(analysis, metric)]
     if not metrics:
         return None
@@ -147,7 +147,7 @@ def metric_bars(analysis: Analysis) -> Figure | None:
 
 
 def _over(analysis: Analysis, metrics: Sequence[str]) -> str:
-    """How many examples means of metrics are over, in words: some metrics have no value for some texts."""
+    """Returns the number of examples of the means, in words: some metrics have no value for some texts."""
     summary = analysis.summary
     drawn = summary["setting_id"].isin(analysis.drawn) & summary["metric"].isin(metrics)
     counts = summary[drawn].groupby("metric")["n"].max()
@@ -183,7 +183,7 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
             axes.text(0.02, place, "n/a", size=7, **beside)
     row = analysis.summary[analysis.summary["metric"] == metric].iloc[0]
     unit = unit_label(row["unit"] or "")
-    # The arrow goes to the next line with the last word, not alone.
+    # The arrow stays on one line with the last word.
     title = f"{metric_label(metric)}\N{NO-BREAK SPACE}{arrow(analysis.higher_is_better(metric))}"
     lines = textwrap.fill(title, _TITLE_CHARACTERS).replace("\N{NO-BREAK SPACE}", " ")
     axes.set_title(lines.strip(), loc="left")
@@ -196,7 +196,7 @@ def _bars(axes: Axes, analysis: Analysis, metric: str) -> None:
 
 
 def agreement(analysis: Analysis) -> Figure | None:
-    """Mean Kendall τ-b between the token scores of every two methods."""
+    """Draws the mean Kendall τ-b between the token scores of every two methods."""
     rows = analysis.run.tables["agreement"]
     rows = rows[(rows["status"] == OK) & (rows["metric"] == "kendall_tau")]
     pairs = rows.groupby(["setting_a", "setting_b"], observed=True)["value"].mean().unstack()
@@ -211,7 +211,7 @@ def agreement(analysis: Analysis) -> Figure | None:
     height = 0.8 + max(0.32, 0.15 * n_lines) * len(drawn)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    # Columns have the numbers of the rows: names of several lines would lie on each other.
+    # Columns have the numbers of the rows, since names of several lines would overlap.
     matrix(
         axes,
         values,
@@ -232,7 +232,7 @@ def agreement(analysis: Analysis) -> Figure | None:
 
 
 def cost(analysis: Analysis) -> Figure | None:
-    """The primary metric against gradients, and against seconds, per example; None where neither varies."""
+    """Draws the primary metric against gradients and against seconds per example; None if neither varies."""
     metric = analysis.primary
     drawn = [key for key in analysis.drawn if metric and analysis.estimate(key, metric)]
     varying = [by for by in _COSTS if _n_costs(analysis, drawn, by) > 1]
@@ -257,7 +257,7 @@ def cost(analysis: Analysis) -> Figure | None:
 
 
 def _n_costs(analysis: Analysis, drawn: Sequence[str], by: str) -> int:
-    """How many different costs there are; what costs nothing does not count."""
+    """Counts the different costs above 0."""
     costs = analysis.costs.loc[list(drawn), by]
     return int(costs[costs > 0].nunique())
 
@@ -274,8 +274,8 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
             axes.axhspan(estimate.low, estimate.high, color=shade, alpha=0.12, lw=0)
             axes.axhline(estimate.mean, color=shade, lw=1.0, ls=":", zorder=1, label=name)
             continue
-        together = [other for other in drawn if costs[other] == x]
-        aside = together.index(key) - (len(together) - 1) / 2
+        equal_cost = [other for other in drawn if costs[other] == x]
+        aside = equal_cost.index(key) - (len(equal_cost) - 1) / 2
         point = {"cost": x * 2 ** (0.16 * aside), **estimate._asdict()}
         sns.lineplot(
             ends(pd.DataFrame([point]), ["cost"]),
@@ -293,7 +293,7 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
             err_style="bars",
             err_kws={"elinewidth": 1.2, "zorder": 1.9},  # not seen in hollow points
             ax=axes,
-            **OWN_INTERVAL,
+            **FROM_ENDS,
         )
     base, label = _COSTS[by]
     axes.set_xscale("log", base=base)

@@ -1,4 +1,4 @@
-"""Numbers that others printed, beside those of a run under the same protocol."""
+"""Compares published numbers with those of a run under the same protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.table import Column, Field, Table, filled
 from saliency_bench.store.run import Run
 
-#: What a table was taken from.
+#: The source of each table.
 SOURCES = {
     "sig": (
         "Enguehard 2023 (SIG): the result files of its released code, mask baseline, and Integrated Gradients with "
@@ -42,7 +42,7 @@ class Published:
 
 
 def read(name: str) -> Published:
-    """A table by name.
+    """Reads a table by name.
 
     Raises:
         InputError: there is none of this name.
@@ -56,15 +56,15 @@ def read(name: str) -> Published:
 
 
 def compare(run: Run, published: Published, cell: str | None = None) -> list[Table]:
-    """Each published number beside the run's; with three methods or more, how alike they are ordered in every cell.
+    """Returns a table of published numbers beside the run's, and, with three methods or more, one of their orders.
 
     Args:
         run: a study under the published protocol.
         published: the table.
-        cell: whose numbers are shown; the one of the run's model where None, and of all cells if none is.
+        cell: the cell whose numbers are shown; None: those of the run's model, or all cells if none has this model.
 
     Raises:
-        InputError: no such cell, or the run has none of the published settings and metrics.
+        InputError: there is no such cell, or the run has none of the published settings and metrics.
     """
     if cell is not None and cell not in published.cells:
         raise unknown("cell", cell, published.cells)
@@ -105,12 +105,12 @@ def compare(run: Run, published: Published, cell: str | None = None) -> list[Tab
 
 
 def difference(mean: float, low: float, high: float) -> float:
-    """How far a mean is above a published range, or below it (negative); 0 within it."""
+    """Returns the distance of a mean from a published range: positive above it, negative below it, 0 within it."""
     return mean - min(max(mean, low), high)
 
 
 def _matched(analysis: Analysis, published: Published) -> pd.DataFrame:
-    """The published rows of which the run has the setting and the metric, with its estimate as `ours`."""
+    """Returns the published rows whose setting and metric the run has, with its estimate as `ours`."""
     rows = [
         row | {"ours": estimate}
         for row in published.rows.to_dict("records")
@@ -122,8 +122,8 @@ def _matched(analysis: Analysis, published: Published) -> pd.DataFrame:
 
 
 def _is(setting: Mapping[str, Any], description: str) -> bool:
-    wanted = dict(word.split("=", 1) for word in description.split())
-    return all(str(setting.get(key)) == value for key, value in wanted.items())
+    described = dict(word.split("=", 1) for word in description.split())
+    return all(str(setting.get(key)) == value for key, value in described.items())
 
 
 def _model_path(run: Run) -> str:
@@ -132,7 +132,7 @@ def _model_path(run: Run) -> str:
 
 
 def _orders(matched: pd.DataFrame) -> Table:
-    """How alike the methods' means are ordered here and there."""
+    """Returns the table of rank correlations between the published order of methods and the run's."""
     groups = [group for _, group in matched.groupby(["cell", "metric"], sort=False)]
 
     def tau(group: pd.DataFrame) -> float:

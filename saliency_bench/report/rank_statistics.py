@@ -1,7 +1,7 @@
-"""Which of several methods differ: all pairs in one cell, and ranks over cells. Reads values, never runs a model.
+"""Tests of several methods: all pairs in one cell, and ranks over cells. Reads values, never runs a model.
 
-A cell is one model on one dataset under one seed. Examples of several cells are never thrown together: what holds for
-many examples of one cell need not hold for the next cell.
+A cell is one model on one dataset under one seed. Examples of several cells are never pooled: a difference on many examples
+of one cell need not exist in the next cell.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from scipy import stats as distributions
 
 from saliency_bench.report.stats import TESTS, Resampling, holm
 
-#: With fewer, no test over cells can reach 5 % (two-sided Wilcoxon on 5 cells: 0.0625 at best).
+#: With fewer cells, no test over them can reach 5 % (two-sided Wilcoxon on 5 cells: 0.0625 at best).
 N_CELLS_FOR_CLAIMS = 6
 
 
 def pairwise_p(
     values: Float[np.ndarray, "N K"], resampling: Resampling, test: str
 ) -> Float[np.ndarray, "K K"]:
-    """The p-value of every two columns' paired differences, Holm-corrected over all pairs; NaN where there is none.
+    """Returns the p-value of every two columns' paired differences, Holm-corrected over all pairs; NaN if there is none.
 
     Args:
-        values: a line per example, a column per method, NaN where a method has no value.
-        resampling: of tests that resample.
-        test: see `stats.TESTS`.
+        values: a line per example, a column per method, NaN if a method has no value.
+        resampling: the options of tests that resample.
+        test: a name in `stats.TESTS`.
     """
     k = values.shape[1]
     pairs = list(combinations(range(k), 2))
@@ -43,7 +43,7 @@ def _p(differences: Float[np.ndarray, " N"], resampling: Resampling, test: str) 
 
 
 def letters(different: Bool[np.ndarray, "K K"]) -> list[str]:
-    """A compact letter display: two methods share a letter if and only if they do not differ (Piepho 2004).
+    """Returns a compact letter display: two methods share a letter if and only if they do not differ (Piepho 2004).
 
     Letters are given in the order of the methods; best methods first gives "a" to the best.
     """
@@ -56,7 +56,7 @@ def letters(different: Bool[np.ndarray, "K K"]) -> list[str]:
                 for group in groups
                 for part in ([group - {a}, group - {b}] if {a, b} <= group else [group])
             ]
-            # A group within another says nothing that the larger one does not say.
+            # A group within another is redundant.
             unique = list(dict.fromkeys(split))
             groups = [method for method in unique if not any(method < other for other in unique)]
     groups.sort(key=sorted)
@@ -67,13 +67,13 @@ def letters(different: Bool[np.ndarray, "K K"]) -> list[str]:
 
 
 def _letter(number: int) -> str:
-    """A ... z, then a1 ... z1, and so on."""
+    """Returns a, ..., z, a1, ..., z1, and so on."""
     turn, place = divmod(number, len(ascii_lowercase))
     return ascii_lowercase[place] + (str(turn) if turn else "")
 
 
 def mean_ranks(values: Float[np.ndarray, "N K"], higher_is_better: bool) -> Float[np.ndarray, " K"]:
-    """The mean over lines of each column's rank, 1 the best, ties sharing theirs; lines with a NaN are left out."""
+    """Returns the mean rank of each column, 1 the best, with average ranks for ties; lines with a NaN are left out."""
     whole = values[~np.isnan(values).any(1)]
     if not len(whole):
         return np.full(values.shape[1], np.nan)
@@ -83,9 +83,10 @@ def mean_ranks(values: Float[np.ndarray, "N K"], higher_is_better: bool) -> Floa
 
 @dataclass(frozen=True)
 class Friedman:
-    """The test that k methods do not differ over N cells, and what two mean ranks must differ by.
+    """The result of the test that k methods do not differ over N cells.
 
-    `p` is Iman & Davenport's (1980), `critical_difference` Nemenyi's (Demšar 2006, section 3.2.2).
+    `p` is that of Iman & Davenport (1980). Mean ranks differ if they are more than `critical_difference` apart (Nemenyi;
+    Demšar 2006, section 3.2.2).
     """
 
     n_cells: int
@@ -98,7 +99,7 @@ class Friedman:
 def friedman(
     values: Float[np.ndarray, "N K"], higher_is_better: bool, alpha: float
 ) -> Friedman | None:
-    """Over cells, a line each; None with fewer than `N_CELLS_FOR_CLAIMS` or fewer than three methods: no claim.
+    """Tests over cells, a line of values each; None with fewer than `N_CELLS_FOR_CLAIMS` cells or three methods.
 
     Cells without a value of some method are left out.
     """
@@ -107,8 +108,8 @@ def friedman(
     if n < N_CELLS_FOR_CLAIMS or k < 3:
         return None
     chi_square = float(distributions.friedmanchisquare(*whole.T).statistic)
-    rest = n * (k - 1) - chi_square
-    f = np.inf if rest <= 0 else (n - 1) * chi_square / rest
+    remainder = n * (k - 1) - chi_square
+    f = np.inf if remainder <= 0 else (n - 1) * chi_square / remainder
     quantile = float(distributions.studentized_range.ppf(1 - alpha, k, np.inf)) / np.sqrt(2)
     return Friedman(
         n_cells=n,
@@ -120,7 +121,7 @@ def friedman(
 
 
 def cliques(ranks: Sequence[float], critical_difference: float) -> list[tuple[int, ...]]:
-    """The largest sets of methods whose mean ranks differ by less than the critical difference, two or more in each."""
+    """Returns the largest sets of two or more methods whose mean ranks differ by less than the critical difference."""
     order = sorted(range(len(ranks)), key=lambda method: ranks[method])
     groups: list[tuple[int, ...]] = []
     for start in range(len(order)):

@@ -1,8 +1,8 @@
-"""What it does to the model that tokens are taken away for no reason: the out-of-distribution cost of removals.
+"""The out-of-distribution cost of removal operators: the effect on the model of removing tokens at random.
 
-A removal metric reads the loss of evidence and the strangeness of what is left as one number. A random ranking has no
-evidence to choose by, so where it loses much early, the operator says little of any ranking (Hooker et al. 2019; Hase et
-al. 2021).
+A removal metric measures the lost evidence and the strangeness of the remaining text together. A random ranking has no
+evidence: if the probability falls fast under it, an operator says little about any ranking (Hooker et al. 2019; Hase et al.
+2021).
 """
 
 from functools import partial
@@ -17,12 +17,12 @@ from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.stats import intervals
 from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled
 
-#: Shares of the tokens that are gone.
+#: Shares of removed tokens.
 SHARES = (0.0, 0.1, 0.5, 0.9)
 
 
 def removal_cost(analysis: Analysis) -> Table:
-    """The mean probability of the explained class as tokens go in a random order, by operator."""
+    """Returns the table of the mean probability of the explained class as tokens are removed at random, by operator."""
     random = [
         setting["setting_id"] for setting in analysis.settings if facts_of(setting).role == "chance"
     ]
@@ -31,7 +31,7 @@ def removal_cost(analysis: Analysis) -> Table:
     by_removal = dict(list(curves.groupby("removal", sort=True)))
 
     def probability(removal: str, share: float) -> Cell:
-        """The mean over texts; nothing where the grid of a text has no such number of tokens."""
+        """Returns the mean over texts; None if the grid of a text lacks this number of tokens."""
         curves = by_removal[removal]
         k = np.maximum(np.ceil(share * curves["n_units"] - 1e-9), 1) if share else 0
         chosen = curves[curves["k"] == k]

@@ -1,4 +1,4 @@
-"""How much a study's answer depends on what replaces removed tokens."""
+"""The figure of a study's results by removal operator."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.charts import matrix
 from saliency_bench.report.style import WIDTH, note, shades, wrapped
 
-_FRAME = "#D55E00"  # is seen on the dark and on the bright end of the scale
+_FRAME = "#D55E00"  # visible on the dark and on the bright end of the scale
 
 
 def removal_grid(analysis: Analysis) -> Figure | None:
-    """The primary metric of every setting under every removal operator; None with fewer than two of either."""
+    """Draws the primary metric of every setting under every removal operator; None with fewer than two of either."""
     operators = removals(analysis.run.manifest)
     metric = analysis.primary
     if metric is None or len(operators) < 2:
@@ -47,7 +47,7 @@ def removal_grid(analysis: Analysis) -> Figure | None:
 
 
 def _circular(setting: Mapping[str, Any], operator: str) -> bool:
-    """Whether a method compares with what an operator puts in; its own baseline always is that."""
+    """Whether a method compares with the replacement of an operator, as always if this is the method's own baseline."""
     baseline = setting.get("baseline")
     return operator in (baseline, setting.get("removal")) or (
         operator == "baseline" and baseline is not None

@@ -1,8 +1,8 @@
 """Intervals, paired comparisons and effect sizes: reads rows, never runs a model.
 
-All settings see the same examples, so every comparison is paired by (cell, example). In tasks that ask several questions
-about a text (`with_texts`) pairs are of questions, but what is resampled, tested and counted is the text: its questions
-share most of what they are about, and are averaged first.
+All settings have the same examples, so every comparison is paired by (cell, example). In tasks with several questions per
+text (`with_texts`) pairs are of questions, but texts are resampled, tested and counted: the questions of a text are not
+independent, and are averaged first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ from saliency_bench.core.averages import median_interval, middle_of
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT, UNIT, index_of, per_text
 
-#: What sums of a few thousand numbers may be off by, relative to the largest.
+#: The rounding error of sums of a few thousand numbers, relative to the largest.
 ROUNDING = 1e-12
-#: Of more values than this the bootstrap is not drawn but expanded.
+#: For more values than this the bootstrap is not drawn but expanded.
 MOST_RESAMPLED = 10_000
-#: With fewer texts an interval is as good as its assumptions: less than what it says is covered, or hardly anything said.
+#: With fewer texts an interval depends on its assumptions: it covers less than its level, or is very wide.
 N_FOR_INTERVALS = 10
 _BATCH = 1000  # resamples held in memory at once
 _BATCH_DRAWS = 2**21  # and the most values that are drawn for them: 16 MiB
@@ -32,7 +32,7 @@ _BATCH_DRAWS = 2**21  # and the most values that are drawn for them: 16 MiB
 
 @dataclass(frozen=True)
 class Resampling:
-    """How an interval is made: its coverage, the number of resamples and their seed; and the test beside it (`TESTS`)."""
+    """The options of an interval: its coverage, the number of resamples and their seed; and the test beside it (`TESTS`)."""
 
     confidence: float
     n_resamples: int
@@ -41,7 +41,7 @@ class Resampling:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> "Resampling":
-        """What the study's configuration says; 95 %, 9999 and 0 where a manifest says nothing."""
+        """Reads the options from a study's manifest; without them they are 95 %, 9999 and 0."""
         config = manifest.get("config") or {}
         chosen = config.get("statistics") or {}
         return cls(
@@ -53,12 +53,12 @@ class Resampling:
 
     @property
     def words(self) -> str:
-        """What intervals are called."""
+        """The name of the intervals in captions."""
         return f"{100 * self.confidence:g} % intervals (Student's t and BCa bootstrap)"
 
 
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
-    """Values with status ok: one line per example, one column per (setting, metric), NaN elsewhere."""
+    """Returns values with status ok: one line per example, one column per (setting, metric), NaN elsewhere."""
     ok = rows[rows["status"] == OK]
     return ok.pivot(index=index_of(rows), columns=["setting_id", "metric"], values="value").astype(
         float
@@ -68,19 +68,19 @@ def wide(rows: pd.DataFrame) -> pd.DataFrame:
 def intervals(
     values: Float[np.ndarray, "N M"], resampling: Resampling
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Intervals of column means, NaN left out: on each side the farther end of Student's t and of the BCa bootstrap.
+    """Returns intervals of column means, NaN left out: on each side the farther end of Student's t and the BCa bootstrap.
 
-    The first covers what is nearly symmetric however few the texts, as differences are, the second follows skew (Efron
-    1987), its quantiles at the t distribution's level (Hesterberg 2015, section 5.3), as those of few texts are too
-    narrow. Either alone covers less than it says on half of the metrics; see docs/evaluation.md. An end may lie beyond
-    the values that a metric can have.
+    Student's t has its coverage on nearly symmetric values, such as differences, even for few texts. The bootstrap follows
+    skew (Efron 1987); its quantiles are those of the t distribution (Hesterberg 2015, section 5.3), since those of few
+    texts are too narrow. Either alone covers less than its level on half of the metrics; see docs/evaluation.md. An end may
+    lie beyond the possible values of a metric.
 
-    Columns without NaN in the same places share their resamples. A column that is constant has an interval of
-    no width, one with fewer than two values none (NaN).
+    Columns with NaN in the same places share their resamples. A constant column has an interval of no width; one with fewer
+    than two values has none (NaN).
     """
     present = ~np.isnan(values)
     largest, smallest = (end.reduce(values, 0, initial=np.nan) for end in (np.fmax, np.fmin))
-    # No resample can tell numbers apart that differ by rounding alone.
+    # Numbers that differ by rounding alone count as equal.
     constant = largest - smallest <= ROUNDING * np.maximum(abs(largest), abs(smallest))
     several = present.sum(0) > 1
     low = np.where(several & constant, largest, np.nan)
@@ -99,9 +99,9 @@ def intervals(
 
 
 def _expanded(n: int, resampling: Resampling) -> float:
-    """The confidence at which normal quantiles are those of t for n values, the deviation being divided by n.
+    """Returns the confidence at which normal quantiles are those of t for n values, with the deviation divided by n.
 
-    Not more than the resamples can tell: their smallest and largest mean.
+    It is limited by the number of resamples: the ends are at most their smallest and their largest mean.
     """
     quantile = special.stdtrit(n - 1, (1 + resampling.confidence) / 2)
     expanded = 1 - 2 * special.ndtr(-quantile * np.sqrt(n / (n - 1)))
@@ -109,7 +109,7 @@ def _expanded(n: int, resampling: Resampling) -> float:
 
 
 def few_words(n: int) -> str:
-    """A warning where intervals are over so few texts that they do not cover what they say; else nothing."""
+    """Returns a warning if there are too few texts for intervals of their level; else an empty text."""
     if n >= N_FOR_INTERVALS:
         return ""
     return f"Warning: n = {n}. Intervals of fewer than {N_FOR_INTERVALS} texts can cover the mean less often than they say."
@@ -118,7 +118,7 @@ def few_words(n: int) -> str:
 def middles(
     values: Float[np.ndarray, "N M"], metrics: Sequence[str], resampling: Resampling
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """The middle of each column and the ends of its interval: the mean, or the median of a metric with heavy tails."""
+    """Returns the mean of each column, or the median of a metric with heavy tails, and the ends of its interval."""
     heavy = np.array([middle_of(metric) == "median" for metric in metrics], dtype=bool)
     middle = np.full(len(heavy), np.nan)
     low, high = middle.copy(), middle.copy()
@@ -131,10 +131,11 @@ def middles(
 
 
 def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tuple[float, float]:
-    """An interval of the mean where both rows and columns are samples, as texts and draws of random weights; NaN left out.
+    """Returns an interval of the mean if both rows and columns are samples, such as texts and random weights; without NaN.
 
     The variance is that of rows, plus that of columns, less that of single values, which is in both (Cameron, Gelbach
-    & Miller 2011), but not below either; the quantile is of t with one degree less than the fewer of the two.
+    & Miller 2011), but at least either of them. The quantile is of t; its degrees of freedom are one less than the smaller
+    of the numbers of rows and columns.
     """
     present = ~np.isnan(values)
     rows, columns = values[present.any(1)], present.any(0)
@@ -142,12 +143,12 @@ def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tup
     if min(rows.shape) < 2:
         return np.nan, np.nan
     mean = float(np.nanmean(rows))
-    apart = np.where(np.isnan(rows), 0.0, rows - mean)
+    deviations = np.where(np.isnan(rows), 0.0, rows - mean)
     of_rows, of_columns = (
-        float((apart.sum(axis) ** 2).sum()) * n / (n - 1)
+        float((deviations.sum(axis) ** 2).sum()) * n / (n - 1)
         for axis, n in ((1, len(rows)), (0, len(rows.T)))
     )
-    variance = max(of_rows + of_columns - float((apart**2).sum()), of_rows, of_columns)
+    variance = max(of_rows + of_columns - float((deviations**2).sum()), of_rows, of_columns)
     quantile = special.stdtrit(min(rows.shape) - 1, (1 + confidence) / 2)
     half = float(quantile * np.sqrt(variance)) / int(present.sum())
     return mean - half, mean + half
@@ -156,16 +157,16 @@ def crossed_interval(values: Float[np.ndarray, "R C"], confidence: float) -> tup
 def _bca(
     values: Float[np.ndarray, "N M"], resampling: Resampling
 ) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """The ends of each column's interval, in a time and a memory that grow with N and not with its square.
+    """Returns the ends of each column's BCa interval, in time and memory that are linear in N.
 
-    The mean without one value is known from the mean and that value, so that the jackknife of the acceleration needs no
-    sample of its own: with all N at once, as `scipy.stats.bootstrap` has it, it takes N squared. Of more than
-    `MOST_RESAMPLED` values nothing is drawn: the ends are those of all resamples there are, by the expansion of both the
-    bootstrap distribution and the correction in 1 / sqrt(N) (Hall 1988; DiCiccio & Efron 1996, section 8). What is left
-    out is some 1 / N of the width, and what drawing adds a hundredth of it.
+    The mean without one value follows from the mean and that value, so that the jackknife of the acceleration needs no
+    samples; `scipy.stats.bootstrap` has all N at once and takes N squared. For more than `MOST_RESAMPLED` values nothing is
+    drawn: the ends are the limit of infinitely many resamples, by the expansion of the bootstrap distribution and of the
+    correction in 1 / sqrt(N) (Hall 1988; DiCiccio & Efron 1996, section 8). Its error is about 1 / N of the width, that of
+    drawing a hundredth of the width.
     """
     observed = values.mean(0)
-    away = values - observed  # N - 1 times what the mean falls by without the value
+    away = values - observed  # N - 1 times the fall of the mean without the value
     acceleration = (away**3).sum(0) / (6 * (away**2).sum(0) ** 1.5)
     if len(values) > MOST_RESAMPLED:
         z = -special.ndtri((1 - resampling.confidence) / 2)
@@ -188,14 +189,14 @@ def _bca(
 def _resampled(
     values: Float[np.ndarray, "N M"], resampling: Resampling
 ) -> Float[np.ndarray, "B M"]:
-    """The means of every column over samples with replacement, the same samples for all columns."""
+    """Returns the means of every column over samples with replacement, which are the same for all columns."""
     n, stream = len(values), np.random.default_rng(resampling.seed)
     size = max(1, min(_BATCH, _BATCH_DRAWS // n))
     parts = []
     for start in range(0, resampling.n_resamples, size):
         n_samples = min(size, resampling.n_resamples - start)
         drawn = stream.integers(0, n, (n_samples, n))
-        # A resample is how often it takes each example, so the means of all columns are one matrix product.
+        # With the counts of each example in a resample, the means of all columns are one matrix product.
         drawn += n * np.arange(n_samples)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=n_samples * n).reshape(n_samples, n)
         parts.append(counts @ values / n)
@@ -203,7 +204,7 @@ def _resampled(
 
 
 def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    """The middle of every (setting, metric) over texts with its interval, and how many texts have no value.
+    """Averages every (setting, metric) over texts, with an interval, and counts the texts without a value.
 
     Returns:
         One line per pair: setting_id, metric, unit, higher_is_better, n, n_not_ok, mean, sd, low, high. `mean` is the
@@ -229,14 +230,14 @@ def summarize(rows: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
 def summarize_by_correctness(
     rows: pd.DataFrame, examples: pd.DataFrame, resampling: Resampling
 ) -> pd.DataFrame:
-    """`summarize` for right and for wrong predictions, told apart by a column `prediction`.
+    """Returns `summarize` for right and for wrong predictions, with a column `prediction`.
 
     Examples without a gold label are in neither group.
     """
-    judged = examples.dropna(subset=["correct"])
+    labelled = examples.dropna(subset=["correct"])
     parts = []
     for name, correct in (("right", True), ("wrong", False)):
-        texts = judged.loc[judged["correct"].astype(bool) == correct, UNIT]
+        texts = labelled.loc[labelled["correct"].astype(bool) == correct, UNIT]
         if len(chosen := rows.merge(texts, on=UNIT)):
             parts.append(summarize(chosen, resampling).assign(prediction=name))
     return pd.concat(parts) if parts else pd.DataFrame(columns=["setting_id", "prediction"])
@@ -245,16 +246,18 @@ def summarize_by_correctness(
 def compare(
     rows: pd.DataFrame, reference: str | Mapping[str, str], resampling: Resampling
 ) -> pd.DataFrame:
-    """Every setting against a reference on the examples where both have a value, by text.
+    """Compares settings with a reference on the examples where both have a value, by text.
 
-    With a mapping from settings to settings, those that it names, each against its own.
-
-    `difference` is the mean of setting - reference with its interval, the median of metrics with heavy tails; `p` is that of the chosen test (`TESTS`);
-    `p_holm` is corrected over all settings compared on the metric (Holm 1979); `effect` is
-    the matched-pairs rank-biserial correlation; `detectable` see `detectable_difference`.
+    Args:
+        rows: the rows of a study.
+        reference: the id of the setting that all others are compared with, or a mapping from settings to references.
+        resampling: the options of intervals and tests.
 
     Returns:
-        One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable.
+        One line per pair: setting_id, metric, n, difference, low, high, p, p_holm, effect, detectable. `difference` is the
+        mean of setting - reference with its interval, or the median of metrics with heavy tails. `p` is that of the chosen
+        test (`TESTS`), and `p_holm` is corrected over all settings of the metric (Holm 1979). `effect` is the matched-pairs
+        rank-biserial correlation; for `detectable` see `detectable_difference`.
     """
     table = wide(rows)
     settings = table.columns.unique("setting_id")
@@ -264,8 +267,8 @@ def compare(
         for setting, metric in table.columns
         if against.get(setting, setting) != setting and (against[setting], metric) in table.columns
     ]
-    apart = {pair: table[pair] - table[against[pair[0]], pair[1]] for pair in pairs}
-    values = per_text(pd.DataFrame(apart, index=table.index)).to_numpy()
+    differences = {pair: table[pair] - table[against[pair[0]], pair[1]] for pair in pairs}
+    values = per_text(pd.DataFrame(differences, index=table.index)).to_numpy()
     comparison = pd.DataFrame(pairs, columns=["setting_id", "metric"])
     comparison["n"] = (~np.isnan(values)).sum(0)
     metrics = [metric for _, metric in pairs]
@@ -286,9 +289,9 @@ def compare(
 
 
 def signed_rank_p(differences: Float[np.ndarray, " N"]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, zeros ranked but not counted (Pratt 1959).
+    """Returns the two-sided p of Wilcoxon's signed-rank test, with zeros ranked but not counted (Pratt 1959).
 
-    1 where all differences are 0; NaN without differences. Exact where it can be (see `scipy.stats.wilcoxon`).
+    It is 1 if all differences are 0, and NaN without differences. It is exact if possible (see `scipy.stats.wilcoxon`).
     """
     if len(differences) == 0:
         return float("nan")
@@ -298,9 +301,9 @@ def signed_rank_p(differences: Float[np.ndarray, " N"]) -> float:
 
 
 def sign_flip_p(differences: Float[np.ndarray, " N"], resampling: Resampling) -> float:
-    """Two-sided p of the mean difference when every sign is as likely as its opposite (Fisher 1935, section 21).
+    """Returns the two-sided p of the mean difference if every sign is as likely as its opposite (Fisher 1935, section 21).
 
-    All 2^N signs where there are at most `n_resamples`, else as many at random. 1 where all differences are 0.
+    It is over all 2^N signs if these are at most `n_resamples`, else over as many at random; 1 if all differences are 0.
     """
     if len(differences) == 0:
         return float("nan")
@@ -326,7 +329,7 @@ TESTS: dict[str, Callable[[Float[np.ndarray, " N"], Resampling], float]] = {
 
 
 def rank_biserial(differences: Float[np.ndarray, " N"]) -> float:
-    """(W+ - W-) / (W+ + W-): 1 if all differences are positive, -1 if all negative (Kerby 2014). 0 if all are 0."""
+    """Returns (W+ - W-) / (W+ + W-): 1 if all differences are positive, -1 if all negative, 0 if all are 0 (Kerby 2014)."""
     if len(differences) == 0:
         return float("nan")
     ranks = distributions.rankdata(np.abs(differences))
@@ -336,7 +339,7 @@ def rank_biserial(differences: Float[np.ndarray, " N"]) -> float:
 
 
 def holm(p: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-    """Holm's step-down correction of K p-values for all K tests (Holm 1979); NaN is no test and stays."""
+    """Returns K p-values with Holm's step-down correction for all K tests (Holm 1979); NaN is no test and stays."""
     corrected = np.full(len(p), np.nan)
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]
@@ -348,9 +351,10 @@ def holm(p: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
 def detectable_difference(
     differences: Float[np.ndarray, " N"], *, alpha: float, power: float = 0.8
 ) -> float:
-    """The smallest true mean difference that a two-sided paired t-test would find with probability `power`.
+    """Returns the smallest true mean difference that a two-sided paired t-test would detect with probability `power`.
 
-    From the standard deviation of these differences; exact for normal ones (noncentral t). NaN for fewer than 3.
+    It is computed from the standard deviation of these differences, and exact for normal ones (noncentral t); NaN for fewer
+    than 3.
     """
     n = len(differences)
     if n < 3:

@@ -1,4 +1,4 @@
-"""The tables of a report."""
+"""The tables of a study's report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pandas as pd
 
 from saliency_bench.core.labels import (
     BACKWARD,
-    UNSAID,
+    IMPLIED,
     metric_label,
     ordered_metrics,
     same_evidence_words,
@@ -37,16 +37,16 @@ from saliency_bench.report.removal_cost import removal_cost
 from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled, number, whole
 from saliency_bench.report.timing import timing
 
-_RATE = "examples_per_second"  # with metrics, in the long table alone: it is one over the seconds
-#: What stands beside a setting that Captum has no twin of.
+_RATE = "examples_per_second"  # if there are metrics, only in the long table: it is one over the seconds
+#: The verdict on a setting without a Captum twin.
 NO_RULES = "not compared: Captum has no backward rules"
 
 
 def headline(analysis: Analysis) -> Table:
-    """The main table: what is shown by the endpoint, further metrics and costs; without metrics and times, the convergence."""
+    """Returns the main table: the endpoint, further metrics and costs, or the convergence if there are none of these."""
     timed = analysis.costs["seconds"].notna().any()
-    if not analysis.metrics and not timed and (sure := convergence(analysis)).rows:
-        return replace(sure, name="headline", title=_title(analysis))
+    if not analysis.metrics and not timed and (of_convergence := convergence(analysis)).rows:
+        return replace(of_convergence, name="headline", title=_title(analysis))
     ranks: list[Field] = [
         (Column("group", "Group"), analysis.groups.get),
         (Column("rank", "Mean rank"), analysis.ranks.get),
@@ -67,7 +67,7 @@ def headline(analysis: Analysis) -> Table:
 
 
 def summary(analysis: Analysis) -> Table:
-    """Every setting with everything that is known of it."""
+    """Returns the table of every setting with all metrics and costs."""
     fields = [
         _method(analysis),
         (Column("backend", "Backend"), lambda key: facts_of(analysis.setting(key)).backend),
@@ -83,7 +83,7 @@ def summary(analysis: Analysis) -> Table:
 
 
 def right_and_wrong(analysis: Analysis) -> Table:
-    """The main table for right and for wrong predictions."""
+    """Returns the main table for right and for wrong predictions."""
     groups = dict(list(analysis.correctness.groupby(["setting_id", "prediction"])))
     items = [
         (key, prediction)
@@ -115,16 +115,16 @@ def right_and_wrong(analysis: Analysis) -> Table:
 
 
 def agreement(analysis: Analysis) -> Table:
-    """How far every two of the drawn settings agree, by every metric, beside what random rankings would have.
+    """Returns the table of the agreement of every two drawn settings, beside that of random rankings.
 
-    Ours and Captum's of the same are there whether they are drawn or not.
+    Twins of ours and Captum's are in it whether they are drawn or not.
     """
     rows = analysis.table("agreement")
     rows = rows[rows["status"] == OK]
     twins = {pair[:2] for pair in pairs(analysis.settings)}
 
     def mean(column: str) -> Callable[[Any], Cell]:
-        """Nothing where no text has a value."""
+        """Returns the mean of a column as a field; None if no text has a value."""
         return lambda item: float(item[1][column].mean()) if item[1][column].notna().any() else None
 
     fields: list[Field] = [
@@ -148,20 +148,20 @@ def agreement(analysis: Analysis) -> Table:
 
 
 def _per_text(values: pd.DataFrame) -> pd.DataFrame:
-    """Agreement on each text, the mean over its questions."""
+    """Returns the agreement on each text, the mean over its questions."""
     if TEXT not in values:
         return values
     return values.groupby(["cell_id", TEXT])[["value", "chance"]].mean()
 
 
 def gate(analysis: Analysis) -> Table:
-    """What a model that follows a shortcut was found to do; of other models nothing."""
+    """Returns the table of a shortcut model's gate; empty for other models."""
     model = analysis.run.manifest.get("model") or {}
     return gates({model["name"]: model} if "gate" in model else {})
 
 
 def convergence(analysis: Analysis) -> Table:
-    """What is known of the convergence of every setting that approximates something."""
+    """Returns the table of the convergence of every setting that approximates."""
     shares = analysis.gates
     n_gradients = number(analysis.costs["n_gradients"], whole)
     fields = [
@@ -177,7 +177,7 @@ def convergence(analysis: Analysis) -> Table:
 
 
 def parity(analysis: Analysis) -> Table:
-    """Native scores against Captum's."""
+    """Returns the table of native scores against Captum's."""
     fields: list[Field] = [
         (METHOD, lambda pair: analysis.labels[pair.setting_id]),
         (Column("other", "Against"), lambda pair: analysis.labels[pair.other_id]),
@@ -199,19 +199,19 @@ def parity(analysis: Analysis) -> Table:
     if not any(map(is_reference, analysis.settings)):
         return table
     by_rule = [setting["setting_id"] for setting in analysis.settings if BACKWARD in setting]
-    apart = tuple((analysis.labels[key], *6 * [None], NO_RULES) for key in by_rule)
-    return replace(table, rows=table.rows + apart)
+    unpaired = tuple((analysis.labels[key], *6 * [None], NO_RULES) for key in by_rule)
+    return replace(table, rows=table.rows + unpaired)
 
 
 def sweep(analysis: Analysis) -> Table:
-    """Settings of one entry that differ in hyperparameters; what the study chose elsewhere is marked."""
+    """Returns the table of settings of one entry that differ in hyperparameters; those chosen elsewhere are marked."""
     names = {setting["name"] for setting in analysis.settings}
     swept = {name: varying(analysis.settings, name) for name in names}
     keys = [key for key in _ids(analysis) if swept[analysis.setting(key)["name"]]]
 
     def value(key: str, name: str) -> Cell:
         setting = analysis.setting(key)
-        if name not in {*setting, *UNSAID}:
+        if name not in {*setting, *IMPLIED}:
             return None
         entry = value_of(setting, name)
         is_plain = isinstance(entry, int | str) and not isinstance(entry, bool)
@@ -233,7 +233,7 @@ def sweep(analysis: Analysis) -> Table:
 
 
 def notes(analysis: Analysis) -> Table:
-    """Everything without a number, counted, with its reason; and all warnings."""
+    """Returns the table of missing numbers with their reasons, of warnings, and of the parts of backward rules."""
     columns = (
         Column("kind", "Kind"),
         Column("where", "Where"),
@@ -255,8 +255,8 @@ def _missing(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
 
 
 def _rule_parts(analysis: Analysis) -> Iterator[tuple[Cell, ...]]:
-    """Where each backward rule acts, and which of its parts the model has not."""
-    by_rule = {one.get(BACKWARD): backward_parts(one) for one in analysis.settings}
+    """Yields the modules at which each backward rule acts, and the parts that the model lacks."""
+    by_rule = {setting.get(BACKWARD): backward_parts(setting) for setting in analysis.settings}
     for rule, parts in by_rule.items():
         for part, modules in parts.items():
             where = ", ".join(modules) or "in no module"
@@ -288,7 +288,7 @@ TABLES: Mapping[str, Callable[[Analysis], Table]] = {
 
 
 def tables(analysis: Analysis) -> dict[str, Table]:
-    """All tables that the run has something for, by name."""
+    """Returns all tables that have rows, by name."""
     made = {name: causal.with_words(analysis, make(analysis)) for name, make in TABLES.items()}
     return {name: table for name, table in made.items() if table.rows}
 
@@ -302,7 +302,7 @@ def _method(analysis: Analysis) -> Field:
 
 
 def metric_fields(analysis: Analysis, metrics: Sequence[str]) -> list[Field]:
-    """A column for each of these metrics."""
+    """Returns a column for each of these metrics."""
     return [
         (_metric_column(analysis, metric), partial(analysis.estimate, metric=metric))
         for metric in metrics
@@ -316,7 +316,7 @@ def _metric_column(analysis: Analysis, metric: str) -> Column:
 
 
 def _costs(analysis: Analysis) -> list[Field]:
-    """What a setting costs and whether its maps converged, by id; the gradients first."""
+    """Returns the columns of a setting's costs and of the convergence of its maps; the gradients come first."""
     costs, converged = analysis.costs, analysis.gates["converged"]
     fields: list[Field] = [
         (Column("n_gradients", "Gradients per example"), number(costs["n_gradients"], whole)),
@@ -333,7 +333,7 @@ def _costs(analysis: Analysis) -> list[Field]:
 
 
 def _cancels(analysis: Analysis, key: str) -> bool:
-    """Whether a setting is of random rankings that come with their reverses."""
+    """Whether a setting is of random rankings together with their reverses."""
     srg = analysis.estimates.get((key, "srg"))
     chance = facts_of(analysis.setting(key)).role == "chance"
     return chance and srg is not None and srg.low == srg.high == 0
@@ -344,7 +344,7 @@ def _title(analysis: Analysis) -> str:
 
 
 def caption_of(analysis: Analysis) -> str:
-    """How the means of a table were made, how its rows are sorted, and what its marks and letters say."""
+    """Returns the caption of a table of means: their intervals, the order of rows, and the marks and letters."""
     primary, confidence = analysis.primary, analysis.resampling.confidence
     caption = f"Means with {interval_words(analysis)}."
     if primary is not None and analysis.higher_is_better(primary) is not None:

@@ -1,4 +1,4 @@
-"""How figures look: a colour per method, a stroke per backend; and how they become bytes."""
+"""The style of figures: a colour per method and a stroke per backend; and their bytes."""
 
 import io
 import textwrap
@@ -21,9 +21,9 @@ from saliency_bench.core.heatmap import ink
 from saliency_bench.core.method_facts import FACTS, facts_of, is_reference
 from saliency_bench.report.convergence_table import MARK
 
-#: For methods that name no colour; none of them is the colour of one that does.
+#: The colours of methods that name none; no method names one of these.
 _OTHERS = ("#7A9A01", "#9C755F", "#E15759", "#B07AA1", "#86BCB6")
-#: Of the throughput benchmark's contestants, with a marker each: ours, Captum's uses, the floor and the ceiling.
+#: The colours and markers of the throughput benchmark's contestants: ours, uses of Captum, the floor and the ceiling.
 _CONTESTANTS = {
     "ours": ("#0072B2", "o"),
     "captum_sorted": ("#D55E00", "s"),
@@ -35,11 +35,11 @@ _CONTESTANTS = {
     "ours_largest": ("#56B4E9", "P"),
     "captum_sweep": ("#D55E00", "s"),
 }
-#: For settings that share a colour.
+#: Markers of settings that share a colour.
 _SIGNS = "o^svPXdp*h"
-_SPARSE = 5  # points of a curve, of which one has its marker
-_LITTLE = 0.1  # of the numbers of the other sign: as good as none
-HALO = [withStroke(linewidth=2.6, foreground="white")]  # a whisker is seen on a dark bar too
+_SPARSE = 5  # one of so many points of a curve has a marker
+_LITTLE = 0.1  # numbers of the other sign that are smaller than this share count as none
+HALO = [withStroke(linewidth=2.6, foreground="white")]  # makes a whisker visible on a dark bar
 WIDTH = 7.0  # inches: two columns of a paper
 HEIGHT = 9.5  # inches: a page, with room for a caption
 _DPI = 200
@@ -73,28 +73,28 @@ _RC: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures made inside look the same whatever the user's own matplotlib settings are."""
+    """Makes figures in its context look the same, whatever the user's own matplotlib settings are."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the tables have it in full.
+        # A name in a script that the font lacks is drawn as boxes; the tables have its characters.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         matplotlib.rcdefaults()
-        # Without `color_codes`, which would change what "b" or "g" mean for good.
+        # Without `color_codes`, which would change the meaning of "b" or "g" for the whole process.
         sns.set_theme("paper", "ticks", font="DejaVu Sans", color_codes=False, rc=_RC)
         yield
 
 
 def color(setting: Mapping[str, Any]) -> str:
-    """The colour of a setting's method in every figure: its own, or one that follows from its name alone."""
+    """Returns the colour of a setting's method in every figure: its own, or one derived from its name alone."""
     named = _OTHERS[zlib.crc32(str(setting["method"]).encode()) % len(_OTHERS)]
     return facts_of(setting).color or named
 
 
-#: A line that lies on another, which shows between its dots.
+#: The stroke of a line on another one, which is visible between its dots.
 DOTTED = {"linestyle": ":"}
 
 
 def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:
-    """A setting's line: solid for our code and rankings, dashed for Captum's; with its sign, if it has one."""
+    """Returns a setting's line: solid for our code and for rankings, dashed for Captum; with its marker, if it has one."""
     line = {
         "color": color(setting),
         "linestyle": "--" if is_reference(setting) else "-",
@@ -106,9 +106,9 @@ def stroke(setting: Mapping[str, Any], sign: str = "") -> dict[str, Any]:
 
 
 def signs(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """By setting id, a marker that tells settings of one colour apart; none where a colour is that of one setting.
+    """Returns markers by setting id that distinguish settings of one colour; "" for the only setting of a colour.
 
-    Twins that differ in their backend alone share theirs.
+    Twins that differ in their backend alone share a marker.
     """
     of_color: dict[str, list[str]] = {}
     twins: dict[str, tuple[list[str], str]] = {}
@@ -126,24 +126,24 @@ def signs(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def leads(sign: str) -> bool:
-    """Whether a setting is the first of its colour."""
+    """Whether a marker is that of the first setting of its colour."""
     return sign in ("", _SIGNS[0])
 
 
 def contestant_stroke(name: str) -> tuple[str, str]:
-    """The colour and the marker of a contestant of the throughput benchmark."""
+    """Returns the colour and the marker of a contestant of the throughput benchmark."""
     return _CONTESTANTS.get(name) or (_OTHERS[zlib.crc32(name.encode()) % len(_OTHERS)], "X")
 
 
 def marker(setting: Mapping[str, Any], sign: str = "") -> str:
-    """A setting's marker: its sign, if it has one, else a diamond for rankings and a circle for the rest."""
+    """Returns a setting's marker: its own, or else a diamond for rankings and a circle for others."""
     return sign or ("D" if setting["backend"] == "none" else "o")
 
 
 def shades(values: Float[np.ndarray, "..."]) -> dict[str, Any]:
-    """How an image is coloured: by a sequential scale over its numbers, and around zero if they have both signs.
+    """Returns the colour scale of an image: sequential over its numbers, or around zero if they have both signs.
 
-    Both scales can be read by colour-blind people, and the sequential one in grey.
+    Colour-blind people can read both scales, and the sequential one is readable in grey.
     """
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if min(-low, high) <= _LITTLE * max(-low, high):
@@ -153,7 +153,7 @@ def shades(values: Float[np.ndarray, "..."]) -> dict[str, Any]:
 
 
 def ink_on(image: ScalarMappable, value: float) -> str:
-    """Black or white, whichever is easier to read on the colour that an image gives a value; none is paper."""
+    """Returns black or white, whichever is easier to read on the colour of a value in an image; black for NaN."""
     if np.isnan(value):
         return "black"
     red, green, blue, _ = image.to_rgba(np.array([value]), bytes=True)[0]
@@ -161,21 +161,21 @@ def ink_on(image: ScalarMappable, value: float) -> str:
 
 
 def literal(text: str) -> str:
-    """A label that matplotlib shows as it is: no mathematics, and not left out of the legend."""
+    """Returns a label that matplotlib shows as it is: without mathematics, and not hidden from the legend."""
     shown = "".join(character if character.isprintable() else "�" for character in text)
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
 def wrapped(labels: Iterable[str], characters: int = _LABEL_CHARACTERS) -> tuple[list[str], int]:
-    """Labels cut into lines that leave room for the data, and the largest number of lines."""
-    # A mark stays with the word that it follows.
-    kept = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
-    lines = [textwrap.fill(label, characters) for label in kept]
+    """Returns labels cut into lines, and the largest number of lines."""
+    # A mark stays on one line with the word before it.
+    bound = (literal(label).replace(f" {MARK}", f"\u00a0{MARK}") for label in labels)
+    lines = [textwrap.fill(label, characters) for label in bound]
     return lines, max((label.count("\n") + 1 for label in lines), default=1)
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Legend | None:
-    """A legend above the panels, in as many columns as fit; the figure grows by what it takes.
+    """Adds a legend above the panels, in as many columns as fit, and makes the figure higher by its height.
 
     Labels that are too long for a column are cut into lines.
     """
@@ -194,7 +194,7 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Leg
 
 
 def shared_legend(figure: Figure) -> None:
-    """One legend of a figure, above its panels, instead of one in each of them."""
+    """Adds one legend above the panels of a figure, instead of one in each panel."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -205,18 +205,18 @@ def shared_legend(figure: Figure) -> None:
 
 
 def note(figure: Figure, text: str) -> None:
-    """A small caption at the foot of a figure."""
+    """Adds a small caption at the foot of a figure."""
     fitting = textwrap.fill(literal(text), int(figure.get_figwidth() * _NOTE_CHARACTERS_PER_INCH))
     figure.supxlabel(fitting, fontsize=7, color="#555555", x=0.01, ha="left")
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG of 200 dots per inch, without a date."""
+    """Returns the figure as a PNG of 200 dots per inch, without a date."""
     return _saved(figure, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 def pdf(figure: Figure) -> bytes:
-    """The figure as a PDF with embedded fonts, without a date."""
+    """Returns the figure as a PDF with embedded fonts, without a date."""
     metadata = {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
     return _saved(figure, format="pdf", metadata=metadata)
 

@@ -33,7 +33,7 @@ Settings = Sequence[Mapping[str, Any]]
 
 
 def convergence(analysis: Analysis) -> Figure | None:
-    """Relative completeness gap against steps, a line per quadrature and a panel per baseline."""
+    """Draws the relative completeness gap against steps, a line per quadrature and a panel per baseline."""
     swept = [
         setting
         for setting in analysis.settings
@@ -86,18 +86,18 @@ def _convergence_panel(axes: Axes, analysis: Analysis, swept: Settings) -> None:
 
 
 def rule_stroke(rule: Any, place: int = 0) -> tuple[str, str]:
-    """The colour and the marker of a rule, or of the line at a place where no rule names it."""
+    """Returns the colour and the marker of a rule; for other lines, those at a place in a list."""
     return _RULES.get(rule, _OTHERS[place % len(_OTHERS)])
 
 
 def rule_label(rule: str) -> str:
-    """A quadrature rule as it is written in text."""
+    """Returns a quadrature rule as it is written in text."""
     names = {"gauss_legendre": "Gauss–Legendre", "clenshaw_curtis": "Clenshaw–Curtis"}
     return names.get(rule, rule.replace("_", " "))
 
 
 def noise_map(analysis: Analysis) -> Figure | None:
-    """The primary metric by noise and number of samples, a panel per entry."""
+    """Draws the primary metric by noise and number of samples, a panel per entry."""
     entries: dict[str, list[Mapping[str, Any]]] = {}
     for setting in analysis.settings:
         swept = {"noise_std", "n_samples"} <= set(varying(analysis.settings, setting["name"]))
@@ -132,7 +132,7 @@ def _noise_panel(axes: Axes, analysis: Analysis, settings: Settings) -> None:
         means.to_numpy(),
         [
             [
-                "" if np.isnan(mean) else f"{mean:.3f}\n±{half:.3f}"
+                "" if np.isnan(mean) else f"{mean:z.3f}\n±{half:.3f}"
                 for mean, half in zip(*row, strict=True)
             ]
             for row in zip(means.to_numpy(), halves.to_numpy(), strict=True)

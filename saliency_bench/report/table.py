@@ -1,4 +1,4 @@
-"""A table before it has a format: typed cells, and what of them is printed."""
+"""Tables of typed cells, without a format, and the texts of their cells."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 class Estimate(NamedTuple):
-    """A mean with the ends of its interval; NaN where there is none."""
+    """A mean with the ends of its interval, which are NaN if there is none."""
 
     mean: float
     low: float
@@ -22,7 +22,7 @@ Cell = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Column:
-    """`key` heads a CSV file, `label` what people read. `higher_is_better` is None where nothing is best."""
+    """A column: `key` is its heading in CSV files, `label` in all others. `higher_is_better` is None if nothing is best."""
 
     key: str
     label: str
@@ -31,14 +31,14 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The label with the direction of better and the unit."""
+        """The label with the unit and an arrow in the direction of better values."""
         direction = {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
         return f"{self.label}{direction}" + (f" ({self.unit})" if self.unit else "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """`name` is that of its files; `caption` says how its numbers were made."""
+    """A table: `name` is that of its files, `caption` explains its numbers, `marks_best` marks the best of each column."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Table:
     marks_best: bool = True
 
 
-#: A column and what it says of an item, which has a row.
+#: A column, and a function from the item of a row to its cell.
 Field = tuple[Column, Callable[[Any], Cell]]
 
 
@@ -60,7 +60,7 @@ def filled(
     items: Iterable[Any],
     marks_best: bool = True,
 ) -> Table:
-    """A table with a column for each field and a row for each item."""
+    """Returns a table with a column for each field and a row for each item."""
     rows = tuple(tuple(cell(item) for _, cell in fields) for item in items)
     return Table(name, title, caption, tuple(column for column, _ in fields), rows, marks_best)
 
@@ -68,17 +68,17 @@ def filled(
 def number(
     values: "pd.Series[float]", write: Callable[[float], Cell] = float
 ) -> Callable[[Any], Cell]:
-    """The number of an item as it is written; nothing where it is NaN."""
+    """Returns a function from an item to its number; None for NaN."""
     return lambda item: None if math.isnan(values[item]) else write(float(values[item]))
 
 
 def whole(number: float) -> Cell:
-    """An integer where the number is one."""
+    """Returns a whole number as an integer, another as it is."""
     return int(number) if number.is_integer() else number
 
 
 class Printed(NamedTuple):
-    """What of a cell is printed; `interval` is empty where there is none."""
+    """A printed cell; `interval` is empty if there is none."""
 
     text: str
     interval: str = ""
@@ -87,7 +87,7 @@ class Printed(NamedTuple):
 
 
 def printed(table: Table) -> list[list[Printed]]:
-    """The cells of a table as text, the digits of each column alike; the best mean of a column is marked."""
+    """Returns the cells of a table as text, with equal digits in a column; the best mean of a column is marked."""
     columns = [_print_column(table, index) for index in range(len(table.columns))]
     return [list(row) for row in zip(*columns, strict=True)] if table.rows else []
 
@@ -113,7 +113,7 @@ def _print(cell: Cell, digits: str, best: float) -> Printed:
 
 
 def _written(number: float, digits: str) -> str:
-    """A number with these digits; zero is short, and has no sign."""
+    """Returns a number with these digits; zero is short and has no sign."""
     if digits.endswith("e"):
         return "0" if number == 0 else format(number, digits)
     text = format(number, digits)
@@ -121,7 +121,7 @@ def _written(number: float, digits: str) -> str:
 
 
 def _digits(cells: Sequence[Cell]) -> str:
-    """The format of all numbers of a column, the ends of intervals too."""
+    """Returns the format of all numbers of a column and of the ends of its intervals."""
     floats = [
         number
         for cell in cells

@@ -1,4 +1,4 @@
-"""The main table on a terminal; plain text where there is none."""
+"""Prints the main table of a run on a terminal, or as plain text in a file or pipe."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ _GAP = 3  # between columns
 
 
 def show(run: Run, console: Console | None = None) -> None:
-    """Prints the main table and where the report is. What does not fit beside the rest is left out."""
+    """Prints the main table and the place of the report. Columns that do not fit are left out."""
     console = console or console_for()
     analysis = analyse(run)
     table = fitting(main_table(analysis), console.width)
@@ -40,7 +40,7 @@ def show(run: Run, console: Console | None = None) -> None:
 
 
 def main_table(analysis: Analysis) -> Table:
-    """The headline, without rows of Captum's that repeat the row of ours: `twins` says how far they are apart."""
+    """Returns the headline without Captum's rows that repeat ours, since `twins` tells the differences."""
     table = headline(analysis)
     hidden = {other for _, other, expected in pairs(analysis.settings) if not expected}
     if len(table.rows) != len(analysis.shown) or not hidden or not agree(parities(analysis.run)):
@@ -51,9 +51,9 @@ def main_table(analysis: Analysis) -> Table:
 
 
 def fitting(table: Table, width: int, order: Sequence[int] | None = None) -> Table:
-    """The first columns of a table that fit a terminal of this width; at least the method and one more.
+    """Returns a table with the columns that fit a terminal of this width: at least the method and one more.
 
-    `order` has the places of the columns, the most important first; None: the method, then metrics.
+    `order` has the places of the columns, the most important first; None: the method, then metrics, then others.
     """
     widths = [width + _GAP for width in _widths(table)]
     kept: list[int] = []
@@ -68,12 +68,12 @@ def fitting(table: Table, width: int, order: Sequence[int] | None = None) -> Tab
 
 
 def print_fitting(console: Console, table: Table, whole: Path) -> None:
-    """Prints what fits of a table that has the same thing in many cells, what is said over all of them first."""
+    """Prints the columns that fit of a table with a column for each cell; columns over all cells come first."""
     of_cells = [
         i for i, column in enumerate(table.columns[1:], 1) if column.key.startswith("cell_")
     ]
-    over = [i for i in range(1, len(table.columns)) if i not in of_cells]
-    shown = fitting(table, console.width, [0, *over, *of_cells])
+    over_cells = [i for i in range(1, len(table.columns)) if i not in of_cells]
+    shown = fitting(table, console.width, [0, *over_cells, *of_cells])
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:
@@ -82,20 +82,20 @@ def print_fitting(console: Console, table: Table, whole: Path) -> None:
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Prints all columns of a table: where the terminal is too narrow, it breaks the lines."""
+    """Prints all columns of a table; a terminal that is too narrow breaks the lines."""
     needed = sum(width + _GAP for width in _widths(table))
     console.width = max(console.width, needed)
     console.print(to_rich(table, console.is_terminal))
 
 
 def _by_importance(table: Table) -> list[int]:
-    """The method, then metrics in order, then what has no direction of better: the costs."""
+    """Returns the places of columns: the method, then metrics in order, then columns without a direction of better."""
     metrics = [i for i, column in enumerate(table.columns) if column.higher_is_better is not None]
     return [0, *metrics, *(i for i in range(1, len(table.columns)) if i not in metrics)]
 
 
 def _widths(table: Table) -> list[int]:
-    """What each column needs: headings wrap, cells do not."""
+    """Returns the width of each column: headings wrap, cells do not."""
     cells = printed(table)
     return [
         max([len(max(column.heading.split(), key=len)), *(_cell_width(row[i]) for row in cells)])
@@ -108,7 +108,7 @@ def _cell_width(cell: Printed) -> int:
 
 
 def to_rich(table: Table, colored: bool) -> RichTable:
-    """A table for a terminal; the best cells are bold there, and have a star where there are no colours."""
+    """Returns a table for a terminal; the best cells are bold, and have a star if there are no colours."""
     title = Text(visible(table.title), style="bold")
     shown = RichTable(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
@@ -143,7 +143,7 @@ def _words(analysis: Analysis, table: Table, colored: bool) -> str:
 
 
 def _needed(table: Table) -> Iterator[str]:
-    """The sentences of the caption about what is shown here; the report has all."""
+    """Yields the sentences of the caption about the columns that are shown; the report has all."""
     shown = {column.key for column in table.columns}
     marked = any("✗" in str(row[0]) for row in table.rows)
     for sentence in re.split(r"(?<=\.) (?=[A-Z])", table.caption):

@@ -1,4 +1,4 @@
-"""What each setting costs: time, throughput and memory, from the repeats of the timed part of a run."""
+"""The table of each setting's time, throughput and memory, from the repeats of the timed part of a run."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, fi
 
 
 def timing(analysis: Analysis) -> Table:
-    """Medians over interleaved repeats, with the fastest and the slowest."""
+    """Returns the table of medians over interleaved repeats, with the fastest and the slowest."""
     timings = analysis.run.tables["timings"].sort_values("repeat")
     repeats = dict(list(timings.groupby("setting_id", observed=True)))
     keys = [
@@ -31,7 +31,7 @@ def timing(analysis: Analysis) -> Table:
         return None if pd.isna(size) else float(size) / 2**20
 
     def times_captum(key: str) -> Cell:
-        """The ratio of repeats that ran side by side; nothing without a twin."""
+        """Returns the ratio of repeats that ran side by side; None without a twin."""
         seconds, twin = repeats[key]["seconds"], repeats.get(twin_of(analysis.run.settings, key))
         if twin is None or len(twin) != len(seconds):
             return None

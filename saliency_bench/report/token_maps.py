@@ -1,4 +1,4 @@
-"""Token maps on a terminal; plain text where there is none. Imports neither pandas nor matplotlib."""
+"""Prints token maps on a terminal, or as plain text in a file or pipe. Imports neither pandas nor matplotlib."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency_bench.core.captions import facts, headings, legend
-from saliency_bench.core.heatmap import map_of_attribution, only_top, spans_to_rich
-from saliency_bench.core.segments import map_of_segments
+from saliency_bench.core.heatmap import only_top, spans_to_rich, token_map
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _PLAIN_WIDTH = 160  # of a file or pipe, which has none
 
 
 def console_for() -> Console:
-    """The terminal, or a wide page without colours where there is none."""
+    """Returns the terminal, or a wide page without colours for a file or pipe."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
 
@@ -32,26 +32,26 @@ def show_maps(
     top: int | None = None,
     special_tokens: bool = False,
 ) -> None:
-    """Prints a coloured token map each; without colours the score follows every token.
+    """Prints coloured token maps; without colours the score follows every token.
 
     Args:
-        maps: in the order in which they are shown.
-        console: the terminal where None.
-        top: only so many tokens with the largest magnitudes are coloured, or have their scores; None: all.
-        special_tokens: show [CLS] and its kin too.
+        maps: the maps in their order.
+        console: the console; None: the terminal.
+        top: the number of tokens that are coloured, or have their scores, those with the largest magnitudes; None: all.
+        special_tokens: whether special tokens such as [CLS] are shown.
 
     Raises:
-        InputError: `top` is no whole number of at least 1.
+        InputError: `top` is not a whole number of at least 1.
     """
     console = console or console_for()
     colored = console.is_terminal and console.color_system is not None
     legends = []
     for attribution, title in zip(maps, headings(maps), strict=True):
-        tokens = map_of_attribution(attribution, special_tokens=special_tokens)
+        tokens = token_map(attribution, special_tokens=special_tokens)
         console.print(Text(title, style="bold"))
         shown = spans_to_rich(only_top(tokens, top), colored)
         console.print(shown, soft_wrap=not colored)
-        if segments := map_of_segments(attribution):
+        if segments := segment_map(attribution):
             console.print(Text("Segments: ").append_text(spans_to_rich(segments, colored)))
         console.print(Text(largest_words(attribution, tokens.signed)), soft_wrap=not colored)
         console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
@@ -64,7 +64,7 @@ def show_maps(
 def show_verdicts(
     verdicts: Sequence[Verdict], conclusion: str, console: Console | None = None
 ) -> None:
-    """Prints which maps to trust, and the numbers that say so."""
+    """Prints the verdicts on maps, and the conclusion which of them to trust."""
     console = console or console_for()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for head in heads():

@@ -1,10 +1,10 @@
-"""What came out of a run, in a sentence: from the same paired differences as its tables."""
+"""The result of a run in a sentence, from the same paired differences as its tables."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
-from saliency_bench.core.labels import metric_label
+from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.report import stats
 from saliency_bench.report.analysis import Analysis
@@ -13,10 +13,10 @@ from saliency_bench.report.table import Estimate
 
 
 def verdict(analysis: Analysis) -> str:
-    """Which setting is best by the primary metric, and which others it is ahead of; "" without two to compare.
+    """Names the best setting by the primary metric and those that it is ahead of; "" without two settings to compare.
 
-    A setting is ahead of another where the interval of their paired difference does not hold 0 and, in a study that makes
-    claims, where they share no letter.
+    A setting is ahead of another if the interval of their paired difference does not contain 0 and, in a study that makes
+    claims, if they share no letter.
     """
     metric, (best, *others) = analysis.primary, _contestants(analysis) or [""]
     if metric is None or not others:
@@ -45,27 +45,27 @@ def verdict(analysis: Analysis) -> str:
 
 
 def plain_label(analysis: Analysis, setting_id: str) -> str:
-    """The label of a setting of ours without the word that tells it from Captum's."""
+    """Returns the label of one of our settings without the word that distinguishes it from Captum's."""
     return analysis.labels[setting_id].replace(" (native)", "")
 
 
 def _contestants(analysis: Analysis) -> list[str]:
-    """What is shown and has a value, the best first, without chance, bounds and Captum's twins."""
+    """Returns the shown settings with a value, the best first, without chance, bounds and Captum's twins."""
     metric = analysis.primary
     if metric is None or analysis.higher_is_better(metric) is None:
         return []
     settings = [analysis.setting(key) for key in analysis.shown]
     return [
-        one["setting_id"]
-        for one in settings
-        if facts_of(one).role in ("method", "baseline")
-        and not is_reference(one)
-        and analysis.estimate(one["setting_id"], metric) is not None
+        setting["setting_id"]
+        for setting in settings
+        if facts_of(setting).role in ("method", "baseline")
+        and not is_reference(setting)
+        and analysis.estimate(setting["setting_id"], metric) is not None
     ]
 
 
 def _gains(compared: pd.DataFrame, higher_is_better: bool | None) -> dict[str, Estimate]:
-    """By setting, how much better the best is: positive in either direction of better."""
+    """Returns by setting the amount by which the best is better: positive in either direction of better."""
     sign = -1 if higher_is_better else 1  # differences are of the other, minus the best
     return {
         row.setting_id: Estimate(sign * row.difference, *sorted((sign * row.low, sign * row.high)))
@@ -74,12 +74,12 @@ def _gains(compared: pd.DataFrame, higher_is_better: bool | None) -> dict[str, E
 
 
 def _share_letter(analysis: Analysis, *keys: str) -> bool:
-    """Whether a study that makes claims does not tell two settings apart."""
+    """Whether settings share a letter, so that a study that makes claims finds no difference between them."""
     return bool(set.intersection(*(set(analysis.groups.get(key, "")) for key in keys)))
 
 
 def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
-    numbers = f"{gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}]"
+    numbers = f"{gain.mean:z.3f} [{gain.low:z.3f}, {gain.high:z.3f}]"
     return f"{plain_label(analysis, key)} (by {numbers})"
 
 
@@ -88,30 +88,23 @@ def _how_sure(analysis: Analysis) -> str:
     return f"{texts}." if analysis.claims else f"{texts}: a first look, no claim."
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def twins(analysis: Analysis) -> str:
-    """How far the settings that Captum computes too are from Captum's; "" where there are none."""
-    found = parities(analysis.run)
-    if not found:
+    """Returns the differences from Captum of the settings that it computes too, in words; "" if there are none."""
+    compared = parities(analysis.run)
+    if not compared:
         return ""
-    names = listed([facts_of(analysis.setting(one.setting_id)).label for one in found])
-    same = "the same scores" if agree(found) else "other scores"
-    worst = max(one.relative for one in found)
+    names = listed([facts_of(analysis.setting(pair.setting_id)).label for pair in compared])
+    same = "the same scores" if agree(compared) else "other scores"
+    worst = max(pair.relative for pair in compared)
+    n_texts = min(pair.n_examples for pair in compared)
     words = (
         f"the largest difference is {worst:.0e} of a text's largest score"
         if worst
         else "to the bit"
     )
-    return (
-        f"Captum gives {same} for {names}: {words} ({min(one.n_examples for one in found)} texts)."
-    )
+    return f"Captum gives {same} for {names}: {words} ({n_texts} texts)."
 
 
-def agree(found: Sequence[Parity]) -> bool:
-    """Whether all of ours agree with Captum's within the tolerance."""
-    return all(one.verdict == "agrees" for one in found)
+def agree(compared: Sequence[Parity]) -> bool:
+    """Whether all of our settings agree with Captum's within the tolerance."""
+    return all(pair.verdict == "agrees" for pair in compared)

@@ -1,4 +1,4 @@
-"""Keeps what is measured once per model and machine in the user's cache folder. Losing it only costs time."""
+"""Keeps measurements of models on this machine in the user's cache folder. Without it they are made again."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from saliency_bench.store.durable import replace_file, to_json
 VARIABLE = "SALIENCY_BENCH_CACHE"
 _NAME = "saliency_bench"
 
-#: Folders that could not be written; there is one warning for each.
+#: Folders that could not be written, each of which has had its warning.
 _WARNED: set[Path] = set()
 
 
 class Size(NamedTuple):
-    """How much a cache holds."""
+    """The size of a cache."""
 
     n_files: int
     n_bytes: int
 
 
 def folder() -> Path:
-    """The folder of the cache: what `SALIENCY_BENCH_CACHE` names, else where the platform keeps such files.
+    """Returns the folder of the cache: that of `SALIENCY_BENCH_CACHE`, else the usual one of the platform.
 
-    That is `XDG_CACHE_HOME` or `~/.cache`, `~/Library/Caches` on macOS and `LOCALAPPDATA` on Windows.
+    The usual one is `XDG_CACHE_HOME` or `~/.cache`, `~/Library/Caches` on macOS and `LOCALAPPDATA` on Windows.
 
     Raises:
         RuntimeError: the user has no home folder.
@@ -44,7 +44,7 @@ def folder() -> Path:
 
 
 def read(kind: str, name: str) -> Any:
-    """Reads what an earlier process kept under that name; None where it is absent or unreadable."""
+    """Reads the content that an earlier process kept under a name; None if it is absent or unreadable."""
     try:
         return json.loads(_path(kind, name).read_text("utf-8"))
     except (OSError, RuntimeError, ValueError):
@@ -54,7 +54,7 @@ def read(kind: str, name: str) -> Any:
 def write(kind: str, name: str, content: Any) -> None:
     """Keeps content for later processes, unless JSON cannot hold it (NaN).
 
-    A folder that cannot be written is no error: there is one warning.
+    If the folder cannot be written, there is one warning and no error.
     """
     try:
         data = to_json(content)
@@ -67,7 +67,7 @@ def write(kind: str, name: str, content: Any) -> None:
 
 
 def size() -> Size:
-    """How many files the cache has, and their bytes in all."""
+    """Counts the files of the cache and their bytes."""
     sizes = [path.stat().st_size for path in folder().glob("*/*.json")]
     return Size(len(sizes), sum(sizes))
 
@@ -82,7 +82,7 @@ def _warn(error: Exception) -> None:
     _WARNED.add(place)
     reason = error.__cause__ if isinstance(error, StorageError) and error.__cause__ else error
     warnings.warn(
-        f"the cache cannot be written ({reason}), so that what is found once per model is found anew in every process. "
+        f"the cache cannot be written ({reason}), so that every process measures each model again. "
         f"Set {VARIABLE} to a folder that can be written.",
         stacklevel=2,
     )

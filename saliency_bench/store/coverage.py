@@ -1,4 +1,4 @@
-"""Checks that the tables on disk are those of the plan and of this run, one part in memory at a time."""
+"""Checks that the tables on disk have the planned rows of this run, with one part in memory at a time."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +18,13 @@ _Key = tuple[Any, ...]  # the columns of `SORT_KEYS` after the cell
 
 @dataclass(frozen=True)
 class Plan:
-    """What the tables of a run must hold.
+    """The rows that the tables of a run must have.
 
-    `texts` are the ids of each part's; `settings` those of the settings that explain, in their order, `evaluated` of those
-    that have rows. `metrics` are the (metric, removal) of every map, `curves` those among them that are read from stored
-    curves; `agreement` the metrics of every two settings; `convergence` the (setting, against) of the `probed` texts.
-    `timings` names the part that holds `repeats` of every setting; there is none where it is None.
+    `texts` are the ids of the texts by part. `settings` are the ids of the settings with maps, in their order, and
+    `evaluated` of those with rows. `metrics` are the (metric, removal) pairs of every map, and `curves` those of them that
+    are read from stored curves. `agreement` are the metrics of every two settings, `convergence` the (setting, against)
+    pairs of the texts in `probed`. `timings` is the name of the part with `repeats` timings of every setting; None: there
+    are no timings.
     """
 
     cell_id: str
@@ -47,11 +48,11 @@ class Plan:
 def require_planned(folder: Path, plan: Plan) -> None:
     """Checks that every table of every part is of this run's cell and has exactly the planned rows, each once.
 
-    Parts that are not there are passed over: whether all are is known elsewhere. Of a sealed run nothing is looked at:
-    what still stands among its parts is about to be removed.
+    Missing parts are skipped, since `PartStore.seal` checks that all are there. Nothing is checked in a sealed run, whose
+    remaining parts are about to be removed.
 
     Raises:
-        StorageError: a part is of another cell, lacks rows, has some twice, or has others'; the first is named.
+        StorageError: a part is of another cell, lacks rows, has rows twice, or has unplanned rows; the first is named.
     """
     if sealed_record(folder) is not None:
         return
@@ -61,12 +62,12 @@ def require_planned(folder: Path, plan: Plan) -> None:
 
 
 class _Part:
-    """The keys of one part's tables, and those that the plan has for it."""
+    """The keys of one part's tables, and the planned ones."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.ids = plan.texts.get(folder.name, ())
-        self.found = {name: self._read(name, SORT_KEYS[name][1:]) for name in TABLES}
+        self.keys = {name: self._read(name, SORT_KEYS[name][1:]) for name in TABLES}
 
     def check(self) -> None:
         """Raises `StorageError` for the first table that is not as planned."""
@@ -84,10 +85,10 @@ class _Part:
         self._same("maps", product(plan.settings, ids), may_lack=self._without_map())
         self._same("curves", self._curves())
         of_part = {"", *ids} if ids else set()
-        self._same("warnings", (key for key in self.found["warnings"] if key[0] in of_part))
+        self._same("warnings", (key for key in self.keys["warnings"] if key[0] in of_part))
 
     def _read(self, name: str, columns: Sequence[str]) -> list[_Key]:
-        """Those columns of every row of a table, which must be of this run's cell."""
+        """Reads columns of every row of a table, and checks that its rows are of this run's cell."""
         path = self.folder / f"{name}.parquet"
         with storing(path):
             if not path.is_file():
@@ -103,13 +104,13 @@ class _Part:
     def _same(
         self, name: str, planned: Iterable[_Key], may_lack: Iterable[_Key] = frozenset()
     ) -> None:
-        rows, wanted = Counter(self.found[name]), Counter(planned)
+        rows, wanted = Counter(self.keys[name]), Counter(planned)
         lacking = (wanted - rows) - Counter(may_lack)
-        for problem, left in (("lacks", lacking), ("has unplanned", rows - wanted)):
-            if left:
-                first = min(" ".join(map(str, row)) for row in left)
+        for problem, keys in (("lacks", lacking), ("has unplanned", rows - wanted)):
+            if keys:
+                first = min(" ".join(map(str, row)) for row in keys)
                 raise StorageError(
-                    f"{self.folder}: table {name!r} {problem} {left.total()} rows, for instance of {first}. {self._remedy}"
+                    f"{self.folder}: table {name!r} {problem} {keys.total()} rows, for instance of {first}. {self._remedy}"
                 )
 
     @property
@@ -118,41 +119,41 @@ class _Part:
         return f"Remove this folder, and go on with: saliency-bench resume {run}"
 
     def _without_map(self) -> list[_Key]:
-        """The settings and texts that have no map since a score is not finite: nothing about them has a value."""
+        """Returns the settings and texts without a map, since a score is not finite: all their rows are failed."""
         rows = self._read("rows", ["setting_id", "example_id", "status"])
         for setting in ("setting_a", "setting_b"):
             rows += self._read("agreement", [setting, "example_id", "status"])
         statuses: dict[_Key, set[str]] = {}
         for setting, text, status in rows:
             statuses.setdefault((setting, text), set()).add(status)
-        # Where nothing is evaluated or compared, there is no status.
-        each = {key: statuses.get(key, {FAILED}) for key in product(self.plan.settings, self.ids)}
-        return [key for key, own in each.items() if FAILED in own and OK not in own]
+        # A map that is neither evaluated nor compared has no status, and may be missing.
+        every = {key: statuses.get(key, {FAILED}) for key in product(self.plan.settings, self.ids)}
+        return [key for key, of_map in every.items() if FAILED in of_map and OK not in of_map]
 
     def _curves(self) -> list[_Key]:
-        """Every text has its curves at the same k under all settings; there are none where no value was read from one."""
+        """Returns the planned curves: of a text at the same k under all settings, if any value was read from them."""
         of_curves = set(self.plan.curves)
         removals = sorted({removal for _, removal in of_curves})
-        found = {key[:3] for key in self.found["curves"]}
+        stored = {key[:3] for key in self.keys["curves"]}
         columns = ["setting_id", "example_id", "removal", "metric", "status"]
         read = {
             (setting, text, removal)
             for setting, text, removal, metric, status in self._read("rows", columns)
             if status == OK and (metric, removal) in of_curves
         }
-        at: dict[_Key, dict[int, None]] = {}
-        for _, text, removal, k in self.found["curves"]:
-            at.setdefault((text, removal), {})[k] = None
+        k_values: dict[_Key, dict[int, None]] = {}
+        for _, text, removal, k in self.keys["curves"]:
+            k_values.setdefault((text, removal), {})[k] = None
         return [
             (*key, k)
             for key in product(self.plan.settings, self.ids, removals)
-            if key in read or key in found
-            for k in at.get(key[1:], {None: None})
+            if key in read or key in stored
+            for k in k_values.get(key[1:], {None: None})
         ]
 
 
 def _joined(
     settings: Iterable[_Key], texts: Sequence[str], metrics: Iterable[_Key]
 ) -> Iterable[_Key]:
-    """Every combination of the three as one key."""
+    """Yields every combination of the three as one key."""
     return ((*a, text, *b) for a, text, b in product(settings, texts, metrics))

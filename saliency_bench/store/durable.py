@@ -1,4 +1,4 @@
-"""Files that are there completely or not at all, also after a power cut."""
+"""Writes files that are there completely or not at all, also after a power cut."""
 
 import errno
 import hashlib
@@ -40,7 +40,7 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, which a file's own fsync does not (see fsync(2))."""
+    """Makes the names in a folder durable, which the fsync of a file does not (see fsync(2))."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -61,7 +61,7 @@ def write_new(path: Path, data: bytes) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Puts `data` at `path` in one step: a reader sees the old file or the new one.
 
-    The folder is made if need be.
+    The folder is made if it is missing.
 
     Raises:
         StorageError: the operating system refused; the old file is as it was.
@@ -98,7 +98,7 @@ def put_in_place(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what `replace_file` was writing when a process was killed; only where nobody else writes.
+    """Removes unfinished files of `replace_file` after a kill. No other process may be writing to the folder.
 
     Raises:
         StorageError: the operating system refused.
@@ -110,15 +110,19 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file of this name is what `replace_file` was writing when a process was killed."""
+    """Whether a file has the name of an unfinished one of `replace_file`."""
     return _STAGING.fullmatch(name) is not None
 
 
 def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
-    """Refuses symbolic links among these names in a folder, or anywhere in it where None: writing would follow them.
+    """Refuses symbolic links, which writing would follow.
+
+    Args:
+        folder: the folder.
+        names: the names in it to check; None: everything in it, also in its subfolders.
 
     Raises:
-        StorageError: there is one.
+        StorageError: there is a link.
     """
     with storing(folder):
         paths = (
@@ -129,12 +133,12 @@ def refuse_links(folder: Path, names: Sequence[str] | None = None) -> None:
         link = next((path for path in paths if path.is_symlink()), None)
     if link is not None:
         raise StorageError(
-            f"{link} is a symbolic link, and what is written there would leave the folder. Remove the link."
+            f"{link} is a symbolic link: files written there would be outside of the folder. Remove the link."
         )
 
 
 def to_json(value: Any) -> bytes:
-    """Canonical JSON: equal values give equal bytes.
+    """Returns canonical JSON: equal values give equal bytes.
 
     Raises:
         ValueError: NaN or infinity, which JSON does not have.
@@ -144,5 +148,5 @@ def to_json(value: Any) -> bytes:
 
 
 def sha256(data: bytes) -> str:
-    """The SHA-256 of `data`, in hexadecimal."""
+    """Returns the SHA-256 of `data`, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Logs what happens in a run as JSON lines, for a person, a script or an experiment tracker."""
+"""Logs the events of a run as JSON lines, for a person, a script or an experiment tracker."""
 
 import json
 import os
@@ -9,16 +9,16 @@ from typing import Any
 from saliency_bench.store.durable import storing
 
 EVENTS = "events.jsonl"
-# A link of that name would lead the log out of the folder.
+# A link of that name would put the log outside of the folder.
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 
 
 class EventLog:
-    """Appends to `events.jsonl` of a run folder. Times stand here and nowhere among the results.
+    """Appends to `events.jsonl` of a run folder. Times are in this file and nowhere among the results.
 
-    Every line has `time` (UTC) and `event`: start, warning, set_aside,
-    block, progress, done, interrupted or error; the rest depends on it: docs/reliability.md.
-    A line is written by one call and ends with a line break: the last one of a killed run may be cut short.
+    Every line has `time` (UTC) and `event`: start, warning, set_aside, block, progress, done, interrupted or error. The
+    other keys depend on the event: docs/reliability.md. A line is written by one call and ends with a line break; the last
+    line of a killed run may be cut short.
     """
 
     def __init__(self, folder: Path) -> None:

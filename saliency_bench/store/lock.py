@@ -1,4 +1,4 @@
-"""Lets one process at a time work on a run folder, except for workers, which only add parts."""
+"""A lock by which one process at a time works on a run folder; workers, which only add parts, need none."""
 
 import errno
 import os
@@ -14,8 +14,8 @@ from saliency_bench.store.durable import storing
 def locked(folder: Path) -> Iterator[None]:
     """Makes the folder and locks it; the lock ends with the process, however that ends.
 
-    File systems that know no such locks are used without: there too, a part is committed by one process only. A
-    folder into which nothing was written is taken away again.
+    File systems without such locks are used without: there too, a part is committed by one process only. A folder that is
+    still empty at the end is removed.
 
     Raises:
         StorageError: another process works on the folder, or it cannot be made.

@@ -1,4 +1,4 @@
-"""Provenance: what made the numbers of a run, apart from its configuration."""
+"""The provenance of a run's numbers besides its configuration: code, versions and machine."""
 
 import os
 import platform
@@ -24,11 +24,11 @@ def collect(
     started: datetime,
     ended: datetime | None = None,
 ) -> dict[str, Any]:
-    """Collects what can change a number (`identity`) and what cannot (`circumstances`), as JSON data.
+    """Collects the facts that can change a number (`identity`) and those that cannot (`circumstances`), as JSON data.
 
-    `computation` holds what only the runner knows: threads, device name, dtype, attention
-    implementation, token budget, digest of the weights. `started` and `ended` are aware of their
-    time zone. What a machine does not report is None; nothing here fails.
+    `computation` has the facts that only the runner has: threads, device name, dtype, attention implementation, token
+    budget, digest of the weights. `started` and `ended` have a time zone. A fact that the machine does not report is None;
+    nothing here fails.
     """
     return {
         "identity": {
@@ -53,7 +53,7 @@ def collect(
 
 
 def code(package: Path = PACKAGE) -> dict[str, Any]:
-    """Version of the package, and commit and local changes of the checkout it is imported from.
+    """Returns the version of the package, and commit and local changes of the checkout it is imported from.
 
     `dirty_sha256` covers names and contents of all files of the package and of `conf/` beside it
     that differ from the commit. Outside a checkout all but `version` are None.
@@ -79,7 +79,7 @@ def code(package: Path = PACKAGE) -> dict[str, Any]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of the processor, or at least its architecture."""
+    """Returns the name of the processor, or at least its architecture."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -94,7 +94,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def portable(text: str, cwd: Path | None = None, home: Path | None = None) -> str:
-    """Writes the working folder as `.` and the user's home as `~`, so that the text names no user."""
+    """Replaces the working folder by `.` and the user's home by `~`, so that the text names no user."""
     for folder, short in ((cwd or _folder(Path.cwd), "."), (home or _folder(Path.home), "~")):
         if folder is not None and folder != Path(folder.anchor):
             text = re.sub(rf"(?<![\w./~-]){re.escape(str(folder))}(?![\w.-])", short, text)
@@ -109,7 +109,7 @@ def _folder(find: Callable[[], Path]) -> Path | None:
 
 
 def memory_bytes() -> int | None:
-    """The memory of this machine; None where it is not known."""
+    """Returns the memory of this machine in bytes; None if it is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -133,13 +133,13 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _output(command: Sequence[str], folder: Path) -> str | None:
-    """What a command prints; None if it is missing, fails, asks something or takes too long."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    """Returns the output of a command; None if it is missing, fails, waits for input or takes too long."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
             command,
             cwd=folder,
-            env=kept | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            env=variables | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_GIT_SECONDS,

@@ -1,8 +1,8 @@
 """Merges many sorted parts of a table to one sorted Parquet file, in memory that does not grow with their number.
 
-Rows are dealt to buckets that follow each other in the order of keys; each bucket is sorted for itself. The file has
-row groups of one size (fewer rows where lists are long), so that its bytes depend on the rows alone; a table of one group is written as `to_parquet`
-writes it.
+Rows are dealt to buckets, which follow each other in the order of keys; each bucket is sorted alone. The file has row groups
+of one size (fewer rows if lists are long), so that its bytes depend on the rows alone. A table of one group is written as
+`to_parquet` writes it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from saliency_bench.store.parquet import OPTIONS, from_parquet, merge, schema_of
 GROUP_ROWS = 65_536
 #: The same in values, for tables with lists: a map has a value of every column for every token, some 10 bytes each.
 GROUP_VALUES = 2_097_152
-#: Rows whose keys are looked at to find where buckets of so many rows begin.
+#: Sampled rows per bucket, whose keys decide where buckets begin.
 SAMPLES_PER_BUCKET = 1000
 
 _Key = tuple[str, ...]
@@ -35,10 +35,10 @@ def merge_files(
 ) -> str:
     """Merges the rows of the files into one file at `target`, in one step, and returns its SHA-256.
 
-    `scratch` is a folder for what does not fit memory; it is made if need be, and left empty.
+    `scratch` is a folder for rows that do not fit memory; it is made if needed, and left empty.
 
     Raises:
-        InputError: rows with the same key that differ.
+        InputError: rows with the same key differ.
         StorageError: the disk refuses, or a file is not this table; `target` is as it was.
     """
     with storing(target):
@@ -54,10 +54,10 @@ def merge_files(
 
 
 def _rows_of_lists(name: str, metadata: Sequence[pq.FileMetaData], total: int) -> int:
-    """The most rows that have no more than `GROUP_VALUES` values on the average; any number in a table without lists.
+    """Returns the most rows with at most `GROUP_VALUES` values on average; `GROUP_ROWS` for a table without lists.
 
-    Values, and not bytes: how many there are depends on the rows alone, not on the parts they came in. A power of two,
-    so that a row which two parts share changes nothing.
+    Values are counted, not bytes, since their number depends on the rows alone and not on the parts. The result is a power
+    of two, so that a row that two parts share changes nothing.
     """
     if not total or not any(kind.startswith("list<") for kind in TABLES[name].values()):
         return GROUP_ROWS
@@ -98,7 +98,7 @@ def _write(writer: pq.ParquetWriter, table: pa.Table) -> None:
 
 
 def _cuts(name: str, files: Sequence[Path], total: int, most: int) -> list[_Key]:
-    """Keys at which buckets of about `most` rows begin, the first aside, from a sample of the rows."""
+    """Returns the keys at which buckets of about `most` rows begin, without the first bucket, from a sample of the rows."""
     step = max(1, most // SAMPLES_PER_BUCKET)
     sampled, passed = [], 0
     for file in files:
@@ -114,7 +114,7 @@ def _cuts(name: str, files: Sequence[Path], total: int, most: int) -> list[_Key]
 def _dealt(
     name: str, files: Sequence[Path], cuts: Sequence[_Key], scratch: Path
 ) -> Iterator[pa.Table]:
-    """The rows of each bucket, in turn."""
+    """Yields the rows of each bucket in turn."""
     schema = schema_of(name)
     paths = [scratch / f"{place}.arrow" for place in range(len(cuts) + 1)]
     writers = [pa.ipc.new_file(str(path), schema) for path in paths]
@@ -134,19 +134,19 @@ def _dealt(
 
 
 def _leading(name: str) -> list[str]:
-    """The key columns up to the text: rows that share them are in one bucket."""
+    """Returns the key columns up to the text; rows that share them are in one bucket."""
     keys = SORT_KEYS[name]
     return keys[: keys.index("example_id") + 1] if "example_id" in keys else keys[:2]
 
 
 def _keys(name: str, table: pa.Table) -> list[_Key]:
-    """The leading key columns of every row; nulls come last, as Arrow sorts them."""
+    """Returns the leading key columns of every row; nulls come last, as Arrow sorts them."""
     columns = [table[column].to_pylist() for column in _leading(name)]
     return [tuple(_last(value) for value in row) for row in zip(*columns, strict=True)]
 
 
 def _last(value: Any) -> str:
-    """A text that sorts as Arrow sorts the value: by bytes, and null after everything."""
+    """Returns a text that sorts as Arrow sorts the value: by bytes, and null after everything."""
     return "\U0010ffff" if value is None else str(value)
 
 

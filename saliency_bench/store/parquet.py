@@ -1,4 +1,4 @@
-"""Rows as Arrow tables and Parquet files: checked, sorted, the same bytes for the same rows."""
+"""Arrow tables and Parquet files of rows: checked, sorted, and with the same bytes for the same rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,30 +14,30 @@ import pyarrow.parquet as pq
 from saliency_bench.core.errors import InputError, StorageError, one_of, unknown
 from saliency_bench.core.rows import ADDED, OK, SORT_KEYS, STATUSES, TABLES
 
-#: How every file is written.
+#: The options of every file.
 OPTIONS: dict[str, Any] = {
     "version": "2.6",
     "compression": "zstd",
     "compression_level": 3,
     "store_schema": False,
 }
-#: In tables of more rows than this texts are read as dictionaries: each is held once.
+#: In tables of more rows than this, texts are read as dictionaries, which hold equal texts once.
 MANY = 1_000_000
 _NOT_CONVERTIBLE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 def schema_of(name: str) -> pa.Schema:
-    """The Arrow schema of a table of `saliency_bench.core.rows.TABLES`."""
+    """Returns the Arrow schema of a table of `saliency_bench.core.rows.TABLES`."""
     return pa.schema([(column, _arrow_type(kind)) for column, kind in TABLES[name].items()])
 
 
 def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Makes a table of checked rows in the order of their keys; a column that a row leaves out is null.
+    """Returns a table of checked rows in the order of their keys; a column that a row leaves out is null.
 
     Raises:
-        InputError: an unknown table or column, a key left out, a value of another type, a number
-            that is not finite, a value without status ok or the reverse, an unexplained status,
-            two different rows with one key. It names the row.
+        InputError: an unknown table or column, a missing key, a value of another type, a number that is not finite, a value
+            without status ok or the reverse, a status without a reason, or two different rows with one key. The message
+            names the row.
     """
     one_of("table", name, TABLES)
     for index, row in enumerate(rows):
@@ -48,26 +48,26 @@ def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def check(name: str, table: pa.Table) -> None:
-    """Refuses numbers that are not finite, values without status ok or the reverse, and an unexplained status.
+    """Checks that numbers are finite, that rows with status ok and no others have a value, and that others have a reason.
 
     Raises:
-        InputError: the first of these; it names the row.
+        InputError: a row does not; the message names the first.
     """
     _check_finite(name, table)
     _check_status(name, table)
 
 
 def merge(name: str, tables: Sequence[pa.Table]) -> pa.Table:
-    """All rows sorted by `SORT_KEYS`; a row that is repeated exactly is kept once.
+    """Returns all rows sorted by `SORT_KEYS`; of equal rows one is kept.
 
     Raises:
-        InputError: rows with the same key that differ.
+        InputError: rows with the same key differ.
     """
     if not tables:
         return schema_of(name).empty_table()
-    together = pa.concat_tables(tables)
-    # One chunk: the writer cuts pages where chunks end, and bytes must not depend on the blocks.
-    ordered = together.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).combine_chunks()
+    joined = pa.concat_tables(tables)
+    # The writer cuts pages where chunks end, and the bytes must not depend on the blocks: so there is one chunk.
+    ordered = joined.sort_by([(key, "ascending") for key in SORT_KEYS[name]]).combine_chunks()
     repeated = _repeated_rows(name, ordered)
     if not repeated:
         return ordered
@@ -75,7 +75,7 @@ def merge(name: str, tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """The bytes of a Parquet file with one row group, without time stamps or pandas metadata."""
+    """Returns the bytes of a Parquet file with one row group, without time stamps or pandas metadata."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(None),
@@ -100,9 +100,9 @@ def from_parquet(name: str, data: bytes, where: object) -> pa.Table:
 def read_columns(
     name: str, path: Path, columns: Sequence[str], of: Mapping[str, Collection[Any]]
 ) -> pa.Table:
-    """Reads columns of a file, in the rows whose columns in `of` have one of the given values, a row group at a time.
+    """Reads columns of a file, in the rows whose columns in `of` have one of its values, a row group at a time.
 
-    A file that is not there has no rows; columns that an earlier version did not have are null.
+    A missing file has no rows; columns that an earlier version did not have are null.
 
     Raises:
         StorageError: not Parquet, not this table's columns, or the disk refuses.
@@ -125,7 +125,7 @@ def read_columns(
 
 @contextmanager
 def _opened(name: str, source: Path | BytesIO, where: object) -> Iterator[pq.ParquetFile]:
-    """A Parquet file whose columns are those of the table, or of an earlier version of it."""
+    """Opens a Parquet file and checks that its columns are those of the table, or of an earlier version of it."""
     try:
         with pq.ParquetFile(source) as file:
             columns, expected = file.schema_arrow.names, set(TABLES[name])
@@ -138,7 +138,7 @@ def _opened(name: str, source: Path | BytesIO, where: object) -> Iterator[pq.Par
 
 
 def _select(name: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Columns of what was read in the types of the schema; null where it does not have one."""
+    """Returns columns in the types of the schema; a column that is missing is null."""
     fields = [schema_of(name).field(column) for column in columns]
     arrays = [
         table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
@@ -148,7 +148,7 @@ def _select(name: str, table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _encoded(table: pa.Table) -> pa.Table:
-    """The same with a dictionary for each column of texts."""
+    """Returns the same table with a dictionary for each column of texts."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             table = table.set_column(place, field.name, table[field.name].dictionary_encode())
@@ -178,7 +178,7 @@ def _check_columns(name: str, index: int, row: Mapping[str, Any]) -> None:
 
 
 def _has_fractions(value: Any) -> bool:
-    # Arrow cuts 1.5 to 1 in an integer column without a word.
+    # Arrow would silently cut 1.5 to 1 in an integer column.
     array = np.asarray(value)
     return array.dtype.kind == "f" and array.size > 0
 
@@ -231,7 +231,7 @@ def _check_status(name: str, table: pa.Table) -> None:
 
 
 def _repeated_rows(name: str, ordered: pa.Table) -> set[int]:
-    """Positions of rows that equal the row before them, in a sorted table."""
+    """Returns the positions of rows that equal the row before them, in a sorted table."""
     alike = np.ones(max(len(ordered) - 1, 0), bool)
     for key in SORT_KEYS[name]:
         column = ordered[key].combine_chunks()

@@ -1,4 +1,4 @@
-"""Stores what a run has finished, block by block: a block is on disk completely or not at all."""
+"""Stores the finished blocks of a run: each is on disk completely or not at all."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from saliency_bench.store.merging import merge_files
 from saliency_bench.store.parquet import from_parquet, to_parquet, to_table
 
 DIGESTS = "digests.json"
-PIECES = ".pieces.json"  # among the parts: what is left to do, for workers
+PIECES = ".pieces.json"  # among the parts: the remaining work, for workers
 _BLOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -39,9 +39,8 @@ class _DamagedError(Exception):
 class PartStore:
     """The tables of a run: `parts/<block>/` while it runs, `<table>.parquet` once it is sealed.
 
-    `digests.json` ends every write: beside a part's files it says what they must be, and in the run
-    folder it says that the run is sealed, from which blocks, and what its tables must be. It holds
-    no times, so that equal results give equal files.
+    `digests.json` is written last: beside a part's files it has their digests; in the run folder it shows that the run is
+    sealed, and has its blocks and the digests of its tables. It has no times, so that equal results give equal files.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class PartStore:
         tell: Callable[[str, str], None] = lambda *_: None,
         run: str | None = None,
     ) -> None:
-        """`tell` is called with a block that was set aside, and the reason; `run` is the id that every part must be of."""
+        """`tell` is called with each block that is set aside and the reason; `run` is the id that every part must have."""
         self._folder, self._run = Path(folder), run
         self._parts = self._folder / "parts"
         self._scratch = self._parts / ".merging"
@@ -58,10 +57,10 @@ class PartStore:
         self._tell = tell
 
     def write(self, block: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Commits the rows of one block, by table; the same rows that another process has committed are left.
+        """Commits the rows of one block, by table. If another process has committed the same rows, nothing is written.
 
         Raises:
-            InputError: rows that the tables do not take; nothing is written.
+            InputError: the tables do not take a row; nothing is written.
             StorageError: the disk refuses, or the block is there already with other rows.
         """
         if not _BLOCK.fullmatch(block):
@@ -81,27 +80,27 @@ class PartStore:
                 self._commit(block, files | {DIGESTS: record})
 
     def summary(self, block: str) -> tuple[int, list[dict[str, Any]]]:
-        """How many rows a committed block has, and what it warns of; nothing where that cannot be read."""
+        """Returns the number of rows of a committed block, and its warnings; 0 and none if they cannot be read."""
         try:
             part = self._parts / block
             rows = part / "rows.parquet"
             n = pq.ParquetFile(rows).metadata.num_rows if rows.is_file() else 0
             path = part / "warnings.parquet"
             warnings = from_parquet("warnings", path.read_bytes(), path) if path.is_file() else None
-        except (OSError, pa.ArrowException):  # `finished` says what is wrong
+        except (OSError, pa.ArrowException):  # `finished` sets the block aside, with the reason
             return 0, []
         keys = ["example_id", "source", "message"]
         return n, [] if warnings is None else warnings.select(keys).to_pylist()
 
     def has(self, block: str) -> bool:
-        """Whether the block was committed; whether it is whole, `finished` says."""
+        """Whether the block was committed; `finished` checks whether it is whole."""
         return (self._parts / block).exists()
 
     def _is_held(self, block: str, record: bytes) -> bool:
         if not self.has(block):
             return False
-        held = self._parts / block / DIGESTS
-        if not held.is_file() or held.read_bytes() != record:
+        stored = self._parts / block / DIGESTS
+        if not stored.is_file() or stored.read_bytes() != record:
             raise StorageError(
                 f"{self._parts / block}: this block is finished already, with other rows. Remove this folder, and go "
                 f"on with: saliency-bench resume {self._folder}"
@@ -109,13 +108,12 @@ class PartStore:
         return True
 
     def finished(self, plan: Sequence[str] | None = None) -> set[str]:
-        """Lists the blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
+        """Returns the blocks that are whole. A damaged part goes to `parts/.set_aside/`, with the reason.
 
-        Where `plan` is given, what is not in it is somebody's, and is not touched.
+        With a `plan`, blocks that are not in it are refused and not touched.
 
         Raises:
-            StorageError: a table of a sealed run is damaged, something stands among the parts that is not in the plan,
-                or the folder cannot be read.
+            StorageError: a table of a sealed run is damaged, a block is not in the plan, or the folder cannot be read.
         """
         record = sealed_record(self._folder)
         if record is not None:
@@ -128,15 +126,15 @@ class PartStore:
             return {block for block in committed if self._is_whole(block)}
 
     def n_set_aside(self) -> int:
-        """How many damaged parts were set aside; only the user removes them."""
+        """Counts the damaged parts that were set aside; only the user removes them."""
         with storing(self._set_aside):
             return len(list(self._set_aside.iterdir())) if self._set_aside.is_dir() else 0
 
     def seal(self, plan: Sequence[str]) -> None:
         """Merges the parts, which must be those of the plan, into one file per table.
 
-        The parts are removed, and nothing else: what was set aside stays. Sealing again does nothing, and a kill on the way
-        leaves a folder that can be sealed.
+        The parts are removed, and nothing else: those that were set aside stay. Sealing again does nothing, and after a kill
+        the folder can be sealed again.
 
         Raises:
             StorageError: blocks are missing or not in the plan, or the disk refuses.
@@ -162,7 +160,7 @@ class PartStore:
             self._clear(blocks)
 
     def _clear(self, blocks: set[str]) -> None:
-        """Removes what this store has written, and the folder if nothing else stands there."""
+        """Removes everything that this store has written, and the folder if it is then empty."""
         if not self._parts.is_dir():
             return
         for path in self._parts.iterdir():
@@ -228,7 +226,7 @@ class PartStore:
 
 
 def sealed_record(folder: Path) -> dict[str, Any] | None:
-    """What `digests.json` of a run folder says (`blocks`, `files`); None if it is not sealed.
+    """Reads `digests.json` of a run folder (`blocks`, `files`); None if it is not sealed.
 
     Raises:
         StorageError: the file is damaged.
@@ -296,7 +294,7 @@ def _parse_record(path: Path, key: str, kind: type) -> dict[str, Any]:
 
 
 def _tables_in(record: Mapping[str, Any]) -> list[str]:
-    """The tables a record lists. Only known names become paths: a record cannot point elsewhere."""
+    """Returns the tables that a record lists. Only names of `TABLES` become paths: a record cannot point elsewhere."""
     if foreign := record["files"].keys() - {f"{name}.parquet" for name in TABLES}:
         raise _DamagedError(f"{DIGESTS} lists {min(foreign)!r}, which is no table")
     return [name for name in TABLES if f"{name}.parquet" in record["files"]]

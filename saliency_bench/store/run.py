@@ -1,4 +1,4 @@
-"""A finished run read back: its tables, settings and manifest. Imports no torch."""
+"""Reads a finished run: its tables, settings and manifest. Imports no torch."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
-CONFIG = "config.json"  # of an unfinished run: with it `resume` goes on
-IDENTITY = "identity.json"  # all that can change a number
+CONFIG = "config.json"  # of an unfinished run: `resume` reads it
+IDENTITY = "identity.json"  # everything that can change a number
 
 
 @dataclass(frozen=True)
 class Run:
     """One finished study.
 
-    `tables` has a frame for every name in `rows.TABLES`, empty where the study made no such rows; it is read when it is
-    first asked for. What needs few columns of a large table reads them by `columns`. Booleans are pandas' nullable
-    `boolean`; an integer column with nulls is float64 with NaN, as pandas has it. Texts of a table of more than
-    `tables.MANY` rows are categories.
+    `tables` has a frame for every name in `rows.TABLES`, empty if the study has no such rows; a table is read at its first
+    use. `columns` reads some columns of a large table alone. Booleans are pandas' nullable `boolean`; an integer column with
+    nulls is float64 with NaN, as in pandas. Texts of a table of more than `parquet.MANY` rows are categories.
     """
 
     folder: Path
@@ -40,7 +39,7 @@ class Run:
     def columns(
         self, name: str, columns: Sequence[str], of: Mapping[str, Collection[Any]] | None = None
     ) -> "pd.DataFrame":
-        """These columns of a table, in the rows whose columns in `of` have one of the given values."""
+        """Returns columns of a table, in the rows whose columns in `of` have one of its values."""
         of = of or {}
         if isinstance(self.tables, Tables):
             return self.tables.read(name, columns, of)
@@ -51,7 +50,7 @@ class Run:
 
     @cached_property
     def repeated(self) -> dict[str, dict[str, str]]:
-        """By cell, the examples whose text (and pair) occurs earlier, with the first example that has it."""
+        """The examples whose text (and pair) occurs earlier, by cell, with the first example that has it."""
         examples = self.tables["examples"]
         text = examples.groupby(["cell_id", "text", "text_pair"], dropna=False, sort=False)
         first = text["example_id"].transform("first")
@@ -65,10 +64,10 @@ class Run:
 
 
 class Tables(Mapping[str, "pd.DataFrame"]):
-    """The tables of a sealed run whose files were verified, each read when it is first asked for."""
+    """The tables of a sealed run whose files were verified, each read at its first use."""
 
     def __init__(self, folder: Path, names: Collection[str]) -> None:
-        """`names` are the tables that the run has; of the others there is no row."""
+        """`names` are the tables that the run has; the others have no rows."""
         self._folder, self._names = folder, names
         self._read: dict[str, pd.DataFrame] = {}
 
@@ -86,12 +85,12 @@ class Tables(Mapping[str, "pd.DataFrame"]):
     def read(
         self, name: str, columns: Sequence[str], of: Mapping[str, Collection[Any]]
     ) -> "pd.DataFrame":
-        """Reads columns of some rows from disk, so that long lists that are not needed take no memory."""
+        """Reads columns of some rows from disk, so that other columns take no memory."""
         from saliency_bench.store.parquet import read_columns
 
         path = self._folder / f"{name}.parquet"
         if name in self._names and not path.is_file():
-            raise StorageError(f"{path} is gone since the run was opened. Restore the file.")
+            raise StorageError(f"{path} was removed after the run was opened. Restore the file.")
         return _to_frame(read_columns(name, path, columns, of))
 
 
@@ -100,7 +99,7 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         InputError: the folder is no run folder.
-        StorageError: the run is unfinished, or a file is missing or damaged, or not what such a file holds.
+        StorageError: the run is unfinished, or a file is missing, damaged or of the wrong content.
     """
     from saliency_bench.store.parts import verify_sealed
 
@@ -149,7 +148,7 @@ def _require_finished(folder: Path) -> None:
 
 
 def how_to_finish(folder: Path) -> str:
-    """Says how to finish a run folder without a manifest."""
+    """Returns the advice to finish a run folder without a manifest."""
     if (folder / CONFIG).is_file():
         return f"it has no {MANIFEST} yet. Go on with it: saliency-bench resume {folder}"
     # The last step of a run removes what `resume` reads.
@@ -160,10 +159,10 @@ def how_to_finish(folder: Path) -> str:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """Reads a JSON file of a run, which must hold a dict or a list.
+    """Reads a JSON file of a run, which must have the type `kind` (dict or list).
 
     Raises:
-        StorageError: it does not, or cannot be read.
+        StorageError: it has another type, or cannot be read.
     """
     with storing(path):
         try:
@@ -176,7 +175,7 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def _to_frame(table: "pa.Table") -> "pd.DataFrame":
-    """Converts to pandas; where there are very many rows, texts are categories, in the order of texts."""
+    """Converts a table to pandas. Categories, which texts of very many rows are, are in the order of texts."""
     import pandas as pd
     import pyarrow as pa
 

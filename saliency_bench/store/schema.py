@@ -1,4 +1,4 @@
-"""Checks the JSON files of a run before they are used: they may be somebody else's."""
+"""Checks the JSON files of a run before they are used, since a run may come from somebody else."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,14 +43,14 @@ SETTING: Mapping[str, Kind] = {
     "target": ("a text or a number", _is(str, int)),
     "seed": ("a number", _is(int)),
 }
-#: What is said of a setting's method.
+#: The facts of a setting's method.
 METHOD: Mapping[str, Kind] = {
     **dict.fromkeys(("label", "entry", "backend", "role"), TEXT),
     **dict.fromkeys(("reference", "plain", "explains_output"), TRUTH),
     "signed": ("true, false or null", _is(bool, type(None))),
     "color": ("#RRGGBB or null", _color),
 }
-#: What readers rely on in a manifest, by dotted key. All may be left out, or be null.
+#: The kinds of the fields of a manifest that are read, by dotted key. All may be left out, or be null.
 MANIFEST: Mapping[Kind, Sequence[str]] = {
     OBJECT: (
         "model", "data", "identity", "identity.code", "identity.computation", "circumstances", "preflight", "parity", "chosen", "chosen.best", "config",
@@ -65,7 +65,7 @@ MANIFEST: Mapping[Kind, Sequence[str]] = {
     CLASS: ("config.target",),
     TOLERANCE: ("parity.relative_tolerance",),
 }  # fmt: skip
-#: Numbers in a manifest, whose ranges stand in `core.ranges`; all may be left out, or be null.
+#: Numbers in a manifest, whose ranges are in `core.ranges`; all may be left out, or be null.
 NUMBERS = (
     "config.seed",
     "config.report.n_examples",
@@ -77,10 +77,10 @@ NUMBERS = (
 
 
 def check_settings(settings: Sequence[Any], path: Path) -> None:
-    """Checks that every setting has its fields, and the id that they give: rows name settings by it.
+    """Checks that every setting has its fields, and the id of these fields, by which rows name settings.
 
     Raises:
-        StorageError: the first that is wrong.
+        StorageError: a setting is wrong; the message names the first.
     """
     for place, setting in enumerate(settings):
         where = f"{path}: entry {place}"
@@ -115,7 +115,7 @@ def _id(setting: Mapping[str, Any]) -> str | None:
 
 
 def check_same_settings(settings: Sequence[Mapping[str, Any]], identity: Any, path: Path) -> None:
-    """Checks that the settings are those that the run was claimed for.
+    """Checks that the settings are those in the run's identity.
 
     Raises:
         StorageError: they are others.
@@ -127,10 +127,10 @@ def check_same_settings(settings: Sequence[Mapping[str, Any]], identity: Any, pa
 
 
 def check_manifest(manifest: Mapping[str, Any], path: Path) -> None:
-    """Checks that what is read from a manifest is of the kind that readers expect.
+    """Checks that the fields of a manifest are of the kinds in `MANIFEST` and in the ranges of `NUMBERS`.
 
     Raises:
-        StorageError: the first field that is not.
+        StorageError: a field is not; the message names the first.
     """
     kinds = {key: kind for kind, keys in MANIFEST.items() for key in keys}
     kinds |= {key: _number(key) for key in NUMBERS}

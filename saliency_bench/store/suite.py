@@ -1,6 +1,6 @@
-"""Suites are frozen, named studies; a submission is what is handed in of one. Imports no torch.
+"""Suites, which are frozen, named studies, and the submissions to them. Imports no torch.
 
-A submission is a run folder without the tables that nobody needs to check it. It may be somebody else's: names, sizes and
+A submission is a run folder without the tables that a check does not need. It may come from somebody else: names, sizes and
 digests are checked before anything is read, and numbers before they are used.
 """
 
@@ -29,36 +29,35 @@ from saliency_bench.store.run import IDENTITY, MANIFEST, SETTINGS, Run, read_jso
 GROUP = "suite"
 #: The digest of the content of each suite. It never changes: a study with other numbers gets another name.
 CONTENTS = {"v1": "e33560f6e1238c51"}
-#: What a submitter chooses, besides methods; everything else is the suite's, but for how a report looks.
+#: The sections of the configuration that a submitter chooses, besides methods.
 CHOSEN = ("model", "runtime", "out")
+#: The sections that a suite does not fix: these, and the look of a report.
 UNFIXED = (*CHOSEN, "report")
-#: Keys that configurations have had since the first suite, dotted, with the value that changes no number: where they have it
-#: they are no part of the content.
+#: Keys that were added to configurations after the first suite, dotted, each with the value that changes no number. A key
+#: with this value is not part of the content.
 ADDED: Mapping[str, Any] = {}
-#: What names a file of the submitter's machine, which nobody else has.
+#: The beginnings of values that name a file of the submitter's machine.
 _FILES = ("vector:", "file:")
-#: The tables of a submission.
+#: The tables of a submission, and those that it must have.
 KEPT = ("convergence", "examples", "maps", "rows", "timings", "warnings")
 NEEDED = ("examples", "maps", "rows", "timings")
-#: What every map has.
+#: Columns of maps that are never null.
 MAP_LISTS = ("tokens", "attributable", "starts", "ends", "scores")
 DOCUMENTS = (IDENTITY, MANIFEST, SETTINGS)
 MOST_BYTES = 5_000_000
-#: What its tables may come to when they are unpacked: a hundred texts of any model need a hundredth of it.
+#: The limit on the unpacked tables: those of a hundred texts have about a hundredth of it.
 MOST_UNPACKED = 200_000_000
-#: Of the manifest: which suite this is of, and whose methods it has.
+#: The key of the manifest with the suite, its content, and the packages of the submitted methods.
 SUITE = "suite"
-#: Of the manifest of a run whose model lacks a removal operator: those that were asked for.
-ASKED_REMOVAL = "asked_removal"
-
-
-#: Facts of a model that say where it was found, and not what it is: that the digests of its weights do.
-_FOUND = ("name", "path", "source", "revision")
+#: The key of the manifest with the requested removal operators, in a run whose model lacks one of them.
+REQUESTED_REMOVAL = "asked_removal"
+#: Facts of a model about its place. They do not identify it; the digests of its weights do.
+_PLACE = ("name", "path", "source", "revision")
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A checked submission: the run, the suite that it is of, and what that suite's content digest is."""
+    """A checked submission: the run, the name of its suite, and the content digest of this suite."""
 
     run: Run
     suite: str
@@ -66,18 +65,18 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """What it is called on a page: its folder's name."""
+        """The name on a page: that of its folder."""
         return self.run.folder.resolve().name
 
     @property
     def methods(self) -> Mapping[str, Any]:
-        """By entry, the package of each method that the suite does not have itself."""
+        """The package of each method that is not the suite's own, by entry."""
         methods: dict[str, Any] = self.run.manifest[SUITE]["methods"]
         return methods
 
 
 def opponents(suite: str) -> list[str]:
-    """The method entries that a suite has itself.
+    """Returns the method entries of a suite, which every submission has.
 
     Raises:
         InputError: there is no such suite.
@@ -89,7 +88,7 @@ def opponents(suite: str) -> list[str]:
 
 
 def content(suite: str, config: Mapping[str, Any], texts: Iterable[tuple[str, str | None]]) -> str:
-    """The digest of all that a suite fixes: each value of its configuration, its opponents, and the texts.
+    """Returns the digest of everything that a suite fixes: the values of its configuration, its opponents, and the texts.
 
     Args:
         suite: its name in conf/suite/.
@@ -99,7 +98,7 @@ def content(suite: str, config: Mapping[str, Any], texts: Iterable[tuple[str, st
     config = _without(config, ADDED)
     fixed = {key: value for key, value in config.items() if key not in UNFIXED}
     methods = config.get("method") or {}
-    # In their order: ties in a table are broken by it.
+    # The order counts, since it breaks ties in a table.
     fixed["method"] = [[name, methods.get(name)] for name in opponents(suite)]
     several = sorted({(text, pair or "") for text, pair in texts})
     return digest(json.loads(json.dumps({"config": fixed, "texts": several})), 16)
@@ -108,7 +107,7 @@ def content(suite: str, config: Mapping[str, Any], texts: Iterable[tuple[str, st
 def _without(
     config: Mapping[str, Any], values: Mapping[str, Any], head: str = ""
 ) -> dict[str, Any]:
-    """A configuration without the keys that have these values."""
+    """Returns a configuration without the keys that have these values."""
     return {
         key: _without(value, values, f"{head}{key}.") if isinstance(value, dict) else value
         for key, value in config.items()
@@ -117,10 +116,10 @@ def _without(
 
 
 def suite_of(run: Run) -> tuple[str, str]:
-    """The suite that a run is of, and its content digest.
+    """Returns the suite of a run, and its content digest.
 
     Raises:
-        InputError: the run is not of a suite, or of one with other numbers, or it names files.
+        InputError: the run is not of a suite, or its content is another, or it names files.
     """
     config = dict(run.manifest.get("config") or {})
     name = str(config.get("name")).removeprefix(f"{GROUP}_")
@@ -129,8 +128,8 @@ def suite_of(run: Run) -> tuple[str, str]:
             f"{run.folder} is not a run of a suite. Make one with: saliency-bench suite v1"
         )
     refuse_files(config.get("method") or {})
-    if (asked := run.manifest.get(ASKED_REMOVAL)) is not None:
-        config["evaluation"] = {**(config.get("evaluation") or {}), "removal": asked}
+    if (requested := run.manifest.get(REQUESTED_REMOVAL)) is not None:
+        config["evaluation"] = {**(config.get("evaluation") or {}), "removal": requested}
     examples = run.tables["examples"]
     pairs = examples["text_pair"].astype(object).where(examples["text_pair"].notna(), None)
     of_run = content(name, config, zip(examples["text"], pairs, strict=True))
@@ -143,7 +142,7 @@ def suite_of(run: Run) -> tuple[str, str]:
 
 
 def refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses entries that name files: nobody else could compute them, and they might name a file of the reader's."""
+    """Refuses entries that name files: nobody else could compute them, and a file of the reader might have that name."""
     for name, entry in methods.items():
         for key, value in entry.items():
             values = value if isinstance(value, list) else [value]
@@ -151,12 +150,12 @@ def refuse_files(methods: Mapping[str, Mapping[str, Any]]) -> None:
                 isinstance(text, str) and text.startswith(_FILES) for text in values
             ):
                 raise InputError(
-                    f"method.{name}.{key} names a file, which nobody else has: a suite takes methods that compute."
+                    f"method.{name}.{key} names a file, which nobody else has. A suite takes only methods that compute their scores."
                 )
 
 
 def packages(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """By method, the installed package that adds it, with its version and the digest of the method's file."""
+    """Returns the installed package that adds each method, with its version and the digest of the method's file."""
     points = {point.name: point for point in entry_points(group="saliency_bench.methods")}
     installed = {}
     for name in names:
@@ -169,15 +168,15 @@ def packages(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def identity_of_model(facts: Any) -> dict[str, Any]:
-    """What is said of a model besides where it was found: the same weights may lie in a folder of another name."""
-    return {key: value for key, value in dict(facts or {}).items() if key not in _FOUND}
+    """Returns the facts of a model without its place: the same weights may lie in a folder of another name."""
+    return {key: value for key, value in dict(facts or {}).items() if key not in _PLACE}
 
 
 def pack(folder: Path, out: Path) -> Submission:
     """Makes the submission of a finished run in an empty folder.
 
     Raises:
-        InputError: the run is not of a suite, or `out` holds something else.
+        InputError: the run is not of a suite, or `out` has other files.
         StorageError: the submission would be too large, or the disk refuses.
     """
     run = read_run(folder)
@@ -219,12 +218,12 @@ def pack(folder: Path, out: Path) -> Submission:
 
 
 def read(folder: Path) -> Submission:
-    """Reads a submission, and refuses what is not one.
+    """Reads and checks a submission.
 
     Raises:
-        InputError: it is not of a suite, or of one with other numbers.
-        StorageError: it holds other files or links, is too large, does not have the digests that it names, or lacks
-            rows, has others', or has numbers that are not finite.
+        InputError: it is not of a suite, or its content is another.
+        StorageError: it has other files or links, is too large, differs from its digests, lacks rows, has unplanned ones,
+            or has numbers that are not finite.
     """
     folder = Path(folder)
     _refuse_other_files(folder)
@@ -234,8 +233,8 @@ def read(folder: Path) -> Submission:
         raise StorageError(f"{folder / DIGESTS} does not name the digest of {other[0]}.")
     _refuse_bombs(folder)
     run = read_run(folder)
-    named = run.manifest.get(SUITE)
-    if not (isinstance(named, dict) and _are_packages(named.get("methods"))):
+    entry = run.manifest.get(SUITE)
+    if not (isinstance(entry, dict) and _are_packages(entry.get("methods"))):
         raise StorageError(f"{folder / MANIFEST}: expected {SUITE} with its name and methods.")
     for name in KEPT:
         if (path := folder / f"{name}.parquet").is_file():
@@ -292,12 +291,12 @@ def _check_documents(folder: Path) -> None:
 
 
 def _refuse_bombs(folder: Path) -> None:
-    """Refuses tables that would not fit memory once unpacked; what their files say of their sizes is the sender's word."""
+    """Refuses tables that would not fit memory once unpacked. The sizes in the files are not trusted."""
     total = 0
     for path in sorted(folder.glob("*.parquet")):
         try:
             with pq.ParquetFile(path) as file:
-                # A dictionary of a few long texts would be counted once, and grow when it is read as texts.
+                # A dictionary of a few long texts would be counted once, but grows when it is read as texts.
                 plain = {field.name: field.type for field in schema_of(path.stem)}
                 for field in file.schema_arrow:
                     if field.type != plain.get(field.name):
@@ -334,24 +333,24 @@ def _are_packages(value: Any) -> bool:
 
 
 def _check_identity(run: Run) -> None:
-    """Checks that what is shown of a run, its manifest, is what `verify` checks, its identity."""
+    """Checks that the manifest, which pages show, agrees with the identity, which `verify` checks."""
     identity, manifest = read_json(run.folder / IDENTITY, dict), run.manifest
-    held = identity.get("config")
+    config = identity.get("config")
     pairs = {
         "model": (manifest.get("model"), identity.get("model")),
         "data": (manifest.get("data"), identity.get("data")),
         "machine": (manifest.get("identity"), identity.get("environment")),
-        "evaluation": (manifest["config"]["evaluation"], isinstance(held, dict) and held.get("evaluation")),
+        "evaluation": (manifest["config"]["evaluation"], isinstance(config, dict) and config.get("evaluation")),
     }  # fmt: skip
-    for what, (said, checked) in pairs.items():
-        if not said or said != checked:
+    for name, (shown_facts, checked_facts) in pairs.items():
+        if not shown_facts or shown_facts != checked_facts:
             raise StorageError(
-                f"{run.folder}: {MANIFEST} and {IDENTITY} do not have the same {what}."
+                f"{run.folder}: {MANIFEST} and {IDENTITY} do not have the same {name}."
             )
 
 
 def _check_rows(run: Run) -> None:
-    """Checks that every setting has each metric of each example once: who left out texts would gain by it."""
+    """Checks that every setting has each metric of each example once, so that nobody gains by leaving out texts."""
     rows, config = run.tables["rows"], run.manifest["config"]
     missing = [name for name in opponents(str(config["name"]).removeprefix(f"{GROUP}_"))
                if name not in {setting["name"] for setting in run.settings}]  # fmt: skip
@@ -378,7 +377,7 @@ def _check_rows(run: Run) -> None:
         first = min(map(str, present ^ wanted), default="")
         raise StorageError(
             f"{run.folder}: the rows are not those of the suite: {len(wanted - present)} are missing, "
-            f"{len(present - wanted)} are others' {shown(first)}."
+            f"{len(present - wanted)} are unplanned, for instance {shown(first)}."
         )
     kinds = rows[["metric", "unit", "higher_is_better"]].drop_duplicates()
     if kinds["metric"].duplicated().any():
@@ -389,9 +388,9 @@ def _check_rows(run: Run) -> None:
 
 
 def check_name(suite: str) -> None:
-    """Refuses a name that is not a suite's.
+    """Checks that a suite has this name.
 
     Raises:
-        InputError: the nearest name is given.
+        InputError: none has; the message suggests the nearest name.
     """
     one_of("suite", suite, CONTENTS)

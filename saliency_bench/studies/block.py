@@ -320,7 +320,7 @@ class OpenBlock:
 
     def _maps(self, setting: Setting, numbers: Numbers) -> list[AttributionMap]:
         name = "described", setting.name, setting.id
-        parts = self.references.found.get(BACKWARD_PARTS)
+        parts = self.references.cache.get(BACKWARD_PARTS)
         flat = self.references.once(name, lambda: described(setting, parts))
         return [
             AttributionMap(

@@ -177,10 +177,10 @@ def _check_executor(runtime: "Runtime") -> None:
 
 def _check_data(cfg: "Config") -> None:
     from saliency_bench.data import DATASETS
-    from saliency_bench.models.tasks.targets import read as read_target
+    from saliency_bench.models.tasks.targets import parse_target
     from saliency_bench.studies.config import MemoryModel
 
-    read_target(cfg.target)
+    parse_target(cfg.target)
     if isinstance(cfg.model, MemoryModel):  # its texts are in memory too
         return
     name, hyper = DATASETS.entry("dataset", cfg.data, "data")

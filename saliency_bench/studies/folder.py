@@ -66,7 +66,7 @@ def _of_settings(held: list[Any], study: Study) -> list[str]:
         for pair in zip(before, after, strict=True):
             fields = {*pair[0], *pair[1]} - {"setting_id", "seed", "target", FACTS}
             kept = [{key: entry[key] for key in fields & entry.keys()} for entry in pair]
-            changed |= dict.fromkeys(differences(*kept, f"method.{name}"))
+            changed |= dict.fromkeys(differences(kept[0], kept[1], f"method.{name}"))
     return list(changed)
 
 

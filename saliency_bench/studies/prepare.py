@@ -25,7 +25,7 @@ from saliency_bench.models import loading, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.placement import PLACEMENT, refuse_device_map
-from saliency_bench.models.preflight import Findings, inspect_texts
+from saliency_bench.models.preflight import PreflightReport, inspect_texts
 from saliency_bench.models.tasks import targets
 from saliency_bench.models.tasks.encoding import mostly_unknown
 from saliency_bench.models.tasks.registry import questions, task_of
@@ -49,7 +49,7 @@ class Study:
     config: Any
     settings: tuple[Setting, ...]
     model: Model
-    findings: Findings
+    preflight: PreflightReport
     encoded: tuple[Encoded, ...]
     warnings: tuple[dict[str, str], ...]
     identity: Mapping[str, Any]
@@ -129,10 +129,10 @@ def prepare(
     targets.check(config.target, model.labels, encoded)
     _refuse_without_units(config, encoded)
     say("trying the model on a text")
-    findings = inspect_texts(model, encoded)
+    preflight = inspect_texts(model, encoded)
     fitted, warnings = fit_settings(model, settings, max(map(len, encoded)))
     for setting in fitted:
-        refuse_vanishing_sum(setting, findings.sum_vanishes)
+        refuse_vanishing_sum(setting, preflight.sum_vanishes)
     with model.frozen():
         parts = refuse_without_parts(model, fitted, encoded[0])
     config, lacking = fit_removals(model, config)
@@ -152,7 +152,7 @@ def prepare(
         config,
         tuple(fitted),
         model,
-        findings,
+        preflight,
         tuple(encoded),
         tuple(warnings),
         identity,

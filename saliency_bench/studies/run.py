@@ -24,7 +24,7 @@ from saliency_bench.store.lock import locked
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.parts import PartStore, sealed_record
 from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
-from saliency_bench.store.suite import ASKED_REMOVAL
+from saliency_bench.store.suite import REQUESTED_REMOVAL
 from saliency_bench.studies.block import Piece
 from saliency_bench.studies.block_tables import (
     TIMING,
@@ -320,7 +320,7 @@ def _manifest(
         ended=datetime.now(UTC),
     )
     requested = study.requested.evaluation.removal
-    lacking = {} if requested == study.config.evaluation.removal else {ASKED_REMOVAL: requested}
+    lacking = {} if requested == study.config.evaluation.removal else {REQUESTED_REMOVAL: requested}
     return lacking | {
         "id": study.id,
         "cell_id": study.cell_id,
@@ -329,7 +329,7 @@ def _manifest(
         "n_examples": len(study.encoded),
         "model": study.identity["model"],
         "data": study.identity["data"],
-        "preflight": study.findings.to_dict(),
+        "preflight": study.preflight.to_dict(),
         "parts_resumed": n_resumed,
         **_of_model(study),
         **_shown(study),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.core.heatmap import map_of_attribution
+from saliency_bench.core.heatmap import token_map
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.units import NONE, heads, summed, units
 from saliency_bench.data.example import Example
@@ -81,7 +81,7 @@ def test_a_shown_map_is_the_text_as_it_was_written(model, text, pair):
     found = encoded(model, text, pair)
     if found is None or found.truncated:
         return
-    shown = "".join(span.text for span in map_of_attribution(map_of(found, 0)).spans)
+    shown = "".join(span.text for span in token_map(map_of(found, 0)).spans)
     assert shown == (text if pair is None or 1 not in found.segments else f"{text}\n{pair}")
 
 

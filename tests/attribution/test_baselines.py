@@ -311,10 +311,10 @@ def test_equal_frames_share_one_search_and_cost_what_it_says(bert, monkeypatch):
     refs = References(bert)
     for inputs in (token_inputs(6, 6, 6, seed=1), token_inputs(6, seed=2)):
         opened(bert, inputs, refs=refs).path("max_entropy", "keep")
-    (found,) = refs.found.values()
+    (found,) = refs.cache.values()
     assert len(calls) == found.n_gradients <= baselines.MOST_GRADIENTS
     opened(bert, token_inputs(7), refs=refs).path("max_entropy", "keep")
-    assert len(refs.found) == 2
+    assert len(refs.cache) == 2
 
 
 def test_a_frame_is_searched_for_alone_and_without_chance(bert):
@@ -342,7 +342,7 @@ def test_a_model_of_one_class_has_no_entropy():
     model = sb.wrap_model(Mixed(lambda z: z[:, None]), embeddings="embedding", labels=("score",))
     frame = baselines.Frame((0, 0), None, (True, True), (True, True))
     with pytest.raises(InputError, match="2 classes"):
-        baselines.least_known(References(model), frame)
+        baselines.entropy_maximum(References(model), frame)
 
 
 def test_on_the_bundled_model_max_entropy_takes_a_few_gradients_to_0_999(default_model):
@@ -355,8 +355,8 @@ def test_on_the_bundled_model_max_entropy_takes_a_few_gradients_to_0_999(default
         reached = baselines.diagnostics(ctx, "max_entropy")
     # Padding and company move float32 logits near 0 by about 1e-6, and the share by less.
     assert (reached >= 0.999 - 1e-5).all()
-    assert [len(frame.ids) for frame in refs.found] == [4, 24, 64]
-    assert max(one.n_gradients for one in refs.found.values()) <= 10
+    assert [len(frame.ids) for frame in refs.cache] == [4, 24, 64]
+    assert max(one.n_gradients for one in refs.cache.values()) <= 10
 
 
 def test_diagnostics_are_the_entropy_of_the_prediction_at_any_start(worded):

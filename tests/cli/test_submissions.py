@@ -53,7 +53,7 @@ def outside(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         methods.METHODS.names()  # loads what is installed, before this is
         patch.syspath_prepend(root)
-        for known in (methods.METHODS._known, methods.KINDS, methods.ABOUT):
+        for known in (methods.METHODS._functions, methods.KINDS, methods.ABOUT):
             patch.setitem(known, METHOD, None)
             patch.delitem(known, METHOD)
         spec = importlib.util.find_spec(METHOD)
@@ -421,7 +421,7 @@ def without_opponent(tables, documents):
 
 def own_removal(tables, documents):
     """The removal that suits, as if the model lacked the others."""
-    documents["manifest.json"][suites.ASKED_REMOVAL] = ["mask", "attention"]
+    documents["manifest.json"][suites.REQUESTED_REMOVAL] = ["mask", "attention"]
     documents["manifest.json"]["config"]["evaluation"]["removal"] = ["attention"]
     tables["rows"] = tables["rows"][tables["rows"]["removal"] != "mask"]
 
@@ -681,7 +681,7 @@ def test_a_csv_line_has_its_numbers_under_their_own_heads(submitted, tmp_path):
         tables["rows"] = tables["rows"][tables["rows"]["removal"] != "attention"]
         for file in ("manifest.json", "identity.json"):
             documents[file]["config"]["evaluation"]["removal"] = ["mask"]
-        documents["manifest.json"][suites.ASKED_REMOVAL] = ["mask", "attention"]
+        documents["manifest.json"][suites.REQUESTED_REMOVAL] = ["mask", "attention"]
 
     lines, _ = board(tmp_path / "board", submitted, forged(submitted, tmp_path / "theirs", fewer))
     alone = {}
@@ -827,7 +827,7 @@ def test_names_are_shown_and_never_run(submitted, tmp_path, capsys):
     ("make", "said"),
     [
         (lambda one, place: [], "takes folders of submissions"),
-        (lambda one, place: [one, one], "'mine' would stand for two"),
+        (lambda one, place: [one, one], "'mine' would name two entries"),
         (lambda one, place: [place], "is not a submission"),
     ],
 )

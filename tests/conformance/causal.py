@@ -4,10 +4,9 @@ The oracle knows nothing of this package: it calls the plain module on token ids
 replaced and for each token of a continuation, and takes gradients at the table of embeddings.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from architectures import HYBRID, LATENT, build
-from checks import NOT_BUILT, PASSES, REFUSED, SAME, SAME_IN_FLOAT32, WRONG, _apart, _cell, _short
+from finding import PASSES, SAME, SAME_IN_FLOAT32, Finding, difference, examined, table_gradient
 from tiny_heads import VOCABULARY, word_tokenizer
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench.core.errors import InputError
 from saliency_bench.models.model import Model, frozen
 from saliency_bench.models.prefixes import shares
 from saliency_bench.models.references import References
@@ -70,21 +68,14 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class CausalFinding:
-    """What was found of one architecture. Numbers are relative to the largest score."""
+class CausalModel(Finding):
+    """The result of one causal language model. Numbers are relative to the largest score."""
 
-    name: str
-    status: str
-    reason: str = ""
     gradient: float | None = None  # at the embeddings, by the table
     removal: float | None = None  # leave-one-out of the next token's logit, by a loop
     continuation: float | None = None  # the same of a continuation's log-probability
     beside: float | None = None  # a text alone, and in a study beside a longer one
     shared: str = ""  # whether texts that begin alike share keys and values
-
-    def row(self) -> dict[str, str]:
-        """For a table: numbers to two digits."""
-        return {key: _cell(value) for key, value in asdict(self).items()}
 
 
 def causal_names() -> list[str]:
@@ -96,45 +87,26 @@ def causal_names() -> list[str]:
 
 @cache
 def tokenizer() -> Any:
-    """Words. Models are told no token types, which GPT-2 would look up among words."""
+    """Words, without token types, which GPT-2 would look up among words."""
     with TemporaryDirectory() as folder:
         words = copy(word_tokenizer(Path(folder)))
     words.model_input_names = ["input_ids", "attention_mask"]
     return words
 
 
-def examine_causal(name: str) -> CausalFinding:
-    """Everything that is asked of an architecture."""
-    try:
-        module = build(name, auto=AUTO, needs=NEEDS.get(name), **TOKENS)
-    except (
-        Exception
-    ) as error:  # of many kinds: a library that is missing, an impossible configuration
-        return CausalFinding(name, NOT_BUILT, _short(error))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _judged(
-                _measured(name, sb.wrap_model(module, tokenizer(), task="text-generation"))
-            )
-    except InputError as error:
-        return CausalFinding(name, REFUSED, _short(error))
-    except Exception as error:  # what the probe should have said in its own words
-        return CausalFinding(name, WRONG, f"{type(error).__name__}: {_short(error)}")
+def examine_causal(name: str) -> CausalModel:
+    """All checks of an architecture."""
+
+    def built() -> nn.Module:
+        return build(name, auto=AUTO, needs=NEEDS.get(name), **TOKENS)
+
+    def measured(module: nn.Module) -> CausalModel:
+        return _measured(name, sb.wrap_model(module, tokenizer(), task="text-generation"))
+
+    return examined(CausalModel, name, built, measured)
 
 
-def _judged(found: CausalFinding) -> CausalFinding:
-    limits = {"gradient": SAME, "removal": SAME_IN_FLOAT32, "continuation": SAME_IN_FLOAT32}
-    limits["beside"] = SAME_IN_FLOAT32
-    bad = [
-        f"{key} {getattr(found, key):.2g}"
-        for key, most in limits.items()
-        if not getattr(found, key) <= most
-    ]
-    return replace(found, status=WRONG, reason=", ".join(bad)) if bad else found
-
-
-def _measured(name: str, model: Model) -> CausalFinding:
+def _measured(name: str, model: Model) -> CausalModel:
     def explain(*texts: str, **asked: Any) -> Any:
         return sb.attribute(model, [*texts], "leave_one_out", removal="unk", **asked)
 
@@ -150,21 +122,23 @@ def _measured(name: str, model: Model) -> CausalFinding:
         shared = shares(references, block.batch)
     ids, ranked = list(next_token.token_ids), np.flatnonzero(next_token.attributable)
     by_table, by_ours = _at_the_table(model, ids, target, gradient)
-    return CausalFinding(
+    finding = CausalModel(
         name,
         PASSES,
-        gradient=_apart(by_ours[ranked], by_table[ranked]),
-        removal=_apart(
+        gradient=difference(by_ours[ranked], by_table[ranked]),
+        removal=difference(
             next_token.scores[ranked],
             _drops(ids, ranked, lambda row: float(_logits(model.module, row)[target])),
         ),
-        continuation=_apart(
+        continuation=difference(
             whole.scores[ranked],
             _drops(ids, ranked, lambda row: _log_probability(model.module, row, option)),
         ),
-        beside=_apart(beside.scores, alone.scores),
+        beside=difference(beside.scores, alone.scores),
         shared="yes" if shared else "no",
     )
+    exact = dict.fromkeys(["removal", "continuation", "beside"], SAME_IN_FLOAT32)
+    return finding.within({"gradient": SAME} | exact)
 
 
 def _at_the_table(
@@ -174,12 +148,9 @@ def _at_the_table(
 
     What the layer does to a row, as scaling or a norm, is differentiated by itself. Each id occurs once in the text.
     """
-    table, text = model.embedding.weight, torch.tensor([ids])
-    with frozen(model.module), torch.enable_grad():
-        table.requires_grad_(True)
-        logit = model.module(input_ids=text).logits[0, -1, target]
-        (whole,) = torch.autograd.grad(logit, table)
-        (through,) = torch.autograd.grad(model.embedding(text), table, gradient[None])
+    text = torch.tensor([ids])
+    whole = table_gradient(model, lambda: model.module(input_ids=text).logits[0, -1, target])
+    through = table_gradient(model, lambda: model.embedding(text), gradient[None])
     return whole[ids], through[ids]
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the heads of other tasks: the numbers of `checks`, of questions about two texts of unequal length."""
+"""The checks of heads of other tasks: the numbers of `checks`, for questions about two texts of unequal length."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from checks import COMPLETE, MORE_STEPS, PASSES, SAME, SAME_IN_FLOAT32, WRONG, _apart, _cell
+from checks import COMPLETE, MORE_STEPS
+from finding import PASSES, SAME, SAME_IN_FLOAT32, WRONG, cell, difference
 from tiny_heads import EVERY_HEAD, tiny_model, word_tokenizer
 
 import saliency_bench as sb
@@ -40,7 +41,7 @@ PATH = {
 
 @dataclass(frozen=True)
 class HeadFinding:
-    """What was found of one head: the worst of its questions, relative to a question's largest score."""
+    """The result of one head: the worst of its questions, relative to a question's largest score."""
 
     task: str
     name: str
@@ -54,11 +55,11 @@ class HeadFinding:
 
     def row(self) -> dict[str, str]:
         """For a table: numbers to two digits."""
-        return {key: _cell(value) for key, value in asdict(self).items()}
+        return {key: cell(value) for key, value in asdict(self).items()}
 
 
 def tokenizer_for(kind: str, folder: Path) -> Any:
-    """Words; GPT-2 is told no token types, which it would look up among words."""
+    """Words; without token types for GPT-2, which would look them up among words."""
     own = copy(word_tokenizer(folder))
     if kind == "gpt2":
         own.model_input_names = ["input_ids", "attention_mask"]
@@ -66,7 +67,7 @@ def tokenizer_for(kind: str, folder: Path) -> Any:
 
 
 def examine(task: str, kind: str) -> HeadFinding:
-    """Everything that is asked of a head."""
+    """All checks of a head."""
     with TemporaryDirectory() as folder:
         model = tiny_model(task, kind, tokenizer_for(kind, Path(folder)))
         return _judged(_measured(task, kind, model))
@@ -98,7 +99,7 @@ def _measured(task: str, kind: str, model: Model) -> HeadFinding:
         kind,
         PASSES,
         len(short),
-        parity=max(_apart(a, b.scores) for a, b in zip(ours, theirs, strict=True)),
+        parity=max(difference(a, b.scores) for a, b in zip(ours, theirs, strict=True)),
         beside=_worst(together[n_long:], alone),
         padded=_worst(in_longer, alone),
         completeness=gap,
@@ -107,7 +108,7 @@ def _measured(task: str, kind: str, model: Model) -> HeadFinding:
 
 
 def _worst(ours: Sequence[AttributionMap], alone: Sequence[AttributionMap]) -> float:
-    return max(_apart(a.scores, b.scores) for a, b in zip(ours, alone, strict=True))
+    return max(difference(a.scores, b.scores) for a, b in zip(ours, alone, strict=True))
 
 
 def _completeness(block: OpenBlock, setting: Setting) -> tuple[float, int]:

@@ -2,7 +2,8 @@
 
 import pytest
 from architectures import names
-from checks import NOT_BUILT, PASSES, REFUSED, examine
+from checks import examine
+from finding import NOT_BUILT, PASSES, REFUSED
 
 #: In the default run, one of each kind. All of them take ten minutes, a tenth of a second to minutes each.
 KINDS = {

@@ -2,7 +2,7 @@
 
 import pytest
 from causal import causal_names, examine_causal
-from checks import NOT_BUILT, PASSES, REFUSED
+from finding import NOT_BUILT, PASSES, REFUSED
 
 #: In the default run, one of each kind.
 KINDS = {

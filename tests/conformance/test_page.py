@@ -8,7 +8,7 @@ import pytest
 import transformers
 from architectures import names
 from causal import causal_names
-from checks import NOT_BUILT, PASSES, REFUSED
+from finding import NOT_BUILT, PASSES, REFUSED
 from tiny_heads import EVERY_HEAD
 
 ROOT = Path(__file__).parents[2]

@@ -142,7 +142,7 @@ def test_a_text_without_places_has_no_sentences(model):
     ("segments", "reason"),
     [
         ([[0, 4], [2, 6]], "overlap"),
-        ([[0, 999]], "none beyond the text"),
+        ([[0, 999]], "expected 0 <= start < end"),
         (["Lima"], "not in the text"),
     ],
 )

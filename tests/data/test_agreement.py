@@ -2,6 +2,7 @@
 
 import pytest
 
+from saliency_bench.core import conf
 from saliency_bench.core.errors import InputError
 from saliency_bench.data import agreement
 from saliency_bench.data.agreement import ATTRACTORS, PREPOSITIONS, SUBJECTS
@@ -57,13 +58,20 @@ def test_more_items_begin_with_the_same_ones_and_another_seed_has_others():
     [
         ({"number": "dual"}, r"data\.number"),
         ({"attractors": [4]}, "0 to 3"),
-        ({"attractors": []}, "0 to 3"),
-        ({"attractors": [0], "n_items": 201}, "only 200 different"),
+        ({"attractors": []}, "Give at least one value"),
+        ({"attractors": [0], "n_items": 301}, "only 300 different"),
     ],
 )
 def test_what_cannot_be_made_is_refused(changed, words):
     with pytest.raises(InputError, match=words):
         load(**changed)
+
+
+@pytest.mark.parametrize("number", ["singular", "plural", "both"])
+def test_the_items_of_the_shipped_configuration_can_be_made(number):
+    entry = conf.read("data", "agreement") | {"number": number}
+    entry.pop("dataset")
+    assert len(agreement.load(**entry)) == entry["n_items"] == 500
 
 
 def test_no_noun_is_a_subject_and_an_attractor():

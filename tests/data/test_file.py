@@ -205,10 +205,10 @@ def test_a_line_of_tsv_is_a_row_and_a_quote_a_letter(folder, rows):
         ]
 
 
-def test_text_that_looks_quoted_is_told_of_unless_it_is_said_what_quotes_are(tmp_path):
+def test_text_that_looks_quoted_brings_a_warning_unless_the_meaning_of_quotes_is_set(tmp_path):
     data = b'text\n"a ""great"" one"\n"plain"\n'
     path = str(raw(tmp_path, data, "data.tsv"))
-    with pytest.warns(UserWarning, match=r"data.tsv:2: .*\(1 in all\).*data.quotes=fields"):
+    with pytest.warns(UserWarning, match=r"data.tsv:2: .*\(1 such\).*data.quotes=fields"):
         found = load(path=path, text="text")
     assert [one.text for one in found] == ['"a ""great"" one"', '"plain"']
     for quotes, texts in {
@@ -226,7 +226,7 @@ def test_quotes_of_csv_may_be_letters(tmp_path):
 
 def test_quotes_around_the_columns_of_tsv_are_no_part_of_their_names(tmp_path):
     path = raw(tmp_path, b'"text"\t"label"\n"good"\t"1"\n', "data.tsv")
-    refused(path, f"{path}:1: the columns are in quotes", "data.quotes=fields")
+    refused(path, f"{path}:1: the names of the columns are in quotes", "data.quotes=fields")
 
 
 def test_a_field_that_runs_over_a_line_of_tsv_is_refused_with_its_line(tmp_path):

@@ -60,5 +60,5 @@ def test_another_seed_makes_other_prompts_and_more_of_them_begin_alike():
 
 
 def test_more_prompts_than_there_are_is_refused():
-    with pytest.raises(InputError, match=r"data\.n_prompts: 1201 .* 1200"):
+    with pytest.raises(InputError, match=r"data\.n_prompts: there are 1200 .* 1201"):
         load(n_prompts=1201, controls=0.0)

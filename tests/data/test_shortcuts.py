@@ -137,7 +137,7 @@ def test_another_seed_puts_the_words_elsewhere_in_the_same_sentences(kind):
 
 def test_every_place_is_used_and_words_keep_their_order():
     stream = random.Random(0)
-    texts = {shortcuts.put_in("a b", ["α", "λ"], stream)[0] for _ in range(500)}
+    texts = {shortcuts.insert("a b", ["α", "λ"], stream)[0] for _ in range(500)}
     assert texts == {
         "α λ a b",
         "α a λ b",
@@ -156,7 +156,7 @@ def test_every_place_is_used_and_words_keep_their_order():
         ({"share": 1.5}, r"data\.share=1.5"),
         ({"share": -0.1}, r"data\.share=-0.1"),
         ({"kind": "ordered_pair", "share": 0.7, "incomplete": 0.4}, r"data\.incomplete=0.4"),
-        ({"incomplete": 0.5, "share": 0.5}, "a shortcut of one word has no part"),
+        ({"incomplete": 0.5, "share": 0.5}, "a shortcut of one word is never incomplete"),
         ({"n_examples": 0}, r"data\.n_examples=0"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.core.labels import OWN_UNIT, SAME_EVIDENCE
+from saliency_bench.core.labels import SAME_EVIDENCE, UNIT_PER_EXAMPLE
 from saliency_bench.evaluation import faithfulness as f
 from saliency_bench.evaluation.curves import Explained, evaluate_curves
 from saliency_bench.evaluation.grid import FULL
@@ -303,7 +303,7 @@ def test_metrics_of_one_group_order_rankings_alike_and_others_need_not(seed):
     for group in SAME_EVIDENCE:
         for a, b in combinations(group, 2):
             first, second = values(a), values(b)
-            if a in OWN_UNIT or b in OWN_UNIT:
+            if a in UNIT_PER_EXAMPLE or b in UNIT_PER_EXAMPLE:
                 assert np.array_equal(order(first), order(second)), (a, b)
                 assert np.ptp(first - second) > ROUNDING, (a, b)
             else:

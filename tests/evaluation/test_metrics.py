@@ -43,8 +43,30 @@ HIGHER = {
     "mean_reciprocal_rank",
     "pointing_game",
 }
+#: Known from the papers: a smaller number does.
+LOWER = {
+    "completeness_gap",
+    "completeness_gap_relative",
+    "decision_flip_fraction",
+    "deletion_auc",
+    "deletion_auc_normalized",
+    "dig_log_odds",
+    "dig_sufficiency",
+    "ferret_sufficiency",
+    "fewest_that_keep_the_class",
+    "infidelity",
+    "log_odds",
+    "log_probability_drop",
+    "mean_rank",
+    "morf",
+    "normalized_sufficiency",
+    "sufficiency",
+}
 #: Neither more nor less of it is better.
 NEITHER = {"soft_retention"}
+DIRECTIONS = (
+    dict.fromkeys(HIGHER, True) | dict.fromkeys(LOWER, False) | dict.fromkeys(NEITHER, None)
+)
 
 
 @ALL
@@ -52,7 +74,11 @@ def test_a_metric_declares_what_a_table_needs(name):
     info = INFO[name]
     assert info.unit and info.source and info.reads in ("curve", "attribution", "query", "truth")
     assert info.bounds[0] < info.bounds[1]
-    assert info.higher_is_better == (None if name in NEITHER else name in HIGHER)
+
+
+@pytest.mark.parametrize("name", sorted(DIRECTIONS))
+def test_the_better_direction_is_that_of_the_papers(name):
+    assert INFO[name].higher_is_better is DIRECTIONS[name]
 
 
 @ALL

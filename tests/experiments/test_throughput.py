@@ -94,7 +94,7 @@ def test_a_contestant_that_disagrees_ends_with_exit_code_3_and_is_written_down(
     def wrong(problem):
         return Contestant("captum_single", "", lambda: [2 * one for one in ours(problem).run()])
 
-    monkeypatch.setitem(CONTESTANTS._known, "captum_single", wrong)
+    monkeypatch.setitem(CONTESTANTS._functions, "captum_single", wrong)
     words = ["sections=contestants", "contestants=[ours,captum_single]", "out=here"]
     assert cli.main(["throughput", f"model={folder}", *SMALL, *words]) == 3
     out, err = capsys.readouterr()

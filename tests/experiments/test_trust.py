@@ -39,7 +39,7 @@ def blind(monkeypatch):
         "backwards": lambda curve: -METRICS["comprehensiveness"](curve, grid="full"),
     }
     for name, function in functions.items():
-        monkeypatch.setitem(METRICS._known, name, function)
+        monkeypatch.setitem(METRICS._functions, name, function)
         monkeypatch.setitem(INFO, name, MetricInfo("1", True, (-1.0, 1.0), "", "curve"))
 
 

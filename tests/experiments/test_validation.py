@@ -149,7 +149,7 @@ def test_a_mean_that_is_too_large_by_a_billionth_is_named(small, capsys, monkeyp
         plan = smoothgrad(ctx, draws=draws, noise=noise)
         return replace(plan, sample=lambda i: [(node, 1 + 1e-9) for node, _ in plan.sample(i)])
 
-    monkeypatch.setitem(METHODS._known, "smoothgrad", wrong)
+    monkeypatch.setitem(METHODS._functions, "smoothgrad", wrong)
     _, said = failure(capsys, code=3)
     assert said.startswith("saliency-bench: smoothgrad iid on random bert in float64")
     assert "integrated_gradients" not in said

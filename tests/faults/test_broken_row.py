@@ -10,6 +10,7 @@ from tiny_heads import word_tokenizer
 import saliency_bench as sb
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
+from saliency_bench.core.registry import REMOVALS
 from saliency_bench.models.references import References
 
 BROKEN = 7
@@ -51,7 +52,7 @@ def test_only_the_texts_with_the_token_have_no_scores(name):
         np.testing.assert_allclose(a.scores, b.scores, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("removal", ["mask", "zero", "mean", "attention", "delete"])
+@pytest.mark.parametrize("removal", REMOVALS.names())
 def test_only_their_metrics_fail(removal):
     model = sb.wrap_model(broken(), FrameTokenizer())
     maps = sb.attribute(model, INPUTS, "vanilla")

@@ -35,7 +35,8 @@ def variants(method):
     if "noise_std" in found[0]:
         everywhere = {"noise_special_tokens": True, "noise_std": None, "noise_range": 0.02}
         found.append(cheap(method, **everywhere))
-    if "baseline" in found[0] and "tolerance" not in found[0]:  # which learns something for each
+    places = {"baseline", "baseline_special_tokens"} <= found[0].keys()
+    if places and "tolerance" not in found[0]:  # which learns something for each
         found.append(cheap(method, baseline="uniform", baseline_special_tokens="replace"))
     return found
 

@@ -96,7 +96,7 @@ def fused_attention_has_no_temperature(patch):
 
 
 def parts_are_counted_and_left(patch):
-    patch.setattr(_Surgery, "_change", lambda self, part, hook: self.found.update([part]))
+    patch.setattr(_Surgery, "_change", lambda self, part, hook: self.parts.update([part]))
     patch.setattr(hooks, "multiply", lambda node, factors: None)
     patch.setattr(hooks, "tempered_attention", lambda *args: None)
 

@@ -123,18 +123,20 @@ def the_class_is_chosen_again_along_the_path(patch):
 
 
 def the_baseline_is_half_of_it(patch):
-    embeddings = context.baselines.embeddings
+    vectors = Context.baseline_vectors
     patch.setattr(
-        context.baselines,
-        "embeddings",
-        lambda ctx, baseline, moved: embeddings(ctx, baseline, moved) / 2,
+        Context,
+        "baseline_vectors",
+        lambda ctx, baseline, moved: vectors(ctx, baseline, moved) / 2,
     )
 
 
 def the_baseline_is_the_mean(patch):
-    embeddings = context.baselines.embeddings
+    vectors = Context.baseline_vectors
     patch.setattr(
-        context.baselines, "embeddings", lambda ctx, baseline, moved: embeddings(ctx, "mean", moved)
+        Context,
+        "baseline_vectors",
+        lambda ctx, baseline, moved: vectors(ctx, "mean", moved),
     )
 
 
@@ -163,7 +165,7 @@ def _idgi(patch, share: Callable, change: Callable):
             values += share(g) * change(here, there, g, moved, n_steps)[:, None, None]
         return Values(values, n_steps, ctx.path_difference(path))
 
-    patch.setitem(METHODS._known, "idgi", idgi)
+    patch.setitem(METHODS._functions, "idgi", idgi)
 
 
 def _by_energy(g):
@@ -274,7 +276,7 @@ def the_noisy_input_is_multiplied_in(patch):
         cloud = ctx.noise_cloud(noise.noise_special_tokens)
         return Expectation(cloud, draws, lambda i: [(draw(draws, noise, i), 1.0)], PRODUCT)
 
-    patch.setitem(METHODS._known, "smoothgrad_x_input", smoothgrad_x_input)
+    patch.setitem(METHODS._functions, "smoothgrad_x_input", smoothgrad_x_input)
     patch.setattr(NoiseCloud, "displacement", NoiseCloud.at)
 
 
@@ -352,7 +354,7 @@ def input_x_gradient_claims_completeness(patch):
     def input_x_gradient(ctx):
         return replace(gradients.input_x_gradient(ctx), difference=ctx.clean_score)
 
-    patch.setitem(METHODS._known, "input_x_gradient", input_x_gradient)
+    patch.setitem(METHODS._functions, "input_x_gradient", input_x_gradient)
 
 
 def everything_claims_completeness(patch):

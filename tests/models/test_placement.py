@@ -328,7 +328,7 @@ def test_noise_on_weights_that_lie_elsewhere_is_refused(checkpoint):
         ({"model": "cuda:99"}, {}, "cpu, disk or the number of a GPU"),
         ({"model": 99}, {}, "GPUs here"),
         ({"model": True}, {}, "cpu, disk"),
-        ("auto", {"device": "cpu"}, "both say where the model goes"),
+        ("auto", {"device": "cpu"}, "both name the model's device"),
         ({"": "cpu", "lm_head": "disk"}, {}, "name every part"),
         ({"lm_head": "disk"}, {}, "device_map"),
     ],

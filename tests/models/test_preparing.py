@@ -34,7 +34,7 @@ def toy(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("raise RuntimeError('it is not to be imported')\n")
     (package / "weights.bin").write_bytes(b"weights")
     (scripts / "toy.py").write_text(SCRIPT)
-    spec = preparing.Prepared(
+    spec = preparing.PackagedModel(
         task=SEQUENCE_CLASSIFICATION,
         requirements={"toy_package": "toy-package==1.0"},
         sources={"weights.bin": sha256(b"weights")},
@@ -83,7 +83,7 @@ def test_a_folder_that_has_changed_is_refused_and_converted_again(toy, change):
         (folder / "pytorch_model.bin").write_bytes(b"")
     else:
         (folder / "prepared.json").write_text("{")
-    with pytest.raises(InputError, match=r"not as it was written.*models prepare toy"):
+    with pytest.raises(InputError, match=r"has changed since it was written.*models prepare toy"):
         preparing.prepared_folder("toy")
     assert prepare() == folder == preparing.prepared_folder("toy")
 
@@ -93,7 +93,7 @@ def test_weights_that_were_swapped_together_with_their_record_are_refused(toy):
     record = (folder / "prepared.json").read_text()
     (folder / "model.safetensors").write_bytes(b"others")
     (folder / "prepared.json").write_text(record.replace(sha256(b"weights"), sha256(b"others")))
-    with pytest.raises(InputError, match="not as it was written"):
+    with pytest.raises(InputError, match="has changed since it was written"):
         preparing.prepared_folder("toy")
 
 

@@ -285,7 +285,7 @@ def other_package(monkeypatch, folder):
 
 
 def other_probe(monkeypatch, folder):
-    monkeypatch.setattr(remembered, "_own_code", lambda: "edited")
+    monkeypatch.setattr(remembered, "_code_digest", lambda: "edited")
 
 
 def other_chip(monkeypatch, folder):

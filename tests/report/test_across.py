@@ -157,7 +157,7 @@ def test_an_example_without_a_value_in_one_cell_has_none_over_all(cells):
         (lambda cell: [cell(0), cell(0)], "same model, data and seeds"),
         (
             lambda cell: [cell(0), replace(cell(1), settings=cell(1).settings[:2])],
-            "not the same settings",
+            "do not have the same settings",
         ),
     ],
 )

@@ -15,10 +15,11 @@ from tiny_heads import tiny_head, word_tokenizer
 
 import saliency_bench as sb
 from saliency_bench.attribution.methods import ABOUT, KINDS
-from saliency_bench.core.captions import Place, facts, headings, legend, place_of_row
+from saliency_bench.core.captions import Place, facts, headings, legend, place_of
 from saliency_bench.core.display import page, record, records, to_rich
-from saliency_bench.core.heatmap import map_of_attribution
+from saliency_bench.core.heatmap import token_map
 from saliency_bench.core.method_facts import facts_of, signed
+from saliency_bench.core.text import text_of_row
 from saliency_bench.report.token_maps import show_maps
 
 
@@ -76,8 +77,8 @@ def test_a_seed_is_a_fact_of_what_is_drawn(classifier):
     texts = framed(*token_inputs(5))
     (drawn,) = sb.attribute(classifier, texts, "smoothgrad", n_samples=4, seed=7)
     (fixed,) = sb.attribute(classifier, texts, "vanilla", seed=7)
-    assert "seed=7" in facts(drawn, map_of_attribution(drawn))
-    assert "seed" not in facts(fixed, map_of_attribution(fixed))
+    assert "seed=7" in facts(drawn, token_map(drawn))
+    assert "seed" not in facts(fixed, token_map(fixed))
 
 
 def test_every_method_says_whether_its_scores_have_a_sign():
@@ -95,14 +96,14 @@ def test_every_method_says_whether_its_scores_have_a_sign():
 def test_a_method_without_signs_has_no_negative_score(method, classifier):
     (one,) = sb.attribute(classifier, framed(*token_inputs(9)), method, target=1)
     assert (one.scores >= 0).all() and one.scores.any()
-    assert not map_of_attribution(one).signed
+    assert not token_map(one).signed
     assert "Red" not in page([one]) and "Magnitudes have no sign" in page([one])
 
 
 @pytest.mark.parametrize("method", ["vanilla", "integrated_gradients", "leave_one_out"])
 def test_a_reduction_decides_for_a_method_with_signs(method, classifier):
     (one,) = sb.attribute(classifier, framed(*token_inputs(9)), method)
-    assert map_of_attribution(one).signed == (method != "vanilla")  # by default its length
+    assert token_map(one).signed == (method != "vanilla")  # by default its length
 
 
 def test_scores_from_elsewhere_are_signed_if_one_is_negative():
@@ -180,5 +181,14 @@ def test_a_record_of_what_is_no_number_is_json():
     ],
 )
 def test_a_row_names_the_token_that_its_question_is_about_if_there_is_one(question, expected):
-    row = {"tokens": ["[CLS]", "film"], "segments": [-1, 0], "starts": [-1, 2], "ends": [-1, 6]}
-    assert place_of_row(row, {"text": "a film", "text_pair": None}, question) == expected
+    row = {
+        "tokens": ["[CLS]", "film"],
+        "token_ids": [1, 2],
+        "attributable": [False, True],
+        "segments": [-1, 0],
+        "words": [-1, 0],
+        "starts": [-1, 2],
+        "ends": [-1, 6],
+    }
+    example = {"example_id": "x", "text": "a film", "text_pair": None}
+    assert place_of(text_of_row(row, example, question)) == expected

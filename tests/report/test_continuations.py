@@ -12,8 +12,8 @@ import saliency_bench as sb
 from saliency_bench.cli import main as cli
 from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.display import page, to_rich
-from saliency_bench.core.heatmap import BREAK, map_of_attribution
-from saliency_bench.core.segments import map_of_segments
+from saliency_bench.core.heatmap import BREAK, token_map
+from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, together
 
 PROMPT = "Oslo is in Norway.\nThe king lives in"
@@ -67,7 +67,7 @@ def test_where_no_places_are_known_tokens_are_shown_as_the_tokenizer_has_them(mo
     tokens = [*first[-1].tokens[len(first[0].tokens) :], first[-1].label]
     assert written(lost) == tokens
     for token, one in zip(tokens, lost, strict=True):
-        *before, shown, later = with_token(map_of_attribution(one), one.encoded, token).spans
+        *before, shown, later = with_token(token_map(one), one.encoded, token).spans
         assert (shown.text, later.text) == (token, "")
         assert before.count(BREAK) == 1  # between the prompt and its continuation
 
@@ -122,7 +122,7 @@ def test_segments_have_names_in_the_text_and_sums_under_it(model):
     (one,) = sb.attribute(
         model, [{"text": PROMPT, "segments": SEGMENTS}], "input_x_gradient", target=5
     )
-    sums = map_of_segments(one)
+    sums = segment_map(one)
     assert [span.score for span in sums.spans if span.score is not None] == [
         unit.score for unit in one.units("segment")
     ]
@@ -132,7 +132,7 @@ def test_segments_have_names_in_the_text_and_sums_under_it(model):
     plain = to_rich(one).plain
     assert "[first] Oslo is in" in plain and "Segments:  first" in plain
     (without,) = sb.attribute(model, PROMPT, "input_x_gradient", target=5)
-    assert map_of_segments(without) is None and "Segments" not in page([without])
+    assert segment_map(without) is None and "Segments" not in page([without])
 
 
 def test_a_chats_messages_are_named_by_its_template_alone(model):

@@ -18,7 +18,6 @@ from saliency_bench.core.heatmap import (
     TokenMap,
     ink,
     luminance,
-    map_of_attribution,
     only_top,
     spans_to_html,
     spans_to_rich,
@@ -26,23 +25,31 @@ from saliency_bench.core.heatmap import (
     visible,
 )
 from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.scored_text import ScoredText
+from saliency_bench.core.text import Encoded
 
 
-def map_of(text, pieces, scores, pair=None, signed=True, **options):
+def map_of(text, pieces, scores, pair=None, signed=True, token=None, special_tokens=False):
     """A map of `text` whose tokens are character ranges (start, end[, segment]), between [CLS] and [SEP]."""
-    starts = [-1, *(piece[0] for piece in pieces), -1]
-    ends = [-1, *(piece[1] for piece in pieces), -1]
-    segments = [-1, *(piece[2] if len(piece) > 2 else 0 for piece in pieces), -1]
-    return token_map(
-        texts=(text, pair),
-        tokens=["[CLS]", *(f"t{i}" for i in range(len(pieces))), "[SEP]"],
-        starts=starts,
-        ends=ends,
-        segments=segments,
-        scores=[0.0, *scores, 0.0],
-        signed=signed,
-        **options,
+    special = (True, *(False for _ in pieces), True)
+    encoded = Encoded(
+        example_id="x",
+        input_ids=tuple(range(len(special))),
+        token_type_ids=None,
+        special=special,
+        tokens=("[CLS]", *(f"t{i}" for i in range(len(pieces))), "[SEP]"),
+        offsets=((-1, -1), *(piece[:2] for piece in pieces), (-1, -1)),
+        segments=(-1, *(piece[2] if len(piece) > 2 else 0 for piece in pieces), -1),
+        words=(-1, *range(len(pieces)), -1),
+        text=text,
+        text_pair=pair,
+        gold=None,
+        position=token,
     )
+    setting = {"method": "vanilla", "reduction": "dot" if signed else "l2"}
+    scores = np.array([0.0, *scores, 0.0])
+    map_ = ScoredText(encoded, setting, scores, target=0, label="x", probability=0.5)
+    return token_map(map_, special_tokens)
 
 
 def written(tokens):
@@ -214,7 +221,7 @@ def test_a_page_has_the_colours_of_a_light_and_of_a_dark_panel():
 
 def test_what_is_no_number_is_grey_and_says_so():
     one = attribution(scores=(0.0, math.nan, -0.25, math.inf))
-    tokens = map_of_attribution(one)
+    tokens = token_map(one)
     assert tokens.scale == 0.25
     assert tokens.color(math.nan) == tokens.color(-math.inf) == LIGHT.missing
     shown = one.to_html(special_tokens=True)
@@ -256,7 +263,7 @@ def test_only_the_largest_magnitudes_keep_their_colour_and_all_their_numbers():
 @pytest.mark.parametrize("top", [-1, 0, "3", 1.5, True])
 def test_a_number_of_tokens_that_makes_no_sense_is_refused(top):
     with pytest.raises(InputError, match=r"top=.*at least 1"):
-        only_top(map_of_attribution(attribution()), top)
+        only_top(token_map(attribution()), top)
     with pytest.raises((InputError, TypeError)):  # types are checked at run time in tests
         attribution().to_html(top=top)
 
@@ -283,8 +290,8 @@ def test_a_notebook_shows_a_map_with_what_it_explains():
 
 
 def test_reductions_that_cannot_be_negative_make_unsigned_maps():
-    assert not map_of_attribution(attribution(reduction="l2")).signed
-    assert map_of_attribution(attribution(reduction="sum")).signed
+    assert not token_map(attribution(reduction="l2")).signed
+    assert token_map(attribution(reduction="sum")).signed
 
 
 def terminal(**options):
@@ -310,15 +317,14 @@ def test_no_control_code_of_a_text_reaches_the_terminal():
 
 
 def test_without_colours_each_score_follows_its_word():
-    text = spans_to_rich(map_of_attribution(attribution()), colored=False)
+    text = spans_to_rich(token_map(attribution()), colored=False)
     assert text.plain == "good(+0.5) film(-0.25)"
 
 
-def test_the_token_that_is_asked_about_is_underlined():
-    options = {"asked": 2, "signed": True}
-    tokens = map_of("good film", [(0, 4), (5, 9)], [0.1, 0.2], **options)
-    assert [span.asked for span in tokens.spans] == [False, False, True]
+def test_the_token_of_the_question_is_underlined():
+    tokens = map_of("good film", [(0, 4), (5, 9)], [0.1, 0.2], token=2)
+    assert [span.marked for span in tokens.spans] == [False, False, True]
     assert spans_to_html(tokens).count("underline") == 1
     assert "underline" in str(spans_to_rich(tokens).spans)
-    shared = map_of("abcd", [(0, 3), (2, 4)], [0.1, 0.2], **options)
-    assert [span.asked for span in shared.spans] == [True]
+    shared = map_of("abcd", [(0, 3), (2, 4)], [0.1, 0.2], token=2)
+    assert [span.marked for span in shared.spans] == [True]

@@ -1,13 +1,12 @@
 """Statistics against definitions, enumeration and scipy."""
 
-import importlib.util
 from itertools import product
 from math import comb
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from loading import ROOT, loaded
 from scipy import stats as scipy_stats
 
 from saliency_bench.core.averages import median_interval
@@ -30,17 +29,6 @@ from saliency_bench.store.run import Run
 from saliency_bench.studies.choose import best_settings
 
 QUICK = Resampling(confidence=0.95, n_resamples=999, seed=0)
-
-
-ROOT = Path(__file__).parents[2]
-
-
-def loaded(path):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows_of(values, metric="srg", higher=True):

@@ -54,6 +54,13 @@ def test_ahead_is_never_said_where_the_interval_holds_0(make_run, make_settings)
         assert ("not told apart" in verdict(analysis)) == (row["high"] >= 0)
 
 
+def test_a_difference_that_rounds_to_0_has_no_sign(make_run, make_settings):
+    run = with_gap(make_run, make_settings, 0)
+    run.tables["rows"]["value"] *= 1e-4  # in both signs, below the last digit
+    said = verdict(analyse(run))
+    assert "(by 0.000 [0.000, 0.000])" in said
+
+
 def test_a_study_that_makes_claims_needs_letters_too(make_run, make_settings, monkeypatch):
     analysis = analyse(with_gap(make_run, make_settings, 0.5, n=120))
     assert "ahead" in verdict(analysis) and verdict(analysis).endswith("120 texts.")

@@ -8,14 +8,14 @@ The parts are found in the graph that autograd has recorded of a forward pass, n
 hooks on this graph. That has these consequences:
 
 - The forward pass is the model's own, so that its outputs are equal to the bit, and no class, module or function is
-  patched. The graph belongs to one pass, so that threads cannot disturb each other and nothing has to be put back.
-- Python code, modules, attention interfaces and fused kernels all come down to the same few kinds of node. What a part is
-  called has no say.
+  patched. The graph belongs to one pass, so that threads cannot disturb each other and nothing has to be restored.
+- Python code, modules, attention interfaces and fused kernels all become the same few kinds of node. The names of modules
+  do not matter.
 - Nothing is overlooked: every node that relevance passes through is linear, or a part of the rule, or the model is
   refused by the name of the operation.
 
-`rules` says what the rules are, `graph` what nodes compute, `parts` what a rule does at each, `hooks` how a gradient is
-changed there, and `score` puts a rule on a score function.
+`rules` defines the rules, `graph` describes what nodes compute, `parts` applies a rule at each node, `hooks` changes a
+gradient, and `score` puts a rule on a score function.
 """
 
 from saliency_bench.attribution.backward.rules import KEY, NAMES, PLAIN, RULES, Rule

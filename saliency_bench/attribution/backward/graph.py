@@ -1,4 +1,4 @@
-"""What the nodes of an autograd graph compute, by the names that PyTorch gives them; no module or class is looked at."""
+"""The nodes of an autograd graph by what they compute, from PyTorch's names for them; modules and classes do not matter."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ Edge = tuple[Node, int]
 
 _NAME = re.compile(r"(?:torch::autograd::)?(.*?)(?:Backwards?\d*)?")
 
-#: They move numbers, or leave some of them out.
+#: Operations that move numbers, or leave some of them out.
 MOVES = frozenset({
     "Alias", "AsStrided", "Chunk", "Clone", "ConstantPadNd", "Copy", "Diagonal", "Expand", "Flip", "Gather", "Index",
     "IndexSelect", "LiftFresh", "MaskedFill", "MaskedSelect", "NativeDropout", "Narrow", "Permute", "Repeat",
@@ -21,13 +21,13 @@ MOVES = frozenset({
     "UnsafeSplit", "UnsafeView", "Unsqueeze", "View", "ViewAsComplex", "ViewAsReal", "Where",
 })  # fmt: skip
 
-#: They add numbers up. With what is above they are linear in all that they are given.
+#: Operations that add numbers up. Together with those above they are linear in all of their inputs.
 SUMS = frozenset({
     "Add", "AvgPool1D", "AvgPool2D", "Cat", "Col2Im", "Cumsum", "FftC2C", "FftC2R", "FftR2C", "Im2Col", "IndexAdd", "IndexCopy", "IndexPut",
     "Mean", "Neg", "Real", "Rsub", "Scatter", "ScatterAdd", "Stack", "Sub", "Sum", "Trace",
 })  # fmt: skip
 
-#: f(c x) = c f(x) for c > 0, so that f(x) / x is their gradient.
+#: Functions with f(c x) = c f(x) for c > 0, so that f(x) / x is their gradient.
 HOMOGENEOUS = frozenset(
     {
         "Abs",
@@ -43,12 +43,12 @@ HOMOGENEOUS = frozenset(
     }
 )
 
-#: Where the graph begins: what gradients are taken of.
+#: The start of the graph: the tensors that gradients are taken for.
 LEAF = "AccumulateGrad"
 
 LINEAR = MOVES | SUMS | HOMOGENEOUS | {LEAF}
 
-#: Products by which of their inputs are factors: linear where one factor alone needs a gradient.
+#: Products, with the two inputs that are factors. They are linear where only one factor needs a gradient.
 PRODUCTS: Mapping[str, tuple[int, int]] = {
     "Mul": (0, 1),
     "Bmm": (0, 1),
@@ -77,19 +77,19 @@ ELEMENTWISE = frozenset({
 
 SOFTMAX = frozenset({"Softmax", "SafeSoftmax"})
 
-#: Attention in one operation: of query, key and value, and where there is a fourth input, what is added to the products.
-#: All but the first are made on other devices than a CPU alone.
+#: Attention as one operation of query, key and value, and of a fourth input that is added to their products, if any.
+#: All but the first occur only on other devices than a CPU.
 ATTENTION = frozenset({
     "ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFlashAttention", "ScaledDotProductEfficientAttention",
     "ScaledDotProductCudnnAttention", "ScaledDotProductFusedAttentionOverrideable",
 })  # fmt: skip
 
-#: LayerNorm and RMSNorm in one operation; the second is made on a GPU alone.
+#: LayerNorm and RMSNorm as one operation; the second occurs only on a GPU.
 NORMS = frozenset({"NativeLayerNorm", "FusedRmsNorm"})
 
 
 def operation(node: Node) -> str:
-    """What a node computes: "Mul" of `MulBackward0`."""
+    """The operation of a node: "Mul" for `MulBackward0`."""
     match = _NAME.fullmatch(node.name())
     return match.group(1) if match else str(node.name())
 
@@ -100,7 +100,7 @@ def live(node: Node) -> list[int]:
 
 
 def scaled(node: Node, name: str) -> int | None:
-    """The one input of which a node is a multiple, number by number; None where it is something else."""
+    """The only input of which a node is a multiple, number by number; None for other operations."""
     places = live(node)
     if name in ("Mul", "Neg", "ToCopy", "Clone", "Alias") and len(places) == 1:
         return places[0]
@@ -108,16 +108,16 @@ def scaled(node: Node, name: str) -> int | None:
 
 
 class Origins:
-    """Of which tensors others are functions, number by number: found once for each tensor of one graph."""
+    """The tensors of which others are functions, number by number; searched once for each tensor of one graph."""
 
     def __init__(self) -> None:
-        self._known: dict[Edge, dict[Edge, bool]] = {}
+        self._of: dict[Edge, dict[Edge, bool]] = {}
 
     def of(self, edge: Edge) -> dict[Edge, bool]:
-        """The tensors of which this one is a function by single numbers, the nearest first; whether it is a multiple."""
-        if edge not in self._known:
-            self._known[edge] = {edge: True} | self._further(edge[0])
-        return self._known[edge]
+        """The tensors of which an edge is a function, number by number, nearest first, and whether it is a multiple of each."""
+        if edge not in self._of:
+            self._of[edge] = {edge: True} | self._further(edge[0])
+        return self._of[edge]
 
     def common(self, a: Edge, b: Edge) -> Edge | None:
         """The nearest tensor of which both are functions."""
@@ -139,7 +139,7 @@ class Origins:
 
 
 def normalised_by(edge: Edge) -> Edge | None:
-    """The tensor whose standard deviation or root mean square (or one over it) an edge is; None where it is none."""
+    """The tensor whose standard deviation or root mean square, or its reciprocal, an edge is; None for other edges."""
     node, _ = _source(edge, MOVES | {"Add", "ClampMin", "Clamp", "Mul", "Div"})
     name = operation(node)
     inputs = node.next_functions
@@ -189,14 +189,14 @@ def centred(edge: Edge) -> Edge:
 
 
 def _source(edge: Edge, through: frozenset[str]) -> Edge:
-    """Where an edge comes from, back through operations with one input that needs a gradient."""
+    """The origin of an edge, back through operations with one input that needs a gradient."""
     while operation(edge[0]) in through and len(places := live(edge[0])) == 1:
         edge = edge[0].next_functions[places[0]]
     return edge
 
 
 def backwards(edge: Edge) -> Iterator[Edge]:
-    """The edge, and the tensors of which it is a part or a multiple in another arrangement."""
+    """The edge, and the tensors of which it is a part, a multiple or a rearrangement, nearest first."""
     while True:
         yield edge
         node = edge[0]

@@ -1,6 +1,6 @@
-"""How a gradient is changed at one node of a graph. Nothing is changed before the backward pass comes by.
+"""Hooks that change a gradient at one node of a graph, during the backward pass.
 
-A hook holds no node, which would hold the hook in turn, and lets go of its tensors when it has run.
+A hook holds no node, since the node holds the hook. It releases its tensors when it has run.
 """
 
 import math
@@ -15,12 +15,12 @@ from saliency_bench.attribution.backward.graph import Node
 
 Grads = tuple[Tensor | None, ...]
 
-#: What softmax is divided by in its tempered backward pass (Edin et al. 2025).
+#: The divisor of softmax's input in the tempered backward pass (Edin et al. 2025).
 TEMPERATURE = 2.0
 
 
 def multiply(node: Node, factors: Mapping[int, float]) -> None:
-    """Multiplies the gradients of the named inputs; by 0 they are none, and nothing before them is worked out."""
+    """Multiplies the gradients of some inputs. With the factor 0 they become None, and nothing before them is computed."""
 
     def hook(inputs: Grads, _: Grads) -> Grads:
         return tuple(
@@ -37,7 +37,7 @@ def _times(gradient: Tensor | None, factor: float) -> Tensor | None:
 
 
 def ratio(node: Node, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """The gradient of an element-wise function becomes f(x) / x; where x is 0 it is f'(0), its limit.
+    """Replaces the gradient of an element-wise function by f(x) / x; where x is 0, by its limit f'(0).
 
     The quotient is formed in at least float32 and rounded once, as PyTorch's own gradients are.
     """
@@ -57,7 +57,7 @@ def ratio(node: Node, function: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 
 def constant_deviation(node: Node) -> None:
-    """The gradient of a fused LayerNorm or RMSNorm with its standard deviation (root mean square) as a constant."""
+    """Takes the standard deviation (root mean square) of a fused LayerNorm or RMSNorm as a constant in its gradient."""
     centred = "_saved_result2" in dir(node)
     inverse = (node._saved_result2 if centred else node._saved_result1).detach()
     weight = node._saved_weight
@@ -69,19 +69,21 @@ def constant_deviation(node: Node) -> None:
         if inputs[0] is None or gradient is None:
             return inputs
         weight, inverse = held.pop(), held.pop()
-        found = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-        found = found if weight is None else found * weight
+        scaled = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        scaled = scaled if weight is None else scaled * weight
         if centred:
-            found = found - found.mean(dims, keepdim=True)
-        return (found * inverse).to(inputs[0].dtype), *inputs[1:]
+            scaled = scaled - scaled.mean(dims, keepdim=True)
+        return (scaled * inverse).to(inputs[0].dtype), *inputs[1:]
 
     node.register_hook(hook)
 
 
 def tempered_softmax(node: Node) -> None:
-    """The Jacobian of softmax is taken at x / TEMPERATURE; p^(1 / TEMPERATURE), normalised, is softmax there."""
+    """Takes the Jacobian of softmax at x / TEMPERATURE, where softmax is p^(1 / TEMPERATURE), normalised."""
     dim = node._saved_dim
-    dim = dim - 2**64 if dim >= 2**63 else dim  # a negative number comes as a whole one of 64 bits
+    dim = (
+        dim - 2**64 if dim >= 2**63 else dim
+    )  # a negative number is stored as 64 bits without a sign
     held = [node._saved_result.detach()]
 
     def hook(inputs: Grads, outputs: Grads) -> Grads:
@@ -105,15 +107,15 @@ def _through_softmax(
 
 
 def tempered_attention(node: Node, of_scores: float, of_values: float) -> None:
-    """The same in attention that is one operation, whose probabilities are worked out anew.
+    """Tempers the softmax of attention that is one operation; its probabilities are computed anew.
 
     Args:
-        node: of the operation.
-        of_scores: what the gradients of query and key (and of what is added to their product) are multiplied by.
-        of_values: what that of the value is multiplied by.
+        node: the node of the operation.
+        of_scores: the factor of the gradients of query and key, and of an input that is added to their products.
+        of_values: the factor of the gradient of the value.
     """
     saved = [node._saved_query, node._saved_key, node._saved_value, _bias(node)]
-    held: list[Any] = [None if one is None else one.detach() for one in saved]
+    held: list[Any] = [None if tensor is None else tensor.detach() for tensor in saved]
     causal, scale = node._saved_is_causal, node._saved_scale
 
     def hook(inputs: Grads, outputs: Grads) -> Grads:
@@ -122,10 +124,10 @@ def tempered_attention(node: Node, of_scores: float, of_values: float) -> None:
             return inputs
         query, key, value, bias = held
         held.clear()
-        found = _tempered(query, key, value, bias, causal, scale, gradient)
+        tempered = _tempered(query, key, value, bias, causal, scale, gradient)
         of_products = (
-            None if native is None else (own * of_scores).to(native.dtype)
-            for native, own in zip(inputs[:2], found, strict=True)
+            None if native is None else (changed * of_scores).to(native.dtype)
+            for native, changed in zip(inputs[:2], tempered, strict=True)
         )
         return *of_products, _times(inputs[2], of_values), *inputs[3:]
 
@@ -135,8 +137,8 @@ def tempered_attention(node: Node, of_scores: float, of_values: float) -> None:
 def _bias(node: Node) -> Tensor | None:
     for name in ("_saved_attn_mask", "_saved_attn_bias"):
         if name in dir(node):
-            found: Tensor | None = getattr(node, name)
-            return found
+            bias: Tensor | None = getattr(node, name)
+            return bias
     return None
 
 
@@ -149,20 +151,21 @@ def _tempered(
     scale: float | None,
     gradient: Float[Tensor, "R H Q V"],
 ) -> tuple[Float[Tensor, "R H Q D"], Float[Tensor, "R G K D"]]:
-    """The gradients of query and key; G groups of heads share their keys and values."""
+    """The gradients of query and key; the H heads share G keys and values."""
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     dtype = torch.promote_types(query.dtype, torch.float32)
-    query, key, value, gradient = (one.to(dtype) for one in (query, key, value, gradient))
+    query, key, value, gradient = (x.to(dtype) for x in (query, key, value, gradient))
     shared = query.shape[1] // key.shape[1]
-    key, value = (one.repeat_interleave(shared, 1) if shared > 1 else one for one in (key, value))
+    key, value = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (key, value))
     scores = query @ key.mT * scale
     if bias is not None:
         scores = scores.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else scores + bias
     if causal:
         before = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~before, -math.inf)
-    nobody = (scores == -math.inf).all(-1, keepdim=True)  # sees no key, and its output is 0
-    softer = (scores / TEMPERATURE).masked_fill(nobody, 0.0).softmax(-1).masked_fill(nobody, 0.0)
+    isolated = (scores == -math.inf).all(-1, keepdim=True)  # sees no key, and its output is 0
+    softer = (scores / TEMPERATURE).masked_fill(isolated, 0.0).softmax(-1)
+    softer = softer.masked_fill(isolated, 0.0)
     of_scores = _through_softmax(softer, gradient @ value.mT, -1) * scale
     of_key = of_scores.mT @ query
     if shared > 1:

@@ -1,4 +1,4 @@
-"""Which module of a model has made each node of its graph."""
+"""Finds the module of a model that has made each node of its graph."""
 
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ Makers = MutableMapping[Node, str]
 
 @contextmanager
 def noted_makers(module: nn.Module) -> Iterator[Makers]:
-    """While open, notes for each node the innermost module that made it in a forward pass, by its dotted path.
+    """While open, records for each node the innermost module that made it in a forward pass, by its dotted path.
 
-    The hooks that see the passes are removed at the end. Only one thread may use the module meanwhile.
+    The hooks are removed at the end. Only one thread may use the module in the meantime.
     """
     makers: Makers = {}
     running = [""]
@@ -33,7 +33,7 @@ def noted_makers(module: nn.Module) -> Iterator[Makers]:
 
 
 def _enter(makers: Makers, running: list[str], name: str, _: Any, args: Any, kwargs: Any) -> None:
-    """What a module is given was made by the module that calls it, unless another has claimed it."""
+    """Assigns the inputs of a module to the module that calls it, unless they are assigned already."""
     _claim(makers, running[-1], [args, kwargs])
     running.append(name)
 
@@ -43,7 +43,7 @@ def _leave(makers: Makers, running: list[str], _: Any, inputs: Any, output: Any)
 
 
 def _claim(makers: Makers, name: str, value: Any) -> None:
-    """Notes a module as the maker of all nodes behind some tensors that have none."""
+    """Records a module as the maker of all nodes behind some tensors that have none yet."""
     waiting = [tensor.grad_fn for tensor in _tensors(value)]
     while waiting:
         node = waiting.pop()

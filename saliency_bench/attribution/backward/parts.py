@@ -1,4 +1,4 @@
-"""What a rule does at each node of a graph: from the outputs back, along everything that relevance passes through."""
+"""Applies a rule at each node of a graph, from the outputs back along everything that relevance passes through."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,7 +24,7 @@ from saliency_bench.attribution.backward.rules import (
 )
 from saliency_bench.core.errors import InputError
 
-#: Where the input of a tanh is noted at its node, which keeps its output alone.
+#: The key of the input of a tanh in the metadata of its node, which keeps only the output.
 _INPUT = "saliency_bench: input"
 _TANH = (torch.tanh, Tensor.tanh, functional.tanh)
 
@@ -32,10 +32,10 @@ Function = Callable[[Tensor], Tensor]
 
 
 class _Notes(TorchFunctionMode):
-    """Notes the input of every tanh at its node. The function that is called is the caller's own."""
+    """Records the input of every tanh at its node. The function is called without a change."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls the function as it was called."""
+        """Calls the function with the same arguments."""
         result = func(*args, **(kwargs or {}))
         if func in _TANH and result.grad_fn is not None:
             x = args[0] if args else next(iter(kwargs.values()))
@@ -45,7 +45,7 @@ class _Notes(TorchFunctionMode):
 
 @contextmanager
 def noted_inputs() -> Iterator[None]:
-    """While open, this thread's graphs keep what `change_backward` needs beside what autograd keeps."""
+    """While open, this thread's graphs keep the inputs that `change_backward` needs and autograd does not keep."""
     with _Notes():
         yield
 
@@ -56,16 +56,16 @@ def change_backward(
     """Puts a rule on the graph of some outputs, which was recorded inside `noted_inputs`.
 
     Args:
-        outputs: what a gradient will be taken of.
-        rule: what the backward pass is to do.
+        outputs: the tensor whose gradient will be taken.
+        rule: the rule for the backward pass.
         name: of the model, for messages.
-        without: parts at which the gradient is left as it is, to see what they do.
+        without: parts at which the gradient is not changed, to measure their effect.
 
     Returns:
-        How often each part was found at which the rule changes the gradient.
+        The number of places of each part at which the rule changes the gradient.
 
     Raises:
-        InputError: there is an operation of which the rule says nothing.
+        InputError: there is an operation that the rule does not cover.
     """
     changed = changed_nodes(outputs, rule, name, without)
     return sum((parts for _, parts in changed), Counter[str]())
@@ -74,7 +74,7 @@ def change_backward(
 def changed_nodes(
     outputs: Tensor, rule: Rule, name: str, without: Collection[str] = ()
 ) -> list[tuple[Node, Counter[str]]]:
-    """Does the same, and says at which nodes each part was found."""
+    """Puts a rule on a graph like `change_backward`; returns the changed nodes, with the number of each part at it."""
     surgery = _Surgery(rule, name, without)
     changed: list[tuple[Node, Counter[str]]] = []
     waiting: list[Node] = [outputs.grad_fn]
@@ -84,30 +84,30 @@ def changed_nodes(
         if node in seen:
             continue
         seen.add(node)
-        surgery.found = Counter()
+        surgery.parts = Counter()
         waiting += [node.next_functions[place][0] for place in surgery.visit(node)]
-        if surgery.found:
-            changed.append((node, surgery.found))
+        if surgery.parts:
+            changed.append((node, surgery.parts))
     if not any(operation(node) == graph.LEAF for node in seen):
         raise surgery.refused(
-            "on every way to the words there is a part that it takes as a constant"
+            "on every path to the words there is a part that it takes as a constant"
         )
     return changed
 
 
 class _Surgery:
-    """One rule on one graph. `visit` hooks a node and says which of its inputs relevance goes on to.
+    """One rule on one graph. `visit` hooks a node and returns the inputs that relevance is passed to.
 
-    `found` counts the parts, of the last node where the caller clears it before each.
+    `parts` counts the parts at the last node, if the caller clears it before each visit.
     """
 
     def __init__(self, rule: Rule, name: str, without: Collection[str]) -> None:
         self.rule, self.name, self.without = rule, name, without
-        self.found: Counter[str] = Counter()
+        self.parts: Counter[str] = Counter()
         self.origins = Origins()
 
     def visit(self, node: Node) -> list[int]:
-        """The inputs of a node to which relevance goes on."""
+        """Hooks a node; returns its inputs that relevance is passed to."""
         name = operation(node)
         if name in graph.LINEAR:
             return live(node)
@@ -127,7 +127,7 @@ class _Surgery:
         raise self.refused(f"{name} is no operation that the rule knows")
 
     def _change(self, part: str, hook: Callable[[], None]) -> None:
-        self.found[part] += 1
+        self.parts[part] += 1
         if part not in self.without:
             hook()
 
@@ -151,17 +151,17 @@ class _Surgery:
         if self.rule.product == "half":
             self._change(PRODUCT, partial(hooks.multiply, node, dict.fromkeys(factors, 0.5)))
             return live(node)
-        made = [(place, part) for place in factors if (part := self._made_by(edges[place]))]
-        if len(made) != 1:
+        gates = [(place, part) for place in factors if (part := self._made_by(edges[place]))]
+        if len(gates) != 1:
             raise self.refused(
-                f"{name} multiplies two activations, and {'both are' if made else 'neither is'} a gate that a "
+                f"{name} multiplies two activations, and {'both are' if gates else 'neither is'} a gate that a "
                 "nonlinearity or a softmax made"
             )
-        ((gate, part),) = made
+        ((gate, part),) = gates
         return self._cut(part, node, gate)
 
     def _made_by(self, edge: Edge) -> str | None:
-        """Which part made a factor, back to where it was more than moved or scaled."""
+        """The part that made a factor, back through operations that only move or scale it; None where it is no part."""
         node, _ = [*graph.backwards(edge)][-1]
         name = operation(node)
         if name in graph.SOFTMAX:
@@ -184,7 +184,7 @@ class _Surgery:
         raise self.refused("it divides by an activation that is no deviation of what is divided")
 
     def _composite(self, node: Node, common: Edge) -> list[int]:
-        """A function of one tensor that is written as a product of two: of x φ(x), f(x) / x is φ(x), a constant."""
+        """Handles a function of one tensor that is a product of two: for f(x) = x φ(x), f(x) / x is φ(x), a constant."""
         if self.rule.nonlinearity is None:
             return live(node)
         for factor, rest in ((0, 1), (1, 0)):
@@ -202,7 +202,7 @@ class _Surgery:
         return [0]
 
     def _attention(self, node: Node) -> list[int]:
-        """Two products with a softmax between them, in one operation."""
+        """Handles two products with a softmax between them, as one operation."""
         places = live(node)
         scores = [place for place in places if place != 2]
         if self.rule.softmax == "constant" and scores:
@@ -213,9 +213,9 @@ class _Surgery:
             of_values = of_scores = 1.0
         factors = {0: of_scores, 1: of_scores, 2: of_values, 3: of_values}
         if products := (of_values != 1) + (of_scores != of_values):
-            self.found[PRODUCT] += products
+            self.parts[PRODUCT] += products
         if self.rule.softmax == "tempered" and scores:
-            self.found[SOFTMAX] += 1
+            self.parts[SOFTMAX] += 1
             if SOFTMAX not in self.without:
                 if 3 in places:
                     raise self.refused("it adds an activation to the products of query and key")
@@ -233,13 +233,15 @@ class _Surgery:
         if name in NOT_ZERO:
             raise not_zero
         function, x = self._function(node, name)
-        if name in WITH_BOUNDS and function(x.new_zeros(())).any():
+        if name in WITH_NUMBERS and function(x.new_zeros(())).any():
             raise not_zero
+        if name in CLAMPS and torch.equal(function(x.detach()), x):
+            return [0]  # no number is outside the bounds: the identity, which is no part
         self._change(NONLINEARITY, partial(hooks.ratio, node, function, x))
         return [0]
 
     def _function(self, node: Node, name: str) -> tuple[Function, Tensor]:
-        """The function that a node has computed, and of what."""
+        """The function that a node has computed, and its input."""
         if name == "Tanh":
             x, version = node.metadata.get(_INPUT, (None, 0))
             if x is None or x._version != version:
@@ -257,7 +259,7 @@ class _Surgery:
         return FUNCTIONS[name](node), x
 
     def refused(self, reason: str) -> InputError:
-        """Says of what the rule says nothing."""
+        """The error about an operation that the rule does not cover."""
         return InputError(
             f"{KEY}={self.rule.name}: {self.name} cannot be explained by this rule: {reason}. Use {KEY}={PLAIN}."
         )
@@ -266,8 +268,11 @@ class _Surgery:
 #: Functions that are not 0 at 0.
 NOT_ZERO = frozenset({"Cos", "Exp", "Hardsigmoid", "LogSigmoid", "Sigmoid", "Softplus"})
 
+#: Functions that are the identity between their bounds and on them, with a gradient of 1.
+CLAMPS = frozenset({"Clamp", "ClampMax", "ClampMin"})
+
 #: Functions whose numbers decide whether they are 0 at 0.
-WITH_BOUNDS = frozenset({"Clamp", "ClampMax", "ClampMin", "Hardtanh", "Pow"})
+WITH_NUMBERS = CLAMPS | {"Hardtanh", "Pow"}
 
 #: The functions whose nodes keep what they were applied to, by operation.
 FUNCTIONS: Mapping[str, Callable[[Node], Function]] = {

@@ -1,27 +1,27 @@
-"""The rules by name, and what each does at a part of a model."""
+"""The rules by name, and their effect at each part of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saliency_bench.core.labels import BACKWARD, UNSAID
+from saliency_bench.core.labels import BACKWARD, IMPLIED
 
 #: The key of method entries, and its default: the gradient as autograd has it.
 KEY = BACKWARD
-PLAIN = UNSAID[KEY]
+PLAIN = IMPLIED[KEY]
 
-#: What parts of a model are called in messages.
+#: The names of parts of a model in messages.
 NORM, NONLINEARITY, PRODUCT, SOFTMAX = "normalisation", "nonlinearity", "product", "softmax"
 PARTS = (NORM, NONLINEARITY, PRODUCT, SOFTMAX)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a backward rule does. A field that is None leaves the gradient there as it is.
+    """A backward rule. A field that is None does not change the gradient there.
 
     Attributes:
         name: in configurations.
-        label: as it is written in text.
+        label: in text.
         color: of its settings in figures, "#RRGGBB".
         norm: "constant": the standard deviation (or root mean square) is a constant.
         nonlinearity: "ratio": the gradient of an element-wise f is f(x) / x, and f'(0) at 0.
@@ -51,8 +51,8 @@ class Rule:
 #: 3.4); the rule of softmax (Proposition 3.1) is its own gradient in the form gradient × input.
 #: CP-LRP: Ali et al. 2022 (attention weights and deviations are constants); nonlinearities as in AttnLRP, gates constant.
 #: GIM: Edin et al. 2025 (arXiv 2505.17630, sections 4.1 and 4.2), with its authors' temperature of 2.
-#: Numbers of AttnLRP's equations are those that its authors' code names, and GIM's sections are as others cite them; of
-#: CP-LRP and GIM no equation numbers could be checked.
+#: The numbers of AttnLRP's equations come from its authors' code, and GIM's sections from citations. No equation numbers of
+#: CP-LRP and GIM could be checked.
 RULES: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (

@@ -1,4 +1,4 @@
-"""The score of a class with its gradient by a rule, and what is checked of a model before a rule is used on it."""
+"""The score of a class with its gradient by a rule, and the checks of a model before a rule is used on it."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.scores import logits_fn, output_of
 
-#: By part of a rule, how often it was found in each module; numbers in a module's path are "*". Empty where it is absent.
+#: By part of a rule, the number of its places in each module; numbers in a module's path are "*". Empty where there are none.
 Parts = Mapping[str, Mapping[str, int]]
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
 
@@ -33,7 +33,7 @@ def score_fn(
 ) -> ScoreFn:
     """The score of each row's class, as `scores.score_fn` has it, whose gradient is taken by a rule.
 
-    The rule ends at the logits: how a probability is read off them is differentiated as it is.
+    The rule ends at the logits: the step from them to a probability keeps its own derivative.
     """
     batch.require_text_alone()
     logits = logits_fn(model, batch, short=True)
@@ -51,10 +51,10 @@ def score_fn(
 
 
 def parts_of(model: Model, text: Encoded, rule: Rule) -> Parts:
-    """Where a model has the parts at which a rule changes the gradient, seen on one text. The model must be frozen.
+    """The places where a rule changes the gradient of a model, seen on one text. The model must be frozen.
 
     Raises:
-        InputError: the model computes something of which the rule says nothing.
+        InputError: the model has an operation that the rule does not cover.
     """
     batch = collate(model, [text])
     batch.require_text_alone()
@@ -78,10 +78,10 @@ def parts_of(model: Model, text: Encoded, rule: Rule) -> Parts:
 def refuse_without_parts(
     model: Model, settings: Iterable[Setting], text: Encoded
 ) -> dict[str, Parts]:
-    """Refuses rules that change nothing in this model, or of which it computes more than they know.
+    """Refuses rules that change nothing in this model, or do not cover all of its operations.
 
     Returns:
-        By rule, where its parts are.
+        By rule, the places of its parts.
 
     Raises:
         InputError: names the rule, and the parts or the operation.

@@ -90,7 +90,7 @@ def _paths(
 
 
 def _anchors(ctx: Context) -> Anchors:
-    searched: dict[object, object] = ctx.references.found
+    searched: dict[object, object] = ctx.references.cache
     if "anchors" not in searched:
         searched["anchors"] = Anchors(ctx.references.model.each_token())
     anchors = searched["anchors"]

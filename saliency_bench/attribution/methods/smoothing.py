@@ -41,7 +41,7 @@ def adaptgrad(
 
 def _room(ctx: Context) -> Float[Tensor, "B T D"]:
     """How far each number of the embeddings is from the nearer bound of its dimension."""
-    bounds = ctx.references.found
+    bounds = ctx.references.cache
     if "bounds" not in bounds:
         vocabulary = finite_rows(ctx.references.model.each_token())
         bounds["bounds"] = torch.stack([vocabulary.amin(0), vocabulary.amax(0)])

@@ -1,4 +1,4 @@
-"""Inputs to tokens, and tokens to batches."""
+"""Turns inputs into tokens, and tokens into batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,9 +20,9 @@ from saliency_bench.models.tasks.items import TOKENS
 #: Tokens that frame a text and are no part of it. [MASK] and [UNK] stand for words and are not among them.
 FRAME_TOKENS = ("cls", "sep", "bos", "eos", "pad")
 
-#: How a pair is cut whose first text must stay whole.
+#: The truncation of a pair whose first text must stay whole.
 ONLY_SECOND = "only_second"
-#: What is said of texts that are too long, in tasks that cut none whatever is asked for.
+#: The value of `too_long` in tasks that never cut a text.
 NEVER_CUT = "never"
 
 
@@ -84,7 +84,7 @@ def encode_one(
         tokens=tuple(tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
         gold=gold,
         truncated=truncated,
-        extra=extra_of(model, encoding, [1] * len(special), where, given=False),
+        extra=extra_of(model, encoding, [1] * len(special), where, strict=False),
         relevant=placing.relevant_tokens(example, placement, where),
         parts=example.parts,
         **vars(placement),
@@ -132,12 +132,12 @@ def encoded_ids(
         token in special_ids or pad or place in outside
         for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
     )
-    own_types = tuple(types[position] for position in kept) if types else None
-    placement = placing.of_ids(model, ids, special, own_types)
+    kept_types = tuple(types[position] for position in kept) if types else None
+    placement = placing.of_ids(model, ids, special, kept_types)
     return Encoded(
         example_id=example_id,
         input_ids=tuple(ids),
-        token_type_ids=own_types,
+        token_type_ids=kept_types,
         special=special,
         tokens=tuple(tokens),
         gold=_gold(model, label, where),
@@ -148,7 +148,7 @@ def encoded_ids(
 
 
 def mostly_unknown(model: Model, encoded: Sequence[Encoded]) -> str | None:
-    """A warning where the tokenizer knows less than half of what the texts are made of; None where it knows more."""
+    """A warning where more than half of the texts' tokens are unknown to the tokenizer; otherwise None."""
     unknown = getattr(model.tokenizer, "unk_token_id", None)
     ids = [
         token
@@ -191,7 +191,7 @@ def collate(model: Model, encoded: Sequence[Encoded], *, length: int | None = No
 def _places(
     model: Model, encoded: Sequence[Encoded], table: Callable[..., Tensor]
 ) -> dict[str, Tensor]:
-    """Where each question is read in the outputs of every token."""
+    """The places in the outputs of every token where the questions are read."""
     if not model.per_token or any(item.options for item in encoded):
         return {}
     if all(item.boundary is not None for item in encoded):
@@ -199,14 +199,14 @@ def _places(
         context = [[segment == 1 for segment in item.segments] for item in encoded]
         return {"boundaries": ends, "answerable": table(context, False)}
     if any(item.position is None for item in encoded):
-        raise InputError(f"{model.name} ({model.task}): it is not said which token is asked about")
+        raise InputError(f"{model.name} ({model.task}): the question names no token")
     return {"positions": torch.tensor([item.position for item in encoded], device=model.device)}
 
 
 def _named(
     inputs: Mapping[str, Any], ids: Sequence[int], kept: Sequence[int], where: str
 ) -> list[str]:
-    """The tokens without a tokenizer: as they came beside the ids, else these."""
+    """The tokens without a tokenizer: the names beside the ids, or else the ids."""
     if TOKENS not in inputs:
         return [str(token) for token in ids]
     names = inputs[TOKENS]
@@ -235,11 +235,11 @@ def _gold(model: Model, label: int | str | None, where: str) -> int | None:
 def _may_cut(
     where: str, example: Example, n_tokens: int, model: Model, too_long: str, truncation: str
 ) -> None:
-    """Refuses to cut a long text where cutting is off, or where its first text alone leaves no room."""
+    """Refuses to cut a long text where cutting is off, or where the first of two texts alone is too long."""
     if too_long == NEVER_CUT:
         raise InputError(
-            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}, and the end of the text is what is asked "
-            "about: shorten it"
+            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}, and the question is about the end of "
+            "the text: shorten it"
         )
     if too_long == "error":
         raise InputError(
@@ -250,6 +250,6 @@ def _may_cut(
         first = n_tokens - len(second["input_ids"])
         if first >= model.max_length:
             raise InputError(
-                f"{where}: the first text alone has {first} tokens with those that frame it, and {model.name} takes "
+                f"{where}: the first text alone has {first} tokens with the special ones, and {model.name} takes "
                 f"{model.max_length}: shorten it"
             )

@@ -10,23 +10,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from saliency_bench.core.errors import InputError
-from saliency_bench.data.asked import is_chat
 from saliency_bench.data.example import Example
+from saliency_bench.data.fields import is_chat
 
-#: What a mapping of a text may hold.
+#: The keys of a mapping of a text.
 TEXT, TEXT_PAIR = "text", "text_pair"
 LABELS = ("labels", "label")
-#: The written tokens of a tokenised input, where they came beside it.
+#: The key of the tokens in writing, beside a tokenised input.
 TOKENS = "input_tokens"
-#: What may follow the text, its named stretches, and a chat in its place (`data.asked`).
+#: The keys of possible continuations, of named segments, and of a chat in place of a text (`data.fields`).
 OPTIONS, SEGMENTS, MESSAGES = "options", "segments", "messages"
 KEYS = (TEXT, TEXT_PAIR, *LABELS, OPTIONS, SEGMENTS, MESSAGES)
 
 
 def label_of(item: Any) -> int | str | None:
-    """The gold class that an input brings under `labels` or `label`; None where it is not one class.
+    """The gold class of an input under `labels` or `label`; None where it is not one class.
 
-    Datasets mark a text without a label by a negative one, and several labels are those of tokens or of many classes.
+    Datasets mark a text without a label by a negative number. Several labels belong to tokens or to many classes.
     """
     if not isinstance(item, Mapping):
         return None
@@ -39,14 +39,14 @@ def label_of(item: Any) -> int | str | None:
 
 
 def items(inputs: Any) -> list[Any]:
-    """The inputs of a text (as words or as ids), a mapping, a list, a Dataset or a DataLoader.
+    """The single inputs in a text (as words or as ids), a mapping, a list, a Dataset or a DataLoader.
 
-    A mapping with `text` (and `text_pair`, `label`, `options`, `segments`) is a text, and so is (text, class number); a
-    list of messages is a chat; (mapping with `input_ids`, labels or tokens) is a tokenised input. What a DataLoader would
-    put together is taken from it one by one.
+    A mapping with `text` (and `text_pair`, `label`, `options`, `segments`) is a text, and so is (text, class number). A
+    list of messages is a chat. (mapping with `input_ids`, labels or tokens) is a tokenised input. The items of a DataLoader
+    are taken before it collates them.
 
     Raises:
-        InputError: these are no inputs, a table of several columns, or a batch of which it cannot be told what it is.
+        InputError: these are no inputs, a table of several columns, or a batch whose layout is ambiguous.
     """
     _refuse_table(inputs)
     if isinstance(inputs, str | Example | Mapping) or is_chat(inputs) or _is_one_text(inputs):
@@ -70,7 +70,7 @@ def _all_apart(inputs: Iterable[Any], where: str) -> list[Any]:
 def _refuse_table(inputs: Any) -> None:
     """Refuses a table of several columns, unless its rows are texts or tokenised inputs by themselves."""
     names = getattr(inputs, "column_names", None)  # of datasets and Arrow
-    # Of pandas and polars; a Series may have an entry of that name.
+    # pandas and polars have `columns`; the class is asked, since a Series may have an entry of that name.
     frame = names is None and hasattr(type(inputs), "columns") and hasattr(inputs, "shape")
     if isinstance(names, Mapping):
         raise InputError(
@@ -91,7 +91,7 @@ def _of_loader(loader: "DataLoader[Any]") -> Iterator[Any]:
     uncollated = copy(loader)
     if uncollated.collate_fn is default_collate:
         uncollated.collate_fn = list
-        uncollated._iterator = None  # that of workers which are kept and put items together
+        uncollated._iterator = None  # the present iterator of persistent workers collates
     batched = uncollated.batch_sampler is not None
     for number, batch in enumerate(uncollated):
         where = f"batch {number} of inputs" if batched else f"inputs[{number}]"
@@ -100,22 +100,22 @@ def _of_loader(loader: "DataLoader[Any]") -> Iterator[Any]:
             yield from _all_apart(batch, where)
         elif batched and isinstance(batch, list) and not _all(batch[:1], Tensor | np.ndarray):
             raise InputError(
-                f"{where} is a list of {len(batch)} {type(batch[0]).__name__}s from the loader's collate_fn, of which it "
-                "cannot be told whether each is a text or a column: give loader.dataset, or a DataLoader without collate_fn"
+                f"{where} is a list of {len(batch)} {type(batch[0]).__name__}s from the loader's collate_fn, and it "
+                "is unclear whether each is a text or a column: give loader.dataset, or a DataLoader without collate_fn"
             )
         else:
             yield from _apart(batch, where)
 
 
 def _is_one_text(inputs: Any) -> bool:
-    """Whether these are the ids of one text: a row of whole numbers."""
+    """Whether the inputs are the ids of one text: a row of whole numbers."""
     if isinstance(inputs, Tensor | np.ndarray):
         return inputs.ndim == 1 and all(map(_is_whole, inputs.tolist()))
     return _is_list(inputs) and bool(inputs) and all(map(_is_whole, inputs))
 
 
 def _apart(item: Any, where: str) -> Iterator[Any]:
-    """One item as it is, or the texts of a batch."""
+    """The texts of a batch; any other item is yielded as it is."""
     if isinstance(item, Tensor) or (isinstance(item, np.ndarray) and item.dtype.kind in "biuf"):
         yield from ({"input_ids": ids} for ids in (item if item.ndim == 2 else [item]))
     elif isinstance(item, Mapping):
@@ -137,7 +137,7 @@ def _apart(item: Any, where: str) -> Iterator[Any]:
 
 
 def _rows(batch: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a batch in columns, as tokenizers, loaders and tables give it."""
+    """The rows of a batch in columns, the format of tokenizers, loaders and tables."""
     columns = {key: _plain(value, f"{where}[{key!r}]") for key, value in batch.items()}
     texts = columns.get("input_ids", columns.get(TEXT, columns.get(MESSAGES)))
     if not _is_list(texts) or not texts or not (_is_list(texts[0]) or isinstance(texts[0], str)):
@@ -151,7 +151,7 @@ def _rows(batch: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Arrays as lists; a list of arrays is a list of texts, or of one number each."""
+    """Arrays as lists. A list of arrays holds texts, or one number each."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if not _is_list(value) or not _all(value, Tensor | np.ndarray):
@@ -159,7 +159,7 @@ def _plain(value: Any, where: str) -> Any:
     lengths = {prod(array.shape) for array in value}
     if len(value) > 1 and len(lengths) == 1 and lengths != {1}:
         raise InputError(
-            f"{where} is a list of {len(value)} arrays of one length, of which it cannot be told whether each is a text or "
+            f"{where} is a list of {len(value)} arrays of one length, and it is unclear whether each is a text or "
             "a place in all texts: stack them to [B T], or give the DataLoader itself"
         )
     return [array.item() if lengths == {1} else array.tolist() for array in value]
@@ -168,7 +168,7 @@ def _plain(value: Any, where: str) -> Any:
 def _beside(
     rows: Sequence[Mapping[str, Any]], other: Any, where: str
 ) -> Iterator[Mapping[str, Any]]:
-    """The texts of a batch, with what came beside it: a class or the written tokens of each."""
+    """The texts of a batch, each with its class or its written tokens, which stood beside the batch."""
     each = other.tolist() if hasattr(other, "tolist") else other
     if len(rows) == 1 and (_is_class(each) or _all(each, str)):
         each = [each]
@@ -205,7 +205,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_class(value: Any) -> bool:
-    """Whether this is a class by number, maybe as an array without a dimension."""
+    """Whether a value is the number of a class, also as an array without dimensions."""
     alone = isinstance(value, Tensor | np.generic) and value.ndim == 0
     return _is_whole(value.item() if alone else value)
 
@@ -216,5 +216,5 @@ def _classes(value: Any) -> bool:
 
 
 def _all(values: Any, kind: Any) -> bool:
-    """Whether this is a list of some values of this kind."""
+    """Whether this is a list of values of one kind, and not empty."""
     return _is_list(values) and bool(values) and all(isinstance(value, kind) for value in values)

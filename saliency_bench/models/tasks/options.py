@@ -1,17 +1,17 @@
-"""Which of some continuations follows a text: the classes are the continuations, and their scores log-probabilities.
+"""Questions with given continuations of a text: the classes are the continuations, their logits are log-probabilities.
 
 The logit of an option is Σ_i log p(o_i | text, o_1 ... o_{i-1}) over its tokens, or the mean of these (per token, as in
 Brown et al. 2020, section 2.4, so that long options are not at a disadvantage). Probabilities are those among the options.
-One continuation alone has a second class, that something else follows, with logit log(1 - p).
+A single continuation has a second class for everything else, with logit log(1 - p).
 
-The text is one row of embeddings, as everywhere; the passes behind it have a row for each option.
+A text is one row of embeddings, as everywhere; the passes have a row for each of its options.
 """
 
 import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saliency_bench.core.errors import InputError
@@ -26,11 +26,11 @@ _HALF = -math.log(2)
 
 
 def collated(model: Model, encoded: Sequence[Encoded], width: int) -> Options | None:
-    """The options of texts that have equally many, after texts padded to `width`; None where none has any.
+    """The options of a batch of texts that are padded to `width`; None where no text has options.
 
     Raises:
-        InputError: texts have different numbers of options, or further inputs that would end before them; or the model
-            reads what comes later.
+        InputError: the texts have different numbers of options, or further inputs that end before the options; or the
+            model is not causal.
     """
     n_options = {len(item.options) for item in encoded}
     if n_options == {0}:
@@ -60,26 +60,24 @@ def logits(
     rows: Int[Tensor, " R"],
     embeddings: Float[Tensor, "R T D"] | None = None,
 ) -> Float[Tensor, "R C"]:
-    """The logits of texts of a batch; `embeddings` stand for those of the text, the options keep their own.
+    """The logits of texts of a batch. `embeddings` replace those of the text; the options keep theirs.
 
-    What stands after an option is read by none of its tokens: the model is causal.
+    Padding after an option changes nothing, since the model is causal.
     """
     options = batch.options
     assert options is not None
     ids, scored = options.ids[rows], options.scored[rows]
     n_options = ids.shape[1]
     ids, scored = ids.flatten(0, 1), scored.flatten(0, 1)
-    given = None
+    replaced = None
     if embeddings is not None:
         whole = model.embed(ids).to(embeddings.dtype)
         text = embeddings.repeat_interleave(n_options, 0)
         real = batch.mask[rows].repeat_interleave(n_options, 0)[:, :, None]
         length = text.shape[1]
-        given = torch.cat([torch.where(real, text, whole[:, :length]), whole[:, length:]], 1)
-    outputs = model.output(ids, embeddings=given)
-    row, place = scored.nonzero(as_tuple=True)
-    sums = _summed(outputs[row, place - 1], ids[row, place], row, len(ids))
-    return _with_rest(sums.view(-1, n_options) / options.counts[rows])
+        replaced = torch.cat([torch.where(real, text, whole[:, :length]), whole[:, length:]], 1)
+    outputs = model.output(ids, embeddings=replaced)
+    return _scores(outputs, ids[:, 1:], scored[:, 1:], options.counts[rows])
 
 
 def after(
@@ -89,7 +87,7 @@ def after(
     last: Float[Tensor, "R V"],
     states: States,
 ) -> Float[Tensor, "R C"]:
-    """The logits of texts of equal length that are computed already, to the outputs of their last token.
+    """The logits of texts of equal length whose last token's outputs are computed already.
 
     Args:
         model: a causal one.
@@ -109,25 +107,31 @@ def after(
             ]
         )
         outputs = torch.cat([outputs, model.output(ids[:, :-1], past=past)], 1)
+    return _scores(outputs, ids, scored, options.counts[rows])
+
+
+def _scores(
+    outputs: Float[Tensor, "N T V"],
+    ids: Int[Tensor, "N S"],
+    scored: Bool[Tensor, "N S"],
+    counts: Int[Tensor, "R C"],
+) -> Float[Tensor, "R K"]:
+    """The logits of options: the log-probabilities of the scored ids, summed and divided by `counts`.
+
+    The outputs at a place are those of the token before the id at that place.
+    """
     row, place = scored.nonzero(as_tuple=True)
-    sums = _summed(outputs[row, place], ids[row, place], row, len(ids))
-    return _with_rest(sums.view(-1, n_options) / options.counts[rows])
-
-
-def _summed(
-    outputs: Float[Tensor, "N V"], ids: Int[Tensor, " N"], row: Int[Tensor, " N"], n_rows: int
-) -> Float[Tensor, " R"]:
-    """The log-probabilities of tokens, each given the outputs before it, summed by row."""
-    logs = at_least_float32(outputs).double().log_softmax(-1).gather(1, ids[:, None])[:, 0]
-    sums = torch.zeros(n_rows, dtype=logs.dtype, device=logs.device)
-    return sums.index_add(0, row, logs)
+    read = at_least_float32(outputs[row, place]).double()
+    logs = read.log_softmax(-1).gather(1, ids[row, place][:, None])[:, 0]
+    sums = torch.zeros(len(ids), dtype=logs.dtype, device=logs.device).index_add(0, row, logs)
+    return _with_rest(sums.view(counts.shape) / counts)
 
 
 def _with_rest(scores: Float[Tensor, "R C"]) -> Float[Tensor, "R K"]:
-    """The logits of several options; of one, its own and that of anything else."""
+    """The logits of several options; for a single option, its own and that of everything else."""
     if scores.shape[1] > 1:
         return scores
-    # p = 1 would leave nothing for the rest, and no gradient of its logarithm.
+    # With p = 1 the rest would have no probability, and its logarithm no gradient.
     least = torch.finfo(scores.dtype).tiny
     below = scores.clamp(max=-least)
     near_one = below > _HALF

@@ -1,8 +1,8 @@
-"""Whether a model's outputs depend on the padding that its ids came with.
+"""A check whether a model's outputs depend on the padding of its ids.
 
-Most models are told by a mask what is padding, and say the same of a text with and without it. Others average over padded
-positions (as the article's own), or count positions from a padded start: what they say of a batch is what they say at
-that length. Such a text is explained at the length given, its pads marked as special tokens.
+Most models get a mask of the padding, and their outputs are the same with and without it. Others average over padded
+positions, or count positions from a padded start, so that their outputs belong to the padded length. Such a text is
+explained at the length given, with its pads marked as special tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.models.tasks.placing import pads_outside, whole_numbers
 from saliency_bench.models.tasks.task import outputs_of
 
-#: With and without padding a model that does not depend on it does the same arithmetic in another order.
-EPSILONS = 1e3
-#: In half precision so many rounding errors would let anything pass.
-LARGEST_DIFFERENCE = 0.1
+#: The most rounding errors by which padding may change an output: the same arithmetic in another order.
+MOST_EPSILONS = 1e3
+#: The largest difference, since in half precision so many rounding errors would allow any.
+MOST = 0.1
 
 
 def matters(model: Model, inputs: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Whether the outputs change without the padding of these inputs; each comes with its place for messages.
+    """Whether the outputs change without the padding of these inputs, which come with their names in messages.
 
-    Tried on the input with the most padding at its end; only where no input has any there, on the one with the most
-    elsewhere, which also moves the positions of many models that see no padding otherwise.
+    The input with the most padding at its end is tried. Only where no input has padding there, the one with the most
+    elsewhere is tried, since that also changes the positions in many models that ignore padding.
     """
     worst: dict[bool, tuple[int, Encoded, Encoded]] = {}
     for where, tokenised in inputs:
@@ -48,7 +48,7 @@ def matters(model: Model, inputs: Sequence[tuple[str, Mapping[str, Any]]]) -> bo
 
 
 def attended(model: Model, tokenised: Mapping[str, Any], where: str) -> bool:
-    """Whether an input starts or ends in pads without a mask that says so; they are then read as words."""
+    """Whether an input starts or ends in pads and has no mask, so that the pads are read as words."""
     if "attention_mask" in tokenised or "input_ids" not in tokenised:
         return False
     return bool(pads_outside(model, whole_numbers(tokenised, "input_ids", where)))
@@ -57,9 +57,9 @@ def attended(model: Model, tokenised: Mapping[str, Any], where: str) -> bool:
 def _differ(model: Model, whole: Encoded, bare: Encoded) -> bool:
     padded, alone = (attempted(partial(outputs_of, model, text)) for text in (whole, bare))
     if padded is None or alone is None:
-        return alone is None  # what takes one length alone is asked at that length
+        return alone is None  # a model that takes only one length is explained at that length
     if model.per_token:
         padded = padded[torch.tensor(whole.attended, device=padded.device)]
-    share = min(EPSILONS * torch.finfo(alone.dtype).eps, LARGEST_DIFFERENCE)
+    share = min(MOST_EPSILONS * torch.finfo(alone.dtype).eps, MOST)
     difference = float((padded.double() - alone.double()).abs().max())
     return not difference <= share * max(1.0, float(alone.abs().max()))

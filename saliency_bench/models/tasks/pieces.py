@@ -1,8 +1,8 @@
-"""The word of each token: by the places of tokens in their text, else by how the tokenizer marks its pieces.
+"""The word of each token, from the places of tokens in their text, or from the marks of the tokenizer's pieces.
 
 Nothing is tokenised anew. WordPiece marks a piece that continues a word (`##s`), byte-level BPE and SentencePiece one that
-begins a word (`Ġthe`, `▁the`), older BPE one that goes on (`fi@@`) or one that ends a word (`film</w>`). Of ids, what a
-text looked like before it was tokenised is not known: its words are joined by single spaces.
+begins a word (`Ġthe`, `▁the`), older BPE one that is continued (`fi@@`) or one that ends a word (`film</w>`). The original
+text of ids is not known, so their words are joined by single spaces.
 """
 
 import codecs
@@ -19,14 +19,14 @@ from saliency_bench.core.text import MARKS, NO_OFFSET
 CONTINUES = "##"
 BYTE_LEVEL, SENTENCE_PIECE = BEGINS = ("Ġ", "▁")
 GOES_ON, ENDS_WORD = ENDINGS = ("@@", "</w>")
-#: Not a mark, but a vocabulary of letters or of bytes, white space among them.
+#: Styles without a mark: vocabularies of letters or of bytes, with white space among them.
 LETTERS, BYTES = "letters", "bytes"
 
-#: How SentencePiece writes a byte of a letter that it does not know.
+#: A byte of an unknown letter, as SentencePiece writes it.
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-#: What tokenizers drop; vowel signs (Mc) are letters to them.
+#: Marks that tokenizers remove; they keep vowel signs (Mc) as letters.
 _ACCENTS = MARKS - {"Mc"}
-#: Of a letter that was cut after some of its bytes.
+#: Stands for a letter that was cut after some of its bytes.
 _CUT = "\ufffd"
 #: White space as byte-level BPE and SentencePiece write it.
 _BLANKS: Mapping[str, Collection[str]] = {
@@ -35,20 +35,20 @@ _BLANKS: Mapping[str, Collection[str]] = {
 }
 _BLANK_BYTES = {f"<0x{ord(blank):02X}>" for blank in " \t\n\v\f\r"}
 
-#: By tokenizer: how it tells where words begin, which takes a look at all of its tokens.
+#: By tokenizer, its style of marking words, which is found from all of its tokens.
 _STYLES: "WeakKeyDictionary[Any, str | None]" = WeakKeyDictionary()
 
-Span = tuple[int, int]
+Offset = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where tokens stand: one value per token, as in `Encoded`, and the text and its pair.
+    """The places of tokens: one value per token, as in `Encoded`, and the text and its pair.
 
-    `words_known`: whether it is known what words are; else each token is one.
+    `words_known`: the words are known; otherwise each token counts as one.
     """
 
-    offsets: tuple[Span, ...]
+    offsets: tuple[Offset, ...]
     segments: tuple[int, ...]
     words: tuple[int, ...]
     text: str
@@ -56,11 +56,11 @@ class Placement:
     words_known: bool = True
 
 
-def read(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> Placement:
+def placement_of(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> Placement:
     """The words and texts of ids.
 
     Args:
-        tokenizer: made them.
+        tokenizer: the one that made the ids.
         ids: of a text or of two.
         segments: 0 or 1, -1 for special tokens.
     """
@@ -84,24 +84,25 @@ def read(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> Placeme
         for place, (first, last) in zip(places, pieces, strict=True):
             offsets[place] = start + first, start + last
     pair = texts[1] if 1 in segments else None
-    known = style is not None
-    return Placement(tuple(offsets), tuple(segments), words, texts[0], pair, known)
+    return Placement(
+        tuple(offsets), tuple(segments), words, texts[0], pair, words_known=style is not None
+    )
 
 
-def read_text(
+def placement_in_text(
     tokenizer: Any,
     ids: Sequence[int],
     segments: Sequence[int],
     texts: tuple[str, str],
 ) -> Placement:
-    """The words of a text whose tokenizer gives no offsets: by the marks of pieces, and by a search in the text."""
-    placement = read(tokenizer, ids, segments)
+    """The words of a text whose tokenizer has no offsets, from the marks of pieces and a search in the text."""
+    placement = placement_of(tokenizer, ids, segments)
     read_as = (placement.text, placement.text_pair or "")
     if placement.words_known and all(
         text.startswith(written.rstrip(_CUT)) for written, text in zip(read_as, texts, strict=True)
     ):
         return placement
-    offsets = _sought(placement, _alone(tokenizer, ids), texts)
+    offsets = _searched(placement, _alone(tokenizer, ids), texts)
     placed = all(span != NO_OFFSET for span, of in zip(offsets, segments, strict=True) if of >= 0)
     if not placement.words_known and placed:
         words = words_in(offsets, segments, texts, range(len(ids)))
@@ -110,22 +111,22 @@ def read_text(
 
 
 def words_in(
-    offsets: Sequence[Span],
+    offsets: Sequence[Offset],
     segments: Sequence[int],
     texts: tuple[str, str],
     parts: Sequence[int | None],
 ) -> tuple[int, ...]:
-    """The word each token is a piece of, counted through both texts; -1 for special tokens.
+    """The word of each token, numbered through both texts; -1 for special tokens.
 
-    White space parts words, and so does a tokenizer, but not within a word: before a combining mark, or between two
-    letters or digits (as in Unicode's rules, UAX 29). White space that is a token of its own belongs to the word after
-    it, at the end to that before.
+    White space separates words, and so do the words of the tokenizer, but not before a combining mark or between two
+    letters or digits (as in Unicode's rules, UAX 29). White space that is a token of its own belongs to the next word; at
+    the end of a text, to the last one.
 
     Args:
-        offsets: where tokens stand in their texts.
+        offsets: the places of tokens in their texts.
         segments: 0 or 1, -1 for special tokens.
         texts: the text and its pair.
-        parts: what the tokenizer takes for words: tokens next to each other that are of one have the same number.
+        parts: the words of the tokenizer; neighbouring tokens of one word have the same number.
     """
     continues, blanks = [], []
     covered = [0, 0]
@@ -154,14 +155,14 @@ def _numbered(
     Args:
         segments: 0 or 1, -1 for special tokens.
         blanks: whether each token is white space alone.
-        continues: whether each token goes on with the word of the token before it; every token does so where that word
-            has been nothing but white space.
-        apart: the places of tokens that begin a word in any case.
+        continues: whether each token continues the word of the token before it; every token does where that word has
+            only white space so far.
+        apart: the places of tokens that always begin a word.
     """
     words: list[int] = []
     number = -1  # the last word
-    before = -1  # the place of the last token; -1 where none may be continued
-    blank = False  # whether the last word has been nothing but white space
+    before = -1  # the place of the last token; -1 where it may not be continued
+    blank = False  # whether the last word has only white space so far
     for place, segment in enumerate(segments):
         if segment < 0:
             words.append(-1)
@@ -169,18 +170,18 @@ def _numbered(
             continue
         near = before >= 0 and segments[before] == segment
         if blank and not near:
-            number = _given_back(words, segments)
+            number = _join_blank_word(words, segments)
         begins = not near or place in apart or not (blank or continues[place])
         number += begins
         blank = blanks[place] and (begins or blank)
         words.append(number)
         before = place
     if blank:
-        _given_back(words, segments)
+        _join_blank_word(words, segments)
     return tuple(words)
 
 
-def _given_back(words: list[int], segments: Sequence[int]) -> int:
+def _join_blank_word(words: list[int], segments: Sequence[int]) -> int:
     """Joins white space at the end of a text to its last word, if any; returns the number of the last word."""
     last = max(words)
     places = [place for place, word in enumerate(words) if word == last]
@@ -193,9 +194,9 @@ def _given_back(words: list[int], segments: Sequence[int]) -> int:
 
 
 def _inside_word(text: str, place: int) -> bool:
-    """Whether a character goes on with the word before it: it is a mark, or both are letters or digits.
+    """Whether a character continues the word before it: it is a mark, or both are letters or digits.
 
-    Not so between ideographs, which are written without spaces.
+    Ideographs, which are written without spaces, do not continue each other.
     """
     if text[place - 1].isspace():
         return False
@@ -211,7 +212,7 @@ def _inside_word(text: str, place: int) -> bool:
 
 
 def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Placement:
-    """The text that letters or bytes of UTF-8 spell; each byte has the place of its letter."""
+    """The text of tokens that are letters or bytes of UTF-8; each byte has the place of its letter."""
     texts = ["", ""]
     offsets = [NO_OFFSET] * len(tokens)
     for segment in (0, 1):
@@ -236,13 +237,13 @@ def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Pl
     return Placement(tuple(offsets), tuple(segments), words, texts[0], pair)
 
 
-def segments_of(
+def segment_numbers(
     ids: Sequence[int],
     special: Sequence[bool],
     types: Sequence[int] | None,
     separator: int | None,
 ) -> tuple[int, ...]:
-    """The text (0) or its pair (1) of each token, -1 for special ones: by token types, else by separators between them."""
+    """The text (0) or its pair (1) of each token, -1 for special ones, from token types or else from separators."""
     if types is not None and len({*types}) > 1:
         return tuple(
             -1 if skip else min(kind, 1) for kind, skip in zip(types, special, strict=True)
@@ -256,13 +257,13 @@ def segments_of(
     return tuple(segments)
 
 
-def _sought(
+def _searched(
     placement: Placement, alone: Sequence[bool], texts: tuple[str, str]
-) -> tuple[Span, ...]:
-    """Finds pieces in the text they were made of; case and accents are ignored.
+) -> tuple[Offset, ...]:
+    """Searches the pieces in their text; case and accents are ignored.
 
-    One token that is not found, as one for an unknown word, is all that stands between its neighbours. Of several next
-    to each other none is known to stand anywhere.
+    A single token that is not found, such as an unknown word, gets all text between its neighbours. Several neighbouring
+    tokens that are not found get no place.
     """
     offsets = [NO_OFFSET] * len(alone)
     for segment, text in enumerate(texts):
@@ -297,7 +298,7 @@ def _sought(
     return tuple(offsets)
 
 
-def _between(text: str, start: int, end: int) -> Span:
+def _between(text: str, start: int, end: int) -> Offset:
     """A stretch without the white space around it; `NO_OFFSET` where nothing is left."""
     inner = text[start:end].strip()
     start = text.index(inner, start)
@@ -305,7 +306,7 @@ def _between(text: str, start: int, end: int) -> Span:
 
 
 def _folded(text: str) -> tuple[str, list[int]]:
-    """The letters of a text without case, accents and white space, and where each stands."""
+    """The letters of a text without case, accents and white space, and the place of each."""
     letters, places = "", []
     for place, character in enumerate(text):
         kept = [
@@ -345,12 +346,12 @@ def _is_blank(style: str | None, token: str) -> bool:
 
 
 def _style(tokenizer: Any) -> str | None:
-    """How the tokenizer marks words; None where it does not."""
+    """The tokenizer's style of marking words; None where it marks none."""
     try:
         if tokenizer not in _STYLES:
             _STYLES[tokenizer] = _commonest(tokenizer)
         return _STYLES[tokenizer]
-    except TypeError:  # one that cannot be remembered
+    except TypeError:  # one without a weak reference
         return _commonest(tokenizer)
 
 
@@ -374,8 +375,8 @@ def _commonest(tokenizer: Any) -> str | None:
     return most if counts[most] else None
 
 
-def _written(tokenizer: Any, tokens: Sequence[str], alone: bool) -> tuple[str, list[Span]]:
-    """A word as it is written, and the span of each piece; the whole word where a piece is part of a letter."""
+def _written(tokenizer: Any, tokens: Sequence[str], alone: bool) -> tuple[str, list[Offset]]:
+    """A word in writing, and the span of each piece in it; the whole word where a piece is part of a letter."""
     style = _style(tokenizer)
     if style is None or alone:
         pieces = list(tokens)

@@ -24,16 +24,16 @@ _CLASSES = "the answers to choose from are the tokens of the context, and a remo
 
 
 class QuestionAnswering:
-    """The classes are the tokens of the context: which of them the answer starts (or ends) with.
+    """The classes are the tokens of the context, one of which is the first (or last) token of the answer.
 
-    Probabilities are among the tokens of the context. The start and end that are predicted are those of the span with
-    the largest sum of both logits.
+    Probabilities are among the tokens of the context. The predicted start and end are those of the span with the largest
+    sum of both logits.
     """
 
     refuses: Mapping[str, str] = {DELETE: _CLASSES, ATTENTION: _CLASSES}
 
     def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
-        """See `task.Task`; it is the context that is cut."""
+        """See `task.Task`; only the context is cut."""
         if example.text_pair is None:
             where = example.source or example.id
             raise InputError(f"{where}: expected a pair, (question, context), got one text")

@@ -23,7 +23,7 @@ TASKS: Mapping[str, Task] = {
 
 
 def task_of(model: Model) -> Task:
-    """What the model is for."""
+    """The task of a model."""
     return TASKS[model.task]
 
 
@@ -31,7 +31,7 @@ def questions(model: Model, texts: Sequence[Encoded], at: At = None) -> list[tup
     """Every question that the model's task puts to the texts, with the index of its text.
 
     Raises:
-        InputError: there is none at all, or `at` names nothing.
+        InputError: there is no question, or `at` names nothing.
     """
     task = task_of(model)
     pairs = [
@@ -47,5 +47,5 @@ def questions(model: Model, texts: Sequence[Encoded], at: At = None) -> list[tup
 
 
 def refusal(model: Model, removal: str) -> str | None:
-    """Why an operator cannot be asked in the model's task; None where it can."""
+    """The reason why a removal operator is not possible in the model's task; None where it is."""
     return task_of(model).refuses.get(removal)

@@ -1,4 +1,4 @@
-"""How the score of a class is read off a model: outputs of its logits, as functions of the input embeddings."""
+"""The score of a class, as a function of the input embeddings: outputs that are computed from a model's logits."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,9 +16,9 @@ from saliency_bench.models.prefixes import Seed, States, Walk
 from saliency_bench.models.rounding import Scaling
 from saliency_bench.models.tasks import options
 
-#: How the score of a class is read off the logits [R C]; results [R].
+#: Computes the scores of classes [R] from the logits [R C].
 #: A target with a second column is a contrast: the difference of both classes' scores.
-#: Probabilities are taken in float64: of one near 1, float32 has neither 1 - p nor the gradient.
+#: Probabilities are taken in float64, since near 1 float32 can represent neither 1 - p nor the gradient.
 Output = Callable[[Float[Tensor, "R C"], Int[Tensor, "R ..."]], Float[Tensor, " R"]]
 OUTPUTS: Mapping[str, Output] = {
     "logit": lambda logits, target: _pick(logits, target),
@@ -26,9 +26,9 @@ OUTPUTS: Mapping[str, Output] = {
     "log_probability": lambda logits, target: _pick(logits.double().log_softmax(-1), target),
     "cross_entropy": lambda logits, target: _pick(-logits.double().log_softmax(-1), target),
 }
-#: What is explained of a model with a loss of its own: the negative of that.
+#: The output of a model with a loss of its own: the negative loss.
 CRITERION = "criterion"
-#: The same where classes do not exclude each other: each has a probability of its own.
+#: The outputs where classes do not exclude each other, so that each has a probability of its own.
 MULTI_LABEL_OUTPUTS: Mapping[str, Output] = {
     "logit": OUTPUTS["logit"],
     "probability": lambda logits, target: _pick(logits.double().sigmoid(), target),
@@ -63,9 +63,9 @@ def logits_fn(
 ) -> Callable[[Float[Tensor, "R T D"], Int[Tensor, " R"]], Float[Tensor, "R C"]]:
     """All logits of each row, as a function of its input embeddings; `short`: see `Model.output`.
 
-    With embeddings in float32, their gradients through a model in half precision are not lost where they are small
-    (`rounding.Scaling`); those at other places of the model have no meaning then. Embeddings may be narrower than the
-    batch, if they are as wide as `Batch.widths` of their rows.
+    With embeddings in float32, small gradients through a model in half precision are not rounded to 0
+    (`rounding.Scaling`); gradients at other places of the model have no meaning then. Embeddings may be narrower than
+    the batch, if they are as wide as `Batch.widths` of their rows.
     """
 
     def logits(
@@ -73,20 +73,20 @@ def logits_fn(
     ) -> Float[Tensor, "R C"]:
         widened = torch.finfo(model.dtype).bits < torch.finfo(embeddings.dtype).bits
         scaling = Scaling()
-        given = scaling.embeddings(embeddings) if widened else embeddings
+        scaled = scaling.embeddings(embeddings) if widened else embeddings
         if batch.options is not None:
-            read = options.logits(model, batch, row_example, given)
+            rows = options.logits(model, batch, row_example, scaled)
         else:
             width = embeddings.shape[1]
             outputs = model.output(
                 batch.input_ids[row_example][:, :width],
                 batch.mask_of(row_example, width),
-                embeddings=given,
+                embeddings=scaled,
                 extra=batch.extra_of(row_example, width),
                 short=short,
             )
-            read = batch.read(outputs, row_example)
-        return scaling.outputs(read) if widened else read
+            rows = batch.read(outputs, row_example)
+        return scaling.outputs(rows) if widened else rows
 
     return logits
 
@@ -99,9 +99,9 @@ def shared_logits(
     embeddings: Float[Tensor, "R T D"],
     seed: Seed | None = None,
 ) -> tuple[Float[Tensor, "R C"], States]:
-    """All logits of rows that share what is computed of their beginnings (`prefixes`), and the last row's states.
+    """All logits of rows that share the computation of their beginnings (`prefixes`), and the last row's states.
 
-    Without gradients.
+    No gradients are recorded.
     """
     outputs, states = prefixes.outputs(model, batch, plan, rows, embeddings, seed)
     of_row = plan.of_row.to(model.device)
@@ -110,7 +110,7 @@ def shared_logits(
         outputs = outputs[:, -1]
     if batch.options is None:
         return at_least_float32(outputs)[of_row], last
-    texts = rows[plan.stretches[-1].rows.to(model.device)]
+    texts = rows[plan.steps[-1].rows.to(model.device)]
     return options.after(model, batch.options, texts, outputs, states)[of_row], last
 
 
@@ -125,7 +125,11 @@ def clean_logits(model: Model, batch: Batch) -> Float[Tensor, "B C"]:
 
 
 def output_of(model: Model, output: str) -> Output:
-    """How a row's score is read off its logits: the named output, or the negative of the model's own criterion."""
+    """The function from logits to scores: the named output, or the negative of the model's own criterion.
+
+    Raises:
+        InputError: there is no such output.
+    """
     criterion = model.criterion
     if criterion is None:
         outputs = MULTI_LABEL_OUTPUTS if model.multi_label else OUTPUTS

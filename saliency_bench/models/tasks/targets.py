@@ -15,11 +15,11 @@ from saliency_bench.data.labels import resolve_label
 PREDICTED, GOLD, RUNNER_UP = "predicted", "gold", "runner_up"
 #: Every class: a map for each.
 ALL = "all"
-#: How configuration and command line write the pair (A, B), which explains score(A) - score(B): the evidence for A
-#: rather than B (Yin & Neubig 2022). A and B are any of the others.
+#: The pair (A, B) in configurations and on the command line, which explains score(A) - score(B): the evidence for A
+#: rather than B (Yin & Neubig 2022). A and B may be any other target.
 CONTRAST, AGAINST = "contrast:", "|"
 
-#: The class of a text by name, among so many classes.
+#: Finds the class of a text by name, among this number of classes.
 ClassOf = Callable[[str | int, Encoded, int], int]
 
 _ONE_MAP = "target=all gives several maps of a text; here a text has one: name a class"
@@ -34,13 +34,13 @@ def choose(
         target: "predicted", "gold", "runner_up" (the second largest logit), a class by index or name, or two of
             these as (A, B) or "contrast:A|B".
         logits: of the unperturbed texts.
-        batch: has the gold labels.
-        class_of: finds a text's class by name, among so many.
+        batch: the texts with their gold labels.
+        class_of: finds a text's class by name.
 
     Raises:
         InputError: there is no gold label, no such class, or a class is contrasted with itself.
     """
-    target = read(target)
+    target = parse_target(target)
     if not isinstance(target, tuple):
         return _classes(target, logits, batch, class_of)
     first, second = (_classes(part, logits, batch, class_of) for part in target)
@@ -53,10 +53,10 @@ def choose(
     return torch.stack([first, second], 1)
 
 
-def read(target: Target) -> Target:
+def parse_target(target: Target) -> Target:
     """Parses `contrast:A|B`; any other target is returned as it is.
 
-    Names stay as they are written: the space before a word tells two tokens of a vocabulary apart.
+    Names keep their spaces, since two tokens of a vocabulary may differ by the space before a word.
 
     Raises:
         InputError: a contrast is written otherwise.
@@ -81,9 +81,9 @@ def check(target: Target, labels: Sequence[str], encoded: Sequence[Encoded]) -> 
     """Checks a target before the model has read a text.
 
     Raises:
-        InputError: no class has that name, or an example lacks the gold label that is asked for.
+        InputError: no class has that name, or an example lacks the gold label of target=gold.
     """
-    parts = read(target)
+    parts = parse_target(target)
     for name in parts if isinstance(parts, tuple) else (parts,):
         if name == GOLD:
             require_gold(encoded)

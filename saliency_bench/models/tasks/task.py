@@ -1,7 +1,7 @@
-"""What a task is: which questions it puts to a text, what their classes are called, and what cannot be asked.
+"""The interface of a task: its questions about a text, the names of their classes, and the removals that it refuses.
 
-A question is a text and the place in the model's outputs where its answer is read: one logit per class. Everything
-behind it (gradients, removal, metrics) knows logits [R C] and a class, and no task.
+A question is a text and the place in the model's outputs where its answer is read: one logit per class. Gradients,
+removal and metrics depend only on logits [R C] and a class, not on the task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,44 +19,44 @@ from saliency_bench.data.records import half_character
 from saliency_bench.models.extra import tensors_of
 from saliency_bench.models.model import Model
 
-#: Where a text is asked about: tokens by place, or words that a task gives a meaning; None: the task's own choice.
+#: The places of questions in a text: tokens by place, or keywords of the task; None: the task's default.
 At = int | str | Sequence[int] | None
 
 
-#: How a space at the start of a token is shown, and how byte-level and SentencePiece vocabularies write it.
+#: The sign that shows a space at the start of a token, and the marks of byte-level and SentencePiece vocabularies.
 _SPACE, _SPACED = "␣", ("Ġ", "▁")
 _BROKEN = "\ufffd"  # some bytes of a letter
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A task; `refuses` holds a reason for each removal operator that cannot be asked."""
+    """A task; `refuses` holds a reason for each removal operator that is not possible."""
 
     refuses: Mapping[str, str]
 
     def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
-        """The example as tokens; longer than the model allows it is cut, or refused with too_long="error".
+        """The example as tokens; a text that is too long for the model is cut, or refused with too_long="error".
 
         Raises:
-            InputError: a text is empty, too long, or none for this task.
+            InputError: a text is empty, too long, or does not fit this task.
         """
 
     def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
-        """The text once for each question, which says where it is read.
+        """A copy of the text for each question, with the place where it is read.
 
         Raises:
-            InputError: `at` names nothing in the text, or the text is none for this task.
+            InputError: `at` names nothing in the text, or the text does not fit this task.
         """
 
     def class_of(self, model: Model, name: str | int, question: Encoded, n_classes: int) -> int:
         """The class of that name.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such class.
         """
 
     def name_of(self, model: Model, index: int, question: Encoded, n_classes: int) -> str:
-        """What a class is called."""
+        """The name of a class."""
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def outputs_of(model: Model, text: Encoded) -> Float[Tensor, "... C"]:
         return model.output(ids, mask, typed, extra=extra)[0]
 
 
-def asked_at(text: Encoded, position: int, **more: Any) -> Encoded:
+def question_at(text: Encoded, position: int, **more: Any) -> Encoded:
     """The text as a question about one of its tokens."""
     return replace(text, position=position, example_id=f"{text.example_id}@{position}", **more)
 
@@ -115,10 +115,10 @@ def word_of(model: Model, index: int) -> str:
     token = str(model.tokenizer.convert_ids_to_tokens(index))
     word = str(model.tokenizer.decode([index]))
     body = word.strip()
-    if not body or _BROKEN in body:  # a decoder has nothing to show that tells it from others
+    if not body or _BROKEN in body:  # the decoded form would not differ from that of other tokens
         return token
     spaces = len(word) - len(word.lstrip(" "))
-    # Decoders may drop the space at the start of what they take for a text.
+    # Decoders may drop the space at the start of a text.
     return _SPACE * (spaces or token.startswith(_SPACED)) + body
 
 
@@ -129,10 +129,10 @@ def visible_spaces(words: str) -> str:
 
 
 def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> int:
-    """The token that is meant by a number, or by the first of these spellings that is one token.
+    """The token of a number, or of the first of these spellings that is a single token.
 
     Raises:
-        InputError: the number is none, or the word is no token or several.
+        InputError: the number is out of range, or no spelling is a single token.
     """
     if isinstance(name, int):
         if not 0 <= name < n_classes:
@@ -142,15 +142,15 @@ def token_of(model: Model, name: str | int, n_classes: int, *spellings: str) -> 
         raise InputError(f"target={name!r}: {model.name} has no tokenizer: give a token id")
     if fault := half_character(name):
         raise InputError(f"target={name!r}: expected a token, got {fault}")
-    made = [
+    candidates = [
         model.tokenizer(spelling, add_special_tokens=False, verbose=False)["input_ids"]
         for spelling in spellings
     ]
     unknown = getattr(model.tokenizer, "unk_token_id", None)
-    for ids in made:
+    for ids in candidates:
         if len(ids) == 1 and ids[0] != unknown:
             return int(ids[0])
-    tokens = model.tokenizer.convert_ids_to_tokens(made[0])
+    tokens = model.tokenizer.convert_ids_to_tokens(candidates[0])
     raise InputError(
         f"target={name!r}: expected one token of {model.name}'s vocabulary, got {len(tokens)}: {' '.join(tokens)}"
     )

@@ -6,19 +6,19 @@ from dataclasses import replace
 from saliency_bench.core.continuations import CONTINUATION
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import NO_OFFSET, Encoded
-from saliency_bench.data.asked import ASSISTANT
 from saliency_bench.data.example import Example
+from saliency_bench.data.fields import ASSISTANT
 from saliency_bench.data.labels import as_label
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
 from saliency_bench.models.tasks import chats
 from saliency_bench.models.tasks.encoding import NEVER_CUT, encode_one
-from saliency_bench.models.tasks.task import At, asked_at, token_of, visible_spaces, word_of
+from saliency_bench.models.tasks.task import At, question_at, token_of, visible_spaces, word_of
 
-#: How the log-probabilities of a continuation's tokens become one score.
+#: The ways to combine the log-probabilities of a continuation's tokens.
 SUM, MEAN = "sum", "mean"
 
-#: What a text has one of for each token.
+#: The fields of a text with one value for each token.
 PER_TOKEN = (
     "input_ids", "token_type_ids", "special", "tokens", "offsets", "segments", "words", "relevant", "pads",
 )  # fmt: skip
@@ -29,15 +29,15 @@ _OTHER = "without its last token a text asks for another next token"
 class TextGeneration:
     """The classes are the tokens of the vocabulary, read at the last token of the text, or options (`tasks.options`).
 
-    A pair of texts is a prompt and its continuation: each token of that is a question, whose text is all before it; as a
-    whole it is one question, whose text is the prompt. Of a chat the prompt is what its template makes of it.
-    The last token is evidence like any other: where it is replaced, its place still asks what comes next.
+    A pair of texts is a prompt and its continuation. Each token of the continuation is a question, whose text is all that
+    comes before; the continuation as a whole is one question, whose text is the prompt. The prompt of a chat is its
+    rendered template. The last token is evidence like any other: where it is replaced, the next token is still read there.
     """
 
     refuses: Mapping[str, str] = {DELETE: _OTHER, ATTENTION: _OTHER}
 
     def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
-        """See `task.Task`. Nothing is cut: the end, which would go first, is what is asked about."""
+        """See `task.Task`. Nothing is cut, since the question is about the end of the text."""
         if example.messages:
             example = chats.rendered(model, example)
         alone = replace(example, text_pair=None, options=(), label=None)
@@ -51,11 +51,11 @@ class TextGeneration:
     def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
         """See `task.Task`. `at` is "sum" or "mean", for options and for a continuation as a whole.
 
-        None: what follows the text, each token of the continuation, or the mean for options.
+        None: the token after the text, each token of the continuation, or the mean for options.
         """
         if at not in (None, SUM, MEAN):
             raise InputError(
-                f"at={at!r}: what is asked is the token after the prompt: give no at; sum or mean for a continuation as a whole"
+                f"at={at!r}: the question is the token after the prompt: give no at; sum or mean for a continuation as a whole"
             )
         if text.options:
             return [_as_whole(text, str(at or MEAN))]
@@ -65,20 +65,20 @@ class TextGeneration:
                 raise InputError(
                     f"{text.example_id}: at={at}, and no continuation is given: add one, or leave at out"
                 )
-            last = max(place for place, there in enumerate(text.attended) if there)
-            return [asked_at(text, last)]
+            last = max(place for place, attended in enumerate(text.attended) if attended)
+            return [question_at(text, last)]
         first = text.segments.index(CONTINUATION)
         if at is not None:
             ids, words = text.input_ids[first:], str(text.text_pair)
-            asked = replace(before(text, first), options=(ids,), option_texts=(words,))
-            return [replace(_as_whole(asked, str(at)), default_class=0)]
+            prompt = replace(before(text, first), options=(ids,), option_texts=(words,))
+            return [replace(_as_whole(prompt, str(at)), default_class=0)]
         return [
-            asked_at(before(text, n), n - 1, default_class=text.input_ids[n])
+            question_at(before(text, n), n - 1, default_class=text.input_ids[n])
             for n in range(first, len(text))
         ]
 
     def class_of(self, model: Model, name: str | int, question: Encoded, n_classes: int) -> int:
-        """See `task.Task`: a token id, or what follows as it is written, the space before it too; an option likewise."""
+        """See `task.Task`: a token id, or the text of a token or an option, with the space before it."""
         if question.options:
             return _option(name, question, f"{question.example_id}: target")
         return token_of(model, name, n_classes, str(name))
@@ -103,12 +103,12 @@ def before(text: Encoded, n: int) -> Encoded:
 
 
 def _as_whole(text: Encoded, at: str) -> Encoded:
-    """The question which option follows, scored by the sum or the mean of its tokens."""
+    """The question about the options, which are scored by the sum or the mean of their tokens."""
     return replace(text, mean=at == MEAN, example_id=f"{text.example_id}@{at}")
 
 
 def _option(name: str | int, question: Encoded, where: str) -> int:
-    """An option by number, or as it is written, with or without the spaces around it; digits may be its number."""
+    """An option by number or by text, with or without the spaces around it; digits may be its number."""
     texts = question.option_texts
     stripped = [text.strip() for text in texts]
     if isinstance(name, str) and name.isdecimal() and name not in stripped:
@@ -127,9 +127,9 @@ def _option(name: str | int, question: Encoded, where: str) -> int:
 
 
 def _ending(text: Encoded, example: Example) -> Encoded:
-    """The text without special tokens at its end: after its end, a model predicts nothing. A template's end stays.
+    """The text without the special tokens at its end, after which a model predicts nothing. A template's end stays.
 
-    Without token types too: these models were not trained with any, and GPT-2 would look them up as words.
+    Token types are removed too, since these models were not trained with them, and GPT-2 would look them up as words.
     """
     if example.in_template:
         return replace(text, token_type_ids=None)
@@ -175,11 +175,12 @@ def _with_options(model: Model, prompt: Encoded, example: Example) -> Encoded:
     options = tuple(
         _followed(model, prompt, example, option).input_ids[n:] for option in example.options
     )
-    asked = replace(prompt, options=options, option_texts=example.options)
+    question = replace(prompt, options=options, option_texts=example.options)
     if example.label is None:
-        return asked
+        return question
     where = example.source or example.id
-    return replace(asked, gold=_option(as_label(example.label, where), asked, f"{where}: label"))
+    gold = _option(as_label(example.label, where), question, f"{where}: label")
+    return replace(question, gold=gold)
 
 
 def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:

@@ -1,4 +1,4 @@
-"""Token classification: every token that is predicted to be part of an entity is a question of its own."""
+"""Token classification, where every token that is predicted to be part of an entity is a question."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
 from saliency_bench.models.tasks.sequence_classification import SequenceClassification
 from saliency_bench.models.tasks.targets import class_names
-from saliency_bench.models.tasks.task import At, asked_at, occurrences, outputs_of, places_of
+from saliency_bench.models.tasks.task import At, occurrences, outputs_of, places_of, question_at
 
-#: Tokens outside of all entities (the IOB schemes, Ramshaw & Marcus 1995). A model without this class, as one that
-#: tags parts of speech, has something to say of every token.
+#: The class of tokens outside of all entities (the IOB schemes, Ramshaw & Marcus 1995). Models without this class, such
+#: as taggers of parts of speech, predict something for every token.
 OUTSIDE = "O"
-#: Every token that is predicted to be part of an entity; every token.
+#: Keywords of `at`: every token that is predicted to be part of an entity, and every token.
 ENTITIES, ALL = "entities", "all"
 
 SECOND = 1  # the segment of the second text of a pair
@@ -22,9 +22,9 @@ _GONE = "the token that is asked about is one of those that are removed, and its
 
 
 class TokenClassification(SequenceClassification):
-    """A question for each token asked about, read at that token; classes are the model's.
+    """One question for each chosen token, read at that token; classes are the model's.
 
-    The token itself counts as evidence: it is ranked and replaced like any other, and its row is still read.
+    The token itself counts as evidence. It is ranked and replaced like any other, and its row is still read.
     """
 
     refuses: Mapping[str, str] = {DELETE: _GONE, ATTENTION: _GONE}
@@ -32,8 +32,8 @@ class TokenClassification(SequenceClassification):
     def questions(self, model: Model, text: Encoded, at: At) -> list[Encoded]:
         """See `task.Task`. `at` is "entities" (also None), "all", places of tokens, a label, or words of either text."""
         if at is None or isinstance(at, str):
-            return [asked_at(text, place) for place in self._named(model, text, at or ENTITIES)]
-        return [asked_at(text, place) for place in places_of(text, at)]
+            return [question_at(text, place) for place in self._named(model, text, at or ENTITIES)]
+        return [question_at(text, place) for place in places_of(text, at)]
 
     def _named(self, model: Model, text: Encoded, at: str) -> list[int]:
         places = [place for place, special in enumerate(text.special) if not special]

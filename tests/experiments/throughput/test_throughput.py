@@ -66,7 +66,7 @@ def bench(model, encoded, **changes):
 
 
 def contestant(monkeypatch, name, make):
-    monkeypatch.setitem(CONTESTANTS._known, name, make)
+    monkeypatch.setitem(CONTESTANTS._functions, name, make)
 
 
 def rows_of(rows, name):

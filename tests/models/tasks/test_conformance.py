@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from checks import PASSES, SAME
+from finding import PASSES, SAME
 from heads import TEXTS, examine
 from tiny_heads import EVERY_HEAD, tiny_model, word_tokenizer
 

@@ -1,4 +1,4 @@
-"""Options, named stretches and chats in data files, and what is wrong with them in one sentence."""
+"""Options, named segments and chats in data files, and the errors in them in one sentence each."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_chat_stands_in_the_place_of_the_text(tmp_path):
     assert one.text == "Oslo?"
 
 
-def test_stretches_are_numbered_where_they_have_no_name(tmp_path):
+def test_segments_are_numbered_where_they_have_no_name(tmp_path):
     path = written(tmp_path, {"text": TEXT, "segments": ["A", [2, 7], ["question", 31, 37]]})
     (one,) = load(path=path, text="text", segments="segments")
     assert one.parts == (("1", 0, 0, 1), ("2", 0, 2, 7), ("question", 0, 31, 37))
@@ -55,15 +55,15 @@ def test_stretches_are_numbered_where_they_have_no_name(tmp_path):
         ([[0, 5], [4, 9]], "segments 1 and 2 overlap at character 4"),
         (
             [[0, 99]],
-            r"segment 1 is \[0, 99\], and must have a character and none beyond the text's 37",
+            r"segment 1 is \[0, 99\]: expected 0 <= start < end <= 37",
         ),
-        ([[-1, 4]], "none beyond the text"),
-        ([[4, 4]], "must have a character"),
+        ([[-1, 4]], "expected 0 <= start < end"),
+        ([[4, 4]], "expected 0 <= start < end"),
         ([["a", 0, 2], ["a", 3, 4]], "two segments are called a"),
         ({"second": "A second", "first": "A first"}, "'A first', is not in the text after"),
         ([""], "'', is not in the text"),
         ([[1, 2, 3]], "segment 1: expected"),
-        (3, "expected a list of stretches"),
+        (3, "expected a list of segments"),
     ],
 )
 def test_segments_that_overlap_or_leave_the_text_are_refused(tmp_path, segments, reason):
