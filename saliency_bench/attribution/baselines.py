@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.points import RandomStarts
+from saliency_bench.attribution.points import RandomReference
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.registry import BASELINES
@@ -81,7 +81,7 @@ def diagnostics(
     return np.asarray(_share(logits).cpu())
 
 
-def random_reference(ctx: Context, references: str, special_tokens: str) -> RandomStarts:
+def random_reference(ctx: Context, references: str, special_tokens: str) -> RandomReference:
     """Random references at the text's own length; tokens that do not move stay as they are.
 
     Each draw has its own random stream, which depends only on the seed, the text and the number of the draw.
@@ -108,7 +108,7 @@ def random_reference(ctx: Context, references: str, special_tokens: str) -> Rand
         index = on_device(examples, moved.device, torch.long)
         return torch.where(moved[index, :, None], vectors, ctx.embeddings[index])
 
-    return RandomStarts(lambda examples, numbers: rows(tuple(examples), tuple(numbers)))
+    return lambda examples, numbers: rows(tuple(examples), tuple(numbers))
 
 
 def _random_tokens(ctx: Context, references: str, moved: Bool[Tensor, "B T"]) -> RowsDraw:

@@ -27,11 +27,11 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.core.units import TOKEN
 from saliency_bench.data import shortcuts
 from saliency_bench.evaluation.corruption import (
+    CORRECT,
     CORRUPTIONS,
-    KNOWN,
     as_scores,
+    correct_ranking,
     corrupted,
-    known_ranking,
 )
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
@@ -185,16 +185,16 @@ def evaluated(
 
 
 def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
-    """Maps of one text: the known ranking, then each corrupted one."""
+    """Maps of one text: the correct ranking, then each corrupted one."""
     assert item.relevant is not None
     ranked = np.flatnonzero(~np.array(item.special))
     relevant = np.array(item.relevant)[ranked]
     name = token_hash(item.input_ids)
-    own = known_ranking(relevant, np.random.default_rng(seed_of(KNOWN, config["seed"], name)))
-    rankings = {KNOWN: own}
+    stream = np.random.default_rng(seed_of(CORRECT, config["seed"], name))
+    rankings = {CORRECT: correct_ranking(relevant, stream)}
     for how in config["corruptions"]:
         stream = np.random.default_rng(seed_of(how, config["seed"], name))
-        rankings[how] = corrupted(own, int(relevant.sum()), how, stream)
+        rankings[how] = corrupted(rankings[CORRECT], int(relevant.sum()), how, stream)
     like = AttributionMap(
         encoded=item,
         setting={},
@@ -212,9 +212,9 @@ def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
 def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
     """Each value of a corrupted ranking against the known one's of the same text, metric and removal."""
     key = ("example_id", "metric", "removal")
-    known = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == KNOWN}
+    known = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == CORRECT}
     for row in rows:
-        if row["setting_id"] == KNOWN:
+        if row["setting_id"] == CORRECT:
             continue
         place = tuple(row[k] for k in key)
         missing = [one["reason"] for one in (known[place], row) if one["status"] != OK]

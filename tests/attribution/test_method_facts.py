@@ -140,12 +140,13 @@ def half_smooth(ctx):
 _SCRIPT = """
 import json
 from saliency_bench.attribution.describe import described
-from saliency_bench.attribution.settings import checked_setting
+from saliency_bench.attribution.settings import expand
 
-made = [
-    checked_setting(name, name, "native", "sum", "predicted", "logit", 0, {})
-    for name in ("halfway", "half_smooth")
-]
+entries = {
+    "halfway": {"method": "halfway"},
+    "half_smooth": {"method": "half_smooth", "reduction": "sum"},
+}
+made = expand(entries)
 print(json.dumps([described(one) for one in made]))
 """
 

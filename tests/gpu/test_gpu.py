@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from laws.oracles import cheap, encoded
 from parity.test_captum import HYPER, REDUCTIONS, apart, both
@@ -22,11 +23,10 @@ from tiny import VOCABULARY, FrameTokenizer, framed, tiny_bert, token_inputs
 import saliency_bench as sb
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.explain import Request, _request
-from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
+from saliency_bench.attribution.methods import KINDS, METHODS
 from saliency_bench.attribution.noise import SAMPLERS
 from saliency_bench.attribution.philox import normal
 from saliency_bench.attribution.points import Draw
-from saliency_bench.attribution.settings import checked_setting
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
@@ -111,8 +111,7 @@ def setting_of(method, **changes):
     options = cheap(method)
     options |= {key: value for key, value in changes.items() if key in options}
     reduction = options.pop("reduction", "none")
-    backend = ONLY.get(method, "native")
-    return checked_setting(method, method, backend, reduction, 0, "logit", 0, options)
+    return tiny.setting_of(method, reduction, 0, **options)
 
 
 def explained(model, inputs, methods, tokens=10**6, **changes):
