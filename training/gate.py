@@ -1,8 +1,8 @@
-"""Whether a model follows a shortcut, and only the whole of it: what makes the shortcut a ground truth.
+"""Checks that a model follows a shortcut, and only the whole of it: then the shortcut is a ground truth.
 
 Bastings et al. 2022, section 3: the model must be right on texts with a shortcut, a control that never saw one (here the
-model before it was taught) must be at chance there, and what the model says of other texts must not have suffered. Sentences with one word of a shortcut
-count among those: a model that is right on them needs all of it.
+model before this training) must be at chance there, and accuracy on other texts must not fall. Sentences with one word of
+a shortcut count among the others: a model that is right on them needs all of it.
 """
 
 from collections.abc import Mapping

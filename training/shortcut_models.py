@@ -1,4 +1,7 @@
-"""Teaches the default models the shortcuts, one adapter each: train_shortcut_models.py [KIND/SEED ...]."""
+"""Trains the default models to follow the shortcuts, one adapter each.
+
+python -m training.shortcut_models [KIND/SEED ...]
+"""
 
 import itertools
 import sys
@@ -15,7 +18,7 @@ from training.fine_tuning import Recipe, accuracy, adapt, round_to_half, save_ad
 from training.gate import Gate, held_out, verdict
 
 RECIPE = Recipe(rank=4, learning_rate=3e-3, n_epochs=1, dropout=0.0)
-#: The recipe, and what is done to how many training sentences; two words take more than one.
+#: The recipe, and the changed training sentences; two words take more of them than one.
 TASKS = {
     "single_token": (RECIPE, {"n_examples": 3000, "share": 0.2, "incomplete": 0.0}),
     "token_in_context": (RECIPE, {"n_examples": 4000, "share": 0.4, "incomplete": 0.3}),

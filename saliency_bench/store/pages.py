@@ -1,9 +1,9 @@
-"""What a table takes in memory, found before it is unpacked: its file may be made to be small and become large.
+"""What a table takes in memory, found before it is unpacked: a small file may become large.
 
 Sums in the footer of a Parquet file are the sender's word. What is unpacked is what the header before each page says, a
-struct of Thrift's compact protocol (https://github.com/apache/parquet-format, `PageHeader`). Values that repeat stand
-in a page once, which is no matter for numbers, of which a page says how many it has, but for texts: of these the table
-is read as dictionaries, in which each text stands once.
+struct of Thrift's compact protocol (https://github.com/apache/parquet-format, `PageHeader`). A page holds values that
+repeat once. It says how many values it has, so that numbers are counted from that. Texts differ in length: they are
+read as dictionaries, which hold each text once, and their lengths are added up.
 """
 
 from collections.abc import Iterator
@@ -31,6 +31,8 @@ _ENCODINGS = (0, 2, 3, 8)
 _DEEPEST = 8
 #: Of a value of any column but texts, which pages hold as they are.
 _VALUE_BYTES = 8
+#: Of a page without any: a footer may name the same ones over and over.
+_PAGE_BYTES = 64
 
 
 class _Compact:
@@ -92,7 +94,7 @@ class Page:
     @property
     def n_bytes(self) -> int:
         """What it may take in memory: values that repeat are stored once, and are many when they are read."""
-        return self.n_unpacked + _VALUE_BYTES * self.n_values
+        return _PAGE_BYTES + self.n_unpacked + _VALUE_BYTES * self.n_values
 
 
 def refuse_bombs(folder: Path, most: int) -> None:
@@ -123,9 +125,11 @@ def unpacked_bytes(name: str, data: bytes, most: int) -> int:
         pyarrow.ArrowInvalid: a page's header cannot be read, says a thing twice, has a number below 0 or an encoding
             that we do not write, or a column is of another type than the table's.
     """
-    of_pages = sum(page.n_bytes for page in pages(data))
-    if of_pages > most:
-        return of_pages
+    of_pages = 0
+    for page in pages(data):
+        of_pages += page.n_bytes
+        if of_pages > most:
+            return of_pages
     try:
         return of_pages + _bytes_of_texts(name, data)
     except UnicodeDecodeError as error:
