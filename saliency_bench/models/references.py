@@ -24,6 +24,7 @@ from saliency_bench.data.scores import read_scores
 from saliency_bench.models import contents
 from saliency_bench.models.contents import FILE, TEXT, VECTOR, require_length, without_digest
 from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import coarse_share
 from saliency_bench.models.weights import sums_of_weights
 
 T = TypeVar("T")
@@ -255,8 +256,7 @@ class References:
         mixed = embed_batch(self.model, batch, batch.input_ids.masked_fill(every_other, token))
         expected = torch.where(every_other[:, :, None], exchanged, embeddings)
         difference = (mixed - expected)[batch.mask].abs().max()
-        tolerance = min(1e3 * torch.finfo(exchanged.dtype).eps, 0.1)
-        return bool(difference <= tolerance * expected[batch.mask].abs().max())
+        return bool(difference <= coarse_share(exchanged.dtype) * expected[batch.mask].abs().max())
 
     def budget(self, tokens: int) -> TokenBudget:
         """The budget that started with this many tokens per pass; it is halved whenever memory runs out, and stays so."""
