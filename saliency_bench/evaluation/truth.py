@@ -40,11 +40,11 @@ class Truth:
             NotApplicable: there is no ground truth, or all rankings are equally good.
         """
         if self.marked is None:
-            raise NotApplicable("nothing is known of what matters in this text")
+            raise NotApplicable("the text has no ground truth")
         if not self.marked.any():
-            raise NotApplicable("no unit of this text is known to matter")
+            raise NotApplicable("the ground truth marks no unit of the text as relevant")
         if self.marked.all():
-            raise NotApplicable("every unit of this text is known to matter")
+            raise NotApplicable("the ground truth marks every unit of the text as relevant")
         return self.marked
 
     @property
