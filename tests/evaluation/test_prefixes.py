@@ -1,6 +1,7 @@
 """Questions that begin alike share keys and values: the answers of whole rows, at about half of the tokens."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -198,6 +199,25 @@ def test_sharing_is_tried_once_for_each_size_or_where_lengths_matter_for_each_le
     for width in (24, 25, 24):
         assert prefixes.shares(references, batch_of(model, 1, width))
     assert len(widths) == n_trials
+
+
+#: What makes the rows of a text longer than what is read of it, or brings more than the text.
+OTHERWISE = {
+    "token types": {"token_type_ids": torch.zeros(1, WIDTH, dtype=torch.long)},
+    "a further input": {"extra": {"boxes": torch.zeros(1, WIDTH)}},
+    "tokens as classes": {"boundaries": torch.tensor([0])},
+    "a question before the end": {"positions": torch.tensor([WIDTH - 2])},
+}
+
+
+@pytest.mark.parametrize("kind", ["padding", *OTHERWISE])
+def test_a_text_that_is_no_plain_prefix_is_computed_whole(kind, monkeypatch):
+    model = tiny_decoder("gpt2")
+    monkeypatch.setattr(prefixes, "_tried", lambda *_: True)
+    batch = batch_of(model, 1)
+    assert prefixes.shares(References(model), batch)
+    padded = {"encoded": (replace(batch.encoded[0], pads=(False,) * WIDTH),)}
+    assert not prefixes.shares(References(model), replace(batch, **OTHERWISE.get(kind, padded)))
 
 
 def test_a_model_with_another_state_is_asked_whole_rows():
