@@ -124,11 +124,9 @@ def unpacked_bytes(name: str, data: bytes, most: int) -> int:
         pyarrow.ArrowInvalid: a page's header cannot be read, has a field twice, a number below 0 or an encoding that we do
             not write, or a column has another type than that of the table.
     """
-    of_pages = sum(page.n_bytes for page in pages(data))
-    if of_pages > most:
-        return of_pages
     try:
-        return of_pages + _bytes_of_texts(name, data)
+        of_pages = sum(page.n_bytes for page in pages(data))
+        return of_pages if of_pages > most else of_pages + _bytes_of_texts(name, data)
     except UnicodeDecodeError as error:
         raise pa.ArrowInvalid(f"a name in it is no text: {error}") from error
 
