@@ -30,6 +30,8 @@ _ENCODINGS = (0, 2, 3, 8)
 _DEEPEST = 8
 #: The bytes of a value, except for texts.
 _VALUE_BYTES = 8
+#: The bytes that count for each page besides its values, since a footer may name the same page over and over.
+_PAGE_BYTES = 64
 
 
 class _Compact:
@@ -91,7 +93,7 @@ class Page:
     @property
     def n_bytes(self) -> int:
         """The most bytes that the page needs in memory, where repeated values are no longer stored once."""
-        return self.n_unpacked + _VALUE_BYTES * self.n_values
+        return _PAGE_BYTES + self.n_unpacked + _VALUE_BYTES * self.n_values
 
 
 def refuse_bombs(folder: Path, most: int) -> None:
@@ -124,9 +126,13 @@ def unpacked_bytes(name: str, data: bytes, most: int) -> int:
         pyarrow.ArrowInvalid: a page's header cannot be read, has a field twice, a number below 0 or an encoding that we do
             not write, or a column has another type than that of the table.
     """
+    of_pages = 0
     try:
-        of_pages = sum(page.n_bytes for page in pages(data))
-        return of_pages if of_pages > most else of_pages + _bytes_of_texts(name, data)
+        for page in pages(data):
+            of_pages += page.n_bytes
+            if of_pages > most:
+                return of_pages
+        return of_pages + _bytes_of_texts(name, data)
     except UnicodeDecodeError as error:
         raise pa.ArrowInvalid(f"a name in it is no text: {error}") from error
 
