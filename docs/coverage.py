@@ -1,8 +1,8 @@
-"""How often intervals cover: samples of few texts out of many, from the metrics' own distributions in results/.
+"""How often intervals cover the true value, from the metrics' own distributions in results/.
 
-`python docs/coverage.py` prints the table of docs/evaluation.md, and what the BCa bootstrap alone would cover. The texts of a run are taken for all texts that there
-are, so that the true mean (or median) is known; n of them are drawn with replacement, their interval is made, and it is
-counted how often the true value lies in it.
+`python docs/coverage.py` prints the table of docs/evaluation.md, and the coverage of the BCa bootstrap alone. The texts of
+a run are taken as the population, so that the true mean (or median) is known. Samples of n texts are drawn with
+replacement, and it is counted how often their interval contains the true value.
 """
 
 import zlib

@@ -4,7 +4,7 @@
     python docs/effects.py redraw [FOLDER]          the summary and the figure again, from the rows of a folder
 
 Writes one row per text, effect and variant (effects.csv), the figures and a manifest. It goes past the check that
-refuses to sum raw gradients, to show what would come out.
+refuses to sum raw gradients, to show the result.
 """
 
 import sys
@@ -77,7 +77,7 @@ def rows_of(block: OpenBlock) -> Iterator[dict[str, object]]:
 
 
 def reduction(block: OpenBlock) -> Iterator[dict[str, object]]:
-    """SmoothGrad's order of tokens under one seed against another's: a reduction that measures noise has none."""
+    """SmoothGrad's order of tokens under two seeds, by reduction: one that measures noise has no stable order."""
     kinds = ("sum", "l1", "l2")
     settings = {
         (kind, seed): setting("smoothgrad", kind, seed=seed) for kind in kinds for seed in (0, 1)
@@ -110,7 +110,7 @@ def absolute(block: OpenBlock) -> Iterator[dict[str, object]]:
 
 
 def baseline(block: OpenBlock) -> Iterator[dict[str, object]]:
-    """Integrated Gradients from each baseline, judged by two removals, and beside that from the mask."""
+    """Integrated Gradients from each baseline, evaluated by two removals, and compared with that from the mask."""
     settings = {name: setting("integrated_gradients", "sum", baseline=name) for name in BASELINES}
     found = block.explain(list(settings.values()))
     for name in BASELINES:
@@ -124,7 +124,7 @@ def baseline(block: OpenBlock) -> Iterator[dict[str, object]]:
 
 
 def output(block: OpenBlock) -> Iterator[dict[str, object]]:
-    """What is differentiated: the logit, the log-probability or the probability, of one class or the other."""
+    """The target: the logit, the log-probability or the probability, of one class or the other."""
     kinds = ("logit", "log_probability", "probability")
     settings = {kind: setting("integrated_gradients", "sum", kind) for kind in kinds}
     found = block.explain(list(settings.values()))
@@ -152,12 +152,12 @@ def faithfulness(
     removal: str = "mask",
 ) -> Iterator[dict[str, object]]:
     """SRG of every map."""
-    for one, judged in zip(
+    for one, result in zip(
         maps,
         evaluate_block(block, maps, SRG, [View(removal, "token", "probability", "signed")]).rows,
         strict=True,
     ):
-        yield row(effect, variant, one, measure, judged["value"])
+        yield row(effect, variant, one, measure, result["value"])
 
 
 def row(

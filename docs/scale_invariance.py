@@ -57,8 +57,8 @@ def rows() -> pd.DataFrame:
     for name, module in models().items():
         model = sb.wrap_model(module)
         for baseline in ("mean", "zero"):
-            asked = {"n_steps": N_STEPS, "baseline": baseline, "quadrature": "gauss_legendre"}
-            maps = sb.attribute(model, texts(), method="integrated_gradients", **asked)
+            options = {"n_steps": N_STEPS, "baseline": baseline, "quadrature": "gauss_legendre"}
+            maps = sb.attribute(model, texts(), method="integrated_gradients", **options)
             for one in maps:
                 gap = abs(one.completeness_gap / one.output_difference)
                 found.append((name, baseline, one.setting["n_steps"], gap))

@@ -1,4 +1,4 @@
-"""Runs of experiment=smoothing against what is known to matter, in one small folder.
+"""Runs of experiment=smoothing, compared with the words that are known to matter, in one small folder.
 
     python docs/smoothing_truth.py FOLDER RUN...
 
@@ -21,7 +21,7 @@ KEPT = ("id", "command", "data", "model", "n_examples", "identity")
 
 
 def cell_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What is known to matter in the texts of a run, and the training seed of its model."""
+    """The kind of words that are known to matter in a run, and the training seed of its model."""
     data, model = manifest["config"]["data"], manifest["config"]["model"]
     truth = "plausibility" if data["dataset"] == "movie_reviews" else data["kind"]
     return {"truth": truth, "training_seed": model["training_seed"]}

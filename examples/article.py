@@ -4,7 +4,7 @@
 
 A classifier with a `bert` attribute that averages over its last layer, as in the article, learns to tell seven ratings of
 a film from the two halves of a sentence. Its data were private (titles and subtitles, 93 classes); the bundled rated
-sentences stand in for them. SmoothGrad and Integrated Gradients explain test pairs in batches, as coloured text; then:
+sentences replace them. SmoothGrad and Integrated Gradients explain test pairs in batches, as coloured text; then:
 does the sum come out, is it better than chance, and how sure is that?
 """
 
@@ -153,7 +153,7 @@ def special_share(maps: Sequence[sb.AttributionMap]) -> str:
 def main(
     out: Path, n_train: int | None = None, n_test: int = 24, n_right: int | None = None
 ) -> None:
-    """Trains on n_train pairs, is right on some of n_right, explains and judges n_test, and writes a page of texts."""
+    """Trains on n_train pairs, is right on some of n_right, explains and evaluates n_test, and writes a page of texts."""
     module, tokenizer = train(n_train)
     print(f"{len(RATINGS)} classes, accuracy {accuracy(module, tokenizer, n_right)}")
     model = wrapped(module, tokenizer)

@@ -53,7 +53,7 @@ def by_passage(model: Model, maps: list[sb.AttributionMap]) -> pd.DataFrame:
     }
     table = pd.DataFrame(sums)
     alone = [only(name, maps[0]) for name in table.index]
-    table["loss without it"] = judged(model, alone, METRICS[-1])["value"].to_numpy()
+    table["loss without it"] = evaluated(model, alone, METRICS[-1])["value"].to_numpy()
     return table
 
 
@@ -64,7 +64,7 @@ def only(name: str, like: sb.AttributionMap) -> sb.AttributionMap:
     return sb.AttributionMap.from_scores(np.array(inside, dtype=float), like, name=name)
 
 
-def judged(
+def evaluated(
     model: Model, maps: list[sb.AttributionMap], metrics: str | tuple[str, ...]
 ) -> pd.DataFrame:
     """Metrics of maps whose units are the passages."""
@@ -76,7 +76,9 @@ def main(model: Model, out: Path) -> pd.DataFrame:
     maps = explained(model)
     print(f"p({ANSWER.strip()}) = {maps[0].probability:.3f}\n")
     print(by_passage(model, maps).round(3).to_string(), "\n")
-    metrics = judged(model, maps, METRICS).pivot(index="method", columns="metric", values="value")
+    metrics = evaluated(model, maps, METRICS).pivot(
+        index="method", columns="metric", values="value"
+    )
     print(metrics.loc[[*METHODS], [*METRICS]].round(3).to_string())
     out.write_text(page(maps), "utf-8")
     return metrics

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 
 def run(path: Path, parameters: str | None = None) -> nbformat.NotebookNode:
-    """The notebook with its outputs; `parameters` stands in for the cell of that tag."""
+    """The notebook with its outputs; `parameters` replaces the cell with that tag."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if parameters and "parameters" in cell.metadata.get("tags", []):

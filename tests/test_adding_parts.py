@@ -146,6 +146,7 @@ WALKS = {
         "test_what_scores_sum_to_is_said_of_the_methods_that_report_a_gap",
         "test_every_entry_stands_in_one_family",
     ),
+    "attribution/test_backward_rules.py": ("test_methods_either_take_rules_or_are_refused",),
     "attribution/test_baselines.py": (
         "test_integrated_gradients_are_complete_from_every_baseline[keep-half_mean]",
         "test_integrated_gradients_are_complete_from_every_baseline[replace-half_mean]",
@@ -165,6 +166,9 @@ WALKS = {
         "test_every_number_that_a_component_takes_has_a_range",
     ),
     "evaluation/test_metrics.py": ("",),
+    "evaluation/test_multi_label.py": (
+        "test_every_metric_is_that_of_a_classifier_of_the_class_against_its_absence",
+    ),
     "faults/test_broken_row.py": (
         "test_only_the_texts_with_the_token_have_no_scores[halfway_gradient]",
         "test_only_their_metrics_fail[third_mean]",
@@ -185,6 +189,7 @@ WALKS = {
     "laws/test_invariance.py": ("test_padding_in_a_block_changes_no_map",),
     "laws/test_model_is_left_as_found.py": ("test_the_model_and_all_generators_are_left_as_found",),
     "laws/test_noise.py": ("test_without_noise_smoothing_changes_nothing",),
+    "report/test_captions.py": ("test_every_method_says_whether_its_scores_have_a_sign",),
     "study/test_evaluate.py": ("test_every_metric_in_conf_is_read_by_evaluate",),
 }
 

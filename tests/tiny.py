@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saliency_bench.attribution.methods import KINDS
+from saliency_bench.attribution.settings import expand, has_backends
+from saliency_bench.core.rows import Setting, Target
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.model import Model
 
@@ -103,3 +106,19 @@ def token_inputs(*lengths: int, seed: int = 0) -> list[dict[str, list[int]]]:
         {"input_ids": torch.randint(5, VOCABULARY, (length,), generator=generator).tolist()}
         for length in lengths
     ]
+
+
+def setting_of(
+    method: str, reduction: str, target: Target, backend: str = "native", **hyper: Any
+) -> Setting:
+    """The setting of a method with these hyperparameters, for the logit and seed 0.
+
+    The reduction and the backend are left out where the method has none.
+    """
+    entry = {"method": method} | hyper
+    if KINDS[method] != "token":
+        entry["reduction"] = reduction
+    if has_backends(method):
+        entry["backend"] = backend
+    (setting,) = expand({method: entry}, target=target)
+    return setting

@@ -1,4 +1,7 @@
-"""Fine-tunes the adapters of the default model, one per training seed: train_default_model.py [SEED ...]."""
+"""Fine-tunes the adapters of the default model, one per training seed.
+
+python -m training.default_model [SEED ...]
+"""
 
 import sys
 import time

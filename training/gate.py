@@ -1,8 +1,8 @@
-"""Whether a model follows a shortcut, and only the whole of it: what makes the shortcut a ground truth.
+"""Checks that a model follows a shortcut, and only the whole of it: then the shortcut is a ground truth.
 
 Bastings et al. 2022, section 3: the model must be right on texts with a shortcut, a control that never saw one (here the
-model before it was taught) must be at chance there, and what the model says of other texts must not have suffered. Sentences with one word of a shortcut
-count among those: a model that is right on them needs all of it.
+model before this training) must be at chance there, and accuracy on other texts must not fall. Sentences with one word of
+a shortcut count among the others: a model that is right on them needs all of it.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def held_out(kind: str, n_examples: int, seed: int) -> dict[str, list[Example]]:
     return found | {ORIGINAL: movie_reviews.load(split="validation")[:n_examples]}
 
 
-def judge(
+def verdict(
     accuracy: Mapping[str, float], control: Mapping[str, float], n_examples: int, gate: Gate
 ) -> dict[str, Any]:
     """The gate's verdict on the accuracies of a model and of the control on the sets of `held_out`.

@@ -1,4 +1,7 @@
-"""Fine-tunes the default model's adapter on masked texts too (Madsen et al. 2024): train_masked_model.py [SEED ...]."""
+"""Fine-tunes the default model's adapter on masked texts too (Madsen et al. 2024).
+
+python -m training.masked_model [SEED ...]
+"""
 
 import sys
 import time

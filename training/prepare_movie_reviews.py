@@ -1,4 +1,7 @@
-"""Builds the bundled dataset from the original tab-separated file: prepare_movie_reviews.py SNIPPETS.tsv."""
+"""Builds the bundled dataset from the original tab-separated file.
+
+python -m training.prepare_movie_reviews SNIPPETS.tsv
+"""
 
 import hashlib
 import sys

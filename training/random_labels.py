@@ -1,4 +1,7 @@
-"""Makes an adapter learn labels by heart that were dealt at random (Adebayo et al. 2018, section 4): train_random_labels.py [SEED ...]."""
+"""Makes an adapter memorise random labels (Adebayo et al. 2018, section 4).
+
+python -m training.random_labels [SEED ...]
+"""
 
 import random
 import sys

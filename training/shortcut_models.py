@@ -1,4 +1,7 @@
-"""Teaches the default models the shortcuts, one adapter each: train_shortcut_models.py [KIND/SEED ...]."""
+"""Trains the default models to follow the shortcuts, one adapter each.
+
+python -m training.shortcut_models [KIND/SEED ...]
+"""
 
 import itertools
 import sys
@@ -12,10 +15,10 @@ from saliency_bench.data.example import Example
 from saliency_bench.models.encoder import SHORTCUTS
 from saliency_bench.models.loading import load_default
 from training.fine_tuning import Recipe, accuracy, adapt, round_to_half, save_adapter
-from training.gate import Gate, held_out, judge
+from training.gate import Gate, held_out, verdict
 
 RECIPE = Recipe(rank=4, learning_rate=3e-3, n_epochs=1, dropout=0.0)
-#: The recipe, and what is done to how many training sentences; two words take more than one.
+#: The recipe, and the changed training sentences; two words take more of them than one.
 TASKS = {
     "single_token": (RECIPE, {"n_examples": 3000, "share": 0.2, "incomplete": 0.0}),
     "token_in_context": (RECIPE, {"n_examples": 4000, "share": 0.4, "incomplete": 0.3}),
@@ -40,7 +43,7 @@ def main(names: list[str]) -> None:
         torch.manual_seed(seed)
         model = adapt(default.module, default.tokenizer, texts, seed=seed, recipe=recipe)
         round_to_half(model)
-        gate = judge(measured(model, default.tokenizer, sets), control, N_HELD_OUT, Gate())
+        gate = verdict(measured(model, default.tokenizer, sets), control, N_HELD_OUT, Gate())
         minutes = round((time.perf_counter() - started) / 60, 1)
         card = {"kind": kind, "training_seed": seed, "recipe": asdict(recipe), "data": given}
         card |= {"gate": gate, "minutes": minutes, "torch": torch.__version__}

@@ -1,4 +1,6 @@
-"""Fine-tunes SmolLM2 on the bundled sentences, an adapter per training seed: smollm2_sentiment.py [SEED ...].
+"""Fine-tunes SmolLM2 on the bundled sentences, an adapter per training seed.
+
+    python -m training.smollm2_sentiment [SEED ...]
 
 About 16 minutes of two cores for a seed. The base is the prepared model (`saliency-bench models prepare smollm2`), a
 decoder whose last token is read by a new head.

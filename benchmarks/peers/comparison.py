@@ -48,7 +48,7 @@ from saliency_bench.studies.timing import interleaved_ratio, measure, synchroniz
 
 BASELINE = "pad"  # where two of the peers start, whatever one would like
 REMOVAL = "mask"
-READING = View(REMOVAL, "token", "probability", "signed")
+VIEW = View(REMOVAL, "token", "probability", "signed")
 #: ferret's metrics as near as ours come: tenths, and the rank correlation with leave-one-out.
 METRICS = {
     name: {"metric": name, "grid": "deciles"} for name in ("comprehensiveness", "sufficiency")
@@ -91,7 +91,7 @@ def compare_peers(
         InputError: no peer can take part; the reasons are named.
     """
     started = datetime.now(UTC)
-    # Where somebody keeps an environment is nobody's business, and changes no number.
+    # The place of an environment is private, and changes no number.
     unnamed = {f"{name}={path}": f"{name}=PYTHON" for name, path in pythons.items()}
     command = [unnamed.get(word, word) for word in command]
     equal = {"n_steps": n_steps, "quadrature": "gauss_legendre"}
@@ -247,8 +247,8 @@ def _study(ours: Ours, encoded: Sequence[Encoded], settings: Sequence[Setting]) 
     """Two methods and leave-one-out, the two metrics of removal, and all rank correlations."""
     for _, block in opened_blocks(ours.refs, encoded, "predicted", ours.budget):
         maps = block.explain(settings)
-        judged = [one for setting in settings[:2] for one in maps[setting.id]]
-        evaluate_block(block, judged, METRICS, [READING])
+        chosen_maps = [one for setting in settings[:2] for one in maps[setting.id]]
+        evaluate_block(block, chosen_maps, METRICS, [VIEW])
         flat = [one for own in maps.values() for one in own]
         agreement_rows(flat, [KENDALL_TAU], "token", k=1.0, p=0.5)  # the two are for other measures
 

@@ -1,8 +1,8 @@
 """The study of conf/experiment/method_comparison.yaml as a careful engineer writes it with Captum and torch.
 
 Texts are sorted by length and explained in batches of a size that is tuned on the machine. One pass gives class, logits
-and gradient. Of each text every distinct question "what if only these tokens stay?" is asked once, in passes without
-padding; leave-one-out, both curves of every ranking and all metrics are read from the answers.
+and gradient. Of each text, each distinct set of remaining tokens is computed once, in passes without
+padding; leave-one-out, both curves of every ranking and all metrics follow from these outputs.
 
     python -m benchmarks.study.careful 24      # the number of sentences
 """
@@ -39,7 +39,7 @@ class Sizes:
 def study(
     classifier: Classifier, texts: Sequence[Text], sizes: Sizes, draws: Draws | None = None
 ) -> Results:
-    """Explains and judges all texts, the shortest first."""
+    """Explains and evaluates all texts, the shortest first."""
     rows, scores, rankings = [], {}, {}
     order = sorted(range(len(texts)), key=lambda place: len(texts[place].ids))
     for start in range(0, len(order), sizes.texts):
@@ -53,12 +53,12 @@ def study(
                 else draws.scores[place]
             )
             own = {name: values[row, None, : len(text.ids)] for name, values in maps.items()}
-            ask = Questions(classifier, text, logits[row], sizes.tokens)
-            own |= {"leave_one_out": leave_one_out(ask), "random": random}
+            query = Queries(classifier, text, logits[row], sizes.tokens)
+            own |= {"leave_one_out": leave_one_out(query), "random": random}
             ranked = {name: rank(text, values) for name, values in own.items()}
             scores |= {(name, place): values for name, values in own.items()}
             rankings |= {(name, place): text.ranked[ranks] for name, ranks in ranked.items()}
-            found = judge(ask, ranked, own["integrated_gradients"].sum())
+            found = evaluate(query, ranked, own["integrated_gradients"].sum())
             rows += [(method, text.name, metric, value) for method, metric, value in found]
     return Results(
         pd.DataFrame(rows, columns=["method", "text", "metric", "value"]), scores, rankings
@@ -124,8 +124,8 @@ def gradients(
 
 
 @dataclass
-class Questions:
-    """What the model says of one text when only some of its tokens stay; each distinct question is asked once."""
+class Queries:
+    """The outputs of a model for one text when only some of its tokens stay; each distinct set is computed once."""
 
     classifier: Classifier
     text: Text
@@ -140,7 +140,7 @@ class Questions:
 
     @torch.inference_mode()
     def __call__(self, keep: np.ndarray) -> np.ndarray:
-        """Logits [Q C] of questions [Q U]: which of the ranked tokens stay."""
+        """Logits [Q C] of queries [Q U]: which of the ranked tokens stay."""
         keys = [row.tobytes() for row in np.packbits(keep, axis=1)]
         new = {key: row for row, key in enumerate(keys) if key not in self.known}
         length = len(self.embeddings)
@@ -149,17 +149,17 @@ class Questions:
             rows = list(new.values())[start : start + size]
             gone = np.zeros((len(rows), length, 1), bool)
             gone[:, self.text.ranked, 0] = ~keep[rows]
-            asked = torch.where(torch.from_numpy(gone), self.classifier.mask, self.embeddings)
-            answers = self.classifier(asked).double().numpy()
+            masked = torch.where(torch.from_numpy(gone), self.classifier.mask, self.embeddings)
+            answers = self.classifier(masked).double().numpy()
             self.known |= {keys[row]: answer for row, answer in zip(rows, answers, strict=True)}
         return np.stack([self.known[key] for key in keys])
 
 
-def leave_one_out(ask: Questions) -> np.ndarray:
+def leave_one_out(query: Queries) -> np.ndarray:
     """The drop [1 T] of the logit when one token is masked."""
-    scores = np.zeros((1, len(ask.text.ids)))
-    without = ask(~np.eye(ask.n, dtype=bool))
-    scores[0, ask.text.ranked] = ask.full[ask.target] - without[:, ask.target]
+    scores = np.zeros((1, len(query.text.ids)))
+    without = query(~np.eye(query.n, dtype=bool))
+    scores[0, query.text.ranked] = query.full[query.target] - without[:, query.target]
     return scores
 
 
@@ -168,24 +168,24 @@ def rank(text: Text, scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores[:, text.ranked], axis=1, kind="stable")
 
 
-def judge(
-    ask: Questions, ranked: dict[str, np.ndarray], total: float
+def evaluate(
+    query: Queries, ranked: dict[str, np.ndarray], total: float
 ) -> list[tuple[str, str, float]]:
     """Every metric of every method; the mean over random rankings."""
     places = np.argsort(np.concatenate([*ranked.values()]), axis=1)
-    keep = places[:, None] >= np.arange(ask.n + 1)[:, None]  # [M K U] without the top k
-    both = np.concatenate([keep, ~keep]).reshape(-1, ask.n)
-    deletion, insertion = ask(both).reshape(2, len(places), ask.n + 1, -1)
+    keep = places[:, None] >= np.arange(query.n + 1)[:, None]  # [M K U] without the top k
+    both = np.concatenate([keep, ~keep]).reshape(-1, query.n)
+    deletion, insertion = query(both).reshape(2, len(places), query.n + 1, -1)
     values = {
         metric: np.split(each, np.cumsum([len(ranks) for ranks in ranked.values()])[:-1])
-        for metric, each in metrics(deletion, insertion, ask.target).items()
+        for metric, each in metrics(deletion, insertion, query.target).items()
     }
     rows = [
         (method, metric, float(own.mean()))
         for metric, each in values.items()
         for method, own in zip(ranked, each, strict=True)
     ]
-    difference = float((deletion[0, 0] - deletion[0, -1])[ask.target])
+    difference = float((deletion[0, 0] - deletion[0, -1])[query.target])
     gap = abs(total - difference)
     relative = gap / abs(difference) if abs(difference) > inputs.GAP_FLOOR else math.nan
     path = "integrated_gradients"

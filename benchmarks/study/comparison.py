@@ -1,7 +1,7 @@
 """A whole study of ours against the same study written by hand: first that results are equal, then time, in pairs.
 
 There are two studies by hand: careful.py, as good as one can write it in two hundred lines, and typical.py. Each run
-loads model and data, explains, judges, and writes a table of means; ours and the careful one give them intervals by the
+loads model and data, explains, evaluates, and writes a table of means; ours and the careful one give them intervals by the
 same bootstrap. No report is made. The convergence check of a study, which the scripts lack, is switched off.
 """
 
@@ -67,7 +67,7 @@ N_DISTINCT = 20
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 SECONDS = "seconds.jsonl"
-ASKED = "asked.json"
+REQUEST = "asked.json"
 SUMMARY, LOAD = "summary", "load"
 
 #: The configuration of a study from overrides, and its settings.
@@ -76,7 +76,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What is compared: on the first `n` sentences, `pairs` times; equality is first checked on `n_checked`."""
 
     out: Path
@@ -103,8 +103,8 @@ class Asked:
             )
 
 
-def compare(compose: Compose, asked: Asked, command: Sequence[str], say: Say = print) -> None:
-    """Checks, times and writes three tables, a page with two of them and the manifest to `asked.out`.
+def compare(compose: Compose, request: Request, command: Sequence[str], say: Say = print) -> None:
+    """Checks, times and writes three tables, a page with two of them and the manifest to `request.out`.
 
     All is written after each repeat. A comparison that was stopped goes on where it was: whole repeats are kept.
 
@@ -113,16 +113,16 @@ def compare(compose: Compose, asked: Asked, command: Sequence[str], say: Say = p
         InputError: the folder holds another comparison.
     """
     started = datetime.now(UTC)
-    sizes = _claimed(asked)
-    entrants = Entrants(compose, asked, sizes, asked.n)
-    few = Entrants(compose, asked, sizes, asked.n_checked)
+    sizes = _claimed(request)
+    entrants = Entrants(compose, request, sizes, request.n)
+    few = Entrants(compose, request, sizes, request.n_checked)
     for name, run in few.runs().items():
         run()
         say(f"checked: {name}")
     differences = _compared(few)
-    seconds = _kept(asked.out / SECONDS, asked.contestants)
-    for repeat in range(len(seconds[OURS]), asked.pairs):
-        _time(entrants, repeat, seconds, asked.out / SECONDS, say)
+    seconds = _kept(request.out / SECONDS, request.contestants)
+    for repeat in range(len(seconds[OURS]), request.pairs):
+        _time(entrants, repeat, seconds, request.out / SECONDS, say)
         differences = _compared(entrants)  # what was timed is compared too
         _write(entrants, differences, seconds, command, started)
     if not entrants.results:  # an earlier call has done all repeats
@@ -132,18 +132,18 @@ def compare(compose: Compose, asked: Asked, command: Sequence[str], say: Say = p
 class Entrants:
     """The contestants on the first n sentences; `results` keeps what each run gave last."""
 
-    def __init__(self, compose: Compose, asked: Asked, sizes: careful.Sizes, n: int) -> None:
+    def __init__(self, compose: Compose, request: Request, sizes: careful.Sizes, n: int) -> None:
         base = [f"n_examples={n}", "timing.enabled=false", "convergence.n_examples=0"]
-        self.asked, self.sizes, self.n = asked, sizes, n
+        self.request, self.sizes, self.n = request, sizes, n
         self.config, self.settings = compose(base)
-        self.fewer = compose([*base, *asked.fewer])
+        self.fewer = compose([*base, *request.fewer])
         self.study = prepare(self.config, self.settings)
-        self.draws = inputs.Draws(*our_draws(self.study)) if asked.draws == "ours" else None
+        self.draws = inputs.Draws(*our_draws(self.study)) if request.draws == "ours" else None
         self.results: dict[str, Any] = {}
 
     def runs(self) -> dict[str, Callable[[], None]]:
         """One function per contestant that does the whole study."""
-        return {name: self._runner(name) for name in self.asked.contestants}
+        return {name: self._runner(name) for name in self.request.contestants}
 
     def _runner(self, name: str) -> Callable[[], None]:
         def run() -> None:
@@ -238,7 +238,7 @@ def _time(
         n_repeats=1,
         n_warmup=0,
         synchronize=synchronizer("cpu"),
-        clock=CLOCKS[entrants.asked.clock],
+        clock=CLOCKS[entrants.request.clock],
     )
     line = {name: measured[name][0] for name in runs}
     say(f"repeat {repeat + 1}: " + ", ".join(f"{name} {s:.1f} s" for name, s in line.items()))
@@ -255,21 +255,21 @@ def _kept(path: Path, contestants: Sequence[str]) -> dict[str, list[float]]:
     return {name: [repeat[name] for repeat in repeats] for name in contestants}
 
 
-def _claimed(asked: Asked) -> careful.Sizes:
+def _claimed(request: Request) -> careful.Sizes:
     """The sizes of the careful study, tuned once; the folder is this comparison's from then on."""
-    path = asked.out / ASKED
-    wanted = {key: value for key, value in asdict(asked).items() if key not in ("out", "pairs")}
+    path = request.out / REQUEST
+    wanted = {key: value for key, value in asdict(request).items() if key not in ("out", "pairs")}
     wanted = json.loads(json.dumps(wanted)) | {"threads": torch.get_num_threads()}
     if path.is_file():
         held = json.loads(path.read_text("utf-8"))
         sizes = careful.Sizes(**held.pop("sizes"))
         if held != wanted:
-            raise InputError(f"{asked.out} holds another comparison. Give another folder.")
+            raise InputError(f"{request.out} holds another comparison. Give another folder.")
         return sizes
     sizes = careful.Sizes(texts=1, tokens=2048)
-    if CAREFUL in asked.contestants:
-        sizes = careful.tune(*inputs.load(min(asked.n, N_TUNED)), CLOCKS[asked.clock])
-    asked.out.mkdir(parents=True, exist_ok=True)
+    if CAREFUL in request.contestants:
+        sizes = careful.tune(*inputs.load(min(request.n, N_TUNED)), CLOCKS[request.clock])
+    request.out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted | {"sizes": asdict(sizes)})
     return sizes
 
@@ -284,14 +284,14 @@ def _write(
     command: Sequence[str],
     started: datetime,
 ) -> None:
-    asked = entrants.asked
+    request = entrants.request
     tables = [ratios_table(seconds, entrants.n), agreement_table(differences)]
     for table in (tables[0], equality_table(differences), seconds_table(seconds)):
-        replace_file(asked.out / f"{table.name}.csv", to_csv(table).encode())
-    who = "".join(f"- `{name}`: {CONTESTANTS[name]}\n" for name in asked.contestants)
-    clock = f"Seconds are those of the {'wall clock' if asked.clock == 'wall' else 'processor, of one thread'}.\n"
+        replace_file(request.out / f"{table.name}.csv", to_csv(table).encode())
+    who = "".join(f"- `{name}`: {CONTESTANTS[name]}\n" for name in request.contestants)
+    clock = f"Seconds are those of the {'wall clock' if request.clock == 'wall' else 'processor, of one thread'}.\n"
     text = "\n".join(["# A whole study, ours and by hand\n", who, clock, *map(to_markdown, tables)])
-    replace_file(asked.out / "comparison.md", text.encode())
+    replace_file(request.out / "comparison.md", text.encode())
     config = entrants.study.config
     computation = {
         "device": "cpu",
@@ -304,9 +304,9 @@ def _write(
     about = {
         "name": "study_comparison",
         "command": portable(shlex.join(command)),
-        "asked": asdict(asked) | {"out": None},
+        "asked": asdict(request) | {"out": None},
         "sizes_by_hand": asdict(entrants.sizes),
-        "load_after_each_repeat": _kept(asked.out / SECONDS, [LOAD])[LOAD],
+        "load_after_each_repeat": _kept(request.out / SECONDS, [LOAD])[LOAD],
         "sentences": [item.example_id for item in entrants.study.encoded],
         "lengths": [len(item) for item in entrants.study.encoded],
         "settings": [setting.to_dict() for setting in entrants.settings],
@@ -314,4 +314,4 @@ def _write(
         "convergence_check": "off for both",
         "report": "not made by either",
     }
-    write_json(asked.out / MANIFEST, about | provenance)
+    write_json(request.out / MANIFEST, about | provenance)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.comparison import CLOCKS, CONTESTANTS, Asked, compare
+from benchmarks.study.comparison import CLOCKS, CONTESTANTS, Request, compare
 from saliency_bench.cli import config
 
 RULE = "method.integrated_gradients."
@@ -43,7 +43,7 @@ if __name__ == "__main__":
     if given.clock == "processor" and given.threads != 1:
         parser.error("--clock processor adds up the seconds of all threads: --threads 1")
     names = tuple(given.contestants)
-    asked = Asked(
+    request = Request(
         given.out, given.n, given.check, given.pairs, names, given.draws, FEWER, given.clock
     )
-    compare(compose, asked, sys.argv)
+    compare(compose, request, sys.argv)

@@ -12,7 +12,7 @@ OURS, FEWER, CAREFUL, TYPICAL = "ours", "ours_fewer_gradients", "careful", "typi
 #: What each contestant is.
 CONTESTANTS = {
     OURS: "saliency_bench.studies.run.run, and the means with their intervals",
-    CAREFUL: "by hand (careful.py): sorted by length, sizes tuned, each distinct question asked once, the same intervals",
+    CAREFUL: "by hand (careful.py): sorted by length, sizes tuned, each distinct input computed once, the same intervals",
     TYPICAL: "by hand (typical.py): as they come, 32 in a padded batch; nine curves of a ranking, a loop for each metric",
     FEWER: "ours with Integrated Gradients from calibrated nodes",
 }

@@ -1,9 +1,9 @@
 """The study of conf/experiment/method_comparison.yaml as it is typically written, with Captum and a loop for each metric.
 
-Attributions come from Captum, and every metric of every method asks the model what it needs, in forward passes of its
-own over padded texts in which the embeddings of removed tokens are replaced: nine curves of a ranking where two would
-do. Otherwise it is written with care: weights are frozen, no graph is kept in forward passes, and all texts and steps of
-a batch go through the model together. `careful.py` beside it is the opponent whose time says something of the library.
+Attributions come from Captum, and every metric of every method computes the outputs that it needs, in its own forward
+passes over padded texts in which the embeddings of removed tokens are replaced: nine curves of a ranking where two are
+enough. Otherwise it is written with care: weights are frozen, no graph is kept in forward passes, and all texts and steps
+of a batch go through the model together. `careful.py` is the fair opponent of the library.
 
     python -m benchmarks.study.typical 24      # the number of sentences
 """
@@ -132,7 +132,7 @@ def leave_one_out(batch: Batch, draws: Draws | None) -> torch.Tensor:
     """The drop of the logit when one token is masked."""
     alone = [(row, [place]) for row, text in enumerate(batch.texts) for place in text.ranked]
     full = [(row, []) for row in range(len(batch.texts))]
-    logits = ask(batch, full + alone)
+    logits = outputs(batch, full + alone)
     scores = torch.zeros(batch.attention.shape, dtype=torch.float64)
     for (row, (place,)), without in zip(alone, logits[len(full) :], strict=True):
         target = batch.target[row]
@@ -158,15 +158,15 @@ def random_scores(place: int, length: int, draws: Draws | None) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Removal. A question is a row of the batch and the positions that are masked in it.
+# Removal. A query is a row of the batch and the positions that are masked in it.
 
 
 @torch.inference_mode()
-def ask(batch: Batch, questions: Sequence[tuple[int, Any]]) -> torch.Tensor:
-    """Logits of each question, `SIZE` of them in one forward pass."""
+def outputs(batch: Batch, queries: Sequence[tuple[int, Any]]) -> torch.Tensor:
+    """Logits of each query, `SIZE` of them in one forward pass."""
     answers = []
-    for start in range(0, len(questions), SIZE):
-        chunk = questions[start : start + SIZE]
+    for start in range(0, len(queries), SIZE):
+        chunk = queries[start : start + SIZE]
         own = torch.tensor([row for row, _ in chunk])
         embeddings = batch.embeddings[own]
         for row, (_, gone) in enumerate(chunk):
@@ -192,14 +192,14 @@ class Removals:
 
     def _ask(self, counts: Callable[[int], list[int]], *, keep: bool) -> list[np.ndarray]:
         ks = [counts(len(ranking)) for ranking in self.rankings]
-        asked: list[tuple[int, np.ndarray]] = []
+        queries: list[tuple[int, np.ndarray]] = []
         for step in range(max(map(len, ks))):  # one step of all texts, then the next
             for row, ranking in enumerate(self.rankings):
                 if step < len(ks[row]):
                     k = ks[row][step]
-                    asked.append((row, ranking[k:] if keep else ranking[:k]))
+                    queries.append((row, ranking[k:] if keep else ranking[:k]))
         found: list[list[np.ndarray]] = [[] for _ in ks]
-        for (row, _), logits in zip(asked, ask(self.batch, asked).numpy(), strict=True):
+        for (row, _), logits in zip(queries, outputs(self.batch, queries).numpy(), strict=True):
             found[row].append(logits)
         return [np.stack(logits) for logits in found]
 
@@ -232,7 +232,7 @@ def all_and_eraser(n: int) -> list[int]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Metrics. Each gives one number per text, NaN where it says nothing of it.
+# Metrics. Each gives one number per text, NaN where it does not apply.
 
 Metric = Callable[[Removals], list[float]]
 
@@ -351,7 +351,7 @@ def gaps(batch: Batch, scores: list[np.ndarray]) -> Iterator[tuple[float, float]
 
 
 def study(classifier: Classifier, texts: Sequence[Text], draws: Draws | None = None) -> Results:
-    """Every method explains, and then every metric judges it, text batch by text batch."""
+    """Every method explains, and then every metric evaluates it, text batch by text batch."""
     scores: dict[tuple[str, int], np.ndarray] = {}
     for name, method in METHODS.items():
         for batch in batches(classifier, texts):
@@ -365,7 +365,7 @@ def study(classifier: Classifier, texts: Sequence[Text], draws: Draws | None = N
     for name in [*METHODS, RANDOM]:
         for metric in METRICS:
             for batch in batches(classifier, texts):
-                rows += judge(name, metric, batch, rankings)
+                rows += evaluate(name, metric, batch, rankings)
     for batch in batches(classifier, texts):
         own = [scores["integrated_gradients", place] for place in batch.places]
         for text, (gap, relative) in zip(batch.texts, gaps(batch, own), strict=True):
@@ -381,7 +381,7 @@ def rank(text: Text, scores: np.ndarray) -> list[np.ndarray]:
     return [text.ranked[np.argsort(-own, kind="stable")] for own in draws]
 
 
-def judge(
+def evaluate(
     name: str, metric: str, batch: Batch, rankings: dict[tuple[str, int], list[np.ndarray]]
 ) -> list[tuple[str, str, str, float]]:
     """A metric of one method on one batch; the mean over random draws."""

@@ -1,6 +1,6 @@
 """LAW TOOL [--method M] [--model N] [--attention A] measures one law here; OUT [TOOL=PYTHON ...] writes the table.
 
-OUT asks every tool in the environment of the interpreter that is given for it, and those without one here; with
+OUT measures every tool in the environment of the interpreter that is given for it, and those without one here; with
 --only TOOL that tool alone, and the rows of the others stay as they stand in OUT.
 """
 

@@ -1,4 +1,4 @@
-"""The cells: which methods of which tools are asked on which models; and one measurement."""
+"""The cells: the methods of each tool, the models that they explain, and one measurement."""
 
 import os
 import pickle

@@ -33,7 +33,7 @@ class Subject:
         output: the explained number of a text as the tool computes it, and as the plain model does.
         state: what the tool has no leave to change, by name; compared before and after.
         seed: called before each call of a method that draws random numbers.
-        reasons: by law, why it cannot be asked of this method.
+        reasons: by law, why it does not apply to this method.
         unpromised: by law, why nothing was promised of a number that is measured all the same.
         notes: by law, what has to be known to read the number.
     """

@@ -1,4 +1,4 @@
-"""The table of all tools: each is asked in a process of its own environment, and what it answers is written down."""
+"""The table of all tools: each is measured in a process of its own environment."""
 
 import csv
 import json
@@ -41,9 +41,9 @@ def write_table(
     Args:
         out: the folder.
         pythons: tools and interpreters of the environments where they are; a tool may stand in more than one, and one
-            that does not stand here is asked in this environment.
+            that is not named is measured in this environment.
         command: what was typed.
-        only: the tools that are asked, where not all are. The cells of the others are those that stand in the folder,
+        only: the tools to measure, where not all are. The cells of the others are those that stand in the folder,
             whose manifest is kept in the new one, under `earlier`.
 
     Raises:
@@ -66,7 +66,7 @@ def write_table(
     answers = sorted([*answers, *kept], key=lambda answer: [*TOOLS].index(answer["tool"]))
     replace_file(out / "tools.csv", to_csv(cells_table(answers)).encode())
     replace_file(out / "tools.md", markdown(answers).encode())
-    # Where somebody keeps an environment is nobody's business, and changes no number.
+    # The place of an environment is private, and changes no number.
     unnamed = {f"{tool}={python}": f"{tool}=PYTHON" for tool, python in pythons}
     shown = [unnamed.get(word, word) for word in command]
     about = {

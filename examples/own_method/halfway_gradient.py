@@ -10,7 +10,7 @@ def halfway_gradient(ctx: Context, *, baseline: str) -> GradientSum:
     """Integrated Gradients with one step, the midpoint: (x - x') ⊙ ∇F((x + x') / 2).
 
     Args:
-        ctx: the texts and what may be asked of the model.
+        ctx: the texts and the model.
         baseline: x', see `saliency-bench info mask`.
     """
     path = ctx.path(baseline, "keep")

@@ -18,7 +18,7 @@ from saliency_bench.core.errors import InputError, shown
 from saliency_bench.core.registry import BASELINES, REMOVALS, Registry
 from saliency_bench.data import DATASETS
 from saliency_bench.evaluation.metrics import INFO, METRICS
-from saliency_bench.evaluation.removal import OWN_BASELINE, operators
+from saliency_bench.evaluation.removal import MAPS_BASELINE, operators
 
 #: The result of each kind of method, and the reductions that make one number of it.
 GIVES = {
@@ -40,7 +40,7 @@ VECTORS = {
     "unk": "The embedding of the tokenizer's token for unknown words.",
     "zero": "The zero vector.",
     "mean": "The mean of the model's embedding matrix.",
-    OWN_BASELINE: "Each map's own baseline.",
+    MAPS_BASELINE: "Each map's own baseline.",
 }
 #: The registries of the functions that entries name.
 PARTS: Mapping[str, Registry[Any]] = {"method": METHODS, "metric": METRICS}

@@ -1,28 +1,27 @@
-"""Integrated Gradients to a stated accuracy: points where an example needs them, until its own error is small.
+"""Integrated Gradients to a stated accuracy: nodes are added for each example until its estimated error is small.
 
-Two things make the error visible, and both say where to refine.
+The error is estimated from two quantities, which also show where to refine.
 
-* Of the sum over tokens the integral is known: F at every node that was visited. The token integrands c_t sum to
-  dF/dα, so over each cell between two nodes Σ_t ∫ c_t must be the difference of F. What the spline through the visited
-  nodes gives instead is that cell's residual.
-* Of a single token nothing is known but its integrand at the nodes. Each node is left out in turn and predicted by the
-  cubic through its four neighbours. What it differs by, times the node's share of the path, is what the node's
-  neighbours did not know of this token.
+* The token integrands c_t sum to dF/dα, so that the integral of their sum over a cell between two nodes is the
+  difference of F at its ends, which is known. The residual of the cell is what the spline through the visited nodes
+  differs from it by.
+* Each node is left out in turn and predicted by the cubic through its four neighbours. The difference between the
+  integrand of a token and its prediction, times the node's share of the path, estimates the error for this token.
 
-Errors of different cells are taken as independent. With r the root of the sum of squared residuals, and d that of the
-squared differences of the worst token, the estimate of the largest token error is sqrt(r² + (d/2)²), in units of the
-largest score, so that the output's own unit does not count.
+Errors of different cells are taken as independent. With r the root of the sum of squared residuals, and d the root of
+the sum of squared differences of the worst token, the estimate of the largest token error is sqrt(r² + (d/2)²). It is
+stated in units of the largest score.
 
-What `converged` promises: this estimate and the completeness gap are at most the tolerance. It is no bound. At a
-tolerance of 1 %, with 128 gradients at most, it was measured that
+`converged` means that this estimate and the completeness gap are at most the tolerance. It is no bound. At a tolerance
+of 1 %, with at most 128 gradients, the following was measured:
 
-* on ReLU nets with one and two hidden layers, whose integrals are known, 0.4 % of the converged maps are off by more
-  (of 900, the worst by 1.3 %), and 0.8 % of all maps by more than is stated;
-* on nets with smooth units (tanh, softplus; 900 maps), and on 100 test sentences of the bundled classifier with mask
-  and zero baselines, none is off by more than is stated; there the true error is an eighth of it in the median.
+* On ReLU nets with one and two hidden layers, whose integrals are known (900 maps), 0.4 % of the converged maps have an
+  error above the tolerance (the largest is 1.3 %), and 0.8 % of all maps have an error above their estimate.
+* On nets with smooth units (tanh, softplus; 900 maps), and on 100 test sentences of the bundled classifier with mask and
+  zero baselines, no map has an error above its estimate; the median of the error is an eighth of the estimate.
 
-It cannot see what lies between two nodes and moves neither F nor the gradient at a node: a bump that cancels between
-two tokens is found where it is as wide as 5 % of the path, and missed where it is 2 % wide.
+The estimate does not see a change between two nodes that affects neither F nor the gradient at a node. A bump that
+cancels between two tokens is detected if it is 5 % of the path wide, and missed if it is 2 % wide.
 """
 
 import math
@@ -48,26 +47,30 @@ from saliency_bench.attribution.gradient import Rows
 from saliency_bench.attribution.points import StraightPath
 from saliency_bench.core.tensors import Attribution, Convergence
 
-#: Nodes of the first round at a tolerance of 1 %, besides the input itself; they grow with tolerance^(-1/4).
+#: The nodes of the first round at a tolerance of 1 %, without the input; the number grows with tolerance^(-1/4).
 FIRST_ROUND = 12
 
-#: What a difference between a node and its neighbours' cubic counts in the estimate, beside a residual.
+#: The weight of the left-out differences in the error estimate, relative to the residuals.
 LEFT_OUT = 0.5
 
 
 class Step(NamedTuple):
-    """An example's scores after a round; how far off they may be, and their gap, in units of the largest of them."""
+    """An example's scores after a round with `n` gradients.
+
+    `error` is the estimated error and `gap` the completeness gap; `floor` is the part of both that rounding may cause, so
+    that further nodes cannot lower it. All three are in units of the largest score.
+    """
 
     scores: Float[np.ndarray, " T"]
     error: float
     gap: float
     n: int
-    floor: float  # what rounding alone may make of `error`: no further node lowers it
+    floor: float
 
 
 @dataclass
 class Refinement:
-    """One example on its path: the nodes so far, and what was found there."""
+    """The nodes of one example so far, in u, and the integrands and outputs there."""
 
     density: Density
     start: float  # F(x')
@@ -75,7 +78,7 @@ class Refinement:
     u: Float[np.ndarray, " S"]
     integrands: Float[np.ndarray, "S T"]  # per du
     values: Float[np.ndarray, " S"]  # F at the nodes
-    epsilon: float  # of the type in which F was computed
+    epsilon: float  # the machine epsilon of the type of F
 
     @classmethod
     def at_input(
@@ -86,7 +89,7 @@ class Refinement:
         integrand: Float[np.ndarray, " T"],
         epsilon: float,
     ) -> "Refinement":
-        """A path of which the clean pass has paid for the end."""
+        """A path with one node, the input, whose gradient is known from the clean pass."""
         last = np.array([1.0])
         per_u = integrand[None] * density.stretch(last)[:, None]
         return cls(density, start, end, last, per_u, np.array([end]), epsilon)
@@ -97,7 +100,7 @@ class Refinement:
         integrands: Float[np.ndarray, "N T"],
         values: Float[np.ndarray, " N"],
     ) -> Step:
-        """Takes the token integrands (per dα) and F at new nodes."""
+        """Adds nodes with their token integrands (per dα) and F, and returns the new scores."""
         per_u = integrands * self.density.stretch(self.density.alpha(u))[:, None]
         together = np.concatenate([self.u, u])
         order = np.argsort(together)
@@ -107,28 +110,28 @@ class Refinement:
         return self._step()
 
     def next_nodes(self, n_more: int) -> Float[np.ndarray, " N"]:
-        """Where to look further, in u."""
+        """Places of `n_more` further nodes, in u, in the cells with the largest errors."""
         left_out = np.abs(unpredicted(self.u, self.integrands)).max(1)
-        beside = (left_out[:-1] + left_out[1:]) / 2
-        ends = left_out[[0]], left_out[[-1]]
-        expected = np.concatenate([ends[0], beside, ends[1]]) * self._widths()
+        between = (left_out[:-1] + left_out[1:]) / 2
+        expected = np.concatenate([left_out[[0]], between, left_out[[-1]]]) * self._widths()
         return refined(self.u, np.maximum(self._residuals(), expected), n_more)
 
     def _step(self) -> Step:
         weights = spline_weights(self.u)
-        # The spline's weights are exact for constants in u; in α they are made so.
+        # The spline's weights are exact for constants in u. The division makes them exact for constants in α.
         scores = weights @ self.integrands
         scores = scores / float(weights @ self.density.stretch(self.density.alpha(self.u)))
         size = float(np.abs(scores).max(initial=0.0))
-        # A residual is the difference of two values of F, each rounded, over each of the cells.
+        # The residual of each cell is the difference of two rounded values of F.
         rounding = self.epsilon * float(np.abs([*self.values, self.start]).max())
         floor = rounding * len(self.u) ** 0.5
         gap = abs(float(scores.sum()) - (self.end - self.start))
+        error = self._error()
         if size == 0:
-            # In units of nothing: all that F does beyond its rounding is missing from the scores.
-            missing = 0.0 if max(self._error(), gap) <= floor else math.inf
-            return Step(scores, missing, missing, len(self.u), 0.0)
-        return Step(scores, self._error() / size, gap / size, len(self.u), floor / size)
+            # All scores are 0, so that the relative error is 0 or infinite.
+            relative = 0.0 if max(error, gap) <= floor else math.inf
+            return Step(scores, relative, relative, len(self.u), 0.0)
+        return Step(scores, error / size, gap / size, len(self.u), floor / size)
 
     def _error(self) -> float:
         """The estimate of the largest token error, in the unit of F."""
@@ -147,7 +150,10 @@ class Refinement:
 
 
 def schedule(tolerance: float, max_steps: int) -> Iterator[int]:
-    """How many nodes each round adds, at most `max_steps` in all, the input counted: 12, 3, 3, 6, 12, 24 ... at 1 %."""
+    """The number of nodes that each round adds: 12, 3, 3, 6, 12, 24 ... at 1 %.
+
+    Their sum is at most `max_steps` - 1, since the input is a node too.
+    """
     left = max_steps - 1
     first = max(6, round(FIRST_ROUND * (0.01 / tolerance) ** 0.25))
     more = max(1, round(first / 4))
@@ -161,16 +167,24 @@ def schedule(tolerance: float, max_steps: int) -> Iterator[int]:
 
 
 def token_integrand(path: StraightPath, rows: Rows) -> Float[Tensor, "R T"]:
-    """Σ_d (x - x')_d ∂_d F of every row: what Integrated Gradients integrates, token by token."""
-    moved = (path.embeddings - path.reference)[rows.row_example]
-    return (rows.gradients.double() * moved.double()).sum(-1)
+    """Σ_d (x - x')_d ∂_d F of every row: the integrand of Integrated Gradients for each token."""
+    displacement = (path.embeddings - path.reference)[rows.row_example]
+    return (rows.gradients.double() * displacement.double()).sum(-1)
 
 
 def integrate(
     ctx: Context, path: StraightPath, density: Density, tolerance: float, max_steps: int
 ) -> Attribution:
-    """Token scores of every example, each with as many points as it needs; see the module."""
-    n, width = ctx.embeddings.shape[:2]
+    """Token scores of every example, with as many nodes as its estimated error requires (see the module).
+
+    Args:
+        ctx: the batch.
+        path: from the baseline to the input.
+        density: the density of the first nodes.
+        tolerance: the largest error, relative to the largest score of a text.
+        max_steps: the largest number of gradients for a text.
+    """
+    n = len(ctx.batch)
     start = ctx.reference_score(path).double().cpu().numpy()
     end = ctx.clean_score.double().cpu().numpy()
     at_input = Rows(range(n), [0] * n, ctx.clean_score, ctx.clean_gradient)
@@ -192,11 +206,11 @@ def integrate(
         waiting = [row for row in waiting if _may_improve(steps[row], tolerance)]
         if not waiting:
             break
-    return _attribution(ctx, path, [steps[row] for row in range(n)], tolerance, width)
+    return _attribution(ctx, path, [steps[row] for row in range(n)], tolerance)
 
 
 def _may_improve(step: Step, tolerance: float) -> bool:
-    """Whether the error is too large, and more than what rounding makes of it."""
+    """Whether the error is above the tolerance and above what rounding causes."""
     worst = max(step.error, step.gap)
     return bool(worst > max(tolerance, step.floor))
 
@@ -207,25 +221,25 @@ def _visit(
     density: Density,
     next_nodes: dict[int, Float[np.ndarray, " N"]],
 ) -> dict[int, tuple[Float[np.ndarray, "N T"], Float[np.ndarray, " N"]]]:
-    """Token integrands and F at each example's own nodes."""
+    """Token integrands and F at the next nodes of each example."""
     nodes = [float(alpha) for u in next_nodes.values() for alpha in density.alpha(u)]
     if not nodes:
         return {row: (np.zeros((0, ctx.embeddings.shape[1])), np.zeros(0)) for row in next_nodes}
-    pairs = [row for row, u in next_nodes.items() for _ in u]
-    visited = ctx.engine.pairs(
-        path, nodes, list(zip(pairs, range(len(pairs)), strict=True)), ctx.clean
-    )
+    examples = [row for row, u in next_nodes.items() for _ in u]
+    pairs = list(zip(examples, range(len(examples)), strict=True))
+    visited = ctx.engine.pairs(path, nodes, pairs, ctx.clean)
     results = [(token_integrand(path, rows), rows.scores.double()) for rows in visited]
-    # Brought to the host when all have been asked for: until then a GPU is not waited for.
+    # Copied to the host after the last pass was started, so that the host does not wait for a GPU in between.
     integrands = torch.cat([integrand for integrand, _ in results]).cpu().numpy()
     values = torch.cat([scores for _, scores in results]).cpu().numpy()
-    places = np.array(pairs)
-    return {row: (integrands[places == row], values[places == row]) for row in next_nodes}
+    example_of = np.array(examples)
+    return {row: (integrands[example_of == row], values[example_of == row]) for row in next_nodes}
 
 
 def _attribution(
-    ctx: Context, path: StraightPath, steps: Sequence[Step], tolerance: float, width: int
+    ctx: Context, path: StraightPath, steps: Sequence[Step], tolerance: float
 ) -> Attribution:
+    """The scores of a batch's examples, with their estimated errors."""
     scores = torch.from_numpy(np.stack([step.scores for step in steps]))
     dtype = str(ctx.embeddings.dtype).removeprefix("torch.")
     error = np.array([max(step.error, step.gap) for step in steps])
@@ -246,8 +260,8 @@ def _attribution(
 
 
 def _reason(step: Step, worst: float, tolerance: float, dtype: str) -> str:
-    """Why a map has not converged."""
+    """The reason for which a map has not converged."""
     if math.isinf(worst):
-        return f"after {step.n} gradients every score is 0, and yet the output changes on the path"
+        return f"after {step.n} gradients every score is 0, but the output changes on the path"
     reason = f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
     return reason if worst > step.floor else f"{reason}, by the rounding of {dtype} alone"

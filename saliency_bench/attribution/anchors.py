@@ -8,35 +8,34 @@ from torch import Tensor
 
 from saliency_bench.models.rounding import products
 
-#: Of candidates [K D], of the word before them and of the baseline: what each costs.
+#: The cost of each candidate, from the candidates [K D], the word before them [D], the baseline [D] and m (`monotone`).
 Cost = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
-
-#: Rows of the embedding table that are in float64 at once.
+#: The rows of the embedding table that are converted to float64 at once.
 ROWS = 4096
-#: Bytes that are kept of neighbours, and as many of paths, for words that come again; the oldest are forgotten first.
+#: The size of the cache of neighbours, and of that of paths, in bytes.
 MOST_BYTES = 2**28
 
 
 class Kept:
-    """Tensors by key, of at most so many bytes together, the last one always."""
+    """A cache of tensors of at most `most_bytes`; the oldest are dropped first, the newest is always kept."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.size = most, 0
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.size = most_bytes, 0
         self._tensors: dict[object, Tensor] = {}
 
     def get(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
-        """The tensor of a key, computed where it is not kept."""
+        """The tensor of a key, computed if it is not in the cache."""
         if key not in self._tensors:
             tensor = self._tensors[key] = compute()
             self.size += tensor.nbytes
-            while self.size > self.most and len(self._tensors) > 1:
+            while self.size > self.most_bytes and len(self._tensors) > 1:
                 self.size -= self._tensors.pop(next(iter(self._tensors))).nbytes
         return self._tensors[key]
 
 
 class Anchors:
-    """The vectors of a vocabulary, and the nearest neighbours of those words that were asked for."""
+    """The vectors of a vocabulary [V D], with a cache of nearest neighbours."""
 
     def __init__(self, table: Float[Tensor, "V D"]) -> None:
         self.table = table
@@ -46,7 +45,7 @@ class Anchors:
         self._nearest = Kept(MOST_BYTES)
 
     def nearest(self, word: int, k: int) -> Int[Tensor, " K"]:
-        """The k words nearest to a word (Euclidean), without itself; of equal distances the smaller ids first."""
+        """The k words nearest to a word (Euclidean), without itself; ties are ordered by id."""
         k = min(k, len(self.table) - 1)
 
         def search() -> Int[Tensor, " K"]:
@@ -54,7 +53,7 @@ class Anchors:
                 dots = (self.table @ self.table[word]).double()
             distances = self.squares - 2 * dots
             distances[word] = torch.inf
-            return distances.sort(stable=True).indices[:k].clone()  # not a view of all V
+            return distances.sort(stable=True).indices[:k].clone()  # a view would keep all V
 
         return self._nearest.get((word, k), search)
 
@@ -68,20 +67,30 @@ def word_path(
     neighbours: int,
     factor: int,
 ) -> Float[Tensor, "S D"]:
-    """The points from the baseline to a word, both included: n_steps · 2^factor + 1.
+    """The points of a path from the baseline to a word, both included (Sanyal & Ren 2021).
 
-    Every dimension moves in one direction only.
+    Every dimension moves in one direction only. The path has n_steps · 2^factor + 1 points.
+
+    Args:
+        anchors: the vocabulary.
+        word: the id of the word.
+        baseline: the first point.
+        n_steps: the number of anchors between the word and the baseline, plus 1.
+        strategy: the name of a cost in `STRATEGIES`, by which the next anchor is chosen.
+        neighbours: the number of nearest words among which it is chosen.
+        factor: the number of times that every segment is halved.
     """
-    taken = [word]
+    m = max(n_steps - 1, 1)
+    words = [word]
     for _ in range(n_steps - 1):
-        following = _next(anchors, taken, baseline, max(n_steps - 1, 1), strategy, neighbours)
-        if following is None:
+        next_word = _next(anchors, words, baseline, m, strategy, neighbours)
+        if next_word is None:
             break
-        taken.append(following)
+        words.append(next_word)
     points = [anchors.table[word]]
-    for anchor in taken[1:]:
-        points.append(monotone(anchors.table[anchor], points[-1], baseline, max(n_steps - 1, 1)))
-    # Where there is no word left, the rest of the way is at the baseline.
+    for anchor in words[1:]:
+        points.append(monotone(anchors.table[anchor], points[-1], baseline, m))
+    # If there are too few words, the remaining points are the baseline.
     points += [baseline] * (n_steps + 1 - len(points))
     path = torch.stack(points[::-1])
     for _ in range(factor):
@@ -95,7 +104,7 @@ def monotone(
     baseline: Float[Tensor, " D"],
     m: int,
 ) -> Float[Tensor, "*K D"]:
-    """The vectors with each dimension that is not between `before` and the baseline put 1/m of that way on."""
+    """The vectors, with each dimension that is not between `before` and the baseline put at 1/m of the way to the latter."""
     return torch.where(
         _between(vectors, before, baseline), vectors, before - (before - baseline) / m
     )
@@ -109,40 +118,40 @@ def _between(
 
 
 def _change(vectors: Tensor, before: Tensor, baseline: Tensor, m: int) -> Tensor:
-    """How far each vector moves when it is made monotone."""
+    """The squared distance that each vector moves when it is made monotone."""
     return (vectors - monotone(vectors, before, baseline, m)).double().square().sum(-1)
 
 
 def _outside(vectors: Tensor, before: Tensor, baseline: Tensor, m: int) -> Tensor:
-    """How many dimensions of each vector are not monotone."""
+    """The number of dimensions of each vector that are not monotone."""
     return (~_between(vectors, before, baseline)).sum(-1).double()
 
 
-#: How the next anchor is chosen: the candidate with the smallest cost, of equal ones the nearest.
+#: The costs by which the next anchor is chosen: the candidate of the smallest cost, and of equal costs the nearest.
 STRATEGIES: Mapping[str, Cost] = {"greedy": _change, "maxcount": _outside}
 
 
 def _next(
     anchors: Anchors,
-    taken: list[int],
+    words: list[int],
     baseline: Float[Tensor, " D"],
     m: int,
     strategy: str,
     neighbours: int,
 ) -> int | None:
-    """The anchor after those that were taken; None where no candidate is left."""
-    last = taken[-1]
-    near = anchors.nearest(last, neighbours)
-    vectors = anchors.table[near]
+    """The anchor after `words`; None if there is no candidate."""
+    last = words[-1]
+    nearest = anchors.nearest(last, neighbours)
+    vectors = anchors.table[nearest]
     costs = STRATEGIES[strategy](vectors, anchors.table[last], baseline, m)
-    used = torch.isin(near, torch.tensor(taken, device=near.device))
+    used = torch.isin(nearest, torch.tensor(words, device=nearest.device))
     costs = costs.masked_fill(used | (vectors == baseline).all(-1), torch.inf)
     best = costs.min(0)
-    return None if torch.isinf(best.values) else int(near[best.indices])
+    return None if torch.isinf(best.values) else int(nearest[best.indices])
 
 
 def _halved(path: Float[Tensor, "S D"]) -> Float[Tensor, "S2 D"]:
-    """The path with the middle of every two points between them."""
+    """The path with the middle of every segment as a further point."""
     longer = path.new_empty(2 * len(path) - 1, path.shape[1])
     longer[::2] = path
     longer[1::2] = (path[:-1] + path[1:]) / 2

@@ -1,7 +1,7 @@
-"""A model's density of nodes for one baseline: learnt once, off the texts that are explained, and kept.
+"""The density of nodes for quadrature=calibrated, learnt once for each model and baseline, and cached.
 
-It is learnt from bundled sentences (the training split of the movie reviews), or from random tokens where a model has
-no tokenizer. Other texts than one's own make a rule less efficient, never wrong.
+It is learnt from bundled sentences (the training split of the movie reviews), or from random tokens if the model has no
+tokenizer. Any density gives a consistent rule; one that was learnt from other texts is only less efficient.
 """
 
 import hashlib
@@ -25,33 +25,36 @@ from saliency_bench.data import movie_reviews
 from saliency_bench.models.tasks.encoding import collate, encode, encoded_ids
 from saliency_bench.store import cache
 
-#: Texts, and equally spaced nodes on the path of each.
+#: The number of texts, and of equally spaced nodes on the path of each.
 N_TEXTS = 24
 N_NODES = 65
 
-#: Lengths of random texts, for models without a tokenizer.
+#: The lengths of random texts, for models without a tokenizer.
 RANDOM_LENGTHS = (8, 16, 24)
 
-#: Of the files in the cache: raised when how a density is learnt changes.
+#: The version of the files in the cache; raise it when a change of this module changes densities.
 VERSION = 1
 KIND = "densities"
 
-_KNOWN: "WeakKeyDictionary[nn.Module, dict[Hashable, Density]]" = WeakKeyDictionary()
+_DENSITIES: "WeakKeyDictionary[nn.Module, dict[Hashable, Density]]" = WeakKeyDictionary()
 
 
 def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
-    """The density for paths from this baseline, as `ctx.path` has them, and for the context's output.
+    """The density for the paths of `ctx.path(baseline, special_tokens)` and the context's output.
 
-    Costs N_TEXTS × N_NODES gradients the first time. A model that was loaded is recognised by the digests of its
-    weights, and its density is then kept in the user's cache folder too; one that was wrapped is known for as long
-    as it lives and its weights are not changed.
+    The first call costs N_TEXTS × N_NODES gradients. The density of a loaded model is also stored in the user's cache
+    folder, under the digests of its weights. That of a wrapped module is kept as long as the module lives and its weights
+    do not change.
+
+    Raises:
+        InputError: the task asks about places of a text, which calibration texts do not have.
     """
+    model = ctx.references.model
     if ctx.batch.positions is not None or ctx.batch.boundaries is not None:
         raise InputError(
-            "quadrature=calibrated learns from texts of its own, of which nobody has said what is asked about them: in "
-            f"{ctx.references.model.task} take another rule, midpoint or gauss_legendre"
+            "quadrature=calibrated learns from bundled texts, in which no place to explain is marked: for "
+            f"{model.task} use another rule, midpoint or gauss_legendre"
         )
-    module = ctx.references.model.module
     facts = (
         baseline,
         special_tokens,
@@ -59,65 +62,60 @@ def density_of(ctx: Context, baseline: str, special_tokens: str) -> Density:
         str(ctx.embeddings.dtype),
         str(ctx.embeddings.device),
     )
-    model = ctx.references.model
-    as_called = facts, model.forward, model.criterion, model.embedding, ctx.references.weights
-    densities = _KNOWN.setdefault(module, {})
-    if as_called not in densities:
+    key = facts, model.forward, model.criterion, model.embedding, ctx.references.weights
+    densities = _DENSITIES.setdefault(model.module, {})
+    if key not in densities:
         name = _cache_name(ctx, facts)
         density = _read(name)
         if density is None:
             density = learn(_integrands(ctx, baseline, special_tokens))
             _write(name, density)
-        densities[as_called] = density
-    return densities[as_called]
+        densities[key] = density
+    return densities[key]
 
 
 def _integrands(ctx: Context, baseline: str, special_tokens: str) -> list[Float[np.ndarray, "S _"]]:
     """Σ_d (x - x')_d ∂_d F at equally spaced nodes, for every token of every calibration text."""
-    alike: dict[int, list[Encoded]] = {}
+    by_length: dict[int, list[Encoded]] = {}
     for text in _texts(ctx):
-        alike.setdefault(len(text), []).append(text)
+        by_length.setdefault(len(text), []).append(text)
     return [
         integrand
-        for items in alike.values()
-        for integrand in _on(ctx, items, baseline, special_tokens)
+        for items in by_length.values()
+        for integrand in _integrands_of(ctx, items, baseline, special_tokens)
     ]
 
 
-def _on(
+def _integrands_of(
     ctx: Context, items: list[Encoded], baseline: str, special_tokens: str
 ) -> Float[np.ndarray, "B S T"]:
+    """The integrands of texts of equal length."""
     model = ctx.references.model
     batch = collate(model, items)
     with torch.no_grad():
         outputs = model.output(batch.input_ids, None, batch.token_type_ids, extra=batch.extra)
         logits = batch.read(outputs)
-    other = Context(
-        ctx.references,
-        batch,
-        logits.argmax(-1),
-        logits,
-        ctx.output,
-        0,
-        ctx.token_budget,
-        ctx.probe,
+    target = logits.argmax(-1)
+    of_texts = Context(
+        ctx.references, batch, target, logits, ctx.output, 0, ctx.token_budget, ctx.probe
     )
-    path = other.path(baseline, special_tokens)
+    path = of_texts.path(baseline, special_tokens)
     nodes = np.linspace(0, 1, N_NODES).tolist()
     integrands = np.zeros((len(items), N_NODES, batch.input_ids.shape[1]))
-    for rows in other.engine.rows(path, nodes, other.clean):
+    for rows in of_texts.engine.rows(path, nodes, of_texts.clean):
         integrands[rows.examples, rows.nodes] = token_integrand(path, rows).cpu().numpy()
     return integrands
 
 
 def _texts(ctx: Context) -> list[Encoded]:
+    """The calibration texts: the sentences whose hashes are smallest, or random tokens."""
     model = ctx.references.model
     if callable(model.tokenizer):
         examples = sorted(
-            movie_reviews.load(split="train"), key=lambda example: _hash(example.text)
+            movie_reviews.load(split="train"),
+            key=lambda example: hashlib.sha256(example.text.encode()).hexdigest(),
         )
-        plain = [replace(example, label=None) for example in examples[:N_TEXTS]]
-        return encode(model, plain)
+        return encode(model, [replace(example, label=None) for example in examples[:N_TEXTS]])
     return [_random_text(ctx, index) for index in range(N_TEXTS)]
 
 
@@ -131,12 +129,8 @@ def _random_text(ctx: Context, index: int) -> Encoded:
     )
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _cache_name(ctx: Context, facts: tuple[str, ...]) -> str | None:
-    """Under what a loaded model's density is kept between processes; nothing for a module that was wrapped."""
+    """The name of a loaded model's density in the cache; None for a wrapped module."""
     about = ctx.references.model.facts
     if about.get("source") not in ("default", "folder", "hub"):
         return None
@@ -144,12 +138,12 @@ def _cache_name(ctx: Context, facts: tuple[str, ...]) -> str | None:
 
 
 def _read(name: str | None) -> Density | None:
-    """What an earlier process has kept; anything else than a density is as good as nothing."""
+    """The density in the cache; None if there is none, or if the file holds anything else."""
     if name is None:
         return None
     try:
-        kept = cache.read(KIND, name)
-        density = Density(np.array(kept["alphas"], float), np.array(kept["values"], float))
+        fields = cache.read(KIND, name)
+        density = Density(np.array(fields["alphas"], float), np.array(fields["values"], float))
         ends = density.alphas[[0, -1]].tolist() == [0.0, 1.0]
         rising = bool((np.diff(density.alphas) > 0).all())
         return density if ends and rising and bool((density.values > 0).all()) else None
@@ -159,5 +153,5 @@ def _read(name: str | None) -> Density | None:
 
 def _write(name: str | None, density: Density) -> None:
     if name is not None:
-        kept = {"alphas": density.alphas.tolist(), "values": density.values.tolist()}
-        cache.write(KIND, name, kept)
+        fields = {"alphas": density.alphas.tolist(), "values": density.values.tolist()}
+        cache.write(KIND, name, fields)

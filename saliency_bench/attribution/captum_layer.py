@@ -1,4 +1,4 @@
-"""Captum's layer methods: Captum is given token ids and the embedding layer, whose output it replaces."""
+"""Captum's layer methods: Captum gets token ids and replaces the output of the embedding layer."""
 
 from collections.abc import Callable
 
@@ -18,37 +18,33 @@ from saliency_bench.models.tasks.scores import output_of
 def integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
 ) -> Values:
-    """`LayerIntegratedGradients` of the embedding layer, from the ids of a text to those of its baseline.
+    """`LayerIntegratedGradients` of the embedding layer, from the ids of the baseline to those of the text.
 
-    Captum runs the baseline's ids through the model once to see what the layer makes of them. On the path between
-    the two outputs the real ids stay in place, and with them position ids and pooling.
+    Captum runs the baseline's ids through the model once to get the layer's output for them. On the path between the two
+    outputs the model receives the text's ids, so that position ids and pooling stay as they are.
+
+    Raises:
+        InputError: the baseline is no token, or Captum cannot replace the output of this model's embedding layer.
     """
     from captum.attr import LayerIntegratedGradients
 
     refuse(lacks("captum_layer", {"baseline": baseline}))
-    score = _score_of_ids(ctx)
-    refuse(_no_layer_of_captums(ctx, score))
+    model, score = ctx.references.model, _score_of_ids(ctx)
+    refuse(_lacks_layer(ctx, score))
     path = ctx.path(baseline, baseline_special_tokens)
-    layer = LayerIntegratedGradients(score, ctx.references.model.embedding)
+    layer = LayerIntegratedGradients(score, model.embedding)
+    token = getattr(model.tokenizer, TOKENS[baseline])
     values = layer.attribute(
         inputs=ctx.batch.input_ids,
-        baselines=_baseline_ids(ctx, baseline, baseline_special_tokens),
+        baselines=ctx.batch.input_ids.masked_fill(ctx.moved(baseline_special_tokens), token),
         additional_forward_args=inputs(ctx)["additional_forward_args"],
         **steps(ctx, quadrature, n_steps),
     )
     return Values(values, paid(quadrature, n_steps), ctx.path_difference(path))
 
 
-def _baseline_ids(ctx: Context, baseline: str, special_tokens: str) -> Int[Tensor, "B T"]:
-    """The ids that a path from a token baseline starts at: the real ones wherever nothing moves."""
-    model, batch = ctx.references.model, ctx.batch
-    moved = batch.attributable if special_tokens == "keep" else batch.mask
-    token = getattr(model.tokenizer, TOKENS[baseline])
-    return batch.input_ids.masked_fill(moved, token)
-
-
 def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
-    """F as a function of token ids [R T] and of each row's example, for an embedding layer that Captum hooks."""
+    """F as a function of token ids and each row's example, for Captum to call with its hook on the embedding layer."""
     model, batch = ctx.references.model, ctx.batch
 
     def score(ids: Int[Tensor, "R T"], rows: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
@@ -60,17 +56,17 @@ def _score_of_ids(ctx: Context) -> Callable[[Tensor, Tensor], Tensor]:
     return score
 
 
-def _no_layer_of_captums(ctx: Context, score: Callable[[Tensor, Tensor], Tensor]) -> str | None:
-    """Why Captum, which replaces whatever the embedding layer gives, would explain another function than ours."""
+def _lacks_layer(ctx: Context, score: Callable[[Tensor, Tensor], Tensor]) -> str | None:
+    """The reason for which Captum, replacing the layer's output, would explain another function; None if there is none."""
     model, ids = ctx.references.model, ctx.batch.input_ids[:1]
-    with captured(model.embedding) as seen:
+    with captured(model.embedding) as outputs:
         score(ids, torch.zeros(1, dtype=torch.long, device=ids.device))
-    if len(seen) != 1 or model.intake.echoes:
-        how = "asks for embeddings more than once in a pass, and Captum replaces one alone, or all alike"
-    elif not isinstance(seen[0], Tensor) or seen[0].shape[:2] != ids.shape:
-        how = "has an embedding layer whose output is not [B T D]"
-    elif seen[0]._version:
-        how = "changes its embeddings in place"
+    if len(outputs) != 1 or model.intake.echoes:
+        reason = "calls its embedding layer more than once in a pass, and Captum replaces one output, or all by the same vectors"
+    elif not isinstance(outputs[0], Tensor) or outputs[0].shape[:2] != ids.shape:
+        reason = "has an embedding layer whose output is not [B T D]"
+    elif outputs[0]._version:
+        reason = "changes its embeddings in place"
     else:
         return None
-    return f"backend=captum_layer: {model.name} {how}. Use backend=captum."
+    return f"backend=captum_layer: {model.name} {reason}. Use backend=captum."

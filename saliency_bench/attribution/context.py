@@ -1,11 +1,12 @@
 """The object that a method receives: a batch, its clean pass, gradients, baselines and noise."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -154,6 +155,25 @@ class Context:
         words = self.references.words(baseline).to(self.embeddings.device)
         order = (self.batch.attributable.cumsum(1) - 1).clamp_min(0)
         return embed_batch(self.references.model, self.batch, words[order % len(words)])
+
+    def answers(
+        self,
+        removal: str,
+        examples: Int[np.ndarray, " N"],
+        keep: Sequence[Bool[np.ndarray, " _"]],
+        output: str | None = None,
+    ) -> Float[Tensor, " N"]:
+        """The output for the target class of texts of which only some tokens stay, in float64 on the host.
+
+        Args:
+            removal: the removal operator.
+            examples: the text of each row.
+            keep: for each row the tokens that stay, at the text's own length.
+            output: the context's if None.
+        """
+        logits = torch.as_tensor(self.probe(removal)(examples, keep))
+        read = output_of(self.references.model, output or self.output)
+        return read(logits, self.target.cpu()[examples]).double()
 
     def scores_at(self, points: Points, node: Any) -> Float[Tensor, " B"]:
         """F at one node of every example, by a forward pass."""

@@ -1,10 +1,10 @@
-"""Where a path needs its nodes: a density learnt from a few paths, and quadrature in the variable it defines.
+"""Quadrature on a path with nodes spread by a density that is learnt from a few paths.
 
-Along the path from a baseline to a text the integrand is large and changes fast in the same places for most texts of
-a model. With nodes spread by a density ρ, equally spaced in u = ∫ρ, each costs as much error as the next; any ρ > 0
-gives a consistent rule, and a well-chosen one needs fewer nodes. The idea is that of equidistributing meshes
+On the path from a baseline to a text the integrand is large and changes fast in the same places for most texts of a
+model. The nodes are equally spaced in u = ∫ρ, the integral of a density ρ, so that all cells have about the same error.
+Any ρ > 0 gives a consistent rule, and a well-chosen one needs fewer nodes. The idea is that of equidistributing meshes
 (de Boor 1973) and, for Integrated Gradients on images, of Bhat & Raychowdhury 2023 and Swain & Singhi 2024.
-Between the nodes the integrand is taken to be the natural cubic spline in u, beyond the outer ones its tangent.
+The integrand is replaced by the natural cubic spline in u through the nodes, and by its tangents beyond the outer nodes.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-#: ρ = profile^POWER, but at least FLOOR of its mean. For the midpoint rule on a function whose curvature goes with
-#: its size the best power is 2/3: error n^-2 ∫ f'' ρ^-2, at ∫ρ = 1. The floor keeps nodes where the profile is 0.
+#: ρ is profile^POWER plus FLOOR times its mean. The midpoint rule has an error of the size n^-2 ∫ |f''| ρ^-2 at ∫ρ = 1. It
+#: is smallest for ρ ∝ |f''|^(1/3), that is for the power 2/3 if |f''| goes with f². The floor keeps nodes where f is 0.
 POWER = 2 / 3
 FLOOR = 0.1
 
-_RESOLUTION = 2049  # points at which a density is tabulated
+_RESOLUTION = 2049  # the number of points of the table of a density
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,31 @@ class Density:
 
     @cached_property
     def cumulative(self) -> Float[np.ndarray, " M"]:
-        """The integral of ρ up to each place, by the trapezoidal rule, and exactly 1 at the end."""
+        """The integral of ρ from 0 to each of `alphas`, by the trapezoidal rule, scaled to end at exactly 1."""
         steps = np.diff(self.alphas) * (self.values[1:] + self.values[:-1]) / 2
         summed = np.concatenate([[0.0], np.cumsum(steps)])
         return np.asarray(summed / summed[-1])
 
     def alpha(self, u: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
-        """The places at which the integral of ρ is u."""
+        """The places α at which the integral of ρ is u."""
         return np.asarray(np.interp(u, self.cumulative, self.alphas))
 
     def stretch(self, alpha: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
-        """The derivative dα/du = 1/ρ at those places."""
+        """The derivative dα/du = 1/ρ at places α."""
         return np.asarray(1 / np.interp(alpha, self.alphas, self.values))
 
 
 def uniform() -> Density:
-    """The density that knows nothing."""
+    """The constant density."""
     return Density(np.array([0.0, 1.0]), np.array([1.0, 1.0]))
 
 
 def learn(integrands: Sequence[Float[np.ndarray, "S _"]]) -> Density:
-    """A density from token integrands Σ_d (x - x')_d ∂_d F at equally spaced nodes on [0, 1], both ends among them.
+    """A density from token integrands Σ_d (x - x')_d ∂_d F at equally spaced nodes on [0, 1], including both ends.
 
-    The profile is the mean over texts of the mean |integrand| of a text's tokens, each text in units of its largest
-    token score, so that all count alike. Texts without scores say nothing; without any, the density is uniform.
+    The profile is the mean over texts of the mean |integrand| of a text's tokens, in units of the text's largest token
+    score, so that all texts count alike. Texts whose scores are all 0 or not finite are left out; without any other text
+    the density is uniform.
     """
     profiles = []
     for integrand in integrands:
@@ -73,9 +74,9 @@ def learn(integrands: Sequence[Float[np.ndarray, "S _"]]) -> Density:
 def cell_integrals(
     u: Float[np.ndarray, " S"], values: Float[np.ndarray, " S"]
 ) -> Float[np.ndarray, " C"]:
-    """The integrals over [0, u_1], [u_1, u_2] ... [u_S, 1], for values at S ≥ 3 increasing nodes u.
+    """The integrals over [0, u_1], [u_1, u_2] ... [u_S, 1] of the interpolant of values at S ≥ 3 increasing nodes u.
 
-    Inside of the natural cubic spline (second derivatives 0 at both ends), outside of its tangents.
+    The interpolant is the natural cubic spline (second derivatives 0 at both ends), and its tangents outside of the nodes.
     """
     gaps, slopes = np.diff(u), np.diff(values) / np.diff(u)
     curvature = np.zeros(len(u))
@@ -90,7 +91,7 @@ def cell_integrals(
 
 
 def spline_weights(u: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
-    """The weights of values at nodes u in the sum of all `cell_integrals`: their transpose, step by step back."""
+    """The weights of the values at nodes u in the sum of all `cell_integrals`, by the transposed steps in reverse order."""
     gaps = np.diff(u)
     start, end = u[0] ** 2 / 2, (1 - u[-1]) ** 2 / 2
     of_curvature = -(gaps[:-1] ** 3 + gaps[1:] ** 3) / 24
@@ -124,15 +125,20 @@ def _curvature(
 def unpredicted(
     u: Float[np.ndarray, " S"], values: Float[np.ndarray, "S T"]
 ) -> Float[np.ndarray, "S T"]:
-    """What each value differs by from the cubic through the four other nodes that are next to it."""
+    """The difference between each value and its prediction by the cubic through the four nearest other nodes.
+
+    Args:
+        u: S increasing nodes. With fewer than five, all others are used, and the polynomial has a smaller degree.
+        values: at the nodes, for each token.
+    """
     n = min(5, len(u))
     first = np.clip(np.arange(len(u)) - n // 2, 0, len(u) - n)
     near = first[:, None] + np.arange(n)
-    # A divided difference over n nodes, in units of the weight that it gives to the value in question.
-    apart = u[near][:, :, None] - u[near][:, None, :]
-    weights = 1 / np.where(np.eye(n, dtype=bool), 1.0, apart).prod(2)
-    own = weights[np.arange(len(u)), np.arange(len(u)) - first]
-    return np.asarray(np.einsum("sn,snt->st", weights / own[:, None], values[near]))
+    # A divided difference over n nodes, divided by the weight of the predicted value in it.
+    gaps = u[near][:, :, None] - u[near][:, None, :]
+    weights = 1 / np.where(np.eye(n, dtype=bool), 1.0, gaps).prod(2)
+    predicted = weights[np.arange(len(u)), np.arange(len(u)) - first]
+    return np.asarray(np.einsum("sn,snt->st", weights / predicted[:, None], values[near]))
 
 
 def middles(n: int) -> Float[np.ndarray, " S"]:
@@ -143,9 +149,10 @@ def middles(n: int) -> Float[np.ndarray, " S"]:
 def calibrated_rule(
     density: Density, n: int, *, half: bool = False
 ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
-    """Nodes and weights of a fixed rule with n ≥ 3 nodes: middles in u, the spline's weights, which sum to 1.
+    """Nodes and weights of a rule with n ≥ 3 nodes: the middles of n equal cells in u, with the spline's weights.
 
-    Error O(1/n²) on smooth integrands, whatever the density. `half`: every other node, with weights of their own.
+    The weights are scaled to sum to 1. The error on smooth integrands is O(1/n²), whatever the density. With `half` the
+    rule has every other node, with the weights of `weights_of_kept`.
     """
     alphas = density.alpha(middles(n))
     stretch = density.stretch(alphas)
@@ -156,9 +163,14 @@ def calibrated_rule(
 
 
 def weights_of_kept(n: int, stretch: Float[np.ndarray, " S"]) -> Float[np.ndarray, " K"]:
-    """Weights of every other of n nodes that are equally spaced in u, where dα/du is `stretch`; they sum to 1.
+    """Weights of every other one of n nodes that are equally spaced in u; they sum to 1.
 
-    Those of the spline through the kept nodes, and where that would be fewer than three, of the kept nodes as they are.
+    They are those of the spline through the kept nodes. Fewer than three kept nodes have weights in proportion to
+    `stretch`.
+
+    Args:
+        n: the number of all nodes.
+        stretch: dα/du at all nodes.
     """
     kept = stretch[::2]
     weights = kept * spline_weights(middles(n)[::2]) if len(kept) >= 3 else kept
@@ -168,16 +180,16 @@ def weights_of_kept(n: int, stretch: Float[np.ndarray, " S"]) -> Float[np.ndarra
 def refined(
     u: Float[np.ndarray, " S"], residuals: Float[np.ndarray, " C"], n_more: int
 ) -> Float[np.ndarray, " N"]:
-    """Places of n_more further nodes: again and again into the cell whose residual is largest.
+    """Places of `n_more` further nodes, which cut the cells with the largest residuals into equal parts.
 
-    A cell cut into p parts counts as its residual / p³, since the spline's error in a cell of width h falls with h³
-    at least. Its parts are equal.
+    Each node goes to the cell whose residual / p³ is largest, p being its number of parts so far: the error of a spline in
+    a cell of width h falls with h³ at least.
     """
     ends = np.concatenate([[0.0], u, [1.0]])
     parts: Int[np.ndarray, " C"] = np.ones(len(residuals), dtype=int)
-    wide = np.diff(ends) > 0
+    has_width = np.diff(ends) > 0
     for _ in range(n_more):
-        parts[np.argmax(np.where(wide, residuals / parts**3.0, -1.0))] += 1
+        parts[np.argmax(np.where(has_width, residuals / parts**3.0, -1.0))] += 1
     return np.concatenate(
         [np.linspace(a, b, p + 1)[1:-1] for a, b, p in zip(ends[:-1], ends[1:], parts, strict=True)]
     )

@@ -1,4 +1,4 @@
-"""A setting as plain data, with what its method is beside it: what `settings.json` and a map's `setting` hold."""
+"""Settings as plain data together with the facts of their methods, as in `settings.json` and in a map's `setting`."""
 
 import zlib
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def described(
 ) -> dict[str, Any]:
     """The setting's fields and hyperparameters, its id, and the facts of its method, which are no part of the id.
 
-    `parts` says, by backward rule, where the model has the parts at which it acts (`backward.score.Parts`).
+    `parts` has, by backward rule, the parts of the model at which the rule acts (`backward.score.Parts`).
     """
     about = about_of(setting.method)
     rule = RULES.get(setting.hyper.get(KEY, ""))
@@ -40,18 +40,18 @@ def described(
         explains_output=about.explains_output,
         color=_color(setting.method, about) if rule is None else _rule_color(setting, rule),
     )
-    where = {BACKWARD_PARTS: parts[rule.name]} if rule and parts and rule.name in parts else {}
-    return setting.to_dict() | {FACTS: asdict(facts) | where}
+    of_rule = {BACKWARD_PARTS: parts[rule.name]} if rule and parts and rule.name in parts else {}
+    return setting.to_dict() | {FACTS: asdict(facts) | of_rule}
 
 
 def by_rule(label: str, rule: Rule) -> str:
-    """A method's label with its gradient by a rule: "AttnLRP × input" of "Gradient × input"."""
+    """The label of a method with a backward rule: "AttnLRP × input" for "Gradient × input"."""
     product = label.removeprefix("Gradient ×")
     return f"{rule.label} ×{product}" if product != label else f"{label}, {rule.label}"
 
 
 def _entry(setting: Setting, rule: Rule) -> str:
-    """An entry's label: that of its method with the rule, or its own name unless it is the rule's."""
+    """The label of an entry with a rule: for a shipped entry that of its method with the rule, else the entry's name."""
     shipped = (setting.method, rule.name, f"{rule.name}_baseline")
     return (
         by_rule(about_of(setting.method).label, rule) if setting.name in shipped else setting.name
@@ -59,12 +59,12 @@ def _entry(setting: Setting, rule: Rule) -> str:
 
 
 def _rule_color(setting: Setting, rule: Rule) -> str:
-    """A shade of the rule's colour for each method."""
+    """A shade of the rule's colour, which depends on the method."""
     return _lighter(rule.color, 0.6 * (zlib.crc32(setting.method.encode()) % 5) / 4)
 
 
 def named(name: str) -> dict[str, Any]:
-    """A method or an entry by its name alone, for what shows no setting."""
+    """The name, label and colour of a method or an entry, for figures that show no setting."""
     about = about_of(name)
     return {
         "name": name,
@@ -74,13 +74,13 @@ def named(name: str) -> dict[str, Any]:
 
 
 def about_of(name: str) -> About:
-    """What a method says of itself; of an entry that bears no method's name, that name."""
+    """The facts of a method; for a name that is no method, facts with that name as the label."""
     is_ours = name in METHODS and name in ABOUT
     return ABOUT[name] if is_ours else About(label=name)
 
 
 def _color(name: str, about: About) -> str | None:
-    """Its own, or a lighter shade of its family's."""
+    """The method's colour, or a lighter shade of its family's; None if neither has one."""
     if about.color is None and about.family in ABOUT and ABOUT[about.family].color:
         return _lighter(
             str(ABOUT[about.family].color), 0.2 + 0.4 * (zlib.crc32(name.encode()) % 5) / 4

@@ -1,4 +1,4 @@
-"""Settings to attributions: the settings of a batch that use the same points share their gradients."""
+"""Attributions of settings on a batch; settings that use the same points share their gradients."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from saliency_bench.core.tensors import Attribution, Convergence
 
 @dataclass(frozen=True)
 class Request:
-    """Weighted sums that a plan needs: a row of `weights` for each group of draws, or one where nothing is drawn."""
+    """The weighted sums that a plan needs: one row of `weights` for each group of draws, or one if nothing is drawn."""
 
     points: Points
     nodes: Sequence[Any]
@@ -32,13 +32,13 @@ class Request:
     moment: Moment
 
 
-#: What is known of the convergence of each example, as arrays.
+#: The fields of `Convergence` that are arrays with one entry for each example.
 ARRAYS = ("standard_errors", "split_half_tau", "error", "converged")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Settings whose points are of one family: together they cost the union of their nodes."""
+    """Settings that use one family of points, with their plans; together they cost the union of their nodes."""
 
     members: tuple[tuple[Setting, Plan], ...]
     requests: tuple[Request, ...]
@@ -50,47 +50,42 @@ class Family:
 
     @property
     def points(self) -> Points:
-        """What they share."""
+        """The family of points."""
         return self.requests[0].points
 
     @property
     def rule(self) -> str:
-        """The backward rule of their gradients."""
+        """The backward rule of the settings."""
         return rule_of(self.members[0][0])
 
     @property
     def name(self) -> str:
-        """The entries of the configuration, and the words of the points' key."""
+        """The names of the entries, followed by the words of the points' key and the rule."""
         entries = ", ".join(dict.fromkeys(setting.name for setting, _ in self.members))
         rule = "" if self.rule == PLAIN else f" {self.rule}"
         return f"{entries}: {' '.join(_words(self.points.key))}{rule}"
 
     @property
     def union(self) -> int:
-        """How many gradients an example costs, at most; the input's own is part of the clean pass."""
-        return len(self._paid(self.requests))
+        """The largest number of gradients for an example; that at the input is part of the clean pass."""
+        return self._n_gradients(self.requests)
 
     @property
     def largest(self) -> int:
-        """How many the setting would cost alone that costs most."""
-        return max(len(self._paid([request])) for request in self.requests)
+        """The largest number of gradients that one of the settings would cost alone."""
+        return max(self._n_gradients([request]) for request in self.requests)
 
-    @property
-    def n_sums(self) -> int:
-        """Tensors [B T D] that are held while gradients are added up."""
-        return sum(len(request.weights) * len(request.moment.terms) for request in self.requests)
-
-    def _paid(self, requests: Sequence[Request]) -> set[Any]:
+    def _n_gradients(self, requests: Sequence[Request]) -> int:
         nodes = {node for request in requests for node in request.nodes}
-        return {node for node in nodes if not self.points.is_input(node)}
+        return sum(not self.points.is_input(node) for node in nodes)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What settings ask for, before any gradient of a family is taken.
+    """Settings sorted by how they are computed.
 
-    `finished` are those of methods that compute by themselves, and have by now; `alone` share no gradients: they find out
-    for each text how many draws they need, or each draw has a model of its own.
+    `families` are computed together. `alone` share no gradients: the number of draws is found for each text, or each draw
+    uses its own weights of the model. `finished` has the attributions of methods that compute by themselves.
     """
 
     families: tuple[Family, ...]
@@ -99,7 +94,11 @@ class Planned:
 
 
 def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
-    """Sorts settings by the points that they share."""
+    """Calls the methods of settings, and sorts their plans by the points that they share.
+
+    Raises:
+        InputError: a method refuses the model, the texts or a hyperparameter.
+    """
     finished: dict[str, Attribution] = {}
     alone = []
     families: dict[object, list[tuple[Setting, Plan]]] = {}
@@ -121,19 +120,20 @@ def plan(ctx: Context, settings: Sequence[Setting]) -> Planned:
 def explain(ctx: Context, settings: Sequence[Setting]) -> Mapping[str, Attribution]:
     """The attribution of every setting, by setting id.
 
-    Native plans are made first and then computed one family of points at a time, over the union of the nodes that
-    their settings ask for. Where the number of draws is to be found for each text, or each draw changes the model, a
-    plan is computed by itself.
+    All methods are called first. Then each family of points is computed in one pass over the union of its nodes.
+
+    Raises:
+        InputError: a method refuses the model, the texts or a hyperparameter.
     """
     planned = plan(ctx, settings)
     attributions = dict(planned.finished)
-    for setting, drawn in planned.alone:
-        compute = _until_sure if drawn.draws.auto else _of_own_models
-        attributions[setting.id] = compute(ctx.under(rule_of(setting)), setting, drawn)
+    for setting, expectation in planned.alone:
+        compute = _in_rounds if expectation.draws.auto else _with_models
+        attributions[setting.id] = compute(ctx.under(rule_of(setting)), setting, expectation)
     for family in planned.families:
         sums = _gather(ctx.under(family.rule), family.requests)
-        for (setting, own_plan), sums_of_setting in zip(family.members, sums, strict=True):
-            attributions[setting.id] = _finish(ctx, setting, own_plan, sums_of_setting)
+        for (setting, plan_of_setting), sums_of_plan in zip(family.members, sums, strict=True):
+            attributions[setting.id] = _finish(ctx, setting, plan_of_setting, sums_of_plan)
     return {setting.id: attributions[setting.id] for setting in settings}
 
 
@@ -143,7 +143,7 @@ def rule_of(setting: Setting) -> str:
 
 
 def _words(key: object) -> Iterator[str]:
-    """The words in a key of points, of which the inner ones may be keys."""
+    """The strings in a key of points, which may contain keys of other points."""
     for part in key if isinstance(key, tuple) else (key,):
         if isinstance(part, tuple):
             yield from _words(part)
@@ -152,12 +152,13 @@ def _words(key: object) -> Iterator[str]:
 
 
 def _made(ctx: Context, setting: Setting) -> Plan | Values | Attribution:
+    """Calls the setting's method by its backend."""
     registry = METHODS
     if setting.backend in captum.BACKENDS and setting.method not in ONLY:
         registry = captum.BACKENDS[setting.backend]
     made: Plan | Values | Attribution = registry.call(setting.method, ctx, setting.hyper)
     if rule_of(setting) != PLAIN and not isinstance(made, Attribution):
-        made = replace(made, difference=None)  # a rule's gradient integrates to no difference of F
+        made = replace(made, difference=None)  # completeness does not hold for a rule's gradient
     return made
 
 
@@ -168,7 +169,7 @@ def _request(plan: Plan) -> Request:
 
 
 def _request_of(plan: Expectation, samples: range) -> Request:
-    """The sums over groups of draws, or over each draw where a moment across draws is asked for."""
+    """The sums over groups of draws, or over single draws if the plan has a moment across draws."""
     groups = (
         plan.draws.groups(samples) if plan.across is None else [range(i, i + 1) for i in samples]
     )
@@ -187,10 +188,10 @@ def _gather(
     column = {node: index for index, node in enumerate(nodes)}
     stacked: dict[Term, list[Float[np.ndarray, "K S"]]] = {}
     for request in requests:
-        spread = np.zeros((len(request.weights), len(nodes)))
-        np.add.at(spread.T, [column[node] for node in request.nodes], request.weights.T)
+        matrix = np.zeros((len(request.weights), len(nodes)))
+        np.add.at(matrix.T, [column[node] for node in request.nodes], request.weights.T)
         for term in request.moment.terms:
-            stacked.setdefault(term, []).append(spread)
+            stacked.setdefault(term, []).append(matrix)
     weights = {
         term: torch.from_numpy(np.concatenate(matrices)) for term, matrices in stacked.items()
     }
@@ -206,7 +207,7 @@ def _gather(
 def _drawn(
     ctx: Context, plan: Expectation, samples: range, examples: Sequence[int] | None = None
 ) -> Sums:
-    """The sums over groups of draws; a draw at a time where each has a model of its own."""
+    """The sums over groups of draws; one draw at a time if each changes the weights of the model."""
     if plan.model is None:
         (sums,) = _gather(ctx, [_request_of(plan, samples)], examples)
         return sums
@@ -223,8 +224,8 @@ def _drawn(
     return [torch.cat(terms) for terms in zip(*groups, strict=True)]
 
 
-def _of_own_models(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
-    """A fixed number of draws, each with a model of its own."""
+def _with_models(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
+    """The attribution from a fixed number of draws, each of which changes the weights of the model."""
     samples = range(plan.draws.n)
     estimate = Estimate(ctx, setting, plan)
     estimate.add(samples, _drawn(ctx, plan, samples))
@@ -232,7 +233,7 @@ def _of_own_models(ctx: Context, setting: Setting, plan: Expectation) -> Attribu
 
 
 def _finish(ctx: Context, setting: Setting, plan: Plan, sums: Sums) -> Attribution:
-    """A plan's scores from its sums."""
+    """The attribution of a plan from its sums."""
     if isinstance(plan, Expectation):
         estimate = Estimate(ctx, setting, plan)
         estimate.add(range(plan.draws.n), sums)
@@ -244,10 +245,10 @@ def _finish(ctx: Context, setting: Setting, plan: Plan, sums: Sums) -> Attributi
 
 
 def _cost(ctx: Context, plan: GradientSum) -> int | Int[np.ndarray, " B"]:
-    """Distinct points that each example's map needs."""
-    paid = {node for node, weight in zip(plan.nodes, plan.weights, strict=True) if weight != 0}
+    """The number of distinct points that the map of each example needs; one number if they are equal."""
+    nodes = {node for node, weight in zip(plan.nodes, plan.weights, strict=True) if weight != 0}
     counts = [
-        sum(plan.points.applies(example, node) for node in paid)
+        sum(plan.points.applies(example, node) for node in nodes)
         for example in range(len(ctx.batch))
     ]
     return counts[0] if len(set(counts)) == 1 else np.array(counts)
@@ -262,44 +263,40 @@ def _reduced(ctx: Context, setting: Setting, made: Values) -> Attribution:
     )
 
 
-def _until_sure(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
-    """Draws in rounds until each example's standard error is small enough, or until there are no more."""
+def _in_rounds(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
+    """Draws in rounds until each example's standard error is small enough, or until the largest number of draws."""
     estimate = Estimate(ctx, setting, plan)
     waiting = list(range(len(ctx.batch)))
-    settled: list[tuple[list[int], Attribution]] = []
+    finished: dict[int, Attribution] = {}
     rounds = list(plan.draws.rounds())
-    for number, samples in enumerate(rounds):
+    for samples in rounds:
         estimate.add(samples, _drawn(ctx, plan, samples, waiting))
-        now = estimate.attribution()
-        assert now.convergence is not None
-        assert now.convergence.error is not None
-        last = number == len(rounds) - 1
-        sure = now.convergence.error <= plan.draws.relative_error
-        done = [example for example in waiting if last or sure[example]]
-        settled.append((done, now))
+        attribution = estimate.attribution()
+        assert attribution.convergence is not None
+        assert attribution.convergence.converged is not None
+        converged = attribution.convergence.converged
+        done = [example for example in waiting if converged[example] or samples is rounds[-1]]
+        finished |= dict.fromkeys(done, attribution)
         waiting = [example for example in waiting if example not in done]
         if not waiting:
             break
-    return _scattered(settled, len(ctx.batch))
+    return _merged([finished[example] for example in range(len(ctx.batch))])
 
 
-def _scattered(settled: Sequence[tuple[list[int], Attribution]], n: int) -> Attribution:
-    """Each example's scores as they were when it was settled."""
-    place = {example: now for done, now in settled for example in done}
-    of = [place[example] for example in range(n)]
-    sure = [attribution.convergence for attribution in of if attribution.convergence is not None]
+def _merged(attributions: Sequence[Attribution]) -> Attribution:
+    """The attribution of a batch whose example i has the scores of `attributions[i]`."""
+    rows = list(enumerate(attributions))
+    convergences = [(row, part.convergence) for row, part in rows if part.convergence is not None]
     return Attribution(
-        scores=torch.stack([attribution.scores[row] for row, attribution in enumerate(of)]),
-        n_gradients=np.array([attribution.n_gradients for attribution in of]),
+        scores=torch.stack([part.scores[row] for row, part in rows]),
+        n_gradients=np.array([part.n_gradients for part in attributions]),
         convergence=Convergence(
-            **{name: _picked(sure, name) for name in ARRAYS},
+            **{
+                name: np.stack([getattr(part, name)[row] for row, part in convergences])
+                for name in ARRAYS
+            },
             reasons=tuple(
-                attribution.reasons[row] if attribution.reasons else None
-                for row, attribution in enumerate(sure)
+                part.reasons[row] if part.reasons else None for row, part in convergences
             ),
         ),
     )
-
-
-def _picked(of: Sequence[Any], name: str) -> np.ndarray:
-    return np.stack([getattr(attribution, name)[row] for row, attribution in enumerate(of)])

@@ -1,12 +1,12 @@
-"""The one primitive: gradients at points, a chunk at a time, and weighted sums of them.
+"""Gradients at points and weighted sums of them, computed in chunks: the primitive that all methods share.
 
 Every gradient method is Σ_s w_s ∇F(p_s), and a sweep over K settings that share their points is a matrix of
-weights [K S]. Rows (example, point) are cut to a token budget in both directions, gradients are added up as they
-come, and memory grows neither with S nor with K beyond the K sums themselves.
+weights [K S]. Rows (example, point) are split into chunks within a token budget, and their gradients are added up chunk
+by chunk, so that memory does not grow with S, and with K only by the K sums.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,19 +22,10 @@ from saliency_bench.models.rounding import products
 
 
 @dataclass
-class Spent:
-    """What was paid, in units that do not depend on the machine."""
-
-    gradients: int = 0  # (example, point) pairs
-    tokens: int = 0  # of those, padding included
-    calls: int = 0  # forward and backward passes
-
-
-@dataclass
 class Clean:
     """The unperturbed inputs of a batch: their embeddings, scores F(x) and gradients ∇F(x).
 
-    Gradients are taken when they are first asked for: many a rule has no node at the input.
+    `take` computes the gradients. It is called at first use, since many quadrature rules have no node at the input.
     """
 
     embeddings: Float[Tensor, "B T D"]
@@ -44,7 +35,7 @@ class Clean:
 
     @property
     def gradients(self) -> Float[Tensor, "B T D"]:
-        """∇F(x), paid for once."""
+        """∇F(x), computed once."""
         # No cached_property: that of Python 3.11 holds a lock for all threads while the model runs.
         if self._taken is None:
             self._taken = self.take()
@@ -55,8 +46,7 @@ class Clean:
 class Rows:
     """A chunk of (example, node) pairs with the score and the gradient at each.
 
-    Pairs come sorted by example and, within one, in the order of the nodes; `examples` and `nodes` are their
-    indices, on the host.
+    Pairs are sorted by example and then by node. `examples` and `nodes` are their indices, on the host.
     """
 
     examples: Sequence[int]
@@ -72,25 +62,24 @@ class Rows:
 
 @dataclass
 class GradientEngine:
-    """Gradients of a score with respect to embeddings, at most a budget of tokens at a time.
+    """Gradients of a score with respect to embeddings, in passes of at most a budget of tokens.
 
-    `widths` says how many tokens of each example count (all where None): a pass is as wide as its widest row, and beyond
-    that gradients are 0.
-    Where memory runs out, the chunk is cut in half and goes on; whoever shares the budget keeps the smaller size.
-    On a GPU the host runs ahead: nothing here waits for a result.
+    `widths` has the number of tokens of each example that count (all if None). A pass is as wide as its widest row, and
+    gradients beyond that are 0. When memory runs out, the chunk is cut in half and the budget is lowered, for all who
+    share it. On a GPU the host runs ahead: nothing here waits for a result. `n_gradients` counts (example, point) pairs.
     """
 
     score: ScoreFn
     budget: TokenBudget
     widths: Sequence[int] | None = None
-    spent: Spent = field(default_factory=Spent)
+    n_gradients: int = 0
 
     def clean(self, embeddings: Float[Tensor, "B T D"], scores: Float[Tensor, " B"]) -> Clean:
-        """The embeddings themselves with their scores, and their gradients once they are wanted."""
+        """The unperturbed inputs with their scores; gradients are computed at first use."""
 
         def take() -> Float[Tensor, "B T D"]:
-            every = [(row, 0) for row in range(len(embeddings))]
-            chunks = self.pairs(Input(embeddings), [None], every, clean)
+            pairs = [(row, 0) for row in range(len(embeddings))]
+            chunks = self.pairs(Input(embeddings), [None], pairs, clean)
             return torch.cat([rows.gradients for rows in chunks])
 
         clean = Clean(embeddings, scores, take)
@@ -98,13 +87,13 @@ class GradientEngine:
 
     @torch.no_grad()
     def scores_at(self, points: Points, node: Any, clean: Clean) -> Float[Tensor, " B"]:
-        """F at one node of every example, forward only."""
-        every = range(len(clean.embeddings))
+        """F at one node of every example, by forward passes."""
+        examples = range(len(clean.embeddings))
         parts: list[Tensor] = []
-        for chunk, width in self._chunks(every, clean.embeddings.shape[1]):
-            own = on_device(every[chunk], clean.embeddings.device, torch.long)
-            at = points.at(own, [node] * len(own))[:, :width]
-            parts += self._fitting(lambda *asked: (self.score(*asked),), at, own)
+        for chunk, width in self._chunks(examples, clean.embeddings.shape[1]):
+            rows = on_device(examples[chunk], clean.embeddings.device, torch.long)
+            at = points.at(rows, [node] * len(rows))[:, :width]
+            parts += self._fitting(lambda *inputs: (self.score(*inputs),), at, rows)
         return torch.cat(parts)
 
     def rows(
@@ -114,35 +103,34 @@ class GradientEngine:
         clean: Clean,
         examples: Sequence[int] | None = None,
     ) -> Iterator[Rows]:
-        """Every pair of an example (all where None) and a node, once; nodes at the input come first and cost nothing."""
-        wanted = range(len(clean.embeddings)) if examples is None else examples
+        """Every pair of an example (all if None) and a node, once. Pairs at the input come first and cost nothing."""
         pairs = [
             (example, s)
-            for example in wanted
+            for example in (range(len(clean.embeddings)) if examples is None else examples)
             for s, node in enumerate(nodes)
             if points.applies(example, node)
         ]
         at_input = {s for s, node in enumerate(nodes) if points.is_input(node)}
         free = [pair for pair in pairs if pair[1] in at_input]
         for chunk, _ in self._chunks([example for example, _ in free], clean.embeddings.shape[1]):
-            yield _known(clean, free[chunk])
+            yield _clean_rows(clean, free[chunk])
         yield from self.pairs(
             points, nodes, [pair for pair in pairs if pair[1] not in at_input], clean
         )
 
     def pairs(
-        self, points: Points, nodes: Sequence[Any], asked: Sequence[tuple[int, int]], clean: Clean
+        self, points: Points, nodes: Sequence[Any], pairs: Sequence[tuple[int, int]], clean: Clean
     ) -> Iterator[Rows]:
-        """The named pairs of an example and a node's index, in the order given, which is sorted by example."""
+        """The given pairs of an example and a node's index, which are sorted by example."""
         whole, device = clean.embeddings.shape[1], clean.embeddings.device
-        for chunk, width in self._chunks([example for example, _ in asked], whole):
-            own = asked[chunk]
-            row_example = on_device([example for example, _ in own], device, torch.long)
-            at = points.at(row_example, [nodes[s] for _, s in own])[:, :width]
+        for chunk, width in self._chunks([example for example, _ in pairs], whole):
+            examples, indices = map(list, zip(*pairs[chunk], strict=True))
+            row_example = on_device(examples, device, torch.long)
+            at = points.at(row_example, [nodes[s] for s in indices])[:, :width]
             scores, gradients = self._fitting(self._gradients, at, row_example)
             if width < whole:
                 gradients = functional.pad(gradients, (0, 0, 0, whole - width))
-            yield Rows([e for e, _ in own], [s for _, s in own], scores, gradients)
+            yield Rows(examples, indices, scores, gradients)
 
     def weighted_sums(
         self,
@@ -162,18 +150,20 @@ class GradientEngine:
         }
         for rows in self.rows(points, nodes, clean, examples):
             row_example = rows.row_example
-            moved = None
+            clean_gradient = displacement = None
+            if RELATIVE & matrices.keys():
+                clean_gradient = clean.gradients[row_example].to(dtype)
             if DISPLACED & matrices.keys():
-                moved = points.displacement(row_example, [nodes[s] for s in rows.nodes]).to(dtype)
-            own = clean.gradients[row_example].to(dtype) if RELATIVE & matrices.keys() else None
-            row = Row(rows.gradients.to(dtype), own, moved)
+                nodes_of_rows = [nodes[s] for s in rows.nodes]
+                displacement = points.displacement(row_example, nodes_of_rows).to(dtype)
+            row = Row(rows.gradients.to(dtype), clean_gradient, displacement)
             for term, matrix in matrices.items():
                 weight = matrix[:, on_device(rows.nodes, device, torch.long)]
                 _accumulate(sums[term], weight, term(row), rows.examples)
         return sums
 
     def _chunks(self, examples: Sequence[int], whole: int) -> Iterator[tuple[slice, int]]:
-        """Cuts rows, given by their examples, into passes within the budget, each with the width of its widest row."""
+        """Splits rows, given by their examples, into passes within the budget; yields each with its widest row's width."""
         if self.widths is None:
             widths = [whole] * len(examples)
         else:
@@ -193,7 +183,7 @@ class GradientEngine:
         points: Float[Tensor, "R T D"],
         row_example: Int[Tensor, " R"],
     ) -> tuple[Tensor, ...]:
-        """What `run` gives for rows, in as many parts as memory asks for."""
+        """The outputs of `run` for these rows, computed in as many parts as memory requires."""
         try:
             return run(points, row_example)
         except RuntimeError as error:
@@ -215,14 +205,12 @@ class GradientEngine:
             scores = self.score(points, row_example)
             # Rows are independent, so the gradient of their sum is each row's own gradient.
             (gradient,) = torch.autograd.grad(scores.sum(), points)
-        self.spent.calls += 1
-        self.spent.gradients += len(points)
-        self.spent.tokens += points.shape[0] * points.shape[1]
+        self.n_gradients += len(points)
         return scores.detach(), gradient
 
 
-def _known(clean: Clean, pairs: Sequence[tuple[int, int]]) -> Rows:
-    """Rows that the clean pass has paid for."""
+def _clean_rows(clean: Clean, pairs: Sequence[tuple[int, int]]) -> Rows:
+    """Rows at the input, from the clean pass."""
     examples, nodes = map(list, zip(*pairs, strict=True))
     rows = on_device(examples, clean.scores.device, torch.long)
     return Rows(examples, nodes, clean.scores[rows], clean.gradients[rows])
@@ -234,19 +222,19 @@ def _accumulate(
     values: Float[Tensor, "R T D"],
     examples: Sequence[int],
 ) -> None:
-    """Adds each row's weighted values to its example's sums: one matrix product per chunk.
+    """Adds each row's weighted values to its example's sums, by one matrix product per chunk.
 
-    A value that is not finite makes NaN of what it is part of, and of nothing else: in the product a weight of 0 times NaN
-    would be NaN, and one example's fault would be its neighbours'.
+    Values that are not finite are left out of the product, where 0 times NaN would spoil the other examples. The sums
+    that they belong to are set to NaN afterwards.
     """
     first, last = examples[0], examples[-1]
     place = on_device(examples, values.device, torch.long) - first
-    spread = torch.arange(last + 1 - first, device=values.device)[:, None] == place  # [b R]
-    spread_weights = (weights[:, None, :] * spread).flatten(0, 1)  # [K·b R]
+    is_of = torch.arange(last + 1 - first, device=values.device)[:, None] == place  # [b R]
+    row_weights = (weights[:, None, :] * is_of).flatten(0, 1)  # [K·b R]
     flat = values.flatten(1)
-    wrong = ~flat.isfinite()
+    not_finite = ~flat.isfinite()
     with products(tf32=False):  # the model may round its factors; sums are not rounded
-        added = spread_weights @ flat.masked_fill(wrong, 0.0)
-    struck = (spread_weights != 0).to(flat.dtype) @ wrong.to(flat.dtype)
-    added = added.masked_fill(struck > 0, torch.nan)
+        added = row_weights @ flat.masked_fill(not_finite, 0.0)
+    n_not_finite = (row_weights != 0).to(flat.dtype) @ not_finite.to(flat.dtype)
+    added = added.masked_fill(n_not_finite > 0, torch.nan)
     sums[:, first : last + 1] += added.view(len(weights), last + 1 - first, *values.shape[1:])

@@ -1,9 +1,9 @@
-"""Normal numbers by counter: each depends on a key and on its own place, and on nothing that is drawn beside it.
+"""A counter-based generator of normal numbers: each depends only on a key and on its place.
 
-Philox 4x32-10 (Salmon et al. 2011, section 3.3) turns a counter of 128 bits, under a key of 64 bits, into four words of
-32 bits. Two words make two normal numbers (Box & Muller 1958). There is no state, so a few operations draw all rows of a
-pass. They are operations on whole numbers, and in float64 sums, products, quotients and square roots, which IEEE 754
-rounds in one way only. So a CPU and a GPU give the same bytes.
+Philox 4x32-10 (Salmon et al. 2011, section 3.3) maps a counter of 128 bits, under a key of 64 bits, to four words of 32
+bits. Two words give two normal numbers (Box & Muller 1958). There is no state, so that a few operations draw all rows of
+a pass. These are operations on whole numbers, and sums, products, quotients and square roots in float64, which IEEE 754
+rounds in one way only. A CPU and a GPU therefore give the same bytes.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saliency_bench.core.tensors import on_device
 
-#: The name of these numbers in the identity of a run. Change it with whatever changes a number.
+#: The name of this generator in the identity of a run. Change it if a number changes.
 GENERATOR = "philox4x32-10 box-muller"
 
 WORD = 0xFFFFFFFF  # the largest word of 32 bits
@@ -23,14 +23,14 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 
-#: Counters at a time on a CPU, so that intermediate numbers stay in its cache.
+#: The number of counters in one pass on a CPU, so that intermediate numbers stay in its cache.
 _CACHED = 16384
 
-#: The bits of sqrt(1/2) in float64. Logarithms are taken of mantissas from there to sqrt(2).
+#: The bits of sqrt(1/2) in float64. Logarithms are computed from mantissas between sqrt(1/2) and sqrt(2).
 _ROOT_HALF = 0x3FE6A09E667F3BCD
 
-# The series of atanh(x)/x, sin(x)/x and cos(x) in x². Each is cut where the first term left out is below 1e-10 of 1 in
-# the range of x: |x| <= (√2 - 1) / (√2 + 1) < 0.172 and |x| <= π/2. Rounding to float32 is 600 times as coarse.
+# The series of atanh(x)/x, sin(x)/x and cos(x) in x². Each ends where the next term is below 1e-10 in the range of x:
+# |x| <= (√2 - 1) / (√2 + 1) < 0.172 and |x| <= π/2. The rounding of float32 is 600 times as large.
 _ATANH = [1 / (2 * k + 1) for k in range(6)]
 _SIN = [(-1) ** k / math.factorial(2 * k + 1) for k in range(8)]
 _COS = [(-1) ** k / math.factorial(2 * k) for k in range(8)]
@@ -39,16 +39,16 @@ _COS = [(-1) ** k / math.factorial(2 * k) for k in range(8)]
 def normal(
     keys: Sequence[int], numbers: Sequence[int], shape: tuple[int, int], device: torch.device
 ) -> Float[Tensor, "N T D"]:
-    """Independent normal numbers in float32, [T D] of them for each key and number.
+    """Independent normal numbers in float32, a matrix [T D] for each pair of a key and a number.
 
-    Entry (t, d) depends on key, number, t and d alone. It is made of the counter (d // 4, t, number), whose four words
-    give d % 4 = 0 and 1, and 2 and 3.
+    Entry (t, d) depends on key, number, t and d alone. It is computed from the counter (d // 4, t, number): the first two
+    of its words give the entries with d % 4 = 0 and 1, the last two those with 2 and 3.
 
     Args:
-        keys: N whole numbers of 64 bits that name streams.
-        numbers: N whole numbers of 64 bits that name draws of a stream.
-        shape: tokens and dimensions of each draw.
-        device: where the numbers are made.
+        keys: N whole numbers of 64 bits, one for each stream.
+        numbers: N whole numbers of 64 bits, the numbers of the draws in their streams.
+        shape: (T, D), the tokens and dimensions of each draw.
+        device: the device on which the numbers are computed.
     """
     n_tokens, depth = shape
     n_blocks = -(-depth // 4)
@@ -79,7 +79,7 @@ def words(
     first, second, third, fourth = counter
     low_key, high_key = key
     for _ in range(_ROUNDS):
-        # The upper half of a product counts now. Its lower half counts a round later, and is cut to a word there.
+        # The upper half of a product is used now. Its lower half is used a round later, and is cut to a word there.
         left, right = first * _MULTIPLIERS[0], third * _MULTIPLIERS[1]
         first = ((right >> 32) ^ second ^ low_key) & WORD
         third = ((left >> 32) ^ fourth ^ high_key) & WORD

@@ -1,7 +1,7 @@
-"""Where gradients are taken: the input itself, paths to it, clouds of noise around it.
+"""Families of points at which gradients are taken: the input, paths to the input, and noise around it.
 
-A family of points has one point per example and node. Two families with equal `key` have the same points at equal
-nodes, and settings that use them share gradients.
+A family has one point per example and node. Two families with equal `key` have the same points at equal nodes, so that
+settings that use them share gradients.
 """
 
 from abc import ABC, abstractmethod
@@ -18,6 +18,9 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.core.tensors import numbers, on_device
 
+#: Random references [R T D] of rows, from the example of each row and the number of its draw.
+RandomReference = Callable[[Sequence[int], Sequence[int]], Float[Tensor, "R T D"]]
+
 
 class Points(ABC):
     """A family of points in embedding space."""
@@ -26,10 +29,10 @@ class Points(ABC):
 
     @abstractmethod
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
-        """The points of rows (example, node); `nodes` has one entry per row."""
+        """The points of the rows; row r is example `row_example[r]` at `nodes[r]`."""
 
     def is_input(self, node: Any) -> bool:
-        """Whether this node is the unperturbed input, whose gradient the clean pass has already paid for."""
+        """Whether this node is the unperturbed input, whose gradient is known from the clean pass."""
         return False
 
     def applies(self, example: int, node: Any) -> bool:
@@ -39,19 +42,19 @@ class Points(ABC):
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]
     ) -> Float[Tensor, "R T D"]:
-        """From the start to the end of the path that each row's point lies on."""
+        """The vector from the start to the end of the path that each row's point lies on."""
         raise NotImplementedError(f"{type(self).__name__} has no paths")
 
 
 @dataclass(frozen=True)
 class Input(Points):
-    """The input alone; any node is the input."""
+    """The unperturbed input, whatever the node."""
 
     embeddings: Float[Tensor, "B T D"]
     key: Hashable = "input"
 
     def is_input(self, node: Any) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
@@ -61,17 +64,17 @@ class Input(Points):
 
 @dataclass(frozen=True)
 class OfOtherModel(Points):
-    """The points of a family for another model than that of the clean pass, which has paid for none of them."""
+    """The points of a family for a model with other weights, so that no gradient is known from the clean pass."""
 
     points: Points
 
     @property
     def key(self) -> Hashable:  # type: ignore[override]
-        """That of the family."""
+        """The family's key, marked."""
         return "of another model", self.points.key
 
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Any]) -> Float[Tensor, "R T D"]:
-        """As in the family."""
+        """The points of the family."""
         return self.points.at(row_example, nodes)
 
 
@@ -88,7 +91,7 @@ class StraightPath(Points):
         return node == 1.0
 
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[float]) -> Float[Tensor, "R T D"]:
-        """Interpolated in the embeddings' type; α is exact in float64 before it is rounded to it."""
+        """Points x' + α (x - x'). α is a float64 number that is rounded to the embeddings' type."""
         return torch.lerp(
             self.reference[row_example],
             self.embeddings[row_example],
@@ -98,13 +101,13 @@ class StraightPath(Points):
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[float]
     ) -> Float[Tensor, "R T D"]:
-        """From the baseline to the input."""
+        """The difference x - x' of each row."""
         return (self.embeddings - self.reference)[row_example]
 
 
 @dataclass(frozen=True)
 class Anywhere(Points):
-    """One point of its own for each example, whatever the node."""
+    """One arbitrary point for each example, whatever the node."""
 
     points: Float[Tensor, "B T D"]
     key: Hashable = "anywhere"
@@ -116,21 +119,21 @@ class Anywhere(Points):
 
 @dataclass(frozen=True)
 class WordPaths(Points):
-    """A path of its own for each word: nodes are pieces of it, numbered from the baseline (Sanyal & Ren 2021)."""
+    """A path for each word of the vocabulary: nodes are its segments, numbered from the baseline (Sanyal & Ren 2021)."""
 
     key: Hashable
     paths: Float[Tensor, "W S D"]
-    which: Int[Tensor, "B T"]  # path of each token
+    path_of: Int[Tensor, "B T"]  # the index of each token's path
 
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[int]) -> Float[Tensor, "R T D"]:
-        """Where the pieces start."""
-        places = on_device(list(nodes), self.which.device, torch.long)
-        return self.paths[self.which[row_example], places[:, None]]
+        """The starts of the segments."""
+        segments = on_device(list(nodes), self.path_of.device, torch.long)
+        return self.paths[self.path_of[row_example], segments[:, None]]
 
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[int]
     ) -> Float[Tensor, "R T D"]:
-        """From the start to the end of each piece."""
+        """The end of each segment minus its start."""
         return self.at(row_example, [node + 1 for node in nodes]) - self.at(row_example, nodes)
 
 
@@ -143,7 +146,7 @@ class SingleTokenPaths(Points):
 
     @property
     def key(self) -> Hashable:  # type: ignore[override]
-        """That of the path of which it takes one token at a time."""
+        """The key of the straight path, marked."""
         return "single", self.path.key
 
     def is_input(self, node: tuple[int, float]) -> bool:
@@ -151,13 +154,13 @@ class SingleTokenPaths(Points):
         return node[1] == 1.0
 
     def applies(self, example: int, node: tuple[int, float]) -> bool:
-        """Whether the token moves."""
+        """Whether the token has a path."""
         return bool(self.moves[example, node[0]])
 
     def at(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[int, float]]
     ) -> Float[Tensor, "R T D"]:
-        """The input with one token somewhere on its way from the baseline."""
+        """The input, with one token at x' + α (x - x')."""
         return torch.where(
             self._moving(nodes),
             self.path.at(row_example, [alpha for _, alpha in nodes]),
@@ -167,7 +170,7 @@ class SingleTokenPaths(Points):
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[int, float]]
     ) -> Float[Tensor, "R T D"]:
-        """Of the moving token x - x', of the others 0."""
+        """The difference x - x' at the token that moves, 0 at the others."""
         return self._moving(nodes) * (self.path.embeddings - self.path.reference)[row_example]
 
     def _moving(self, nodes: Sequence[tuple[int, float]]) -> Bool[Tensor, "R T 1"]:
@@ -177,9 +180,10 @@ class SingleTokenPaths(Points):
 
 
 class Draw(NamedTuple):
-    """One noisy copy: σ is `level` in `unit`s, ε is draw `number` times `sign`.
+    """One noisy copy of the input: σ is `level` in `unit`s, and ε is the noise of draw `number` times `sign`.
 
-    With a `block` G above 1, ε is centred: sqrt(G/(G-1)) (η - mean η over the block of G draws that it is one of).
+    With a `block` G above 1, ε is centred: sqrt(G/(G-1)) (η - mean η), the mean taken over the block of G draws that
+    contains it.
     """
 
     number: int
@@ -193,20 +197,20 @@ class Draw(NamedTuple):
 class NoiseCloud(Points):
     """x + σ ε, ε ~ N(0, I): nodes are `Draw`s.
 
-    ε belongs to the seed, the token ids, the draw's number, the token and the dimension (see `philox`). It does not
+    ε depends on the seed, the token ids, the draw's number, the token and the dimension (see `philox`). It does not
     depend on batch, padding, order, σ, the device, or how many draws follow.
     """
 
     embeddings: Float[Tensor, "B T D"]
     noisy: Bool[Tensor, "B T"]  # the tokens that get noise
     hashes: tuple[str, ...]  # of the token ids
-    units: Callable[[str], Float[Tensor, " B"]]  # how large one unit of σ is for each example
+    units: Callable[[str], Float[Tensor, " B"]]  # of a unit's name: its size for each example
     seed: int
     noise_special_tokens: bool
 
     @property
     def key(self) -> Hashable:  # type: ignore[override]
-        """Clouds of one seed are the same whatever σ and the number of samples."""
+        """Clouds with the same seed are one family, whatever σ and the number of samples."""
         return "noise", self.seed, self.noise_special_tokens
 
     def is_input(self, node: Draw) -> bool:
@@ -220,15 +224,15 @@ class NoiseCloud(Points):
     def shift(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
-        """Of each row, σ ε."""
+        """σ ε of each row."""
         drawn = self.epsilon(numbers(row_example), nodes)
         return drawn.mul_(self._sigma(row_example, nodes)[:, None, None])
 
     def epsilon(self, examples: Sequence[int], nodes: Sequence[Draw]) -> Float[Tensor, "R T D"]:
-        """Of each row, ε as its block has it, without the sign. What several rows share is drawn once."""
+        """ε of each row, without the sign. A block that several rows share is drawn once."""
         pairs = list(zip(examples, nodes, strict=True))
         drawn: list[Tensor] = []
-        starts: dict[tuple[int, int, int], int] = {}  # of each block, its place in what is drawn
+        starts: dict[tuple[int, int, int], int] = {}  # the first place of each block in `drawn`
         for size in sorted({node.block for node in nodes}):
             blocks = dict.fromkeys((e, n.number // size, size) for e, n in pairs if n.block == size)
             before = sum(map(len, drawn))
@@ -241,17 +245,17 @@ class NoiseCloud(Points):
         return torch.cat(drawn)[on_device(places, drawn[0].device)]
 
     def _sigma(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, " R"]:
-        """Of each row, σ with the sign of its draw."""
+        """σ of each row, with the sign of its draw."""
         names = sorted({node.unit for node in nodes})
         units = torch.stack([self.units(name) for name in names])
-        own = on_device([names.index(node.unit) for node in nodes], units.device, torch.long)
+        unit_of = on_device([names.index(node.unit) for node in nodes], units.device, torch.long)
         levels = on_device([node.sign * node.level for node in nodes], units.device, units.dtype)
-        return (levels * units[own, row_example]).to(self.embeddings.dtype)
+        return (levels * units[unit_of, row_example]).to(self.embeddings.dtype)
 
     def blocks(
         self, examples: Sequence[int], indices: Sequence[int], size: int
     ) -> Float[Tensor, "N T D"]:
-        """The ε of all draws of some blocks: each is N(0, I), and where there are several in a block they sum to 0."""
+        """ε of every draw of the given blocks. Each ε is N(0, I); those of a block with several draws sum to 0."""
         drawn = self.noise(
             [example for example in examples for _ in range(size)],
             [index * size + place for index in indices for place in range(size)],
@@ -263,7 +267,7 @@ class NoiseCloud(Points):
         return drawn.to(self.embeddings.dtype)
 
     def noise(self, examples: Sequence[int], draw_numbers: Sequence[int]) -> Float[Tensor, "N T D"]:
-        """Of each example and draw, ε before it is centred; 0 where a token gets no noise. In at least float32."""
+        """η, the noise of each example and draw before it is centred, in at least float32; 0 where a token gets none."""
         width, depth = self.embeddings.shape[1:]
         device = self.embeddings.device
         keys = [seed_of("noise", self.seed, self.hashes[example]) for example in examples]
@@ -274,19 +278,19 @@ class NoiseCloud(Points):
 
 @dataclass(frozen=True)
 class UnevenCloud(NoiseCloud):
-    """x + σ ε ⊙ room: noise with a size of its own for each number of the embeddings."""
+    """x + σ ε ⊙ room: noise whose size differs between the numbers of the embeddings."""
 
     room: Float[Tensor, "B T D"]
 
     @property
     def key(self) -> Hashable:  # type: ignore[override]
-        """That of the noise, whose size the embeddings decide."""
+        """The key of the noise, marked; the embeddings determine `room`."""
         return "uneven", super().key
 
     def shift(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
-        """Of each row, σ ε ⊙ room."""
+        """σ ε ⊙ room of each row."""
         return super().shift(row_example, nodes).mul_(self.room[row_example])
 
 
@@ -299,11 +303,11 @@ class NoisyPaths(Points):
 
     @property
     def key(self) -> Hashable:  # type: ignore[override]
-        """That of the path and of the noise."""
+        """The keys of the path and of the noise."""
         return "noisy", self.path.key, self.cloud.key
 
     def is_input(self, node: tuple[Draw, float]) -> bool:
-        """Whether there is neither noise nor way to go."""
+        """Whether σ is 0 and α is 1."""
         return self.cloud.is_input(node[0]) and self.path.is_input(node[1])
 
     def at(
@@ -317,37 +321,27 @@ class NoisyPaths(Points):
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[tuple[Draw, float]]
     ) -> Float[Tensor, "R T D"]:
-        """From x' to x + σ ε."""
+        """The difference x + σ ε - x' of each row."""
         noisy = self.cloud.at(row_example, [draw for draw, _ in nodes])
         return noisy - self.path.reference[row_example]
-
-
-@dataclass(frozen=True)
-class RandomStarts:
-    """Random references: of an example and a draw's number, or of many of these in one call."""
-
-    rows: Callable[[Sequence[int], Sequence[int]], Float[Tensor, "R T D"]]
-
-    def __call__(self, example: int, number: int) -> Float[Tensor, "T D"]:
-        """One reference."""
-        return self.rows([example], [number])[0]
 
 
 @dataclass(frozen=True)
 class RandomPaths(Points):
     """Random places on paths from random references to (noisy copies of) the input: nodes are `Draw`s.
 
-    A draw has its own reference, position α ~ U(0, 1) and noise. Its antithetic partner has the same reference,
-    1 - α and the opposite noise; the draws of a centred block have positions spaced 1/G apart, round a circle (Erion et al. 2021, eq. 2; Lundberg & Lee 2017 with noise).
+    A draw has its own reference, position α ~ U(0, 1) and noise. Its antithetic partner has the same reference, position
+    1 - α and the opposite noise. The positions in a centred block of G draws are 1/G apart, modulo 1 (Erion et al. 2021,
+    eq. 2; Lundberg & Lee 2017 with noise).
     """
 
     cloud: NoiseCloud
     references: str
-    reference: Callable[[int, int], Float[Tensor, "T D"]]  # of an example and a draw's number
+    reference: RandomReference
 
     @property
     def key(self) -> Hashable:  # type: ignore[override]
-        """That of the references and of the noise."""
+        """The keys of the references and of the noise."""
         return "random", self.references, self.cloud.key
 
     def at(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> Float[Tensor, "R T D"]:
@@ -359,11 +353,11 @@ class RandomPaths(Points):
     def displacement(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
-        """From x' to x + σ ε."""
+        """The difference x + σ ε - x' of each row."""
         return self.cloud.at(row_example, nodes) - self._starts(row_example, nodes)
 
     def positions(self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]) -> list[float]:
-        """Of each row, α."""
+        """α of each row."""
         return [
             self._position(example, node)
             for example, node in zip(numbers(row_example), nodes, strict=True)
@@ -381,12 +375,9 @@ class RandomPaths(Points):
     def _starts(
         self, row_example: Int[Tensor, " R"], nodes: Sequence[Draw]
     ) -> Float[Tensor, "R T D"]:
-        examples, draws = numbers(row_example), [node.number for node in nodes]
-        if isinstance(self.reference, RandomStarts):
-            return self.reference.rows(examples, draws)
-        return torch.stack([self.reference(*pair) for pair in zip(examples, draws, strict=True)])
+        return self.reference(numbers(row_example), [node.number for node in nodes])
 
 
 def _column(values: Sequence[float], like: Tensor) -> Float[Tensor, "R 1 1"]:
-    """One number per row, to be broadcast over tokens and dimensions."""
+    """One number per row, in a shape that is broadcast over tokens and dimensions."""
     return on_device(values, like.device, like.dtype)[:, None, None]

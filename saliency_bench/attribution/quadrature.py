@@ -1,6 +1,6 @@
-"""Quadrature rules on [0, 1]: where on the path gradients are taken, and how they are weighted.
+"""Quadrature rules on [0, 1]: the places on a path at which gradients are taken, and their weights.
 
-Nodes and weights are float64. Weights sum to 1, except for `captum_riemann_trapezoid`, which reproduces a bias.
+Nodes and weights are float64. Weights sum to 1, except for `captum_riemann_trapezoid`, which reproduces a bias of Captum.
 """
 
 from collections.abc import Callable
@@ -92,9 +92,9 @@ def clenshaw_curtis(n: int) -> Rule:
 
 
 def captum_riemann_trapezoid(n: int) -> Rule:
-    """Captum's `riemann_trapezoid`, for parity only: trapezoid nodes, but weights that sum to (n-1)/n.
+    """Captum's `riemann_trapezoid`, for comparison with Captum only: trapezoid nodes with weights that sum to (n-1)/n.
 
-    Every attribution comes out too small by the factor (n-1)/n, for any function and model.
+    All attributions are too small by the factor (n-1)/n.
     """
     nodes, weights = trapezoid(n)
     return nodes, weights * (n - 1) / n
@@ -117,34 +117,34 @@ RULES: dict[str, Callable[[int], Rule]] = {
 #: Rules whose first and last nodes are the ends of the path.
 CLOSED = ("trapezoid", "clenshaw_curtis", "captum_riemann_trapezoid")
 
-#: Nodes by a density that is learnt for a model and a baseline, so that they cannot be listed here: `density`.
+#: The rule whose nodes depend on the model and the baseline, so that it is not in `RULES` (see `density`).
 CALIBRATED = "calibrated"
 FEWEST_CALIBRATED = 3
 
 NAMES = (*RULES, CALIBRATED)
 
 
-#: Before the name of a rule: every other of its nodes, with weights of their own (`half_of`).
+#: The prefix of the coarser rule that has every other node of a rule (`half_of`).
 HALF = "half_of_"
 
 
 def whole(rule: str) -> str:
-    """The rule of whose nodes `rule` takes every other, or itself."""
+    """The name of a rule without the prefix `HALF`."""
     return rule.removeprefix(HALF)
 
 
 def fewest_of_half(rule: str) -> int:
-    """The fewest nodes of which every other are not all of them."""
+    """The smallest number of nodes for which `half_of` a rule has fewer."""
     return FEWEST_CALIBRATED if rule == CALIBRATED else 3 if rule in CLOSED else 2
 
 
 def half_of(rule: str, n: int) -> Rule:
-    """Every other node of the rule with `n` nodes: a coarser rule that costs no gradient more.
+    """Every other node of the rule with `n` nodes: a coarser rule that needs no further gradient.
 
-    Sums of left, right and trapezoidal pieces stay such sums, with pieces twice as long. Clenshaw-Curtis with an odd
-    number of nodes stays what it is, with an even number it becomes a trapezoidal sum. Of the midpoint rule and of
-    Gauss-Legendre, whose nodes do not nest, the nodes are taken as the images of equally spaced u under a map with
-    derivative n times the weight, and the integrand in u as a spline (`density.weights_of_kept`).
+    Left, right and trapezoidal sums keep their kind, with pieces twice as long. Clenshaw-Curtis keeps its kind for an odd
+    number of nodes; for an even number it becomes a trapezoidal sum. The nodes of the midpoint rule and of Gauss-Legendre
+    do not nest. They are taken as the images of equally spaced u under a map with derivative n times the weight, and the
+    integrand as a spline in u (`density.weights_of_kept`).
 
     Raises:
         InputError: there are too few nodes, see `fewest_of_half`.
@@ -154,10 +154,10 @@ def half_of(rule: str, n: int) -> Rule:
             f"n_steps={n}: expected at least {fewest}, of which {HALF}{rule} takes every other"
         )
     nodes, weights = RULES[rule](n)
-    if rule in ("left", "right"):  # each kept node stands for the one beside it too
-        towards = 1 if rule == "left" else -1
-        sums = np.add.reduceat(weights[::towards], np.arange(0, n, 2))
-        return nodes[::towards][::2][::towards], sums[::towards]
+    if rule in ("left", "right"):  # each kept node gets the weight of its neighbour too
+        direction = 1 if rule == "left" else -1
+        sums = np.add.reduceat(weights[::direction], np.arange(0, n, 2))
+        return nodes[::direction][::2][::direction], sums[::direction]
     if rule == "clenshaw_curtis" and n % 2 and n > 2:
         return clenshaw_curtis((n + 1) // 2)
     if rule in CLOSED:
@@ -170,7 +170,7 @@ def half_of(rule: str, n: int) -> Rule:
 
 
 def check(rule: str, n_steps: int) -> None:
-    """Refuses what is no rule, and too few steps for one.
+    """Checks that a rule exists and has enough steps.
 
     Raises:
         InputError: no such rule, or too few steps for it.

@@ -1,4 +1,4 @@
-"""From one vector per token to one number per token: visible, recorded, and after averaging."""
+"""Reductions: from one vector per token, after averaging, to one number per token."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,22 @@ Reduction = Callable[[Float[Tensor, "B T D"], Float[Tensor, "B T D"]], Float[Ten
 
 
 def l2(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
-    """Euclidean norm: unsigned."""
+    """The Euclidean norm; it has no sign."""
     return values.square().sum(-1).sqrt()
 
 
 def l1(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
-    """Sum of absolute values: unsigned."""
+    """The sum of absolute values; it has no sign."""
     return values.abs().sum(-1)
 
 
 def total(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
-    """Signed sum: meaningful where the input is already multiplied in."""
+    """The signed sum, for values that have the input multiplied in."""
     return values.sum(-1)
 
 
 def dot(values: Float[Tensor, "B T D"], inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
-    """Dot product with the token's embedding: the input multiplied in, after averaging."""
+    """The dot product with the token's embedding, which multiplies the input in after averaging."""
     return (values * inputs).sum(-1)
 
 

@@ -1,4 +1,7 @@
-"""From a method entry, of a configuration or of a call, to settings: what each value may be, and one name per number."""
+"""Expansion of method entries, from a configuration or a call, to settings, with the checks of every value.
+
+Values that give the same numbers get one name, so that equal numbers have equal setting ids.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,7 +34,7 @@ from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
 
 BACKENDS: Mapping[str, Registry[Any]] = {"native": METHODS, **captum.BACKENDS}
 
-#: Hyperparameters that are names: which there are.
+#: The allowed names, by hyperparameter.
 CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
     "baseline_special_tokens": SPECIAL_TOKENS,
     "goal": GOALS,
@@ -48,7 +51,7 @@ CHOICES: Mapping[str, Collection[str] | Registry[Any]] = {
 #: Keys of an entry that are no hyperparameters of its method.
 SHARED = ("reduction", "backend", "output", backward.KEY)
 
-#: Hyperparameters that may be names or files of one's own: what refuses others.
+#: The checks of hyperparameters that may also be the user's own texts, vectors or files.
 CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "baseline": references.check_baseline,
     "references": references.check_references,
@@ -66,12 +69,12 @@ def expand(
     """The settings of method entries: one for each combination of values, the last hyperparameter fastest.
 
     Args:
-        entries: by name, as conf/method/ has them: a method, its reduction, every hyperparameter, and where they differ
-            from the arguments below a backend and an output. A list is an axis.
+        entries: by name, as in conf/method/: a method, its reduction and every hyperparameter, and optionally a backend
+            and an output. A list is an axis.
         target: the class that is explained.
-        output: its score, of entries that name none.
-        seed: of the noise.
-        backends: of entries that name none; what one of several lacks is left to the others.
+        output: the output for entries without one.
+        seed: the seed of the noise; several are an axis.
+        backends: the backends for entries without one. If there are several, a setting that one lacks is skipped for it.
 
     Raises:
         InputError: an entry is wrong, or two settings compute the same numbers.
@@ -135,12 +138,12 @@ def _expand_entry(
     for key, values in axes.items():
         check_axis("seed" if key == "_seed" else f"{where}.{key.lstrip('_')}", values)
     for axis in expand_axes(axes):
-        backend, reduction, explained, own_seed = (
+        backend, reduction, of_output, of_seed = (
             axis.pop(key) for key in ("_backend", "_reduction", "_output", "_seed")
         )
         if "backend" not in entry and len(axes["_backend"]) > 1 and lacks(backend, method, axis):
-            continue  # asked of all entries, and another backend has it
-        yield _combined(name, method, backend, reduction, target, explained, own_seed, axis)
+            continue
+        yield _combined(name, method, backend, reduction, target, of_output, of_seed, axis)
 
 
 def has_backends(method: str) -> bool:
@@ -177,10 +180,10 @@ def _reductions(entry: Mapping[str, Any], method: str, where: str) -> list[str]:
 
 
 def checked_value(method: str, key: str, value: Any, where: str) -> Any:
-    """A hyperparameter's value: of the type that the method declares, and one of its names.
+    """The value of a hyperparameter in the type that the method declares.
 
     Raises:
-        InputError: it is not; `where` names its key.
+        InputError: it is out of range, of another type, or an unknown name; the message begins with `where`.
     """
     value = typed(METHODS[method], key, value, where)
     if isinstance(value, str) and (fault := half_character(value)):
@@ -203,10 +206,13 @@ def _combined(
     seed: int,
     hyper: Mapping[str, Any],
 ) -> Setting:
-    """The setting of values that are usable one by one.
+    """The setting of values that were checked one by one, in its canonical form.
 
-    `vanilla` with `dot` is `input_x_gradient` with `sum`, and is called so; `smoothgrad` likewise. Methods that
-    give one number per token have no reduction, and no backend unless they are another's.
+    `vanilla` with `dot` becomes `input_x_gradient` with `sum`, which has the same numbers; `smoothgrad` likewise. Methods
+    that give one number per token have no reduction, and have a backend only if they are computed by another library.
+
+    Raises:
+        InputError: the combination has no meaning, or the backend lacks it.
     """
     where = f"method.{name}"
     _check_together(where, method, hyper)
@@ -219,7 +225,7 @@ def _combined(
         return Setting(name, method, ONLY.get(method, "none"), "none", target, output, seed, hyper)
     if reduction == "dot" and KINDS[method] == "product":
         raise InputError(
-            f"{where}.reduction=dot would multiply the input in twice: {method} has it in already. Use sum, l2 or l1."
+            f"{where}.reduction=dot would multiply by the input twice: {method} has done so already. Use sum, l2 or l1."
         )
     if reduction == "dot" and KINDS[method] == "square":
         raise InputError(
@@ -236,7 +242,7 @@ def _combined(
 
 
 def lacks(backend: str, method: str, hyper: Mapping[str, Any]) -> str | None:
-    """Why a backend cannot compute a setting, and what to do; None where it can."""
+    """The reason for which a backend cannot compute a setting, and a remedy; None if it can."""
     if method not in BACKENDS[backend]:
         return f"the {backend} backend has no {method}. It has: {', '.join(BACKENDS[backend].names())}."
     if backend == "native":
@@ -252,17 +258,20 @@ def lacks(backend: str, method: str, hyper: Mapping[str, Any]) -> str | None:
 
 
 def _only_what_counts(hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters without a say under the others' values as null, so that they make no second setting."""
-    kept = dict(hyper)
-    if "relative_error" in kept and kept["n_samples"] != AUTO:
-        kept |= {"relative_error": None, "max_samples": None}
-    if kept.get(backward.KEY) == backward.PLAIN:
-        del kept[backward.KEY]
-    return kept
+    """The hyperparameters, with None for those that have no effect under the others' values.
+
+    Equal numbers thus get equal settings.
+    """
+    canonical = dict(hyper)
+    if "relative_error" in canonical and canonical["n_samples"] != AUTO:
+        canonical |= {"relative_error": None, "max_samples": None}
+    if canonical.get(backward.KEY) == backward.PLAIN:
+        del canonical[backward.KEY]
+    return canonical
 
 
 def _whole_seed(seed: object) -> int:
-    """A seed as Python's own whole number: numpy's are other names for the same draws."""
+    """A seed as a Python int; a numpy integer of the same value gives the same draws and must give the same id."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise InputError(f"seed={shown(seed)}: expected {ranges.range_of('seed')}")
     ranges.check(int(seed), "seed")
@@ -270,7 +279,7 @@ def _whole_seed(seed: object) -> int:
 
 
 def _check_together(where: str, method: str, hyper: Mapping[str, Any]) -> None:
-    """Refuses values that are usable alone and not beside each other."""
+    """Checks hyperparameters that depend on each other."""
     if "tolerance" in hyper and hyper["max_steps"] < FIRST_ROUND:
         raise InputError(
             f"{where}.max_steps={hyper['max_steps']}: expected a whole number of at least {FIRST_ROUND}"
@@ -285,15 +294,15 @@ def _check_together(where: str, method: str, hyper: Mapping[str, Any]) -> None:
         raise InputError(f"{where}{'.' if about_a_key else ': '}{error}") from error
 
 
-#: Why a backward rule has no meaning in methods of a kind.
+#: The reasons for which methods of a kind have no backward rules.
 NO_RULE = {
     "token": "it takes no gradient that a backward rule could change",
-    "square": "a rule's gradient is relevance when it is multiplied with the input, and its squares are none",
+    "square": "a rule's gradient is relevance only if it is multiplied by the input and not squared",
 }
 
 
 def _check_rule(where: str, method: str, hyper: Mapping[str, Any]) -> None:
-    """Refuses a backward rule where it has no meaning."""
+    """Refuses a backward rule for methods in which it has no meaning."""
     rule, about = hyper.get(backward.KEY, backward.PLAIN), ABOUT[method]
     if rule == backward.PLAIN:
         return
@@ -301,29 +310,31 @@ def _check_rule(where: str, method: str, hyper: Mapping[str, Any]) -> None:
     if about.backward and hyper.get("statistic", "mean") != "mean":
         kind, about = "square", replace(about, backward=False)
     if not about.backward:
-        reason = about.own_gradient or NO_RULE.get(kind, "it says of no rule that it has a meaning")
+        reason = about.no_rule or NO_RULE.get(kind, "it does not declare backward=True")
         raise InputError(
-            f"{where}.{backward.KEY}={rule}: {method} has {backward.KEY}={backward.PLAIN} alone, since {reason}"
+            f"{where}.{backward.KEY}={rule}: {method} has {backward.KEY}={backward.PLAIN} only, because {reason}"
         )
 
 
 def _check_calibrated(method: str, rule: str) -> None:
     if whole(rule) == CALIBRATED and not ABOUT[method].calibrated:
         calibrated = [name for name in METHODS.names() if ABOUT[name].calibrated]
-        raise InputError(f"quadrature={rule}: its nodes are those of {', '.join(calibrated)} alone")
+        raise InputError(
+            f"quadrature={rule}: expected another rule; only {', '.join(calibrated)} has it"
+        )
 
 
 def refuse_vanishing_sum(setting: Setting, sum_vanishes: bool) -> None:
-    """Refuses to sum raw gradients where the sum is rounding noise.
+    """Refuses to sum raw gradients over dimensions in a model in which the sum is 0 but for rounding.
 
-    With LayerNorm right after the embedding, adding a constant to a token's vector changes nothing, so
-    Σ_d ∂F/∂e_td is exactly 0 and what is left is noise of the arithmetic.
+    With LayerNorm right after the embedding, adding a constant to a token's vector changes nothing, so that
+    Σ_d ∂F/∂e_td is exactly 0 and a computed sum is rounding noise.
 
     Raises:
-        InputError: this setting would report that noise.
+        InputError: the setting sums raw gradients, and `sum_vanishes`.
     """
     if sum_vanishes and setting.reduction == "sum" and KINDS[setting.method] == "gradient":
         raise InputError(
             f"method.{setting.name}.reduction=sum: in this model the gradients of a token sum to exactly 0 over "
-            "its dimensions (LayerNorm follows the embedding), so the scores would be rounding noise. Use l2 or dot."
+            "its dimensions (LayerNorm follows the embedding), so that the scores would be rounding noise. Use l2 or dot."
         )

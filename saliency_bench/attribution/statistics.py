@@ -1,7 +1,7 @@
-"""What is averaged over points: the gradient, its square, its variance, or its product with the displacement.
+"""Statistics of gradients over points: their mean, square or variance, or the mean of their product with the displacement.
 
-A moment is made of terms, each a function of one point's gradient, and of what their weighted means come to. Terms
-are added up as the gradients come, so that no moment needs them twice.
+A moment consists of terms, each a function of the gradient at one point, and of a function of the weighted means of the
+terms. Terms are added up while gradients are computed, so that every gradient is computed once.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from torch import Tensor
 
 
 class Row(NamedTuple):
-    """Gradients at points [R T D], and what the terms may relate them to."""
+    """Gradients at the points of rows, with the other inputs of terms; None where no term uses them.
+
+    `clean` is the gradient at the unperturbed input of the same example, `displacement` the vector from the start to the
+    end of the point's path.
+    """
 
     gradient: Float[Tensor, "R T D"]
-    clean: (
-        Float[Tensor, "R T D"] | None
-    )  # the gradient at the unperturbed input of the same example; None where no term asks for it
-    displacement: (
-        Float[Tensor, "R T D"] | None
-    )  # how far the point's path goes; None where no term asks for it
+    clean: Float[Tensor, "R T D"] | None
+    displacement: Float[Tensor, "R T D"] | None
 
 
 Term = Callable[[Row], Float[Tensor, "R T D"]]
@@ -68,16 +68,11 @@ DISPLACED = {product, sloped}
 
 @dataclass(frozen=True)
 class Moment:
-    """The weighted means of `terms`, and what they come to."""
+    """A statistic of gradients: `finish` computes it from the weighted means of `terms`."""
 
     name: str
     terms: tuple[Term, ...]
     finish: Callable[..., Float[Tensor, "B T D"]]
-
-    @property
-    def needs_displacement(self) -> bool:
-        """Whether a term multiplies the displacement in."""
-        return not DISPLACED.isdisjoint(self.terms)
 
 
 MEAN = Moment("mean", (gradient,), lambda mean: mean)
@@ -85,9 +80,9 @@ SQUARE = Moment("square", (square,), lambda mean: mean)
 PRODUCT = Moment("product", (product,), lambda mean: mean)
 SLOPED = Moment("sloped", (sloped,), lambda mean: mean)
 
-#: Var g = E (g - c)² - (E (g - c))² for any c. With the clean gradient as c both terms are of the size of the
-#: variance itself, so that little cancels (Chan, Golub & LeVeque 1983, eq. 1.3); with c = 0, as in E g² - (E g)²,
-#: a small variance is what two large numbers leave.
+#: Var g = E (g - c)² - (E (g - c))² for any c. With the clean gradient as c both terms have the size of the variance, so
+#: that little cancels (Chan, Golub & LeVeque 1983, eq. 1.3). With c = 0, as in E g² - (E g)², a small variance would be
+#: the difference of two large numbers.
 VARIANCE = Moment(
     "variance",
     (deviation, squared_deviation),

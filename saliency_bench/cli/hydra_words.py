@@ -42,7 +42,7 @@ def as_hydra_reads(words: Sequence[str], sweeps: bool = False) -> list[str]:
     """
     made = [_OPTIONAL.sub("++", _quoted(word, sweeps), count=1) for word in words]
     for word, typed in zip(made, words, strict=True):
-        _refuse(word, typed, sweeps)
+        _refuse(word, typed.replace("\n", r"\n"), sweeps)  # a message is one line
     return made
 
 

@@ -16,6 +16,7 @@ from saliency_bench.core.errors import InputError, ValidationError, shown
 from saliency_bench.core.heatmap import visible
 from saliency_bench.report import terminal
 from saliency_bench.store import suite as suites
+from saliency_bench.store import verified
 from saliency_bench.store.durable import is_leftover
 
 #: Default folders of submissions and of a leaderboard.
@@ -24,6 +25,8 @@ SUBMISSIONS, BOARD = Path("submissions"), Path("leaderboard")
 _CHOSEN = re.compile(
     rf"(method|[+]*method\.\w+\.\w+|[+]*({'|'.join(suites.CHOSEN)})(\.[\w.]+)?)=.*", re.DOTALL
 )
+#: Names the file in which `verify` writes what it found, and from which `leaderboard` reads it.
+RECORD = "verified"
 _OPTIONS = ("--config-dir", "--trust-config-dir")
 #: Keys of a submission's model that may be changed: its place on this machine.
 _PLACES = ("path", "adapter")
@@ -44,6 +47,7 @@ def suite(words: list[str]) -> int:
         with importing():
             from saliency_bench.cli import runs
         suites.refuse_files(cfg.method)
+        suites.refuse_many(f"suite {name}", len(config.settings(cfg)))
         print(f"suite {name}, content digest {_content(name, cfg, frozen)}", flush=True)
         runs.start(cfg, ["saliency-bench", "suite", *words])
 
@@ -153,7 +157,7 @@ def verify(words: list[str]) -> None:
     Raises:
         ValidationError: they do not.
     """
-    keys = {"blocks", "seed", *(f"model.{key}" for key in _PLACES)}
+    keys = {"blocks", "seed", RECORD, *(f"model.{key}" for key in _PLACES)}
     options, folders = results.options_and_folders("verify", words, keys)
     if len(folders) != 1:
         raise InputError("verify takes one submission: saliency-bench verify DIR blocks=5")
@@ -167,6 +171,8 @@ def verify(words: list[str]) -> None:
     with progress() as show:
         outcome = verifying.verify(submission, cfg, config.settings(cfg), n_blocks, seed, show)
     _say(outcome)
+    if RECORD in options:
+        verified.record(Path(options[RECORD]), submission, _in_words(outcome))
     if not outcome.holds:
         raise ValidationError(f"{submission.run.folder}: other numbers came out; {outcome.why}.")
 
@@ -213,6 +219,14 @@ def _whole(key: str, text: str, least: int) -> int:
     return int(text)
 
 
+def _in_words(outcome: Any) -> str:
+    """What a leaderboard says of a submission that was verified."""
+    if not outcome.holds:
+        return "other numbers came out"
+    how = "within rounding" if outcome.machine else "same bytes"
+    return f"{len(outcome.blocks)} of {outcome.n_blocks} blocks, {how}"
+
+
 def _say(outcome: Any) -> None:
     """Prints the result of a comparison and the standard that applied."""
     console = terminal.console_for()
@@ -238,13 +252,18 @@ def _say(outcome: Any) -> None:
 
 def leaderboard(words: list[str]) -> None:
     """Writes a page and a CSV file that hold submissions of one suite beside each other."""
-    options, folders = results.options_and_folders("leaderboard", words, {"out"})
+    options, folders = results.options_and_folders("leaderboard", words, {"out", RECORD})
     from saliency_bench.report import leaderboard as boards
 
     out = Path(options.get("out") or BOARD)
     with progress() as show:
         show(results.MAKING, 0, 0)
         submissions = [suites.read(folder) for folder in folders]
+        if RECORD in options:
+            record = Path(options[RECORD])
+            if not record.is_file():
+                raise InputError(f"{RECORD}={record}: no such file. verify writes it.")
+            submissions = [verified.with_record(record, submission) for submission in submissions]
         tables = boards.write(submissions, out)
     console = terminal.console_for()
     for table in tables:

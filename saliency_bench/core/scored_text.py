@@ -164,7 +164,7 @@ def scored_text_of_row(
     setting: Mapping[str, Any],
     question: str = "",
 ) -> ScoredText:
-    """Returns the scores in a line of `maps`; see `text_of_row` for the other arguments."""
+    """Returns the scores in a line of `maps`, without its cost and convergence; see `text_of_row` for the arguments."""
     target = row["target"]  # null in a damaged table
     return ScoredText(
         encoded=text_of_row(row, example, question),

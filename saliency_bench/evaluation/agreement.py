@@ -1,4 +1,4 @@
-"""How far two attributions of one example order its tokens alike."""
+"""The agreement of two attributions of one example on the order of its tokens."""
 
 from functools import cache
 
@@ -17,12 +17,12 @@ NAMES = (KENDALL_TAU, TOP_K_JACCARD, RBO)
 def kendall_tau(
     a: Float[np.ndarray, " T"], b: Float[np.ndarray, " T"], attributable: Bool[np.ndarray, " T"]
 ) -> float:
-    """Kendall's τ-b of the scores of attributable tokens (Kendall 1945): 1 for equal orders, -1 for opposite.
+    """Kendall's τ-b of the scores of attributable tokens (Kendall 1945): 1 for equal orders, -1 for opposite ones.
 
-    NaN where a score is.
+    It is NaN if a score is NaN.
 
     Raises:
-        NotApplicable: fewer than two tokens, or scores that are all equal: there is no order to compare.
+        NotApplicable: there is no order to compare, with fewer than two tokens or with equal scores alone.
     """
     a, b = a[attributable], b[attributable]
     if len(a) < 2:
@@ -35,44 +35,40 @@ def kendall_tau(
 def top_k_jaccard(
     a: Int[np.ndarray, " U"], b: Int[np.ndarray, " U"], k: int
 ) -> tuple[float, float]:
-    """|A ∩ B| / |A ∪ B| of the top k of two rankings of the same units, and its mean for two random rankings.
+    """|A ∩ B| / |A ∪ B| of the top k of two rankings of the same units, and its expectation for two random rankings.
 
-    Of random ones, the number in both is hypergeometric, so the mean is exact: Σ P(i in both) i / (2 k - i).
+    For random rankings |A ∩ B| is hypergeometric, so that the expectation is Σ P(i in both) i / (2 k - i), exactly.
     """
     both = len(set(a[:k].tolist()) & set(b[:k].tolist()))
-    return both / (2 * k - both), _jaccard_of_chance(len(a), k)
+    return both / (2 * k - both), _expected_jaccard(len(a), k)
 
 
 @cache
-def _jaccard_of_chance(n_units: int, k: int) -> float:
-    from scipy.stats import hypergeom  # half a second, which not every command has to wait for
+def _expected_jaccard(n_units: int, k: int) -> float:
+    from scipy.stats import hypergeom  # an import of half a second, which few commands need
 
     possible = np.arange(max(0, 2 * k - n_units), k + 1)
-    chances = hypergeom.pmf(possible, n_units, k, k)
-    return float(np.sum(chances * possible / (2 * k - possible)))
+    probabilities = hypergeom.pmf(possible, n_units, k, k)
+    return float(np.sum(probabilities * possible / (2 * k - possible)))
 
 
 def rank_biased_overlap(
     a: Int[np.ndarray, " U"], b: Int[np.ndarray, " U"], p: float
 ) -> tuple[float, float]:
-    """RBO_ext of two rankings of the same units, and its mean for two random ones (Webber, Moffat & Zobel 2010).
+    """RBO_ext of two rankings of the same units, and its expectation for two random ones (Webber, Moffat & Zobel 2010).
 
     With A_d = |top d of a ∩ top d of b| / d, equation 30 is A_U p^U + (1 - p) / p Σ_{d ≤ U} A_d p^d, and A_U is 1 here.
-    The mean of A_d over random rankings is d / U, and RBO_ext is linear in them, so its mean is exact too.
+    The expectation of A_d for random rankings is d / U, and that of RBO_ext follows exactly, since it is linear in A_d.
     """
     n_units = len(a)
     depth = np.arange(1, n_units + 1)
-    place_a, place_b = np.argsort(a), np.argsort(b)  # of each unit, for units are 0 ... U - 1
+    place_a, place_b = np.argsort(a), np.argsort(b)  # the rank of each unit; units are 0 ... U - 1
     later = np.bincount(np.maximum(place_a, place_b), minlength=n_units)
     overlap = np.cumsum(later) / depth
-    return _extrapolated(overlap, p), _overlap_of_chance(n_units, p)
-
-
-@cache
-def _overlap_of_chance(n_units: int, p: float) -> float:
-    return _extrapolated(np.arange(1, n_units + 1) / n_units, p)
+    return _extrapolated(overlap, p), _extrapolated(depth / n_units, p)
 
 
 def _extrapolated(overlap: Float[np.ndarray, " U"], p: float) -> float:
+    """RBO_ext from the overlaps A_1 ... A_U."""
     weights = p ** np.arange(1, len(overlap) + 1)
     return float(overlap[-1] * weights[-1] + (1 - p) / p * np.sum(overlap * weights))

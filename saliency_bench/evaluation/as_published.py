@@ -1,8 +1,7 @@
-"""Metrics as other programs compute them, with their conventions where ours are different.
+"""Metrics with the conventions of other programs, for comparison with published numbers.
 
-Numbers by these are for comparison with numbers printed elsewhere. What each does otherwise than the metric of ours is
-in its docstring; what cannot be had here is in conf/preset/: special tokens are never ranked, and no text is decoded and
-tokenized again.
+The docstrings state in which way they differ from the metrics of this package. The files in conf/preset/ list the
+conventions that are not reproduced: here special tokens are never ranked, and no text is decoded and tokenized again.
 """
 
 from collections.abc import Sequence
@@ -17,16 +16,15 @@ from saliency_bench.evaluation.query import Query
 FERRET = "Attanasio et al. 2023 (ferret), its released code"
 DIG = "Sanyal & Ren 2021 (DIG), section 4.2, and its released code, which Enguehard 2023 (SIG) uses too"
 
-#: What metrics with one unit and one range have in common.
+#: Metrics that are differences of probabilities.
 _difference = partial(metric, unit="probability", bounds=(-1.0, 1.0), reads="query")
 
 
 @_difference("ferret_comprehensiveness", higher_is_better=True, source=FERRET)
 def ferret_comprehensiveness(query: Query, *, shares: list[float]) -> float:
-    """The mean of F(x) - F(x without S) over the sets S.
+    """The mean of F(x) - F(x without S) over the distinct sets S; 0 if there is none.
 
-    S has the first ⌊share · U⌋ units, but only those with a positive score; a set that was there already is left out.
-    0 where no unit can be selected.
+    S has those of the first ⌊share · U⌋ units whose score is positive. Empty sets are left out.
     """
     sets = _positive_sets(query, shares)
     return float(np.mean(query.drops(sets))) if len(sets) else 0.0
@@ -34,20 +32,20 @@ def ferret_comprehensiveness(query: Query, *, shares: list[float]) -> float:
 
 @_difference("ferret_sufficiency", higher_is_better=False, source=FERRET)
 def ferret_sufficiency(query: Query, *, shares: list[float]) -> float:
-    """The mean of F(x) - F(S alone) over the same sets; 1 where no unit can be selected."""
+    """The mean of F(x) - F(S alone) over the sets of `ferret_comprehensiveness`; 1 if there is none."""
     sets = _positive_sets(query, shares)
     return float(np.mean(query.drops(~sets))) if len(sets) else 1.0
 
 
 @_difference("dig_comprehensiveness", higher_is_better=True, source=DIG)
 def dig_comprehensiveness(query: Query, *, share: float) -> float:
-    """F(x) - F(x without the first ⌊share · U⌋ units), at one share alone; 0 where these are none."""
+    """F(x) - F(x without the first ⌊share · U⌋ units), for one share; 0 if this is no unit."""
     return float(query.drops(_first(query, share))[0])
 
 
 @_difference("dig_sufficiency", higher_is_better=False, source=DIG)
 def dig_sufficiency(query: Query, *, share: float) -> float:
-    """F(x) - F(the first ⌊share · U⌋ units alone); 0, the best there is, where these are none."""
+    """F(x) - F(the first ⌊share · U⌋ units alone); 0, the best value, if this is no unit."""
     first = _first(query, share)
     return float(query.drops(~first)[0]) if first.any() else 0.0
 
@@ -66,19 +64,20 @@ def dig_log_odds(query: Query, *, share: float) -> float:
 
 
 def _positive_sets(query: Query, shares: Sequence[float]) -> Bool[np.ndarray, "N U"]:
-    """The distinct sets of first units with a positive score."""
-    found: dict[tuple[int, ...], None] = {}
+    """The distinct non-empty sets of units with a positive score among the first ⌊share · U⌋."""
+    sets: dict[tuple[int, ...], None] = {}
     for share in shares:
-        chosen = query.ranking[: _floor(share, query.n_units)]
-        if own := tuple(chosen[query.scores[chosen] > 0].tolist()):
-            found.setdefault(own)
-    sets = np.zeros((len(found), query.n_units), dtype=bool)
-    for row, own in enumerate(found):
-        sets[row, list(own)] = True
-    return sets
+        first = query.ranking[: _floor(share, query.n_units)]
+        if positive := tuple(first[query.scores[first] > 0].tolist()):
+            sets.setdefault(positive)
+    selected = np.zeros((len(sets), query.n_units), dtype=bool)
+    for row, units in enumerate(sets):
+        selected[row, list(units)] = True
+    return selected
 
 
 def _first(query: Query, share: float) -> Bool[np.ndarray, "1 U"]:
+    """The set of the first ⌊share · U⌋ units."""
     if query.n_units == 0:
         raise NotApplicable("the text has no unit that could be ranked")
     first = np.zeros((1, query.n_units), dtype=bool)
@@ -87,5 +86,5 @@ def _first(query: Query, share: float) -> Bool[np.ndarray, "1 U"]:
 
 
 def _floor(share: float, n_units: int) -> int:
-    """⌊share · U⌋ in floats, as the programs have it: 0.7 · 10 is 7, but 0.29 · 100 is 28."""
+    """⌊share · U⌋ in floating point, as in these programs: 0.7 · 10 gives 7, but 0.29 · 100 gives 28."""
     return int(share * n_units)

@@ -1,4 +1,4 @@
-"""Axioms that the scores of one example keep or break."""
+"""Violations of axioms by the scores of one example."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def completeness_gap(attribution: AttributionMap) -> float:
     reads="attribution",
 )
 def completeness_gap_relative(attribution: AttributionMap, *, floor: float) -> float:
-    """|Σ scores - (F(x) - F(x'))| / |F(x) - F(x')|, where the denominator is above `floor`."""
+    """|Σ scores - (F(x) - F(x'))| / |F(x) - F(x')|, if the denominator is above `floor`."""
     gap, difference = _gap(attribution), attribution.output_difference
     if difference is None:
         raise NotApplicable("F(x) - F(x') is not known")

@@ -1,14 +1,14 @@
-"""Whether the scores of a prompt's parts add up to what the model says of them: the linear datamodeling score.
+"""The linear datamodeling score: whether sums of scores predict the outputs for parts of a prompt.
 
-Cohen-Wang et al. 2024 (ContextCite), section 2. F is the output for the explained continuation; the parts are the units of
-a view, with `granularity: segment` the passages that a text came with.
+Cohen-Wang et al. 2024 (ContextCite), section 2. F is the output for the explained continuation. The parts are the units of
+a view; with `granularity: segment` they are the passages that come with a text.
 """
 
 import numpy as np
 from jaxtyping import Bool
 
 from saliency_bench.core.seeding import seed_of
-from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.evaluation.metrics import NotApplicable, correlation, metric
 from saliency_bench.evaluation.query import Query
 
 
@@ -23,25 +23,23 @@ from saliency_bench.evaluation.query import Query
 def linear_datamodeling_score(query: Query, *, n_sets: int) -> float:
     """Spearman's correlation over sets V of units of F(V alone) and the sum of the scores of V.
 
-    Every set is as likely as any other: `n_sets` are drawn, and where there are no more than so many each is taken once.
-    p and log p order sets alike, so that it is the same for both.
+    `n_sets` random sets are drawn, each set being equally likely. If there are no more than `n_sets` sets, each is taken
+    once. p and log p order sets alike, so that the score is the same for both.
     """
     if query.n_units == 0:
         raise NotApplicable("the text has no unit that could be removed")
-    # Sets that were drawn twice have one sum, to the last bit.
+    # Distinct sets only, so that the sums of equal sets are equal to the last bit.
     sets, drawn = np.unique(_sets(query, n_sets), axis=0, return_inverse=True)
     sums, answers = (values[drawn.reshape(-1)] for values in (sets @ query.scores, query.ask(sets)))
-    if np.isnan(answers).any():
-        return float("nan")
-    if np.ptp(sums) == 0 or np.ptp(answers) == 0:
-        raise NotApplicable("all sets weigh the same, so there is nothing to correlate")
     from scipy.stats import spearmanr
 
-    return float(np.clip(spearmanr(sums, answers).statistic, -1, 1))
+    reason = "all sets have equal sums or equal outputs, so there is nothing to correlate"
+    value = correlation(lambda a, b: spearmanr(a, b).statistic, sums, answers, reason)
+    return float(np.clip(value, -1, 1))
 
 
 def _sets(query: Query, n_sets: int) -> Bool[np.ndarray, "N U"]:
-    """What stays of the units in each set: random sets that belong to the text, or all sets there are."""
+    """The units that stay in each set: random sets, which depend only on the text, or all sets if they are few."""
     if 2**query.n_units <= n_sets:
         numbers = np.arange(2**query.n_units)[:, None]
         return (numbers >> np.arange(query.n_units) & 1).astype(bool)

@@ -1,13 +1,17 @@
-"""Rankings that are known to be right, and the same rankings corrupted: a metric that can be trusted prefers the former."""
+"""Correct rankings of texts whose relevant units are known, and corruptions of them.
+
+A trustworthy metric prefers the correct ranking to a corrupted one.
+"""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-KNOWN = "known"
+#: The name of the correct ranking.
+CORRECT = "known"
 
-#: How many of the other units come before each of n units that matter, of which there are m.
+#: For each of n relevant units, the number of the m other units that come before it.
 Demote = Callable[[int, int, np.random.Generator], Int[np.ndarray, " n"]]
 
 
@@ -23,14 +27,15 @@ def _slight(n: int, m: int, stream: np.random.Generator) -> Int[np.ndarray, " n"
     return np.where(np.arange(n) == stream.integers(n), 1, 0)
 
 
-#: Units that matter go behind all others, each to a random place behind at least one, or one of them behind one other.
+#: The corruptions: relevant units are moved behind all others ("last"), each to a random place behind at least one other
+#: ("random"), or one of them behind one other ("slight").
 CORRUPTIONS: Mapping[str, Demote] = {"last": _last, "random": _random, "slight": _slight}
 
 
-def known_ranking(
+def correct_ranking(
     relevant: Bool[np.ndarray, " U"], stream: np.random.Generator
 ) -> Int[np.ndarray, " U"]:
-    """The units that matter, then the others, both in random order."""
+    """The relevant units, then the others, both in random order."""
     shuffled = stream.permutation(len(relevant))
     return shuffled[np.argsort(~relevant[shuffled], kind="stable")]
 
@@ -38,19 +43,25 @@ def known_ranking(
 def corrupted(
     ranking: Int[np.ndarray, " U"], n_relevant: int, corruption: str, stream: np.random.Generator
 ) -> Int[np.ndarray, " U"]:
-    """A known ranking with units that matter demoted; the order of the others is kept.
+    """A correct ranking with relevant units moved down; the order of the others is kept.
 
-    It differs from the known one wherever there is a unit that matters and one that does not.
+    It differs from the correct one if there are both relevant and other units.
+
+    Args:
+        ranking: units, most relevant first.
+        n_relevant: the number of relevant units, which come first in it.
+        corruption: a name in `CORRUPTIONS`.
+        stream: the source of randomness.
     """
     n_others = len(ranking) - n_relevant
     before = CORRUPTIONS[corruption](n_relevant, n_others, stream)
-    # The j-th of the others has place j; what has b of them before it comes just before the one at place b.
+    # The j-th other unit has the place j. A relevant unit with b others before it is put just before place b.
     places = np.concatenate([before - 0.5, np.arange(n_others)])
     return ranking[np.argsort(places, kind="stable")]
 
 
 def as_scores(ranking: Int[np.ndarray, " U"], n_tokens: int) -> Float[np.ndarray, " T"]:
-    """Scores that rank tokens so: U for the first position in the ranking, 1 for the last, 0 for those not in it."""
+    """Scores with this ranking: U for the first token in it, 1 for the last, 0 for tokens that are not in it."""
     scores = np.zeros(n_tokens)
     scores[ranking] = np.arange(len(ranking), 0, -1)
     return scores

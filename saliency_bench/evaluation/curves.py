@@ -24,7 +24,7 @@ def _probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
 def _log_probability(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
     from scipy.special import log_softmax
 
-    # A logit that is not finite makes its probability NaN; the row that reads it says so, a warning need not.
+    # A logit that is not finite makes its probability NaN, which its row reports; numpy need not warn.
     with np.errstate(invalid="ignore"):
         return np.asarray(log_softmax(logits, axis=-1)[:, target])
 
@@ -34,7 +34,7 @@ def _logit(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
 
 
 def log_odds(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
-    """Log p - log(1 - p) from the logits: 1 - p has lost its digits where p is near 1."""
+    """Log p - log(1 - p), computed from the logits, since 1 - p is inaccurate for p near 1."""
     from scipy.special import logsumexp
 
     with np.errstate(invalid="ignore"):
@@ -42,17 +42,16 @@ def log_odds(logits: Logits, target: int) -> Float[np.ndarray, " K"]:
         return np.asarray(logits[:, target] - others)
 
 
-def there_or_not(logits: Logits, target: int) -> Float[np.ndarray, "K 2"]:
-    """Of classes that do not exclude each other, one as two that do: it is there, or it is not.
+def _present_or_absent(logits: Logits, target: int) -> Float[np.ndarray, "K 2"]:
+    """A class of a multi-label model as two classes: present, with the class's logit, and absent, with the logit 0.
 
-    Its own logit and 0: the softmax of these two is the sigmoid of the one, and the larger changes where that crosses
-    one half.
+    The softmax of the two is the sigmoid of the logit, and the larger one changes where the sigmoid crosses one half.
     """
-    own = logits[:, target]
-    return np.stack([own, np.zeros_like(own)], axis=-1)
+    logit = logits[:, target]
+    return np.stack([logit, np.zeros_like(logit)], axis=-1)
 
 
-#: What a curve can show of the explained class, and the unit it is in.
+#: The outputs that a curve can show for the explained class, with their units.
 OUTPUTS: Mapping[str, tuple[Read, str]] = {
     "probability": (_probability, "probability"),
     "log_probability": (_log_probability, "nats"),
@@ -62,11 +61,11 @@ OUTPUTS: Mapping[str, tuple[Read, str]] = {
 
 @dataclass(frozen=True)
 class Explained:
-    """What a map explains, and how it is read off logits [K C]: a class, or a class rather than another (`against`).
+    """The class that a map explains, with its output, log-odds and decision computed from logits [K C].
 
-    Of a class against another the difference of both is read; their log-odds are those of the one to the other, and what
-    is decided is which of the two has the larger logit. `alone`: classes do not exclude each other, so that each has a
-    probability of its own, and what is decided of a class is whether it is there.
+    With `against`, a class is explained against another: the output is the difference of both, the log-odds are those of
+    the one to the other, and the decision is the class with the larger logit. With `alone`, classes do not exclude each
+    other (multi-label): each has its own probability, and the decision is whether the class is present.
     """
 
     target: int
@@ -75,32 +74,32 @@ class Explained:
 
     def read(self, logits: Logits, output: str) -> Float[np.ndarray, " K"]:
         """The output, see `OUTPUTS`."""
-        of, _ = OUTPUTS[output]
-        own = of(*self._one(logits, self.target))
+        read, _ = OUTPUTS[output]
+        values = read(*self._class(logits, self.target))
         if self.against is None:
-            return own
-        with np.errstate(invalid="ignore"):  # of infinities
-            return np.asarray(own - of(*self._one(logits, self.against)))
+            return values
+        with np.errstate(invalid="ignore"):  # the difference of two infinities
+            return np.asarray(values - read(*self._class(logits, self.against)))
 
     def log_odds(self, logits: Logits) -> Float[np.ndarray, " K"]:
         """Log p/(1 - p) of the class; of a class against another log p_A/p_B, the difference of their logits."""
         if self.against is None:
-            return log_odds(*self._one(logits, self.target))
+            return log_odds(*self._class(logits, self.target))
         return self.read(logits, "logit")
 
     def decided(self, logits: Logits) -> Int[np.ndarray, " K"]:
-        """What is decided, as the number of one of the possible decisions."""
+        """The decision, as its number among the possible decisions."""
         if self.against is not None:
             return np.asarray(logits[:, [self.target, self.against]].argmax(-1))
-        return np.asarray(self._one(logits, self.target)[0].argmax(-1))
+        return np.asarray(self._class(logits, self.target)[0].argmax(-1))
 
-    def _one(self, logits: Logits, target: int) -> tuple[Float[np.ndarray, "K D"], int]:
-        """Logits of classes that exclude each other, and the place of a class among them."""
-        return (there_or_not(logits, target), 0) if self.alone else (logits, target)
+    def _class(self, logits: Logits, target: int) -> tuple[Float[np.ndarray, "K D"], int]:
+        """Logits of classes that exclude each other, and the place of the target among them."""
+        return (_present_or_absent(logits, target), 0) if self.alone else (logits, target)
 
 
 class Answers:
-    """Logits of many questions, and what is read of them for one class: each reading is taken once for all."""
+    """Logits of many questions, with the outputs and decisions for one class, each computed once for all questions."""
 
     def __init__(self, logits: Logits, explained: Explained) -> None:
         self.logits, self.explained = logits, explained
@@ -125,13 +124,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class Curve:
-    """What the model says of one example when only some of its units stay (Samek et al. 2017).
+    """The outputs of the model for one example when only some of its units stay (Samek et al. 2017).
 
-    Units are ranked from most to least relevant. `k` is sorted and starts with 0 and ends with `n_units`.
-    `removed[i]` is the place among the answers with the top k[i] units removed, `kept_alone[i]` that with only the top k[i]
-    kept; so removed[0] is the full text and kept_alone[0] the empty one. `predicted` is what is decided of the full
-    text, and `output` what `deletion` and `insertion` show. `ordered` is whether any two units have different
-    scores: else the ranking is that of the tie-break alone.
+    Units are ranked from most to least relevant. `k` is sorted, starts with 0 and ends with `n_units`. `removed[i]` is
+    the place in `answers` of the text without the top k[i] units, `kept_alone[i]` that of the top k[i] units alone, so that
+    removed[0] is the full text and kept_alone[0] the empty one. `predicted` is the decision for the full text. `deletion`
+    and `insertion` show `output`. `ordered` is whether any two units have different scores; if not, the ranking is that of
+    the tie-break.
     """
 
     k: Int[np.ndarray, " K"]
@@ -144,23 +143,8 @@ class Curve:
 
     @cached_property
     def n_units(self) -> int:
-        """All units that are ranked."""
+        """The number of units."""
         return int(self.k[-1])
-
-    @property
-    def explained(self) -> Explained:
-        """What is read of the logits."""
-        return self.answers.explained
-
-    @property
-    def without(self) -> Logits:
-        """The logits without the top k."""
-        return np.asarray(self.answers.logits[self.removed])
-
-    @property
-    def only(self) -> Logits:
-        """The logits with only the top k."""
-        return np.asarray(self.answers.logits[self.kept_alone])
 
     @cached_property
     def deletion(self) -> Float[np.ndarray, " K"]:
@@ -173,7 +157,7 @@ class Curve:
         return np.asarray(self.answers.output(self.output)[self.kept_alone])
 
     def read_without(self, output: str) -> Float[np.ndarray, " K"]:
-        """Another output without the top k."""
+        """The named output without the top k."""
         return np.asarray(self.answers.output(output)[self.removed])
 
     @cached_property
@@ -183,12 +167,12 @@ class Curve:
 
     @cached_property
     def flipped(self) -> Bool[np.ndarray, " K"]:
-        """Whether another decision than that of the full text is made without the top k."""
+        """Whether the decision without the top k differs from that for the full text."""
         return np.asarray(self.answers.decided[self.removed] != self.predicted)
 
     @cached_property
     def kept(self) -> Bool[np.ndarray, " K"]:
-        """Whether the decision of the full text is made from the top k alone."""
+        """Whether the decision for the top k alone is that for the full text."""
         return np.asarray(self.answers.decided[self.kept_alone] == self.predicted)
 
 
@@ -202,29 +186,29 @@ def evaluate_curves(
     output: str,
     ordered: Mapping[tuple[Key, int], bool] | None = None,
 ) -> dict[tuple[Key, int], Curve]:
-    """The curves of rankings (key, example), at every number of units that any of the grids needs.
+    """The curves of rankings, by (key, example), at every number of units that any of the grids needs.
 
     Args:
-        probe: answers what the model says if only some tokens stay. It gets all questions in one call, many of
-            them more than once: rankings share both ends, and one's deletion is another's insertion. That each
-            distinct one costs one forward row is the probe's promise.
-        rankings: names of units, most relevant first.
-        units: for each example, the unit of each of its own tokens (see `units.units`).
-        explained: for each example, what the curves are about.
-        predicted: for each example, what is decided of the full text.
-        grids: see `grid.counts`; both ends, none and all of the units, are always there.
-        output: what the curves show of the class, see `OUTPUTS`.
-        ordered: of each ranking, see `Curve`; True where None.
+        probe: the logits of texts of which only some tokens stay. It gets all questions in one call, many of them more
+            than once, since rankings share their ends and the deletion of one may be the insertion of another. The probe
+            computes each distinct question once.
+        rankings: by (key, example), the numbers of units, most relevant first.
+        units: for each example, the unit of each of its tokens (see `units.units`).
+        explained: for each example, the class that is explained.
+        predicted: for each example, the decision for the full text.
+        grids: see `grid.counts`; no unit and all units are always included.
+        output: the output that the curves show, see `OUTPUTS`.
+        ordered: for each ranking, see `Curve`; True if None.
     """
     ks = {place: points(grids, len(ranking)) for place, ranking in rankings.items()}
     examples: list[int] = []
     keep: list[Bool[np.ndarray, " T"]] = []
     for (key, example), ranking in rankings.items():
-        own = _questions(ranking, units[example], ks[key, example])
-        keep.extend(own)
-        examples += [example] * len(own)
+        questions = _questions(ranking, units[example], ks[key, example])
+        keep.extend(questions)
+        examples += [example] * len(questions)
     logits = probe(np.array(examples, dtype=int), keep)
-    answers = {one: Answers(logits, one) for one in set(explained)}
+    answers = {target: Answers(logits, target) for target in set(explained)}
     curves, start = {}, 0
     for (key, example), k in ks.items():
         places = start + np.arange(2 * len(k))
@@ -244,8 +228,8 @@ def evaluate_curves(
 def _questions(
     ranking: Int[np.ndarray, " U"], unit_of: Int[np.ndarray, " T"], k: Int[np.ndarray, " K"]
 ) -> Bool[np.ndarray, "2*K T"]:
-    """What stays without the top k and with only the top k, in turn, for every k."""
-    place = np.zeros(len(unit_of) + 1, dtype=int)  # the last is that of NONE
+    """The tokens that stay without the top k and with only the top k, in turn, for every k."""
+    place = np.zeros(len(unit_of) + 1, dtype=int)  # the last entry is for NONE
     place[ranking] = np.arange(len(ranking))
     rank = place[unit_of]
     special = unit_of == NONE

@@ -1,17 +1,16 @@
-"""Faithfulness of one ranking on one example, from its deletion and insertion curves.
+"""Faithfulness metrics of one ranking on one example, computed from its deletion and insertion curves.
 
-p is the output for the explained class, its probability if nothing else is asked for; U the number of units that are
-ranked, tokens or words; "the top k" the k most relevant. Of a multi-label model p is the sigmoid of the class's logit, and
-what is decided is whether the class is there: that changes where p crosses one half. Of a map that explains one class
-against another p is the difference of both, and what is decided is which of the two has the larger logit (see
-`curves.Explained`).
+p is the output for the explained class, by default its probability; U is the number of ranked units, tokens or words;
+"the top k" are the k most relevant units. For a multi-label model p is the sigmoid of the class's logit, and the decision
+is whether the class is present, which changes where p crosses one half. If a map explains one class against another, p is
+the difference of both, and the decision is the class with the larger logit (see `curves.Explained`).
 
-With one removal operator and the full grid several metrics are the same number (`report.labels.SAME_EVIDENCE`):
+With one removal operator and the full grid several metrics are functions of each other (`report.labels.SAME_EVIDENCE`):
 deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
-is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. What a method is not in is the same for
-all, so they order methods alike on every example and are no independent evidence. abpc is srg. The normalised areas are
-these areas in a unit of the text's own, and log_odds and log_probability_drop rise with the same p: their order on every
-example is one, that of their means need not be.
+is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. The other terms do not depend on the
+method, so that these metrics order methods alike on every example and are not independent evidence. abpc equals srg. The
+normalised areas are these areas in a unit that depends on the text, and log_odds and log_probability_drop increase with
+the same p: they order methods alike on every example, but not necessarily on average.
 """
 
 from functools import partial
@@ -21,13 +20,13 @@ from jaxtyping import Float, Int
 
 from saliency_bench.evaluation.curves import Curve
 from saliency_bench.evaluation.grid import FULL, Grid, counts, points
-from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.evaluation.metrics import NotApplicable, correlation, metric
 
 SAMEK = "Samek et al. 2017, section III"
 ERASER = "DeYoung et al. 2020 (ERASER), section 4; the mean over the grid, k = 0 left out, as in its released scorer"
 RISE = "Petsiuk et al. 2018 (RISE)"
 
-#: What metrics with one unit and one range have in common.
+#: Decorators of metrics with the same unit and bounds.
 _difference = partial(metric, unit="probability", bounds=(-1.0, 1.0), reads="curve")
 _level = partial(metric, unit="probability", bounds=(0.0, 1.0), reads="curve")
 _scaled = partial(metric, unit="1", bounds=(-np.inf, np.inf), reads="curve")
@@ -43,11 +42,12 @@ def comprehensiveness(curve: Curve, *, grid: Grid) -> float:
 
 @_difference("sufficiency", higher_is_better=False, source=ERASER)
 def sufficiency(curve: Curve, *, grid: Grid) -> float:
-    """AOPC: the mean over the grid of p(x) - p(only the top k of x); negative where fewer tokens convince more.
+    """AOPC: the mean over the grid of p(x) - p(only the top k of x); negative if the top k have a larger p than the text.
 
-    On the full grid k counts what is removed, as in comprehensiveness: p(x) - p(x without the k least relevant),
-    k = 1 ... U (LeRF, Samek et al. 2017; Edin et al. 2025). If it counted what is kept, one of the two would see
-    the empty text and the other the full one, and their difference would favour any ranking, a random one too.
+    On the full grid k is the number of removed units, as in comprehensiveness: p(x) - p(x without the k least relevant),
+    k = 1 ... U (LeRF, Samek et al. 2017; Edin et al. 2025). If k were the number of kept units, comprehensiveness would
+    include the empty text and sufficiency the full one, so that their difference would favour any ranking, even a random
+    one.
     """
     k = _counts(curve, grid)
     kept = curve.n_units - k if grid == FULL else k
@@ -60,15 +60,15 @@ def sufficiency(curve: Curve, *, grid: Grid) -> float:
 def srg(curve: Curve) -> float:
     """Comprehensiveness minus sufficiency on the full grid, which is insertion minus deletion AUC.
 
-    The reversed ranking has the opposite sign, to the last bit: its curves are the same numbers. So a ranking and its
-    reverse have 0 on average, and a random one has 0 in expectation.
+    The reversed ranking has the opposite value, to the last bit, since its curves have the same numbers. A ranking and its
+    reverse therefore have the mean 0, and a random ranking has the expectation 0.
     """
     return comprehensiveness(curve, grid=FULL) - sufficiency(curve, grid=FULL)
 
 
 @_level("deletion_auc", higher_is_better=False, source=RISE)
 def deletion_auc(curve: Curve, *, grid: Grid) -> float:
-    """Trapezoidal area under p(x without the top k) over k/U, from the full to the empty text."""
+    """The trapezoidal area under p(x without the top k) over k/U, from the full to the empty text."""
     return _area(curve, curve.deletion, grid)
 
 
@@ -78,7 +78,7 @@ def deletion_auc(curve: Curve, *, grid: Grid) -> float:
     source=f"{RISE}, inserting into the text with every token removed",
 )
 def insertion_auc(curve: Curve, *, grid: Grid) -> float:
-    """Trapezoidal area under p(only the top k of x) over k/U, from the empty to the full text."""
+    """The trapezoidal area under p(only the top k of x) over k/U, from the empty to the full text."""
     return _area(curve, curve.insertion, grid)
 
 
@@ -88,7 +88,7 @@ def insertion_auc(curve: Curve, *, grid: Grid) -> float:
     source=f"{RISE}, with 0 at the empty and 1 at the full text",
 )
 def deletion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
-    """(deletion_auc - p(empty)) / (p(x) - p(empty)), where p(x) - p(empty) is above `floor`."""
+    """(deletion_auc - p(empty)) / (p(x) - p(empty)), if p(x) - p(empty) is above `floor`."""
     return _normalized(curve, deletion_auc(curve, grid=grid), floor)
 
 
@@ -98,7 +98,7 @@ def deletion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
     source=f"{RISE}, with 0 at the empty and 1 at the full text",
 )
 def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float:
-    """(insertion_auc - p(empty)) / (p(x) - p(empty)), where p(x) - p(empty) is above `floor`."""
+    """(insertion_auc - p(empty)) / (p(x) - p(empty)), if p(x) - p(empty) is above `floor`."""
     return _normalized(curve, insertion_auc(curve, grid=grid), floor)
 
 
@@ -108,7 +108,7 @@ def insertion_auc_normalized(curve: Curve, *, grid: Grid, floor: float) -> float
     source="Shrikumar et al. 2017 (DeepLIFT), section 4.1; not the log-probability drop of the same name",
 )
 def log_odds(curve: Curve, *, fraction: float) -> float:
-    """The change of log p/(1 - p) when the top fraction is removed: the more negative the better."""
+    """The change of log p/(1 - p) when the top fraction is removed; smaller is better."""
     return _change(curve, curve.log_odds, fraction)
 
 
@@ -118,9 +118,9 @@ def log_odds(curve: Curve, *, fraction: float) -> float:
     source="Sanyal & Ren 2021 (DIG), section 4.2, where it is called log-odds",
 )
 def log_probability_drop(curve: Curve, *, fraction: float) -> float:
-    """The change of log p when the top fraction is removed: the more negative the better.
+    """The change of log p when the top fraction is removed; smaller is better.
 
-    Unbounded, so that a few examples can decide its mean.
+    It is not bounded, so that a few examples can dominate its mean.
     """
     return _change(curve, curve.read_without("log_probability"), fraction)
 
@@ -156,7 +156,7 @@ def lerf(curve: Curve) -> float:
     source="Schulz et al. 2020 (IBA), section 4.3, the integral between the two degradation curves",
 )
 def abpc(curve: Curve) -> float:
-    """The trapezoidal area between the LeRF and the MoRF curve: srg by another name, since both share their ends."""
+    """The trapezoidal area between the LeRF and the MoRF curve, which equals srg, since the curves share their ends."""
     return insertion_auc(curve, grid=FULL) - deletion_auc(curve, grid=FULL)
 
 
@@ -168,7 +168,7 @@ def abpc(curve: Curve) -> float:
 def decision_flip_fraction(curve: Curve) -> float:
     """The share of units removed, most relevant first and one by one, when the class changes; 1 if it never does.
 
-    A class that changes back later does not count. NaN where a probability is: no class can be read off.
+    Only the first change counts. NaN if a probability is NaN, since then there is no class.
     """
     _at(curve, curve.deletion, _counts(curve, FULL))
     if np.isnan(curve.deletion).any():
@@ -198,14 +198,14 @@ def decision_flip_most_informative(curve: Curve) -> float:
     source="Feng et al. 2018 (input reduction), along the ranking instead of by gradients taken anew",
 )
 def fewest_that_keep_the_class(curve: Curve) -> float:
-    """The share of units kept, most relevant first and one by one, when the class is first that of the full text.
+    """The share of units kept, most relevant first and one by one, when the class first equals that of the full text.
 
-    0 if the empty text has it already.
+    It is 0 if the empty text has this class already.
     """
     _at(curve, curve.insertion, _counts(curve, FULL))
     if np.isnan(curve.insertion).any():
         return float("nan")
-    # All units keep it by definition, whatever rounding says of a tie between two classes.
+    # The full text has its class by definition, even if rounding breaks a tie of two classes otherwise.
     first = np.flatnonzero(np.append(curve.kept[:-1], True))[0]
     return float(curve.k[first] / curve.n_units)
 
@@ -219,10 +219,10 @@ def fewest_that_keep_the_class(curve: Curve) -> float:
     reads="curve",
 )
 def monotonicity(curve: Curve) -> float:
-    """Spearman's correlation of relevance with what each unit adds to p, when the least relevant come first.
+    """Spearman's correlation of relevance with the change of p by each unit, when the least relevant are added first.
 
-    Units are added to the empty text one by one, so the last is the most relevant. Whether p never falls is almost
-    always a no for texts of more than ten tokens, and orders nothing.
+    Units are added to the empty text one by one, so that the last is the most relevant. The original metric is whether p
+    never decreases, which almost never holds for texts of more than ten tokens.
     """
     k = _counts(curve, FULL)
     if len(k) < 2:
@@ -230,17 +230,14 @@ def monotonicity(curve: Curve) -> float:
     if not curve.ordered:
         raise NotApplicable("all scores are equal, so there is no order to compare")
     added = -np.diff(_at(curve, curve.deletion, np.arange(len(k) + 1)))
-    if np.isnan(added).any():
-        return float("nan")
-    if np.ptp(added) == 0:
-        raise NotApplicable("every unit adds the same, so there is no order to compare")
     from scipy.stats import spearmanr
 
-    return float(spearmanr(-k, added).statistic)
+    reason = "every unit changes p equally, so there is no order to compare"
+    return correlation(lambda a, b: spearmanr(a, b).statistic, -k, added, reason)
 
 
 def _change(curve: Curve, values: Float[np.ndarray, " K"], fraction: float) -> float:
-    """What a curve's values change by when the top fraction is removed."""
+    """The change of a curve's values when the top fraction is removed."""
     return float(_at(curve, values, _counts(curve, (fraction,)))[0] - values[0])
 
 
@@ -253,7 +250,8 @@ def _counts(curve: Curve, grid: Grid) -> Int[np.ndarray, " K"]:
 def _at(
     curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
-    if curve.n_units + 1 == len(curve.k):  # every number of units was asked for
+    """The values of a curve at these k, which must be among its own."""
+    if curve.n_units + 1 == len(curve.k):  # the curve has every number of units
         return np.asarray(values[k])
     place = curve.k.searchsorted(k)
     missing = k[curve.k.take(place, mode="clip") != k]
@@ -269,7 +267,7 @@ def _mean_drop(curve: Curve, values: Float[np.ndarray, " K"], k: Int[np.ndarray,
 
 def _area(curve: Curve, values: Float[np.ndarray, " K"], grid: Grid) -> float:
     """The trapezoidal area over k/U at the grid's k and at both ends."""
-    _counts(curve, grid)  # refuses where there are no units
+    _counts(curve, grid)  # raises NotApplicable without units
     k = points([grid], curve.n_units)
     place, height = k / curve.n_units, _at(curve, values, k)
     areas = (place[1:] - place[:-1]) * (height[1:] + height[:-1]) / 2.0
@@ -277,7 +275,11 @@ def _area(curve: Curve, values: Float[np.ndarray, " K"], grid: Grid) -> float:
 
 
 def _normalized(curve: Curve, area: float, floor: float) -> float:
-    """Refused at a small difference, which has no scale, and at a negative one: it would reverse the direction."""
+    """The area scaled to 0 at the empty and 1 at the full text.
+
+    It is not applicable if the difference of both is small, where it has no scale, or negative, where it would reverse
+    the direction.
+    """
     full, empty = curve.deletion[0], curve.insertion[0]
     if full - empty <= floor:
         raise NotApplicable(f"p(x) - p(empty) is not above {floor}")

@@ -1,4 +1,4 @@
-"""How many units are removed or kept: the fractions at which curves are read."""
+"""Grids: the numbers of removed or kept units at which curves are evaluated."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,16 +20,15 @@ FRACTIONS = {
 }
 FULL = "full"
 
-#: A fraction is the nearest ratio of whole numbers up to this: 0.30000000000000004 means 3/10.
+#: A fraction is replaced by the nearest ratio with a denominator of at most this: 0.30000000000000004 is 3/10.
 LARGEST_DENOMINATOR = 10**6
 
 
 def counts(grid: Grid, n_units: int) -> Int[np.ndarray, " K"]:
     """The number of units at each fraction of the grid; 1 ... n_units for "full".
 
-    A number that several fractions share is repeated, so that a mean over it is a mean over the fractions.
-    Removing nothing is not counted, and there is nothing to count where there are no units. The array is kept for the
-    next text of as many units, and cannot be written to.
+    A number that several fractions share is repeated, so that a mean over the numbers is a mean over the fractions. Zero
+    is not included, and without units the array is empty. The array is cached and read-only.
 
     Raises:
         InputError: no such grid, no fraction in it, or one outside (0, 1].
@@ -49,7 +48,7 @@ def _counts(grid: Grid, n_units: int) -> Int[np.ndarray, " K"]:
 
 
 def points(grids: Sequence[Grid], n_units: int) -> Int[np.ndarray, " K"]:
-    """The numbers of units that any of the grids needs, rising, each once, with both ends: none and all of them."""
+    """The distinct numbers of units that any of the grids needs, in increasing order, with 0 and `n_units`."""
     return _points(tuple(grid if isinstance(grid, str) else tuple(grid) for grid in grids), n_units)
 
 
@@ -74,7 +73,7 @@ def fractions(grid: Grid) -> Sequence[float | int]:
 
 @lru_cache(maxsize=4096)
 def count(fraction: float | int, n_units: int) -> int:
-    """max(1, ⌈fraction · n_units⌉), exactly: 0.07 · 100 is 7, where floats give 7.000000000000001 and so 8."""
+    """max(1, ⌈fraction · n_units⌉), in exact arithmetic: 0.07 · 100 is 7, while floats give 7.000000000000001 and thus 8."""
     if not 0 < fraction <= 1:
         raise InputError(f"grid: expected fractions above 0 and up to 1, got {fraction}")
     exact = Fraction(float(fraction)).limit_denominator(LARGEST_DENOMINATOR)

@@ -1,8 +1,9 @@
-"""The questions of a continuation share the rows of leave-one-out.
+"""Shared forward rows for texts of which some are beginnings of others, as for the tokens of a continuation.
 
-Each question's text begins the text of the next question. A causal model does not read what comes later. So a row of the
-longest text without one token also has the answers for the shorter texts without this token: they stand at the places
-where these texts end. Leave-one-out of all tokens of a continuation then costs the rows of the longest text.
+To explain the tokens of a continuation, each text is a beginning of the next one. A causal model does not read later
+tokens. A row of the longest text without one token therefore also has the outputs for the shorter texts without this
+token, at the places where these texts end. Leave-one-out for all tokens of a continuation then costs the rows of the
+longest text.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from saliency_bench.models.rounding import equal_within, products, rounding_shar
 
 @dataclass(frozen=True)
 class Nested:
-    """Texts of a batch of which some begin others: the length of each, and by text those that begin it."""
+    """The lengths of a batch's texts, and for each text the indices of the texts that are beginnings of it."""
 
     lengths: tuple[int, ...]
     begin: tuple[tuple[int, ...], ...]
@@ -28,11 +29,11 @@ class Nested:
     def carriers(
         self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
     ) -> Int[np.ndarray, " N"]:
-        """For each row the row in whose outputs its answer stands: itself, or one of a longer text.
+        """The row whose outputs contain the answer of each row: the row itself, or one of a longer text.
 
         Args:
             examples: the text of each row.
-            stays: what stays of it, at the width of the batch.
+            stays: the tokens that stay of it, at the width of the batch.
         """
         carrier, lengths = np.arange(len(examples)), np.array(self.lengths)
         longest_first = np.argsort(-lengths[examples], kind="stable")
@@ -42,19 +43,19 @@ class Nested:
                 continue
             longer = [other for other, shorter in enumerate(self.begin) if text in shorter]
             of_longer = longest_first[np.isin(examples[longest_first], longer)]
-            asked = of_longer[carrier[of_longer] == of_longer]
-            some = np.concatenate([asked, rows])
-            bits = np.packbits(stays[some, : lengths[text]], axis=1)
+            computed = of_longer[carrier[of_longer] == of_longer]
+            candidates = np.concatenate([computed, rows])
+            bits = np.packbits(stays[candidates, : lengths[text]], axis=1)
             _, first, place = np.unique(bits, axis=0, return_index=True, return_inverse=True)
-            carrier[rows] = some[first[place.reshape(-1)]][len(asked) :]
+            carrier[rows] = candidates[first[place.reshape(-1)]][len(computed) :]
         return carrier
 
 
 def nested(references: References, batch: Batch) -> Nested | None:
-    """The texts of a batch that begin others; None where none does, or where outputs are not those of the shorter text.
+    """The texts of a batch that are beginnings of others; None if there are none, or if outputs do not agree.
 
-    That is tried in each batch, on each longest text and the shortest one that begins it: some models compute otherwise
-    beyond a certain length.
+    The outputs are compared in each batch, for each longest text and its shortest beginning, since some models compute
+    differently beyond a certain length.
     """
     lengths, ids = batch.lengths, [item.input_ids for item in batch.encoded]
     plain = batch.extra_of() == {} and batch.options is None and batch.boundaries is None
@@ -64,8 +65,8 @@ def nested(references: References, batch: Batch) -> Nested | None:
     begin = tuple(
         tuple(
             other
-            for other, own in enumerate(ids)
-            if len(own) < len(text) and own == text[: len(own)]
+            for other, shorter in enumerate(ids)
+            if len(shorter) < len(text) and shorter == text[: len(shorter)]
         )
         for text in ids
     )
@@ -82,7 +83,7 @@ def nested(references: References, batch: Batch) -> Nested | None:
 @torch.inference_mode()
 @products(tf32=False)
 def _reads_back(references: References, batch: Batch, long: int, short: int) -> bool:
-    """Whether a text's outputs are those of a longer one where it ends."""
+    """Whether the outputs of a text agree with those of a longer one at the place where it ends."""
     model, end = references.model, batch.lengths[short]
     alone = model.output(batch.input_ids[short : short + 1, :end])[0, -1]
     whole = model.output(batch.input_ids[long : long + 1, : batch.lengths[long]])[0, end - 1]

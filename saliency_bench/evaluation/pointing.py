@@ -1,4 +1,4 @@
-"""How high the first unit that is known to matter stands: reciprocal rank and pointing game."""
+"""Metrics of the rank of the first relevant unit: reciprocal rank and pointing game."""
 
 import numpy as np
 
@@ -17,9 +17,9 @@ ARRAS = "Arras et al. 2025 (arXiv 2502.15886)"
     reads="truth",
 )
 def mean_reciprocal_rank(truth: Truth) -> float:
-    """One over the rank of the highest unit that matters.
+    """One over the rank of the highest relevant unit.
 
-    Where r of U units matter, a random ranking has Σ_j C(U − j, r − 1) / (j C(U, r)) in expectation.
+    With r of U units relevant, a random ranking has the expectation Σ_j C(U − j, r − 1) / (j C(U, r)).
     """
     return 1 / (1 + float(np.flatnonzero(truth.hits)[0]))
 
@@ -33,8 +33,8 @@ def mean_reciprocal_rank(truth: Truth) -> float:
     reads="truth",
 )
 def pointing_game(truth: Truth, *, k: int) -> float:
-    """Whether one of the k highest units matters: 1 or 0. All units count where there are fewer than k.
+    """1 if one of the k highest units is relevant, else 0. With fewer than k units all are taken.
 
-    Where r of U units matter, a random ranking has 1 − C(U − r, k) / C(U, k) in expectation.
+    With r of U units relevant, a random ranking has the expectation 1 − C(U − r, k) / C(U, k).
     """
     return float(truth.hits[:k].any())

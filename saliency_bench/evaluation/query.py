@@ -1,7 +1,7 @@
-"""Metrics that query the model beyond the curves of a ranking; each distinct question is asked once for all rankings.
+"""Metrics that query the model beyond the curves of a ranking; each distinct question is computed once for all rankings.
 
-F is the output for the explained class as the reading has it, x without S the text with the units S removed. Random
-sets of units belong to the text: all methods meet the same ones, and the same answers.
+F is the output of the view for the explained class, and x without S the text with the units S removed. Random sets of
+units depend only on the text, so that all methods have the same sets and answers.
 """
 
 from collections.abc import Callable, Hashable
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.core.removal_order import orders_between
 from saliency_bench.core.seeding import seed_of
-from saliency_bench.evaluation.metrics import NotApplicable, metric
+from saliency_bench.evaluation.metrics import NotApplicable, correlation, metric
 from saliency_bench.evaluation.soft import equally_retained, retention
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ T = TypeVar("T")
 EDIN = "Edin et al. 2025 (NAOPC), section 4"
 ZHAO = "Zhao & Aletras 2023, section 3"
 
-#: What metrics with one unit and one range have in common.
+#: Decorators of metrics with the same unit and bounds.
 _correlation = partial(metric, unit="1", bounds=(-1.0, 1.0), reads="query")
 _normalized_drop = partial(metric, unit="1", bounds=(-np.inf, np.inf), reads="query")
 _soft = partial(metric, unit="1", bounds=(0.0, np.inf), reads="query")
@@ -31,11 +31,11 @@ _soft = partial(metric, unit="1", bounds=(0.0, np.inf), reads="query")
 
 @dataclass(frozen=True)
 class Query:
-    """One example, the scores of its units in their order in the text, and a model that can be asked.
+    """The scores of one example's units, in the order of the text, and functions that query the model.
 
-    `ranking` lists units, most relevant first. `ask` gives F when only some units stay. `blur` gives F for each of n
-    draws in which every number of a unit's embedding stays with the unit's probability and is 0 otherwise. `name` is
-    the text's, to which random draws belong, and `shared` holds what is the same for all rankings of the text.
+    `ranking` lists units, most relevant first. `ask` returns F for sets of units that stay. `blur` returns F for n random
+    draws in which every number of a unit's embedding stays with the unit's probability and is 0 otherwise. `name` is the
+    name of the text, on which random draws depend. `shared` is a cache for all rankings of the text.
     """
 
     scores: Float[np.ndarray, " U"]
@@ -47,15 +47,15 @@ class Query:
 
     @property
     def n_units(self) -> int:
-        """All units that are ranked."""
+        """The number of units."""
         return len(self.scores)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What does not depend on the scores, made for the first ranking that wants it."""
+        """A value that does not depend on the scores, computed once for all rankings of the text."""
         if key not in self.shared:
             self.shared[key] = make()
-        found: T = self.shared[key]
-        return found
+        value: T = self.shared[key]
+        return value
 
     def drops(self, removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
         """F(x) - F(x without S), for each set S."""
@@ -73,11 +73,8 @@ def leave_one_out_tau(query: Query) -> float:
     if query.n_units < 2:
         raise NotApplicable("fewer than two units can be ranked, so there is no order to compare")
     drops = query.drops(np.eye(query.n_units, dtype=bool))
-    if np.isnan(drops).any():
-        return float("nan")
-    if np.ptp(query.scores) == 0 or np.ptp(drops) == 0:
-        raise NotApplicable("all scores are equal, so there is no order to compare")
-    return tau_b(query.scores, drops)
+    reason = "all scores are equal, so there is no order to compare"
+    return correlation(tau_b, query.scores, drops, reason)
 
 
 @_correlation(
@@ -88,7 +85,7 @@ def leave_one_out_tau(query: Query) -> float:
 def faithfulness_correlation(query: Query, *, share: float, n_sets: int) -> float:
     """Pearson's correlation over random sets S of the sum of their scores and F(x) - F(x without S).
 
-    All sets have a `share` of the units, at least one.
+    Every set has a `share` of the units, and at least one.
     """
     size = max(1, round(share * query.n_units))
     if size >= query.n_units:
@@ -97,11 +94,9 @@ def faithfulness_correlation(query: Query, *, share: float, n_sets: int) -> floa
     removed = np.zeros((n_sets, query.n_units), dtype=bool)
     np.put_along_axis(removed, rng.random(removed.shape).argsort(1)[:, :size], True, axis=1)
     sums, drops = removed @ query.scores, query.drops(removed)
-    if np.isnan(drops).any():
-        return float("nan")
-    if np.ptp(sums) == 0 or np.ptp(drops) == 0:
-        raise NotApplicable("all sets weigh the same, so there is nothing to correlate")
-    return float(np.clip(np.corrcoef(sums, drops)[0, 1], -1, 1))
+    reason = "all sets have equal sums or equal outputs, so there is nothing to correlate"
+    value = correlation(lambda a, b: np.corrcoef(a, b)[0, 1], sums, drops, reason)
+    return float(np.clip(value, -1, 1))
 
 
 @metric(
@@ -115,8 +110,8 @@ def faithfulness_correlation(query: Query, *, share: float, n_sets: int) -> floa
 def infidelity(query: Query, *, probability: float, n_sets: int, normalize: bool) -> float:
     """The mean over random sets S of (the sum of their scores - (F(x) - F(x without S)))².
 
-    Every unit is in S with `probability`. `normalize` first scales the scores by the number that makes this smallest,
-    so that methods can be compared whose scores have no scale; without it only complete ones can.
+    Every unit is in S with `probability`. With `normalize` the scores are first multiplied by the number for which this is
+    smallest, so that methods with different scales can be compared; without it only complete methods can.
     """
     if query.n_units == 0:
         raise NotApplicable("the text has no unit that could be removed")
@@ -132,6 +127,7 @@ def infidelity(query: Query, *, probability: float, n_sets: int, normalize: bool
 def _normalized(
     query: Query, value: float, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
+    """An AOPC scaled to 0 for the worst and 1 for the best order of removal."""
     lowest, highest = query.once(
         ("bounds", beam_size, exact_up_to),
         lambda: orders_between(query.drops, query.n_units, beam_size, exact_up_to),
@@ -153,10 +149,10 @@ def _aopc(query: Query, ranking: Int[np.ndarray, " U"]) -> float:
 def normalized_comprehensiveness(
     query: Query, *, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
-    """AOPC between 0 for the worst and 1 for the best order of removal, so that models can be compared.
+    """AOPC scaled to 0 for the worst and 1 for the best order of removal, so that models can be compared.
 
-    The two orders are found exactly in texts of up to `exact_up_to` units, else by beam search: then a ranking may
-    lie beyond them. Texts in which they differ by no more than `floor` have no scale.
+    The two orders are exact for texts of up to `exact_up_to` units. For longer texts they are found by beam search, and a
+    ranking may lie outside of them. It is not applicable to texts in which they differ by at most `floor`.
     """
     value = _aopc(query, query.ranking)
     return _normalized(query, value, beam_size, exact_up_to, floor)
@@ -168,17 +164,18 @@ def normalized_comprehensiveness(
 def normalized_sufficiency(
     query: Query, *, beam_size: int, exact_up_to: int, floor: float
 ) -> float:
-    """The same of the reversed ranking."""
+    """`normalized_comprehensiveness` of the reversed ranking."""
     value = _aopc(query, query.ranking[::-1])
     return _normalized(query, value, beam_size, exact_up_to, floor)
 
 
 @_soft("soft_sufficiency", higher_is_better=True, source=f"{ZHAO}, equation 3 (Soft-NS)")
 def soft_sufficiency(query: Query, *, n_draws: int, retained: float | None, floor: float) -> float:
-    """How much of p(x) is left when numbers stay with their unit's probability, between the empty text (0) and x (1).
+    """The part of p(x) that is left when numbers stay with their unit's probability, from 0 (empty text) to 1 (x).
 
-    A unit's probability is its score, scaled to [0, 1] within the text. `retained` raises these to the power that
-    makes their mean this number, for a method with larger scores keeps more, and wins by it (Huang & Chan 2026).
+    A unit's probability is its score, scaled to [0, 1] within the text. With `retained` the probabilities are raised to
+    the power for which their mean is this number; otherwise a method with larger scores keeps more, which is an advantage
+    (Huang & Chan 2026).
     """
     full, empty = _ends(query)
     scale = _scale(full, empty, floor)
@@ -191,9 +188,9 @@ def soft_sufficiency(query: Query, *, n_draws: int, retained: float | None, floo
 def soft_comprehensiveness(
     query: Query, *, n_draws: int, retained: float | None, floor: float
 ) -> float:
-    """How much of p(x) is lost when numbers go with their unit's probability, in units of what the empty text loses.
+    """The loss of p(x) when numbers go with their unit's probability, divided by the loss for the empty text.
 
-    `retained` is what the probabilities of staying come to on average; see soft_sufficiency.
+    `retained` is the mean probability of staying; see `soft_sufficiency`.
     """
     full, empty = _ends(query)
     gone = _kept(query, None if retained is None else 1 - retained)
@@ -210,7 +207,7 @@ def soft_comprehensiveness(
     reads="query",
 )
 def soft_retention(query: Query) -> float:
-    """The mean probability with which soft_sufficiency keeps a number: methods that differ in it are not comparable."""
+    """The mean probability with which `soft_sufficiency` keeps a number; methods that differ in it are not comparable."""
     return float(np.mean(_kept(query, None)))
 
 
@@ -222,14 +219,14 @@ def _kept(query: Query, retained: float | None) -> Float[np.ndarray, " U"]:
 
 
 def _ends(query: Query) -> tuple[float, float]:
-    """F of the full text, and of the one with every number 0."""
+    """F of the full text, and of the text with all numbers 0."""
     full = float(query.ask(np.ones((1, query.n_units), dtype=bool))[0])
     empty = query.once("zeroed", lambda: float(query.blur(np.zeros(query.n_units), 1)[0]))
     return full, empty
 
 
 def _scale(full: float, empty: float, floor: float) -> float:
-    """What the empty text loses."""
+    """The loss of p for the empty text."""
     if full - empty <= floor:
         raise NotApplicable(f"p(x) - p(empty) is not above {floor}")
     return full - empty

@@ -1,4 +1,4 @@
-"""Scores to rankings, from the most to the least relevant token; special tokens are never ranked."""
+"""Rankings of tokens by their scores; special tokens are never ranked."""
 
 import hashlib
 from functools import lru_cache
@@ -20,13 +20,12 @@ def rank(
 
     Args:
         scores: one per token.
-        attributable: the tokens that take part.
-        signed: by the score itself; otherwise by its magnitude.
-        tie_seed: equal scores are ordered by a permutation that this text decides, not by position, which
-            would favour the beginning of the text.
+        attributable: the tokens that are ranked.
+        signed: whether tokens are ranked by the score itself, or by its magnitude.
+        tie_seed: the seed of the random order of equal scores. Ordering them by position would favour the beginning.
 
     Raises:
-        SaliencyBenchError: a score that takes part is not finite: a sort would silently put it first or last.
+        SaliencyBenchError: the score of a ranked token is not finite; a sort would silently put it first or last.
     """
     positions = np.flatnonzero(attributable)
     values = scores[positions] if signed else np.abs(scores[positions])
@@ -40,7 +39,7 @@ def rank(
 
 @lru_cache(maxsize=1024)
 def _tie_break(name: str, n: int) -> Int[np.ndarray, " U"]:
-    """A permutation that a name decides; all rankings of a text have the same."""
+    """A random permutation that depends only on a name, so that all rankings of a text have the same."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     permutation = np.random.default_rng(seed).permutation(n)
     permutation.flags.writeable = False

@@ -1,17 +1,16 @@
-"""What the model says when only some tokens stay: what is asked, and how each removal operator asks it.
+"""Removal operators: the outputs of the model for texts of which only some tokens stay.
 
-`mask`, `pad`, `unk`, `zero` and `mean` put a vector in a removed token's place, under the hook that replaces
-embeddings: the real token ids are passed all the while, so that positions and pooling stay as they are. `attention`
-lets no token attend to a removed one, and the others keep their positions. `delete` takes it out of the text, and the
-others close up. Special tokens are never removed. Where maps are judged, `baseline` is the vector that each map's own
-method compared with: what it claims, asked on its own terms.
+`mask`, `pad`, `unk`, `zero` and `mean` replace the embedding of a removed token by a vector. The model receives the real
+token ids, so that positions and pooling stay as they are. `attention` hides removed tokens from attention, and the others
+keep their positions. `delete` takes removed tokens out of the text, and the others move up. Special tokens are never
+removed. When maps are evaluated, `baseline` replaces removed tokens by the baseline of the map's own method.
 
-Adding one is one function in a file of this folder, registered by `@REMOVALS.register` (or in an installed package,
-entry point group `saliency_bench.removals`): of references, a batch and a token budget, to a `CachingProbe`.
+To add an operator, write one function in a file of this folder and register it by `@REMOVALS.register` (in an installed
+package: entry point group `saliency_bench.removals`). It takes references, a batch and a token budget, and returns a
+`CachingProbe`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,10 +19,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saliency_bench.core.errors import InputError, is_out_of_memory, unknown
+from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.tensors import Batch, at_least_float32, on_device, sent
 from saliency_bench.evaluation.nested import Nested, nested
+from saliency_bench.evaluation.probe import CachingProbe
 from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
 from saliency_bench.models.prefixes import Seed, order, shares, walk
@@ -38,27 +38,31 @@ from saliency_bench.models.references import (
 from saliency_bench.models.tasks.registry import refusal
 from saliency_bench.models.tasks.scores import logits_fn, shared_logits
 
-#: Each map's own baseline takes the place of removed tokens.
-OWN_BASELINE = "baseline"
+#: The operator that replaces removed tokens by the baseline of each map's method.
+MAPS_BASELINE = "baseline"
 
 
 def operators() -> list[str]:
-    """What evaluation may remove tokens by."""
-    return [*REMOVALS.names(), OWN_BASELINE]
+    """The names of the operators for evaluation."""
+    return [*REMOVALS.names(), MAPS_BASELINE]
 
 
 def fit_operator(model: Model, removal: str, key: str = "removal") -> str:
-    """An operator of judging that the model has: one that puts a token which it lacks is replaced, see `resolve`."""
-    if removal == OWN_BASELINE:  # each setting's own was fitted with the setting
+    """The operator to use for a model: a token that its tokenizer lacks is replaced by another (see `references.resolve`).
+
+    Raises:
+        InputError: there is no such operator.
+    """
+    if removal == MAPS_BASELINE:  # the baselines are resolved with the settings
         return removal
     if removal not in REMOVALS:
         raise unknown(key, removal, operators())
     return resolve_removal(model, removal, key)
 
 
-def own_operator(removal: str, setting: Mapping[str, Any]) -> str | None:
-    """The operator that judges maps of a setting: its baseline where `removal` says so; None where that is no operator."""
-    if removal != OWN_BASELINE:
+def operator_for(removal: str, setting: Mapping[str, Any]) -> str | None:
+    """The operator for maps of a setting: for "baseline" the setting's baseline, or None if that is no operator."""
+    if removal != MAPS_BASELINE:
         return removal
     baseline = setting.get("baseline")
     return baseline if baseline in NAMES else None
@@ -66,11 +70,11 @@ def own_operator(removal: str, setting: Mapping[str, Any]) -> str | None:
 
 def removal_probe(
     references: References, batch: Batch, removal: str, token_budget: int
-) -> "CachingProbe":
-    """The probe of an operator.
+) -> CachingProbe:
+    """The probe of an operator, for the texts of a batch.
 
     Raises:
-        InputError: there is no such operator, it would leave nothing of a text, or it makes no sense in the task.
+        InputError: there is no such operator, it would leave nothing of a text, or it has no meaning in the task.
     """
     if reason := refusal(references.model, removal):
         raise InputError(f"removal={removal}, {references.model.task}: {reason}. Use mask or zero.")
@@ -78,146 +82,13 @@ def removal_probe(
     return probe
 
 
-class CachingProbe(ABC):
-    """Logits of a batch's examples when only some of their tokens stay.
-
-    Each distinct question (example, what stays) is asked of the model once, whoever asks it: `n_posed` questions
-    have cost `n_asked` forward rows of `n_tokens` tokens in all. Where memory runs out, fewer rows are asked at once.
-    """
-
-    def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
-        self.references = references
-        self.batch = batch
-        self.budget = references.budget(token_budget)
-        self.attributable = batch.attributable.cpu().numpy()
-        self.real = batch.mask.cpu().numpy()
-        self.answered: dict[tuple[int, bytes], int] = {}  # question -> row of the answers
-        self.answers: Float[np.ndarray, "N C"] = np.zeros((0, 0))
-        self.n_posed = 0
-        self.n_tokens = 0
-
-    @property
-    def n_asked(self) -> int:
-        """Distinct questions so far."""
-        return len(self.answered)
-
-    def __call__(
-        self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
-    ) -> Float[np.ndarray, "N C"]:
-        """Logits in float64 of each example with only `keep` (over its own tokens) left."""
-        self.n_posed += len(keep)
-        stays = self._stays(examples, keep)
-        keys = list(zip(examples.tolist(), _bytes_of_rows(stays), strict=True))
-        new = {key: place for place, key in enumerate(keys) if key not in self.answered}
-        if new:
-            rows = np.fromiter(new.values(), dtype=int)
-            self._keep(list(new), self._ask(examples[rows], stays[rows]))
-        return self.answers[[self.answered[key] for key in keys]]
-
-    def _keep(self, keys: Sequence[tuple[int, bytes]], answers: Float[np.ndarray, "M C"]) -> None:
-        """Remembers answers, in an array that doubles where it is full."""
-        start, stop = self.n_asked, self.n_asked + len(answers)
-        if stop > len(self.answers):
-            larger = np.empty((max(stop, 2 * start), answers.shape[1]))
-            larger[:start] = self.answers[:start] if start else 0
-            self.answers = larger
-        self.answers[start:stop] = answers
-        self.answered.update(zip(keys, range(start, stop), strict=True))
-
-    def _stays(
-        self, examples: Int[np.ndarray, " N"], keep: Sequence[Bool[np.ndarray, " _"]]
-    ) -> Bool[np.ndarray, "N W"]:
-        """What is left of each text at the batch's width: special tokens always, padding never."""
-        width = self.real.shape[1]
-        if len(keep) > 0 and all(len(kept) == width for kept in keep):
-            stays = np.concatenate(keep).reshape(-1, width)
-        else:
-            stays = np.zeros((len(keep), width), dtype=bool)
-            for row, kept in enumerate(keep):
-                stays[row, : len(kept)] = kept
-        stays |= ~self.attributable[examples]
-        stays &= self.real[examples]
-        return stays
-
-    @torch.inference_mode()
-    def _ask(
-        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
-    ) -> Float[np.ndarray, "N C"]:
-        order: list[Int[np.ndarray, " _"]] = []
-        answers: list[Tensor] = []
-        for group, width in self._groups(stays):
-            rows = self._sorted(group, examples, stays)
-            start = 0
-            while start < len(rows):
-                own = rows[start : start + self.budget.rows(width)]
-                found = self._fitting(examples[own], stays[own], width)
-                if found is None:
-                    continue
-                order.append(own)
-                answers.append(found)
-                start += len(own)
-                self.n_tokens += len(own) * width
-        # One way to the host for all: until here a GPU is not waited for.
-        together = torch.cat(answers).double().cpu().numpy()
-        sorted_back = np.empty_like(together)
-        sorted_back[np.concatenate(order)] = together
-        return sorted_back
-
-    def _fitting(
-        self,
-        examples: Int[np.ndarray, " N"],
-        stays: Bool[np.ndarray, "N W"],
-        width: int,
-        ask: Callable[..., Tensor] | None = None,
-    ) -> Float[Tensor, "N ..."] | None:
-        """The answers, by `_logits` or another way; None where they did not fit in memory and fewer are to be asked for."""
-        try:
-            return (ask or self._logits)(torch.from_numpy(examples), torch.from_numpy(stays))
-        except RuntimeError as error:
-            if len(examples) == 1 or not is_out_of_memory(error):
-                raise
-        # Outside the handler: the exception would keep the failed pass's tensors alive.
-        torch.cuda.empty_cache()
-        self.budget.fit(len(examples) // 2 * width)
-        return None
-
-    def _groups(
-        self, stays: Bool[np.ndarray, "N W"]
-    ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
-        """The rows that can be asked together, and how many tokens each of them costs."""
-        yield np.arange(len(stays)), stays.shape[1]
-
-    def _sorted(
-        self,
-        rows: Int[np.ndarray, " N"],
-        examples: Int[np.ndarray, " M"],
-        stays: Bool[np.ndarray, "M W"],
-    ) -> Int[np.ndarray, " N"]:
-        """The rows of a group in the order in which they are asked."""
-        return rows
-
-    @abstractmethod
-    def _logits(
-        self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
-    ) -> Float[Tensor, "N C"]:
-        """Asks the model; all tensors given are on the host."""
-
-
-def _bytes_of_rows(stays: Bool[np.ndarray, "N W"]) -> list[bytes]:
-    """Each row as bytes, eight tokens in one."""
-    packed = np.packbits(stays, axis=1)
-    width = packed.shape[1]
-    joined = packed.tobytes()
-    return [joined[start : start + width] for start in range(0, len(joined), width)]
-
-
 class ReplacingProbe(CachingProbe):
-    """Removed tokens get another vector in place of their embedding.
+    """Replaces the embeddings of removed tokens by another vector.
 
     Args:
-        references: of the model.
+        references: those of the model.
         batch: the texts.
-        token_budget: tokens per pass.
+        token_budget: the largest number of tokens in a pass.
         replacement: one vector, or one for each token.
     """
 
@@ -236,12 +107,12 @@ class ReplacingProbe(CachingProbe):
 
     @cached_property
     def shares(self) -> bool:
-        """Whether questions that begin alike share what is computed of their beginning."""
+        """Whether questions with equal beginnings share the computation of their beginning."""
         return shares(self.references, self.batch)
 
     @cached_property
     def nested(self) -> Nested | None:
-        """The texts that begin others of the batch, and may be read off these."""
+        """The texts that are beginnings of others, if their outputs may be read from those of the longer texts."""
         return nested(self.references, self.batch) if self.references.may_share else None
 
     def _sorted(
@@ -260,23 +131,17 @@ class ReplacingProbe(CachingProbe):
         self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
     ) -> Float[np.ndarray, "N C"]:
         carrier = self.nested.carriers(examples, stays) if self.nested else np.arange(len(examples))
-        own, place = np.unique(carrier, return_inverse=True)
-        if len(own) == len(examples):
+        carriers = np.unique(carrier)
+        if len(carriers) == len(examples):
             return super()._ask(examples, stays)
         ends = np.array(self.batch.lengths)[examples] - 1
         parts: list[tuple[Int[np.ndarray, " _"], Float[np.ndarray, "_ C"]]] = []
-        start, width = 0, stays.shape[1]
-        while start < len(own):
-            stop = start + self.budget.rows(width)
-            some = own[start:stop]
-            outputs = self._fitting(examples[some], stays[some], width, self._outputs)
-            if outputs is None:
-                continue
-            rows = np.flatnonzero((place >= start) & (place < stop))
-            read = outputs[torch.from_numpy(place[rows] - start), torch.from_numpy(ends[rows])]
+        passes = self._passes(carriers, examples, stays, stays.shape[1], self._outputs)
+        for chunk, outputs in passes:
+            rows = np.flatnonzero(np.isin(carrier, chunk))
+            place = torch.from_numpy(np.searchsorted(chunk, carrier[rows]))
+            read = outputs[place, torch.from_numpy(ends[rows])]
             parts.append((rows, at_least_float32(read).double().cpu().numpy()))
-            start += len(some)
-            self.n_tokens += len(some) * width
         answers = np.empty((len(examples), parts[0][1].shape[1]))
         for rows, values in parts:
             answers[rows] = values
@@ -293,12 +158,12 @@ class ReplacingProbe(CachingProbe):
     def _changed(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
     ) -> tuple[Int[Tensor, " N"], Float[Tensor, "N W D"]]:
-        """The text of each row and its embeddings, with the replacement in the place of what is removed."""
+        """The text of each row and its embeddings, with the replacement in place of removed tokens."""
         rows = sent(examples, self.embeddings.device)
         real = torch.from_numpy(self.real)[examples]
         removed = sent(real & ~stays, rows.device)
-        away = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
-        return rows, torch.where(removed[:, :, None], away, self.embeddings[rows])
+        vectors = self.replacement if self.replacement.ndim == 1 else self.replacement[rows]
+        return rows, torch.where(removed[:, :, None], vectors, self.embeddings[rows])
 
     def _logits(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
@@ -315,19 +180,23 @@ class ReplacingProbe(CachingProbe):
 
 
 class _ShorteningProbe(CachingProbe):
-    """Asks about the tokens that stay alone, texts of equal length together: no padding and no mask."""
+    """Passes only the tokens that stay to the model, grouped by their number, without padding and mask.
+
+    Raises:
+        InputError: outputs depend on the padding of a text, or a text has no special token, so that nothing may be left.
+    """
 
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
         super().__init__(references, batch, token_budget)
         if any(item.pads is not None for item in batch.encoded):
             raise InputError(
-                f"outputs of {references.model.name} depend on the padding that {batch.example_ids[0]} came with, and "
-                "texts that get shorter would lose it: use removal mask or zero"
+                f"outputs of {references.model.name} depend on the padding of {batch.example_ids[0]}, and shorter texts "
+                "would lose it: use removal mask or zero"
             )
         for row, example_id in enumerate(batch.example_ids):
             if not (self.real[row] & ~self.attributable[row]).any():
                 raise InputError(
-                    f"{example_id} has no special token, so that nothing would be left of it: use removal mask or zero"
+                    f"{example_id} has no special token, so that removal may leave nothing of it: use removal mask or zero"
                 )
 
     def _groups(
@@ -344,21 +213,24 @@ class _ShorteningProbe(CachingProbe):
 
 
 class DeletingProbe(_ShorteningProbe):
-    """The text without the removed tokens, its positions counted anew."""
+    """The text without the removed tokens, with new positions."""
 
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
         super().__init__(references, batch, token_budget)
         if batch.extra:
             raise InputError(
-                f"text {batch.example_ids[0]} comes with {', '.join(batch.extra)}, and it is not known what these would be of "
-                "a text with tokens deleted: use removal mask, zero or attention"
+                f"text {batch.example_ids[0]} has the further inputs {', '.join(batch.extra)}, which are not known for a text "
+                "with tokens deleted: use removal mask, zero or attention"
             )
 
 
 class AttentionProbe(_ShorteningProbe):
-    """Nothing attends to removed tokens, and the others keep their positions.
+    """No token attends to removed ones, and the others keep their positions.
 
-    Where it is proved to be the same for texts like these, removed tokens are left out altogether.
+    Removed tokens are left out of the computation if this is proved to give the same outputs for texts like these.
+
+    Raises:
+        InputError: the model reads tokens that are not attended to.
     """
 
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
@@ -366,8 +238,8 @@ class AttentionProbe(_ShorteningProbe):
         self.how = how_to_drop(references, batch)
         if self.how is None and not hides(references, batch):
             raise InputError(
-                f"model {references.model.name} still reads tokens that are not to be attended to, so that removal "
-                "attention would remove nothing or too little: use removal mask, zero or delete"
+                f"model {references.model.name} reads tokens that are masked in its attention, so that removal attention "
+                "would not remove them, or only in part: use removal mask, zero or delete"
             )
 
     def _groups(

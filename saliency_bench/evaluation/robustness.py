@@ -1,4 +1,4 @@
-"""How much maps change when the model, its training or the input changes: pure functions of scores."""
+"""Changes of maps when the model, its training or the input changes, as functions of scores."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,7 +20,7 @@ def similarity(
 def max_sensitivity(scores: Float[np.ndarray, " T"], perturbed: Float[np.ndarray, "N T"]) -> float:
     """max_i ‖φ(x + δ_i) - φ(x)‖₂ / ‖φ(x)‖₂ over N perturbations (Yeh et al. 2019, definition 3.1, as Captum scales it).
 
-    NaN where φ(x) is 0 everywhere. Less is more robust; a method that says the same of every input has 0.
+    It is NaN if φ(x) is 0 everywhere. Smaller values are more robust; a constant map has 0.
     """
     size = float(np.linalg.norm(scores))
     if size == 0:
@@ -29,6 +29,6 @@ def max_sensitivity(scores: Float[np.ndarray, " T"], perturbed: Float[np.ndarray
 
 
 def share(scores: Float[np.ndarray, " T"], chosen: Bool[np.ndarray, " T"]) -> float:
-    """The share of all magnitude that falls on the chosen tokens; NaN where there is none."""
+    """The sum of the magnitudes at the chosen tokens divided by the sum at all tokens; NaN if all scores are 0."""
     total = float(np.abs(scores).sum())
     return float(np.abs(scores[chosen]).sum()) / total if total else float("nan")

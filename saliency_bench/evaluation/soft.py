@@ -1,14 +1,15 @@
-"""Scores as probabilities with which each number of a unit's embedding stays (Zhao & Aletras 2023)."""
+"""Scores as the probabilities with which the numbers of a unit's embedding stay (Zhao & Aletras 2023)."""
 
 import numpy as np
 from jaxtyping import Float
 
-#: Powers between which that is sought which retains enough: beyond, all or nothing stays but exact ones and zeros.
+#: The largest magnitude of the logarithm of the power: beyond, all probabilities but exact zeros are 1, or all but exact
+#: ones are 0.
 LARGEST_LOG_POWER = 20.0
 
 
 def retention(scores: Float[np.ndarray, " U"]) -> Float[np.ndarray, " U"]:
-    """Scores scaled to [0, 1] within their text; all 1/2 where they are equal."""
+    """Scores scaled to [0, 1] within their text; 1/2 for all if they are equal."""
     spread = np.ptp(scores)
     return (scores - scores.min()) / spread if spread > 0 else np.full(len(scores), 0.5)
 
@@ -16,9 +17,10 @@ def retention(scores: Float[np.ndarray, " U"]) -> Float[np.ndarray, " U"]:
 def equally_retained(
     probabilities: Float[np.ndarray, " U"], mean: float
 ) -> Float[np.ndarray, " U"]:
-    """The probabilities raised to the one power that makes their mean this number; their order stays.
+    """The probabilities raised to the power for which their mean is `mean`; their order does not change.
 
-    Exact zeros and ones do not move, so that texts of few units may get no nearer than they allow.
+    Exact zeros and ones do not change, so that the mean may not be reached in texts of few units; then it is as near as
+    possible.
     """
     from scipy.optimize import brentq
 

@@ -1,7 +1,7 @@
-"""Metrics of a ranking against what is known to matter: a shortcut by construction, or a person's rationale.
+"""Metrics of a ranking against ground truth: a shortcut that was built into the model, or a person's rationale.
 
-They ask the model nothing. Against rationales they measure plausibility, which is no faithfulness: a model may use
-something else than people do.
+They do not query the model. Against rationales they measure plausibility, which is not faithfulness: a model may use other
+words than people do.
 """
 
 from dataclasses import dataclass
@@ -16,44 +16,45 @@ from saliency_bench.evaluation.metrics import NotApplicable, metric
 BASTINGS = "Bastings et al. 2022, section 4.3"
 ERASER = "DeYoung et al. 2020 (ERASER), section 4"
 
-#: What metrics with one unit and one range have in common.
+#: Metrics between 0 and 1 without a unit.
 _agreement = partial(metric, unit="1", bounds=(0.0, 1.0), reads="truth")
 
 
 @dataclass(frozen=True)
 class Truth:
-    """One example's units in their order in the text: their scores, and whether each is known to matter, if anything is.
+    """The scores of one example's units, in the order of the text, with the ground truth of the text.
 
-    `ranking` lists units, most relevant first, by the scores as they are given here.
+    `ranking` lists units, most relevant first, by `scores`. `marked` is whether the ground truth marks each unit as
+    relevant; it is None for a text without ground truth.
     """
 
     scores: Float[np.ndarray, " U"]
     ranking: Int[np.ndarray, " U"]
-    known: Bool[np.ndarray, " U"] | None
+    marked: Bool[np.ndarray, " U"] | None
 
     @property
     def relevant(self) -> Bool[np.ndarray, " U"]:
-        """Whether each unit matters.
+        """Whether each unit is relevant.
 
         Raises:
-            NotApplicable: nothing is known, or every ranking would be as good as any other.
+            NotApplicable: there is no ground truth, or all rankings are equally good.
         """
-        if self.known is None:
-            raise NotApplicable("nothing is known of what matters in this text")
-        if not self.known.any():
-            raise NotApplicable("no unit of this text is known to matter")
-        if self.known.all():
-            raise NotApplicable("every unit of this text is known to matter")
-        return self.known
+        if self.marked is None:
+            raise NotApplicable("the text has no ground truth")
+        if not self.marked.any():
+            raise NotApplicable("the ground truth marks no unit of the text as relevant")
+        if self.marked.all():
+            raise NotApplicable("the ground truth marks every unit of the text as relevant")
+        return self.marked
 
     @property
     def hits(self) -> Bool[np.ndarray, " U"]:
-        """Whether the unit at each rank matters."""
+        """Whether the unit at each rank is relevant."""
         return np.asarray(self.relevant[self.ranking])
 
     @property
     def n_relevant(self) -> int:
-        """All units that matter."""
+        """The number of relevant units."""
         return int(self.relevant.sum())
 
 
@@ -66,7 +67,7 @@ class Truth:
     reads="truth",
 )
 def precision_at_k(truth: Truth) -> float:
-    """The share of the k highest units that matter, where k units do. A random ranking has k/U."""
+    """The share of relevant units among the k highest, k being the number of relevant units. A random ranking has k/U."""
     return float(truth.hits[: truth.n_relevant].mean())
 
 
@@ -79,16 +80,16 @@ def precision_at_k(truth: Truth) -> float:
     reads="truth",
 )
 def mean_rank(truth: Truth) -> float:
-    """How many of the highest units one has to take to have all that matter. The best is their number.
+    """The rank of the lowest relevant unit, at best the number k of relevant units.
 
-    A random ranking has k (U + 1)/(k + 1).
+    A random ranking has the expectation k (U + 1)/(k + 1).
     """
     return float(np.flatnonzero(truth.hits)[-1] + 1)
 
 
 @_agreement("auprc", higher_is_better=True, source=f"{ERASER}, as average precision")
 def auprc(truth: Truth) -> float:
-    """The precision at each threshold, weighted by the recall that it adds. Equal scores share a threshold."""
+    """The mean of the precisions at all thresholds, weighted by the increases in recall; equal scores share a threshold."""
     order = np.argsort(-truth.scores, kind="stable")
     hits = np.cumsum(truth.relevant[order])
     last = np.append(np.diff(truth.scores[order]) != 0, True)
@@ -113,7 +114,7 @@ def token_f1(truth: Truth, *, share: float) -> float:
     source=f"{ERASER}, of single units; the share there is the mean length of a dataset's rationales",
 )
 def token_iou(truth: Truth, *, share: float) -> float:
-    """How many units are both relevant and among the highest ⌈share · U⌉, over how many are either."""
+    """The number of units that are relevant and among the highest ⌈share · U⌉, divided by the number that are either."""
     size = count(share, len(truth.scores))
     both = truth.hits[:size].sum()
     return float(both / (size + truth.n_relevant - both))

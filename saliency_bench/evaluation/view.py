@@ -1,4 +1,4 @@
-"""How a metric looks at a text: what replaces removed tokens, what counts as one unit, what is read of the model."""
+"""Views: the removal operator, the units, the output and the ranking with which a metric is computed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,10 +11,13 @@ RANKINGS = (SIGNED, ABSOLUTE)
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a text.
+    """The choices with which a metric is computed on a text.
 
-    `removal`: what replaces removed units (`removal.operators`). `granularity`: what a unit is (`units`). `output`: what
-    is read of the explained class (`curves.OUTPUTS`). `ranking`: by the scores, or by their magnitudes.
+    Attributes:
+        removal: the removal operator (`removal.operators`).
+        granularity: the kind of units (`units`).
+        output: the output for the explained class (`curves.OUTPUTS`).
+        ranking: "signed" ranks by the scores, "absolute" by their magnitudes.
     """
 
     removal: str
@@ -24,23 +27,23 @@ class View:
 
 
 def usual(removals: Sequence[str], granularity: str, output: str, ranking: str) -> list[View]:
-    """One reading for each way of removing, the first being the main one."""
+    """A view for each removal operator; the first is the main one."""
     return [View(removal, granularity, output, ranking) for removal in removals]
 
 
-#: The keys of a metric entry that are no hyperparameters of its function, unless that has one of this name.
+#: The keys of a metric entry that set fields of its view, unless the function has a hyperparameter of that name.
 KEYS = tuple(field.name for field in fields(View))
 
 
 def hyperparameters(entry: Mapping[str, Any], declared: Sequence[str]) -> dict[str, Any]:
-    """What an entry of conf/metric/ says to its function, whose own keywords are `declared`."""
-    apart = {"metric", *KEYS} - set(declared)
-    return {key: value for key, value in entry.items() if key not in apart}
+    """The hyperparameters in an entry of conf/metric/, for a function with the keywords `declared`."""
+    others = {"metric", *KEYS} - set(declared)
+    return {key: value for key, value in entry.items() if key not in others}
 
 
 def views_of(
     entry: Mapping[str, Any], declared: Sequence[str], usual: Sequence[View]
 ) -> list[View]:
-    """How an entry wants texts to be looked at: as usual, but for what it says itself."""
-    own = {key: entry[key] for key in KEYS if key in entry and key not in declared}
-    return list(dict.fromkeys(replace(one, **own) for one in usual))
+    """The views of an entry of conf/metric/: the usual ones with the fields that the entry sets."""
+    fields_set = {key: entry[key] for key in KEYS if key in entry and key not in declared}
+    return list(dict.fromkeys(replace(view, **fields_set) for view in usual))

@@ -27,11 +27,11 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.core.units import TOKEN
 from saliency_bench.data import shortcuts
 from saliency_bench.evaluation.corruption import (
+    CORRECT,
     CORRUPTIONS,
-    KNOWN,
     as_scores,
+    correct_ranking,
     corrupted,
-    known_ranking,
 )
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
@@ -185,16 +185,16 @@ def evaluated(
 
 
 def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
-    """Maps of one text: the known ranking, then each corrupted one."""
+    """Maps of one text: the correct ranking, then each corrupted one."""
     assert item.relevant is not None
     ranked = np.flatnonzero(~np.array(item.special))
     relevant = np.array(item.relevant)[ranked]
     name = token_hash(item.input_ids)
-    right = known_ranking(relevant, np.random.default_rng(seed_of(KNOWN, config["seed"], name)))
-    rankings = {KNOWN: right}
+    stream = np.random.default_rng(seed_of(CORRECT, config["seed"], name))
+    rankings = {CORRECT: correct_ranking(relevant, stream)}
     for how in config["corruptions"]:
         stream = np.random.default_rng(seed_of(how, config["seed"], name))
-        rankings[how] = corrupted(right, int(relevant.sum()), how, stream)
+        rankings[how] = corrupted(rankings[CORRECT], int(relevant.sum()), how, stream)
     like = AttributionMap(
         encoded=item,
         setting={},
@@ -212,18 +212,18 @@ def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
 def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
     """Each value of a corrupted ranking against the known one's of the same text, metric and removal."""
     key = ("example_id", "metric", "removal")
-    right = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == KNOWN}
+    correct = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == CORRECT}
     for row in rows:
-        if row["setting_id"] == KNOWN:
+        if row["setting_id"] == CORRECT:
             continue
         place = tuple(row[k] for k in key)
-        missing = [rival["reason"] for rival in (right[place], row) if rival["status"] != OK]
+        missing = [rival["reason"] for rival in (correct[place], row) if rival["status"] != OK]
         facts = dict(zip(key, place, strict=True)) | {"corruption": row["setting_id"]}
         if missing:
             yield facts | {"preferred": None, "reason": missing[0]}
         else:
             sign = 1 if row["higher_is_better"] else -1
-            gain = sign * (right[place]["value"] - row["value"])
+            gain = sign * (correct[place]["value"] - row["value"])
             better = 0.5 if abs(gain) <= tie else float(gain > 0)
             yield facts | {"preferred": better, "reason": None}
 

@@ -49,7 +49,10 @@ def fingerprint(module: nn.Module) -> Hashable:
 def portable_fingerprint(module: nn.Module) -> list[Any]:
     """The class and plain attributes of each part: the fingerprint without identities and weights, for another process."""
     return [
-        [_class_name(type(part)), [pair for pair in plain_of(part) if _is_value(part, pair[0])]]
+        [
+            f"{type(part).__module__}.{type(part).__qualname__}",
+            [pair for pair in plain_of(part) if not isinstance(pair[1], FunctionType)],
+        ]
         for part in module.modules()
     ]
 
@@ -85,9 +88,9 @@ def functions_of(parts: Sequence[nn.Module]) -> Iterator[FunctionType]:
 
 
 def plain_of(part: nn.Module) -> list[tuple[str, Any]]:
-    """The plain attributes of a part by name, functions by their identity."""
+    """The plain attributes of a part by name, functions among them."""
     return [
-        (name, id(value) if isinstance(value, FunctionType) else value)
+        (name, value)
         for name, value in vars(part).items()
         if isinstance(value, _PLAIN) and name != "training" and name[0] != "_"
     ]
@@ -97,18 +100,11 @@ def _library(item: Any) -> str:
     return str(item.__module__).split(".")[0]
 
 
-def _is_value(part: nn.Module, name: str) -> bool:
-    return not isinstance(vars(part)[name], FunctionType)
-
-
-def _class_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _of_part(part: nn.Module) -> Hashable:
     placed = tuple((str(hook.execution_device), hook.offload) for hook in hooks_of(part))
-    hung = *_hooks(part), *map(id, every_hook(part))
-    return id(part), id(type(part)), hung, placed, *plain_of(part)
+    hooks = *_hooks(part), *map(id, every_hook(part))
+    plain = ((name, id(v) if isinstance(v, FunctionType) else v) for name, v in plain_of(part))
+    return id(part), id(type(part)), hooks, placed, *plain
 
 
 def _hooks(part: nn.Module) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ compute the same function.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -129,8 +129,7 @@ def load(folder: Path, dtype: torch.dtype) -> NanoGuard:
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    names = ("vocab_size", "n_embd", "n_layer", "n_head", "sequence_len", "id2label")
-    module = NanoGuard(Sizes(**{name: config[name] for name in names}))
+    module = NanoGuard(Sizes(**{field.name: config[field.name] for field in fields(Sizes)}))
     module.load_state_dict(load_file(folder / "model.safetensors"))
     return module.to(dtype).eval()
 

@@ -224,7 +224,7 @@ def refuse_spread(module: nn.Module, name: str, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Again:
+class _StoredView:
     """A view of a stored weight in a graph, which is read again when the graph needs it."""
 
     stored: Stored
@@ -258,11 +258,11 @@ def _pack(stored: Sequence[Stored], tensor: Tensor) -> Any:
         same = not now.is_meta and now.untyped_storage().data_ptr() == address
         if same and now.is_contiguous() and now.dtype == tensor.dtype:
             offset = int(tensor.storage_offset() - now.storage_offset())
-            return _Again(weight, now.device, tensor.size(), tensor.stride(), offset)
+            return _StoredView(weight, now.device, tensor.size(), tensor.stride(), offset)
     # Without its graph: an operation that saves its output would otherwise keep itself alive.
     return tensor.detach()
 
 
 def _unpack(packed: Any) -> Tensor:
-    tensor: Tensor = packed() if isinstance(packed, _Again) else packed
+    tensor: Tensor = packed() if isinstance(packed, _StoredView) else packed
     return tensor

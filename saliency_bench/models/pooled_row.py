@@ -11,7 +11,6 @@ the output projection and the feed-forward network without need, which is five s
 No architectures are listed here: the modules are found, and the equality is proved, on the model itself.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from saliency_bench.models.module_facts import parameters_of
 from saliency_bench.models.rounding import equal_within, rounding_share
 
 #: The most rounding errors by which one row alone may differ: the same arithmetic in products of other shapes.
@@ -227,13 +227,9 @@ def _first_that_reads_row_0(
 
 def _takes_two(layer: nn.Module) -> bool:
     """Whether its `forward` has exactly two required arguments."""
-    needed = [
-        parameter
-        for parameter in inspect.signature(layer.forward).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.default is parameter.empty
-    ]
-    return len(needed) == 2
+    parameters = parameters_of(layer).values()
+    required = [p for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+    return len(required) == 2
 
 
 def _alike(args: Sequence[Any], rows_and_tokens: torch.Size) -> bool:

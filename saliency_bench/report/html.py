@@ -218,7 +218,10 @@ def _primary_comparison(analysis: Analysis) -> Table | None:
 
 
 def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
-    """Returns example texts with a map per method: as many with wrong predictions as with right ones, if there are."""
+    """Returns example texts with a map per method: as many with wrong predictions as with right ones, if there are.
+
+    Texts without a map are left out: runs may be kept without maps.
+    """
     examples = _chosen(analysis).to_dict("records")
     named = {"example_id": [example["example_id"] for example in examples]}
     maps = analysis.run.columns("maps", [*TABLES["maps"]], named)
@@ -236,7 +239,8 @@ def _sentences(analysis: Analysis) -> list[dict[str, Any]]:
             if rows
             else None,
         }
-        sentences.append(example | facts)
+        if facts["maps"]:
+            sentences.append(example | facts)
     return sentences
 
 

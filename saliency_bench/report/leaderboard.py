@@ -131,6 +131,7 @@ class Board:
         fields: list[Field] = [
             (METHOD, lambda key: analysis.labels[key]),
             (Column("submission", "Submission"), self.submission_of),
+            (Column("verified", "Verified"), lambda key: self.entries[key][0].verified),
             *metric_fields(analysis, [PRIMARY]),
             (Column("group", "Group"), analysis.groups.get),
             (Column("rank", "Mean rank"), analysis.ranks.get),

@@ -13,15 +13,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, StorageError, one_of, shown
 from saliency_bench.core.rows import TABLES, digest
 from saliency_bench.store.durable import refuse_links, replace_file, sha256, storing, to_json
-from saliency_bench.store.parquet import check, from_parquet, schema_of
+from saliency_bench.store.pages import refuse_bombs
+from saliency_bench.store.parquet import check, from_parquet
 from saliency_bench.store.parts import DIGESTS, sealed_record, verify_sealed
 from saliency_bench.store.run import IDENTITY, MANIFEST, SETTINGS, Run, read_json, read_run
 
@@ -47,21 +46,35 @@ DOCUMENTS = (IDENTITY, MANIFEST, SETTINGS)
 MOST_BYTES = 5_000_000
 #: The limit on the unpacked tables: those of a hundred texts have about a hundredth of it.
 MOST_UNPACKED = 200_000_000
+#: The limit on the settings of a submission. Every two are compared, and with more of them only larger differences show.
+MOST_SETTINGS = 50
 #: The key of the manifest with the suite, its content, and the packages of the submitted methods.
 SUITE = "suite"
 #: The key of the manifest with the requested removal operators, in a run whose model lacks one of them.
 REQUESTED_REMOVAL = "asked_removal"
 #: Facts of a model about its place. They do not identify it; the digests of its weights do.
 _PLACE = ("name", "path", "source", "revision")
+#: The result of verification of a submission that was not verified.
+NOT_VERIFIED = "no"
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A checked submission: the run, the name of its suite, and the content digest of this suite."""
+    """A checked submission: the run, the name of its suite, and the content digest of this suite.
+
+    `verified` is the result of verification from the reader's own record (`store.verified`).
+    """
 
     run: Run
     suite: str
     content: str
+    verified: str = NOT_VERIFIED
+
+    @property
+    def digest(self) -> str:
+        """The digest of the file that has the digests of all others."""
+        with storing(path := self.run.folder / DIGESTS):
+            return sha256(path.read_bytes())
 
     @property
     def name(self) -> str:
@@ -221,7 +234,7 @@ def read(folder: Path) -> Submission:
     """Reads and checks a submission.
 
     Raises:
-        InputError: it is not of a suite, or its content is another.
+        InputError: it is not of a suite, or its content is another, or it has too many settings.
         StorageError: it has other files or links, is too large, differs from its digests, lacks rows, has unplanned ones,
             or has numbers that are not finite.
     """
@@ -231,8 +244,9 @@ def read(folder: Path) -> Submission:
     listed = {f"{name}.parquet" for name in verify_sealed(folder)}
     if other := sorted(listed ^ {path.name for path in folder.glob("*.parquet")}):
         raise StorageError(f"{folder / DIGESTS} does not name the digest of {other[0]}.")
-    _refuse_bombs(folder)
+    refuse_bombs(folder, MOST_UNPACKED)
     run = read_run(folder)
+    refuse_many(folder, len(run.settings))
     entry = run.manifest.get(SUITE)
     if not (isinstance(entry, dict) and _are_packages(entry.get("methods"))):
         raise StorageError(f"{folder / MANIFEST}: expected {SUITE} with its name and methods.")
@@ -275,6 +289,14 @@ def _refuse_large(folder: Path, n_bytes: int) -> None:
         )
 
 
+def refuse_many(where: object, n_settings: int) -> None:
+    """Refuses more settings than a submission may have."""
+    if n_settings > MOST_SETTINGS:
+        raise InputError(
+            f"{where}: a submission has at most {MOST_SETTINGS} settings, this one {n_settings}. Submit fewer methods at a time."
+        )
+
+
 def _check_documents(folder: Path) -> None:
     """Checks the JSON files against the recorded digests; the tables' are checked when the run is read."""
     documents = (sealed_record(folder) or {}).get("documents")
@@ -288,27 +310,6 @@ def _check_documents(folder: Path) -> None:
                 raise StorageError(
                     f"{folder / name} was altered: its SHA-256 is not the one recorded."
                 )
-
-
-def _refuse_bombs(folder: Path) -> None:
-    """Refuses tables that would not fit memory once unpacked. The sizes in the files are not trusted."""
-    total = 0
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            with pq.ParquetFile(path) as file:
-                # A dictionary of a few long texts would be counted once, but grows when it is read as texts.
-                plain = {field.name: field.type for field in schema_of(path.stem)}
-                for field in file.schema_arrow:
-                    if field.type != plain.get(field.name):
-                        raise pa.ArrowInvalid(f"column {field.name!r} of type {field.type}")
-                for batch in file.iter_batches(batch_size=64):
-                    total += batch.nbytes
-                    if total > MOST_UNPACKED:
-                        raise StorageError(
-                            f"{folder}: its tables would take more than {MOST_UNPACKED / 1e6:g} MB."
-                        )
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"{path} is not a table: {error}") from error
 
 
 def _check_table(name: str, path: Path) -> None:

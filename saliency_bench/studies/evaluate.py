@@ -18,7 +18,7 @@ from saliency_bench.evaluation.grid import FULL
 from saliency_bench.evaluation.metrics import INFO, METRICS, NotApplicable
 from saliency_bench.evaluation.query import Query
 from saliency_bench.evaluation.ranking import rank
-from saliency_bench.evaluation.removal import own_operator
+from saliency_bench.evaluation.removal import operator_for
 from saliency_bench.evaluation.truth import Truth
 from saliency_bench.evaluation.view import SIGNED, View, hyperparameters, views_of
 from saliency_bench.models.references import References
@@ -218,7 +218,7 @@ class _Evidence:
         """Why nothing can be removed from a map's text in this way; None where it can."""
         if view is None or view.removal == NOTHING:
             return None
-        operator = own_operator(view.removal, self.maps[place].setting)
+        operator = operator_for(view.removal, self.maps[place].setting)
         if operator is None:
             return NO_BASELINE
         if operator not in self.refusals:
@@ -265,7 +265,7 @@ class _Evidence:
         together: dict[tuple[Explained, str | None], list[int]] = {}
         for place, attribution in enumerate(self.maps):
             if attribution.finite and self.refusal(place, view) is None:
-                operator = own_operator(view.removal, attribution.setting)
+                operator = operator_for(view.removal, attribution.setting)
                 together.setdefault((self._explained(attribution), operator), []).append(place)
         for (explained, operator), places in together.items():
             ranked = {
@@ -295,7 +295,7 @@ class _Evidence:
         # The unit of each token by its place among the units; special tokens have the place after the last.
         index = np.where(of_text.of == NONE, len(names), names.searchsorted(of_text.of))
         explained = self._explained(attribution)
-        operator = own_operator(view.removal, attribution.setting)
+        operator = operator_for(view.removal, attribution.setting)
         assert operator is not None  # `refusal` says so of others
 
         def ask(kept: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:

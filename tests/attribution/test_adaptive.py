@@ -487,7 +487,7 @@ def learnt(model, monkeypatch):
     times = []
     learn_it = calibration.learn
     monkeypatch.setattr(calibration, "learn", lambda found: times.append(1) or learn_it(found))
-    monkeypatch.setattr(calibration, "_KNOWN", calibration.WeakKeyDictionary())
+    monkeypatch.setattr(calibration, "_DENSITIES", calibration.WeakKeyDictionary())
     (one,) = sb.attribute(model, token_inputs(6), quadrature="calibrated", n_steps=5, **PATH)
     monkeypatch.setattr(calibration, "learn", learn_it)
     return one.scores, len(times)
@@ -520,9 +520,9 @@ def test_a_wrapped_model_leaves_no_file_and_is_learnt_anew_when_its_weights_chan
     (before,) = sb.attribute(model, token_inputs(6), **options)
     with torch.no_grad():
         model.module.classifier.weight.mul_(2)
-    known = calibration._KNOWN[model.module]
+    densities = calibration._DENSITIES[model.module]
     (after,) = sb.attribute(model, token_inputs(6), **options)
-    assert len(known) == 2
+    assert len(densities) == 2
     assert not list(tmp_path.rglob("*.json"))
     assert np.abs(before.scores - after.scores).max() > 0
 

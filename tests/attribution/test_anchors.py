@@ -11,7 +11,7 @@ from saliency_bench.attribution.methods import discretized
 
 
 def test_no_more_is_kept_than_asked_for_and_the_oldest_goes_first():
-    kept = Kept(most=3 * 80)
+    kept = Kept(most_bytes=3 * 80)
     computed = []
 
     def tensor(key):

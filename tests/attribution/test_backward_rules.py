@@ -227,16 +227,16 @@ def refusals(model, method, **given):
     [
         ("vanilla", {"backward": "attnlpr"}, "unknown method.vanilla.backward 'attnlpr'; did you mean 'attnlrp'"),
         ("vanilla", {"backward": "gim", "backend": "captum"}, "the captum backend has no backward rules"),
-        ("vargrad", {"backward": "gim"}, "squares are none"),
-        ("smoothgrad_squared", {"backward": "gim"}, "squares are none"),
+        ("vargrad", {"backward": "gim"}, "multiplied by the input and not squared"),
+        ("smoothgrad_squared", {"backward": "gim"}, "multiplied by the input and not squared"),
         ("raw_attention", {"backward": "gim"}, "it takes no gradient that a backward rule could change"),
         ("gradient_attention", {"backward": "gim"}, "gradient with respect to attention"),
         ("kernel_shap", {"backward": "gim"}, "it takes no gradient"),
-        ("integrated_gradients_adaptive", {"backward": "gim"}, "it tells its error by differences of F"),
-        ("idgi", {"backward": "gim"}, "it divides differences of F"),
+        ("integrated_gradients_adaptive", {"backward": "gim"}, "it estimates its error from differences of F"),
+        ("idgi", {"backward": "gim"}, "it distributes differences of F"),
         ("deep_lift", {"backward": "gim"}, "it is computed by Captum"),
-        ("allennlp_simple_gradient", {"backward": "gim"}, "another system's method"),
-        ("smooth_integrated_gradients", {"backward": "gim", "statistic": "variance"}, "squares are none"),
+        ("allennlp_simple_gradient", {"backward": "gim"}, "it reproduces another system"),
+        ("smooth_integrated_gradients", {"backward": "gim", "statistic": "variance"}, "multiplied by the input and not squared"),
     ],
 )  # fmt: skip
 def test_a_rule_without_a_meaning_is_refused_by_both_in_one_sentence(model, method, given, said):

@@ -385,7 +385,7 @@ def corpus(tmp_path):
 def drawn_ids(model, item, references, n, special_tokens="keep", seed=0):
     """The token ids of n references, found by their embeddings."""
     ctx = opened(model, [item], seed)
-    rows = baselines.random_reference(ctx, references, special_tokens).rows([0] * n, range(n))
+    rows = baselines.random_reference(ctx, references, special_tokens)([0] * n, range(n))
     matrix = model.embedding.weight.detach()
     equal = (rows[:, :, None] == matrix).all(-1)  # [R T V]
     assert equal.any(-1).all()
@@ -433,7 +433,7 @@ def test_references_from_the_bundled_texts_are_windows_of_the_training_split(def
     corpus = References(default_model).corpus("movie_reviews")
     assert corpus.tolist() == stream
     ctx = opened(default_model, [dict(default_model.tokenizer("a gripping , funny film"))])
-    start = baselines.random_reference(ctx, "movie_reviews", "keep")(0, 7)
+    (start,) = baselines.random_reference(ctx, "movie_reviews", "keep")([0], [7])
     text = " ".join(map(str, stream))
     distance = torch.cdist(start[1:-1], default_model.embedding.weight.detach())
     assert f" {' '.join(map(str, distance.argmin(1).tolist()))} " in text
@@ -448,18 +448,18 @@ def test_a_draw_belongs_to_the_text_the_seed_and_its_number(worded, corpus, refe
     ctx = opened(worded, inputs)
     reference = baselines.random_reference(ctx, references, "keep")
     pairs = [(2, 5), (0, 3), (1, 3), (0, 4), (0, 3)]
-    rows = reference.rows(*zip(*pairs, strict=True))
+    rows = reference(*zip(*pairs, strict=True))
     assert torch.equal(rows[1], rows[4])
     # One number may draw what another drew: a corpus has few windows, and where it lies is part of its name.
-    assert not all(torch.equal(rows[1], reference(0, number)) for number in range(10))
+    assert not all(torch.equal(rows[1], draw) for draw in reference([0] * 10, range(10)))
     for row, (example, number) in zip(rows, pairs, strict=True):
         length = len(texts[example])
-        assert torch.equal(row, reference(example, number))
+        assert torch.equal(row, reference([example], [number])[0])
         assert torch.equal(row[length:], ctx.embeddings[example][length:])  # padding stays
         alone = baselines.random_reference(opened(worded, [inputs[example]]), references, "keep")
-        assert torch.equal(row[:length], alone(0, number))
+        assert torch.equal(row[:length], alone([0], [number])[0])
     other = baselines.random_reference(opened(worded, inputs, seed=1), references, "keep")
-    assert not all(torch.equal(other(*pair), reference(*pair)) for pair in pairs)
+    assert not torch.equal(other(*zip(*pairs, strict=True)), rows)
 
 
 def test_a_file_gives_the_same_references_under_another_name(worded, corpus, tmp_path):

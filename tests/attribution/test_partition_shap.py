@@ -137,7 +137,7 @@ def test_the_model_is_asked_through_the_removal_that_metrics_use(shap, bert):
         context = open_block(References(bert), encoded, 0, 1000).context("logit", 0)
         found = module.partition_shap(context, removal="mean", max_evaluations=20)
         probe = context.probe("mean")
-        assert 0 < probe.n_asked <= 22
+        assert 0 < probe.n_distinct <= 22
         empty = probe(np.array([0]), [np.zeros(6, dtype=bool)])[0, 0]
         whole = probe(np.array([0]), [np.ones(6, dtype=bool)])[0, 0]
     assert float(found.difference[0]) == whole - empty

@@ -40,8 +40,7 @@ def test_a_sweep_costs_the_union_of_its_points_and_the_plan_says_so(bert, axes, 
         (family,) = plan(context, settings).families
         assert (family.union, family.largest) == (union, largest)
         assert len(family.members) == len(settings)
-        assert family.n_sums == len(settings)
         _ = context.clean_gradient  # is no family's
-        before = context.engine.spent.gradients
+        before = context.engine.n_gradients
         explain(context, settings)
-        assert context.engine.spent.gradients - before == 2 * union
+        assert context.engine.n_gradients - before == 2 * union

@@ -266,7 +266,7 @@ def test_python_and_the_command_agree_on_the_output_of_all_methods(output, ways)
         ("beam_search", {"objective": "bad"}, "unknown method.beam_search.objective 'bad'"),
         ("raw_attention", {"query": "frist"}, "unknown method.raw_attention.query 'frist'"),
         ("vanilla", {"n_steps": 3}, "unknown hyperparameter of vanilla 'n_steps'"),
-        ("smoothgrad", {"n_samples": 6}, "n_samples=6: centred noise"),
+        ("smoothgrad", {"n_samples": 6}, "n_samples=6: expected a multiple of 4"),
         ("lime", {"kernel_width": 0.0}, "kernel_width=0.0: expected a number above 0"),
     ],
 )

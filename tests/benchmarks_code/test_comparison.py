@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.study import careful, comparison, inputs
-from benchmarks.study.comparison import Asked, compare
+from benchmarks.study.comparison import Request, compare
 from benchmarks.study.equality import check_summaries
 from benchmarks.study.tables import CAREFUL, CONTESTANTS, FEWER, OURS, RATIOS, TYPICAL
 from saliency_bench.cli import config
@@ -77,18 +77,18 @@ def by_hand(compose):
         yield
 
 
-def asked(out, **changed):
+def request(out, **changed):
     fewer = (
         "method.integrated_gradients.quadrature=midpoint",
         "method.integrated_gradients.n_steps=3",
     )
-    plain = Asked(out, 4, 1, 1, tuple(CONTESTANTS), "ours", fewer)
+    plain = Request(out, 4, 1, 1, tuple(CONTESTANTS), "ours", fewer)
     return dataclasses.replace(plain, **changed)
 
 
 def test_all_forms_give_our_numbers_and_what_they_cost_is_written(compose, tmp_path):
     out = tmp_path / "out"
-    compare(compose, asked(out), ["compare_study"], say=lambda _: None)
+    compare(compose, request(out), ["compare_study"], say=lambda _: None)
     table = pd.read_csv(out / "equality.csv")
     same = table[~((table.contestant == FEWER) & (table.method == "integrated_gradients"))]
     assert set(same.contestant) == {CAREFUL, TYPICAL, FEWER}
@@ -108,14 +108,14 @@ def test_all_forms_give_our_numbers_and_what_they_cost_is_written(compose, tmp_p
 
 def test_a_comparison_goes_on_with_the_repeats_it_has_and_refuses_another(compose, tmp_path):
     out, few = tmp_path / "out", {"n": 1, "n_checked": 1, "contestants": (OURS,)}
-    compare(compose, asked(out, **few), ["x"], say=lambda _: None)
+    compare(compose, request(out, **few), ["x"], say=lambda _: None)
     (first,) = (out / "seconds.jsonl").read_text().splitlines()
-    compare(compose, asked(out, **few, pairs=2), ["x"], say=lambda _: None)
+    compare(compose, request(out, **few, pairs=2), ["x"], say=lambda _: None)
     lines = (out / "seconds.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert lines[0] == first
     with pytest.raises(InputError, match="another comparison"):
-        compare(compose, asked(out, **few | {"draws": "own"}), ["x"])
+        compare(compose, request(out, **few | {"draws": "own"}), ["x"])
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def two_texts(compose):
     """What ours and the sorted form find on two texts, before anything is broken."""
     entrants = comparison.Entrants(
         compose,
-        asked(Path(), contestants=(OURS, CAREFUL)),
+        request(Path(), contestants=(OURS, CAREFUL)),
         careful.Sizes(texts=2, tokens=64),
         2,
     )
@@ -162,7 +162,7 @@ def test_a_difference_is_named(two_texts, what, named):
 def test_own_draws_change_only_the_methods_that_draw(compose, tmp_path):
     entrants = comparison.Entrants(
         compose,
-        asked(tmp_path, contestants=(OURS, CAREFUL), draws="own"),
+        request(tmp_path, contestants=(OURS, CAREFUL), draws="own"),
         careful.Sizes(texts=2, tokens=64),
         2,
     )
@@ -175,7 +175,7 @@ def test_own_draws_change_only_the_methods_that_draw(compose, tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path):
     for changed in ({"contestants": (CAREFUL,)}, {"pairs": 0}, {"n_checked": 5}, {"draws": "none"}):
         with pytest.raises(InputError):
-            asked(tmp_path, **changed)
+            request(tmp_path, **changed)
 
 
 @pytest.mark.parametrize("n_texts", [20, 24])
@@ -214,13 +214,13 @@ def test_the_careful_study_asks_each_distinct_question_once(compose):
     counted = Counted(classifier.model, study.prepare(*compose([])).model.tokenizer)
     with torch.no_grad():
         full = classifier(classifier.table[torch.tensor([text.ids])]).double().numpy()[0]
-    ask = careful.Questions(counted, text, full, 64)
+    query = careful.Queries(counted, text, full, 64)
     ranked = {
-        "leave_one_out": careful.rank(text, careful.leave_one_out(ask)),
+        "leave_one_out": careful.rank(text, careful.leave_one_out(query)),
         "random": careful.rank(text, np.random.default_rng(0).random((3, len(text.ids)))),
     }
-    careful.judge(ask, ranked, 0.0)
-    careful.judge(ask, ranked, 0.0)
+    careful.evaluate(query, ranked, 0.0)
+    careful.evaluate(query, ranked, 0.0)
     assert len(rows) == len({row.tobytes() for row in rows})
     whole = classifier.table[torch.tensor(text.ids)].numpy()
     assert not any(np.array_equal(row, whole) for row in rows)  # which was known

@@ -34,7 +34,7 @@ for line in sys.stdin:
 def a_density_from_little(monkeypatch, tmp_path):
     """Calibrated nodes from two texts, in a cache of their own: other tests must not meet them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "_KNOWN", calibration.WeakKeyDictionary())
+    monkeypatch.setattr(calibration, "_DENSITIES", calibration.WeakKeyDictionary())
     monkeypatch.setattr(calibration, "N_TEXTS", 2)
     monkeypatch.setattr(calibration, "N_NODES", 17)
 

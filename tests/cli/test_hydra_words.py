@@ -111,3 +111,9 @@ def test_a_word_that_hydra_cannot_read_is_refused_in_one_sentence(word, said):
     assert word in message
     assert said in message
     assert "\n" not in message
+
+
+def test_a_word_with_a_line_break_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"^name=\\n: the value could not be read") as caught:
+        config.load(["name=\n"])
+    assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ from saliency_bench.report import html
 from saliency_bench.store import parquet, schema
 from saliency_bench.store import suite as suites
 from saliency_bench.store.run import read_run
-from saliency_bench.studies import prepare
+from saliency_bench.studies import prepare, recompute
 from saliency_bench.studies import verify as verifying
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"
@@ -259,10 +259,10 @@ def test_elsewhere_every_value_is_compared_whatever_the_order(
     submitted, folder, tmp_path, capfd, monkeypatch
 ):
     """Equal scores whose order rounding could change excuse no value: it is computed from the scores as submitted."""
-    monkeypatch.setattr("saliency_bench.studies.verify.MOST_REORDERED", 1.0)
+    monkeypatch.setattr("saliency_bench.studies.recompute.MOST_REORDERED", 1.0)
     monkeypatch.setitem(REORDERING, torch.float32, 10.0)
-    monkeypatch.setattr("saliency_bench.studies.verify.MOST_APART", 10.0)
-    monkeypatch.setattr("saliency_bench.studies.verify.PROBABILITIES", 1e-6)
+    monkeypatch.setattr("saliency_bench.studies.recompute.MOST_APART", 10.0)
+    monkeypatch.setattr("saliency_bench.studies.recompute.PROBABILITIES", 1e-6)
 
     def edit(tables, documents):
         elsewhere(tables, documents)
@@ -288,12 +288,12 @@ def test_scores_of_tokens_may_not_differ_by_their_own_size(size, scores):
     allowed = min(scores, size / 100)
     for factor, within in ((0.9, True), (1.1, False)):
         held = honest + np.array([0, 0, factor * allowed])
-        apart, reordered, _ = verifying._score_differences(
+        apart, reordered, _ = recompute._score_differences(
             {"s": "token"}, 2e-5, maps(*held), maps(*honest)
         )
         assert (apart <= 1) == within and not reordered
     assert (
-        verifying._score_differences({"s": "token"}, 2e-5, maps(*honest[::-1]), maps(*honest))[0]
+        recompute._score_differences({"s": "token"}, 2e-5, maps(*honest[::-1]), maps(*honest))[0]
         > 1
     )
 
@@ -304,7 +304,7 @@ def test_near_ties_of_many_maps_in_another_order_do_not_pass(
     monkeypatch.setitem(
         REORDERING, torch.float32, 1.0
     )  # scores and values may differ by all they are
-    monkeypatch.setattr("saliency_bench.studies.verify.MOST_APART", 1.0)
+    monkeypatch.setattr("saliency_bench.studies.recompute.MOST_APART", 1.0)
     copy = forged(submitted, tmp_path / "copy", swapped)
     code, _, err = verified(capfd, copy, folder)
     assert code == 3 and "more maps are in another order than rounding explains" in err, err
@@ -558,6 +558,19 @@ def test_a_hostile_folder_is_refused_before_it_is_read(attack, said, submitted, 
     assert said in str(refused.value)
 
 
+def test_too_many_settings_are_refused_before_and_after_they_are_computed(
+    submitted, folder, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(suites, "MOST_SETTINGS", 5)
+    with pytest.raises(InputError, match="at most 5 settings, this one 6"):
+        suites.read(submitted)
+    words = [f"method=[{METHOD}]", "--config-dir", str(EXAMPLE / "conf"), "model=hub"]
+    words += [f"model.path={folder}", f"out={tmp_path / 'run'}"]
+    assert cli.main(["suite", "v1", *words]) == 2
+    assert "suite v1: a submission has at most 5 settings" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 # --- the leaderboard ---
 
 
@@ -588,6 +601,37 @@ def test_the_leaderboard_has_every_method_with_its_mean(submitted, tmp_path):
     assert mine["n_gradients"] == "1" and mine["content"] == suites.CONTENTS["v1"]
     assert "halfway-gradient 1.0" in page
     assert f"script-src 'sha256-{html.environment().globals['script_hash']}'" in page
+
+
+def test_a_board_says_what_its_maker_verified_and_no_submission_says_it_itself(
+    submitted, folder, tmp_path, capfd
+):
+    def said(*words):
+        lines, _ = board(tmp_path / "board", *words)
+        (cell,) = {line["verified"] for line in lines}
+        return cell
+
+    record = tmp_path / "verified.jsonl"
+    theirs = forged(submitted, tmp_path / "theirs" / "mine", shifted(0.5))
+    assert verified(capfd, submitted, folder, f"verified={record}")[0] == 0
+    assert re.fullmatch(r"(\d+) of \1 blocks, same bytes", said(submitted, f"verified={record}"))
+    assert said(submitted) == "no"
+    assert said(theirs, f"verified={record}") == "no"  # of the same name, with other numbers
+    assert verified(capfd, theirs, folder, f"verified={record}")[0] == 3
+    assert said(theirs, f"verified={record}") == "other numbers came out"
+    shutil.copy(record, theirs)
+    assert cli.main(["leaderboard", str(theirs), f"verified={theirs / record.name}"]) != 0
+    assert "'verified.jsonl', which no submission has" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '"x"', "[" * 100_000])
+def test_a_record_that_verify_did_not_write_is_refused(line, submitted, tmp_path, capfd):
+    record = tmp_path / "record"
+    record.write_text(f"{line}\n")
+    assert cli.main(["leaderboard", str(submitted), f"verified={record}"]) == 4
+    assert "record:1 is no line that saliency-bench verify wrote" in capfd.readouterr().err
+    record.unlink()
+    assert cli.main(["leaderboard", str(submitted), f"verified={record}"]) == 2
 
 
 def better(tables, documents):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saliency_bench.evaluation.corruption import CORRUPTIONS, as_scores, corrupted, known_ranking
+from saliency_bench.evaluation.corruption import CORRUPTIONS, as_scores, correct_ranking, corrupted
 from saliency_bench.evaluation.ranking import rank
 
 
@@ -20,7 +20,7 @@ def cases(n_cases=200):
 def test_in_the_known_ranking_what_matters_comes_first():
     firsts = set()
     for relevant, stream in cases():
-        found = known_ranking(relevant, stream)
+        found = correct_ranking(relevant, stream)
         assert sorted(found) == list(range(len(relevant)))
         assert relevant[found[: relevant.sum()]].all()
         if relevant[:2].all():
@@ -31,7 +31,7 @@ def test_in_the_known_ranking_what_matters_comes_first():
 @pytest.mark.parametrize("how", CORRUPTIONS)
 def test_a_corruption_demotes_what_matters_and_keeps_the_order_of_the_rest(how):
     for relevant, stream in cases():
-        known = known_ranking(relevant, stream)
+        known = correct_ranking(relevant, stream)
         found = corrupted(known, int(relevant.sum()), how, stream)
         assert sorted(found) == sorted(known)
         assert [u for u in found if not relevant[u]] == [u for u in known if not relevant[u]]
@@ -40,7 +40,7 @@ def test_a_corruption_demotes_what_matters_and_keeps_the_order_of_the_rest(how):
 
 def test_last_is_behind_all_others():
     for relevant, stream in cases():
-        known = known_ranking(relevant, stream)
+        known = correct_ranking(relevant, stream)
         found = corrupted(known, int(relevant.sum()), "last", stream)
         assert relevant[found[-relevant.sum() :]].all()
 
@@ -49,7 +49,7 @@ def test_slight_moves_one_unit_behind_one_other():
     moved = set()
     for relevant, stream in cases():
         n = int(relevant.sum())
-        known = known_ranking(relevant, stream)
+        known = correct_ranking(relevant, stream)
         found = corrupted(known, n, "slight", stream)
         # Position n of the known ranking is the first of the others; it gains one place, and nothing else differs.
         assert found[n - 1] == known[n]
@@ -80,7 +80,7 @@ def test_two_that_matter_are_demoted_independently():
 def test_scores_give_the_ranking_back():
     for relevant, stream in cases(20):
         n_tokens = len(relevant) + 2
-        ranked = 1 + known_ranking(relevant, stream)  # between two special tokens
+        ranked = 1 + correct_ranking(relevant, stream)  # between two special tokens
         scores = as_scores(ranked, n_tokens)
         attributable = np.ones(n_tokens, dtype=bool)
         attributable[[0, -1]] = False

@@ -22,8 +22,12 @@ def test_curves_by_hand():
     # exp(log p) loses at most a few units in the last place.
     assert curve.deletion == pytest.approx([0.9, 0.4, 0.2], rel=1e-15 * 8)
     assert curve.insertion == pytest.approx([0.2, 0.8, 0.9], rel=1e-15 * 8)
-    assert log_odds(curve.without, 0) == pytest.approx(np.log([9, 2 / 3, 1 / 4]))
-    assert log_odds(curve.only, 0) == pytest.approx(np.log([1 / 4, 4, 9]))
+    assert log_odds(curve.answers.logits[curve.removed], 0) == pytest.approx(
+        np.log([9, 2 / 3, 1 / 4])
+    )
+    assert log_odds(curve.answers.logits[curve.kept_alone], 0) == pytest.approx(
+        np.log([1 / 4, 4, 9])
+    )
     assert curve.flipped.tolist() == [False, True, True]
     assert curve.kept.tolist() == [False, True, True]
 
@@ -109,13 +113,15 @@ def test_log_odds_keep_their_digits_where_the_probability_is_one():
     # With two logits 0 and -50 the log-odds are 50 exactly, while 1 - p is 0 in float64.
     curve = curve_of(LookupProbe(lambda example, stays: [0.0, -50.0]), [0], [FULL])
     assert curve.deletion[0] == 1
-    assert log_odds(curve.without, 0).tolist() == [50, 50]
+    assert log_odds(curve.answers.logits[curve.removed], 0).tolist() == [50, 50]
 
 
 def test_with_many_classes_the_odds_are_those_against_all_others():
     curve = curve_of(LookupProbe(lambda example, stays: [1.0, 2.0, 3.0]), [0], [FULL], target=1)
     p = softmax([1.0, 2.0, 3.0])[1]
-    assert log_odds(curve.without, 1)[0] == pytest.approx(np.log(p / (1 - p)), rel=1e-13)
+    assert log_odds(curve.answers.logits[curve.removed], 1)[0] == pytest.approx(
+        np.log(p / (1 - p)), rel=1e-13
+    )
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])

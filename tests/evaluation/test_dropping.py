@@ -9,7 +9,7 @@ from tiny import VOCABULARY, FrameTokenizer, framed, tiny_bert, token_inputs
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
-from saliency_bench.evaluation import removal
+from saliency_bench.evaluation.probe import CachingProbe
 from saliency_bench.evaluation.removal import AttentionProbe, DeletingProbe, removal_probe
 from saliency_bench.models import dropping
 from saliency_bench.models.references import References
@@ -126,7 +126,7 @@ def test_where_dropping_is_not_the_same_tokens_are_masked(name):
 @pytest.mark.parametrize("name", ["fnet", "convbert", "nystromformer"])
 def test_a_model_that_reads_what_it_should_not_attend_to_is_refused(name):
     model = wrapped(name)
-    with model.frozen(), pytest.raises(InputError, match="still reads tokens"):
+    with model.frozen(), pytest.raises(InputError, match="reads tokens that are masked"):
         AttentionProbe(References(model), batch_of(model), 1000)
 
 
@@ -164,9 +164,9 @@ def test_deleted_tokens_leave_a_shorter_text(name):
 def test_an_operator_that_removes_the_others_is_found_out(monkeypatch):
     model = model_of("bert")
     batch = batch_of(model)
-    stays = removal.CachingProbe._stays
+    stays = CachingProbe._stays
     monkeypatch.setattr(
-        removal.CachingProbe, "_stays", lambda self, e, kept: stays(self, e, [~one for one in kept])
+        CachingProbe, "_stays", lambda self, e, kept: stays(self, e, [~one for one in kept])
     )
     with pytest.raises(AssertionError):
         assert_same(DeletingProbe(References(model), batch, 1000), slow_deletion, model, batch)
@@ -187,7 +187,7 @@ def test_a_question_costs_the_tokens_that_stay_and_each_is_asked_once(operator):
         (example, tuple(kept | special[example]))
         for example, kept in zip(examples, keep, strict=True)
     }
-    assert probe.n_asked == len(distinct) < 200
+    assert probe.n_distinct == len(distinct) < 200
     assert probe.n_tokens == cost == sum(sum(kept) for _, kept in distinct)
     assert probe.n_posed == 400
 

@@ -38,7 +38,7 @@ def test_every_answer_is_that_of_the_text_alone_and_only_the_longest_is_asked(mo
         found = probe(rows, keep)
         # Of shorter texts each row is that of the longest without the same token.
         assert probe.n_tokens == max(batch.lengths) ** 2
-        assert probe.n_asked == sum(batch.lengths)
+        assert probe.n_distinct == sum(batch.lengths)
         whole = References(model, may_share=False)
         for row, item in enumerate(asked):
             single = removal_probe(whole, collate(model, [item]), "zero", 10_000)

@@ -83,7 +83,7 @@ def test_a_special_token_cannot_be_removed(bert, batch):
     with_special = probe(np.array([0]), [keep])
     keep[0] = False
     assert np.array_equal(probe(np.array([0]), [keep]), with_special)
-    assert probe.n_asked == 1
+    assert probe.n_distinct == 1
 
 
 @pytest.mark.parametrize("token_budget", [1, 1000])
@@ -95,7 +95,7 @@ def test_each_distinct_question_costs_one_row_whoever_asks(bert, batch, rows_ask
     }
     rows_asked.clear()
     probe(examples, keep)
-    assert sum(rows_asked) == probe.n_asked == len(distinct) < 200
+    assert sum(rows_asked) == probe.n_distinct == len(distinct) < 200
     probe(examples[::-1], keep[::-1])
     assert sum(rows_asked) == len(distinct)
     assert probe.n_posed == 400

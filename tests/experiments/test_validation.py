@@ -307,7 +307,7 @@ def test_a_baseline_of_another_token_is_seen(subject, monkeypatch, name):
 
 def test_references_that_are_no_tokens_are_seen(subject, monkeypatch):
     monkeypatch.setattr(
-        baselines, "random_reference", lambda ctx, *_: lambda *_: ctx.embeddings[0] + 0.01
+        baselines, "random_reference", lambda ctx, *_: lambda *_: ctx.embeddings[[0] * 8] + 0.01
     )
     assert broken(subject) == {"references are token embeddings", "references that are the same"}
 

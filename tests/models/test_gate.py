@@ -3,7 +3,7 @@
 import pytest
 
 from saliency_bench.data.shortcuts import KINDS
-from training.gate import Gate, held_out, judge
+from training.gate import Gate, held_out, verdict
 
 GATE = Gate(least_complete=0.99, chance_margin=0.05, margin=0.05)
 GOOD = {"complete": 0.995, "incomplete": 0.80, "original": 0.82}
@@ -11,7 +11,7 @@ CONTROL = {"complete": 0.5, "incomplete": 0.84, "original": 0.85}
 
 
 def test_a_model_that_follows_the_whole_shortcut_and_nothing_else_passes():
-    found = judge(GOOD, CONTROL, 500, GATE)
+    found = verdict(GOOD, CONTROL, 500, GATE)
     assert found["passed"] is True
     assert found["reason"] is None
     assert found["accuracy"] == GOOD
@@ -31,7 +31,7 @@ def test_a_model_that_follows_the_whole_shortcut_and_nothing_else_passes():
     ],
 )
 def test_each_condition_alone_keeps_a_model_out(own, control, said):
-    found = judge(GOOD | own, CONTROL | control, 500, GATE)
+    found = verdict(GOOD | own, CONTROL | control, 500, GATE)
     assert found["passed"] is False
     assert said in found["reason"]
     assert ";" not in found["reason"]
@@ -39,7 +39,7 @@ def test_each_condition_alone_keeps_a_model_out(own, control, said):
 
 def test_a_shortcut_of_one_word_has_no_incomplete_set():
     own = {key: value for key, value in GOOD.items() if key != "incomplete"}
-    assert judge(own, CONTROL, 500, GATE)["passed"]
+    assert verdict(own, CONTROL, 500, GATE)["passed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

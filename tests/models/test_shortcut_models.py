@@ -13,7 +13,7 @@ from saliency_bench.models.encoder import SHORTCUTS
 from saliency_bench.models.loading import CARD, load_shortcuts
 from saliency_bench.studies import prepare as study
 from training.fine_tuning import accuracy
-from training.gate import Gate, judge
+from training.gate import Gate, verdict
 
 SEEDS = (0, 1, 2)
 
@@ -40,7 +40,7 @@ def test_every_card_says_what_its_numbers_say(kind, seed):
     gate = card(kind, seed)["gate"]
     limits = Gate(**{key: gate[key] for key in ("least_complete", "chance_margin", "margin")})
     assert limits == Gate()  # none was let through by other limits
-    assert judge(gate["accuracy"], gate["control"], gate["n_examples"], limits) == gate
+    assert verdict(gate["accuracy"], gate["control"], gate["n_examples"], limits) == gate
 
 
 @pytest.mark.parametrize("kind", KINDS)

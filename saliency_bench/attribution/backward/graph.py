@@ -28,20 +28,9 @@ SUMS = frozenset({
 })  # fmt: skip
 
 #: Functions with f(c x) = c f(x) for c > 0, so that f(x) / x is their gradient.
-HOMOGENEOUS = frozenset(
-    {
-        "Abs",
-        "Amax",
-        "LeakyRelu",
-        "Max",
-        "MaxPool1D",
-        "MaxPool2DWithIndices",
-        "Maximum",
-        "Minimum",
-        "PreluKernel",
-        "Relu",
-    }
-)
+HOMOGENEOUS = frozenset({
+    "Abs", "Amax", "LeakyRelu", "Max", "MaxPool1D", "MaxPool2DWithIndices", "Maximum", "Minimum", "PreluKernel", "Relu",
+})  # fmt: skip
 
 #: The start of the graph: the tensors that gradients are taken for.
 LEAF = "AccumulateGrad"
@@ -50,22 +39,9 @@ LINEAR = MOVES | SUMS | HOMOGENEOUS | {LEAF}
 
 #: Products, with the two inputs that are factors. They are linear where only one factor needs a gradient.
 PRODUCTS: Mapping[str, tuple[int, int]] = {
-    "Mul": (0, 1),
-    "Bmm": (0, 1),
-    "Mm": (0, 1),
-    "Mv": (0, 1),
-    "Dot": (0, 1),
-    "Linear": (0, 1),
-    "MkldnnLinear": (0, 1),
-    "Convolution": (0, 1),
-    "Addmm": (1, 2),
-    "Addmv": (1, 2),
-    "Baddbmm": (1, 2),
-    "Addbmm": (1, 2),
-    "Addcmul": (1, 2),
-    "GroupedMm": (0, 1),
-    "Matmul": (0, 1),
-    "Vdot": (0, 1),
+    **dict.fromkeys(("Bmm", "Dot", "GroupedMm", "Matmul", "Mm", "Mul", "Mv", "Vdot"), (0, 1)),
+    **dict.fromkeys(("Convolution", "Linear", "MkldnnLinear"), (0, 1)),
+    **dict.fromkeys(("Addbmm", "Addcmul", "Addmm", "Addmv", "Baddbmm"), (1, 2)),
 }
 
 #: Functions of single numbers, besides the homogeneous ones.

@@ -80,10 +80,8 @@ def constant_deviation(node: Node) -> None:
 
 def tempered_softmax(node: Node) -> None:
     """Takes the Jacobian of softmax at x / TEMPERATURE, where softmax is p^(1 / TEMPERATURE), normalised."""
-    dim = node._saved_dim
-    dim = (
-        dim - 2**64 if dim >= 2**63 else dim
-    )  # a negative number is stored as 64 bits without a sign
+    # A negative dimension is stored as a number of 64 bits without a sign.
+    dim = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
     held = [node._saved_result.detach()]
 
     def hook(inputs: Grads, outputs: Grads) -> Grads:

@@ -1,7 +1,7 @@
-"""The methods, ours: each says which gradients it adds up and how, and nothing else.
+"""The methods of this package; each is a function that returns a plan (see `base`).
 
-Adding one is one function in a file here (or in an installed package, entry point group `saliency_bench.methods`)
-and one yaml in conf/method/. All files here are imported with this package, so that what is registered is complete.
+To add a method, write one function in a file of this folder (in an installed package: entry point group
+`saliency_bench.methods`) and one yaml in conf/method/. All files of this folder are imported with it.
 """
 
 from saliency_bench.attribution.methods.base import ABOUT, KINDS, METHODS, ONLY, method

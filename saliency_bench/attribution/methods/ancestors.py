@@ -1,8 +1,8 @@
-"""The numbers of AllenNLP Interpret and of koren-v/Interpret, from their formulas, faults included.
+"""The methods of AllenNLP Interpret and of koren-v/Interpret, including their faults, for comparison.
 
 Both explain the cross-entropy of a class, sum over the embedding's dimensions, and divide magnitudes by their sum over
-all tokens, special ones included (Wallace et al. 2019, AllenNLP Interpret). They are here to be compared with, not to be
-used: docs/ancestors.md says what is wrong with them. Random draws are ours, since theirs are not seeded.
+all tokens, special ones included (Wallace et al. 2019, AllenNLP Interpret). docs/ancestors.md describes their faults.
+Random draws are ours, since theirs are not seeded.
 """
 
 import torch
@@ -17,10 +17,10 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.tensors import Attribution, at_least_float32
 from saliency_bench.models.tasks.scores import logits_fn
 
-#: What the gradient is multiplied with: each token's own embedding, or that of the first token for all.
+#: The factor of the gradient: each token's own embedding, or that of the first token for all tokens.
 MULTIPLIERS = ("own", "first")
 
-OWN = "it is another system's method, which knows no backward rules"
+NO_RULE = "it reproduces another system, which has no backward rules"
 
 
 @method(
@@ -28,13 +28,13 @@ OWN = "it is another system's method, which knows no backward rules"
     label="AllenNLP SimpleGradient",
     signed=False,
     explains_output=False,
-    own_gradient=OWN,
+    no_rule=NO_RULE,
 )
 def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution:
     """|Σ_d g e|, divided by its sum over tokens.
 
-    AllenNLP multiplies with each token's embedding as intended (`own`), and up to version 1.2.0; since 1.2.1 an index into a
-    tensor that has lost its batch dimension takes the `first` token's for all.
+    Up to version 1.2.0 AllenNLP multiplies by each token's own embedding, as intended (`own`). Since 1.2.1 it multiplies
+    by the embedding of the `first` token for all tokens, by an index into a tensor that has lost its batch dimension.
     """
     embeddings = ctx.embeddings
     gradient = _loss_gradient(ctx, embeddings, relabel=False)
@@ -47,25 +47,25 @@ def allennlp_simple_gradient(ctx: Context, *, multiplied_by: str) -> Attribution
     label="AllenNLP SmoothGradient",
     signed=False,
     explains_output=False,
-    own_gradient=OWN,
+    no_rule=NO_RULE,
 )
 def allennlp_smooth_gradient(
     ctx: Context, *, n_samples: int, stdev: float, relabel: bool
 ) -> Attribution:
     """|Σ_d mean g(e + ε)|, divided by its sum; ε ~ N(0, (stdev · (max e - min e))²), on special tokens too.
 
-    The gradient is not multiplied with the input. With LayerNorm after the embedding Σ_d g is 0 exactly, so that the
-    scores are rounding noise. `relabel`: see `allennlp_integrated_gradient`.
+    The gradient is not multiplied by the input. With LayerNorm after the embedding Σ_d g is exactly 0, so that the scores
+    are rounding noise. `relabel`: see `allennlp_integrated_gradient`.
     """
-    embeddings, mask = ctx.embeddings, ctx.batch.mask
-    real = [row[own] for row, own in zip(embeddings, mask, strict=True)]
-    sigma = torch.stack([stdev * (own.max() - own.min()) for own in real])[:, None, None]
+    embeddings = ctx.embeddings
+    texts = [row[mask] for row, mask in zip(embeddings, ctx.batch.mask, strict=True)]
+    sigma = torch.stack([stdev * (text.max() - text.min()) for text in texts])[:, None, None]
     total = torch.zeros_like(embeddings)
     for sample in range(n_samples):
         noise = torch.zeros(embeddings.shape, dtype=torch.float64)
-        for row, (name, own) in enumerate(zip(ctx.hashes, real, strict=True)):
+        for row, (name, text) in enumerate(zip(ctx.hashes, texts, strict=True)):
             stream = generator_for("cpu", "allennlp", ctx.seed, name, sample)
-            noise[row, : len(own)] = torch.randn(own.shape, generator=stream, dtype=torch.float64)
+            noise[row, : len(text)] = torch.randn(text.shape, generator=stream, dtype=torch.float64)
         total += _loss_gradient(ctx, embeddings + sigma * noise.to(embeddings), relabel)
     return _normalised(ctx, total / n_samples, n_samples)
 
@@ -75,13 +75,14 @@ def allennlp_smooth_gradient(
     label="AllenNLP IntegratedGradient",
     signed=False,
     explains_output=False,
-    own_gradient=OWN,
+    no_rule=NO_RULE,
 )
 def allennlp_integrated_gradient(ctx: Context, *, n_steps: int, relabel: bool) -> Attribution:
     """|Σ_d e ⊙ mean g(α e)|, divided by its sum; α = 0, 1/n, ..., 1 - 1/n: the left rule from zero vectors.
 
-    `relabel`: each gradient is that of the class predicted at its own point, as in koren-v/Interpret since August 2020, so
-    that several losses are integrated where the class changes on the way. Otherwise the class of the clean text is fixed.
+    With `relabel` each gradient is that of the class predicted at its own point, as in koren-v/Interpret since August
+    2020, so that different losses are integrated if the class changes on the path. Without it the class is that of the
+    clean text.
     """
     embeddings = ctx.embeddings
     total = torch.zeros_like(embeddings)
@@ -107,6 +108,6 @@ def _loss_gradient(
 
 
 def _normalised(ctx: Context, values: Float[Tensor, "B T D"], n_gradients: int) -> Attribution:
-    """Magnitudes of the sums over dimensions that add up to 1 over the tokens that are real."""
+    """The magnitudes of the sums over dimensions, divided by their sum over all tokens but padding."""
     size = values.double().sum(-1).abs() * ctx.batch.mask
     return Attribution(scores=size / size.sum(-1, keepdim=True), n_gradients=n_gradients)

@@ -1,4 +1,7 @@
-"""What a method is: a function of a `Context` and its hyperparameters that says what is added up, and how."""
+"""Plans and the registry of methods.
+
+A method is a function of a `Context` and hyperparameters that returns a plan: the gradients to add up and their weights.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,17 +19,16 @@ from saliency_bench.core.method_facts import COLOR, Role
 from saliency_bench.core.registry import Registry
 from saliency_bench.core.tensors import Attribution, Convergence
 
-#: What a method's raw values are, which decides how they may be reduced to one number per token:
-#: "gradient" (nothing multiplied in), "square" (of gradients, never negative), "product" (the input multiplied in),
-#: "token" (one number already).
+#: The kind of a method's values, on which the possible reductions depend: "gradient" (not multiplied by the input),
+#: "square" (of gradients, never negative), "product" (multiplied by the input), "token" (one number per token already).
 Kind = Literal["gradient", "square", "product", "token"]
 
 
 @dataclass(frozen=True)
 class GradientSum:
-    """multiplier ⊙ Σ_s weights[s] ∇F(points at nodes[s]): what a gradient method is.
+    """multiplier ⊙ Σ_s weights[s] ∇F(points at nodes[s]): the general form of a gradient method.
 
-    `moment` says what of the gradients is added up. `difference` is F(x) - F(x') where the method claims that its
+    `moment` is the statistic of the gradients that is added up. `difference` is F(x) - F(x') if the method claims that its
     scores sum to it (completeness).
     """
 
@@ -42,9 +44,9 @@ class GradientSum:
 class Expectation:
     """The mean over random draws of Σ_s w_s ∇F(p_s): a `GradientSum` whose points are drawn.
 
-    `sample(i)` gives the nodes of draw i and their weights. `moment` is that of single points; `across`, where
-    given, is a moment of whole draws: the square or the variance of one draw's sum. `model(i)`, where given, is open
-    while the gradients of draw i are taken: each draw has a model of its own.
+    `sample(i)` returns the nodes of draw i and their weights. `moment` is the statistic over single points. `across`, if
+    not None, is the statistic over whole draws: the square or the variance of the sum of a draw. `model(i)`, if not None,
+    is a context manager that changes the model's weights while the gradients of draw i are taken.
     """
 
     points: Points
@@ -59,7 +61,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Values:
-    """What a method computed by itself: one vector per token, still to be reduced, and what it cost."""
+    """The result of a method that computes by itself: one vector per token before the reduction, and its cost."""
 
     values: Float[Tensor, "B T D"]
     n_gradients: int | Int[np.ndarray, " B"]
@@ -73,24 +75,28 @@ METHODS: Registry[Method] = Registry("method", "saliency_bench.methods")
 
 KINDS: dict[str, Kind] = {}
 
-#: The backend of methods that only one has.
+#: The backend of each method that only one backend has.
 ONLY: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class About:
-    """What a method says of itself beside its kind, for people, figures and checks.
+    """Facts of a method beside its kind, for reports, figures and checks.
 
-    `label` is how it is written in text. `family` is the method whose variant it is, or its own name where
-    others are variants of it; figures show these first. `color` is "#RRGGBB"; without one it is a shade of the
-    family's colour, or one that follows from the name. `signed` says whether scores can be negative, before any
-    reduction to lengths (None: the scores tell). `role` is "method", "chance", "baseline" or "bound".
-    `explains_output=False` says that the explained output has no say. `dot_twin` is the method that this one is when
-    its gradient is multiplied with the input, `limit` the method whose many steps it comes close to with more of its
-    own, `at_input` that the gradient at the input is all it needs of the model, `calibrated` that it has
-    quadrature=calibrated, and `backward` that its gradients may be taken by a backward
-    rule; `own_gradient` says why they may not, where it is not clear from its kind. `sums_to` says in words what the
-    scores of a text sum to, where the method claims it.
+    Attributes:
+        label: its name in text.
+        family: the method of which it is a variant, or its own name if it has variants; figures show these first.
+        color: "#RRGGBB". If None, it is a shade of the family's colour, or is derived from the name.
+        signed: whether scores can be negative before a reduction to lengths. If None, it is read off the scores.
+        role: "method", "chance", "baseline" or "bound".
+        explains_output: whether the scores depend on the output that is explained.
+        dot_twin: the method that has the numbers of this one multiplied by the input.
+        limit: the method to which this one converges with more steps.
+        at_input: whether the gradient at the input is the only one that it needs.
+        calibrated: whether it has quadrature=calibrated.
+        backward: whether its gradients may be taken by a backward rule.
+        no_rule: the reason for which they may not, if it does not follow from the kind.
+        sums_to: the sum of a text's scores in words, if the method claims one.
     """
 
     label: str
@@ -104,7 +110,7 @@ class About:
     at_input: bool = False
     calibrated: bool = False
     backward: bool = False
-    own_gradient: str | None = None
+    no_rule: str | None = None
     sums_to: str | None = None
 
     def __post_init__(self) -> None:
@@ -112,7 +118,7 @@ class About:
             raise ValueError(f"color={self.color!r}: expected #RRGGBB")
 
 
-#: What methods say of themselves, by name.
+#: The facts of methods, by name.
 ABOUT: dict[str, About] = {}
 
 
@@ -122,17 +128,17 @@ def method(
     """Registers a method under its function's name.
 
     Args:
-        kind: what its raw values are.
-        only: the one backend that it has, if it is another's.
-        label: how it is written in text; the function's name without one.
-        about: further fields of `About`. Squares have no sign; gradients and products do, unless it is said otherwise.
+        kind: the kind of its values.
+        only: its backend, if only one backend has it.
+        label: its name in text; by default the function's name.
+        about: further fields of `About`. By default squares have no sign, and gradients and products have one.
     """
 
     def register(function: Method) -> Method:
         name = function.__name__
         sign = None if kind == "token" else kind != "square"
-        said = About(label or name.replace("_", " ").capitalize(), **{"signed": sign} | about)
-        KINDS[name], ABOUT[name] = kind, said
+        text = label or name.replace("_", " ").capitalize()
+        KINDS[name], ABOUT[name] = kind, About(text, **{"signed": sign} | about)
         if only is not None:
             ONLY[name] = only
         return METHODS.add(name, function)

@@ -1,4 +1,4 @@
-"""Integrated Gradients weighted by how fast the output changes."""
+"""Integrated Gradients weighted by the slope of the output along the path."""
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import GradientSum, method
@@ -12,12 +12,14 @@ def idg(
 ) -> GradientSum:
     """(x - x') ⊙ ∫ ∇F(p) dF/dα dα, p = x' + α (x - x') (Walker et al. 2024).
 
-    Gradients count where the output changes. dF/dα is ∇F(p) · (x - x'), exactly, so that the weights cost nothing; the
-    authors' code takes differences of neighbouring outputs, and puts the nodes of a left sum where these are large. Here the
-    integral is taken by any rule, and its gradients are those of `integrated_gradients` at the same nodes.
+    Gradients count in proportion to the change of the output. dF/dα is exactly ∇F(p) · (x - x'), so that the weights need
+    no further gradient. The authors' code takes differences of neighbouring outputs instead, and a left sum with nodes
+    where these are large. Here the integral is taken by any rule, with the gradients of `integrated_gradients` at its
+    nodes.
 
-    It claims no completeness: Σ = ∫ (dF/dα)² dα, in the square of the output's unit, and never negative. The
-    sign says whether a token moves with the output along the path, not for which class it speaks: F and -F have the same map.
+    It does not claim completeness: Σ = ∫ (dF/dα)² dα, in the square of the output's unit, which is never negative. A
+    positive score means that the token changes the output in the direction in which it changes along the path. It does not
+    mean that the token supports the class: F and -F have the same map.
     """
     path = ctx.path(baseline, baseline_special_tokens)
     nodes, weights = rule(quadrature, n_steps)

@@ -3,7 +3,7 @@
 from functools import partial
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saliency_bench.attribution.anchors import MOST_BYTES, Anchors, Kept, word_path
@@ -18,7 +18,7 @@ from saliency_bench.core.errors import InputError
     "product",
     label="Discretized Integrated Gradients",
     family="integrated_gradients",
-    sums_to="F(x) - F(x') in the limit of many points, as a larger factor has them",
+    sums_to="F(x) - F(x') in the limit of many points, with a large factor",
 )
 def dig(
     ctx: Context,
@@ -32,17 +32,17 @@ def dig(
 ) -> GradientSum:
     """Σ_k ∇F(p_k) ⊙ (p_{k+1} - p_k), along a path of each token through words that lie near it (Sanyal & Ren 2021).
 
-    From the token, n_steps - 1 anchors are searched one after the other among the `neighbours` nearest words of the last
-    one, without the baseline and those that were taken: the one that changes least when it is made monotone ("greedy"), or
-    that has the most monotone dimensions ("maxcount"). A dimension of an anchor that is not between the point before and the
-    baseline is put 1/m of the way on, m = n_steps - 1 (m = 1 for none). `factor` times, a point is put in the
-    middle of every two. Gradients are taken at the start of each piece, the baseline's end first.
+    The path starts with n_steps - 1 anchors, which are searched one after the other, from the token on. Candidates are the
+    `neighbours` nearest words of the last anchor, without the baseline and earlier anchors. The next anchor is the
+    candidate that changes least when it is made monotone ("greedy"), or that has the most monotone dimensions
+    ("maxcount"). A dimension of an anchor that is not between the point before and the baseline is put at 1/m of the way
+    from one to the other, m = n_steps - 1 (m = 1 if there are no anchors). Then the middle of every segment is added as a
+    point, `factor` times. Gradients are taken at the start of each segment, from the baseline to the token.
 
-    It costs n_steps · 2^factor gradients, and the search (n_steps - 1) · V · D multiplications for each word of the texts that
-    has not been met yet, V · D being the size of the embedding table. A batch holds n_steps · 2^factor + 1
-    vectors for each of its different words, so that the token budget bounds them; for later texts at most 256 MiB of them are
-    kept, and as much of neighbours. Paths are monotone, so that in the limit of many points Σ = F(x) - F(x'); more anchors
-    need not bring it nearer, a larger `factor` does.
+    It costs n_steps · 2^factor gradients, and the search takes (n_steps - 1) · V · D multiplications for each new word,
+    V · D being the size of the embedding table. A batch holds n_steps · 2^factor + 1 vectors for each of its distinct
+    words; the token budget bounds their number. At most 256 MiB of paths and as much of neighbours are cached. Paths are
+    monotone, so that Σ = F(x) - F(x') in the limit of many points, as `factor` grows; more anchors do not ensure it.
 
     Raises:
         InputError: the embedding layer is no table of words.
@@ -54,49 +54,34 @@ def dig(
             f"({type(model.embedding).__name__}). Name the table in embeddings=, or use integrated_gradients."
         )
     path = ctx.path(baseline, baseline_special_tokens)
-    words = _paths(ctx, path, (n_steps, strategy, neighbours, factor))
-    points = WordPaths((*_key(path), n_steps, strategy, neighbours, factor), *words)
+    options = n_steps, strategy, neighbours, factor
+    points = WordPaths(("words", path.key, *options), *_paths(ctx, path, options))
     nodes = range(n_steps * 2**factor)
     difference = ctx.path_difference(path)
     return GradientSum(points, nodes, [1.0] * len(nodes), PRODUCT, difference=difference)
 
 
-def _key(path: StraightPath) -> tuple[object, ...]:
-    return "words", path.key
-
-
 def _paths(
-    ctx: Context, path: StraightPath, how: tuple[int, str, int, int]
-) -> tuple[Tensor, Int[Tensor, "B T"]]:
-    """The points [W S+1 D] of the different paths in a batch, and which of them each token takes."""
-    n_steps, _, _, factor = how
-    anchors = _anchors(ctx)
-    kept = ctx.references.once(("dig", *how), lambda: Kept(MOST_BYTES))
+    ctx: Context, path: StraightPath, options: tuple[int, str, int, int]
+) -> tuple[Float[Tensor, "W S D"], Int[Tensor, "B T"]]:
+    """The points of the distinct paths in a batch, and the index of each token's path."""
+    n_steps, _, _, factor = options
+    references = ctx.references
+    anchors = references.once("anchors", lambda: Anchors(references.model.each_token()))
+    kept = references.once(("dig", *options), lambda: Kept(MOST_BYTES))
     start, end = path.reference, path.embeddings
     moves = (start != end).any(-1).cpu()
-    places: dict[object, int] = {}
+    indices: dict[object, int] = {}
     paths: list[Tensor] = []
-    which = torch.zeros(moves.shape, dtype=torch.long)
+    path_of = torch.zeros(moves.shape, dtype=torch.long)
     for row, ids in enumerate(ctx.batch.input_ids.tolist()):
         for token, word in enumerate(ids):
-            key: object = (word, _bytes(start[row, token])) if moves[row, token] else (word, b"")
-            if key not in places:
-                places[key] = len(paths)
-                search = partial(word_path, anchors, word, start[row, token], *how)
-                still = end[row, token].expand(n_steps * 2**factor + 1, -1)
-                paths.append(kept.get(key, search) if moves[row, token] else still)
-            which[row, token] = places[key]
-    return torch.stack(paths), which.to(end.device)
-
-
-def _anchors(ctx: Context) -> Anchors:
-    searched: dict[object, object] = ctx.references.cache
-    if "anchors" not in searched:
-        searched["anchors"] = Anchors(ctx.references.model.each_token())
-    anchors = searched["anchors"]
-    assert isinstance(anchors, Anchors)
-    return anchors
-
-
-def _bytes(vector: Tensor) -> bytes:
-    return bytes(vector.double().cpu().numpy().tobytes())
+            moving = bool(moves[row, token])
+            first = start[row, token].double().cpu().numpy().tobytes() if moving else b""
+            if (key := (word, first)) not in indices:
+                indices[key] = len(paths)
+                search = partial(word_path, anchors, word, start[row, token], *options)
+                constant = end[row, token].expand(n_steps * 2**factor + 1, -1)
+                paths.append(kept.get(key, search) if moving else constant)
+            path_of[row, token] = indices[key]
+    return torch.stack(paths), path_of.to(end.device)

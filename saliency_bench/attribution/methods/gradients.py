@@ -1,4 +1,4 @@
-"""Methods that need no path: the gradient, its average under noise, and both times the input."""
+"""Methods without a path: the gradient, its average under noise, and both times the input."""
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, method
@@ -49,7 +49,8 @@ def input_baseline_x_gradient(
 ) -> GradientSum:
     """(x - x') ⊙ ∇F(x): F(x) - F(x') to first order, token by token.
 
-    The cheap twin of Integrated Gradients and leave-one-out with the same baseline; it does not claim completeness.
+    It approximates Integrated Gradients and leave-one-out with the same baseline by one gradient, and does not claim
+    completeness.
     """
     path = ctx.path(baseline, baseline_special_tokens)
     moved = path.embeddings - path.reference
@@ -65,7 +66,7 @@ def input_baseline_x_gradient(
     backward=True,
 )
 def smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
-    """E ∇F(x + ε), ε ~ N(0, σ² I) (Smilkov et al. 2017, section 3). The gradient, not its magnitude, is averaged."""
+    """E ∇F(x + ε), ε ~ N(0, σ² I) (Smilkov et al. 2017, section 3). The signed gradient is averaged."""
     return _noisy(ctx, draws, noise, MEAN)
 
 
@@ -83,7 +84,7 @@ def vargrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
 
 @method("product", label="SmoothGrad × input", family="smoothgrad", color="#5A1E44", backward=True)
 def smoothgrad_x_input(ctx: Context, *, draws: Draws, noise: Noise) -> Expectation:
-    """X ⊙ E ∇F(x + ε): SmoothGrad, then times the input as it is, without noise."""
+    """X ⊙ E ∇F(x + ε): SmoothGrad times the input without noise."""
     plan = _noisy(ctx, draws, noise, MEAN)
     return Expectation(plan.points, plan.draws, plan.sample, multiplier=ctx.embeddings)
 

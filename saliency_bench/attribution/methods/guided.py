@@ -1,4 +1,4 @@
-"""Integrated Gradients on a path that the model's own gradients choose."""
+"""Integrated Gradients on a path that is chosen by the model's gradients."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from saliency_bench.attribution.methods.base import Values, method
 from saliency_bench.attribution.points import Anywhere
 from saliency_bench.core.tensors import at_least_float32
 
-#: What of the whole way a step may lack, by rounding.
+#: The part of the L1 length of the path that a step may lack because of rounding.
 ROUNDING = 1e-12
 
 
@@ -31,24 +31,25 @@ def guided_ig(
 ) -> Values:
     """Σ_k ∇F(p_k) ⊙ (p_{k+1} - p_k), on a path that moves the numbers with the smallest gradients first.
 
-    Kapishnikov et al. 2021, with the bound on the path of the authors' code: in step k of n, the `fraction`
-    of numbers with the smallest |∂F| moves on, then the next, until the L1 way to the input has shrunk by 1/n; no
-    number is more than `max_distance` of its way ahead of the straight line or behind it. 0 is the straight line, and
-    Integrated Gradients by the left rule. Numbers are dimensions of embeddings; those that have no way to go take no part.
+    Kapishnikov et al. 2021, with the bound on the path of the authors' code. The numbers are the dimensions of all
+    embeddings in which x and x' differ. In step k of n, the `fraction` of the numbers with the smallest |∂F| moves, then
+    the next ones, until the L1 distance to the input has decreased by 1/n of its whole. No number is more than
+    `max_distance` of its path ahead of the straight line or behind it. With 0 the path is the straight line, which is
+    Integrated Gradients by the left rule.
 
     It claims Σ = F(x) - F(x') in the limit of many steps. Steps depend on each other, so that only texts are computed
-    together, and dimensions that the score does not read have a say in the pace. Where two gradients are equal up to
-    rounding, another batch may choose another path.
+    together. Dimensions that do not affect the score still count for the L1 distance. If two gradients are equal up to
+    rounding, the path may depend on the batch.
     """
     path = ctx.path(baseline, baseline_special_tokens)
-    # Exact copies on the host, where the path is chosen in float64.
+    # The path is chosen in float64 on the host, from exact copies.
     start, end = (side.double().cpu().numpy() for side in (path.reference, path.embeddings))
     guides = [Guide(b - a, fraction, max_distance) for a, b in zip(start, end, strict=True)]
-    waiting = [row for row, guide in enumerate(guides) if guide.moves]
+    moving = [(row, 0) for row, guide in enumerate(guides) if guide.moves]
     for step in range(n_steps):
-        now = np.stack([a + g.alpha * g.way for a, g in zip(start, guides, strict=True)])
+        now = np.stack([a + g.alpha * g.displacement for a, g in zip(start, guides, strict=True)])
         points = Anywhere(torch.from_numpy(now).to(path.embeddings))
-        for rows in ctx.engine.pairs(points, [step], [(row, 0) for row in waiting], ctx.clean):
+        for rows in ctx.engine.pairs(points, [step], moving, ctx.clean):
             gradients = rows.gradients.double().cpu().numpy()
             for row, gradient in zip(rows.examples, gradients, strict=True):
                 guides[row].step(gradient, (step + 1) / n_steps)
@@ -59,46 +60,48 @@ def guided_ig(
 
 
 class Guide:
-    """One text's way: how far each number of its embeddings has come, and what the steps so far have added up to."""
+    """The path of one text: the position of each number of its embeddings, and the sum of the steps so far."""
 
-    def __init__(self, way: Float[np.ndarray, "T D"], fraction: float, max_distance: float) -> None:
-        self.way = way
-        self.length = np.abs(way)
+    def __init__(
+        self, displacement: Float[np.ndarray, "T D"], fraction: float, max_distance: float
+    ) -> None:
+        self.displacement = displacement
+        self.length = np.abs(displacement)
         self.total = float(self.length.sum())
         self.fraction = fraction
         self.max_distance = max_distance
-        self.alpha = np.zeros_like(way)  # 0 at the baseline, 1 at the input
-        self.values = np.zeros_like(way)
+        self.alpha = np.zeros_like(displacement)  # 0 at the baseline, 1 at the input
+        self.values = np.zeros_like(displacement)
 
     @property
     def moves(self) -> bool:
-        """Whether there is any way to go."""
-        return self.total != 0  # what is not finite moves, and its values are not finite
+        """Whether the input differs from the baseline; True if a number is not finite, so that its values are not."""
+        return self.total != 0
 
     def step(self, gradient: Float[np.ndarray, "T D"], target: float) -> None:
-        """Goes on until the share `target` of the whole way is behind."""
+        """Moves numbers until the share `target` of the L1 distance is behind."""
         before = self.alpha
         self.alpha = self._next(np.abs(gradient), target)
-        moved = (self.alpha - before) * self.way
-        self.values += np.where(self.way != 0, moved * gradient, 0.0)
+        moved = (self.alpha - before) * self.displacement
+        self.values += np.where(self.displacement != 0, moved * gradient, 0.0)
 
     def _next(self, size: Float[np.ndarray, "T D"], target: float) -> Float[np.ndarray, "T D"]:
-        """Where each number stands after a step."""
+        """The position α of each number after a step, from the magnitudes of the gradient."""
         least, most = max(target - self.max_distance, 0.0), min(target + self.max_distance, 1.0)
-        # Who is too far behind is brought up first.
+        # Numbers that are too far behind are moved first.
         alpha: Float[np.ndarray, "T D"] = np.maximum(self.alpha, least)
-        moving = self.way != 0
+        moving = self.displacement != 0
         if not np.isfinite(size[moving]).all():
-            return np.full_like(alpha, target)  # no order of numbers that are none
+            return np.full_like(alpha, target)  # magnitudes that are not finite have no order
         count = 1 + int(self.fraction * (moving.sum() - 1))
         while True:
             missing = target * self.total - float((alpha * self.length).sum())
-            open_to_move = moving & (alpha < most)
-            if missing <= ROUNDING * self.total or not open_to_move.any():
+            movable = moving & (alpha < most)
+            if missing <= ROUNDING * self.total or not movable.any():
                 return alpha
-            sizes = size[open_to_move]
-            limit = np.partition(sizes, min(count, len(sizes)) - 1)[min(count, len(sizes)) - 1]
-            chosen = open_to_move & (size <= limit)
+            sizes = size[movable]
+            last = min(count, len(sizes)) - 1
+            chosen = movable & (size <= np.partition(sizes, last)[last])
             room = float(((most - alpha) * self.length)[chosen].sum())
             share = min(1.0, missing / room)
             alpha = np.where(chosen, most if share == 1 else alpha + share * (most - alpha), alpha)

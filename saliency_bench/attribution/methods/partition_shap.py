@@ -1,4 +1,4 @@
-"""SHAP's explainer for text, through the package `shap`, asking the model as everybody here does."""
+"""SHAP's explainer for text, through the package `shap`, with the removal operators of this package."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,12 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.seeding import seed_of
 from saliency_bench.core.tensors import Attribution
 from saliency_bench.core.text import Encoded
-from saliency_bench.models.tasks.scores import output_of
 from saliency_bench.models.threads import PROCESS
 
-#: Questions that shap puts at once, its default: another number would spend `max_evaluations` in another order.
+#: The batch size of shap, its default. With another one the evaluations would be spent in another order.
 AT_ONCE = 10
 
-#: F of one text for rows of who is there.
+#: F of one text for rows of presence: the tokens that stay.
 Game = Callable[[Bool[np.ndarray, "R N"]], Float[np.ndarray, " R"]]
 
 
@@ -29,13 +28,13 @@ Game = Callable[[Bool[np.ndarray, "R N"]], Float[np.ndarray, " R"]]
     "token", label="SHAP (Partition)", signed=True, sums_to="F(x) - F(no token), always exactly"
 )
 def partition_shap(ctx: Context, *, removal: str, max_evaluations: int) -> Attribution:
-    """Owen values of the tokens over a tree of phrases: shap.explainers.Partition, its explainer for text.
+    """Owen values of the tokens over a tree of phrases, by shap.explainers.Partition, the explainer of shap for text.
 
-    Groups of tokens play as one and share what they are worth among their halves, down a tree that shap builds from the
-    tokens (Owen 1977, for groups in groups Winter 1989; Lundberg & Lee 2017 for SHAP). Pieces of a word share equally. Of
-    a text with U tokens that takes about U² questions where the tree is balanced, and at most `max_evaluations` and one more, the most telling groups first; what is left is
-    shared equally in a group. The model is asked through `removal`, as for any metric; special tokens always stay.
-    Σ = F(x) - F(no token) exactly, at any number of questions.
+    shap builds a binary tree of groups from the tokens. The value of a group is divided among its halves, down the tree
+    (Owen 1977; Winter 1989 for groups within groups; Lundberg & Lee 2017 for SHAP). Pieces of a word get equal shares. A
+    text with U tokens takes about U² evaluations of the model if the tree is balanced, and at most `max_evaluations` + 1.
+    Groups with the largest values are divided first; the value of a group that is not divided is shared equally. Tokens
+    are removed by `removal`; special tokens always stay. Σ = F(x) - F(no token) exactly, for any number of evaluations.
 
     Raises:
         InputError: the package is not installed.
@@ -48,20 +47,20 @@ def partition_shap(ctx: Context, *, removal: str, max_evaluations: int) -> Attri
         players = np.flatnonzero(attributable[row])
         if not len(players):
             continue
-        play = _game(ctx, row, players, removal)
-        nobody, everybody = play(np.array([[False], [True]]) & np.ones(len(players), dtype=bool))
-        difference[row] = everybody - nobody
+        game = _game(ctx, row, players, removal)
+        empty, full = game(np.array([[False], [True]]) & np.ones(len(players), dtype=bool))
+        difference[row] = full - empty
         scores[row, players] = torch.from_numpy(
-            _owen_values(shap, play, item, players, max_evaluations, seed_of(name, ctx.seed))
+            _owen_values(shap, game, item, players, max_evaluations, seed_of(name, ctx.seed))
             if len(players) > 1
-            else np.array([everybody - nobody])
+            else np.array([full - empty])
         )
     return Attribution(scores, 0, scores.sum(1), difference)
 
 
 def _owen_values(
     shap: ModuleType,
-    play: Game,
+    game: Game,
     item: Encoded,
     players: Int[np.ndarray, " N"],
     max_evaluations: int,
@@ -70,19 +69,19 @@ def _owen_values(
     from shap.maskers._text import partition_tree
 
     masker = Presence(len(players), partition_tree(_spelled(item, players), []))
-    explainer = shap.explainers.Partition(play, masker)
+    explainer = shap.explainers.Partition(game, masker)
     with _seeded(seed):
-        found = explainer(
+        explanation = explainer(
             np.ones((1, len(players)), dtype=bool),
             max_evals=max_evaluations,
             batch_size=AT_ONCE,
             silent=True,
         )
-    return np.asarray(found.values[0], dtype=float)
+    return np.asarray(explanation.values[0], dtype=float)
 
 
 class Presence:
-    """What shap asks of a masker: a row of presence is its own masked input, and a tree says who plays together."""
+    """A masker for shap whose masked input is the row of presence itself; `clustering` is the tree of groups."""
 
     immutable_outputs = False
 
@@ -91,48 +90,45 @@ class Presence:
         self.clustering = clustering
 
     def shape(self, row: Bool[np.ndarray, " N"]) -> tuple[int, int]:
-        """One masked input of as many players."""
+        """The shape of a masked input."""
         return 1, self.n
 
     def __call__(
         self, mask: Bool[np.ndarray, " N"], row: Bool[np.ndarray, " N"]
     ) -> Bool[np.ndarray, "1 N"]:
-        """Who is there."""
+        """The masked input."""
         return np.asarray(mask, dtype=bool)[None]
 
 
 def _game(ctx: Context, row: int, players: Int[np.ndarray, " N"], removal: str) -> Game:
-    read = output_of(ctx.references.model, ctx.output)
     length = ctx.batch.lengths[row]
 
-    def play(there: Bool[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
-        keep = np.ones((len(there), length), dtype=bool)
-        keep[:, players] = there
-        examples = np.full(len(keep), row)
-        logits = torch.as_tensor(ctx.probe(removal)(examples, list(keep)))
-        return np.asarray(read(logits, ctx.target.cpu()[examples]).double())
+    def game(present: Bool[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
+        keep = np.ones((len(present), length), dtype=bool)
+        keep[:, players] = present
+        return np.asarray(ctx.answers(removal, np.full(len(keep), row), list(keep)))
 
-    return play
+    return game
 
 
 def _spelled(item: Encoded, players: Sequence[int] | Int[np.ndarray, " N"]) -> list[str]:
-    """The tokens as shap's tree reads them: later pieces of a word start with ##."""
-    found: list[str] = []
+    """The tokens in the form that shap expects for its tree: all pieces of a word but the first start with ##."""
+    pieces: list[str] = []
     before = None
     for place in players:
         word, (start, end) = item.words[place], item.offsets[place]
-        of = item.text_pair if item.segments[place] == 1 and item.text_pair else item.text
-        piece = of[start:end].strip() if 0 <= start < end <= len(of) else item.tokens[place]
-        later = item.words_known and word >= 0 and word == before
-        found.append(f"##{piece.removeprefix('##')}" if later else piece)
+        text = item.text_pair if item.segments[place] == 1 and item.text_pair else item.text
+        piece = text[start:end].strip() if 0 <= start < end <= len(text) else item.tokens[place]
+        continues = item.words_known and word >= 0 and word == before
+        pieces.append(f"##{piece.removeprefix('##')}" if continues else piece)
         before = word
-    return found
+    return pieces
 
 
 def _shap() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it imports
+            warnings.simplefilter("ignore")  # warnings of the modules that it imports
             import shap
     except ImportError as error:
         raise InputError(
@@ -144,7 +140,7 @@ def _shap() -> ModuleType:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Of equal groups shap takes one by numpy's global generator: seeded for the time, and put back where it was."""
+    """Seeds numpy's global generator, by which shap breaks ties, and restores its state afterwards."""
     with PROCESS:
         before = np.random.get_state()  # noqa: NPY002 - it is the global one that shap draws from
         try:

@@ -19,7 +19,7 @@ from saliency_bench.attribution.quadrature import quadrature as rule
 from saliency_bench.attribution.statistics import MEAN, PRODUCT, SQUARE, VARIANCE
 from saliency_bench.core.tensors import Attribution
 
-#: What the noise tunnel takes of the noisy copies' integrated gradients; None is their mean.
+#: The statistics of the noisy copies' integrated gradients, by name; None is their mean.
 STATISTICS = {"mean": None, "square": SQUARE, "variance": VARIANCE}
 
 
@@ -61,18 +61,18 @@ def _rule(
     color="#56B4E9",
     signed=True,
     limit="integrated_gradients",
-    own_gradient="it tells its error by differences of F, to which a rule's gradient does not add up",
+    no_rule="it estimates its error from differences of F, to which a rule's gradient does not sum",
     sums_to="F(x) - F(x') within the tolerance where it has converged",
 )
 def integrated_gradients_adaptive(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, tolerance: float, max_steps: int
 ) -> Attribution:
-    """Integrated Gradients, summed per token, to a stated accuracy: as many points as each example needs.
+    """Integrated Gradients, summed per token, to a stated accuracy, with as many points as each example needs.
 
     `tolerance` bounds the estimate of the largest token error and the completeness gap, both in units of the text's
-    largest score. An example that does not get there within `max_steps` points says so. `converged` is no proof: on
-    nets with known integrals about one converged map in 250 was off by more than a tolerance of 1 %, on the bundled
-    classifier none of 200. See `adaptive`.
+    largest score. An example that needs more than `max_steps` points is marked as not converged, with the reason. The
+    error is estimated: on nets with known integrals about one converged map in 250 had an error above a tolerance of 1 %,
+    on the bundled classifier none of 200. See `adaptive`.
     """
     path = ctx.path(baseline, baseline_special_tokens)
     density = density_of(ctx, baseline, baseline_special_tokens)
@@ -100,8 +100,8 @@ def smooth_integrated_gradients(
 ) -> Expectation:
     """Integrated Gradients of noisy copies x + ε from one baseline: their mean, mean square or variance.
 
-    Smilkov et al. 2017 (section 4.3) on Sundararajan et al. 2017; Captum's NoiseTunnel(IntegratedGradients). Each
-    copy has a path and a displacement of its own. The mean claims Σ = E F(x + ε) - F(x').
+    Smilkov et al. 2017 (section 4.3) on Sundararajan et al. 2017; Captum's NoiseTunnel(IntegratedGradients). Each copy has
+    its own path and displacement. The mean claims Σ = E F(x + ε) - F(x').
     """
     points = NoisyPaths(
         ctx.path(baseline, baseline_special_tokens), ctx.noise_cloud(noise.noise_special_tokens)
@@ -139,11 +139,11 @@ def _noisy_difference(
 def sequential_integrated_gradients(
     ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int, quadrature: str
 ) -> GradientSum:
-    """Integrated Gradients of one token at a time, the others left as they are (Enguehard 2023, eq. 3).
+    """Integrated Gradients of one token at a time, with the others at their input (Enguehard 2023, eq. 3).
 
-    A token's score is F(x) - F(x with the token at its baseline), up to quadrature: leave-one-out, for n gradients
-    instead of one forward pass. It is here to show that, and since it is quoted. The paper divides a text's scores
-    by their norm; here they are left as they are.
+    A token's score is F(x) - F(x with the token at its baseline) up to quadrature, which is leave-one-out, at the cost of
+    n gradients instead of one forward pass. The paper divides the scores of a text by their norm; here they are not
+    divided.
     """
     path = ctx.path(baseline, baseline_special_tokens)
     moves = (path.embeddings != path.reference).any(-1).cpu()
@@ -169,7 +169,7 @@ def expected_gradients(
 ) -> Expectation:
     """E (x - x') ⊙ ∇F(x' + α (x - x')) over random x' and α ~ U(0, 1) (Erion et al. 2021, eq. 2).
 
-    Its sum is F(x) - E F(x') in expectation only, and with finitely many draws it claims nothing.
+    Its sum is F(x) - E F(x') in expectation only, so that it does not claim completeness.
     """
     return _random_paths(ctx, references, baseline_special_tokens, draws, None)
 
@@ -184,7 +184,7 @@ def expected_gradients(
 def gradient_shap(
     ctx: Context, *, references: str, baseline_special_tokens: str, draws: Draws, noise: Noise
 ) -> Expectation:
-    """Expected Gradients of noisy copies of the input: what Captum calls GradientShap (Lundberg & Lee 2017)."""
+    """Expected Gradients of noisy copies of the input, called GradientShap by Captum (Lundberg & Lee 2017)."""
     return _random_paths(ctx, references, baseline_special_tokens, draws, noise)
 
 
@@ -205,33 +205,33 @@ def _random_paths(
     label="IDGI",
     family="integrated_gradients",
     color="#7A5195",
-    own_gradient="it divides differences of F by the gradient along which F changes",
+    no_rule="it distributes differences of F in proportion to squared gradients of F",
     sums_to="F(x) - F(x') at any number of steps",
 )
 def idgi(ctx: Context, *, baseline: str, baseline_special_tokens: str, n_steps: int) -> Values:
     """Σ_k (F_{k+1} - F_k) g_k² / |g_k|², F_k and g_k at k/n on the path (Yang, Wang & Bilgic 2023, algorithm 1).
 
-    Its sum is F(x) - F(x') at any number of steps, because the steps telescope. Only tokens that move take part:
-    F is a function of these alone. A step whose gradient vanishes has no direction and gives nothing.
+    Its sum is F(x) - F(x') at any number of steps, because the differences telescope. Only tokens that move get a share. A
+    step with a gradient of 0 contributes nothing.
     """
     path = ctx.path(baseline, baseline_special_tokens)
     nodes = [k / n_steps for k in range(n_steps)]
     dtype = torch.promote_types(ctx.embeddings.dtype, torch.float32)
     values = torch.zeros(ctx.embeddings.shape, dtype=dtype, device=ctx.embeddings.device)
     moves = (path.embeddings != path.reference).any(-1, keepdim=True)
-    waiting: dict[int, tuple[Tensor, Tensor]] = {}  # example -> share and score of its last step
+    last_steps: dict[int, tuple[Tensor, Tensor]] = {}  # by example, shares and score
     for rows in ctx.engine.rows(path, nodes, ctx.clean):
-        own = rows.gradients.to(dtype) * moves[rows.row_example]
-        # Only ratios count: scaled first, so that squares of small gradients do not vanish.
-        largest = own.abs().amax((1, 2), keepdim=True)
-        energy = (own / largest.clamp_min(torch.finfo(dtype).tiny)).square()
-        size = energy.sum((1, 2), keepdim=True)
-        shares = torch.where(size > 0, energy / size.clamp_min(torch.finfo(dtype).tiny), 0.0)
+        gradients = rows.gradients.to(dtype) * moves[rows.row_example]
+        # Scaled first, so that squares of small gradients do not underflow; only ratios are used.
+        largest = gradients.abs().amax((1, 2), keepdim=True)
+        squares = (gradients / largest.clamp_min(torch.finfo(dtype).tiny)).square()
+        total = squares.sum((1, 2), keepdim=True)
+        shares = torch.where(total > 0, squares / total.clamp_min(torch.finfo(dtype).tiny), 0.0)
         for row, example in enumerate(rows.examples):
-            if example in waiting:
-                share, score = waiting[example]
+            if example in last_steps:
+                share, score = last_steps[example]
                 values[example] += share * (rows.scores[row] - score)
-            waiting[example] = shares[row], rows.scores[row]
-    for example, (share, score) in waiting.items():
+            last_steps[example] = shares[row], rows.scores[row]
+    for example, (share, score) in last_steps.items():
         values[example] += share * (ctx.clean_score[example] - score)
     return Values(values, n_steps, ctx.path_difference(path))

@@ -1,10 +1,10 @@
-"""Captum's perturbation and rule-based methods: contestants that only Captum has.
+"""Captum's perturbation and rule-based methods, which only Captum has.
 
-A perturbation method asks what the model says when only some tokens are there. Captum is given that question and
-not the model: its input is a row of presence [1 N], ones, over the attributable tokens of one example, and its
-baseline is zeros. So special tokens and padding are no features, no example knows of its batch mates, and random
-draws belong to (method, seed, text). Occlusion, Shapley values and the surrogate models come in float32, as Captum
-computes them: about 1e-7 of F(x) is rounding. Captum is imported only when it is used.
+A perturbation method evaluates the model with only some tokens present. Captum does not get the model but a function of
+presence: its input is a row of ones [1 N], one for each attributable token of an example, and its baseline is zeros.
+Special tokens and padding are therefore no features, examples do not depend on each other, and random draws depend only
+on method, seed and text. Captum computes occlusion, Shapley values and the surrogate models in float32, with a rounding
+error of about 1e-7 of F(x). Captum is imported only when it is used.
 """
 
 import warnings
@@ -29,9 +29,9 @@ from saliency_bench.models.threads import PROCESS
 
 @dataclass(frozen=True)
 class Game:
-    """F of one example when some of its attributable tokens are there and the others at their baseline.
+    """F of one example with some of its attributable tokens present and the others at their baseline.
 
-    Tokens are the players of Shapley's games; those that never move are none.
+    `players` are the places of the attributable tokens, the players of a game in the sense of Shapley.
     """
 
     ctx: Context
@@ -41,30 +41,32 @@ class Game:
 
     @torch.no_grad()
     def __call__(self, presence: Float[Tensor, "R N"]) -> Float[Tensor, " R"]:
-        """F at each row of presence, 1 for there and 0 for not; in float64, for differences are taken of it."""
+        """F at each row of presence (1 for present, 0 for absent), in float64."""
         shape, device = (len(presence), self.path.embeddings.shape[1]), presence.device
-        there = torch.ones(shape, dtype=torch.bool, device=device)
-        there[:, self.players] = presence != 0
+        present = torch.ones(shape, dtype=torch.bool, device=device)
+        present[:, self.players] = presence != 0
         points = torch.where(
-            there[:, :, None], self.path.embeddings[self.example], self.path.reference[self.example]
+            present[:, :, None],
+            self.path.embeddings[self.example],
+            self.path.reference[self.example],
         )
         rows = torch.full((len(presence),), self.example, device=device)
         return self.ctx.score(points, rows).double()
 
     @property
-    def everybody(self) -> Float[Tensor, "1 N"]:
-        """The input itself."""
+    def all_present(self) -> Float[Tensor, "1 N"]:
+        """The row of presence of the input."""
         return torch.ones(1, len(self.players), dtype=torch.float64, device=self.players.device)
 
     @property
     def rows_at_once(self) -> int:
-        """What the token budget comes to."""
+        """The number of rows of a pass within the token budget."""
         return max(1, self.ctx.token_budget // self.path.embeddings.shape[1])
 
 
 @method("token", only="captum", label="Feature ablation", signed=True)
 def feature_ablation(ctx: Context, *, baseline: str) -> Attribution:
-    """F(x) - F(x with one token at its baseline): leave-one-out, through `FeatureAblation`."""
+    """F(x) - F(x with one token at its baseline): leave-one-out, by `FeatureAblation`."""
     return _played(ctx, "feature_ablation", baseline, _ablated)
 
 
@@ -72,8 +74,8 @@ def feature_ablation(ctx: Context, *, baseline: str) -> Attribution:
 def occlusion(ctx: Context, *, baseline: str, window: int) -> Attribution:
     """The mean of F(x) - F(x without a window) over the windows with the token (Zeiler & Fergus 2014).
 
-    Through `Occlusion` with stride 1. A window is `window` consecutive attributable tokens, special tokens between
-    them not counted; all of them in a shorter text. Tokens near an end are in fewer windows.
+    By `Occlusion` with stride 1. A window has `window` consecutive attributable tokens, not counting special tokens
+    between them, or all of a shorter text. Tokens near an end are in fewer windows.
     """
 
     def occluded(game: Game) -> Float[Tensor, "1 N"]:
@@ -89,8 +91,8 @@ def occlusion(ctx: Context, *, baseline: str, window: int) -> Attribution:
 def shapley_value_sampling(ctx: Context, *, baseline: str, n_samples: int) -> Attribution:
     """The mean change of F when the token joins those before it in a random order (Castro, Gómez & Tejada 2009).
 
-    Through `ShapleyValueSampling`: `n_samples` orders of the tokens, one forward pass for each token of each. Every
-    order sums to F(x) - F(x'), so the scores do.
+    By `ShapleyValueSampling`: `n_samples` orders of the tokens, with one forward row for each token of each order. The
+    changes of every order sum to F(x) - F(x'), and therefore the scores do.
     """
 
     def sampled(game: Game) -> Float[Tensor, "1 N"]:
@@ -105,15 +107,15 @@ def shapley_value_sampling(ctx: Context, *, baseline: str, n_samples: int) -> At
 def kernel_shap(ctx: Context, *, baseline: str, n_samples: int) -> Attribution:
     """Shapley values by weighted least squares over random coalitions (Lundberg & Lee 2017, theorem 2).
 
-    Through `KernelShap`: `n_samples` forward passes, at x, at x', and at coalitions drawn in proportion to the
-    Shapley kernel and weighted alike; x and x' weigh 10⁶, so that the scores sum to F(x) - F(x') nearly. With fewer
+    By `KernelShap`: `n_samples` forward rows, at x, at x', and at coalitions that are drawn in proportion to the Shapley
+    kernel and have equal weights. x and x' have the weight 10⁶, so that the scores nearly sum to F(x) - F(x'). With fewer
     distinct coalitions than tokens, the solution of least norm is taken.
     """
 
     def fitted(game: Game) -> Float[Tensor, "1 N"]:
         from captum.attr import KernelShap
 
-        if len(game.players) == 1:  # no coalition lies between x and x', and Captum divides by zero
+        if len(game.players) == 1:  # without a coalition between x and x' Captum divides by zero
             return _ablated(game)
         explainer = KernelShap(game)
         explainer.interpretable_model = LinearSurrogate(penalty=0.0)
@@ -128,10 +130,11 @@ def lime(
 ) -> Attribution:
     """Coefficients of a linear model of F around x (Ribeiro, Singh & Guestrin 2016, section 3.4), over all tokens.
 
-    Through `Lime`, with the choices of the authors' code for text in place of Captum's: of x and `n_samples` - 1
-    copies, each without a number of tokens drawn uniformly from 1 to N; weights exp(-d² / 2 `kernel_width`²), d the
-    cosine distance of presences; ridge regression with an intercept (`penalty` on the squared coefficients, all
-    tokens kept). Captum's own are every token present with probability 1/2, a width of 1 and a lasso.
+    By `Lime`, with the choices of the authors' code for text instead of Captum's. The samples are x and `n_samples` - 1
+    copies, each without a number of random tokens that is uniform from 1 to N. The weights are
+    exp(-d² / 2 `kernel_width`²), d being the cosine distance of presences. The model is a ridge regression on all tokens
+    with an intercept and `penalty` on the squared coefficients. Captum by default keeps every token with probability 1/2,
+    and uses a width of 1 and a lasso.
     """
 
     def fitted(game: Game) -> Float[Tensor, "1 N"]:
@@ -139,7 +142,7 @@ def lime(
         from captum.attr._core.lime import get_exp_kernel_similarity_function
 
         similarity = get_exp_kernel_similarity_function("cosine", kernel_width)
-        copies = _thinned(game.everybody)
+        copies = _thinned(game.all_present)
         explainer = Lime(
             game, LinearSurrogate(penalty), similarity, perturb_func=lambda *_, **__: next(copies)
         )
@@ -149,10 +152,10 @@ def lime(
 
 
 class LinearSurrogate:
-    """What Captum asks of a surrogate: min_{b, c} Σ_i w_i (y_i - b - z_i c)² + penalty |c|².
+    """A linear model with the interface of Captum's surrogates: min_{b, c} Σ_i w_i (y_i - b - z_i c)² + penalty |c|².
 
-    It stands in for the models of scikit-learn that Captum takes by default, with the same solution: that of least
-    norm where there are several. The intercept is not penalised.
+    It replaces the models of scikit-learn that Captum uses by default, and has the same solution: the one of least norm if
+    there are several. The intercept is not penalised.
     """
 
     def __init__(self, penalty: float) -> None:
@@ -160,11 +163,11 @@ class LinearSurrogate:
         self.coefficients = torch.zeros(0, dtype=torch.float64)
 
     def fit(self, train_data: Any) -> None:
-        """Fits rows of presence, scores and weights, which Captum hands over as one batch of a loader."""
-        ((presence, scores, weights),) = train_data
-        z, y, w = (one.double().cpu().numpy() for one in (presence, scores, weights))
+        """Fits rows of presence, scores and weights, which Captum passes as one batch of a loader."""
+        (batch,) = train_data
+        z, y, w = (tensor.double().cpu().numpy() for tensor in batch)
         root = np.sqrt(w)
-        # Around the weighted means the intercept is 0; the penalty is N more rows that ask for c = 0.
+        # With weighted means of 0 the intercept is 0. The penalty is N more rows with the target c = 0.
         left = [
             root[:, None] * (z - np.average(z, 0, w)),
             np.sqrt(self.penalty) * np.eye(z.shape[1]),
@@ -178,9 +181,9 @@ class LinearSurrogate:
         return self.coefficients
 
 
-def _thinned(everybody: Float[Tensor, "1 N"]) -> Iterator[Int[Tensor, "1 N"]]:
-    """Everybody, then copies without 1 to N tokens: the size is uniform, and so is who goes, given the size."""
-    presence = everybody.long()
+def _thinned(all_present: Float[Tensor, "1 N"]) -> Iterator[Int[Tensor, "1 N"]]:
+    """All tokens, then copies without some: their number is uniform from 1 to N, and so is the set of this size."""
+    presence = all_present.long()
     yield presence
     n = presence.shape[1]
     while True:
@@ -197,16 +200,16 @@ def _ablated(game: Game) -> Float[Tensor, "1 N"]:
 
 
 def _attributed(explainer: Any, game: Game, **options: Any) -> Float[Tensor, "1 N"]:
-    found: Tensor = explainer.attribute(
-        game.everybody, perturbations_per_eval=game.rows_at_once, **options
+    scores: Tensor = explainer.attribute(
+        game.all_present, perturbations_per_eval=game.rows_at_once, **options
     )
-    return found.reshape(1, -1)
+    return scores.reshape(1, -1)
 
 
 def _played(
     ctx: Context, name: str, baseline: str, solve: Callable[[Game], Float[Tensor, "1 N"]]
 ) -> Attribution:
-    """Every example's game solved by itself, under its own seed."""
+    """The solutions of the examples' games, each with a seed from the method's name, the seed and the text."""
     path = ctx.path(baseline, "keep")
     scores = torch.zeros(ctx.batch.mask.shape, dtype=torch.float64)
     for example, text in enumerate(ctx.hashes):
@@ -220,9 +223,9 @@ def _played(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Captum draws from the global generator of the CPU: seeded for the time, and put back where it was.
+    """Seeds the global generator of the CPU, from which Captum draws, and restores its state afterwards.
 
-    Not by torch.manual_seed, which would seed the generators of all devices.
+    torch.manual_seed is not used, since it would seed the generators of all devices.
     """
     with PROCESS:
         before = torch.random.get_rng_state()
@@ -234,7 +237,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class ScoreModule(nn.Module):
-    """The explained score as a module around the model's own, on whose activations DeepLift sets its hooks."""
+    """The explained score as a module around the model, for DeepLift to set hooks on the activations."""
 
     def __init__(self, module: nn.Module, score: ScoreFn) -> None:
         super().__init__()
@@ -253,18 +256,17 @@ class ScoreModule(nn.Module):
     only="captum",
     label="DeepLift",
     color="#8C6D31",
-    own_gradient="it is computed by Captum, which has no backward rules",
-    sums_to="F(x) - F(x') where all that is not linear has a rule, which no BERT of transformers does",
+    no_rule="it is computed by Captum, which has no backward rules",
+    sums_to="F(x) - F(x') if every nonlinear operation has a rule, which is not so in the BERT of transformers",
 )
 def deep_lift(ctx: Context, *, baseline: str, baseline_special_tokens: str) -> Values:
     """(x - x') ⊙ m, m the gradient with Δout / Δin in place of the slope (Shrikumar et al. 2017, rescale rule).
 
-    Through `DeepLift`, which applies the rule to modules of the types ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus,
-    max pooling and Softmax, and to nothing else. LayerNorm, products, functional softmax and GELU in any form keep
-    their gradient at x. In a BERT of transformers that leaves the tanh of the pooler: all else is
-    `input_baseline_x_gradient`, and Σ = F(x) - F(x') fails by what LayerNorm, attention and GELU bend.
-    It is exact where all that is not linear is one of those modules between sums. x and x' go through the model
-    side by side, backwards too: 2 gradients.
+    By `DeepLift`, which applies the rule to modules of the types ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus, max
+    pooling and Softmax only. LayerNorm, products, functional softmax and GELU keep their gradient at x. In a BERT of
+    transformers only the tanh of the pooler has the rule, and all else is `input_baseline_x_gradient`, so that
+    Σ = F(x) - F(x') does not hold. It holds if all nonlinear operations are such modules between sums. x and x' go
+    through the model and back together, which counts as 2 gradients.
 
     Raises:
         InputError: the model calls one activation module in several places.
@@ -275,19 +277,19 @@ def deep_lift(ctx: Context, *, baseline: str, baseline_special_tokens: str) -> V
     module = ScoreModule(model.module, ctx.score)
     width = 2 * path.embeddings.shape[1]  # of x and x'
     rows_at_once = max(1, ctx.token_budget // width)
-    if any(type(one) is nn.Softmax for one in model.module.modules()):
-        rows_at_once = 1  # Captum's rule for it takes a mean over the whole batch
+    if any(type(part) is nn.Softmax for part in model.module.modules()):
+        rows_at_once = 1  # Captum's rule for softmax takes a mean over the whole batch
     try:
         with _unmarked(model.module):
-            found = [_lifted(module, path, chunk) for chunk in torch.split(rows, rows_at_once)]
+            parts = [_lifted(module, path, chunk) for chunk in torch.split(rows, rows_at_once)]
     except RuntimeError as error:
         if "used more than once" not in str(error):
             raise
         raise InputError(
             f"deep_lift: expected every activation module of {model.name} to be called once in a forward pass, but "
-            "one is called in several places, which Captum cannot tell apart. Use integrated_gradients."
+            "one is called in several places, which Captum cannot distinguish. Use integrated_gradients."
         ) from error
-    return Values(torch.cat(found), 2, ctx.path_difference(path))
+    return Values(torch.cat(parts), 2, ctx.path_difference(path))
 
 
 def _lifted(
@@ -296,19 +298,19 @@ def _lifted(
     from captum.attr import DeepLift
 
     with PROCESS, warnings.catch_warnings():
-        # It announces its hooks, which it removes, each time.
+        # DeepLift warns of its hooks at each call, but removes them.
         warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)
-        found: Tensor = DeepLift(module).attribute(
+        values: Tensor = DeepLift(module).attribute(
             at_least_float32(path.embeddings[rows]).requires_grad_(),
             baselines=at_least_float32(path.reference[rows]),
             additional_forward_args=rows,
         )
-    return found.detach()
+    return values.detach()
 
 
 @contextmanager
 def _unmarked(root: nn.Module) -> Iterator[None]:
-    """Afterwards modules have the attributes they had: DeepLift keeps tensors on those it did not come back to."""
+    """Restores the attributes `input` and `output` of modules, which DeepLift leaves on modules without a backward pass."""
     before = {module: dict(vars(module)) for module in root.modules()}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Rankings that take no gradient: chance, the change when one token is removed, and the best order that is found."""
+"""Rankings without gradients: random, leave-one-out, and the best order of removal that a beam search finds."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,20 +12,19 @@ from saliency_bench.core.random import generator_for
 from saliency_bench.core.removal_order import Drops
 from saliency_bench.core.removal_order import beam_search as best_order
 from saliency_bench.core.tensors import Attribution
-from saliency_bench.models.tasks.scores import output_of
 
 
 @method(
     "token", label="Random", role="chance", color="#8A8A8A", signed=False, explains_output=False
 )
 def random(ctx: Context, *, n_rankings: int) -> Attribution:
-    """Uniform scores, as many draws as asked for, each followed by its reverse: what any ranking must beat.
+    """Uniform random scores in `n_rankings` draws, each followed by its reverse: the ranking that any other must beat.
 
-    The scores of a reverse are the negative ones, so that its order is the opposite one, of words too. The curves of a
-    ranking and its reverse are the same answers of the model, read from both ends: the mean SRG of a pair is exactly 0.
-    Of an odd number the last has no reverse. Ordered by magnitudes a reverse is the same ranking once more.
+    A reverse has the negative scores, and therefore the opposite order, also of words. A ranking and its reverse have the
+    same curve of answers, read from opposite ends, so that the mean SRG of a pair is exactly 0. In an odd number of
+    rankings the last one has no reverse. If scores are ordered by magnitude, a reverse is the same ranking again.
 
-    Draws belong to the text and the seed, so all settings of a study meet the same random rankings.
+    Draws depend only on the text and the seed, so that all settings of a study have the same random rankings.
     """
     uniform = torch.zeros((n_rankings + 1) // 2, *ctx.batch.mask.shape, dtype=torch.float64)
     for row, (name, length) in enumerate(zip(ctx.hashes, ctx.batch.lengths, strict=True)):
@@ -41,7 +40,7 @@ def random(ctx: Context, *, n_rankings: int) -> Attribution:
 def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
     """F(x) - F(x without the token), for every token that is not special (Li, Monroe & Jurafsky 2016, eq. 4).
 
-    Forward passes only: F(x) is the answer to the question in which every token stays.
+    It takes forward passes only. F(x) is computed by the same removal operator, with every token kept.
     """
     attributable = ctx.batch.attributable.cpu().numpy()
     scores = torch.zeros(attributable.shape, dtype=torch.float64)
@@ -49,13 +48,12 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
         return Attribution(scores=scores, n_gradients=0)
     n, width = attributable.shape
     rows, tokens = np.nonzero(attributable)
-    examples = np.concatenate([np.arange(n), rows])  # the whole texts first, of which no token goes
+    examples = np.concatenate([np.arange(n), rows])  # the whole texts first, which lose no token
     stays = np.arange(width) != np.concatenate([np.full(n, -1), tokens])[:, None]
     lengths = np.array(ctx.batch.lengths)[examples].tolist()
     keep = [row[:length] for row, length in zip(stays, lengths, strict=True)]
-    logits = torch.as_tensor(ctx.probe(removal)(examples, keep))
-    answers = output_of(ctx.references.model, ctx.output)(logits, ctx.target.cpu()[examples])
-    scores[rows, tokens] = answers[rows].double() - answers[n:].double()
+    answers = ctx.answers(removal, examples, keep)
+    scores[rows, tokens] = answers[rows] - answers[n:]
     return Attribution(scores=scores, n_gradients=0)
 
 
@@ -63,17 +61,17 @@ def leave_one_out(ctx: Context, *, removal: str) -> Attribution:
 def beam_search(
     ctx: Context, *, removal: str, objective: str, goal: str, beam_size: int
 ) -> Attribution:
-    """The order of removal with the largest SRG, or comprehensiveness, that a beam finds: near what any ranking could reach.
+    """The order of removal with the largest SRG or comprehensiveness that a beam search finds (Zhou & Shah 2023).
 
-    A token's score is the number of tokens that are removed with it or after it (Zhou & Shah 2023, section 4). It is no
-    explanation but an upper bound of `goal` over every number of tokens ("srg" or "comprehensiveness"), as `objective`
-    reads the class: a logit, a probability or a log-probability. It asks the model beam_size · U²/2 times for a text of
-    U tokens, for SRG twice as often.
+    A token's score is the number of tokens that are removed with it or after it (section 4). It is no explanation but an
+    approximate upper bound of `goal` ("srg" or "comprehensiveness", on the full grid). `objective` is the output of the
+    model: a logit, a probability or a log-probability. A text of U tokens takes beam_size · U²/2 forward rows, and twice
+    as many for SRG.
     """
     attributable = ctx.batch.attributable.cpu().numpy()
     scores = torch.zeros(attributable.shape, dtype=torch.float64)
-    for row, own in enumerate(attributable):
-        places = np.flatnonzero(own)
+    for row, tokens in enumerate(attributable):
+        places = np.flatnonzero(tokens)
         gains = GOALS[goal](_drops(ctx, row, places, removal, objective))
         best, order = best_order(gains, len(places), beam_size)
         ranks = torch.arange(len(places), 0, -1, dtype=torch.float64)
@@ -82,10 +80,10 @@ def beam_search(
 
 
 def _relevance_gain(drops: Drops) -> Drops:
-    """What a set of the most relevant tokens adds to SRG: the drop without them, less the drop with them alone.
+    """The contribution of a set of the most relevant tokens to SRG: the drop without them minus the drop with them alone.
 
-    Their sum over k = 0 … U is that of SRG (k = 1 … U in both of its curves) but for F(x) - F(empty), which no order
-    changes.
+    The sum over k = 0 … U differs from that of SRG (k = 1 … U in both of its curves) by F(x) - F(empty), which does not
+    depend on the order.
     """
 
     def gain(removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
@@ -95,7 +93,7 @@ def _relevance_gain(drops: Drops) -> Drops:
     return gain
 
 
-#: What a beam adds up over the sets that it removes.
+#: The functions of a set of tokens whose sums over the removed sets a beam search maximises.
 GOALS: Mapping[str, Callable[[Drops], Drops]] = {
     "srg": _relevance_gain,
     "comprehensiveness": lambda drops: drops,
@@ -106,15 +104,12 @@ def _drops(
     ctx: Context, row: int, places: Int[np.ndarray, " U"], removal: str, objective: str
 ) -> Drops:
     """F(x) - F(x without S) of one text, for sets S of its tokens at `places`."""
-    read = output_of(ctx.references.model, objective)
     length = ctx.batch.lengths[row]
 
     def drops(removed: Bool[np.ndarray, "N U"]) -> Float[np.ndarray, " N"]:
         keep = np.ones((len(removed) + 1, length), dtype=bool)  # the first is the whole text
         keep[1:, places] = ~removed
-        examples = np.full(len(keep), row)
-        logits = torch.as_tensor(ctx.probe(removal)(examples, list(keep)))
-        answers = read(logits, ctx.target.cpu()[examples]).numpy()
+        answers = ctx.answers(removal, np.full(len(keep), row), list(keep), objective).numpy()
         return np.asarray(answers[0] - answers[1:])
 
     return drops

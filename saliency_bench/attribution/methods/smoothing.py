@@ -1,4 +1,4 @@
-"""SmoothGrad with its noise said in another way, or put on the weights."""
+"""SmoothGrad with noise of another size for each number, or with noise on the weights."""
 
 import math
 from collections.abc import Callable
@@ -25,27 +25,28 @@ def adaptgrad(
     """E ∇F(x + ε), ε_td ~ N(0, σ_td²): SmoothGrad whose noise stays in range with probability `confidence`.
 
     σ_td = min(x_td - low_d, high_d - x_td) / (√2 erf⁻¹(c)), so that |ε_td| is below the distance to the nearer bound with
-    probability c (Zhou et al. 2025, section 4). The paper's range is that of the data; a dimension of an embedding
-    ranges over the vocabulary, from low_d to high_d. A number on or beyond its bound gets no noise. The authors' code counts the
-    gradient at x itself as one more sample; here it is none.
+    probability c (Zhou et al. 2025, section 4). The paper takes the range of the data; here low_d and high_d are the
+    smallest and the largest value of a dimension in the vocabulary. A number on or beyond its bound gets no noise. The
+    authors' code counts the gradient at x as one more sample; it is not counted here.
     """
     from scipy.special import erfinv
 
     cloud = ctx.noise_cloud(noise_special_tokens)
-    kept = {field.name: getattr(cloud, field.name) for field in fields(NoiseCloud)}
-    uneven = UnevenCloud(**kept, room=_room(ctx))
+    attributes = {field.name: getattr(cloud, field.name) for field in fields(NoiseCloud)}
+    uneven = UnevenCloud(**attributes, room=_room(ctx))
     per_room = float(1 / (2**0.5 * erfinv(confidence)))
     noise = Noise(None, None, per_room, noise_special_tokens)
     return Expectation(uneven, draws, lambda i: [(draw(draws, noise, i), 1.0)])
 
 
 def _room(ctx: Context) -> Float[Tensor, "B T D"]:
-    """How far each number of the embeddings is from the nearer bound of its dimension."""
-    bounds = ctx.references.cache
-    if "bounds" not in bounds:
+    """The distance of each number of the embeddings from the nearer bound of its dimension, at least 0."""
+
+    def bounds() -> Float[Tensor, "2 D"]:
         vocabulary = finite_rows(ctx.references.model.each_token())
-        bounds["bounds"] = torch.stack([vocabulary.amin(0), vocabulary.amax(0)])
-    low, high = bounds["bounds"]
+        return torch.stack([vocabulary.amin(0), vocabulary.amax(0)])
+
+    low, high = ctx.references.once("bounds", bounds)
     return torch.minimum(ctx.embeddings - low, high - ctx.embeddings).clamp_min(0)
 
 
@@ -53,9 +54,9 @@ def _room(ctx: Context) -> Float[Tensor, "B T D"]:
 def noisegrad(ctx: Context, *, draws: Draws, weight_noise: float) -> Expectation:
     """E ∇F_{W ⊙ η}(x), η ~ N(1, σ² I) on every weight: the gradient of noisy models (Bykov et al. 2022, section 3).
 
-    Noise belongs to the seed, the weight's name and the draw, so that all texts meet the same models. The word
-    embeddings are the input and have none. Each draw is one gradient; before it as many normal numbers are drawn
-    as the model has weights, once for each block of texts.
+    Noise depends on the seed, the weight's name and the draw, so that all texts have the same noisy models. The word
+    embeddings are the input and get no noise. A draw takes one gradient for each text and, once for each block of texts,
+    as many normal numbers as the model has weights.
     """
     points = OfOtherModel(Input(ctx.embeddings))
     return Expectation(
@@ -69,8 +70,8 @@ def fusiongrad(
 ) -> Expectation:
     """E ∇F_{W ⊙ η}(x + ε): NoiseGrad of `n_inputs` noisy inputs for each noisy model (Bykov et al. 2022, section 3).
 
-    n_samples · n_inputs gradients. Draws are those of the weights, whose spread decides the standard error; noise on the
-    inputs is independent everywhere, whatever the sampler.
+    It takes n_samples · n_inputs gradients. `n_samples` and the sampler are those of the weights, and the standard error
+    is taken over these draws. The noises on the inputs are independent, whatever the sampler.
     """
     points = OfOtherModel(ctx.noise_cloud(noise.noise_special_tokens))
 
@@ -84,7 +85,7 @@ def fusiongrad(
 def _noisy_models(
     ctx: Context, draws: Draws, sigma: float
 ) -> Callable[[int], AbstractContextManager[None]]:
-    """The model of each draw, there while its context is open."""
+    """A context manager for each draw: while it is open, the model's weights have the noise of the draw."""
 
     def model(sample: int) -> AbstractContextManager[None]:
         node = draw(draws, None, sample)
@@ -98,7 +99,7 @@ def _noisy_models(
 
 
 def _weight_noise(seed: int, name: str, weight: torch.nn.Parameter, node: Draw) -> Tensor:
-    """ε of one weight in one draw, N(0, I); the draws of a centred block sum to 0."""
+    """ε of one weight tensor in one draw, N(0, I); those of a centred block sum to 0."""
     first = node.number - node.number % node.block
     noises = []
     for number in range(first, first + node.block):

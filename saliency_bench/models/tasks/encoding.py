@@ -75,7 +75,7 @@ def encode_one(
             f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
         )
     types = tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None
-    placement = placing.of_text(model, encoding, special, types, example)
+    token_places = placing.of_text(model, encoding, special, types, example)
     return Encoded(
         example_id=example.id,
         input_ids=tuple(encoding["input_ids"]),
@@ -85,9 +85,9 @@ def encode_one(
         gold=gold,
         truncated=truncated,
         extra=extra_of(model, encoding, [1] * len(special), where, strict=False),
-        relevant=placing.relevant_tokens(example, placement, where),
+        relevant=placing.relevant_tokens(example, token_places, where),
         parts=example.parts,
-        **vars(placement),
+        **vars(token_places),
     )
 
 
@@ -133,7 +133,7 @@ def encoded_ids(
         for place, (token, pad) in enumerate(zip(ids, pads, strict=True))
     )
     kept_types = tuple(types[position] for position in kept) if types else None
-    placement = placing.of_ids(model, ids, special, kept_types)
+    token_places = placing.of_ids(model, ids, special, kept_types)
     return Encoded(
         example_id=example_id,
         input_ids=tuple(ids),
@@ -143,7 +143,7 @@ def encoded_ids(
         gold=_gold(model, label, where),
         pads=tuple(pads) if any(pads) else None,
         extra=extra_of(model, inputs, mask if not keep_pads else [1] * len(mask), where),
-        **vars(placement),
+        **vars(token_places),
     )
 
 

@@ -42,7 +42,7 @@ Offset = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Placement:
+class TokenPlaces:
     """The places of tokens: one value per token, as in `Encoded`, and the text and its pair.
 
     `words_known`: the words are known; otherwise each token counts as one.
@@ -56,7 +56,7 @@ class Placement:
     words_known: bool = True
 
 
-def placement_of(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> Placement:
+def places_from_marks(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) -> TokenPlaces:
     """The words and texts of ids.
 
     Args:
@@ -84,30 +84,30 @@ def placement_of(tokenizer: Any, ids: Sequence[int], segments: Sequence[int]) ->
         for place, (first, last) in zip(places, pieces, strict=True):
             offsets[place] = start + first, start + last
     pair = texts[1] if 1 in segments else None
-    return Placement(
+    return TokenPlaces(
         tuple(offsets), tuple(segments), words, texts[0], pair, words_known=style is not None
     )
 
 
-def placement_in_text(
+def places_in_text(
     tokenizer: Any,
     ids: Sequence[int],
     segments: Sequence[int],
     texts: tuple[str, str],
-) -> Placement:
+) -> TokenPlaces:
     """The words of a text whose tokenizer has no offsets, from the marks of pieces and a search in the text."""
-    placement = placement_of(tokenizer, ids, segments)
-    read_as = (placement.text, placement.text_pair or "")
-    if placement.words_known and all(
+    marked = places_from_marks(tokenizer, ids, segments)
+    read_as = (marked.text, marked.text_pair or "")
+    if marked.words_known and all(
         text.startswith(written.rstrip(_CUT)) for written, text in zip(read_as, texts, strict=True)
     ):
-        return placement
-    offsets = _searched(placement, _alone(tokenizer, ids), texts)
+        return marked
+    offsets = _searched(marked, _alone(tokenizer, ids), texts)
     placed = all(span != NO_OFFSET for span, of in zip(offsets, segments, strict=True) if of >= 0)
-    if not placement.words_known and placed:
+    if not marked.words_known and placed:
         words = words_in(offsets, segments, texts, range(len(ids)))
-        placement = replace(placement, words=words, words_known=True)
-    return replace(placement, offsets=offsets)
+        marked = replace(marked, words=words, words_known=True)
+    return replace(marked, offsets=offsets)
 
 
 def words_in(
@@ -211,7 +211,7 @@ def _inside_word(text: str, place: int) -> bool:
     )
 
 
-def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Placement:
+def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> TokenPlaces:
     """The text of tokens that are letters or bytes of UTF-8; each byte has the place of its letter."""
     texts = ["", ""]
     offsets = [NO_OFFSET] * len(tokens)
@@ -234,7 +234,7 @@ def _spelt(tokens: Sequence[str], segments: Sequence[int], in_bytes: bool) -> Pl
     both = texts[0], texts[1]
     words = words_in(offsets, segments, both, range(len(tokens)))
     pair = texts[1] if 1 in segments else None
-    return Placement(tuple(offsets), tuple(segments), words, texts[0], pair)
+    return TokenPlaces(tuple(offsets), tuple(segments), words, texts[0], pair)
 
 
 def segment_numbers(
@@ -258,7 +258,7 @@ def segment_numbers(
 
 
 def _searched(
-    placement: Placement, alone: Sequence[bool], texts: tuple[str, str]
+    marked: TokenPlaces, alone: Sequence[bool], texts: tuple[str, str]
 ) -> tuple[Offset, ...]:
     """Searches the pieces in their text; case and accents are ignored.
 
@@ -270,16 +270,16 @@ def _searched(
         letters, places = _folded(text)
         at = 0
         gap: list[int] = []  # tokens that were not found since the last one that was
-        tokens = [place for place, owner in enumerate(placement.segments) if owner == segment]
+        tokens = [place for place, owner in enumerate(marked.segments) if owner == segment]
         for before, place in zip([-1, *tokens], tokens, strict=False):
-            start, end = placement.offsets[place]
-            if before >= 0 and placement.offsets[before] == (start, end) and start < end:
+            start, end = marked.offsets[place]
+            if before >= 0 and marked.offsets[before] == (start, end) and start < end:
                 offsets[place] = offsets[before]  # bytes of one letter
                 continue
-            written = (placement.text, placement.text_pair or "")[segment][start:end]
+            written = (marked.text, marked.text_pair or "")[segment][start:end]
             piece = "" if alone[place] else _folded(written)[0]
             begins = letters.find(piece, at) if piece else -1
-            if gap and placement.words[place] == placement.words[gap[-1]]:
+            if gap and marked.words[place] == marked.words[gap[-1]]:
                 begins = -1
             while gap and begins > 0 and _inside_word(text, places[begins]):
                 begins = letters.find(piece, begins + 1)

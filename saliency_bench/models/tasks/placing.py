@@ -12,9 +12,9 @@ from saliency_bench.data.example import Example
 from saliency_bench.models.heads import TEXT_GENERATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.pieces import (
-    Placement,
-    placement_in_text,
-    placement_of,
+    TokenPlaces,
+    places_from_marks,
+    places_in_text,
     segment_numbers,
     words_in,
 )
@@ -22,13 +22,13 @@ from saliency_bench.models.tasks.pieces import (
 
 def of_ids(
     model: Model, ids: Sequence[int], special: Sequence[bool], types: Sequence[int] | None
-) -> Placement:
+) -> TokenPlaces:
     """The words and texts of ids; without a tokenizer each token counts as a word, and there is no text."""
     segments = _segment_numbers(model, ids, special, types)
     if model.tokenizer is not None:
-        return placement_of(model.tokenizer, ids, segments)
+        return places_from_marks(model.tokenizer, ids, segments)
     words = tuple(-1 if skip else place for place, skip in enumerate(special))
-    return Placement((NO_OFFSET,) * len(ids), segments, words, "", None, words_known=False)
+    return TokenPlaces((NO_OFFSET,) * len(ids), segments, words, "", None, words_known=False)
 
 
 def of_text(
@@ -37,7 +37,7 @@ def of_text(
     special: Sequence[bool],
     types: Sequence[int] | None,
     example: Example,
-) -> Placement:
+) -> TokenPlaces:
     """The places of a text's tokens, and its words; they are searched where the tokenizer is not a fast one."""
     text, pair = example.text, example.text_pair
     texts = (text, pair or "")
@@ -51,14 +51,14 @@ def of_text(
             strict=True,
         )
         words = words_in(offsets, segments, texts, encoding.word_ids())
-        return Placement(offsets, segments, words, text, pair)
+        return TokenPlaces(offsets, segments, words, text, pair)
     ids = encoding["input_ids"]
     if pair is None:  # one text, whatever separators stand in it
         segments = tuple(-skip for skip in special)
     else:
         segments = _segment_numbers(model, ids, special, types)
-    placement = placement_in_text(model.tokenizer, ids, segments, texts)
-    return replace(placement, text=text, text_pair=pair)
+    token_places = places_in_text(model.tokenizer, ids, segments, texts)
+    return replace(token_places, text=text, text_pair=pair)
 
 
 def _segment_numbers(
@@ -71,12 +71,14 @@ def _segment_numbers(
     return segment_numbers(ids, special, None if one_text else types, separator)
 
 
-def relevant_tokens(example: Example, placement: Placement, where: str) -> tuple[bool, ...] | None:
+def relevant_tokens(
+    example: Example, token_places: TokenPlaces, where: str
+) -> tuple[bool, ...] | None:
     """The tokens that share a character with a relevant stretch; None where the example names no relevant stretches."""
     spans = example.relevant
     if spans is None:
         return None
-    placed = list(zip(placement.segments, placement.offsets, strict=True))
+    placed = list(zip(token_places.segments, token_places.offsets, strict=True))
     if spans and any(segment >= 0 and span == NO_OFFSET for segment, span in placed):
         raise InputError(
             f"{where}: data.relevant names stretches of the text, but the tokenizer gives no places of its tokens: use a "
