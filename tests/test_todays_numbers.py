@@ -244,9 +244,10 @@ def longer(plan):
     return [plan[len(plan) // 4]]
 
 
-#: Runs on models of other training seeds than the first are tried under --all: their code is that of the first.
+#: Runs that differ from another by the training seed or the kind of shortcut alone are tried under --all.
 IN_TURN = [
-    pytest.param(name, marks=THOROUGH if re.search("seed[12]", name) else ()) for name in STUDIES
+    pytest.param(name, marks=THOROUGH if re.search("seed[12]|bastings/.*token", name) else ())
+    for name in STUDIES
 ]
 
 
