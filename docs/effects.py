@@ -35,7 +35,7 @@ from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.report import style
 from saliency_bench.report.charts import FROM_ENDS, ends
 from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.studies.block import OpenBlock, open_block, plan_blocks
+from saliency_bench.studies.block import EQUAL, OpenBlock, opened_blocks
 from saliency_bench.studies.budget import ON_CPU
 from saliency_bench.studies.evaluate import evaluate_block
 from saliency_bench.studies.prepare import by_text_hash
@@ -259,10 +259,9 @@ def main(n_examples: int = 60, folder: Path = FOLDER) -> None:
     rows: list[dict[str, object]] = []
     refs = References(model)
     with model.frozen():
-        for place, block in enumerate(plan := plan_blocks(encoded)):
-            print(f"block {place + 1} of {len(plan)}", flush=True)
-            items = [encoded[index] for index in block.indices]
-            rows += rows_of(open_block(refs, items, "predicted", ON_CPU))
+        for _, block in opened_blocks(refs, encoded, "predicted", ON_CPU, packing=EQUAL):
+            rows += rows_of(block)
+            print(f"{len(rows)} rows", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(folder / "effects.csv", index=False, float_format="%.6g")
     redraw(folder)

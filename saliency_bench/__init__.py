@@ -11,9 +11,9 @@ from saliency_bench.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from saliency_bench.api import attribute as attribute
     from saliency_bench.api import evaluate as evaluate
-    from saliency_bench.api.listing import explain_parameters as explain_parameters
-    from saliency_bench.api.listing import methods as methods
-    from saliency_bench.api.listing import metrics as metrics
+    from saliency_bench.api.catalogue import explain_parameters as explain_parameters
+    from saliency_bench.api.catalogue import methods as methods
+    from saliency_bench.api.catalogue import metrics as metrics
     from saliency_bench.api.study import study as study
     from saliency_bench.core.errors import InputError as InputError
     from saliency_bench.core.maps import AttributionMap as AttributionMap
@@ -24,9 +24,9 @@ _HOMES = {
     "attribute": "api",
     "evaluate": "api",
     "study": "api.study",
-    "methods": "api.listing",
-    "metrics": "api.listing",
-    "explain_parameters": "api.listing",
+    "methods": "api.catalogue",
+    "metrics": "api.catalogue",
+    "explain_parameters": "api.catalogue",
     "load_model": "models.loading",
     "wrap_model": "models.loading",
     "AttributionMap": "core.maps",

@@ -25,7 +25,7 @@ from benchmarks.peers.contestants import (
     peer_contestants,
 )
 from saliency_bench.attribution.parity import REORDERING
-from saliency_bench.attribution.settings import expand
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.core.rows import Setting
@@ -40,8 +40,8 @@ from saliency_bench.report.table import Column, Estimate, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
-from saliency_bench.studies.agreement import agreement_rows
-from saliency_bench.studies.block import opened_blocks
+from saliency_bench.studies.agreement_rows import agreement_rows
+from saliency_bench.studies.block import explain_texts, opened_blocks
 from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.evaluate import evaluate_block
 from saliency_bench.studies.timing import interleaved_ratio, measure, synchronizer
@@ -216,40 +216,31 @@ def _twin(
     path = {"baseline": BASELINE, "baseline_special_tokens": "keep", **rule}
     if peer == "inseq":
         path |= {"baseline": "unk", "baseline_special_tokens": "replace"}
-    integrated = _setting("integrated_gradients", "sum", output, path)
-    gradient = _setting("vanilla", "l1", output, {})
+    integrated = _setting("integrated_gradients", output, reduction="sum", **path)
+    gradient = _setting("vanilla", output, reduction="l1")
     if task == "study":
-        alone = _setting("leave_one_out", "none", output, {"removal": REMOVAL})
+        alone = _setting("leave_one_out", output, removal=REMOVAL)
         return lambda: _study(mine, encoded, [gradient, integrated, alone])
-    shap = {"baseline": REMOVAL, "n_samples": N_EVALUATIONS}
     setting = {
         "integrated_gradients": integrated,
         "gradient": gradient,
-        "attnlrp": _setting("input_x_gradient", "sum", output, {}),
-        "partition": _setting("kernel_shap", "none", output, shap),
+        "attnlrp": _setting("input_x_gradient", output, reduction="sum"),
+        "partition": _setting("kernel_shap", output, baseline=REMOVAL, n_samples=N_EVALUATIONS),
     }[task]
     normalised = peer == "transformers_interpret"
     return lambda: _explained(mine, encoded, setting, normalised=normalised)
 
 
-def _setting(method: str, reduction: str, output: str, hyper: Mapping[str, Any]) -> Setting:
-    entry = {"method": method, **hyper}
-    if reduction != "none":
-        entry["reduction"] = reduction
-    (setting,) = expand({method: entry}, output=output)
-    return setting
+def _setting(method: str, output: str, **entry: Any) -> Setting:
+    return single_settings({method: {"method": method, **entry}}, output=output)[method]
 
 
 def _explained(
     ours: Ours, encoded: Sequence[Encoded], setting: Setting, *, normalised: bool
 ) -> Scores:
-    found: dict[int, Float[np.ndarray, " T"]] = {}
-    for planned, block in opened_blocks(ours.refs, encoded, setting.target, ours.budget):
-        (maps,) = block.explain([setting]).values()
-        for index, one in zip(planned.indices, maps, strict=True):
-            scores = one.scores
-            found[index] = scores / np.linalg.norm(scores) if normalised else scores
-    return [found[index] for index in range(len(encoded))]
+    (maps,) = explain_texts(ours.refs, encoded, [setting], setting.target, ours.budget)
+    scores = [map_.scores for map_ in maps]
+    return [of_text / np.linalg.norm(of_text) for of_text in scores] if normalised else scores
 
 
 def _study(ours: Ours, encoded: Sequence[Encoded], settings: Sequence[Setting]) -> None:

@@ -13,14 +13,13 @@ texts are names and numbers are indices.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
-from saliency_bench.api.inputs import Inputs, continued, encode_all
-from saliency_bench.api.settings import (
+from saliency_bench.api.arguments import (
     Baseline,
     Listable,
     Targets,
@@ -34,6 +33,7 @@ from saliency_bench.api.settings import (
     tokens_per_pass,
     with_hyperparameters,
 )
+from saliency_bench.api.inputs import Inputs, continued, encode_all
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError, is_out_of_memory, one_of
@@ -50,7 +50,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.remembered import preflight_of
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.models.tasks.task import At
-from saliency_bench.studies.block import Block, open_block, packing_for, plan_blocks
+from saliency_bench.studies.block import explain_texts
 from saliency_bench.studies.evaluate import evaluate_maps
 
 if TYPE_CHECKING:
@@ -113,70 +113,68 @@ def attribute(
     if continuation is not None:
         inputs = continued(model, inputs, continuation)
     with model.frozen():
-        asked = questions(model, encode_all(model, inputs, plain(labels)), plain(at))
-        encoded = [question for _, question in asked]
+        numbered = questions(model, encode_all(model, inputs, plain(labels)), plain(at))
+        encoded = [question for _, question in numbered]
         budget = tokens_per_pass(plain(token_budget), model, encoded)
         axes = {"backend": backend, "reduction": plain(reduction), "seed": plain(seed)}
         methods = [method] if isinstance(method, str) else [*method]
         settings = settings_of(model, methods, hyper, explained, max(map(len, encoded)), **axes)
-        return _maps(model, asked, settings, targets, budget, progress)
+        return _maps(model, numbered, settings, targets, budget, progress)
 
 
 def _maps(
     model: Model,
-    asked: Sequence[tuple[int, Encoded]],
+    numbered: Sequence[tuple[int, Encoded]],
     settings: Sequence[Setting],
     targets: Sequence[Target],
     budget: int,
     progress: bool,
 ) -> list[AttributionMap]:
     """The maps of all questions, each of which comes with the number of its input."""
-    encoded = [question for _, question in asked]
+    encoded = [question for _, question in numbered]
     report, recalled = preflight_of(model, encoded)
     for setting in settings:
         refuse_vanishing_sum(setting, report.sum_vanishes)
     refs = References(model)
     refs.cache[BACKWARD_PARTS] = refuse_without_parts(model, settings, encoded[0])
     try:
-        maps = _explained(refs, asked, settings, targets, budget, progress)
+        maps = _explained(refs, numbered, settings, targets, budget, progress)
     except FAILURES as error:
         if recalled and not isinstance(error, InputError) and not is_out_of_memory(error):
             inspect_texts(model, encoded)  # says it in a sentence
         raise
-    if recalled and not any(_tells_something(one) for one in maps):
+    if recalled and not any(_is_informative(map_) for map_ in maps):
         inspect_texts(model, encoded)
     return maps
 
 
-def _tells_something(map_: AttributionMap) -> bool:
+def _is_informative(map_: AttributionMap) -> bool:
     """Whether a map has scores that are numbers and not all 0."""
     return math.isfinite(map_.probability) and map_.finite and bool(map_.scores.any())
 
 
 def _explained(
     refs: References,
-    asked: Sequence[tuple[int, Encoded]],
+    numbered: Sequence[tuple[int, Encoded]],
     settings: Sequence[Setting],
     targets: Sequence[Target],
     budget: int,
     progress: bool,
 ) -> list[AttributionMap]:
-    """The same, once the model is known to be sound."""
-    encoded = [question for _, question in asked]
-    blocks: Iterable[Block] = plan_blocks(encoded, packing_for(refs.model, budget))
-    if progress:
-        blocks = track(blocks, "attributing", console=Console(stderr=True))
-    each = list(enumerate(each_target(refs, encoded[0], targets, budget)))
+    """The maps of all questions by input, setting, target and question; the model has passed its preflight."""
+    inputs, encoded = zip(*numbered, strict=True)
+    targets = each_target(refs, encoded[0], targets, budget)
     maps: dict[tuple[int, int, int, int], AttributionMap] = {}
-    for block in blocks:
-        items = [encoded[index] for index in block.indices]
-        for t, target in each:
-            opened = open_block(refs, items, target, budget, settings)
-            explained = opened.explain([setting.at(target) for setting in settings])
-            for s, of_setting in enumerate(explained.values()):
-                for index, made in zip(block.indices, of_setting, strict=True):
-                    text = asked[index][0]
-                    maps[text, s, t, index] = made.at(text)
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("attributing", total=len(targets) * len(encoded))
+        for t, target in enumerate(targets):
+            of_target = [setting.at(target) for setting in settings]
+            explained = explain_texts(
+                refs, encoded, of_target, target, budget, lambda n: bar.advance(task, n)
+            )
+            for s, of_setting in enumerate(explained):
+                for q, (text, map_) in enumerate(zip(inputs, of_setting, strict=True)):
+                    maps[text, s, t, q] = map_.at(text)
     return [maps[key] for key in sorted(maps)]
 
 
@@ -224,11 +222,11 @@ def evaluate(
     one_of("output", output, OUTPUTS)
     one_of("ranking", ranking, RANKINGS)
     removals = fitted_removals(model, [removal] if isinstance(removal, str) else removal)
-    budget = tokens_per_pass(token_budget, model, [one.encoded for one in maps])
+    budget = tokens_per_pass(token_budget, model, [map_.encoded for map_ in maps])
     with model.frozen():
         views = usual(removals, granularity, output, ranking)
         rows = evaluate_maps(References(model), maps, entries, views, budget)
-    settings = {one.setting["setting_id"]: one.setting for one in maps}
+    settings = {map_.setting["setting_id"]: map_.setting for map_ in maps}
     return with_hyperparameters(
         pd.DataFrame(rows, columns=EVALUATION_COLUMNS), list(settings.values())
     )

@@ -1,4 +1,4 @@
-"""Inputs of `attribute`, whatever their form, to tokenised texts."""
+"""Turns inputs of `attribute` in any form into tokenised texts."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from saliency_bench.models.tasks.items import (
 from saliency_bench.models.tasks.items import items as items_of
 from saliency_bench.models.tasks.registry import task_of
 
-#: What a prompt may hold that a continuation follows.
+#: The keys of a prompt that a continuation follows.
 _CONTINUED = {TEXT, SEGMENTS, MESSAGES, *LABELS}
 
 Inputs = str | Iterable[Any] | Dataset[Any]
@@ -38,7 +38,7 @@ Inputs = str | Iterable[Any] | Dataset[Any]
 def continued(
     model: Model, inputs: Inputs, continuation: str | Sequence[str]
 ) -> list[Mapping[str, Any]]:
-    """Each prompt with what follows it, or with the options of which one may.
+    """Each prompt with its continuation, or with the options that it has.
 
     Raises:
         InputError: the model continues no texts, or a prompt is no text.
@@ -132,7 +132,7 @@ def _text_and_pair(item: Any, where: str) -> tuple[str, str | None]:
 
 
 def _has_options(item: Any) -> bool:
-    """Whether an input is asked which of some options follows it: then its label is one of them."""
+    """Whether an input has options, of which its label is then one."""
     return isinstance(item, Mapping) and item.get(OPTIONS) is not None
 
 

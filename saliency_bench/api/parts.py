@@ -1,4 +1,4 @@
-"""What is known of a method, a metric or another part by its name: from the registries, docstrings and conf/."""
+"""Facts about methods, metrics and other parts, by name: from the registries, docstrings and conf/."""
 
 import inspect
 import re
@@ -20,7 +20,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.evaluation.removal import MAPS_BASELINE, operators
 
-#: What kinds of methods give, and which reductions make one number of it.
+#: The result of each kind of method, and the reductions that make one number of it.
 GIVES = {
     "gradient": ("one gradient per token", tuple(REDUCTIONS)),
     "square": ("one vector of squares per token", ("sum", "l2", "l1")),
@@ -33,7 +33,7 @@ READS = {
     "query": "the scores, and what the model says of further texts",
     "truth": "the scores, and what is known to matter in the text",
 }
-#: What stands for an absent token, as a baseline and as a removal.
+#: Stand-ins for an absent token, as a baseline and as a removal.
 VECTORS = {
     "mask": "The embedding of the tokenizer's mask token.",
     "pad": "The embedding of the tokenizer's padding token.",
@@ -42,13 +42,15 @@ VECTORS = {
     "mean": "The mean of the model's embedding matrix.",
     MAPS_BASELINE: "Each map's own baseline.",
 }
+#: The registries of the functions that entries name.
+PARTS: Mapping[str, Registry[Any]] = {"method": METHODS, "metric": METRICS}
 #: Paths and names that a user fills in.
 MISSING = "???"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A key of an entry: its default in conf/, what it may be, and what it means."""
+    """A key of an entry: its default in conf/, the values that it takes, and its meaning."""
 
     name: str
     default: Any
@@ -58,7 +60,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Part:
-    """All that is said of a part.
+    """The description of a part.
 
     `group` is its kind, `about` a sentence, `facts` further statements by heading, `text` its docstring. `words` select
     it on the command line, and `python` uses it from Python ("" where that makes no sense).
@@ -80,13 +82,13 @@ def find(name: str) -> list[Part]:
     Raises:
         InputError: there is none; the nearest names are suggested.
     """
-    found = [describe(name) for describe, names in GROUPS.values() if name in names()]
-    if not found:
-        every = {known for _, names in GROUPS.values() for known in names()}
+    parts = [describe(name) for describe, names in GROUPS.values() if name in names()]
+    if not parts:
+        every = {each for _, names in GROUPS.values() for each in names()}
         near = get_close_matches(name, sorted(every), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(map(repr, near))}?" if near else "."
         raise InputError(f"nothing is called {shown(name)}{hint} All names: saliency-bench list")
-    return found
+    return parts
 
 
 def family(group: str, name: str) -> str:
@@ -103,7 +105,7 @@ def family(group: str, name: str) -> str:
 
 
 def listed(group: str) -> dict[str, list[str]]:
-    """The entries of a method or a metric by heading; families of methods come first, gradients before what takes none."""
+    """The entries of methods or metrics by heading; families come first, in the order of `GIVES`."""
     kinds = [*GIVES]
 
     def place(name: str) -> tuple[bool, int, str]:
@@ -124,7 +126,7 @@ def heading(function: Callable[..., Any]) -> str:
 
 
 def parameters(group: str, name: str) -> tuple[Parameter, ...]:
-    """The keys of an entry, or of a file of conf/model/ or conf/data/, without that which names the function."""
+    """The keys of an entry, or of a file of conf/model/ or conf/data/, without the key that names the function."""
     content = _content(group, name)
     function = str(content.get(group) or content.get("dataset") or content.get("name"))
     meanings = _meanings(group, name)
@@ -136,7 +138,7 @@ def parameters(group: str, name: str) -> tuple[Parameter, ...]:
 
 
 def _content(group: str, name: str) -> dict[str, Any]:
-    """An entry, or a file with what it extends."""
+    """The content of an entry, or of a file with the files that it extends."""
     if group in PARTS:
         return conf_files.entry(group, name)
     content = conf_files.read(group, name)
@@ -145,18 +147,14 @@ def _content(group: str, name: str) -> dict[str, Any]:
 
 
 def _meanings(group: str, name: str) -> dict[str, str]:
-    """What comments say beside keys."""
-    found: dict[str, str] = {}
+    """The comments beside the keys of an entry, by key."""
+    comments: dict[str, str] = {}
     if group not in PARTS:
         bases = conf_files.read(group, name).get("defaults", [])
         for base in set(bases) & set(conf_files.names(group)):
-            found |= _meanings(group, base)
+            comments |= _meanings(group, base)
     text = (conf_files.folder() / group / f"{name}{conf_files.SUFFIX}").read_text("utf-8")
-    return found | dict(re.findall(r"^\s*(\w+):[^#\n]*#\s*(.+)$", text, re.MULTILINE))
-
-
-#: Where the functions of entries are.
-PARTS: Mapping[str, Registry[Any]] = {"method": METHODS, "metric": METRICS}
+    return comments | dict(re.findall(r"^\s*(\w+):[^#\n]*#\s*(.+)$", text, re.MULTILINE))
 
 
 def _allowed(group: str, function: str, key: str) -> str:
@@ -188,7 +186,7 @@ def _method(name: str) -> Part:
     facts = {"Family": family("method", name), "Gives": gives}
     if reductions:
         facts["Reductions"] = ", ".join([entry["reduction"] + " (default)"] + [
-            one for one in reductions if one != entry["reduction"]
+            name for name in reductions if name != entry["reduction"]
         ])  # fmt: skip
     facts["Scores sum to"] = ABOUT[method].sums_to or "nothing that is claimed"
     facts["Captum"] = _captum(method)
@@ -197,11 +195,11 @@ def _method(name: str) -> Part:
         facts["Source"] = source
     if ABOUT[method].backward:
         facts["Backward rules"] = ", ".join(rules.NAMES)
-    changed = next((one for one in keys if isinstance(one.default, int | float)
-                    and not isinstance(one.default, bool)), None)  # fmt: skip
+    numbers = [key for key in keys if type(key.default) in (int, float)]
+    changed = next(iter(numbers), None)
     word = f" method.{name}.{changed.name}={changed.default}" if changed else ""
     keyword = f", {changed.name}={changed.default!r}" if changed else ""
-    if missing := [one for one in keys if one.default == MISSING]:
+    if missing := [key for key in keys if key.default == MISSING]:
         word = f" method.{name}.{missing[0].name}=FILE"
         keyword = f', {missing[0].name}="FILE"'
     return Part(
@@ -217,9 +215,9 @@ def _method(name: str) -> Part:
 
 
 def _source(*texts: str) -> str:
-    """The last reference in brackets of the first text that has one."""
-    found = (re.findall(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", text) for text in texts)
-    return next((references[-1] for references in found if references), "")
+    """The last reference in brackets of the first text with a reference."""
+    cited = (re.findall(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)", text) for text in texts)
+    return next((references[-1] for references in cited if references), "")
 
 
 def _prose(function: Callable[..., Any]) -> str:
@@ -315,7 +313,7 @@ def _of_file(group: str) -> tuple[Callable[[str], Part], Callable[[], Collection
     return lambda name: _file(group, name), lambda: conf_files.names(group)
 
 
-#: For each group: what describes a part, and what names there are.
+#: For each group: the function that describes a part of it, and the one that lists the names.
 GROUPS: Mapping[str, tuple[Callable[[str], Part], Callable[[], Collection[str]]]] = {
     "method": (_method, lambda: conf_files.names("method")),
     "metric": (_metric, lambda: conf_files.names("metric")),

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress as Bars
 
+from saliency_bench.api.arguments import entry_of, with_hyperparameters
 from saliency_bench.api.inputs import encode_all
-from saliency_bench.api.settings import with_hyperparameters
-from saliency_bench.attribution.methods import METHODS
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.labels import setting_labels
-from saliency_bench.core.registry import Registry
 from saliency_bench.core.rows import as_list
 from saliency_bench.core.text import Encoded
-from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.report import formats, style, terminal
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COMMAND = "saliency_bench.study"  # as manifests have it
-PARTS: Mapping[str, Registry[Any]] = {"method": METHODS, "metric": METRICS}
 
 Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]
 
@@ -110,7 +106,7 @@ def study(
 
 
 def _warn_of_replacements(finished: Run) -> None:
-    """Warns of what stands in for what the model lacks: of single texts and unknown tokens it was said at the start."""
+    """Warns of stand-ins for what the model lacks; warnings of single texts and unknown tokens came at the start."""
     rows = finished.tables["warnings"]
     of_all = rows[(rows["example_id"] == "") & (rows["source"] != "model")]
     for source, message in dict.fromkeys(zip(of_all["source"], of_all["message"], strict=True)):
@@ -162,37 +158,35 @@ def _config(model: Model, **values: Any) -> schema.Config:
     )
 
 
-def _entries(group: str, asked: Entries | None) -> dict[str, dict[str, Any]]:
+def _entries(group: str, chosen: Entries | None) -> dict[str, dict[str, Any]]:
     """Named entries of methods or metrics, each complete.
 
     Raises:
         InputError: an entry names no part, or two have the same name.
     """
-    if asked is None:
-        asked = {
+    if chosen is None:
+        chosen = {
             name: {**entry, "backend": "native"} if "backend" in entry else entry
             for name, entry in conf_files.selected(group).items()
         }
-    if isinstance(asked, Mapping):
-        asked = [{"name": name, **entry} for name, entry in asked.items()]
+    if isinstance(chosen, Mapping):
+        chosen = [{"name": name, **entry} for name, entry in chosen.items()]
     entries: dict[str, dict[str, Any]] = {}
-    for given in as_list(asked):
-        entry = {group: given} if isinstance(given, str) else dict(given)
+    for item in as_list(chosen):
+        entry = {group: item} if isinstance(item, str) else dict(item)
         if not isinstance(entry.get(group), str):
             raise InputError(
-                f"{group}s: {shown(given)}: expected a name, or a mapping with {group!r} and hyperparameters"
+                f"{group}s: {shown(item)}: expected a name, or a mapping with {group!r} and hyperparameters"
             )
-        one_of(group, entry[group], [*conf_files.names(group), *PARTS[group].names()])
-        name = entry.pop("name", entry[group])
+        part = entry.pop(group)
+        defaults = entry_of(group, part)
+        name = entry.pop("name", part)
         if name in entries:
             raise InputError(
                 f"{group}s: two entries are called {name}. Give one of them a name of its own: "
-                f'{{"name": "other", "{group}": "{entry[group]}", ...}}'
+                f'{{"name": "other", "{group}": "{part}", ...}}'
             )
-        part = entry[group]
-        defaults = conf_files.entry(group, part) if part in conf_files.names(group) else {}
-        entries[name] = defaults | {key: value for key, value in entry.items() if key != group}
-        entries[name].setdefault(group, part)
+        entries[name] = defaults | entry
     return entries
 
 
@@ -209,7 +203,7 @@ def _show_in(bars: Bars) -> Progress:
 
 
 class StudyResult:
-    """What came out of a study; in a notebook and in a terminal it shows its main table.
+    """The results of a study; in a notebook and in a terminal they show their main table.
 
     Attributes:
         folder: the run folder, as the command writes it: `saliency-bench report FOLDER`, `across`, `compare` read it.
@@ -240,7 +234,9 @@ class StudyResult:
         `mean` is the median for metrics with heavy tails; `low` and `high` are the ends of its 95 % interval over texts.
         Metrics that are evaluated under several removals have the removal in their name: "srg (pad)".
         """
-        order = {one["setting_id"]: place for place, one in enumerate(self._analysis.settings)}
+        order = {
+            setting["setting_id"]: place for place, setting in enumerate(self._analysis.settings)
+        }
         order |= {metric: place for place, metric in enumerate(self._analysis.metrics)}
         summary = self._with_settings(self._analysis.summary).sort_values(
             ["setting_id", "metric"], key=lambda column: column.map(order), ignore_index=True
@@ -290,9 +286,13 @@ class StudyResult:
 
     def _setting_id(self, name: str) -> str:
         settings = self.run.settings
-        ids = [one["setting_id"] for one in settings if name in (one["name"], one["setting_id"])]
+        ids = [
+            setting["setting_id"]
+            for setting in settings
+            if name in (setting["name"], setting["setting_id"])
+        ]
         if not ids:
-            one_of("method", name, [one["name"] for one in settings])
+            one_of("method", name, [setting["name"] for setting in settings])
         if len(ids) > 1:
             labels = setting_labels(settings)
             listed = "; ".join(f"{key} ({labels[key]})" for key in ids)

@@ -67,7 +67,7 @@ def word_path(
     neighbours: int,
     factor: int,
 ) -> Float[Tensor, "S D"]:
-    """The points of a path from the baseline to a word, both included (Sanyal & Ren 2021, section 3).
+    """The points of a path from the baseline to a word, both included (Sanyal & Ren 2021).
 
     Every dimension moves in one direction only. The path has n_steps · 2^factor + 1 points.
 

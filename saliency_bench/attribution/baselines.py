@@ -32,6 +32,7 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.tensors import on_device, sent
+from saliency_bench.models import contents
 from saliency_bench.models import references as model_references
 from saliency_bench.models.extra import Extra, tensors_of
 from saliency_bench.models.references import References
@@ -95,7 +96,7 @@ def random_reference(ctx: Context, references: str, special_tokens: str) -> Rand
         InputError: the texts of a file are shorter than the longest text.
     """
     moved = ctx.moved(special_tokens)
-    name = model_references.identity(references)
+    name = contents.identity(references)
     draw = _random_vectors if references == "uniform" else _random_tokens(ctx, references, moved)
 
     @lru_cache(maxsize=1)  # gradients and displacements of a chunk start at the same references
@@ -119,8 +120,8 @@ def _random_tokens(ctx: Context, references: str, moved: Bool[Tensor, "B T"]) ->
     corpus = ctx.references.corpus(references)
     places = [places_of_row.nonzero()[:, 0] for places_of_row in moved.cpu()]
     longest = max(map(len, places))
-    model_references.require_length(len(corpus), longest, f"references={references}")
-    pick = model_references.tokens if references == "vocabulary" else model_references.window
+    contents.require_length(len(corpus), longest, f"references={references}")
+    pick = contents.tokens if references == "vocabulary" else contents.window
 
     def draw(
         ctx: Context, examples: Sequence[int], streams: Sequence[torch.Generator]

@@ -46,7 +46,7 @@ from saliency_bench.models.threads import in_this_thread
 #: Half a unit in the last place of float32 at 1.
 UNIT_ROUNDOFF = 2.0**-24
 
-#: The largest difference between sums in two orders, relative to a text's largest score, that the library promises.
+#: The largest difference between sums in two orders, relative to a text's largest score, that this package promises.
 REORDERING = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 #: The step of the difference quotient, as a fraction of the path. Its truncation error is proportional to the step, its

@@ -3,6 +3,7 @@
 Values that give the same numbers get one name, so that equal numbers have equal setting ids.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -90,6 +91,22 @@ def expand(
     return list(settings.values())
 
 
+def single_settings(entries: Mapping[str, Mapping[str, Any]], **common: Any) -> dict[str, Setting]:
+    """The settings of method entries without an axis, by name; `common` are further arguments of `expand`.
+
+    Raises:
+        InputError: as `expand`, or an entry has several settings.
+    """
+    settings = expand(entries, **common)
+    counts = Counter(setting.name for setting in settings)
+    for name, count in counts.items():
+        if count > 1:
+            raise InputError(
+                f"method.{name} has {count} settings: expected one. Give each of its keys one value."
+            )
+    return {setting.name: setting for setting in settings}
+
+
 def _expand_entry(
     name: str,
     entry: Mapping[str, Any],
@@ -99,6 +116,7 @@ def _expand_entry(
     backends: Sequence[str],
 ) -> Iterator[Setting]:
     where = f"method.{name}"
+    ranges.check(entry, where)
     method, hyper = METHODS.entry("method", entry, where, others=SHARED)
     outputs = as_list(entry.get("output", output))
     if "output" in entry:
@@ -167,7 +185,6 @@ def checked_value(method: str, key: str, value: Any, where: str) -> Any:
     Raises:
         InputError: it is out of range, of another type, or an unknown name; the message begins with `where`.
     """
-    ranges.check(value, where)
     value = typed(METHODS[method], key, value, where)
     if isinstance(value, str) and (fault := half_character(value)):
         raise InputError(f"{where}={value!r}: expected a text, got {fault}")
@@ -202,12 +219,10 @@ def _combined(
     _check_rule(where, method, hyper)
     if output != CRITERION:
         one_of("output", output, OUTPUTS)
-    one_of("backend", backend, BACKENDS)
     seed = _whole_seed(seed)
     hyper = _only_what_counts(hyper)
     if KINDS[method] == "token":
         return Setting(name, method, ONLY.get(method, "none"), "none", target, output, seed, hyper)
-    one_of(f"{where}.reduction", reduction, REDUCTIONS)
     if reduction == "dot" and KINDS[method] == "product":
         raise InputError(
             f"{where}.reduction=dot would multiply by the input twice: {method} has done so already. Use sum, l2 or l1."

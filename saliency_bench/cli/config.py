@@ -1,4 +1,4 @@
-"""The configuration: its schema, its composition by Hydra, its checks, and the settings it asks for.
+"""The configuration: its schema, its composition by Hydra, its checks, and its settings.
 
 Nothing is instantiated from a configuration: names are looked up in the registries, and everything else is data.
 """
@@ -74,7 +74,7 @@ def load(overrides: Sequence[str] = ()) -> Config:
 
 @contextmanager
 def refusing_absent_folders() -> Iterator[None]:
-    """Turns into an error that a folder in Hydra's search path does not exist; Hydra only warns."""
+    """Raises an error where a folder of Hydra's search path does not exist; Hydra only warns."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "provider=.* is not available", UserWarning)
         yield

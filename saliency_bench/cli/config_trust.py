@@ -17,15 +17,15 @@ from saliency_bench.core.errors import InputError, one_line
 
 FLAG = "--trust-config-dir"
 _SUFFIXES = (".yaml", ".yml")
-#: Names of Hydra's own keys, what it calls, and interpolations that call something.
+#: Hydra's own keys, keys by which it calls code, and interpolations that call something.
 _CODE = re.compile(r"hydra|_target_|\$\{[^${}]*:", re.IGNORECASE)
-#: What refers to what was said before doubles with every level; nobody's own configuration needs so many.
+#: Nested aliases double a file's values with every level; no ordinary configuration needs so many.
 MOST_ALIASES = 16
 _PACKAGE = re.compile(r"^\s*#\s*@package\b.*", re.MULTILINE)
 
 
 def refuse_code(options: Namespace, trusts: bool) -> None:
-    """Refuses what would make Hydra run somebody else's code.
+    """Refuses options that would make Hydra run somebody else's code.
 
     Args:
         options: Hydra's options as its own parser reads them, abbreviated ones too.
@@ -83,7 +83,7 @@ def _everything_in(folder: Path) -> Iterator[Path]:
 
 
 def _reaches_beyond(path: Path, folder: Path) -> str | None:
-    """Says why a file could make Hydra call something; None where it could not."""
+    """The reason why a file could make Hydra call something; None where it could not."""
     if _CODE.search(str(path.relative_to(folder))):
         return "is a file of Hydra's own"
     if path.is_dir():

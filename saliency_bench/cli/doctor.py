@@ -1,4 +1,4 @@
-"""`saliency-bench doctor`: what works on this machine, and what to do about what does not."""
+"""`saliency-bench doctor` says which parts work on this machine, and how to mend the others."""
 
 import platform
 import shutil
@@ -20,7 +20,7 @@ from saliency_bench.core.errors import InputError, SaliencyBenchError
 
 GOOD, MISSING, BAD = "ok", "absent", "broken"
 
-#: Libraries without which nothing works, and what comes with an extra.
+#: Libraries without which nothing works, and packages that come with an extra.
 LIBRARIES = ("torch", "transformers", "captum", "hydra-core", "peft", "scipy", "pyarrow")
 EXTRAS = {
     "data": "datasets",
@@ -34,11 +34,11 @@ LITTLE_MEMORY_GB = 4
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was checked, its state, and what to know or to do."""
+    """One line: the name of a check, its state, and an explanation."""
 
     name: str
     state: str
-    said: str
+    detail: str
 
 
 def doctor(words: list[str]) -> int:
@@ -48,13 +48,13 @@ def doctor(words: list[str]) -> int:
     table = Table(box=None, show_header=False)
     with progress() as show:
         show("trying what is installed", 0, 0)
-        found = list(checks())
-    for check in found:
+        results = list(checks())
+    for check in results:
         color = {GOOD: "green", BAD: "bold red"}.get(check.state, "yellow")
         name, state = Text(check.name, style="bold"), Text(check.state, style=color)
-        table.add_row(name, state, Text(check.said))
+        table.add_row(name, state, Text(check.detail))
     Console(highlight=False).print(table)
-    return int(any(check.state == BAD for check in found))
+    return int(any(check.state == BAD for check in results))
 
 
 def checks() -> Iterator[Check]:
@@ -71,8 +71,8 @@ def checks() -> Iterator[Check]:
     yield _checked("cache", _cache)
     for extra, package in EXTRAS.items():
         there = find_spec(package) is not None
-        said = version(package) if there else f"pip install 'saliency-bench[{extra}]'"
-        yield Check(f"extra {extra}", GOOD if there else MISSING, said)
+        detail = version(package) if there else f"pip install 'saliency-bench[{extra}]'"
+        yield Check(f"extra {extra}", GOOD if there else MISSING, detail)
 
 
 def _checked(name: str, look: Callable[[], str]) -> Check:
@@ -142,7 +142,7 @@ def _writing() -> str:
 
 
 def _cache() -> str:
-    """Where the cache is and how large; nothing is written to it."""
+    """The place and size of the cache; nothing is written to it."""
     from saliency_bench.store import cache
 
     place, size = cache.folder(), cache.size()

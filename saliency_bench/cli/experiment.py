@@ -19,7 +19,7 @@ def _run(verb: str, words: list[str]) -> None:
 
 #: Compares every method that Captum has too with Captum, on several models and in two types.
 validate = partial(_run, "validate")
-#: Times ours, Captum and a bare loop side by side, after they were found to agree.
+#: Times ours, Captum and a bare loop side by side, after a check that they agree.
 throughput = partial(_run, "throughput")
 #: Evaluates every metric on rankings that are known to be right and on spoilt ones, by every removal operator.
 trust = partial(_run, "trust")

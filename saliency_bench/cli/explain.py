@@ -42,13 +42,13 @@ def explain(words: list[str]) -> None:
 
     shown = {"top": options.top, "special_tokens": options.special_tokens}
     limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
-    verdicts = [together([verdict(one, limits) for one in run]) for run in runs(maps)]
-    said = conclusion(verdicts, model)
+    verdicts = [together([verdict(map_, limits) for map_ in run]) for run in runs(maps)]
+    summary = conclusion(verdicts, model)
     if options.html:
-        page = display.page(maps, verdicts=verdicts, conclusion=said, **shown)
+        page = display.page(maps, verdicts=verdicts, conclusion=summary, **shown)
         replace_file(Path(options.html), page.encode())
     show_maps(maps, **shown)
-    show_verdicts(verdicts, said)
+    show_verdicts(verdicts, summary)
 
 
 def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[AttributionMap], str]":
@@ -63,9 +63,9 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
             model = load_configured_model(cfg)
         show("explaining the text", 0, 0)
         maps = [
-            one
+            map_
             for s in config.settings(cfg)
-            for one in attribute(
+            for map_ in attribute(
                 model,
                 [_input(text, options)],
                 s.method,
@@ -84,7 +84,7 @@ def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[Attr
 
 
 def _input(text: str, options: Namespace) -> dict[str, Any]:
-    """The text, or the chat, with what is given beside it.
+    """The text, or the chat, with the pair and the segments of the options.
 
     Raises:
         InputError: what begins as the messages of a chat is no JSON.

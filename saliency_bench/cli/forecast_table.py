@@ -1,4 +1,4 @@
-"""What a study will cost: one sentence before it starts, or a table."""
+"""The forecast of a study's cost as a table."""
 
 from typing import TYPE_CHECKING
 

@@ -21,7 +21,7 @@ TEXTS = re.compile(
 )
 #: Keys whose values are texts too, or lists of some.
 TEXTS_OR_LISTS = re.compile(r"[+]*method\.\w+\.(baseline|references)")
-#: Keys of entries need no `+`: what an entry may hold, `validate` knows.
+#: Keys of entries need no `+`: `validate` checks what an entry may hold.
 _OPTIONAL = re.compile(r"^(?=(method|metric)\.\w+\.\w+=)")
 _QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 #: Characters that Hydra takes without quotes.
@@ -120,7 +120,7 @@ def _complaint(typed: str, key: str, equals: str, value: str, error: HydraExcept
 
 
 def _unbalanced(value: str) -> str | None:
-    """Says what is wrong with the brackets of a value, outside quotes; None where nothing is."""
+    """The fault in the brackets of a value, outside quotes; None where there is none."""
     waiting: list[str] = []
     for character in re.sub(_QUOTES, "", value, flags=re.DOTALL):
         if character in _BRACKETS:

@@ -1,4 +1,4 @@
-"""`saliency-bench list` and `saliency-bench info`: what can be selected, and what is known of each part."""
+"""`saliency-bench list` and `saliency-bench info`: the names that can be selected, and a description of each part."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from saliency_bench.core.program import as_typed, program
 if TYPE_CHECKING:
     from saliency_bench.api.parts import Parameter, Part
 
-#: What `list` takes, and the folder of conf/ that each stands in.
+#: The words that `list` takes, and the folder of conf/ of each.
 GROUPS = {
     "methods": "method",
     "metrics": "metric",
@@ -26,7 +26,7 @@ GROUPS = {
     "presets": "preset",
     "suites": "suite",
 }
-#: What is chosen by a verb of its own, and not by `GROUP=NAME`.
+#: Groups that a verb of their own chooses from, not `GROUP=NAME`.
 CHOSEN = {"suite": "saliency-bench suite NAME"}
 #: Wider lines of text are hard to read.
 WIDEST = 100
@@ -52,7 +52,7 @@ def list_parts(words: list[str]) -> None:
 
 
 def info(words: list[str]) -> None:
-    """Prints what is known of every part of this name."""
+    """Prints the description of every part of this name."""
     if len(words) != 1:
         raise InputError(f"info takes one name, got {len(words)}: saliency-bench info NAME")
     with importing():
@@ -113,9 +113,9 @@ def _print_part(console: Console, part: "Part") -> None:
 def _parameter(key: "Parameter") -> Padding:
     """A parameter in a line or two; of names that its comment lists, the comment alone."""
     numbers = key.allowed.startswith(("a ", "true"))
-    said = [key.meaning, key.allowed if numbers or not key.meaning else ""]
+    parts = [key.meaning, key.allowed if numbers or not key.meaning else ""]
     text = Text(key.name, style="bold").append(f" = {_default(key.default)}", "not bold")
-    words = "; ".join(filter(None, said))
+    words = "; ".join(filter(None, parts))
     return Padding(text.append(f"  {words}" if words else "", "not bold dim"), (0, 0, 0, 2))
 
 

@@ -34,10 +34,10 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-#: Where each verb is: a module of this package and a function in it, which takes the words after the verb.
+#: The module of this package and the function of each verb, which takes the words after it.
 VERBS = {
-    "run": "study.run",
-    "estimate": "study.estimate",
+    "run": "compose.run",
+    "estimate": "compose.estimate",
     "resume": "runs.resume",
     "merge": "runs.merge",
     "work": "work.work",
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _dispatch(words)
             sys.stdout.flush()  # a reader that is gone shows here at the latest
             return code
-    # Hydra and argparse end like this, and so does rich where nobody reads on.
+    # Hydra and argparse end like this, and so does rich where the output is closed.
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):
             return UNREAD
@@ -117,7 +117,7 @@ def _verb(verb: str) -> Callable[[list[str]], int | None]:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM, which schedulers send before they kill, ends a command in order, as an interrupt does."""
+    """Has SIGTERM, which schedulers send before they kill, end a command as an interrupt does."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt("terminated")
@@ -159,7 +159,7 @@ def fail(error: BaseException) -> int:
     if os.environ.get("SALIENCY_BENCH_TRACEBACK") == "1":
         traceback.print_exception(error)
     code, message = _outcome(error)
-    # What a message quotes may be somebody else's, and a terminal would obey its control characters.
+    # A message may quote text from elsewhere, whose control characters a terminal would obey.
     from saliency_bench.core.heatmap import visible
 
     text = as_typed("\n".join(map(visible, message.split("\n"))))

@@ -18,7 +18,7 @@ NOISE = re.compile(
 )
 
 
-#: What a value was refused for, in their words and in ours.
+#: Reasons for which a value is refused, in the libraries' words and in ours.
 WORDS = {
     r"^Error merging override (.*)$": r"\1:",
     r"^Value (.*) of type '\w+' could not be converted to Integer": r"expected a whole number, got \1",
@@ -37,7 +37,7 @@ def readable(error: BaseException, schema: type) -> str:
     causes = [error]
     while isinstance(cause := causes[-1].__cause__, HydraException | OmegaConfBaseException):
         causes.append(cause)
-    lines = [_said(line.strip()) for cause in causes for line in str(cause).splitlines()]
+    lines = [_reworded(line.strip()) for cause in causes for line in str(cause).splitlines()]
     text = " ".join(dict.fromkeys(line for line in lines if not NOISE.fullmatch(line)))
     text = re.sub(r" expecting \{.*\}", "", text)
     if choice := re.search(r"Could not (?:load|find) '(\w+)/([^']+)'", text):
@@ -48,8 +48,8 @@ def readable(error: BaseException, schema: type) -> str:
     return text if key is None or key in text else f"{key}: {text}"
 
 
-def _said(line: str) -> str:
-    """Puts a line of theirs in our words, if it matches one of `WORDS`."""
+def _reworded(line: str) -> str:
+    """A line of their message in our words, if it matches one of `WORDS`."""
     for theirs, ours in WORDS.items():
         line = re.sub(theirs, ours, line)
     return line
@@ -67,13 +67,13 @@ def _key(lines: list[str]) -> str | None:
 def unknown_key(key: str, schema: type) -> str:
     """The message for a key that a schema does not have, with the nearest one or the choice that has it."""
     *section, name = key.split(".")
-    known = sorted(_siblings(section, schema))
-    if section and name in known and (others := _files_with(section, name)):
+    siblings = sorted(_siblings(section, schema))
+    if section and name in siblings and (others := _files_with(section, name)):
         chosen = " or ".join(f"{section[0]}={file}" for file in others)
         return f"unknown key {key!r}: what is chosen for {section[0]} has none; {chosen} has."
-    if near := difflib.get_close_matches(name, known, n=1):
+    if near := difflib.get_close_matches(name, siblings, n=1):
         return f"unknown key {key!r}; did you mean {'.'.join([*section, near[0]])!r}?"
-    return f"unknown key {key!r}." + (f" Known here: {', '.join(known)}." if known else "")
+    return f"unknown key {key!r}." + (f" Known here: {', '.join(siblings)}." if siblings else "")
 
 
 def _siblings(section: list[str], schema: type) -> set[str]:

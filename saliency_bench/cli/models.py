@@ -34,15 +34,15 @@ def _list() -> None:
     table = Table(box=None, show_header=False)
     for name, model in preparing.MODELS.items():
         state, color = _state(name, model)
-        said = f"{model.task}, {model.megabytes} MB, {model.licence}, from {model.package}"
-        table.add_row(Text(name, style="bold"), Text(state, style=color), Text(said))
+        facts = f"{model.task}, {model.megabytes} MB, {model.licence}, from {model.package}"
+        table.add_row(Text(name, style="bold"), Text(state, style=color), Text(facts))
     console = Console(highlight=False)
     console.print(table)
     console.print("To convert one, once: saliency-bench models prepare NAME")
 
 
 def _state(name: str, model: preparing.PackagedModel) -> tuple[str, str]:
-    """What is to be done before a model can be used, and the colour it is written in."""
+    """The step that a model needs before it can be used, and its colour."""
     if preparing.is_prepared(name):
         return "ready", "green"
     if model.missing:

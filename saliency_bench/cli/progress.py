@@ -1,4 +1,4 @@
-"""What a command is doing and how far it is: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress of a command: a bar with the time left on a terminal, a line now and then elsewhere."""
 
 import gc
 import sys
@@ -42,7 +42,7 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Looks for no garbage while open: imports make little, and looking for it takes a fifth of their time."""
+    """Turns the garbage collector off while open: it takes a fifth of the time of imports and finds little."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -65,7 +65,9 @@ def _bars() -> Iterator[Show]:
         uncounted: list[str] = []
 
         def show(stage: str, done: int, total: int) -> None:
-            while uncounted and uncounted[-1] != stage:  # what is not counted ends with the next
+            while (
+                uncounted and uncounted[-1] != stage
+            ):  # a stage that is not counted ends with the next
                 bars.remove_task(tasks.pop(uncounted.pop()))
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total or None)
@@ -77,7 +79,7 @@ def _bars() -> Iterator[Show]:
 
 
 class Lines:
-    """Plain lines: where a stage begins and ends, and every 30 seconds in between, with the time left.
+    """Prints plain lines when a stage begins and ends, and every 30 seconds in between, with the time left.
 
     A stage that is not counted has one, if it takes more than a moment.
     """
@@ -86,7 +88,7 @@ class Lines:
         self.clock = clock
         self.stage = ""
         self.spoken = 0.0
-        self.began = (0.0, 0)  # when the stage was first heard of, and what was done by then
+        self.began = (0.0, 0)  # the time of the stage's first report, and what was done by then
         self.waiting: threading.Timer | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:

@@ -9,7 +9,7 @@ from saliency_bench.core.errors import InputError, SaliencyBenchError, Validatio
 from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.program import program
 from saliency_bench.core.rows import FAILED
-from saliency_bench.experiments import findings
+from saliency_bench.experiments import reports
 from saliency_bench.report import build, published, terminal
 from saliency_bench.report.across import across as beside_each_other
 from saliency_bench.report.differences import differences
@@ -20,21 +20,23 @@ from saliency_bench.store.suite import SUITE
 
 MAKING = "making tables and figures"
 EXAMPLE = "a gripping, funny film"
-#: How a model and data of one's own are named.
-OWN_MODEL = "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
+#: Words that select another model and other data.
+CHANGE_OF_MODEL = (
+    "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
+)
 
 
 def report(words: list[str]) -> None:
     """Makes tables, figures and page from the rows of a folder: of a run, or of `trust` or `sanity`."""
     folder = one_folder("report", words)
-    if not findings.is_one(folder):
+    if not reports.is_of_experiment(folder):
         report_run(folder)
         return
     with progress() as show:
         show(MAKING, 0, 0)
-        found = findings.read(folder)
-        findings.render(found, folder)
-    findings.show(found, folder)
+        finished = reports.read(folder)
+        reports.render(finished, folder)
+    reports.show(finished, folder)
 
 
 def report_run(folder: Path) -> None:
@@ -54,7 +56,7 @@ def report_run(folder: Path) -> None:
 
 
 def _say_what_next(run: Run) -> None:
-    """Commands that go on from here, as they can be typed."""
+    """Prints commands that go on from here, as they can be typed."""
     words = shlex.split(str(run.manifest.get("command") or ""))
     config = run.manifest.get("config") or {}
     model = config.get("model") or {}
@@ -65,7 +67,7 @@ def _say_what_next(run: Run) -> None:
     if [word for word in words[1:] if not word.startswith("out=")] in ([], ["run"]):
         next_steps.insert(0, "experiment=method_comparison")
     if model.get("name") == "default":
-        next_steps.append(OWN_MODEL)
+        next_steps.append(CHANGE_OF_MODEL)
     print("Next:", *(f"  {program()} {step}" for step in next_steps), sep="\n")
 
 
@@ -147,7 +149,7 @@ def options_and_folders(
         if equals and key in keys:
             options[key] = value
         elif equals and not Path(word).exists():
-            listed = ", ".join(f"{known}=" for known in sorted(keys))
+            listed = ", ".join(f"{option}=" for option in sorted(keys))
             raise InputError(f"{verb}: {word} is no folder here, and no option: {listed}")
         else:
             folders.append(Path(word))

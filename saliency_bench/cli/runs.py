@@ -58,8 +58,8 @@ def resume(words: list[str]) -> None:
 
 
 def merge(words: list[str]) -> None:
-    """Puts together what workers have finished, once nothing is missing."""
-    _go_on("merge", words, lambda cfg: executors.nobody)
+    """Merges the blocks that workers have finished, once none is missing."""
+    _go_on("merge", words, lambda cfg: executors.refuse_to_compute)
 
 
 def _go_on(verb: str, words: list[str], execute: Executing) -> None:

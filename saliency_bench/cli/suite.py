@@ -19,16 +19,16 @@ from saliency_bench.store import suite as suites
 from saliency_bench.store import verified
 from saliency_bench.store.durable import is_leftover
 
-#: Where submissions go, and where a leaderboard does, unless out= says so.
+#: Default folders of submissions and of a leaderboard.
 SUBMISSIONS, BOARD = Path("submissions"), Path("leaderboard")
-#: What a submitter may choose.
+#: Words that a submitter may choose.
 _CHOSEN = re.compile(
     rf"(method|[+]*method\.\w+\.\w+|[+]*({'|'.join(suites.CHOSEN)})(\.[\w.]+)?)=.*", re.DOTALL
 )
 #: Names the file in which `verify` writes what it found, and from which `leaderboard` reads it.
 RECORD = "verified"
 _OPTIONS = ("--config-dir", "--trust-config-dir")
-#: What may be changed of a submission's model: where it stands on this machine.
+#: Keys of a submission's model that may be changed: its place on this machine.
 _PLACES = ("path", "adapter")
 
 
@@ -39,7 +39,7 @@ def suite(words: list[str]) -> int:
     name, *rest = words
     suites.check_name(name)
     overrides = _overrides(name, rest)
-    from saliency_bench.cli import config, study
+    from saliency_bench.cli import compose, config
 
     frozen = config.load([f"+{suites.GROUP}={name}", "~experiment"])
 
@@ -51,7 +51,7 @@ def suite(words: list[str]) -> int:
         print(f"suite {name}, content digest {_content(name, cfg, frozen)}", flush=True)
         runs.start(cfg, ["saliency-bench", "suite", *words])
 
-    return study.composed([f"+{suites.GROUP}={name}", "~experiment", *overrides], begin)
+    return compose.composed([f"+{suites.GROUP}={name}", "~experiment", *overrides], begin)
 
 
 def _overrides(name: str, words: Sequence[str]) -> list[str]:
@@ -120,10 +120,10 @@ def _content(name: str, cfg: Any, frozen: Any) -> str:
     of_study = suites.content(name, asdict(cfg), texts)
     if of_study == suites.CONTENTS[name]:
         return of_study
-    fixed, given = asdict(frozen), asdict(cfg)
-    given["method"] = {key: given["method"].get(key) for key in fixed["method"]}
+    fixed, values = asdict(frozen), asdict(cfg)
+    values["method"] = {key: values["method"].get(key) for key in fixed["method"]}
     changed = [
-        key for key in differences(fixed, given) if re.split("[. ]", key)[0] not in suites.UNFIXED
+        key for key in differences(fixed, values) if re.split("[. ]", key)[0] not in suites.UNFIXED
     ]
     where = (
         ", ".join(changed[:3]) or f"conf/{suites.GROUP}/{name}.yaml, what it selects, or the texts"
@@ -152,7 +152,7 @@ def submit(words: list[str]) -> None:
 
 
 def verify(words: list[str]) -> None:
-    """Computes random blocks of a submission again, and says whether its numbers come out.
+    """Computes random blocks of a submission again and compares the numbers.
 
     Raises:
         ValidationError: they do not.
@@ -203,8 +203,8 @@ def _configuration(submission: suites.Submission, options: Mapping[str, str]) ->
     # In the order of the settings: the manifest is sorted.
     names = dict.fromkeys(str(setting["name"]) for setting in submission.run.settings)
     plain["method"] = {name: plain["method"][name] for name in names if name in plain["method"]}
-    if (asked := submission.run.manifest.get(suites.REQUESTED_REMOVAL)) is not None:
-        plain["evaluation"] = dict(plain["evaluation"]) | {"removal": asked}
+    if (requested := submission.run.manifest.get(suites.REQUESTED_REMOVAL)) is not None:
+        plain["evaluation"] = dict(plain["evaluation"]) | {"removal": requested}
     plain["runtime"] = dict(plain.get("runtime") or {}) | {
         "executor": conf_files.read("runtime", "here")["executor"]
     }
@@ -228,7 +228,7 @@ def _in_words(outcome: Any) -> str:
 
 
 def _say(outcome: Any) -> None:
-    """What was compared, by which standard, and what came out."""
+    """Prints the result of a comparison and the standard that applied."""
     console = terminal.console_for()
     lines = [
         f"{len(outcome.blocks)} of {outcome.n_blocks} blocks computed again ({', '.join(outcome.blocks)}): {outcome.n_texts} texts, "

@@ -1,4 +1,4 @@
-"""The verb `work`, which an executor starts. Imports nothing heavy: a worker first sees whether its driver is there."""
+"""The verb `work`, which an executor starts. Imports nothing heavy: a worker first checks whether its driver is alive."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from saliency_bench.studies.driver import end_with_driver
 
 
 def work(words: list[str]) -> None:
-    """Is one of the workers of a run; an executor starts it."""
+    """Computes blocks as one of the workers of a run; an executor starts it."""
     end_with_driver()  # before the libraries are loaded, which takes seconds
     from saliency_bench.cli import worker
 

@@ -12,14 +12,14 @@ from saliency_bench.models.references import References
 from saliency_bench.store.durable import refuse_links
 from saliency_bench.store.parts import PartStore
 from saliency_bench.store.run import CONFIG, IDENTITY, how_to_finish, read_json
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.driver import end_with_driver
 from saliency_bench.studies.executors import PIECES, Crew, blocks_left
 from saliency_bench.studies.folder import refuse_another
 from saliency_bench.studies.prepare import prepare
 from saliency_bench.studies.run import compute_piece
-from saliency_bench.studies.tables import pieces_of
 
-#: What `resume` may change of how a run is computed.
+#: Keys of the executor that `resume` may change.
 ADDRESS, WORKERS = "runtime.executor.address=", "runtime.executor.workers="
 
 
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> config.Config:
 
 
 def typed_address(options: Mapping[str, Any], typed: str | None, folder: Path) -> dict[str, Any]:
-    """The executor that a folder asks for; it may be somebody else's, so that an address is dialled only if it was typed.
+    """The options of a folder's executor. The folder may be somebody else's, so that an address is used only if it was typed.
 
     Raises:
         InputError: the folder names an address that was not typed, or its executor has none.
@@ -149,7 +149,7 @@ def work(folder: Path, shard: int, n_shards: int, helps: bool = False) -> None:
 
 
 class Worker:
-    """A Ray actor. It loads the model with its first block, so that what is wrong is that block's error."""
+    """A Ray actor. It loads the model with its first block, so that an error of loading is that block's error."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

@@ -26,7 +26,7 @@ def over_texts(
 
 
 def matrix(
-    found: pd.DataFrame,
+    means: pd.DataFrame,
     name: str,
     title: str,
     caption: str,
@@ -37,17 +37,17 @@ def matrix(
     """Estimates by two columns, one of them down and one across.
 
     Args:
-        found: n, mean, low and high by the two.
+        means: n, mean, low and high by the two.
         name: of the table's files.
         title: of the table.
-        caption: how its numbers were made.
+        caption: says how its numbers were made.
         first: heads the labels of the rows.
-        rows: what stands down, with its labels.
-        columns: what stands across, with its labels.
+        rows: the keys that stand down, with their labels.
+        columns: the keys that stand across, with their labels.
     """
     estimates = {
         key: _estimate(row)
-        for key, row in zip(found.index, found.itertuples(index=False), strict=True)
+        for key, row in zip(means.index, means.itertuples(index=False), strict=True)
         if row.n
     }
     return Table(
@@ -63,14 +63,14 @@ def matrix(
     )
 
 
-def estimates(found: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Cell]]:
-    """Every estimate, for `records`; `columns` have the name of each in `found` and in the file."""
+def estimates(means: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, Cell]]:
+    """Every estimate, for `records`; `columns` have the name of each in `means` and in the file."""
     return [
         {
             name: _estimate(row) if key == "mean" else getattr(row, key)
             for key, name in columns.items()
         }
-        for row in found.itertuples(index=False)
+        for row in means.itertuples(index=False)
     ]
 
 

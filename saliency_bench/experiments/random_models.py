@@ -47,7 +47,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class IdTokenizer:
-    """What is asked of a tokenizer where texts are token ids already."""
+    """The part of a tokenizer that is needed where texts are token ids already."""
 
     pad_token_id: int | None
     mask_token_id: int | None
@@ -86,6 +86,6 @@ def random_texts(model: Model, n: int, n_tokens: int, seed: int = 0) -> list[Enc
     rows = torch.randint(ordinary, VOCABULARY, (n, n_tokens), generator=stream).tolist()
     inputs = [{"input_ids": [first, *row, last]} for row in rows]
     return [
-        encoded_ids(model, one, f"random-{index}", None, f"text {index}")
-        for index, one in enumerate(inputs)
+        encoded_ids(model, item, f"random-{index}", None, f"text {index}")
+        for index, item in enumerate(inputs)
     ]

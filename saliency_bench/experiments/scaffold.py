@@ -1,6 +1,6 @@
-"""What all experiments share: options from conf/ and the command line, and results that say where they come from.
+"""The frame of all experiments: options from conf/ and the command line, and results with their provenance.
 
-An experiment measures rows and makes tables, figures and notes of them (`Findings`). Everything else is done here.
+An experiment measures rows and makes tables, figures and notes of them (`ExperimentReport`). Everything else is done here.
 """
 
 import shlex
@@ -17,7 +17,7 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core import overrides, ranges
 from saliency_bench.core.errors import InputError, one_of, unknown
 from saliency_bench.core.rows import as_list
-from saliency_bench.experiments.findings import Findings, render, show
+from saliency_bench.experiments.reports import ExperimentReport, render, show
 from saliency_bench.models import loading
 from saliency_bench.report.stats import Resampling
 from saliency_bench.store.durable import replace_file
@@ -25,8 +25,9 @@ from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, SETTINGS, write_json
 from saliency_bench.studies.budget import check_budget
 from saliency_bench.studies.prepare import machine
+from saliency_bench.studies.run import Progress as Progress
 
-#: Where the `Experiment` of each verb stands.
+#: The module of each verb's `Experiment`.
 MODULES = {
     "validate": "parity.run",
     "throughput": "throughput.run",
@@ -34,7 +35,6 @@ MODULES = {
     "sanity": "sanity.run",
 }
 
-Progress = Callable[[str, int, int], None]
 Config = Mapping[str, Any]
 
 
@@ -44,7 +44,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line gives: the folder of the results, and the experiment's file of conf/ with the overrides."""
+    """The options of an experiment: the folder of its results, and its file of conf/ with the overrides."""
 
     name: str
     out: Path
@@ -53,24 +53,24 @@ class Options:
 
     @property
     def resampling(self) -> Resampling:
-        """How intervals are made."""
+        """The resampling by which intervals are made."""
         statistics = self.config["statistics"]
         return Resampling(statistics["confidence"], statistics["n_resamples"], self.config["seed"])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment measured.
+    """The measurements of an experiment.
 
     Attributes:
-        findings: tables, figures and notes.
+        report: tables, figures and notes.
         files: rows as they are written, by file name.
         facts: what the manifest says beside the configuration and the provenance.
         computation: what the numbers depend on as far as the machine decides it, see `computation`.
         failure: raised when everything has been written and shown.
     """
 
-    findings: Findings
+    report: ExperimentReport
     files: Mapping[str, bytes]
     facts: Mapping[str, Any]
     computation: Mapping[str, Any]
@@ -131,8 +131,8 @@ class Experiment:
 def experiment(verb: str) -> Experiment:
     """The experiment that a verb runs."""
     module = import_module(f"{__package__}.{MODULES[verb]}")
-    found: Experiment = module.EXPERIMENT
-    return found
+    configured: Experiment = module.EXPERIMENT
+    return configured
 
 
 def _defaults(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,14 +150,14 @@ def _defaults(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def computation(runtime: Mapping[str, Any], **changed: Any) -> dict[str, Any]:
-    """What numbers depend on as far as the machine decides it, for a manifest."""
+    """The facts of the machine that numbers depend on, for a manifest."""
     return machine(runtime, loading.resolve_device(runtime["device"])) | changed
 
 
 def publish(
     options: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
 ) -> None:
-    """Writes everything, the manifest last, and prints the tables and what they depend on.
+    """Writes everything, the manifest last, and prints the tables and notes.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -165,7 +165,7 @@ def publish(
     """
     for name, content in outcome.files.items():
         replace_file(options.out / name, content)
-    render(outcome.findings, options.out)
+    render(outcome.report, options.out)
     provenance = collect(
         outcome.computation, command=command, started=options.started, ended=datetime.now(UTC)
     )
@@ -175,13 +175,13 @@ def publish(
         "config": _without_folders(options.config),
     }
     write_json(options.out / MANIFEST, facts | dict(outcome.facts) | provenance)
-    show(outcome.findings, options.out, console)
+    show(outcome.report, options.out, console)
     if outcome.failure is not None:
         raise outcome.failure
 
 
 def _without_folders(config: Config) -> dict[str, Any]:
-    """The configuration with a model that is a folder named by its last part."""
+    """The configuration with the last part of its path where the model is a folder."""
     if "model" not in config:
         return dict(config)
     path = Path(config["model"]).expanduser()

@@ -36,7 +36,7 @@ from saliency_bench.evaluation.corruption import (
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.evaluation.view import SIGNED, usual
-from saliency_bench.experiments.findings import ROWS, of_trust, pack
+from saliency_bench.experiments.reports import ROWS, of_trust, pack
 from saliency_bench.experiments.scaffold import (
     Config,
     Experiment,
@@ -61,8 +61,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The rows of one model, and what is known of it."""
+class ModelRows:
+    """The rows of one model, and its facts."""
 
     name: str
     rows: Sequence[Row]
@@ -80,17 +80,17 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
     cells = [*product(config["kinds"], config["training_seeds"])]
     workers = min(int(config["workers"]), len(cells))
     threads = config["runtime"]["threads"] or max(1, torch.get_num_threads() // workers)
-    found = (
+    of_models = (
         [_evaluate_model(config, threads, *cell, progress) for cell in cells]
         if workers == 1
         else _in_processes(config, threads, cells, workers, progress)
     )
-    rows = [row for of_model in found for row in of_model.rows]
+    rows = [row for of_model in of_models for row in of_model.rows]
     if not rows:
         raise InputError(
             f"n_examples={config['n_examples']}: the models follow the shortcut in none of these texts. Give more."
         )
-    table, models = frame(rows), {of_model.name: dict(of_model.facts) for of_model in found}
+    table, models = frame(rows), {of_model.name: dict(of_model.facts) for of_model in of_models}
     return Outcome(
         of_trust(table, models, options.resampling),
         {ROWS: pack(table)},
@@ -105,8 +105,8 @@ def _in_processes(
     cells: Sequence[tuple[str, int]],
     workers: int,
     progress: Progress,
-) -> list[Evaluated]:
-    """Each model in a process, so many at a time; in the order of `cells`. What ends it early ends all of them."""
+) -> list[ModelRows]:
+    """Evaluates each model in a process of its own, `workers` at a time. An error or an interrupt ends all of them."""
     others = set(active_children())
     # A process that has used a GPU cannot be forked.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -127,7 +127,7 @@ def _in_processes(
 
 def _evaluate_model(
     config: Config, threads: int, kind: str, training_seed: int, progress: Progress = quiet
-) -> Evaluated:
+) -> ModelRows:
     runtime = config["runtime"]
     progress("loading the model", 0, 0)
     torch.set_num_threads(threads)
@@ -140,10 +140,10 @@ def _evaluate_model(
     )
     cell = {"kind": kind, "training_seed": training_seed}
     entries = {name: conf_files.metric_defaults(name) for name in config["metrics"]}
-    found = evaluated(model, _texts(model, kind, config), entries, config, progress)
-    rows = [cell | row for row in found]
+    preferred = evaluated(model, _texts(model, kind, config), entries, config, progress)
+    rows = [cell | row for row in preferred]
     n_judged = len({row["example_id"] for row in rows})
-    return Evaluated(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
+    return ModelRows(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
 
 
 def _texts(model: Model, kind: str, config: Config) -> list[Encoded]:
@@ -165,7 +165,7 @@ def evaluated(
     config: Config,
     progress: Progress = quiet,
 ) -> Iterator[Row]:
-    """What every metric prefers on every text on which the model says what the shortcut does."""
+    """The preference of every metric on every text on which the model's class is that of the shortcut."""
     budget = resolve_budget(config["runtime"]["token_budget"], model, [*map(len, encoded)])
     views = usual(config["removals"], TOKEN, config["output"], SIGNED)
     done, references = 0, References(model)
@@ -212,20 +212,20 @@ def rivals(item: Encoded, target: int, config: Config) -> list[AttributionMap]:
 def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
     """Each value of a corrupted ranking against the known one's of the same text, metric and removal."""
     key = ("example_id", "metric", "removal")
-    known = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == CORRECT}
+    correct = {tuple(row[k] for k in key): row for row in rows if row["setting_id"] == CORRECT}
     for row in rows:
         if row["setting_id"] == CORRECT:
             continue
         place = tuple(row[k] for k in key)
-        missing = [one["reason"] for one in (known[place], row) if one["status"] != OK]
-        found = dict(zip(key, place, strict=True)) | {"corruption": row["setting_id"]}
+        missing = [rival["reason"] for rival in (correct[place], row) if rival["status"] != OK]
+        facts = dict(zip(key, place, strict=True)) | {"corruption": row["setting_id"]}
         if missing:
-            yield found | {"preferred": None, "reason": missing[0]}
+            yield facts | {"preferred": None, "reason": missing[0]}
         else:
             sign = 1 if row["higher_is_better"] else -1
-            gain = sign * (known[place]["value"] - row["value"])
+            gain = sign * (correct[place]["value"] - row["value"])
             better = 0.5 if abs(gain) <= tie else float(gain > 0)
-            yield found | {"preferred": better, "reason": None}
+            yield facts | {"preferred": better, "reason": None}
 
 
 def _check(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Heat maps of which metric can be trusted with which removal operator."""
+"""Heat maps of metrics against removal operators."""
 
 from typing import Any
 
@@ -19,21 +19,21 @@ BLIND = 0.5
 
 
 def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
-    """One over all kinds of shortcut, and one for each where there are several."""
+    """A heat map over all kinds of shortcut, and one for each kind where there are several."""
     kinds = list(dict.fromkeys(rows["kind"]))
     made = {SUMMARY: heat_map(rows, "All shortcuts", resampling)}
     if len(kinds) > 1:
         for kind in kinds:
-            own = rows[rows["kind"] == kind]
-            made[f"{SUMMARY}_{kind}"] = heat_map(own, KINDS.get(kind, kind), resampling)
+            of_kind = rows[rows["kind"] == kind]
+            made[f"{SUMMARY}_{kind}"] = heat_map(of_kind, KINDS.get(kind, kind), resampling)
     return made
 
 
 def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
     """Metrics against removal operators: the share of texts in which the known ranking is preferred."""
     metrics, removals = ordered_metrics(rows["metric"]), list(dict.fromkeys(rows["removal"]))
-    found = shares(rows, ["metric", "removal"], resampling).set_index(["metric", "removal"])
-    grid = found.reindex(pd.MultiIndex.from_product([metrics, removals]))
+    preferred = shares(rows, ["metric", "removal"], resampling).set_index(["metric", "removal"])
+    grid = preferred.reindex(pd.MultiIndex.from_product([metrics, removals]))
     shape = (len(metrics), len(removals))
     share, low, high = (
         grid[name].to_numpy(dtype=float).reshape(shape) for name in ("share", "low", "high")
@@ -48,8 +48,8 @@ def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
         axes,
         share,
         [list(map(_text, *pair)) for pair in zip(share.tolist(), blind.tolist(), strict=True)],
-        rows=[literal(metric_label(one)) for one in metrics],
-        columns=[literal(one) for one in removals],
+        rows=[literal(metric_label(metric)) for metric in metrics],
+        columns=[literal(removal) for removal in removals],
         label="Known ranking preferred",
         **_scale(share),
     )
@@ -65,7 +65,7 @@ def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
 
 
 def _scale(share: Float[np.ndarray, "M R"]) -> dict[str, Any]:
-    """From what a metric gets that sees nothing, if none gets less; else to both sides of it."""
+    """Colours and limits: from 0.5, which a blind metric gets, if no metric gets less; else from 0 to 1."""
     if np.nanmin(share) >= BLIND:
         return {"cmap": "cividis", "vmin": BLIND, "vmax": 1.0}
     return {"cmap": "RdBu", "vmin": 0.0, "vmax": 1.0}

@@ -1,4 +1,4 @@
-"""Which metrics prefer the ranking that is known to be right: shares, their tables, and what they depend on."""
+"""Shares of texts on which metrics prefer the ranking that is known to be right, their tables and notes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,12 +35,12 @@ def shares(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.
     Returns:
         One line per group: the columns, n (texts), n_missing (comparisons without a value), share, low, high, ties.
     """
-    found = over_texts(rows, "preferred", by, resampling).rename(columns={"mean": "share"})
+    preferred = over_texts(rows, "preferred", by, resampling).rename(columns={"mean": "share"})
     groups = rows.groupby(list(by), sort=False)["preferred"]
-    found.insert(1, "n_missing", groups.size() - groups.count())
+    preferred.insert(1, "n_missing", groups.size() - groups.count())
     tied = rows["preferred"].eq(0.5).where(rows["preferred"].notna())
-    found["ties"] = tied.astype(float).groupby([rows[key] for key in by], sort=False).mean()
-    return found.reset_index()
+    preferred["ties"] = tied.astype(float).groupby([rows[key] for key in by], sort=False).mean()
+    return preferred.reset_index()
 
 
 def tables(
@@ -67,9 +67,9 @@ def _matrix(
     rows: pd.DataFrame, name: str, words: str, across: str, resampling: Resampling
 ) -> Table:
     """Metrics against the values of a column."""
-    found = shares(rows, ["metric", across], resampling).rename(columns={"share": "mean"})
+    preferred = shares(rows, ["metric", across], resampling).rename(columns={"share": "mean"})
     return matrix(
-        found.set_index(["metric", across]),
+        preferred.set_index(["metric", across]),
         name,
         f"How often a metric prefers the known ranking: {words}",
         _caption(rows, resampling),
@@ -91,10 +91,10 @@ def _caption(rows: pd.DataFrame, resampling: Resampling) -> str:
 def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     """A row for every kind, corruption, metric and removal, for other programs."""
     by = ["kind", "corruption", "metric", "removal"]
-    found = shares(rows, by, resampling).rename(columns={"share": "mean"})
+    preferred = shares(rows, by, resampling).rename(columns={"share": "mean"})
     columns = [*by, "n", "n_missing", "mean", "ties"]
     heads = {key: "share" if key == "mean" else key for key in columns}
-    return records("shares", "Every share", estimates(found, heads), _caption(rows, resampling))
+    return records("shares", "Every share", estimates(preferred, heads), _caption(rows, resampling))
 
 
 def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -103,12 +103,12 @@ def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[s
     for name, facts in by_kind_and_seed(models):
         if not (facts.get("gate") or {}).get("passed"):
             lines.append(f"{name} did not pass its gate: its shortcut is no ground truth.")
-    ties = rows.groupby("metric")["preferred"].apply(lambda own: float((own == 0.5).mean()))
+    ties = rows.groupby("metric")["preferred"].apply(lambda group: float((group == 0.5).mean()))
     tied = ties[ties > 0].sort_values(ascending=False)
     if len(tied):
         listed = ", ".join(f"{metric_label(name)} {share:.0%}" for name, share in tied.items())
         lines.append(f"Ties, counted half: {listed}.")
-    for reason, own in rows[rows["preferred"].isna()].groupby("reason"):
-        where = ", ".join(metric_label(name) for name in ordered_metrics(own["metric"]))
-        lines.append(f"No value in {len(own)} comparisons ({where}): {reason}.")
+    for reason, group in rows[rows["preferred"].isna()].groupby("reason"):
+        where = ", ".join(metric_label(name) for name in ordered_metrics(group["metric"]))
+        lines.append(f"No value in {len(group)} comparisons ({where}): {reason}.")
     return [*lines, f"{len(rows)} comparisons in all, {np.unique(rows['example_id']).size} texts."]

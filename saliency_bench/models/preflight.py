@@ -22,7 +22,7 @@ from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
 from saliency_bench.models.module_facts import called, class_names_in, of_transformers
 from saliency_bench.models.probing import FLOAT32_EPSILON, ProbedText
-from saliency_bench.models.rounding import products
+from saliency_bench.models.rounding import coarse_share, products
 
 #: Below this, Σ_d ∂F/∂e_td is rounding noise. A sum of D terms of like size and random sign would be about
 #: D^-1/2 of the sum of their magnitudes (0.05 for D = 384); exact cancellation leaves about one rounding error.
@@ -194,10 +194,9 @@ def _require_sound(
     model: Model, report: PreflightReport, gradient: Float[Tensor, "T D"], size: float
 ) -> None:
     """Refuses a model by its report; `size` is the magnitude of its largest logit, at least 1."""
-    # In half precision a thousand rounding errors are so large that nothing would be refused.
-    tolerance = min(1e3 * torch.finfo(model.dtype).eps, 0.1) * size
+    tolerance = coarse_share(model.dtype) * size
     # Some models compute a softmax or a rotation in float32 whatever their weights are.
-    coarse = max(tolerance, 1e3 * FLOAT32_EPSILON * size)
+    coarse = max(tolerance, coarse_share(torch.float32) * size)
     note, slope = adapter_note(model.module), report.gradient_difference
     if report.repeat_difference != 0:
         difference = f"(by {report.repeat_difference:.2g})"

@@ -22,8 +22,9 @@ from saliency_bench.core.registry import BASELINES, REMOVALS
 from saliency_bench.core.tensors import Batch, TokenBudget
 from saliency_bench.data.scores import read_scores
 from saliency_bench.models import contents
-from saliency_bench.models.contents import FILE, TEXT, VECTOR, parted
+from saliency_bench.models.contents import FILE, TEXT, VECTOR, require_length, without_digest
 from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import coarse_share
 from saliency_bench.models.weights import sums_of_weights
 
 T = TypeVar("T")
@@ -255,8 +256,7 @@ class References:
         mixed = embed_batch(self.model, batch, batch.input_ids.masked_fill(every_other, token))
         expected = torch.where(every_other[:, :, None], exchanged, embeddings)
         difference = (mixed - expected)[batch.mask].abs().max()
-        tolerance = min(1e3 * torch.finfo(exchanged.dtype).eps, 0.1)
-        return bool(difference <= tolerance * expected[batch.mask].abs().max())
+        return bool(difference <= coarse_share(exchanged.dtype) * expected[batch.mask].abs().max())
 
     def budget(self, tokens: int) -> TokenBudget:
         """The budget that started with this many tokens per pass; it is halved whenever memory runs out, and stays so."""
@@ -377,37 +377,3 @@ def embed_batch(
     ids = batch.input_ids[rows] if ids is None else ids
     mask = batch.mask[rows] if batch.padded else None
     return model.embed(ids, mask, extra=batch.extra_of(rows))
-
-
-def identity(name: str) -> str:
-    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
-    return parted(name)[1] or name
-
-
-def without_digest(name: str) -> str:
-    """A name as the user gave it."""
-    return parted(name)[0]
-
-
-def tokens(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:
-    """`length` tokens of a corpus, each as likely as any other."""
-    return corpus[torch.randint(len(corpus), (length,), generator=stream)]
-
-
-def window(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:
-    """`length` consecutive tokens of a corpus, each place where they fit as likely as any other."""
-    start = int(torch.randint(len(corpus) - length + 1, (), generator=stream))
-    return corpus[start : start + length]
-
-
-def require_length(n_tokens: int, longest: int, where: str) -> None:
-    """Refuses a corpus that is shorter than the longest text.
-
-    Raises:
-        InputError: names the corpus and both lengths.
-    """
-    if n_tokens < longest:
-        raise InputError(
-            f"{where}: expected at least {longest} tokens, as many as the longest text has; got {n_tokens}. "
-            "Give a longer file: references are windows of it."
-        )

@@ -36,6 +36,11 @@ def rounding_share(
     return min(epsilons * epsilon, LARGEST_DIFFERENCE)
 
 
+def coarse_share(dtype: torch.dtype) -> float:
+    """A coarser limit, for checks that a model is sound: a thousand rounding errors, but at most a tenth."""
+    return min(1e3 * torch.finfo(dtype).eps, 0.1)
+
+
 def equal_within(values: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], share: float) -> bool:
     """Whether numbers differ from the expected ones by no more than a share of the largest of these."""
     difference = float((values.double() - expected.double()).abs().max())

@@ -1,7 +1,7 @@
 """Blocks of texts of like length, and the attribution maps of a block: what the runner and the API share."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -21,7 +21,8 @@ from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.tensors import Attribution, Batch, on_device
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
-from saliency_bench.evaluation.removal import CachingProbe, removal_probe
+from saliency_bench.evaluation.probe import CachingProbe
+from saliency_bench.evaluation.removal import removal_probe
 from saliency_bench.models.model import Model
 from saliency_bench.models.prefixes import reads_lengths
 from saliency_bench.models.references import References, embed_batch
@@ -48,7 +49,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Packing:
-    """How texts are put together in blocks: at most so many tokens, of which at least a share is no padding."""
+    """The limits of a block: its tokens at the most, and the share of them that is no padding at the least."""
 
     tokens: int = BLOCK_TOKENS
     least_filled: float = 1.0  # equal lengths only
@@ -63,7 +64,7 @@ LEAST_FILLED = 0.9
 def packing_for(model: Model, token_budget: int) -> Packing:
     """Whole passes of neighbouring lengths, or equal lengths where it is not proved that padding changes no output.
 
-    Of a model that computes otherwise in longer passes it is not: the proof is of one length.
+    The proof is of one length: it does not hold for a model that computes otherwise in longer passes.
     """
     if reads_lengths(model) or not model.pads_exactly:
         return EQUAL
@@ -71,7 +72,7 @@ def packing_for(model: Model, token_budget: int) -> Packing:
 
 
 def packing_of_study(model: Model, token_budget: int) -> Packing:
-    """That of `packing_for` on a GPU. On a CPU equal lengths: a kill loses less, and questions fill the passes anyway."""
+    """The packing of `packing_for` on a GPU. On a CPU equal lengths: a kill loses less, and queries fill the passes anyway."""
     return EQUAL if model.device.type == "cpu" else packing_for(model, token_budget)
 
 
@@ -83,7 +84,9 @@ def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Bl
     alike: dict[tuple[bool, bool, str, int], list[int]] = {}
     for index, item in enumerate(encoded):
         padded = item.pads is not None
-        extra = "".join(f"-{name}" + "x".join(map(str, np.shape(one))) for name, one in item.extra)
+        extra = "".join(
+            f"-{name}" + "x".join(map(str, np.shape(values))) for name, values in item.extra
+        )
         alone = len(item) if padded or extra or packing.least_filled == 1.0 else 0
         extra += f"-{len(item.options)}options" if item.options else ""
         alike.setdefault((item.token_type_ids is None, padded, extra, alone), []).append(index)
@@ -91,13 +94,13 @@ def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Bl
     places: Counter[tuple[int, bool, bool, str]] = Counter()
     for (untyped, padded, extra, _), indices in alike.items():
         indices.sort(key=lambda index: len(encoded[index]))  # stable: equal lengths stay in order
-        for own in _filled([len(encoded[index]) for index in indices], packing):
-            length = len(encoded[indices[own.start]])
+        for run in _filled([len(encoded[index]) for index in indices], packing):
+            length = len(encoded[indices[run.start]])
             key = length, untyped, padded, extra
             place = places[key]
             places[key] += 1
             name = f"{length:05d}-{place:04d}{'-untyped' if untyped else ''}{'-padded' * padded}{extra}"
-            blocks[(*key, place)] = Block(name, tuple(indices[own.start : own.stop]))
+            blocks[(*key, place)] = Block(name, tuple(indices[run.start : run.stop]))
     return [blocks[key] for key in sorted(blocks)]
 
 
@@ -122,12 +125,15 @@ def opened_blocks(
     target: Target,
     token_budget: int,
     settings: Sequence[Setting] = (),
+    packing: Packing | None = None,
 ) -> "Iterator[tuple[Block, OpenBlock]]":
-    """Every text once, in opened blocks, one at a time. The model must be frozen.
+    """Opened blocks, one at a time, which together have every text once. The model must be frozen.
 
-    `settings` are those that will be explained, if it is known: see `open_block`.
+    `settings` are those that will be explained, where they are known: see `open_block`. Blocks are packed as
+    `packing_for` allows unless another packing is given.
     """
-    for block in plan_blocks(encoded, packing_for(references.model, token_budget)):
+    packing = packing or packing_for(references.model, token_budget)
+    for block in plan_blocks(encoded, packing):
         items = [encoded[index] for index in block.indices]
         yield block, open_block(references, items, target, token_budget, settings)
 
@@ -138,13 +144,20 @@ def explain_texts(
     settings: Sequence[Setting],
     target: Target,
     token_budget: int,
+    advance: Callable[[int], object] = lambda n_texts: None,
 ) -> list[list[AttributionMap]]:
-    """The maps under each setting, in the order of the texts. The model must be frozen."""
-    found: dict[tuple[str, int], AttributionMap] = {}
+    """The maps under each setting, in the order of the texts. The model must be frozen.
+
+    `advance` is called after each block with the number of its texts.
+    """
+    maps: dict[tuple[str, int], AttributionMap] = {}
     for block, opened in opened_blocks(references, encoded, target, token_budget, settings):
-        for key, maps in opened.explain(settings).items():
-            found |= {(key, index): one for index, one in zip(block.indices, maps, strict=True)}
-    return [[found[setting.id, index] for index in range(len(encoded))] for setting in settings]
+        for key, of_block in opened.explain(settings).items():
+            maps |= {
+                (key, index): map_ for index, map_ in zip(block.indices, of_block, strict=True)
+            }
+        advance(len(block.indices))
+    return [[maps[setting.id, index] for index in range(len(encoded))] for setting in settings]
 
 
 @dataclass(frozen=True)
@@ -183,7 +196,7 @@ class OpenBlock:
 
     def __post_init__(self) -> None:
         self.model = self.references.model
-        # What is counted below are tokens of the text, of which a row may make the model read several times as many.
+        # The budget counts tokens of the text; the model may read several times as many for a row.
         width, read = self.batch.input_ids.shape[1], self.batch.tokens_of_a_row
         self.token_budget = self.token_budget * width // read
         self.task = task_of(self.model)
@@ -236,9 +249,11 @@ class OpenBlock:
         return self.logits.argmax(-1)
 
     def label(self, row: int, *classes: int) -> str:
-        """What a text's class is called; "A - B" for a class against another."""
+        """The name of a text's class; "A - B" for a class against another."""
         item, n_classes = self.batch.encoded[row], self.logits.shape[-1]
-        return " - ".join(self.task.name_of(self.model, one, item, n_classes) for one in classes)
+        return " - ".join(
+            self.task.name_of(self.model, class_, item, n_classes) for class_ in classes
+        )
 
     def probability(self, classes: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Each example's probability of the given class on the full text."""
@@ -261,7 +276,7 @@ class OpenBlock:
         return self._blurring(row, stays, n_draws, name)
 
     def context(self, output: str, seed: int) -> Context:
-        """What methods may use."""
+        """The context that methods are called with."""
         return Context(
             self.references,
             self.batch,
@@ -276,16 +291,16 @@ class OpenBlock:
 
     def explain(self, settings: Sequence[Setting]) -> dict[str, list[AttributionMap]]:
         """Maps of every setting, by setting id, in the order of the batch."""
-        found: dict[str, Attribution] = {}
+        attributions: dict[str, Attribution] = {}
         for context, group in self._groups(settings):
-            found |= explain(context, group)
-        numbers = on_host(found)
+            attributions |= explain(context, group)
+        numbers = on_host(attributions)
         return {setting.id: self._maps(setting, numbers[setting.id]) for setting in settings}
 
     def families(self, settings: Sequence[Setting]) -> list[Family]:
         """The points that these settings share, before any gradient at them is taken."""
         groups = self._groups(settings)
-        return [one for context, group in groups for one in plan(context, group).families]
+        return [family for context, group in groups for family in plan(context, group).families]
 
     def _groups(self, settings: Sequence[Setting]) -> list[tuple[Context, list[Setting]]]:
         """Settings that differentiate the same score under the same seed."""
@@ -296,12 +311,12 @@ class OpenBlock:
 
     @cached_property
     def _explained(self) -> list[tuple[int, int | None, str, float]]:
-        """Of each example: the class, the one it is explained against, how both are called, and its probability."""
+        """Of each example: the class, the class it is explained against, the name of both, and its probability."""
         classes = self.asked.reshape(len(self.batch), -1).tolist()
         probability = self.probability(self.targets).tolist()
         return [
-            (own[0], own[1] if len(own) > 1 else None, self.label(row, *own), probability[row])
-            for row, own in enumerate(classes)
+            (pair[0], pair[1] if len(pair) > 1 else None, self.label(row, *pair), probability[row])
+            for row, pair in enumerate(classes)
         ]
 
     def _maps(self, setting: Setting, numbers: Numbers) -> list[AttributionMap]:
@@ -333,8 +348,8 @@ def open_block(
 ) -> OpenBlock:
     """The block of these examples, padded where their lengths differ.
 
-    `settings` are those that will be explained, if it is known: where one needs the gradient at the input and nothing else,
-    the pass that chooses the class takes it too.
+    `settings` are those that will be explained, where they are known: if one needs the gradient at the input and nothing
+    else, the pass that chooses the class takes it too.
     """
     outputs = [
         setting.output

@@ -18,7 +18,7 @@ from saliency_bench.studies.timing import measure, synchronizer
 
 AUTO, CALIBRATE = "auto", "calibrate"
 
-#: Where nothing was measured. On a CPU throughput is nearly the same from 1,024 to 8,192 tokens.
+#: The budget without a measurement. On a CPU throughput is nearly the same from 1,024 to 8,192 tokens.
 ON_CPU = 2048
 
 CANDIDATES = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -28,7 +28,7 @@ WORTH = 1.03
 LONGEST = 1.0
 N_REPEATS = 5
 
-#: Of the files in the cache: raised when how a budget is found changes.
+#: The version of files in the cache: raised when the measurement changes.
 VERSION = 2
 KIND = "budgets"
 
@@ -37,7 +37,7 @@ def resolve(budget: int | str, model: Model, lengths: Sequence[int]) -> int:
     """Tokens per pass: a number as it is, `calibrate` as measured, `auto` as measured on a GPU and 2,048 on a CPU.
 
     Args:
-        budget: what was asked for.
+        budget: a number, or one of the two words.
         model: on its device.
         lengths: of the texts, in tokens; their median is what is timed.
 
@@ -54,9 +54,9 @@ def resolve(budget: int | str, model: Model, lengths: Sequence[int]) -> int:
     if isinstance(kept, dict) and kept.get("tokens") in CANDIDATES:
         return int(kept["tokens"])
     seconds = times(model, sorted(lengths)[len(lengths) // 2])
-    found = choose(seconds)
-    cache.write(KIND, name, {"tokens": found, "seconds": {str(k): v for k, v in seconds.items()}})
-    return found
+    tokens = choose(seconds)
+    cache.write(KIND, name, {"tokens": tokens, "seconds": {str(k): v for k, v in seconds.items()}})
+    return tokens
 
 
 def check_budget(budget: object, key: str = "token_budget") -> None:
@@ -78,23 +78,23 @@ def times(
     model: Model, length: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[int, float]:
     """The least seconds of a gradient pass over so many tokens, in texts of one length, as far as memory reaches."""
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     with model.frozen():
         for tokens in CANDIDATES:
             try:
-                found[tokens] = _seconds(model, max(1, tokens // length), length, clock)
+                seconds[tokens] = _seconds(model, max(1, tokens // length), length, clock)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 break
-            if found[tokens] > LONGEST:
+            if seconds[tokens] > LONGEST:
                 break
-    return found or {CANDIDATES[0]: LONGEST}
+    return seconds or {CANDIDATES[0]: LONGEST}
 
 
 def _seconds(model: Model, rows: int, length: int, clock: Callable[[], float]) -> float:
-    """Of one pass; random words, since some chips multiply zeros faster."""
+    """The seconds of one pass over random words, since some chips multiply zeros faster."""
     vocabulary = getattr(model.embedding, "num_embeddings", 2)
     stream = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (rows, length), generator=stream).to(model.device)
@@ -108,16 +108,18 @@ def _seconds(model: Model, rows: int, length: int, clock: Callable[[], float]) -
 
     synchronize = synchronizer(model.device)
     passes = {"pass": gradients}
-    found = measure(passes, n_repeats=N_REPEATS, n_warmup=2, synchronize=synchronize, clock=clock)
-    return min(found["pass"])
+    seconds = measure(passes, n_repeats=N_REPEATS, n_warmup=2, synchronize=synchronize, clock=clock)
+    return min(seconds["pass"])
 
 
 def _cache_name(model: Model) -> str:
-    """Models of one shape, on one kind of device with so many threads, take the same time."""
+    """The name of a measurement in the cache: the same for models of one shape on one kind of device and as many threads."""
     device = model.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     state = model.module.state_dict().items()
-    shapes = sorted((name, tuple(one.shape)) for name, one in state if isinstance(one, Tensor))
+    shapes = sorted(
+        (name, tuple(values.shape)) for name, values in state if isinstance(values, Tensor)
+    )
     facts = [type(model.module).__name__, shapes, model.precision, kind, torch.get_num_threads()]
     facts += [placed] if (placed := model.facts.get(PLACEMENT)) else []
     return digest([facts, torch.__version__, VERSION], 32)

@@ -1,4 +1,4 @@
-"""What a configuration asks for: checked against the parts that it names, and expanded into settings."""
+"""Checks of a configuration against the parts that it names, and its expansion into settings."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

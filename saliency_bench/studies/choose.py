@@ -24,18 +24,18 @@ def best_settings(run: "Run", metric: str) -> dict[str, dict[str, Any]]:
         InputError: the run has no such metric, or it has no direction.
     """
     rows = run.tables["rows"]
-    own = rows[rows["metric"] == metric]
-    if own.empty:
+    of_metric = rows[rows["metric"] == metric]
+    if of_metric.empty:
         raise unknown("choose.metric", metric, sorted(set(rows["metric"])))
-    better = own["higher_is_better"].iloc[0]
+    better = of_metric["higher_is_better"].iloc[0]
     if pd.isna(better):
         raise InputError(
             f"choose.metric={metric}: neither more nor less of it is better. Choose another metric."
         )
-    known = with_texts(own[own["status"] == OK], run.manifest, run.repeated)
-    if TEXT in known:
-        known = known.groupby(["setting_id", "cell_id", TEXT], as_index=False)["value"].mean()
-    values = known.groupby("setting_id")["value"].agg(mean=middle_of(metric), count="count")
+    usable = with_texts(of_metric[of_metric["status"] == OK], run.manifest, run.repeated)
+    if TEXT in usable:
+        usable = usable.groupby(["setting_id", "cell_id", TEXT], as_index=False)["value"].mean()
+    values = usable.groupby("setting_id")["value"].agg(mean=middle_of(metric), count="count")
     return _best_by_name(run, values, max if better else min)
 
 
@@ -46,6 +46,9 @@ def _best_by_name(
     for setting in run.settings:
         if (key := setting["setting_id"]) in values.index:
             mean, n = values.loc[key, ["mean", "count"]]
-            one = {"setting_id": key, "mean": float(mean), "n": int(n)}
-            scored.setdefault(setting["name"], []).append(one)
-    return {name: pick(ones, key=lambda one: one["mean"]) for name, ones in scored.items()}
+            scores = {"setting_id": key, "mean": float(mean), "n": int(n)}
+            scored.setdefault(setting["name"], []).append(scores)
+    return {
+        name: pick(candidates, key=lambda scores: scores["mean"])
+        for name, candidates in scored.items()
+    }

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: `model.name` and `data.dataset` of a study of what was in memory.
+#: `model.name` and `data.dataset` of a study on a model and texts in memory.
 MEMORY = "memory"
 
 
 @dataclass
 class ModelConfig:
-    """What is explained; `name` says how it is loaded."""
+    """The model that is explained; `name` says how it is loaded."""
 
     name: str
 
@@ -65,7 +65,7 @@ class MemoryModel(ModelConfig):
 
 @dataclass
 class Evaluation:
-    """How the curves are made that faithfulness metrics read."""
+    """The curves that faithfulness metrics read."""
 
     removal: Any
     granularity: str
@@ -75,7 +75,7 @@ class Evaluation:
 
 @dataclass
 class Agreement:
-    """How far methods agree with each other: by which metrics, on which units, and at which top."""
+    """Agreement of methods with each other: its metrics, its units, and the share of units at the top."""
 
     metrics: Any
     granularity: str
@@ -85,7 +85,7 @@ class Agreement:
 
 @dataclass
 class Convergence:
-    """How approximate settings are checked against converged ones, and what they are held to."""
+    """The check of approximate settings against converged ones, and its limits."""
 
     n_examples: int
     largest_gap: float
@@ -96,7 +96,7 @@ class Convergence:
 
 @dataclass
 class Timing:
-    """What is timed, apart from the study itself."""
+    """Timing of settings, apart from the study itself."""
 
     enabled: bool
     n_examples: int
@@ -118,7 +118,7 @@ class Statistics:
 
 @dataclass
 class Choose:
-    """Where and by which metric entry a sweep chooses its best setting; nowhere without a split."""
+    """The split on which a sweep chooses its best setting, and the metric entry it chooses by."""
 
     split: str | None
     n_examples: int
@@ -127,21 +127,21 @@ class Choose:
 
 @dataclass
 class Report:
-    """What the page shows besides tables and figures."""
+    """Contents of the page besides tables and figures."""
 
     n_examples: int
 
 
 @dataclass
 class Runtime:
-    """How it is computed."""
+    """Device, type, memory and workers of the computation."""
 
     device: str
     dtype: str
     threads: int | None
     token_budget: Any
     attention: str
-    executor: dict[str, Any]  # who computes blocks: conf/runtime/
+    executor: dict[str, Any]  # by which blocks are computed: conf/runtime/
     device_map: Any = None
 
 

@@ -1,4 +1,4 @@
-"""How far approximate maps are from converged ones: the same settings again, with fewer points or with many more.
+"""The distance of approximate maps from converged ones: the same settings again, with fewer points or with many more.
 
 A path method is compared with itself at every other of its nodes, which costs no gradient, or at half of its steps where
 they choose the path; where a reference is asked for, with a dense rule. A mean over random draws is compared with the
@@ -21,17 +21,17 @@ from saliency_bench.attribution.describe import about_of
 from saliency_bench.attribution.methods import KINDS
 from saliency_bench.attribution.noise import AUTO
 from saliency_bench.attribution.quadrature import HALF, fewest_of_half, whole
-from saliency_bench.attribution.settings import expand, has_backends, lacks
+from saliency_bench.attribution.settings import has_backends, lacks, single_settings
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.agreement import kendall_tau
 from saliency_bench.evaluation.metrics import NotApplicable
 
-#: What a map is compared with: half of its nodes, twice the steps where there are too few to halve, a dense rule or many
+#: Companions of a map: half of its nodes, twice the steps where there are too few to halve, a dense rule or many
 #: other draws.
 LIMIT, DOUBLED, REFERENCE = "limit", "doubled", "reference"
 
-#: Rules whose difference from half of their nodes is no more than what they are off by.
+#: Rules whose error is about as large as their difference from half of their nodes.
 FIRST_ORDER = (None, "left", "right", "midpoint")
 
 #: Draws of a reference have another seed, or the draws under test would be among them.
@@ -40,7 +40,7 @@ OTHER_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Dense:
-    """What approximate settings are compared with: None where they are not."""
+    """Steps and samples of references for approximate settings; None where there are no references."""
 
     n_steps: int | None
     n_samples: int | None
@@ -48,7 +48,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Companion:
-    """What the maps of a setting are compared with; `free` where its points are among those of the study's settings."""
+    """A setting and another that its maps are compared with; `free` where that one's points are points of the study anyway."""
 
     setting: Setting
     against: str
@@ -108,17 +108,15 @@ def _expanded(
         entry["backend"] = "native"
     if KINDS[method] != "token":
         entry["reduction"] = reduction
-    (found,) = expand(
-        {setting.name: entry},
-        target=setting.target,
-        output=setting.output,
-        seed=setting.seed + more_seed,
+    seed = setting.seed + more_seed
+    single = single_settings(
+        {setting.name: entry}, target=setting.target, output=setting.output, seed=seed
     )
-    return found
+    return single[setting.name]
 
 
 def companions(settings: Sequence[Setting], dense: Dense) -> list[Companion]:
-    """For each setting that is compared, with what."""
+    """The companions of all settings that have one."""
     ids = {setting.id for setting in settings}
     pairs = []
     for setting in settings:
@@ -143,13 +141,13 @@ def convergence_rows(
     maps: Mapping[str, Sequence[AttributionMap]],
     checked: Collection[str],
 ) -> list[dict[str, Any]]:
-    """How far the map of each checked example is from that of its companion, for each setting that has one.
+    """The distance of each checked example's map from that of its companion, for each setting that has one.
 
     `maps` are those of all settings and companions on at least the checked examples, by setting id.
     """
     rows = []
     for pair in pairs:
-        of_setting = {one.example_id: one for one in maps[pair.setting.id]}
+        of_setting = {map_.example_id: map_ for map_ in maps[pair.setting.id]}
         rows += [
             _row(of_setting[other.example_id], other, pair)
             for other in maps[pair.other.id]
@@ -176,7 +174,7 @@ def _row(attribution: AttributionMap, other: AttributionMap, pair: Companion) ->
 def _limit(
     scores: Float[np.ndarray, " T"], half: Float[np.ndarray, " T"], setting: Setting
 ) -> Float[np.ndarray, " T"]:
-    """What the map tends to, by Richardson's extrapolation from its own nodes and half of them.
+    """The limit of a map by Richardson's extrapolation, from its nodes and half of them.
 
     Errors fall at least as 1/n² but for left and right sums. Of half of the midpoints another rule is made, and where the
     steps choose the path nothing is known: there the difference counts as it is.

@@ -1,4 +1,4 @@
-"""Maps evaluated: every metric of every map of a block, with the curves they were read from."""
+"""Evaluation of the maps of a block: every metric of every map, and the curves that metrics read."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,30 +90,33 @@ def evaluate_maps(
     token_budget: int,
 ) -> list[Row]:
     """Metric rows of maps of any inputs, in the order of the maps; the model must be frozen."""
-    found: dict[int, list[Row]] = {}
+    rows_of: dict[int, list[Row]] = {}
     places: dict[Encoded, list[int]] = {}
     for place, attribution in enumerate(maps):
         places.setdefault(attribution.encoded, []).append(place)
     encoded = list(places)
     for block, opened in opened_blocks(refs, encoded, "predicted", token_budget):
-        own = [(place, maps[place]) for index in block.indices for place in places[encoded[index]]]
-        rows = evaluate_block(opened, [attribution for _, attribution in own], metrics, usual).rows
-        each = len(rows) // len(own)
-        for number, (place, attribution) in enumerate(own):
-            mine = rows[number * each : (number + 1) * each]
+        in_block = [
+            (place, maps[place]) for index in block.indices for place in places[encoded[index]]
+        ]
+        rows = evaluate_block(
+            opened, [attribution for _, attribution in in_block], metrics, usual
+        ).rows
+        each = len(rows) // len(in_block)
+        for number, (place, attribution) in enumerate(in_block):
+            of_map = rows[number * each : (number + 1) * each]
             context = {
+                "input_index": attribution.input_index,
                 "method": attribution.setting["method"],
                 "backend": attribution.setting["backend"],
             }
-            found[place] = [
-                {"input_index": attribution.input_index} | context | row for row in mine
-            ]
-    return [row for place in sorted(found) for row in found[place]]
+            rows_of[place] = [context | row for row in of_map]
+    return [row for place in sorted(rows_of) for row in rows_of[place]]
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A metric entry: its function's name and hyperparameters, and the ways it looks at a text; none for a map's own."""
+    """A metric entry: its function's name, its hyperparameters, and its views of a text; none where it reads the map alone."""
 
     name: str
     metric: str
@@ -142,7 +145,7 @@ class _Entry:
 
     @property
     def grids(self) -> list[Any]:
-        """The grids that it reads a curve at; a metric of curves that names none may look anywhere."""
+        """The grids at which it reads a curve; a metric of curves that names none may read it anywhere."""
         if "grid" in self.hyper:
             return [self.hyper["grid"]]
         return [[self.hyper["fraction"]]] if "fraction" in self.hyper else [FULL]
@@ -170,7 +173,7 @@ class _Ranked(NamedTuple):
 
 
 class _Units:
-    """The units of a text: that of each token, which tokens are the first of one, and the places of these."""
+    """The units of a text: the unit of each token, whether a token is the first of its unit, and the places of these."""
 
     def __init__(self, encoded: Encoded, granularity: str) -> None:
         self.of = units(encoded, granularity)
@@ -180,20 +183,20 @@ class _Units:
 
 
 def _ranked(attribution: AttributionMap, view: View, of_text: _Units) -> list[_Ranked]:
-    """One, or one per draw of a random ranking. A text's ties are broken alike in all settings."""
+    """The ranked units of a map, once for each draw of a random ranking. A text's ties are broken alike in all settings."""
     names, signed = of_text.names, view.ranking == SIGNED
-    found = []
+    ranked = []
     for draw in attribution.scores[None] if attribution.draws is None else attribution.draws:
         sums = summed(draw, of_text.of)
         order = rank(sums, of_text.first, signed=signed, tie_seed=of_text.seed)
         ranking = names.searchsorted(order)
         scores = sums[names]
-        found.append(_Ranked(names, scores, scores if signed else np.abs(scores), ranking))
-    return found
+        ranked.append(_Ranked(names, scores, scores if signed else np.abs(scores), ranking))
+    return ranked
 
 
 class _Evidence:
-    """What metrics read of the maps of a block; each question is asked of the model once for all of them."""
+    """All that metrics read about the maps of a block; each distinct question is put to the model once for all maps."""
 
     def __init__(
         self, block: OpenBlock, maps: Sequence[AttributionMap], entries: Sequence[_Entry]
@@ -234,7 +237,7 @@ class _Evidence:
         return _ranked(self.maps[place], view, of_text)
 
     def of(self, place: int, entry: _Entry, view: View | None) -> Sequence[Any]:
-        """What a metric reads of a map: one thing, or one per draw of a random ranking."""
+        """The arguments that a metric reads of a map: one, or one for each draw of a random ranking."""
         attribution = self.maps[place]
         if view is None:
             return [attribution]
@@ -270,7 +273,7 @@ class _Evidence:
                 for place in places
                 for draw, units_of_draw in enumerate(self.ranked(place, view))
             }
-            found = evaluate_curves(
+            of_draws = evaluate_curves(
                 self.block.probe(str(operator)),
                 {key: draw.names[draw.ranking] for key, draw in ranked.items()},
                 unit_of,
@@ -280,7 +283,7 @@ class _Evidence:
                 view.output,
                 {key: draw.ordered for key, draw in ranked.items()},
             )
-            for ((place, _), _), curve in found.items():
+            for ((place, _), _), curve in of_draws.items():
                 curves[place].append(curve)
         return curves
 
@@ -312,15 +315,15 @@ class _Evidence:
 
 
 def _truths(attribution: AttributionMap, ranked: Sequence[_Ranked], of_text: _Units) -> list[Truth]:
-    """What is known of the text beside its scores; one for each draw of a random ranking."""
+    """The units of a text that are known to matter, beside its scores; one for each draw of a random ranking."""
     relevant = attribution.encoded.relevant
     # A word matters if any of its pieces does.
-    known = (
+    matters = (
         None
         if relevant is None
         else np.isin(of_text.names, of_text.of[np.array(relevant, dtype=bool)])
     )
-    return [Truth(draw.sizes, draw.ranking, known) for draw in ranked]
+    return [Truth(draw.sizes, draw.ranking, matters) for draw in ranked]
 
 
 def _row(evidence: _Evidence, place: int, entry: _Entry, view: View | None) -> Row:
@@ -348,7 +351,7 @@ def _row(evidence: _Evidence, place: int, entry: _Entry, view: View | None) -> R
 
 
 def _removal(view: View | None) -> str | None:
-    """What a row says of it; None where nothing is removed."""
+    """The removal of a row; None where nothing is removed."""
     return view.removal or None if view else None
 
 

@@ -1,4 +1,4 @@
-"""Where the blocks of a study are computed: by processes of this machine, Ray, or Slurm; conf/runtime/.
+"""Executors compute the blocks of a study by processes of this machine, Ray, or Slurm; conf/runtime/.
 
 All that moves are names: a worker reads what the run folder says of the study, loads model and data once, and commits
 blocks to that folder, which every worker must see. Nothing that was computed passes through the process that waits.
@@ -34,22 +34,22 @@ from saliency_bench.studies.driver import DRIVER
 from saliency_bench.studies.run import Execute
 
 HERE, PROCESSES, RAY, SLURM = "here", "processes", "ray", "slurm"
-#: What is left to do, for workers that take every n-th of it.
+#: The file of blocks that are left, of which each worker takes every n-th.
 PIECES = Path("parts") / parts.PIECES
-LOGS = "workers"  # what workers print
-#: Workers that were killed are started anew so often; an error of the program is not tried again.
+LOGS = "workers"  # the folder of the workers' output
+#: The number of times that killed workers are started; a worker that failed with an error is not started again.
 ROUNDS = 3
 _SECONDS_BETWEEN_LOOKS = 0.2
 #: On a file system that many machines share, each look is a question to its server.
 _SECONDS_BETWEEN_SHARED_LOOKS = 2.0
-#: A worker's exit codes (`errors`), by what went wrong there; Python's own name for memory, as if it had run out here.
+#: The errors that the exit codes of workers (`errors`) stand for, with their names in messages.
 _KINDS: Mapping[int, tuple[type[Exception], str]] = {
     InputError.exit_code: (InputError, "input"),
     ValidationError.exit_code: (ValidationError, "a check of the numbers"),
     StorageError.exit_code: (StorageError, "storage"),
     5: (MemoryError, "out of memory"),
 }
-_INTERRUPTED = 130  # of a worker that was asked to stop by whoever rules the machine
+_INTERRUPTED = 130  # the exit code of a worker that a signal has stopped
 
 #: Workers import nothing from the folder that they are started in (-P): it holds data, and may be somebody else's.
 PYTHON = (sys.executable, "-P")
@@ -61,14 +61,14 @@ Tell = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Crew:
-    """Who computes: `worker(folder).do(block)`, as a class for Ray's actors, and the threads that each worker uses."""
+    """The workers: `worker(folder).do(block)`, as a class for Ray's actors, and the threads that each of them uses."""
 
     worker: Callable[[str], Any]
     threads: int
 
 
 def executor(options: Mapping[str, Any], crew: Crew) -> Execute | None:
-    """What `runtime.executor` asks for; None: in this process."""
+    """The executor that `runtime.executor` names; None: blocks are computed in this process."""
     name = options["name"]
     if name == HERE:
         return None
@@ -83,8 +83,8 @@ def executor(options: Mapping[str, Any], crew: Crew) -> Execute | None:
     return execute
 
 
-def nobody(folder: Path, pieces: Sequence[str], tell: Tell) -> None:
-    """Refuses to compute: for who only wants to put together what is there."""
+def refuse_to_compute(folder: Path, pieces: Sequence[str], tell: Tell) -> None:
+    """The executor of `merge`: it refuses to compute blocks that are missing."""
     raise StorageError(
         f"{folder}: {len(pieces)} blocks are missing ({', '.join(pieces[:3])}{', ...' if len(pieces) > 3 else ''}). "
         f"Go on with: saliency-bench resume {folder}"
@@ -94,15 +94,15 @@ def nobody(folder: Path, pieces: Sequence[str], tell: Tell) -> None:
 def on_processes(
     folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell: Tell, crew: Crew
 ) -> None:
-    """Worker processes of this machine; what killed ones have left is given to new ones."""
+    """Computes blocks by worker processes of this machine; new ones take over from those that were killed."""
     for _ in range(ROUNDS):
         left = blocks_left(folder, pieces)
         write_json(folder / PIECES, left)
         n = min(options["workers"], len(left))
         running = [_start(folder, shard, n) for shard in range(n)]
         try:
-            # Who only repeats what another has done meanwhile is not waited for.
-            while blocks_left(folder, left) and any(one.poll() is None for one in running):
+            # A worker that only repeats blocks which others have finished meanwhile is not waited for.
+            while blocks_left(folder, left) and any(worker.poll() is None for worker in running):
                 tell(len(pieces) - len(blocks_left(folder, pieces)))
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:
@@ -110,7 +110,7 @@ def on_processes(
         left = blocks_left(folder, pieces)
         if not left:
             return
-        ended = [(one.returncode, _said(folder, shard)) for shard, one in enumerate(running)]
+        ended = [(worker.returncode, _last_words(folder, i)) for i, worker in enumerate(running)]
         _raise_failed(folder, pieces, left, ended)
         if not any(_was_stopped(code) for code, _ in ended):
             return
@@ -122,13 +122,13 @@ def on_processes(
 def on_ray(
     folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell: Tell, crew: Crew
 ) -> None:
-    """Ray actors, each with a model of its own; a block goes to whoever is free, that of a dead worker to another."""
+    """Computes blocks by Ray actors, each with a model of its own; a dead actor's block goes to another."""
     if options["address"] is None:
         _keep_ray_to_this_machine()
     ray, threads = _import("ray", RAY), crew.threads
     n = min(options["workers"], len(pieces))
     with _ray_cluster(ray, options, n * threads):
-        _refuse_what_is_not_there(ray, n, threads, options["gpus_per_worker"])
+        _refuse_absent_resources(ray, n, threads, options["gpus_per_worker"])
         actor = ray.remote(num_cpus=threads, num_gpus=options["gpus_per_worker"])(crew.worker)
         waiting, tries = list(pieces), dict.fromkeys(pieces, 0)
         busy: dict[Any, tuple[Any, str]] = {}
@@ -153,7 +153,7 @@ def on_ray(
                 waiting.insert(0, name)
                 worker = actor.remote(str(folder))
             except ray.exceptions.RayTaskError as error:
-                # Ray's own words are a traceback in colours; what happened there is said as if it had happened here.
+                # Ray's message is a traceback in colours: the error of the worker is raised in its place.
                 raise error.cause from None
             else:
                 done += 1
@@ -164,11 +164,11 @@ def on_ray(
 def on_slurm(
     folder: Path, pieces: Sequence[str], options: Mapping[str, Any], tell: Tell, crew: Crew
 ) -> None:
-    """A job array through submitit; what it leaves, because time ran out, `resume` gives to another."""
+    """Computes blocks by a job array through submitit; `resume` goes on with those that are left when time runs out."""
     submitit = _import("submitit", SLURM)
     write_json(folder / PIECES, list(pieces))
     n = min(options["workers"], len(pieces))
-    python = {f"{one}_python": shlex.join(PYTHON) for one in ("slurm", "local")}
+    python = {f"{name}_python": shlex.join(PYTHON) for name in ("slurm", "local")}
     array = submitit.AutoExecutor(folder=str(folder / LOGS), cluster=options["cluster"], **python)
     array.update_parameters(
         name="saliency-bench",
@@ -178,9 +178,9 @@ def on_slurm(
         **({"gpus_per_node": options["gpus_per_worker"]} if options["gpus_per_worker"] else {}),
         **({"slurm_partition": options["partition"]} if options["partition"] else {}),
     )
-    commands = [[*PYTHON, "-c", _HEAR, *_command(folder, i, n)] for i in range(n)]
+    commands = [[*PYTHON, "-c", _RUN_AND_TELL, *_command(folder, i, n)] for i in range(n)]
     with array.batch():
-        jobs = [array.submit(submitit.helpers.CommandFunction(one)) for one in commands]
+        jobs = [array.submit(submitit.helpers.CommandFunction(command)) for command in commands]
     try:
         while not all(job.done() for job in jobs):
             tell(len(pieces) - len(blocks_left(folder, pieces)))
@@ -190,7 +190,7 @@ def on_slurm(
             job.cancel()
         raise
     # A job that ran out of time, or whose result could not be written, has none.
-    results = [_heard(job.result()) for job in jobs if job.exception() is None]
+    results = [_outcome(job.result()) for job in jobs if job.exception() is None]
     ended = [(code, _last_line(err)) for code, err in results]
     if left := blocks_left(folder, pieces):
         _raise_failed(folder, pieces, left, ended)
@@ -215,11 +215,10 @@ def _keep_ray_to_this_machine() -> None:
 
 @contextmanager
 def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[None]:
-    """A cluster of this machine's own, without dashboard or usage reports, heard by nobody else; or the one at an address."""
+    """The Ray cluster at an address, or one on this machine without dashboard or usage reports that no other machine reaches."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # Ray's 15 would starve them beside anything else
+    # Ray's niceness of 15 would starve its workers beside anything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Ray would put the current folder on its workers' path, unless a client of its own has sent the job.
     job = ray.job_config.JobConfig()
     job._client_job = True
@@ -231,12 +230,11 @@ def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[
         _refuse_address(address)
     try:
         ray.init(address=address, **quiet)
-    except (
-        Exception
-    ) as error:  # of many kinds: no cluster, another version, a node that does not start in time
+    # Errors are of many kinds: no cluster, another version, a node that does not start in time.
+    except Exception as error:
         if is_out_of_memory(error):
             raise
-        if address is None:  # nothing that was asked for is wrong
+        if address is None:  # no option is wrong
             raise SaliencyBenchError(
                 "no Ray cluster could be started here. Try again where the machine has more to spare, or use "
                 f"runtime=processes, which needs none. It said: {one_line(error)}"
@@ -251,7 +249,7 @@ def _ray_cluster(ray: Any, options: Mapping[str, Any], n_cpus: int) -> Iterator[
 
 
 def _refuse_address(address: str) -> None:
-    """Refuses what is no address of a cluster, or one where nobody listens: Ray would wait for minutes."""
+    """Refuses an address that is no cluster's or does not answer, since Ray would wait for minutes."""
     key = f"runtime.executor.address={address}"
     if address == "auto":
         return
@@ -270,8 +268,8 @@ def _refuse_address(address: str) -> None:
         ) from error
 
 
-def _refuse_what_is_not_there(ray: Any, n: int, threads: int, gpus: int | float) -> None:
-    """Refuses to ask for more than the cluster has: its workers would be waited for without end."""
+def _refuse_absent_resources(ray: Any, n: int, threads: int, gpus: int | float) -> None:
+    """Refuses to ask for more than the cluster has, since Ray would wait for it without end."""
     there = ray.cluster_resources()
     for name, each, key in [("CPU", threads, "threads"), ("GPU", gpus, "executor.gpus_per_worker")]:
         if n * each > there.get(name, 0):
@@ -282,7 +280,7 @@ def _refuse_what_is_not_there(ray: Any, n: int, threads: int, gpus: int | float)
 
 
 def blocks_left(folder: Path, pieces: Sequence[str]) -> list[str]:
-    """The names that have no part yet; whether parts are whole is looked at when they are put together."""
+    """The names that have no part yet. Whether parts are whole is checked when they are put together."""
     try:
         with os.scandir(folder / "parts") as entries:
             there = {entry.name for entry in entries}
@@ -301,18 +299,18 @@ def _unfinished(folder: Path, pieces: Sequence[str], left: Sequence[str], why: s
 def _raise_failed(
     folder: Path, pieces: Sequence[str], left: Sequence[str], ended: Sequence[tuple[int, str]]
 ) -> None:
-    """Raises what a worker failed with: of the kind that its exit code tells, in its own words if there are any."""
-    failed = [(code, said) for code, said in ended if code and not _was_stopped(code)]
+    """Raises the error of a worker that failed: of the kind of its exit code, with its message if there is one."""
+    failed = [(code, words) for code, words in ended if code and not _was_stopped(code)]
     if not failed:
         return
-    code, said = min(failed, key=lambda one: (one[0] not in _KINDS, not one[1]))
+    code, words = min(failed, key=lambda end: (end[0] not in _KINDS, not end[1]))
     kind, name = _KINDS.get(code, (SaliencyBenchError, "failed"))
-    heard = f"a worker said: {said}" if said else f"a worker ended with exit code {code} ({name})"
+    heard = f"a worker said: {words}" if words else f"a worker ended with exit code {code} ({name})"
     raise kind(_unfinished(folder, pieces, left, f": {heard}"))
 
 
 def _was_stopped(code: int) -> bool:
-    """Whether somebody else ended the worker: it may be started anew."""
+    """Whether the worker was ended from outside, so that it may be started again."""
     return code < 0 or code == _INTERRUPTED
 
 
@@ -337,28 +335,28 @@ def _start(folder: Path, shard: int, n: int) -> "subprocess.Popen[bytes]":
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as log:
             return start(log)
-    except OSError:  # a disk that is full: how the worker ends is heard all the same
+    except OSError:  # a full disk: the exit code of the worker is known all the same
         with suppress(OSError):
             path.unlink()
         return start(subprocess.DEVNULL)
 
 
 def _stop(running: "Sequence[subprocess.Popen[bytes]]") -> None:
-    for one in running:
-        if one.poll() is None:
+    for process in running:
+        if process.poll() is None:
             with suppress(ProcessLookupError):
-                os.killpg(one.pid, signal.SIGTERM)
-    for one in running:
+                os.killpg(process.pid, signal.SIGTERM)
+    for process in running:
         try:
-            one.wait(timeout=10)
+            process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            os.killpg(one.pid, signal.SIGKILL)
-            one.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-#: What a job of Slurm's does: runs a worker to its end, and gives its exit code and what it said at last. Python without
-#: this package, so that nothing that is pickled needs to be understood on the other machine.
-_HEAR = """
+#: The program of a Slurm job: it runs a worker to its end, and prints its exit code and the end of its messages. It does
+#: not import this package, so that the other machine need not unpickle anything of it.
+_RUN_AND_TELL = """
 import json, subprocess, sys
 done = subprocess.run(sys.argv[1:], stderr=subprocess.PIPE)
 err = done.stderr.decode("utf-8", "replace")
@@ -367,7 +365,7 @@ print(json.dumps([done.returncode, err[-4000:]]))
 """
 
 
-def _heard(output: str) -> tuple[int, str]:
+def _outcome(output: str) -> tuple[int, str]:
     """A job's last line: the worker's exit code, and the end of what it said."""
     code, err = json.loads(output.strip().splitlines()[-1])
     return int(code), str(err)
@@ -377,7 +375,7 @@ def _log(folder: Path, shard: int) -> Path:
     return folder / LOGS / f"{shard}.log"
 
 
-def _said(folder: Path, shard: int) -> str:
+def _last_words(folder: Path, shard: int) -> str:
     """The last words of a worker of this machine; none where no log could be written or read."""
     with suppress(OSError):
         return _last_line(_log(folder, shard).read_text("utf-8", errors="replace"))

@@ -19,7 +19,7 @@ _NAMED, _SHOWN = 12, 60  # differences in a message, and characters of each key 
 
 
 def folder_of(study: Study) -> Path:
-    """Where the study's results go."""
+    """The folder of the study's results."""
     name = study.config.name
     return Path(study.config.out) if study.config.out else RUNS / f"{name}-{study.id}"
 
@@ -53,26 +53,25 @@ def refuse_another(study: Study, folder: Path) -> None:
 
 
 def _of_settings(held: list[Any], study: Study) -> list[str]:
-    """What the settings of each method entry differ in, by field; what they all have from the study aside."""
-    found: dict[str, None] = {}
-    for name in dict.fromkeys(
-        [*(str(one.get("name")) for one in held if isinstance(one, dict))]
-        + [one.name for one in study.settings]
-    ):
-        before = [one for one in held if isinstance(one, dict) and one.get("name") == name]
-        after = [one.to_dict() for one in study.settings if one.name == name]
+    """The fields in which the settings of each method entry differ, but for those that all have from the study."""
+    changed: dict[str, None] = {}
+    entries = [entry for entry in held if isinstance(entry, dict)]
+    names = [str(entry.get("name")) for entry in entries]
+    for name in dict.fromkeys(names + [setting.name for setting in study.settings]):
+        before = [entry for entry in entries if entry.get("name") == name]
+        after = [setting.to_dict() for setting in study.settings if setting.name == name]
         if len(before) != len(after):
-            found[f"method.{_cut(name)} ({len(before)} → {len(after)} settings)"] = None
+            changed[f"method.{_cut(name)} ({len(before)} → {len(after)} settings)"] = None
             continue
-        for one, other in zip(before, after, strict=True):
-            fields = {*one, *other} - {"setting_id", "seed", "target", FACTS}
-            one, other = ({key: it[key] for key in fields & it.keys()} for it in (one, other))
-            found |= dict.fromkeys(differences(one, other, f"method.{name}"))
-    return list(found)
+        for pair in zip(before, after, strict=True):
+            fields = {*pair[0], *pair[1]} - {"setting_id", "seed", "target", FACTS}
+            kept = [{key: entry[key] for key in fields & entry.keys()} for entry in pair]
+            changed |= dict.fromkeys(differences(kept[0], kept[1], f"method.{name}"))
+    return list(changed)
 
 
 def strangers(folder: Path) -> list[str]:
-    """What a study has not written before it claims a folder; the study that chooses stands there by then."""
+    """The files that no study has written before it claims a folder; the study that chooses stands there by then."""
     if not folder.is_dir():
         return []
     with storing(folder):
@@ -84,11 +83,11 @@ def strangers(folder: Path) -> list[str]:
 
 
 def claim(study: Study, folder: Path) -> None:
-    """Makes the folder this study's: what it is, its settings, and all that another process needs to go on with it."""
+    """Writes the identity and the settings of the study to its folder, and the configuration that other processes go on with."""
     write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
     write_json(folder / SETTINGS, [described(setting, study.parts) for setting in study.settings])
     # In its own order, which is that of the settings: canonical JSON would sort it.
-    held = json.dumps(asdict(study.asked) | {"out": None}, indent=1, ensure_ascii=False)
+    held = json.dumps(asdict(study.requested) | {"out": None}, indent=1, ensure_ascii=False)
     replace_file(folder / CONFIG, f"{held}\n".encode())
 
 
@@ -102,6 +101,6 @@ def differences(a: Any, b: Any, key: str = "") -> Iterable[str]:
 
 
 def _cut(value: object) -> str:
-    """A key or value of a folder that may be somebody else's, short and in one line."""
+    """A key or value in one short line; the folder may be somebody else's."""
     text = " ".join(str(value).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -1,4 +1,4 @@
-"""What a study will cost, before it starts: gradients, forward rows, seconds and memory.
+"""A forecast of a study's cost before it starts: gradients, forward rows, seconds and memory.
 
 The study's own code runs on a few blocks of its texts, of different lengths; between these lengths the work is
 interpolated. Gradients of settings with a fixed number of points are exact, since every text takes as many.
@@ -16,12 +16,12 @@ from saliency_bench.attribution.explain import Family
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, TIMING, Work
 from saliency_bench.models.references import References
-from saliency_bench.studies import tables
 from saliency_bench.studies.block import open_block, packing_of_study, plan_blocks
+from saliency_bench.studies.block_tables import TIMING as TIMING_PART
+from saliency_bench.studies.block_tables import block_tables, captum_tolerances, pieces_of
 from saliency_bench.studies.memory import peak_memory
 from saliency_bench.studies.prepare import Study, choosing, load_examples, questions_of
-from saliency_bench.studies.tables import block_tables, captum_tolerances, pieces_of
-from saliency_bench.studies.timings import explainer
+from saliency_bench.studies.timing_rows import explainer
 
 #: Blocks that are run, and texts of each of them, at the most.
 N_BLOCKS, MOST_TEXTS = 4, 4
@@ -31,7 +31,7 @@ Paid = Mapping[str, Work]
 
 @dataclass(frozen=True)
 class Share:
-    """A stage of the study for each of these texts, so many times; `name` where it is shown as another stage."""
+    """A stage of the study, its texts, and the number of times that it goes over them; `name` is shown in place of `stage`."""
 
     stage: str
     texts: Sequence[Encoded]
@@ -50,7 +50,7 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a study will cost, by stage; `sampled` says on how many texts that rests."""
+    """The cost of a study, by stage; `sampled` is the number of texts that it was measured on."""
 
     stages: Mapping[str, Work]
     shared: Sequence[Shared]
@@ -59,14 +59,14 @@ class Forecast:
 
     @property
     def total(self) -> Work:
-        """Of all stages."""
-        found = Work()
+        """The work of all stages."""
+        total = Work()
         for work in self.stages.values():
-            found = found.plus(work)
-        return found
+            total = total.plus(work)
+        return total
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The forecast as plain data, for the manifest."""
         return {
             "total": self.total._asdict(),
             "stages": {stage: work._asdict() for stage, work in self.stages.items()},
@@ -82,7 +82,7 @@ def foresee(
     choose: bool = True,
     n_blocks: int = N_BLOCKS,
 ) -> Forecast:
-    """What the study will cost, of which these parts are finished.
+    """Measures a few blocks and forecasts what is left of a study.
 
     Args:
         study: what is to be run.
@@ -97,31 +97,31 @@ def foresee(
     plan = plan_blocks(texts, packing_of_study(model, study.config.runtime.token_budget))
     by_length = {len(texts[block.indices[0]]): block.indices[:MOST_TEXTS] for block in plan}
     blocks = [[texts[index] for index in indices] for indices in by_length.values()]
-    sampled = _middling(blocks, n_blocks)
+    sampled = _sample(blocks, n_blocks)
     with model.frozen():
-        run(sampled[0][:1])  # what is done once for all, and what a first pass loads
+        run(sampled[0][:1])  # pays for work that is done once, and for what a first pass loads
         with peak_memory(model.device) as peak:
             first = [run(items) for items in sampled]
         steady = [run(items) for items in sampled]
         families = _families(study, references)
     return Forecast(
         _stages(needed, sampled, first, steady),
-        [Shared(one.name, len(one.members), one.union, one.largest) for one in families],
+        [Shared(each.name, len(each.members), each.union, each.largest) for each in families],
         None if peak.peak_bytes is None else model.parameter_bytes + peak.peak_bytes,
         sum(map(len, sampled)),
     )
 
 
 def shares(study: Study, finished: Collection[str], choose: bool) -> list[Share]:
-    """How many texts each stage is for."""
+    """The texts of each stage that are left, and how many times the stage goes over them."""
     config, encoded = study.config, study.encoded
     pieces = [piece for piece in pieces_of(study) if piece.name not in finished]
     left = [encoded[index] for piece in pieces for index in piece.indices]
     checked = {item.example_id for item in encoded[: config.convergence.n_examples]}
-    timed = config.timing.enabled and tables.TIMING not in finished
+    timed = config.timing.enabled and TIMING_PART not in finished
     compared = any(setting.backend in captum.BACKENDS for setting in study.settings)
     passes = config.timing.n_warmup + config.timing.n_repeats + 1  # one for the memory
-    found = [
+    stages = [
         Share(MAPS, left),
         Share(CURVES, left),
         Share(CONVERGENCE, [item for item in left if item.example_id in checked]),
@@ -132,14 +132,14 @@ def shares(study: Study, finished: Collection[str], choose: bool) -> list[Share]
         examples = load_examples(choosing(config))
         other = [text for _, text in questions_of(study.model, examples, config.too_long)]
         name = f"choosing on {config.choose.split}"
-        found += [Share(stage, other, name=name) for stage in (MAPS, CURVES, PARITY)]
-    return [share for share in found if share.texts]
+        stages += [Share(stage, other, name=name) for stage in (MAPS, CURVES, PARITY)]
+    return [share for share in stages if share.texts]
 
 
 def _run(
     study: Study, references: References, stages: Collection[str], items: Sequence[Encoded]
 ) -> dict[str, Work]:
-    """Does all that the study does with some texts, each setting timed once; what it takes, by stage."""
+    """Runs the study on some texts, each setting timed once; returns the work by stage."""
     ledger = study.model.ledger
     before = ledger.copy()
     probe = {item.example_id for item in items} if CONVERGENCE in stages else ()
@@ -154,7 +154,7 @@ def _run(
 
 
 def _families(study: Study, references: References) -> list[Family]:
-    """Of the longest text: its settings that share points."""
+    """The settings that share points, for the longest text."""
     item = max(study.encoded, key=len)
     budget = study.config.runtime.token_budget
     return open_block(references, [item], study.config.target, budget).families(study.settings)
@@ -170,7 +170,7 @@ def _stages(
     once = _per_length(first, steady)
     stages: dict[str, Work] = {}
     for share in needed:
-        work = _over(share, sampled, steady)
+        work = _interpolated(share, sampled, steady)
         if share.name is None and share.times == 1:
             n_lengths = len({len(text) for text in share.texts})
             work = work.plus(once.get(share.stage, Work()), n_lengths)
@@ -180,33 +180,33 @@ def _stages(
 
 
 def _per_length(first: Sequence[Paid], steady: Sequence[Paid]) -> dict[str, Work]:
-    """What is paid once for a length, by stage: on average, what the first run of a block took more."""
+    """The work that is done once for a length, by stage: on average, the surplus of the first run of a block."""
     stages = {stage for paid in first for stage in paid}
-    found = {}
+    surplus = {}
     for stage in stages:
         more = [
             np.array(a.get(stage, Work())) - np.array(b.get(stage, Work()))
             for a, b in zip(first, steady, strict=True)
         ]
-        found[stage] = Work(*np.clip(np.mean(more, axis=0), 0.0, None).tolist())
-    return found
+        surplus[stage] = Work(*np.clip(np.mean(more, axis=0), 0.0, None).tolist())
+    return surplus
 
 
-def _over(share: Share, sampled: Sequence[Sequence[Encoded]], paid: Sequence[Paid]) -> Work:
+def _interpolated(share: Share, sampled: Sequence[Sequence[Encoded]], paid: Sequence[Paid]) -> Work:
     """A stage's work for all texts of a share, from that for each text of the sampled blocks."""
-    known = [float(np.mean([len(text) for text in items])) for items in sampled]
+    measured = [float(np.mean([len(text) for text in items])) for items in sampled]
     table = [
         np.array(work.get(share.stage, Work())) / len(items)
         for work, items in zip(paid, sampled, strict=True)
     ]
     lengths = [len(text) for text in share.texts]
     columns = np.stack(table).T
-    sums = [np.interp(lengths, known, column).sum() for column in columns]
+    sums = [np.interp(lengths, measured, column).sum() for column in columns]
     return Work(*(share.times * float(total) for total in sums))
 
 
-def _middling(blocks: Sequence[Sequence[Encoded]], n: int) -> list[Sequence[Encoded]]:
-    """The middle one, or so many evenly from the shortest to the longest."""
+def _sample(blocks: Sequence[Sequence[Encoded]], n: int) -> list[Sequence[Encoded]]:
+    """The middle block where `n` is 1, else `n` of them evenly from the shortest to the longest."""
     if n == 1:
         return [blocks[len(blocks) // 2]]
     places = np.linspace(0, len(blocks) - 1, min(n, len(blocks))).round().astype(int)
@@ -214,7 +214,7 @@ def _middling(blocks: Sequence[Sequence[Encoded]], n: int) -> list[Sequence[Enco
 
 
 def sentence(forecast: "Forecast") -> str:
-    """About 12 minutes: 84,000 gradients of 31 tokens, about 1.2 GB of memory."""
+    """The forecast in a sentence: About 12 minutes: 84,000 gradients of 31 tokens, about 1.2 GB of memory."""
     total = forecast.total
     parts = [
         _rows(total.gradients, total.gradient_tokens, "gradients"),
@@ -230,12 +230,12 @@ def _rows(n: float, tokens: float, name: str) -> str:
 
 
 def rounded(n: float | int) -> str:
-    """Whole, with commas, up to a hundred thousand; to three digits from there: 84,312; 2,130,000."""
+    """A number with commas, whole up to a hundred thousand and to three digits from there: 84,312; 2,130,000."""
     return f"{n if n < 1e5 else float(f'{n:.3g}'):,.0f}"
 
 
 def size(n_bytes: float | int) -> str:
-    """To two digits: 1.2 GB."""
+    """A number of bytes to two digits: 1.2 GB."""
     for prefix in ("", "k", "M", "G"):
         if n_bytes < 999.5:
             return f"{float(f'{n_bytes:.2g}'):g} {prefix}B"
@@ -244,7 +244,7 @@ def size(n_bytes: float | int) -> str:
 
 
 def duration(seconds: float | int, *, short: bool = False) -> str:
-    """In seconds up to 90, in minutes up to 90, in hours from there."""
+    """A time in seconds up to 90, in minutes up to 90, in hours from there."""
     names = ("s", "min", "h") if short else ("seconds", "minutes", "hours")
     if seconds < 90:
         return f"{float(f'{seconds:.2g}'):g} {names[0]}"

@@ -1,4 +1,4 @@
-"""How much memory a piece of work needs at its peak, beyond what was in use when it began."""
+"""The peak memory of a piece of work, beyond what was in use when it began."""
 
 import ctypes
 import gc
@@ -79,5 +79,5 @@ def _status_bytes(key: str) -> int | None:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
-    return int(found[0]) * 1024 if found else None
+    kilobytes = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(kilobytes[0]) * 1024 if kilobytes else None

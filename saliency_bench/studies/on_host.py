@@ -1,4 +1,4 @@
-"""What attributions of a block say of each example, on the host, by one copy from the device."""
+"""Attributions of a block on the host, by one copy from the device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from saliency_bench.core.tensors import Attribution, Convergence, host_copies
 
 @dataclass(frozen=True)
 class Numbers:
-    """What an attribution says of the examples of its batch, on the host."""
+    """An attribution's numbers on the host, for all examples of its batch."""
 
     attribution: Attribution
     scores: Float[np.ndarray, "B T"]
@@ -32,38 +32,39 @@ class Numbers:
             total, difference = self.sums[:, row].tolist()
             numbers["output_difference"] = difference
             numbers["completeness_gap"] = total - difference
-        return numbers | _sureness(self.attribution.convergence, row, length)
+        return numbers | _converged(self.attribution.convergence, row, length)
 
 
 def on_host(attributions: Mapping[str, Attribution]) -> dict[str, Numbers]:
-    """All that attributions say of a block, by one copy from the device."""
+    """The numbers of all attributions of a block, by key."""
     tensors: list[Tensor] = []
-    for one in attributions.values():
-        tensors.append(one.scores)
-        if one.total is not None and one.difference is not None:
-            tensors += [one.total, one.difference]
+    for attribution in attributions.values():
+        tensors.append(attribution.scores)
+        if attribution.total is not None and attribution.difference is not None:
+            tensors += [attribution.total, attribution.difference]
     arrays = iter(host_copies(tensors))
     numbers = {}
-    for key, one in attributions.items():
-        scores, claims = next(arrays), one.total is not None and one.difference is not None
+    for key, attribution in attributions.items():
+        scores = next(arrays)
+        claims = attribution.total is not None and attribution.difference is not None
         sums = np.stack([next(arrays), next(arrays)]) if claims else None
-        numbers[key] = Numbers(one, scores, sums)
+        numbers[key] = Numbers(attribution, scores, sums)
     return numbers
 
 
-def _sureness(known: Convergence | None, row: int, length: int) -> dict[str, Any]:
-    """What is known of how sure one example's scores are."""
-    if known is None:
+def _converged(convergence: Convergence | None, row: int, length: int) -> dict[str, Any]:
+    """The numbers that say how well one example's scores have converged."""
+    if convergence is None:
         return {}
-    found: dict[str, Any] = {}
-    if known.standard_errors is not None:
-        found["standard_errors"] = known.standard_errors[row, :length]
-    if known.split_half_tau is not None and np.isfinite(known.split_half_tau[row]):
-        found["split_half_tau"] = float(known.split_half_tau[row])
-    if known.error is not None and np.isfinite(known.error[row]):
-        found["error"] = float(known.error[row])
-    if known.converged is not None:
-        found["converged"] = bool(known.converged[row])
-    if known.reasons is not None:
-        found["reason"] = known.reasons[row]
-    return found
+    numbers: dict[str, Any] = {}
+    if convergence.standard_errors is not None:
+        numbers["standard_errors"] = convergence.standard_errors[row, :length]
+    if convergence.split_half_tau is not None and np.isfinite(convergence.split_half_tau[row]):
+        numbers["split_half_tau"] = float(convergence.split_half_tau[row])
+    if convergence.error is not None and np.isfinite(convergence.error[row]):
+        numbers["error"] = float(convergence.error[row])
+    if convergence.converged is not None:
+        numbers["converged"] = bool(convergence.converged[row])
+    if convergence.reasons is not None:
+        numbers["reason"] = convergence.reasons[row]
+    return numbers

@@ -21,7 +21,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
 from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.evaluation.view import View, usual
-from saliency_bench.models import loading, preparing, references
+from saliency_bench.models import loading, references
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 from saliency_bench.models.model import Model
 from saliency_bench.models.placement import PLACEMENT, refuse_device_map
@@ -31,15 +31,14 @@ from saliency_bench.models.tasks.encoding import mostly_unknown
 from saliency_bench.models.tasks.registry import questions, task_of
 from saliency_bench.store.manifest import collect
 from saliency_bench.studies.budget import resolve as resolve_budget
-from saliency_bench.studies.config import DefaultModel
 from saliency_bench.studies.convergence import Companion, Dense, companions
 
 Text = TypeVar("Text", Example, Encoded)
 
-#: Instead of calibrated nodes, which are learnt from texts of which no task but classification knows what is asked.
+#: Replaces calibrated nodes, which are learnt from texts of the package that only classifiers can be asked about.
 UNCALIBRATED = {"quadrature": "gauss_legendre", "n_steps": 50}
 
-#: Keys of the configuration that change no number: where results go and how they are shown.
+#: Keys of the configuration that change no number, but the place of results and the way they are shown.
 SHOWN = ("out", "name", "report", "statistics")
 
 
@@ -54,7 +53,7 @@ class Study:
     encoded: tuple[Encoded, ...]
     warnings: tuple[dict[str, str], ...]
     identity: Mapping[str, Any]
-    asked: Any  # the configuration before the model changed it
+    requested: Any  # the configuration before the model changed it
     parts: Mapping[str, Any] = field(default_factory=dict)  # by backward rule, where it acts
 
     @property
@@ -64,21 +63,23 @@ class Study:
 
     def warnings_of(self, example_id: str) -> list[dict[str, str]]:
         """The warning rows of one text; of the study as a whole for ""."""
-        return [{"cell_id": self.cell_id} | one for one in self._warned.get(example_id, ())]
+        return [{"cell_id": self.cell_id} | warning for warning in self._warned.get(example_id, ())]
 
     @cached_property
     def _warned(self) -> dict[str, list[dict[str, str]]]:
         """The warnings by text: a study of a million texts asks for each."""
-        found: dict[str, list[dict[str, str]]] = {}
-        for one in self.warnings:
-            found.setdefault(one["example_id"], []).append(one)
-        return found
+        by_text: dict[str, list[dict[str, str]]] = {}
+        for warning in self.warnings:
+            by_text.setdefault(warning["example_id"], []).append(warning)
+        return by_text
 
     @cached_property
     def companions(self) -> list[Companion]:
-        """What the maps of approximate settings are compared with."""
-        asked = self.config.convergence
-        return companions(self.settings, Dense(asked.reference_steps, asked.reference_samples))
+        """The companions that maps of approximate settings are compared with."""
+        convergence = self.config.convergence
+        return companions(
+            self.settings, Dense(convergence.reference_steps, convergence.reference_samples)
+        )
 
     @cached_property
     def cell_id(self) -> str:
@@ -88,7 +89,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The model of a study and what it is asked; `sources` say where each text was read, for messages."""
+    """The model of a study and its questions; `sources` name the origin of each, for messages."""
 
     model: Model
     encoded: Sequence[Encoded]
@@ -102,9 +103,11 @@ def load_inputs(config: Any, say: Callable[[str], None]) -> Inputs:
     say("loading the model")
     model = load_configured_model(config)
     say("reading the texts as the model does")
-    asked_of = questions_of(model, examples, config.too_long)
+    pairs = questions_of(model, examples, config.too_long)
     return Inputs(
-        model, [question for _, question in asked_of], [example.source for example, _ in asked_of]
+        model,
+        [question for _, question in pairs],
+        [example.source for example, _ in pairs],
     )
 
 
@@ -118,7 +121,7 @@ def prepare(
 
     `inputs` are in memory already; None: `load_inputs`.
     """
-    asked = config
+    requested = config
     if config.runtime.threads:
         torch.set_num_threads(config.runtime.threads)
     inputs = inputs or load_inputs(config, say)
@@ -153,7 +156,7 @@ def prepare(
         tuple(encoded),
         tuple(warnings),
         identity,
-        asked,
+        requested,
         parts,
     )
 
@@ -164,10 +167,10 @@ def _warning(source: str, message: str, example_id: str = "") -> dict[str, str]:
 
 
 def _refuse_without_units(config: Any, encoded: Sequence[Encoded]) -> None:
-    """Refuses a granularity, wherever it is asked for, where nothing says what the units of a text are."""
+    """Refuses granularities in which a text has no units."""
     entries = (entry.get("granularity") for entry in config.metric.values())
-    asked = {config.evaluation.granularity, config.agreement.granularity, *entries} - {None}
-    for granularity in sorted(asked):
+    granularities = {config.evaluation.granularity, config.agreement.granularity, *entries} - {None}
+    for granularity in sorted(granularities):
         for item in encoded:
             refuse_without_units(item, granularity)
 
@@ -175,7 +178,7 @@ def _refuse_without_units(config: Any, encoded: Sequence[Encoded]) -> None:
 def questions_of(
     model: Model, examples: Sequence[Example], too_long: str
 ) -> list[tuple[Example, Encoded]]:
-    """What the model's task asks of the examples: each as it is by a classifier, which alone knows gold labels."""
+    """The questions that the model's task makes of examples. A classifier takes each as it is, and alone knows gold labels."""
     task = task_of(model)
     if model.task != SEQUENCE_CLASSIFICATION:
         examples = [e if e.options else replace(e, label=None) for e in examples]
@@ -210,35 +213,25 @@ def choosing(config: Any) -> Any:
 
 def by_text_hash(texts: Sequence[Text]) -> list[Text]:
     """Ordered by the hash of their texts, so that a file sorted by label is not cut to one class."""
-    return sorted(texts, key=lambda one: hashlib.sha256(one.text.encode()).hexdigest())
+    return sorted(texts, key=lambda text: hashlib.sha256(text.text.encode()).hexdigest())
 
 
 def load_configured_model(config: Any) -> Model:
     """The model that `model` and `runtime` name."""
     runtime = {key: getattr(config.runtime, key) for key in ("dtype", "device", "attention")}
-    one, device_map = config.model, config.runtime.device_map
-    if isinstance(one, DefaultModel):
-        refuse_device_map(device_map, f"{one.name} is a small model")
-    trained = {
+    loaders: Mapping[str, Callable[..., Model]] = {
         "default": loading.load_default,
         "masked": loading.load_masked,
         "random_labels": loading.load_random_labels,
+        "shortcuts": loading.load_shortcuts,
     }
-    if one.name in trained:
-        return trained[one.name](training_seed=one.training_seed, **runtime)
-    if one.name == "shortcuts":
-        return loading.load_shortcuts(kind=one.kind, training_seed=one.training_seed, **runtime)
-    if one.name in preparing.MODELS:
-        return loading.load_model(one.name, task=one.task, device_map=device_map, **runtime)
-    return loading.load_model(
-        one.path,
-        task=one.task,
-        revision=one.revision,
-        adapter=one.adapter,
-        labels=one.labels,
-        device_map=device_map,
-        **runtime,
-    )
+    values, device_map = asdict(config.model), config.runtime.device_map
+    name = values.pop("name")
+    if name in loaders:
+        refuse_device_map(device_map, f"{name} is a small model")
+        return loaders[name](**values, **runtime)
+    path = values.pop("path", name)  # a prepared model is loaded by its name
+    return loading.load_model(path, device_map=device_map, **values, **runtime)
 
 
 def fit_settings(
@@ -255,28 +248,28 @@ def fit_settings(
         hyper = dict(setting.hyper)
         for key, resolve in (references.RESOLVE | {"references": longer}).items():
             if key in hyper:
-                where, asked = f"method.{setting.name}.{key}", hyper[key]
-                hyper[key] = resolve(model, asked, where)
-                warnings += _lacks(model, where, asked, hyper[key])
+                where, value = f"method.{setting.name}.{key}", hyper[key]
+                hyper[key] = resolve(model, value, where)
+                warnings += _lacks(model, where, value, hyper[key])
         if hyper.get("quadrature") == CALIBRATED and model.task != SEQUENCE_CLASSIFICATION:
             hyper |= UNCALIBRATED
             message = f"nodes are calibrated for classifiers alone, and this is {model.task}: 50 of Gauss-Legendre are used instead"
             warnings.append(_warning(f"method.{setting.name}.quadrature", message))
-        one = replace(setting, hyper=hyper)
-        fitted.setdefault(one.id, one)
+        changed = replace(setting, hyper=hyper)
+        fitted.setdefault(changed.id, changed)
     return list(fitted.values()), warnings
 
 
 def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
-    """The configuration with every removal one that the model has, and a warning for each that was replaced."""
+    """The configuration with removals that the model has, and a warning for each that was replaced."""
     warnings: list[dict[str, str]] = []
 
-    def fitted(asked: str, where: str) -> str:
-        found = fit_operator(model, asked, where)
-        warnings.extend(_lacks(model, where, asked, found))
-        return found
+    def fitted(removal: str, where: str) -> str:
+        used = fit_operator(model, removal, where)
+        warnings.extend(_lacks(model, where, removal, used))
+        return used
 
-    removals = [fitted(one, "evaluation.removal") for one in config.evaluation.removal]
+    removals = [fitted(removal, "evaluation.removal") for removal in config.evaluation.removal]
     metrics = {
         name: entry | {"removal": fitted(entry["removal"], f"metric.{name}.removal")}
         if "removal" in entry
@@ -288,7 +281,7 @@ def fit_removals(model: Model, config: Any) -> tuple[Any, list[dict[str, str]]]:
 
 
 def ungated(model: Model) -> list[dict[str, str]]:
-    """A warning where a shortcut model was found not to follow its shortcut alone: then nothing is known to matter."""
+    """A warning where a shortcut model does not follow its shortcut alone, so that no token is known to matter."""
     gate = model.facts.get("gate")
     if gate is None or gate["passed"]:
         return []
@@ -327,25 +320,25 @@ def other_attention(model: Model) -> list[dict[str, str]]:
 
 
 def usual_views(config: Any) -> list[View]:
-    """How the study looks at texts where a metric says nothing else."""
-    one = config.evaluation
-    return usual(one.removal, one.granularity, one.output, one.ranking)
+    """The views of texts that metrics have which name no other."""
+    evaluation = config.evaluation
+    return usual(evaluation.removal, evaluation.granularity, evaluation.output, evaluation.ranking)
 
 
-def _lacks(model: Model, key: str, asked: str, used: str) -> list[dict[str, str]]:
-    """A warning where something stands in for what the model lacks."""
-    message = references.lacking(model, asked, used)
+def _lacks(model: Model, key: str, wanted: str, used: str) -> list[dict[str, str]]:
+    """A warning where something replaces what the model lacks."""
+    message = references.lacking(model, wanted, used)
     return [_warning(key, message)] if message else []
 
 
-#: What says how a file is read, which shows in what is read.
+#: Keys that say how a file is read; what they change shows in the texts.
 _READING = ("quotes", "options", "segments", "messages")
 
 
 def identity_of(
     config: Any, settings: Sequence[Setting], model: Model, encoded: Sequence[Encoded]
 ) -> dict[str, Any]:
-    """All that can change a number: who computes it, and how many at a time, cannot."""
+    """Everything that can change a number; the executor and the number of workers cannot."""
     plain = asdict(config)
     kept = {
         key: value for key, value in plain.items() if key not in (*SHOWN, "method", "model", "data")
@@ -357,7 +350,7 @@ def identity_of(
         + ([] if item.relevant is None else [item.relevant])
         + ([] if not item.extra else [item.extra])
         + ([] if not item.parts else [item.parts])
-        + ([] if model.task == SEQUENCE_CLASSIFICATION else [_asked(item)])
+        + ([] if model.task == SEQUENCE_CLASSIFICATION else [_question(item)])
         for item in encoded
     ]
     provenance = collect(computation(config, model), command=[], started=datetime.now(UTC))
@@ -374,13 +367,13 @@ def identity_of(
     }
 
 
-def _asked(item: Encoded) -> list[Any]:
+def _question(item: Encoded) -> list[Any]:
     options = [item.options, item.mean] if item.options else []
     return [item.position, item.boundary, item.default_class, *options]
 
 
 def computation(config: Any, model: Model) -> dict[str, Any]:
-    """What numbers depend on besides the study, as far as the machine decides it."""
+    """The facts of the machine that numbers depend on besides the study."""
     runtime = asdict(config.runtime)
     return machine(runtime, model.device) | {
         "attention": model.facts.get("attention", runtime["attention"]),
@@ -389,7 +382,7 @@ def computation(config: Any, model: Model) -> dict[str, Any]:
 
 
 def machine(runtime: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """What the machine and conf/config.yaml's `runtime` decide of a computation, for a manifest."""
+    """The facts of a computation that the machine and `runtime` of conf/config.yaml decide, for a manifest."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -37,9 +37,9 @@ from saliency_bench.models.loading import DTYPES
 from saliency_bench.models.references import References
 from saliency_bench.store.parquet import from_parquet, merge, to_parquet, to_table
 from saliency_bench.studies.block import Piece
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.prepare import Study
 from saliency_bench.studies.run import piece_tables
-from saliency_bench.studies.tables import pieces_of
 
 #: What is compared; times are not.
 COMPARED = ("examples", "maps", "rows")

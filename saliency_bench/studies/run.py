@@ -26,10 +26,7 @@ from saliency_bench.store.parts import PartStore, sealed_record
 from saliency_bench.store.run import CONFIG, MANIFEST, read_json, read_run, write_json
 from saliency_bench.store.suite import REQUESTED_REMOVAL
 from saliency_bench.studies.block import Piece
-from saliency_bench.studies.folder import CHOICE, claim, folder_of, refuse_another
-from saliency_bench.studies.forecast import Forecast, foresee, sentence, shares
-from saliency_bench.studies.prepare import Inputs, Study, choosing, computation, prepare
-from saliency_bench.studies.tables import (
+from saliency_bench.studies.block_tables import (
     TIMING,
     Row,
     block_tables,
@@ -38,6 +35,9 @@ from saliency_bench.studies.tables import (
     plan_of,
     timings,
 )
+from saliency_bench.studies.folder import CHOICE, claim, folder_of, refuse_another
+from saliency_bench.studies.forecast import Forecast, foresee, sentence, shares
+from saliency_bench.studies.prepare import Inputs, Study, choosing, computation, prepare
 
 #: Work that is announced.
 LONG_SECONDS = 30.0
@@ -46,7 +46,7 @@ LONG_SECONDS = 30.0
 FORESEEN_TEXTS = 40
 
 Progress = Callable[[str, int, int], None]
-#: Sees to it that blocks of a claimed folder get finished, wherever: the folder, their names, how far they are.
+#: A function that has blocks of a claimed folder computed: of the folder, their names, and a function for the progress.
 Execute = Callable[[Path, Sequence[str], Callable[[int], None]], None]
 
 
@@ -95,7 +95,7 @@ def _go_on(
     announce: Callable[[str], None] | None,
     execute: Execute | None,
 ) -> None:
-    """All that is left to do in a folder that is free or this study's."""
+    """Does what is left of the study in its folder."""
     log = EventLog(folder)
     damaged: list[tuple[str, str]] = []
     store = PartStore(folder, lambda *of_part: damaged.append(of_part), study.id)
@@ -152,7 +152,7 @@ def _compute(
     execute: Execute | None,
     log: EventLog,
 ) -> dict[str, Any]:
-    """Computes what is left; returns what stands in no table: `parity`, and `spent`, what this process has paid.
+    """Computes the blocks that are left; returns `parity`, and the work of this process as `spent`.
 
     Parts that an earlier process had finished are not among what was spent.
     """
@@ -189,7 +189,7 @@ def _compute(
 
 
 def taking_turns(names: Sequence[str]) -> list[str]:
-    """Pieces sorted by length in an order in which short and long ones take turns: the time so far tells the time left.
+    """Mixes pieces that are sorted by length, so that the time so far tells the time left.
 
     By the multiples of the golden ratio modulo 1, the beginnings of which are spread evenly.
     """
@@ -200,7 +200,7 @@ def taking_turns(names: Sequence[str]) -> list[str]:
 def compute_piece(
     study: Study, refs: References, store: PartStore, name: str, plan: Sequence[Piece]
 ) -> None:
-    """One piece of the plan (`pieces_of`, made once), computed and committed unless somebody has; the model must be frozen.
+    """Computes and commits a piece of the plan (`pieces_of`) unless another worker has; the model must be frozen.
 
     Raises:
         InputError: the plan has no such piece.
@@ -211,7 +211,7 @@ def compute_piece(
     if store.has(name):
         return
     tables = piece_tables(study, refs, piece)
-    if piece == plan[0]:  # what concerns no text stands with the first
+    if piece == plan[0]:  # warnings of no text stand with the first piece
         tables["warnings"] += study.warnings_of("")
     store.write(piece.name, tables)
 
@@ -233,7 +233,7 @@ def piece_tables(
 
 
 def _show_anew(study: Study, folder: Path) -> None:
-    """A finished run is left as it is, but for what changes no number: how it is shown."""
+    """Updates the entries of a finished run's manifest that say how it is shown; nothing else changes."""
     manifest = read_json(folder / MANIFEST, dict)
     shown = _shown(study)
     if any(manifest.get(key) != value for key, value in shown.items()):
@@ -241,7 +241,7 @@ def _show_anew(study: Study, folder: Path) -> None:
 
 
 def _logged(progress: Progress, log: EventLog) -> Progress:
-    """The same, told to the log too, at most once in a second but for the end of a stage."""
+    """A progress function that also writes to the log: at most once in a second, and at the end of a stage."""
     spoken = 0.0
 
     def both(stage: str, done: int, total: int) -> None:
@@ -257,18 +257,18 @@ def _logged(progress: Progress, log: EventLog) -> Progress:
 def _block_logger(
     study: Study, store: PartStore, names: Sequence[str], log: EventLog
 ) -> Callable[[], None]:
-    """Tells the log of blocks that were finished since it was last called, by whoever, and what they warn of."""
+    """A function that logs the blocks that any worker has finished since its last call, with their warnings."""
     waiting = list(names)
-    known = {tuple(one.values()) for one in study.warnings}  # which stand at the beginning
+    logged = {tuple(warning.values()) for warning in study.warnings}  # at the start of the run
 
     def tell() -> None:
         for name in [name for name in waiting if store.has(name)]:
             waiting.remove(name)
             rows, warnings = store.summary(name)
             log("block", name=name, rows=rows)
-            for one in warnings:
-                if tuple(one.values()) not in known:
-                    log("warning", **one)
+            for warning in warnings:
+                if tuple(warning.values()) not in logged:
+                    log("warning", **warning)
 
     return tell
 
@@ -276,7 +276,7 @@ def _block_logger(
 def _choose(
     study: Study, folder: Path, command: Sequence[str], progress: Progress
 ) -> dict[str, Any] | None:
-    """The setting of each method entry that is best on the split where the study chooses, if it does."""
+    """The best setting of each method entry on the split where the study chooses; None where it chooses nowhere."""
     choose = study.config.choose
     if choose is None:
         return None
@@ -296,7 +296,7 @@ def _choose(
 def _announced(
     study: Study, folder: Path, finished: Collection[str], announce: Callable[[str], None]
 ) -> Forecast | None:
-    """What is foreseen from one block, if there is so much left that this is little; and it is said if it is long."""
+    """The forecast from one block, where enough texts are left to be worth it; a long study is announced."""
     choose = not (folder / CHOICE / MANIFEST).is_file()
     needed = shares(study, finished, choose)
     if not needed or len(needed[0].texts) < FORESEEN_TEXTS:
@@ -319,8 +319,8 @@ def _manifest(
         started=started,
         ended=datetime.now(UTC),
     )
-    asked = study.asked.evaluation.removal
-    lacking = {} if asked == study.config.evaluation.removal else {REQUESTED_REMOVAL: asked}
+    requested = study.requested.evaluation.removal
+    lacking = {} if requested == study.config.evaluation.removal else {REQUESTED_REMOVAL: requested}
     return lacking | {
         "id": study.id,
         "cell_id": study.cell_id,
@@ -338,7 +338,7 @@ def _manifest(
 
 
 def _of_model(study: Study) -> dict[str, Any]:
-    """On which device each part of a spread model lies, and what a causal model's removed tokens are replaced by."""
+    """The devices of a model that is spread over several, and what replaces the removed tokens of a causal model."""
     model = study.model
     facts: dict[str, Any] = {}
     if placed := model.facts.get(PLACEMENT):
@@ -351,11 +351,11 @@ def _of_model(study: Study) -> dict[str, Any]:
 
 
 def _shown(study: Study) -> dict[str, Any]:
-    """What of the manifest follows from the configuration, and may change after the run."""
+    """The entries of the manifest that follow from the configuration and may change after the run."""
     config = study.config
     reference = config.statistics.reference
     settings = study.settings
-    # Where the named entry has become another's twin, the first setting.
+    # The first setting where none has the name: equal settings have the name of the first entry.
     named = [setting for setting in settings if reference in (None, setting.name)] or settings
     return {
         "name": config.name,

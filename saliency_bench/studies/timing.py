@@ -88,7 +88,7 @@ def fastest(
 
 
 def running_order(names: Sequence[K], repeat: int) -> list[K]:
-    """Rotated by one every second repeat and reversed in between: A B C, C B A, B C A, A C B, ...
+    """The order of a repeat: rotated by one every second repeat and reversed in between (A B C, C B A, B C A, A C B, ...).
 
     Over 2n repeats of n contestants each stands twice at every place; two contestants run A B B A.
     """

@@ -12,10 +12,10 @@ from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
 from saliency_bench.store.run import IDENTITY, read_json
 from saliency_bench.store.suite import Submission, identity_of_model, packages
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.folder import differences
 from saliency_bench.studies.prepare import Study, prepare
 from saliency_bench.studies.recompute import TOLERATED, Verified, compare, recompute
-from saliency_bench.studies.tables import pieces_of
 
 
 def verify(
@@ -55,7 +55,7 @@ def verify(
 
 
 def _machine(held: Mapping[str, Any], study: Study, folder: Any) -> tuple[str, ...]:
-    """In what this machine differs from the one of the submission.
+    """The facts in which this machine differs from the one of the submission.
 
     Raises:
         InputError: something else than the machine differs, or rounding in the study's type explains too much.
@@ -86,7 +86,7 @@ def _machine(held: Mapping[str, Any], study: Study, folder: Any) -> tuple[str, .
 
 
 def _refuse_other_facts(submission: Submission, study: Study) -> None:
-    """Refuses names and facts of settings that the methods do not have: a page shows them."""
+    """Refuses a submission whose settings have other labels and facts than their methods, since a page shows them."""
     here = [described(setting, study.parts) for setting in study.settings]
     pairs = zip(submission.run.settings, json.loads(json.dumps(here)), strict=True)
     if changed := [key for theirs, ours in pairs for key in differences(theirs, ours)]:

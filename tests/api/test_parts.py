@@ -8,7 +8,7 @@ from tiny import token_inputs
 
 import saliency_bench as sb
 from saliency_bench.api import parts
-from saliency_bench.api.settings import metric_entry, settings_of
+from saliency_bench.api.arguments import metric_entry, settings_of
 from saliency_bench.attribution.methods import ABOUT, METHODS
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli

@@ -531,7 +531,7 @@ def test_the_sum_of_expected_gradients_tends_to_the_score_minus_that_of_the_refe
 
 
 def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
-    from saliency_bench.attribution.settings import expand
+    from saliency_bench.attribution.settings import single_settings
     from saliency_bench.core.conf import method_defaults
     from saliency_bench.studies.prepare import fit_settings
 
@@ -543,7 +543,7 @@ def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
     np.testing.assert_array_equal(asked.scores, used.scores)
     entry = method_defaults("expected_gradients")
     assert entry["references"] == "movie_reviews"
-    (setting,) = expand({"eg": entry})
+    setting = single_settings({"eg": entry})["eg"]
     ((fitted,), (warning,)) = fit_settings(bert, [setting])
     assert fitted == replace(setting, hyper={**setting.hyper, "references": "vocabulary"})
     assert warning["source"] == "method.eg.references"
@@ -551,11 +551,12 @@ def test_references_without_a_tokenizer_fall_back_to_the_vocabulary(bert):
 
 
 def test_files_are_named_by_their_content_when_settings_are_fitted(worded, corpus, tmp_path):
-    from saliency_bench.attribution.settings import expand
+    from saliency_bench.attribution.settings import single_settings
     from saliency_bench.core.conf import method_defaults
     from saliency_bench.studies.prepare import fit_settings
 
-    (setting,) = expand({"eg": method_defaults("expected_gradients") | {"references": corpus}})
+    entry = method_defaults("expected_gradients") | {"references": corpus}
+    setting = single_settings({"eg": entry})["eg"]
     ((fitted,), warnings) = fit_settings(worded, [setting], longest=len(STREAM))
     assert not warnings
     name = fitted.hyper["references"]

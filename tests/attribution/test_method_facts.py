@@ -142,11 +142,8 @@ import json
 from saliency_bench.attribution.describe import described
 from saliency_bench.attribution.settings import expand
 
-entries = {
-    "halfway": {"method": "halfway"},
-    "half_smooth": {"method": "half_smooth", "reduction": "sum"},
-}
-made = expand(entries)
+entries = {"halfway": {}, "half_smooth": {"reduction": "sum"}}
+made = expand({name: {"method": name, **entry} for name, entry in entries.items()})
 print(json.dumps([described(one) for one in made]))
 """
 

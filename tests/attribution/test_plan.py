@@ -3,8 +3,8 @@
 import pytest
 from tiny import token_inputs
 
+from saliency_bench.api.arguments import settings_of
 from saliency_bench.api.inputs import encode_all
-from saliency_bench.api.settings import settings_of
 from saliency_bench.attribution.explain import explain, plan
 from saliency_bench.models.references import References
 from saliency_bench.studies.block import open_block

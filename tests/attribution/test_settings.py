@@ -2,41 +2,74 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import jaxtyping
 import pytest
 from tiny import FrameTokenizer, tiny_bert, token_inputs
 
 import saliency_bench as sb
-from saliency_bench.api import settings as api
+from saliency_bench.api import arguments as api
 from saliency_bench.attribution import settings
+from saliency_bench.attribution.backward import rules as backward
+from saliency_bench.attribution.captum import BACKENDS as CAPTUM
 from saliency_bench.attribution.methods import METHODS
 from saliency_bench.attribution.noise import UNITS
+from saliency_bench.attribution.reduction import REDUCTIONS
 from saliency_bench.cli import config
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.ranges import MOST_POINTS
-from saliency_bench.experiments.parity.pairs import pairs
-from saliency_bench.experiments.sanity.asking import settings_of
+from saliency_bench.core.registry import BASELINES, Registry
+from saliency_bench.core.rows import Setting
+from saliency_bench.experiments.parity import pairs as parity
+from saliency_bench.experiments.sanity import subjects
 from saliency_bench.experiments.throughput.contestants import setting_of
+from saliency_bench.models.model import Model
+from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_settings.json").read_text("utf-8"))
 
 #: The ids of settings, or why there are none.
 Verdict = list[str] | str
 
-#: Of every type, in and out of every range, names of some hyperparameters and of none, and lists of these.
+#: Keys of a method entry that are given.
+Entry = dict[str, Any]
+
+#: Of every type, in and out of every range, and lists of these; given to every hyperparameter.
 VALUES: list[Any] = [
-    None, True, -1, 0, 1, 4, MOST_POINTS + 4, -0.5, 0.5, 2.5, math.nan, math.inf, "", "nonsense", "auto", "mask",
-    "attention", "text:", "vector:absent.npy", "file:absent.txt", "vocabulary", "calibrated", "trapezoid",
-    "antithetic", "replace", "first", "srg", "logit", "variance", {"a": 1}, [], [4, 8], [4, 4.0], [[4]],
-    [4, "nonsense"], ["mask", "pad"],
+    None, True, -1, 0, 1, 4, MOST_POINTS + 4, -0.5, 0.5, 2.5, math.nan, math.inf, "", "nonsense", "auto", {"a": 1}, [],
+    [4, 8], [4, 4.0], [[4]], [4, "nonsense"],
 ]  # fmt: skip
+
+#: Names and files of hyperparameters that are not names of one list (`settings.CHECKS`).
+FILES = [
+    "text:",
+    "text:a film",
+    "vector:absent.npy",
+    "file:absent.txt",
+    "vocabulary",
+    "movie_reviews",
+]
+
+#: Keys that every entry may have, and their names.
+SHARED: dict[str, list[str]] = {
+    "backward": list(backward.NAMES),
+    "reduction": list(REDUCTIONS),
+    "backend": list(settings.BACKENDS),
+    "output": list(OUTPUTS),
+}
+
+#: No name of any of these.
+OF_NO_NAME: list[Any] = [None, True, 1, 2.5, math.nan, "", "nonsense", {"a": 1}, [], [None]]
+
+#: Besides the command.
+WAYS = ("python", "sanity", "throughput", "validate")
 
 
 @pytest.fixture(autouse=True)
@@ -52,83 +85,175 @@ def model():
     return sb.wrap_model(tiny_bert(), FrameTokenizer(), labels=("a", "b", "c"))
 
 
-class Reached(Exception):
-    """The settings that a call of `attribute` came to."""
-
-
-@pytest.fixture
-def python(model, monkeypatch) -> Callable[..., Verdict]:
-    """What `attribute` makes of keywords, before anything is computed."""
-
-    def stop(model, found, longest):
-        raise Reached([one.id for one in found])
-
-    monkeypatch.setattr(api, "fit_settings", stop)
-
-    def verdict(method: str, given: Mapping[str, Any]) -> Verdict:
-        try:
-            sb.attribute(model, token_inputs(4), method, token_budget=512, **given)
-        except Reached as reached:
-            return reached.args[0]
-        except InputError as error:
-            return str(error)
-        raise AssertionError("nothing was asked for")
-
-    return verdict
-
-
 @cache
 def composed(method: str) -> config.Config:
     file = ["method.file.path=scores.jsonl"] if method == "file" else []
     return config.load(["~experiment", f"method=[{method}]", *file])
 
 
-def command(method: str, given: Mapping[str, Any]) -> Verdict:
-    """What the command makes of the same keys of the method's entry."""
-    cfg = deepcopy(composed(method))
-    cfg.method[method] |= given
+def command(method: str, entry: Entry, backend: str = "native", output: Any = "logit") -> Verdict:
+    """What the command makes of these keys of the method's entry."""
+    cfg = replace(composed(method), backend=[backend], output=output)
+    cfg.method = {method: cfg.method[method] | entry}
+    return _verdict(lambda: config.validate(cfg) or config.settings(cfg))
+
+
+def _verdict(expanded: Callable[[], Iterable[Setting]]) -> Verdict:
     try:
-        config.validate(cfg)  # which expands the entry too
-        return [one.id for one in config.settings(cfg)]
+        return [setting.at("predicted").id for setting in expanded()]
     except InputError as error:
         return str(error)
 
 
-def cases(method: str) -> list[dict[str, Any]]:
-    """Keywords with one value each time, those of noise with its other units off, as Python does by itself."""
+class Reached(Exception):
+    """The settings that a call of `attribute` came to."""
+
+
+class Ways:
+    """The other four ways from a value to settings; each stops before anything is computed.
+
+    None where a way has no such value: the message is then another function's.
+    """
+
+    def __init__(self, model: Model, patch: pytest.MonkeyPatch) -> None:
+        self.model, self.patch = model, patch
+        self.defaults = cache(conf_files.method_defaults)
+        patch.setattr(api, "fit_settings", self._stop)
+        patch.setattr(subjects, "fit_settings", lambda model, expanded: (expanded, []))
+
+    @staticmethod
+    def _stop(model: Model, expanded: list[Setting], longest: int) -> NoReturn:
+        raise Reached(expanded)
+
+    def python(self, method: str, entry: Entry) -> Verdict | None:
+        """Keywords of `attribute`; those that all methods have are no error for one that ignores them."""
+        apart = [key for key in ("backend", "reduction") if key in entry]
+        if "output" in entry or (apart and not settings.has_backends(method)):
+            return None
+        if any(entry.get(key, "") is None for key in ("baseline", "reduction")):  # the entry's
+            return None
+
+        def reached() -> list[Setting]:
+            with pytest.raises(Reached) as reached:
+                sb.attribute(self.model, token_inputs(4), method, token_budget=512, **entry)
+            expanded: list[Setting] = reached.value.args[0]
+            return expanded
+
+        return _verdict(reached)
+
+    def sanity(self, method: str, entry: Entry) -> Verdict:
+        """An entry of conf/method/, of which a section changes no key."""
+        changed = {**self.defaults(method), **entry}
+        with self.patch.context() as patch:
+            patch.setattr(conf_files, "method_defaults", lambda name: changed)
+            return _verdict(lambda: subjects.settings_of(self.model, [method], 0).values())
+
+    def throughput(self, method: str, entry: Entry) -> Verdict:
+        """An entry of conf/method/ with what a section changes."""
+        return _verdict(lambda: [setting_of(method, **entry)])
+
+    def validate(self, method: str, entry: Entry, backend: str) -> Verdict:
+        """The keys `hyper` and `method` of conf/validate.yaml, for one backend that has the method."""
+        declared = METHODS.hyperparameters(method)
+        hyper = {key: value for key, value in entry.items() if key in declared}
+        rest = {key: value for key, value in entry.items() if key not in declared}
+        of_file = {"hyper": hyper, "method": {method: rest}, "seed": 0}
+        with self.patch.context() as patch:
+            names = SimpleNamespace(names=lambda: [method])
+            patch.setattr(parity, "BACKENDS", {backend: names})
+            return _verdict(lambda: parity.settings_of(of_file))
+
+
+@pytest.fixture
+def ways(model, monkeypatch) -> Ways:
+    return Ways(model, monkeypatch)
+
+
+def cases(method: str) -> list[Entry]:
+    """Entries with one value each time, those of noise with its other units off, as Python does by itself."""
     file = {"path": "scores.jsonl"} if method == "file" else {}
     units = [f"noise_{unit}" for unit in UNITS]
-    found: list[dict[str, Any]] = [file, file | {"nonsense": 1}, file | {"n_step": 3}]
+    entries: list[Entry] = [file, file | {"nonsense": 1}, file | {"n_step": 3}]
     for key in METHODS.hyperparameters(method):
         others = dict.fromkeys(units) if key in units else {}
-        for value in VALUES:
-            if (key, value) != ("baseline", None):  # in Python: the entry's
-                found.append(file | others | {key: value})
-    return found
+        values = [*VALUES, *several(names_of(key))]
+        entries += [file | others | {key: value} for value in values]
+    for key, names in SHARED.items():
+        entries += [file | {key: value} for value in (*OF_NO_NAME, *several(names))]
+    return entries
 
 
-def disagreements(
-    method: str, python: Callable[..., Verdict]
-) -> list[tuple[dict[str, Any], Verdict, Verdict]]:
-    both = ((given, command(method, given), python(method, given)) for given in cases(method))
-    return [one for one in both if one[1] != one[2]]
+def names_of(key: str) -> list[str]:
+    """The names that a hyperparameter may be; none where it is a number."""
+    if key in settings.CHECKS:
+        return [*BASELINES.names(), *FILES]
+    names = settings.CHOICES.get(key, ())
+    return names.names() if isinstance(names, Registry) else [*names]
+
+
+def several(names: list[str]) -> list[Any]:
+    """Each name, and lists of names: all, the first twice, and the first beside none."""
+    return [*names, names, names[:1] * 2, [*names[:1], "nonsense"]] if names else []
+
+
+def one_setting(method: str, verdict: Verdict) -> Verdict:
+    """The verdict where a method may have one setting alone."""
+    if isinstance(verdict, str) or len(verdict) == 1:
+        return verdict
+    return f"method.{method} has {len(verdict)} settings: expected one. Give each of its keys one value."
+
+
+def disagreements(method: str, ways: Ways, names: Iterable[str] = WAYS) -> list[tuple[Any, ...]]:
+    """The ways and entries of which a way makes something else than the command, and both verdicts."""
+    differing: list[tuple[Any, ...]] = []
+    for entry in cases(method):
+        expected = command(method, entry)
+        single = one_setting(method, expected)
+        for name in names:
+            if name == "validate":
+                pairs = [
+                    (command(method, entry, backend), ways.validate(method, entry, backend))
+                    for backend, registry in CAPTUM.items()
+                    if method in registry
+                ]
+            else:
+                whole = expected if name == "python" else single
+                pairs = [(whole, getattr(ways, name)(method, entry))]
+            differing += [
+                (name, entry, *pair) for pair in pairs if pair[1] is not None and pair[0] != pair[1]
+            ]
+    return differing
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-def test_command_and_python_agree_on_every_value_of_every_hyperparameter(method, python):
-    assert disagreements(method, python) == []
+def test_all_ways_agree_with_the_command_on_every_value_of_every_key(method, ways):
+    assert disagreements(method, ways) == []
 
 
-def test_a_python_that_checks_less_is_seen(python, monkeypatch):
-    def unchecked(method, given):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_that_checks_less_is_seen(way, ways, monkeypatch):
+    checked = getattr(ways, way)
+
+    def unchecked(*entry):
         with monkeypatch.context() as patch:
             patch.setattr(settings, "checked_value", lambda method, key, value, where: value)
             try:
-                return python(method, given)
+                return checked(*entry)
             except Exception as error:
                 return repr(error)
 
-    assert disagreements("leave_one_out", unchecked)
+    monkeypatch.setattr(ways, way, unchecked)
+    assert disagreements("integrated_gradients", ways, [way])
+
+
+@pytest.mark.parametrize("output", [*OUTPUTS, "nonsense", "", 1, True, CRITERION, [*OUTPUTS]])
+def test_python_and_the_command_agree_on_the_output_of_all_methods(output, ways):
+    def reached():
+        with pytest.raises(Reached) as reached:
+            sb.attribute(ways.model, token_inputs(4), "vanilla", token_budget=512, output=output)
+        return reached.value.args[0]
+
+    assert _verdict(reached) == command("vanilla", {}, output=output)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +270,8 @@ def test_a_python_that_checks_less_is_seen(python, monkeypatch):
         ("lime", {"kernel_width": 0.0}, "kernel_width=0.0: expected a number above 0"),
     ],
 )
-def test_what_has_no_meaning_is_refused_by_both(method, given, said, python):
-    for verdict in (command(method, given), python(method, given)):
+def test_what_has_no_meaning_is_refused_by_both(method, given, said, ways):
+    for verdict in (command(method, given), ways.python(method, given)):
         assert isinstance(verdict, str) and said in verdict
 
 
@@ -155,37 +280,10 @@ def test_an_unknown_hyperparameter_is_a_type_error_of_python_too(model):
         sb.attribute(model, token_inputs(4), "integrated_gradients", n_step=3)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("n_steps", 20_000),
-        ("n_steps", 2.5),
-        ("n_steps", "many"),
-        ("quadrature", "simpson"),
-        ("baseline", "masc"),
-        ("baseline_special_tokens", "drop"),
-    ],
-)
-def test_experiments_refuse_what_the_command_refuses_in_its_words(model, python, key, value):
-    method = "integrated_gradients"
-    said = command(method, {key: value})
-    assert isinstance(said, str) and said == python(method, {key: value})
-    entry = conf_files.method_defaults(method)
-    validate = conf_files.read("", "validate") | {"method": {method: {key: value}}}
-    for experiment in (
-        lambda: setting_of(entry, **{key: value}),
-        lambda: settings_of(model, [method], 0, **{key: value}),
-        lambda: pairs(model, validate),
-    ):
-        with pytest.raises(InputError) as refused:
-            experiment()
-        assert str(refused.value) == said
-
-
 @pytest.mark.parametrize("method", GOLDEN["method"])
-def test_the_id_of_an_entry_is_what_it_was(method, python):
+def test_the_id_of_an_entry_is_what_it_was(method, ways):
     given = {"path": "scores.jsonl"} if method == "file" else {}
-    assert command(method, given) == python(method, given) == [GOLDEN["method"][method]]
+    assert command(method, given) == ways.python(method, given) == [GOLDEN["method"][method]]
 
 
 @pytest.mark.parametrize("name", GOLDEN["experiment"])
@@ -194,6 +292,6 @@ def test_the_ids_of_an_experiment_are_what_they_were(name):
     assert [one.id for one in found] == GOLDEN["experiment"][name]
 
 
-def test_a_whole_number_where_a_number_is_meant_is_one_setting_in_python_too(python):
-    whole, decimal = (python("smoothgrad", {"noise_std": one}) for one in (1, 1.0))
+def test_a_whole_number_where_a_number_is_meant_is_one_setting_in_python_too(ways):
+    whole, decimal = (ways.python("smoothgrad", {"noise_std": one}) for one in (1, 1.0))
     assert whole == decimal == command("smoothgrad", {"noise_std": 1.0})

@@ -24,7 +24,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.studies.block import plan_blocks
 from saliency_bench.studies.prepare import Inputs, prepare
-from saliency_bench.studies.tables import block_tables
+from saliency_bench.studies.block_tables import block_tables
 
 N_TEXTS, VOCABULARY = 24, 500
 WORDS = [

@@ -2,7 +2,6 @@
 
 import pytest
 
-from saliency_bench.core.conf import method_defaults
 from saliency_bench.data import movie_reviews
 from saliency_bench.experiments.throughput.contestants import (
     Problem,
@@ -30,8 +29,7 @@ def steps():
 
 
 def samples():
-    entry = method_defaults("smoothgrad")
-    return [setting_of(entry, n_samples=n) for n in (8, 16, 32)]
+    return [setting_of("smoothgrad", n_samples=n) for n in (8, 16, 32)]
 
 
 @pytest.mark.parametrize("settings", [steps(), samples()], ids=["steps", "samples"])

@@ -43,4 +43,4 @@ def test_a_wrong_gradient_is_noticed(monkeypatch):
     monkeypatch.setattr(sb, "attribute", wrong)
     one = doctor._checked("gradient", doctor._gradient)
     assert one.state == doctor.BAD
-    assert "Captum" in one.said
+    assert "Captum" in one.detail

@@ -23,15 +23,15 @@ from saliency_bench.experiments.sanity import (
     sensitivity,
     special_tokens,
 )
-from saliency_bench.experiments.sanity.asking import (
+from saliency_bench.experiments.sanity.plots import figures
+from saliency_bench.experiments.sanity.run import EXPERIMENT
+from saliency_bench.experiments.sanity.subjects import (
     Subject,
     compared,
     explained,
     fix_class,
     settings_of,
 )
-from saliency_bench.experiments.sanity.plots import figures
-from saliency_bench.experiments.sanity.run import EXPERIMENT
 from saliency_bench.models.loading import wrap_model
 from saliency_bench.models.shifting import shifted
 from saliency_bench.models.tasks.encoding import encode, encoded_ids

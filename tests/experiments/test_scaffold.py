@@ -10,7 +10,7 @@ from rich.console import Console
 from saliency_bench.cli import main as cli
 from saliency_bench.core.errors import InputError, ValidationError
 from saliency_bench.experiments import scaffold
-from saliency_bench.experiments.findings import Findings, show
+from saliency_bench.experiments.reports import ExperimentReport, show
 from saliency_bench.experiments.scaffold import MODULES, Outcome, experiment, publish
 from saliency_bench.report.table import Column, Table
 
@@ -124,7 +124,7 @@ def table(n_columns):
 def test_columns_that_do_not_fit_beside_each_other_come_below_and_none_is_cut(tmp_path):
     stream = io.StringIO()
     console = Console(file=stream, width=60, highlight=False)
-    show(Findings("name", [table(5)], ["A note."]), tmp_path, console)
+    show(ExperimentReport("name", [table(5)], ["A note."]), tmp_path, console)
     printed = stream.getvalue()
     assert all(f"{'x' * 20} {i}" in printed for i in range(5))
     assert "…" not in printed
@@ -136,10 +136,10 @@ def test_columns_that_do_not_fit_beside_each_other_come_below_and_none_is_cut(tm
 def test_everything_is_written_and_shown_before_a_failure_is_raised(elsewhere, capsys):
     options = experiment("sanity").options(["out=here", "model=default"])
     drawn = {"old": Figure(), "gone": None}
-    findings = Findings("sanity", [table(1)], [], [table(1)], lambda: drawn)
+    report = ExperimentReport("sanity", [table(1)], [], [table(1)], lambda: drawn)
     computation = scaffold.computation(options.config["runtime"], threads=3)
     failure = ValidationError("wrong")
-    outcome = Outcome(findings, {"rows.csv": b"a\n"}, {"n_rows": 1}, computation, failure)
+    outcome = Outcome(report, {"rows.csv": b"a\n"}, {"n_rows": 1}, computation, failure)
     gone = elsewhere / "here" / "figures" / "gone.png"
     gone.parent.mkdir(parents=True)
     gone.write_bytes(b"of an earlier run")

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
+from saliency_bench.cli import compose
 from saliency_bench.cli import main as cli
-from saliency_bench.cli import study
 from saliency_bench.cli.config_trust import FLAG
 
 CALL = "_target_: logging.FileHandler\n{0}filename: {1}\n"
@@ -101,7 +101,7 @@ def test_what_is_no_configuration_is_refused_at_once_by_its_file(kind, outside, 
 
 def test_few_aliases_are_taken(outside, monkeypatch):
     studies = []
-    monkeypatch.setattr(study, "_study", lambda node, *_: studies.append(node.seed))
+    monkeypatch.setattr(compose, "_study", lambda node, *_: studies.append(node.seed))
     text = "# @package _global_\nseed: &n 7\nn_examples: *n\n"
     written(outside / "mine", {"experiment/own.yaml": text})
     assert cli.main(["--config-dir", str(outside / "mine"), "experiment=own"]) == 0
@@ -143,14 +143,16 @@ def test_it_would_have_run(outside, monkeypatch):
     """The sentinel is made where the owner is said to be trusted, so that the law above can fail."""
     sentinel = outside / "sentinel"
     written(outside / "mine", HOSTILE["callbacks of Hydra"](sentinel))
-    monkeypatch.setattr(study, "_study", lambda *_: None)
+    monkeypatch.setattr(compose, "_study", lambda *_: None)
     cli.main(["--config-dir", str(outside / "mine"), FLAG, "experiment=own"])
     assert sentinel.exists()
 
 
 def test_a_folder_of_ones_own_is_data(outside, monkeypatch):
     studies = []
-    monkeypatch.setattr(study, "_study", lambda node, words, _: studies.append((node.name, words)))
+    monkeypatch.setattr(
+        compose, "_study", lambda node, words, _: studies.append((node.name, words))
+    )
     text = (
         "# @package _global_\n# Mine: saliency-bench experiment=own\nname: own-${seed}\nseed: 7\n"
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 import torch
 from laws.oracles import cheap, encoded
 from parity.test_captum import HYPER, REDUCTIONS, apart, both
@@ -27,6 +26,7 @@ from saliency_bench.attribution.methods import KINDS, METHODS
 from saliency_bench.attribution.noise import SAMPLERS
 from saliency_bench.attribution.philox import normal
 from saliency_bench.attribution.points import Draw
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.cli import config
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
@@ -110,8 +110,7 @@ def setting_of(method, **changes):
     """A cheap setting of a method, by the backend that has it."""
     options = cheap(method)
     options |= {key: value for key, value in changes.items() if key in options}
-    reduction = options.pop("reduction", "none")
-    return tiny.setting_of(method, reduction, 0, **options)
+    return single_settings({method: {"method": method, **options}}, target=0)[method]
 
 
 def explained(model, inputs, methods, tokens=10**6, **changes):

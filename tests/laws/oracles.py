@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny import DIMENSIONS, scored_by, setting_of, tiny_bert, token_inputs
+from tiny import DIMENSIONS, scored_by, tiny_bert, token_inputs
 from torch import Tensor
 
 import saliency_bench as sb
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.quadrature import RULES
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.text import Encoded
@@ -91,8 +92,7 @@ def each(
     for method in methods:
         options = cheap(method)
         options |= {key: value for key, value in changes.items() if key in options}
-        how = options.pop("reduction", "none")
-        settings[method] = setting_of(method, how, 0, **options)
+        settings |= single_settings({method: {"method": method, **options}}, target=0)
     with model.frozen():
         block = open_block(References(model), encoded(model, inputs), 0, 1024)
         found = block.explain(list(settings.values()))

@@ -8,9 +8,10 @@ import torch
 from laws import twins_of_noise, twins_of_the_engine
 from laws.law import assert_same, law
 from laws.oracles import NATIVE, bert, cheap, encoded, maps, scores
-from tiny import FrameTokenizer, framed, setting_of, token_inputs
+from tiny import FrameTokenizer, framed, token_inputs
 
 from saliency_bench.attribution.noise import SAMPLERS
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.models.references import References
 from saliency_bench.studies.block import open_block
 
@@ -46,8 +47,7 @@ def settings():
     found = []
     for method in NATIVE:
         for options in variants(method):
-            reduction = options.pop("reduction", "none")
-            found.append(setting_of(method, reduction, 0, **options))
+            found += single_settings({method: {"method": method, **options}}, target=0).values()
     return found
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 
-from saliency_bench import api
 from saliency_bench.api import inputs
 from saliency_bench.attribution import explain
 from saliency_bench.attribution.gradient import GradientEngine
@@ -86,8 +85,10 @@ def padding_is_stripped_from_the_end_only(patch):
 
 def all_targets_are_the_first(patch):
     """Of the class with the first index, whatever was asked for."""
-    opened = api.open_block
-    patch.setattr(api, "open_block", lambda refs, items, target, *how: opened(refs, items, 0, *how))
+    opened = blocks.open_block
+    patch.setattr(
+        blocks, "open_block", lambda refs, items, target, *how: opened(refs, items, 0, *how)
+    )
 
 
 def maps_of_a_block_are_turned_round(patch):
@@ -242,10 +243,10 @@ def gradients_are_left_in_the_weights(patch):
 
 
 def the_global_generator_is_seeded(patch):
-    wrapped = api.plan_blocks
+    wrapped = blocks.plan_blocks
 
     def seeded(encoded, *packing):
         torch.manual_seed(0)
         return wrapped(encoded, *packing)
 
-    patch.setattr(api, "plan_blocks", seeded)
+    patch.setattr(blocks, "plan_blocks", seeded)

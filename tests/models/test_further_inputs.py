@@ -107,7 +107,7 @@ def test_removed_tokens_leave_what_the_text_comes_with(kind):
 def test_deleting_tokens_is_refused_where_it_is_not_known_what_moves():
     _, model, extra = tiny_with_positions()
     made = sb.attribute(model, [{"input_ids": IDS} | extra], "vanilla", reduction="l2")
-    with pytest.raises(InputError, match=r"comes with position_ids.*use removal mask"):
+    with pytest.raises(InputError, match=r"further inputs position_ids.*use removal mask"):
         sb.evaluate(model, made, "comprehensiveness", removal="delete")
 
 

@@ -13,7 +13,6 @@ from tiny import FrameTokenizer, framed, token_inputs
 from torch import nn
 
 import saliency_bench as sb
-from saliency_bench import api
 from saliency_bench.attribution.gradient import GradientEngine
 from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.studies import block as blocks
@@ -139,11 +138,9 @@ def test_metrics_of_texts_that_share_padded_blocks_are_those_of_equal_lengths(
         table = sb.evaluate(made, maps, metrics=metrics, removal=removal)
         return np.concatenate([one.scores for one in maps]), table
 
-    for module in (api, blocks):
-        monkeypatch.setattr(module, "packing_for", lambda *_: EQUAL)
+    monkeypatch.setattr(blocks, "packing_for", lambda *_: EQUAL)
     scores, table = values()
-    for module in (api, blocks):
-        monkeypatch.setattr(module, "packing_for", lambda *_: Packing(10**4, 0.1))
+    monkeypatch.setattr(blocks, "packing_for", lambda *_: Packing(10**4, 0.1))
     packed_scores, packed = values()
     assert len(plan_blocks(encoded(made, inputs), Packing(10**4, 0.1))) == 1
     largest = np.abs(scores).max()

@@ -12,7 +12,7 @@ import saliency_bench as sb
 from saliency_bench.core import conf as conf_files
 from saliency_bench.evaluation.view import View
 from saliency_bench.models.references import References
-from saliency_bench.studies.agreement import agreement_rows
+from saliency_bench.studies.agreement_rows import agreement_rows
 from saliency_bench.studies.evaluate import evaluate_maps
 
 

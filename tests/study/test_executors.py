@@ -23,10 +23,10 @@ from saliency_bench.store.events import EVENTS
 from saliency_bench.store.lock import locked
 from saliency_bench.store.run import read_run
 from saliency_bench.studies import block as blocks_module
+from saliency_bench.studies import block_tables as study_tables
 from saliency_bench.studies import driver
 from saliency_bench.studies import executors as scale
 from saliency_bench.studies import run as runner
-from saliency_bench.studies import tables as study_tables
 
 #: Of tests in which nobody is started.
 CREW = scale.Crew(worker_module.Worker, 1)
@@ -884,7 +884,7 @@ def test_a_worker_runs_no_python_file_of_the_current_folder(tmp_path, monkeypatc
     for name in ("json", "hydra", "torch", "subprocess"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the current folder ran')")
     command = scale._command(tmp_path / "nothing", 0, 1)
-    for words in (command, [*scale.PYTHON, "-c", scale._HEAR, *command]):
+    for words in (command, [*scale.PYTHON, "-c", scale._RUN_AND_TELL, *command]):
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert "of the current folder ran" not in done.stderr
         assert "no unfinished run" in done.stderr
@@ -976,8 +976,8 @@ def test_what_a_cluster_does_not_have_is_refused_and_not_waited_for(there, n, th
             return there
 
     with pytest.raises(InputError, match=said):
-        scale._refuse_what_is_not_there(Ray(), n, threads, gpus)
-    scale._refuse_what_is_not_there(Ray(), 1, 1, 0)
+        scale._refuse_absent_resources(Ray(), n, threads, gpus)
+    scale._refuse_absent_resources(Ray(), 1, 1, 0)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from saliency_bench.studies.budget import ON_CPU
 
 AGREES, DIFFERS, BIASED = "agrees", "differs", "differs by the known bias"
 
-#: What Captum calls a trapezoidal rule has weights that sum to (n-1)/n.
+#: The weights of Captum's trapezoidal rule sum to (n-1)/n.
 BIASED_RULE = "captum_riemann_trapezoid"
 
 #: Hyperparameters by which the rows of the matrix differ.
@@ -38,7 +38,7 @@ VARIANTS = ("quadrature", "statistic", "sampler")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in one type, and what it reads."""
+    """A model in one type, and its texts."""
 
     name: str
     dtype: str
@@ -57,13 +57,13 @@ class Pair:
 
     @property
     def method(self) -> str:
-        """The method, and Captum's other way to it."""
+        """The name of the method, marked where Captum computes it at a layer."""
         layer = self.captum.backend == "captum_layer"
         return f"{self.native.method} (layer)" if layer else self.native.method
 
     @property
     def variant(self) -> str:
-        """What tells the rows of one method apart."""
+        """The values by which the rows of one method differ."""
         values = [
             str(self.native.hyper[key])
             for key in VARIANTS
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Agrees, differs, or differs as it must. What is not a number differs."""
+        """Agrees, differs, or differs by the known bias. A difference that is not a number differs."""
         off = [pair for pair in (self.as_shipped, self.copied) if pair and not pair[0] <= pair[1]]
         if off:
             return DIFFERS
@@ -103,34 +103,34 @@ class Comparison:
 
 
 def compared(subject: Subject, config: Config, progress: Progress) -> list[Comparison]:
-    """Every pair on one subject."""
+    """The comparisons of all pairs on one subject."""
     model = subject.model
-    own = pairs(model, config)
-    done, whole = 0, len(subject.encoded) * len(own)
+    tested = pairs(model, config)
+    done, whole = 0, len(subject.encoded) * len(tested)
     stage = f"{subject.name} {subject.dtype}"
     ratios: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     refs = References(model)
     with model.frozen():
         for planned, block in opened_blocks(refs, subject.encoded, "predicted", ON_CPU):
-            check = BlockCheck(block, own)
-            for number, pair in enumerate(own):
+            check = BlockCheck(block, tested)
+            for number, pair in enumerate(tested):
                 progress(stage, done, whole)
                 ratios.setdefault(number, []).append(check.differences(pair))
                 done += len(planned.indices)
     progress(stage, whole, whole)
     return [
         _comparison(subject, pair, *map(np.concatenate, zip(*ratios[number], strict=True)))
-        for number, pair in enumerate(own)
+        for number, pair in enumerate(tested)
     ]
 
 
 class BlockCheck:
     """One block with everything that several pairs share: our scores, tolerances, and scores in Captum's rounding."""
 
-    def __init__(self, block: OpenBlock, own: Sequence[Pair]) -> None:
+    def __init__(self, block: OpenBlock, tested: Sequence[Pair]) -> None:
         self.block = block
-        native = {pair.native.id: pair.native for pair in own}
-        self.context = block.context("logit", own[0].native.seed)
+        native = {pair.native.id: pair.native for pair in tested}
+        self.context = block.context("logit", tested[0].native.seed)
         self.native = self._scores(list(native.values()))
         self._tolerances: dict[tuple[str, bool], Float[np.ndarray, " B"]] = {}
         self._copied: dict[str, Float[np.ndarray, "B T"]] = {}
@@ -152,8 +152,10 @@ class BlockCheck:
         return self.block.model.dtype == torch.float64
 
     def _scores(self, settings: Sequence[Setting]) -> dict[str, Float[np.ndarray, "B T"]]:
-        made = explain(self.context, settings)
-        return {key: np.asarray(one.scores.cpu()) for key, one in made.items()}
+        attributions = explain(self.context, settings)
+        return {
+            key: np.asarray(attribution.scores.cpu()) for key, attribution in attributions.items()
+        }
 
     def _tolerance(self, setting: Setting, copied: bool = False) -> Float[np.ndarray, " B"]:
         key = setting.id, copied
@@ -181,8 +183,8 @@ def settings_of(config: Config) -> Iterator[Setting]:
 
 
 def pairs(model: Model, config: Config) -> list[Pair]:
-    """All of these with their native twins, as far as the model can be asked for it."""
-    found: dict[tuple[str, str], Pair] = {}
+    """All of these with their native twins, as far as the model has what they need."""
+    unique: dict[tuple[str, str], Pair] = {}
     for setting in settings_of(config):
         captum = _fitted(model, setting)
         if captum is None:
@@ -193,8 +195,8 @@ def pairs(model: Model, config: Config) -> list[Pair]:
             trapezoid = replace(native, hyper={**native.hyper, "quadrature": "trapezoid"})
             both.append(Pair(trapezoid, captum, bias=1 / (captum.hyper["n_steps"] - 1)))
         for pair in both:
-            found.setdefault((pair.native.id, pair.captum.id), pair)
-    return list(found.values())
+            unique.setdefault((pair.native.id, pair.captum.id), pair)
+    return list(unique.values())
 
 
 def _entry(method: str, config: Config) -> dict[str, Any]:
@@ -202,8 +204,8 @@ def _entry(method: str, config: Config) -> dict[str, Any]:
     entry: dict[str, Any] = {"method": method, "reduction": "sum"}
     if method in conf_files.names("method"):
         entry |= conf_files.method_defaults(method)
-    known = METHODS.hyperparameters(method)
-    entry |= {key: value for key, value in config["hyper"].items() if key in known}
+    declared = METHODS.hyperparameters(method)
+    entry |= {key: value for key, value in config["hyper"].items() if key in declared}
     return entry | dict(config["method"].get(method, {}))
 
 
@@ -211,10 +213,12 @@ def _fitted(model: Model, setting: Setting) -> Setting | None:
     """The setting with a baseline that the model has; None where the backend can start from none of its."""
     if "baseline" not in setting.hyper:
         return setting
-    known = [setting.hyper["baseline"], *references.FALLBACK]
+    candidates = [setting.hyper["baseline"], *references.FALLBACK]
     if setting.backend == "captum_layer":
-        known = [name for name in (*known, *references.TOKENS) if name in references.TOKENS]
-    for name in known:
+        candidates = [
+            name for name in (*candidates, *references.TOKENS) if name in references.TOKENS
+        ]
+    for name in candidates:
         if references.available(model, name):
             return replace(setting, hyper={**setting.hyper, "baseline": name})
     return None

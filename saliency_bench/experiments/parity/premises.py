@@ -1,6 +1,6 @@
-"""What `validate` takes for granted: Captum is handed our noise, baselines and references, so they agree by themselves.
+"""The premises of `validate`: Captum is handed our noise, baselines and references, so that these agree by themselves.
 
-Here each is held against something that shares nothing with it: plain torch on the model's own embedding layer, the
+Here each is compared with something that shares nothing with it: plain torch on the model's own embedding layer, the
 moments of the normal distribution, and Captum with noise that it draws itself.
 """
 
@@ -18,11 +18,12 @@ from saliency_bench.attribution import baselines
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.explain import explain
 from saliency_bench.attribution.noise import SAMPLERS, UNITS, Draws, Noise, draw
-from saliency_bench.attribution.settings import expand
+from saliency_bench.attribution.settings import single_settings
+from saliency_bench.core import conf as conf_files
 from saliency_bench.models import references
 from saliency_bench.studies.block import OpenBlock
 
-#: How often a right implementation fails one check that goes by chance.
+#: The probability that a right implementation fails a check of random numbers.
 CHANCE = 1e-6
 
 #: Numbers that moments are taken of, at least: a variance that is off by 7 % is then seen.
@@ -37,7 +38,7 @@ N_SEEDS, N_SAMPLES = 16, 16
 
 @dataclass(frozen=True)
 class Premise:
-    """Something both sides of a pair share, how far it is from what it should be, and how far it may be."""
+    """Something that both sides of a pair share: its distance from the right value, and the distance that it may have."""
 
     name: str
     model: str
@@ -47,40 +48,40 @@ class Premise:
 
     @property
     def holds(self) -> bool:
-        """Whether it is what it should be. What is not a number is not."""
+        """Whether the distance is allowed; one that is not a number is not."""
         return self.difference <= self.tolerance
 
 
-def premises(block: OpenBlock, model: str, dtype: str, own_noise: bool) -> list[Premise]:
-    """All premises on one block; `own_noise`: also the comparison with Captum's own draws, 1,500 gradients a text."""
+def premises(block: OpenBlock, model: str, dtype: str, captums_noise: bool) -> list[Premise]:
+    """All premises on one block; with `captums_noise` the comparison with Captum's own draws too, 1,500 gradients a text."""
     context = block.context("logit", 0)
-    found = [*_baselines(context), *_references(context)]
+    checks = [*_baselines(context), *_references(context)]
     for sampler in SAMPLERS:
         for unit in UNITS:
-            found += _noise(context, sampler, unit)
-    if own_noise:
-        found += _own_noise(block)
-    return [Premise(name, model, dtype, off, allowed) for name, off, allowed in found]
+            checks += _noise(context, sampler, unit)
+    if captums_noise:
+        checks += _captums_noise(block)
+    return [Premise(name, model, dtype, off, allowed) for name, off, allowed in checks]
 
 
-Found = tuple[str, float, float]
+Check = tuple[str, float, float]
 
 
 # --- baselines, by token ids
 
 
-def _baselines(ctx: Context) -> Iterator[Found]:
-    """Where paths start: the embedding layer's output for the baseline's token, and the text's own elsewhere."""
+def _baselines(ctx: Context) -> Iterator[Check]:
+    """The start of paths: the embedding layer's output for the baseline's token, and the text's own embeddings elsewhere."""
     model, real = ctx.references.model, ctx.batch.mask
-    own = _layer(ctx)(ctx.batch.input_ids).detach()
+    embedded = _layer(ctx)(ctx.batch.input_ids).detach()
     for name in references.NAMES:
         if references.available(model, name):
             away = _vector(ctx, name)
             for kept, moved in (("keep", ctx.batch.attributable), ("replace", real)):
-                expected = torch.where(moved[:, :, None], away, own)[real]
+                expected = torch.where(moved[:, :, None], away, embedded)[real]
                 reference = ctx.path(name, kept).reference[real]
                 # A mean of V rows is rounded once for each; a row is copied.
-                allowed = 10 * torch.finfo(own.dtype).eps if name == "mean" else 0.0
+                allowed = 10 * torch.finfo(embedded.dtype).eps if name == "mean" else 0.0
                 yield (
                     f"baseline {name}, special tokens {kept}",
                     _apart(reference, expected),
@@ -100,7 +101,7 @@ def _vector(ctx: Context, name: str) -> Float[Tensor, " D"]:
     return out.detach()
 
 
-def _references(ctx: Context) -> Iterator[Found]:
+def _references(ctx: Context) -> Iterator[Check]:
     """Random references of tokens: every one is a row of the embedding matrix, and not always the same."""
     drawn = baselines.random_reference(ctx, "vocabulary", "keep")
     moved = ctx.batch.attributable[0]
@@ -115,7 +116,7 @@ def _references(ctx: Context) -> Iterator[Found]:
 # --- noise, by the moments of the normal distribution
 
 
-def _noise(ctx: Context, sampler: str, unit: str) -> Iterator[Found]:
+def _noise(ctx: Context, sampler: str, unit: str) -> Iterator[Check]:
     """σ in its unit, mean and kurtosis of what is added to the embeddings; 0 on special tokens and padding."""
     levels: dict[str, Any] = {f"noise_{name}": LEVEL if name == unit else None for name in UNITS}
     noise = Noise(**levels, noise_special_tokens=False)
@@ -149,22 +150,22 @@ def _noise(ctx: Context, sampler: str, unit: str) -> Iterator[Found]:
 
 
 def _unit(ctx: Context, unit: str) -> Float[Tensor, " B"]:
-    """What a unit of σ is, of each text, in plain numpy."""
+    """The unit of σ of each text, in plain numpy."""
     if unit == "absolute":
         return torch.ones(len(ctx.batch), dtype=torch.float64)
     if unit == "std":
         table = _layer(ctx).weight.detach().double().cpu().numpy()
         spread = np.sqrt(np.square(table - table.mean()).mean())
         return torch.full((len(ctx.batch),), float(spread), dtype=torch.float64)
-    own = _layer(ctx)(ctx.batch.input_ids).detach().double().cpu().numpy()
-    texts = [one[: int(mask.sum())] for one, mask in zip(own, ctx.batch.mask, strict=True)]
-    return torch.tensor([np.ptp(one) for one in texts], dtype=torch.float64)
+    embedded = _layer(ctx)(ctx.batch.input_ids).detach().double().cpu().numpy()
+    texts = [text[: int(mask.sum())] for text, mask in zip(embedded, ctx.batch.mask, strict=True)]
+    return torch.tensor([np.ptp(text) for text in texts], dtype=torch.float64)
 
 
 # --- noise that Captum draws itself
 
 
-def _own_noise(block: OpenBlock) -> Iterator[Found]:
+def _captums_noise(block: OpenBlock) -> Iterator[Check]:
     """Means over seeds of maps by our draws and by Captum's, in standard errors of their difference."""
     from captum.attr import NoiseTunnel, Saliency
 
@@ -198,26 +199,21 @@ def _own_noise(block: OpenBlock) -> Iterator[Found]:
 
 
 def _ours(block: OpenBlock, method: str, sampler: str, seed: int) -> Float[np.ndarray, "B T"]:
-    hyper = {
+    entry = conf_files.method_defaults(method) | {
+        "reduction": "dot" if method == "smoothgrad" else "sum",
         "n_samples": N_SAMPLES,
         "sampler": sampler,
-        "relative_error": None,
-        "max_samples": None,
         "noise_std": LEVEL,
-        "noise_range": None,
-        "noise_absolute": None,
         "noise_special_tokens": True,
     }
-    reduction = "dot" if method == "smoothgrad" else "sum"
-    entry = {"method": method, "reduction": reduction} | hyper
-    (setting,) = expand({method: entry}, seed=seed)
+    setting = single_settings({method: entry}, seed=seed)[method]
     return np.asarray(explain(block.context("logit", seed), [setting])[setting.id].scores.cpu())
 
 
 def _standard_errors_apart(
     ours: Float[np.ndarray, "S N"], theirs: Float[np.ndarray, "S N"]
 ) -> Float[np.ndarray, " N"]:
-    errors = [one.std(0, ddof=1) / len(one) ** 0.5 for one in (ours, theirs)]
+    errors = [values.std(0, ddof=1) / len(values) ** 0.5 for values in (ours, theirs)]
     return np.asarray(np.abs(ours.mean(0) - theirs.mean(0)) / np.hypot(*errors))
 
 
@@ -226,7 +222,7 @@ def _layer(ctx: Context) -> Any:
     return ctx.references.model.embedding
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference, relative to the largest of the other."""
-    size = float(other.abs().max())
-    return float((one - other).abs().max()) / (size or 1.0)
+def _apart(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest expected value."""
+    size = float(expected.abs().max())
+    return float((actual - expected).abs().max()) / (size or 1.0)

@@ -1,24 +1,24 @@
-"""The matrix of ours against Captum's, what it depends on, and which pairs differ."""
+"""The matrix of ours against Captum's, its notes, and the message about pairs that differ."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from saliency_bench.experiments.findings import Findings
 from saliency_bench.experiments.means import records
 from saliency_bench.experiments.parity.pairs import AGREES, BIASED, DIFFERS, Comparison
 from saliency_bench.experiments.parity.premises import Premise
+from saliency_bench.experiments.reports import ExperimentReport
 from saliency_bench.report.table import Cell, Column, Table
 
 #: Told apart by shape, not by colour.
 MARKS = {AGREES: "✓", DIFFERS: "✗", BIASED: "≠"}
 
-#: Above this relative difference a tolerance no longer sees what a wrong implementation would give.
+#: A larger tolerance would no longer tell a wrong implementation from a right one.
 WIDE = 1e-3
 
 
-def findings(comparisons: Sequence[Comparison], premises: Sequence[Premise]) -> Findings:
-    """The matrices and what they depend on."""
-    return Findings(
+def report_of(comparisons: Sequence[Comparison], premises: Sequence[Premise]) -> ExperimentReport:
+    """The matrices and their notes."""
+    return ExperimentReport(
         name="validate",
         tables=matrices(comparisons),
         notes=notes(comparisons, premises),
@@ -78,13 +78,13 @@ def _matrix(
         title=title,
         caption=caption,
         columns=(*columns, *(Column(model, model) for model in models)),
-        rows=tuple((*key, *(own.get(model) for model in models)) for key, own in rows.items()),
+        rows=tuple((*key, *(cells.get(model) for model in models)) for key, cells in rows.items()),
         marks_best=False,
     )
 
 
 def notes(comparisons: Sequence[Comparison], shared: Sequence[Premise]) -> list[str]:
-    """What the marks mean, the known bias, what float32 cannot see, what both sides share, and how many pairs agree."""
+    """The meaning of the marks, the known bias, the limits of float32, the shared premises, and the number of pairs that agree."""
     marks = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     lines = [
         "Each cell: the largest difference of a token score, over Captum's largest score of the text / its tolerance. "
@@ -92,8 +92,8 @@ def notes(comparisons: Sequence[Comparison], shared: Sequence[Premise]) -> list[
     ]
     biased = [comparison for comparison in comparisons if comparison.pair.bias]
     for bias in sorted({comparison.pair.bias for comparison in biased}):
-        own = [comparison for comparison in biased if comparison.pair.bias == bias]
-        rest = max(comparison.difference for comparison in own)
+        of_bias = [comparison for comparison in biased if comparison.pair.bias == bias]
+        rest = max(comparison.difference for comparison in of_bias)
         lines.append(
             f"The trapezoidal rule differs by the known bias 1/(n-1) = {bias:.4g} at n = {round(1 / bias) + 1} steps: "
             "the weights of Captum's riemann_trapezoid sum to (n-1)/n. Without it the largest difference is "
@@ -112,12 +112,12 @@ def notes(comparisons: Sequence[Comparison], shared: Sequence[Premise]) -> list[
 
 
 def _premises_line(shared: Sequence[Premise]) -> str:
-    """What Captum is handed, and whether it is right."""
+    """A line on the premises that both sides share."""
     broken = [premise for premise in shared if not premise.holds]
-    said = "hold" if not broken else f", of which {len(broken)} do not hold"
+    verdict = "hold" if not broken else f", of which {len(broken)} do not hold"
     return (
         "Captum is handed our noise, baselines and references. They are held against the embedding matrix, token ids, "
-        f"the normal distribution and Captum's own draws: {len(shared)} checks {said}."
+        f"the normal distribution and Captum's own draws: {len(shared)} checks {verdict}."
     )
 
 
@@ -138,15 +138,15 @@ def premises_table(shared: Sequence[Premise]) -> Table:
 
 
 def _counted(comparisons: Sequence[Comparison]) -> str:
-    """How many pairs there are of every verdict: one that differs by the known bias does not agree."""
-    of = Counter(comparison.verdict for comparison in comparisons)
-    if of[AGREES] == len(comparisons):
+    """The number of pairs of every verdict; one that differs by the known bias does not agree."""
+    counts = Counter(comparison.verdict for comparison in comparisons)
+    if counts[AGREES] == len(comparisons):
         return f"All {len(comparisons)} pairs agree."
-    words = [f"{of[AGREES]} of {len(comparisons)} pairs agree"]
-    if of[BIASED]:
-        words.append(f"{of[BIASED]} differ by the known bias and by nothing else")
-    if of[DIFFERS]:
-        words.append(f"{of[DIFFERS]} differ")
+    words = [f"{counts[AGREES]} of {len(comparisons)} pairs agree"]
+    if counts[BIASED]:
+        words.append(f"{counts[BIASED]} differ by the known bias and by nothing else")
+    if counts[DIFFERS]:
+        words.append(f"{counts[DIFFERS]} differ")
     return f"{', '.join(words)}."
 
 
@@ -186,7 +186,7 @@ def _long_row(comparison: Comparison, hyper: Sequence[str]) -> dict[str, Cell]:
 
 
 def complaint(comparisons: Sequence[Comparison], premises: Sequence[Premise]) -> str | None:
-    """What is wrong: pairs that differ, else what both sides share and is not right; None where all is well."""
+    """The error message: pairs that differ, else premises that do not hold; None where all is well."""
     if wrong := [pair for pair in comparisons if pair.verdict == DIFFERS]:
         return _of_pairs(wrong)
     if broken := [premise for premise in premises if not premise.holds]:
@@ -195,7 +195,7 @@ def complaint(comparisons: Sequence[Comparison], premises: Sequence[Premise]) ->
 
 
 def _of_pairs(wrong: Sequence[Comparison]) -> str:
-    """The first of the pairs that differ, and which others do."""
+    """A message with the first pair that differs, and the methods of the others."""
     comparison = wrong[0]
     kind, (difference, tolerance) = "", comparison.as_shipped
     if difference <= tolerance and comparison.copied:

@@ -19,9 +19,9 @@ from saliency_bench.experiments.parity.pairs import (
 from saliency_bench.experiments.parity.premises import Premise, premises
 from saliency_bench.experiments.parity.report import (
     complaint,
-    findings,
     long_table,
     premises_table,
+    report_of,
 )
 from saliency_bench.experiments.random_models import ARCHITECTURES, random_model, random_texts
 from saliency_bench.experiments.scaffold import (
@@ -76,7 +76,7 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
     }
     wrong = complaint(comparisons, shared)
     return Outcome(
-        findings(comparisons, shared),
+        report_of(comparisons, shared),
         {
             "parity.csv": to_csv(long_table(comparisons)).encode(),
             "premises.csv": to_csv(premises_table(shared)).encode(),
@@ -88,15 +88,15 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
 
 
 def premises_of(subject: Subject) -> list[Premise]:
-    """What our numbers and Captum's share, held against what shares nothing with them, on the first block of texts.
+    """Checks of what our numbers and Captum's share, on the first block of texts.
 
     Captum's own noise takes many gradients: it is asked for on the small random models alone, in float64.
     """
     refs = References(subject.model)
-    own_noise = subject.random and subject.dtype == "float64"
+    captums_noise = subject.random and subject.dtype == "float64"
     with subject.model.frozen():
         _, block = next(opened_blocks(refs, subject.encoded, "predicted", ON_CPU))
-        return premises(block, subject.name, subject.dtype, own_noise)
+        return premises(block, subject.name, subject.dtype, captums_noise)
 
 
 def _subjects(config: Config) -> Iterator[Subject]:

@@ -55,21 +55,21 @@ def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
         "special_tokens": (["special_tokens"], special_tokens),
     }
     made = {}
-    for name, (sections, one) in draw.items():
-        own = rows[rows["section"].isin(sections)].dropna(subset=["value"])
-        if len(own):
-            made[name] = one(own, resampling)
+    for name, (sections, draw_section) in draw.items():
+        of_sections = rows[rows["section"].isin(sections)].dropna(subset=["value"])
+        if len(of_sections):
+            made[name] = draw_section(of_sections, resampling)
     return made
 
 
 def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
-    """Agreement with the trained model's maps against what is random, a panel for each order and measure."""
+    """Agreement with the trained model's maps against the parts made random, a panel for each order and measure."""
     orders, measures = list(dict.fromkeys(rows["case"])), list(dict.fromkeys(rows["measure"]))
     figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * len(measures)), layout="constrained")
     grid = figure.subplots(len(measures), len(orders), squeeze=False, sharex="col", sharey=True)
     for (row, column), axes in np.ndenumerate(grid):
-        own = rows[(rows["case"] == orders[column]) & (rows["measure"] == measures[row])]
-        _against_parts(axes, own, resampling)
+        of_panel = rows[(rows["case"] == orders[column]) & (rows["measure"] == measures[row])]
+        _against_parts(axes, of_panel, resampling)
         if row == 0:
             axes.set_title(f"Weights made random {CASES[orders[column]]}", loc="left")
         if column == 0:
@@ -85,31 +85,31 @@ def randomisation(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 
 def _against_parts(axes: Axes, rows: pd.DataFrame, resampling: Resampling) -> None:
     parts = list(dict.fromkeys(rows["level"]))
-    found = means(rows, ["method", "level"], resampling)
-    looks = {label(one): (color(named(one)), "o") for one in found["method"].unique()}
-    found["method"] = found["method"].map(label)
-    found["level"] = found["level"].map(parts.index)
-    lines(axes, ends(found, ["level", "method"]), looks, x="level", by="method", band=True)
+    averages = means(rows, ["method", "level"], resampling)
+    looks = {label(method): (color(named(method)), "o") for method in averages["method"].unique()}
+    averages["method"] = averages["method"].map(label)
+    averages["level"] = averages["level"].map(parts.index)
+    lines(axes, ends(averages, ["level", "method"]), looks, x="level", by="method", band=True)
     axes.axhline(0, color="#888888", linewidth=0.7)
-    axes.set_xticks(range(len(parts)), [literal(one) for one in parts], rotation=45, ha="right")
+    axes.set_xticks(range(len(parts)), [literal(part) for part in parts], rotation=45, ha="right")
     axes.grid(axis="y")
 
 
 def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     """Agreement between noise seeds, training seeds, and with a model that learnt random labels, by method."""
     methods = list(dict.fromkeys(rows["method"]))
-    cases = [one for one in _SEEDS if one in set(rows["case"])]
+    cases = [case for case in _SEEDS if case in set(rows["case"])]
     figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(methods)), layout="constrained")
     panels = list(dict.fromkeys(rows["measure"]))
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, measure in zip(grid, panels, strict=True):
-        own = rows[rows["measure"] == measure]
-        found = means(own, ["method", "case"], resampling)
-        looks = {label(one): _SEEDS[one] for one in cases}
-        found["case"] = found["case"].map(label)
+        of_measure = rows[rows["measure"] == measure]
+        averages = means(of_measure, ["method", "case"], resampling)
+        looks = {label(case): _SEEDS[case] for case in cases}
+        averages["case"] = averages["case"].map(label)
         spread = 0.22 * (len(cases) - 1)
-        points(axes, found.drop(columns="n"), looks, y="method", order=methods, spread=spread)
-        axes.set_yticks(range(len(methods)), [literal(label(one)) for one in methods])
+        points(axes, averages.drop(columns="n"), looks, y="method", order=methods, spread=spread)
+        axes.set_yticks(range(len(methods)), [literal(label(method)) for method in methods])
         axes.axvline(0, color="#888888", linewidth=0.7)
         axes.set_xlabel(f"{TAU} of {MEASURES[measure]}")
         axes.grid(axis="x")
@@ -119,15 +119,15 @@ def seeds(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 
 
 def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
-    """What is left of accuracy and confidence against the share of tokens removed, a line for each operator."""
+    """Accuracy and confidence that are left against the share of tokens removed, a line for each operator."""
     if "accuracy" in set(rows["measure"]):
         rows = rows[rows["measure"] != "kept_class"]
     measures, models = list(dict.fromkeys(rows["measure"])), list(dict.fromkeys(rows["model"]))
     figure = Figure(figsize=(WIDTH, 1.0 + 2.0 * len(measures)), layout="constrained")
     grid = figure.subplots(len(measures), len(models), squeeze=False, sharex=True, sharey="row")
     for (row, column), axes in np.ndenumerate(grid):
-        own = rows[(rows["measure"] == measures[row]) & (rows["model"] == models[column])]
-        _by_operator(axes, means(own, ["case", "level"], resampling))
+        of_panel = rows[(rows["measure"] == measures[row]) & (rows["model"] == models[column])]
+        _by_operator(axes, means(of_panel, ["case", "level"], resampling))
         if row == 0:
             axes.set_title(literal(models[column]), loc="left")
         if column == 0:
@@ -144,15 +144,15 @@ def removal(rows: pd.DataFrame, resampling: Resampling) -> Figure:
     return figure
 
 
-def _by_operator(axes: Axes, found: pd.DataFrame) -> None:
+def _by_operator(axes: Axes, averages: pd.DataFrame) -> None:
     """Thin lines with whiskers, moved apart: bands of seven operators would lie on each other."""
-    operators = list(dict.fromkeys(found["case"]))
-    aside = found["case"].map(operators.index) - (len(operators) - 1) / 2
-    found["level"] = found["level"].astype(float) + _DODGE * aside
+    operators = list(dict.fromkeys(averages["case"]))
+    aside = averages["case"].map(operators.index) - (len(operators) - 1) / 2
+    averages["level"] = averages["level"].astype(float) + _DODGE * aside
     others = cycle(_OTHERS)
-    looks = {literal(one): _OPERATORS.get(one) or next(others) for one in operators}
-    found["case"] = found["case"].map(literal)
-    lines(axes, ends(found, ["level", "case"]), looks, x="level", by="case", linewidth=0.7)
+    looks = {literal(name): _OPERATORS.get(name) or next(others) for name in operators}
+    averages["case"] = averages["case"].map(literal)
+    lines(axes, ends(averages, ["level", "case"]), looks, x="level", by="case", linewidth=0.7)
 
 
 def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
@@ -194,7 +194,7 @@ def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
             va="center",
             size=7.5,
         )
-    axes.set_yticks(range(len(methods)), [literal(one) for one in methods])
+    axes.set_yticks(range(len(methods)), [literal(method) for method in methods])
     axes.set_ylabel("")
     axes.set_xlabel("Share of the sum of magnitudes")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

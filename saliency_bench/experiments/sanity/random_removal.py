@@ -1,4 +1,4 @@
-"""How the model changes when tokens are removed at random: the out-of-distribution cost of each removal operator.
+"""The change of the model when tokens are removed at random: the out-of-distribution cost of each removal operator.
 
 A metric that removes tokens reads the loss of evidence and the strangeness of what is left as one number. Here no
 token was chosen for a reason, so that an operator under which accuracy falls to chance early says little of a ranking.
@@ -15,7 +15,7 @@ from scipy.special import expit
 from saliency_bench.core.seeding import seed_of, token_hash
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.grid import count
-from saliency_bench.experiments.sanity.asking import Row, Subject
+from saliency_bench.experiments.sanity.subjects import Row, Subject
 from saliency_bench.models.references import References
 from saliency_bench.studies.block import OpenBlock, opened_blocks
 
@@ -54,8 +54,8 @@ def _measures(
     """Means over what stays of one text; whether the label is right, where it is known."""
     logits = block.probe(operator)(np.full(len(stays), place), list(stays))
     decided, gold = logits.argmax(1), block.batch.encoded[place].gold
-    found = {} if gold is None else {ACCURACY: float(np.mean(decided == gold))}
-    return found | {
+    measures = {} if gold is None else {ACCURACY: float(np.mean(decided == gold))}
+    return measures | {
         KEPT: float(np.mean(decided == int(block.predicted[place]))),
         CONFIDENCE: _sureness(logits, alone=block.model.multi_label),
     }
@@ -64,7 +64,7 @@ def _measures(
 def kept_at_random(
     item: Encoded, fraction: float, config: Mapping[str, Any]
 ) -> Bool[np.ndarray, "N T"]:
-    """What stays of a text when this share of its tokens goes, special ones apart; each draw is its own ranking.
+    """The tokens that stay of a text when this share of them goes, special ones apart; each draw is a ranking of its own.
 
     Every operator and every fraction takes tokens in the same orders, so that their differences are paired.
     """

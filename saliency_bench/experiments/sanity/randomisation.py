@@ -1,6 +1,6 @@
-"""Do maps depend on what the model has learnt (Adebayo et al. 2018, section 3)?
+"""Randomisation of the model's parameters (Adebayo et al. 2018, section 3).
 
-A map that stays as it was when weights are random does not show what they hold. That it changes proves little: so
+A map that stays the same when weights are random does not show what they hold. A map that changes proves little: so
 does the map of a method that is wrong. Products with the input keep its magnitudes, so that their unsigned maps stay
 alike for a reason that has nothing to do with weights.
 
@@ -10,7 +10,13 @@ What is nearest to the output is drawn many times: whether one random head turns
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from saliency_bench.experiments.sanity.asking import Row, Subject, compared, explained, settings_of
+from saliency_bench.experiments.sanity.subjects import (
+    Row,
+    Subject,
+    compared,
+    explained,
+    settings_of,
+)
 from saliency_bench.models.randomisation import Stage, fresh_weights, randomised, stages
 
 CASCADING, INDEPENDENT = "cascading", "independent"
@@ -18,7 +24,7 @@ ORDERS = (CASCADING, INDEPENDENT)
 
 
 def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row]:
-    """How alike maps are to the trained model's, for every part that is made random and every draw of its weights.
+    """The agreement of maps with the trained model's, for every part that is made random and every draw of its weights.
 
     Draw d has the seed `seed + d`. What two orders make random alike is explained once.
     """
@@ -36,13 +42,13 @@ def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row
 
 
 def _planned(
-    parts: Sequence[Stage], asked: Mapping[str, Any]
+    parts: Sequence[Stage], config: Mapping[str, Any]
 ) -> dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]]:
-    """What is random and the draw of its weights, with the orders and the parts by which tables call it."""
-    found: dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]] = {}
-    for order in asked["orders"]:
+    """The parts that are random and the draw of their weights, with the order and the part by which tables name them."""
+    named: dict[tuple[tuple[Stage, ...], int], list[tuple[str, str]]] = {}
+    for order in config["orders"]:
         for depth, part in enumerate(parts):
             random = tuple(parts[: depth + 1] if order == CASCADING else [part])
-            for draw in range(asked["n_draws_deeper" if depth else "n_draws"]):
-                found.setdefault((random, draw), []).append((order, part.name))
-    return found
+            for draw in range(config["n_draws_deeper" if depth else "n_draws"]):
+                named.setdefault((random, draw), []).append((order, part.name))
+    return named

@@ -1,4 +1,4 @@
-"""The sanity checks' tables: means over texts, and what they depend on."""
+"""The sanity checks' tables of means over texts, and their notes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -10,7 +10,7 @@ from saliency_bench.experiments.means import estimates, matrix, over_texts, reco
 from saliency_bench.report.stats import Resampling, crossed_interval, few_words
 from saliency_bench.report.table import Column, Table
 
-#: What cases, levels and measures are called.
+#: Labels of cases, levels and measures.
 CASES = {
     "cascading": "from the output down",
     "independent": "one part at a time",
@@ -35,7 +35,7 @@ _KINDS = {
 SEED_SECTIONS = ("stability", "random_labels")
 TAU = "Kendall's τ-b"
 
-#: A table's rows, name, title, caption, what stands down and across.
+#: A table's rows, name, title and caption, and its columns that stand down and across.
 _Content: TypeAlias = tuple[pd.DataFrame, str, str, str, tuple[str, str], str]
 
 
@@ -47,24 +47,24 @@ def means(rows: pd.DataFrame, by: Sequence[str], resampling: Resampling) -> pd.D
     Returns:
         One line per group: the columns, n (texts), mean, low, high; groups without any value are left out.
     """
-    known = rows.dropna(subset=["value"])
-    order = known[list(by)].drop_duplicates()
+    valued = rows.dropna(subset=["value"])
+    order = valued[list(by)].drop_duplicates()
     index = pd.MultiIndex.from_frame(order) if len(by) > 1 else order[by[0]]
-    found = over_texts(known, "value", by, resampling).reindex(index)
-    drawn = known[known["draw"].notna()]
-    for key, own in drawn.groupby(list(by), sort=False):
-        if own["draw"].nunique() > 1:
-            crossed = own.pivot_table(index="example_id", columns="draw", values="value")
+    averages = over_texts(valued, "value", by, resampling).reindex(index)
+    drawn = valued[valued["draw"].notna()]
+    for key, of_group in drawn.groupby(list(by), sort=False):
+        if of_group["draw"].nunique() > 1:
+            crossed = of_group.pivot_table(index="example_id", columns="draw", values="value")
             place = key if len(by) > 1 else key[0]
-            found.loc[place, ["low", "high"]] = crossed_interval(
+            averages.loc[place, ["low", "high"]] = crossed_interval(
                 crossed.to_numpy(), resampling.confidence
             )
-    return found.reset_index()
+    return averages.reset_index()
 
 
 def tables(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
     """A table or more for each section that was asked for and has values."""
-    known = rows.dropna(subset=["value"])
+    valued = rows.dropna(subset=["value"])
     sections: Mapping[Callable[[pd.DataFrame], Iterator[_Content]], Sequence[str]] = {
         _randomisation: ["randomisation"],
         _seeds: SEED_SECTIONS,
@@ -75,8 +75,8 @@ def tables(rows: pd.DataFrame, resampling: Resampling) -> list[Table]:
     return [
         _matrix(*content, resampling)
         for contents, names in sections.items()
-        if len(own := known[known["section"].isin(names)])
-        for content in contents(own)
+        if len(of_sections := valued[valued["section"].isin(names)])
+        for content in contents(of_sections)
     ]
 
 
@@ -88,32 +88,32 @@ def not_shown(tables: Sequence[Table]) -> set[str]:
 
 
 def _randomisation(rows: pd.DataFrame) -> Iterator[_Content]:
-    for (case, measure), own in rows.groupby(["case", "measure"], sort=False):
+    for (case, measure), of_table in rows.groupby(["case", "measure"], sort=False):
         yield (
-            own,
+            of_table,
             f"randomisation_{case}" + ("_absolute" if measure == "tau_absolute" else ""),
             f"Agreement of {MEASURES[measure]} with the trained model's, weights made random {CASES[case]}",
             f"{TAU} of {MEASURES[measure]}. {_KINDS[measure]} Lower: the maps depend on what the model has learnt. "
-            f"{_draws(own)}",
+            f"{_draws(of_table)}",
             ("level", "Made random"),
             "method",
         )
 
 
 def _draws(rows: pd.DataFrame) -> str:
-    """Of how many draws of weights a table is."""
-    of = rows.groupby("level", sort=False)["draw"].nunique()
-    several = of[of > 1]
+    """A sentence on the number of draws of weights in a table."""
+    counts = rows.groupby("level", sort=False)["draw"].nunique()
+    several = counts[counts > 1]
     if several.empty:
         return "One draw of random weights: intervals say nothing of other draws."
     named = ", ".join(map(label, several.index))
-    said = f"Of {named}, {_range(several)} draws of random weights: intervals over draws and texts (t)."
+    head = f"Of {named}, {_range(several)} draws of random weights: intervals over draws and texts (t)."
     rest = (
         " Of the other parts, one draw: intervals over texts alone."
-        if len(several) < len(of)
+        if len(several) < len(counts)
         else ""
     )
-    return said + rest
+    return head + rest
 
 
 def _range(numbers: "pd.Series[int]") -> str:
@@ -122,9 +122,9 @@ def _range(numbers: "pd.Series[int]") -> str:
 
 
 def _seeds(rows: pd.DataFrame) -> Iterator[_Content]:
-    for measure, own in rows.groupby("measure", sort=False):
+    for measure, of_measure in rows.groupby("measure", sort=False):
         yield (
-            own,
+            of_measure,
             "seeds" + ("_absolute" if measure == "tau_absolute" else ""),
             f"Agreement of {MEASURES[measure]} between models and between seeds",
             f"{TAU} of {MEASURES[measure]}. {_KINDS[measure]} Between noise seeds more is better; that maps of a model "
@@ -153,9 +153,9 @@ def _removal(rows: pd.DataFrame) -> Iterator[_Content]:
     named = rows.assign(level=rows["level"].map(shares))
     if rows["model"].nunique() > 1:
         named["case"] += ", " + named["model"]
-    for measure, own in named.groupby("measure", sort=False):
+    for measure, of_measure in named.groupby("measure", sort=False):
         yield (
-            own,
+            of_measure,
             f"removal_{measure}",
             f"{MEASURES[measure]} when tokens are removed at random",
             "By the share of tokens that are removed. What is lost here no ranking chose: it is the price of the operator.",
@@ -206,36 +206,40 @@ def _matrix(
 
 
 def label(name: str) -> str:
-    """What people read for a case or a method."""
+    """The label of a case or a method."""
     return CASES.get(name) or about_of(name).label
 
 
 def long_table(rows: pd.DataFrame, resampling: Resampling) -> Table:
     """Every mean, for other programs."""
     by = ["section", "model", "method", "case", "level", "measure"]
-    found = estimates(
+    cells = estimates(
         means(rows.fillna({"method": ""}), by, resampling), {key: key for key in (*by, "n", "mean")}
     )
     over = "over texts, and over draws of random weights where there are several."
-    return records("means", "Every mean", found, f"{resampling.words} {over}")
+    return records("means", "Every mean", cells, f"{resampling.words} {over}")
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
-    """What has no value and why, and what a reader must know of each section."""
-    said = []
+    """Notes on rows without a value, and on the meaning of each section."""
+    lines = []
     missing = rows[rows["value"].isna()]
-    for (section, reason), own in missing.groupby(["section", "reason"]):
-        methods = ", ".join(about_of(name).label for name in dict.fromkeys(own["method"].dropna()))
-        said.append(f"No value in {len(own)} rows of {section}, {methods}: {reason}.")
+    for (section, reason), without in missing.groupby(["section", "reason"]):
+        methods = ", ".join(
+            about_of(name).label for name in dict.fromkeys(without["method"].dropna())
+        )
+        lines.append(f"No value in {len(without)} rows of {section}, {methods}: {reason}.")
     if "randomisation" in set(rows["section"]):
-        said.append(
+        lines.append(
             "That a map changes with the weights does not prove it right, and one that is multiplied with the input can "
             "stay alike because the input does (Binder et al. 2023)."
         )
     few = few_words(int(rows.groupby("section")["example_id"].nunique().min())) if len(rows) else ""
-    return [*said, _counted(rows), *filter(None, [few])]
+    return [*lines, _counted(rows), *filter(None, [few])]
 
 
 def _counted(rows: pd.DataFrame) -> str:
-    of: Mapping[str, Any] = rows.groupby("section", sort=False)["example_id"].nunique().to_dict()
-    return "Texts: " + ", ".join(f"{section} {n}" for section, n in of.items()) + "."
+    counts: Mapping[str, Any] = (
+        rows.groupby("section", sort=False)["example_id"].nunique().to_dict()
+    )
+    return "Texts: " + ", ".join(f"{section} {n}" for section, n in counts.items()) + "."

@@ -12,10 +12,10 @@ from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import SANITY
 from saliency_bench.data import DATASETS
 from saliency_bench.data.example import Example
-from saliency_bench.experiments.findings import ROWS, of_sanity, pack
+from saliency_bench.experiments.reports import ROWS, of_sanity, pack
 from saliency_bench.experiments.sanity import random_removal as removal
 from saliency_bench.experiments.sanity import randomisation, seeds, sensitivity, special_tokens
-from saliency_bench.experiments.sanity.asking import Row, Subject, fix_class
+from saliency_bench.experiments.sanity.subjects import Row, Subject, fix_class
 from saliency_bench.experiments.scaffold import (
     Config,
     Experiment,
@@ -47,7 +47,7 @@ SECTIONS: Mapping[str, Section] = {
 
 
 def measure(options: Options, progress: Progress = quiet) -> Outcome:
-    """Every section on the model, and the cost of removal on its twin that was trained on masked texts.
+    """Runs every section on the model, and that on removal on its twin too, which was trained on masked texts.
 
     Raises:
         InputError: the model or the texts do not load.
@@ -76,7 +76,7 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
 
 
 def _models(config: Config) -> list[Model]:
-    """The model that is asked about, and after the bundled one its twin that knows masks."""
+    """The configured model, and beside the bundled one its twin that was trained on masked texts."""
     runtime = {key: config["runtime"][key] for key in ("dtype", "device", "attention")}
     if config["model"] != DEFAULT:
         return [loading.load_model(config["model"], **runtime)]
@@ -94,18 +94,18 @@ def _examples(config: Config) -> list[Example]:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"texts={path} could not be read as a text file: {error}") from error
-    found = [
+    examples = [
         Example(f"{path.name}:{number}", line, source=f"{path}:{number}")
         for number, line in enumerate(lines, 1)
         if line
     ]
-    if not found:
+    if not examples:
         raise InputError(f"texts={path}: expected one text per line, the file has none")
-    return found
+    return examples
 
 
 def _subject(model: Model, examples: Sequence[Example], config: Config) -> Subject:
-    """The texts, and of the removal operators those that the model has: others stand in for what it lacks."""
+    """A model with its texts, and with the removal operators that it has in place of those it lacks."""
     encoded = tuple(encode(model, examples))
     budget = resolve_budget(config["runtime"]["token_budget"], model, [*map(len, encoded)])
     operators = [resolve_removal(model, name) for name in config["removal"]["operators"]]
@@ -119,7 +119,7 @@ def _staged(progress: Progress, stage: str) -> Callable[[int, int], None]:
 
 
 def _check(config: Config) -> None:
-    """Refuses to compare seeds where there is one."""
+    """Refuses lists of fewer than two seeds, which are to be compared."""
     for key, values in config["stability"].items():
         if len(values) < 2:
             raise InputError(f"stability.{key}={values}: expected two or more, to be compared")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 
-from saliency_bench.experiments.sanity.asking import (
+from saliency_bench.experiments.sanity.subjects import (
     Maps,
     Row,
     Subject,
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 def stability(subject: Subject, progress: Progress) -> Iterator[Row]:
-    """Between noise seeds, for methods that draw; and between training seeds, for the bundled model."""
+    """Agreement between noise seeds, for methods that draw, and between training seeds, for the bundled model."""
     yield from _between_noise_seeds(subject, progress)
     if _bundled(subject):
         seeds = subject.config["stability"]["training_seeds"]
@@ -32,7 +32,7 @@ def stability(subject: Subject, progress: Progress) -> Iterator[Row]:
 
 
 def random_labels(subject: Subject, progress: Progress) -> Iterator[Row]:
-    """The bundled model against ones that learnt labels dealt at random (Adebayo et al. 2018, section 4)."""
+    """Agreement of the bundled model with models that learnt random labels (Adebayo et al. 2018, section 4)."""
     if not _bundled(subject):
         return
     seeds = subject.config["random_labels"]["training_seeds"]
@@ -49,8 +49,8 @@ def random_labels(subject: Subject, progress: Progress) -> Iterator[Row]:
 
 def _between_noise_seeds(subject: Subject, progress: Progress) -> Iterator[Row]:
     config, seeds = subject.config, subject.config["stability"]["noise_seeds"]
-    known = settings_of(subject.model, config["methods"], config["seed"])
-    names = [name for name, one in known.items() if any(key in one.hyper for key in DRAWS)]
+    settings = settings_of(subject.model, config["methods"], config["seed"])
+    names = [name for name, setting in settings.items() if {*DRAWS} & {*setting.hyper}]
     if not names:
         return
     maps: dict[str, Maps] = {}
@@ -63,15 +63,15 @@ def _between_noise_seeds(subject: Subject, progress: Progress) -> Iterator[Row]:
 
 def _maps(subject: Subject, models: Mapping[str, Model], progress: Progress) -> dict[str, Maps]:
     """Maps of the class that the first model predicts, by every model."""
-    found: dict[str, Maps] = {}
+    maps: dict[str, Maps] = {}
     for done, (name, model) in enumerate(models.items()):
         progress(done, len(models))
         if model is subject.model:
-            found[name] = subject.maps
+            maps[name] = subject.maps
             continue
         settings = settings_of(model, subject.config["methods"], subject.config["seed"])
-        found[name] = explained(model, subject.fixed, settings, subject.budget)
-    return found
+        maps[name] = explained(model, subject.fixed, settings, subject.budget)
+    return maps
 
 
 def _pairs(maps: Mapping[str, Maps], case: str, name: str) -> Iterator[Row]:

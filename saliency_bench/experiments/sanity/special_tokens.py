@@ -1,4 +1,4 @@
-"""Which share of a map falls on special tokens, when their baseline is kept and when it is replaced?"""
+"""The share of a map on special tokens, when their baseline is kept and when it is replaced."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ from saliency_bench.attribution.context import SPECIAL_TOKENS
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import Setting
 from saliency_bench.evaluation.robustness import share
-from saliency_bench.experiments.sanity.asking import Row, Subject, explained, settings_of, valued
+from saliency_bench.experiments.sanity.subjects import Row, Subject, explained, settings_of, valued
 
 SHARE, ALL = "share", "all special tokens"
 CASE = "baseline_special_tokens"
@@ -22,11 +22,11 @@ def rows(subject: Subject, progress: Callable[[int, int], None]) -> Iterator[Row
         progress(done, len(SPECIAL_TOKENS))
         settings = settings_of(model, config["methods"], config["seed"], **{CASE: case})
         if done:  # the others are as they were
-            settings = {name: one for name, one in settings.items() if CASE in one.hyper}
+            settings = {name: kept for name, kept in settings.items() if CASE in kept.hyper}
         maps = explained(model, subject.fixed, settings, subject.budget)
         for name, setting in settings.items():
-            for one in maps[name]:
-                for row in _shares(one):
+            for map_ in maps[name]:
+                for row in _shares(map_):
                     yield {"model": model.name, "method": name, "case": _case(setting)} | row
 
 
@@ -35,7 +35,7 @@ def _case(setting: Setting) -> str:
 
 
 def _shares(attribution: AttributionMap) -> Iterator[Row]:
-    """Of each special token by its name, and of all; the methods that score none give them nothing."""
+    """The share of each special token by its name, and of all together."""
     tokens, special = np.array(attribution.tokens), ~np.array(attribution.attributable)
     for name in (*dict.fromkeys(tokens[special].tolist()), ALL):
         chosen = special if name == ALL else special & (tokens == name)

@@ -1,4 +1,4 @@
-"""What is timed: a model, texts and a configuration, and the cases that sections make of them."""
+"""The subject of the benchmark: a model, texts and a configuration, and the cases that sections make of them."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,15 +55,18 @@ class Bench:
         return replace(plain, **changes)
 
     def protocol(self) -> Protocol:
-        """How the configuration wants it timed."""
+        """The protocol of timing, as configured."""
         config = self.config
         keys = ("n_repeats", "max_warmups", "stable_within", "product_seconds")
         tolerance = config["tolerance"][self.model.precision]
         return Protocol(**{key: config[key] for key in keys}, tolerance=tolerance, clock=self.clock)
 
-    def small(self, own: Mapping[str, Any], **changes: Any) -> Problem:
-        """The configured problem with a section's own number of texts and steps."""
-        plain = {"encoded": tuple(self.encoded[: own["n_examples"]]), "n_steps": own["n_steps"]}
+    def small(self, section: Mapping[str, Any], **changes: Any) -> Problem:
+        """The configured problem with the number of texts and of steps that a section has."""
+        plain = {
+            "encoded": tuple(self.encoded[: section["n_examples"]]),
+            "n_steps": section["n_steps"],
+        }
         return self.problem(**(plain | changes))
 
     def cases(
@@ -75,15 +78,15 @@ class Bench:
         truth: Scores | None = None,
     ) -> Iterator[Row]:
         """The rows of cases with some contestants; `options` replace some of theirs."""
-        given = dict(self.config["options"])
+        merged = dict(self.config["options"])
         for name, changed in (options or {}).items():
-            given[name] = given[name] | changed
+            merged[name] = merged[name] | changed
         for done, (name, problem) in enumerate(cases.items()):
             self.progress(section, done, len(cases))
             lengths = set(map(len, problem.encoded))
             case = Case(section, name, problem, lengths.pop() if len(lengths) == 1 else None)
             expected = expected_of(problem, [problem.setting])
-            entrants, absent = entered(problem, contestants, given)
+            entrants, absent = entered(problem, contestants, merged)
             yield from absent_rows(case, absent)
             pairs = [(contestant, expected) for contestant in entrants]
             yield from measured(case, pairs, self.protocol(), truth)
@@ -112,12 +115,12 @@ def texts_of_length(
         for token, special in zip(item.input_ids, item.special, strict=True)
         if not special
     ]
-    found = []
+    texts = []
     for number in range(n):
-        own = [stream[(number * room + place) % len(stream)] for place in range(room)]
-        inputs: dict[str, Any] = {"input_ids": [*before, *own, *after]}
+        words = [stream[(number * room + place) % len(stream)] for place in range(room)]
+        inputs: dict[str, Any] = {"input_ids": [*before, *words, *after]}
         if first.token_type_ids is not None:
             inputs["token_type_ids"] = [first.token_type_ids[0]] * length
         name = f"length-{length}-{number}"
-        found.append(encoded_ids(model, inputs, name, None, f"length={length}"))
-    return tuple(found)
+        texts.append(encoded_ids(model, inputs, name, None, f"length={length}"))
+    return tuple(texts)

@@ -1,12 +1,12 @@
 """Contestants: ways to compute the same Integrated Gradients, from token ids to token scores on the host.
 
 All get the same `Problem` and the same frozen model. Each chooses the class by a forward pass of its own and computes
-the convergence delta, as far as it keeps results at all. A contestant of somebody else's is a function in `CONTESTANTS`
-(entry point group `saliency_bench.contestants`) from a problem to a `Contestant` or a list of them; what it cannot
-compute it refuses with an `InputError`, which becomes the reason in its row.
+the convergence delta, as far as it keeps results at all. Another package adds a contestant by a function in
+`CONTESTANTS` (entry point group `saliency_bench.contestants`) from a problem to a `Contestant` or a list of them. A
+problem that it cannot compute it refuses with an `InputError`, which becomes the reason in its row.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from saliency_bench.attribution.settings import expand
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.registry import Registry
@@ -51,13 +51,13 @@ class Contestant:
     same_quantity: bool = True
 
     def scores(self) -> Scores | None:
-        """What is compared with the others."""
+        """The scores that are compared with the others' scores; None where there are none."""
         return self.run() if self.check is None else self.check()
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What all compute: Integrated Gradients of the predicted class's logit, summed per token. Special tokens stay."""
+    """The task of all contestants: Integrated Gradients of the predicted class's logit, summed per token. Special tokens stay."""
 
     references: References
     encoded: tuple[Encoded, ...]
@@ -78,7 +78,7 @@ class Problem:
 
     @cached_property
     def packing(self) -> Packing:
-        """How our blocks are filled."""
+        """The packing of our blocks."""
         return packing_for(self.model, self.token_budget)
 
     @cached_property
@@ -88,7 +88,7 @@ class Problem:
 
     @property
     def setting(self) -> Setting:
-        """The same as a setting of ours."""
+        """Our setting of this task."""
         return integrated_gradients(
             baseline=self.baseline, quadrature=self.quadrature, n_steps=self.n_steps
         )
@@ -96,14 +96,14 @@ class Problem:
 
 def integrated_gradients(**hyper: Any) -> Setting:
     """Our Integrated Gradients of the predicted class's logit."""
-    entry = conf_files.method_defaults("integrated_gradients")
-    return setting_of(entry, **hyper, reduction="sum", baseline_special_tokens="keep")
+    return setting_of(
+        "integrated_gradients", **hyper, reduction="sum", baseline_special_tokens="keep"
+    )
 
 
-def setting_of(entry: Mapping[str, Any], **changes: Any) -> Setting:
+def setting_of(name: str, **changes: Any) -> Setting:
     """The setting of an entry of conf/method/ with some values changed; it explains the predicted class's logit."""
-    (setting,) = expand({entry["method"]: {**entry, **changes}})
-    return setting
+    return single_settings({name: conf_files.method_defaults(name) | changes})[name]
 
 
 Factory: TypeAlias = Callable[..., "Contestant | list[Contestant]"]
@@ -112,7 +112,7 @@ CONTESTANTS: Registry[Factory] = Registry("contestant", "saliency_bench.contesta
 
 @CONTESTANTS.register
 def ours(problem: Problem) -> Contestant:
-    """The engine, as a run uses it."""
+    """Our engine, as a study uses it."""
     settings = [problem.setting]
     kind = "equal length" if problem.packing.least_filled == 1 else "neighbouring lengths, padded"
     describe = f"ours: blocks of {kind}, {problem.token_budget} tokens at a time"
@@ -138,7 +138,7 @@ def maps_of(problem: Problem, settings: Sequence[Setting]) -> list[list[Attribut
 
 def explained(problem: Problem, settings: Sequence[Setting]) -> list[Scores]:
     """Our scores under each setting, from one pass over what they share."""
-    return [[one.scores for one in maps] for maps in maps_of(problem, settings)]
+    return [[map_.scores for map_ in maps] for maps in maps_of(problem, settings)]
 
 
 def padded_tokens(encoded: Sequence[Encoded], batches: Sequence[Sequence[int]]) -> int:

@@ -31,9 +31,9 @@ class Encoder(NamedTuple):
 
 def encoder_of(module: nn.Module) -> Encoder | None:
     """The sizes of a transformer as its configuration names them; None where it does not."""
-    known = configured(module)
-    hidden, n_layers = (fact(known, key) for key in ("hidden_size", "num_hidden_layers"))
-    ffn = fact(known, "intermediate_size") or fact(known, "hidden_dim")
+    config = configured(module)
+    hidden, n_layers = (fact(config, key) for key in ("hidden_size", "num_hidden_layers"))
+    ffn = fact(config, "intermediate_size") or fact(config, "hidden_dim")
     if isinstance(hidden, int) and isinstance(n_layers, int) and isinstance(ffn, int):
         return Encoder(n_layers, hidden, ffn)
     return None

@@ -21,7 +21,7 @@ from saliency_bench.report.style import (
 )
 from saliency_bench.report.table import Estimate
 
-#: Sections that are drawn as lines: the column on the axis, and what it is called.
+#: Sections that are drawn as lines: the column on the axis, and its label.
 _AXES = {
     "budget": ("token_budget", "Token budget"),
     "length": ("length", "Length of every text (tokens)"),
@@ -62,11 +62,11 @@ def _lines(axes: Axes, rows: pd.DataFrame, key: str, label: str) -> None:
         }
     )
     ceiling = rows["contestant"] == MATMUL
-    for own, stroke in ((~ceiling, "-"), (ceiling, ":")):
-        if own.any():
-            own_names = rows.loc[own, "contestant"].unique()
-            looks = {names[name]: contestant_stroke(name) for name in own_names}
-            lines(axes, rates[own], looks, x="at", by="name", linestyle=stroke)
+    for chosen, stroke in ((~ceiling, "-"), (ceiling, ":")):
+        if chosen.any():
+            chosen_names = rows.loc[chosen, "contestant"].unique()
+            looks = {names[name]: contestant_stroke(name) for name in chosen_names}
+            lines(axes, rates[chosen], looks, x="at", by="name", linestyle=stroke)
     ticks = sorted(rows[key].astype(int).unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -77,11 +77,11 @@ def _lines(axes: Axes, rows: pd.DataFrame, key: str, label: str) -> None:
 
 
 def ratios(rows: pd.DataFrame) -> Figure | None:
-    """How often everybody is as fast as Captum sorted and tuned, on mixed lengths."""
-    found = [own for (section, _), own in cases(rows) if section == "contestants"]
-    if not found or not (found[0]["contestant"] == "captum_sorted").any():
+    """Speed of all contestants over that of Captum sorted and tuned, on mixed lengths."""
+    main = [timed for (section, _), timed in cases(rows) if section == "contestants"]
+    if not main or not (main[0]["contestant"] == "captum_sorted").any():
         return None
-    case = found[0]
+    case = main[0]
     names = [name for name in case["contestant"].unique() if name != MATMUL]
     return _bar_figure(
         [("", [(name, ratio(case, "captum_sorted", name)) for name in names])],
@@ -92,15 +92,15 @@ def ratios(rows: pd.DataFrame) -> Figure | None:
 
 
 def sweeps(rows: pd.DataFrame) -> Figure | None:
-    """What a sweep costs in units of its largest setting, a panel for each sweep."""
-    found = [(case, own) for (section, case), own in cases(rows) if section == "sweep"]
-    found = [pair for pair in found if (pair[1]["contestant"] == "ours_largest").any()]
-    if not found:
+    """The cost of a sweep in units of its largest setting, a panel for each sweep."""
+    timed = [(case, of_case) for (section, case), of_case in cases(rows) if section == "sweep"]
+    timed = [pair for pair in timed if (pair[1]["contestant"] == "ours_largest").any()]
+    if not timed:
         return None
     return _bar_figure(
         [
-            (case, [(name, ratio(own, name, "ours_largest")) for name in _SWEEP])
-            for case, own in found
+            (case, [(name, ratio(of_case, name, "ours_largest")) for name in _SWEEP])
+            for case, of_case in timed
         ],
         "Time, largest setting alone = 1 ↓",
         f"All settings named above a panel, against our largest one alone. {_INTERVALS}",
@@ -122,7 +122,7 @@ def _bar_figure(
         0
     ]
     largest = max(
-        (one.high for _, timed in panels for _, one in timed if one is not None), default=1.0
+        (bar.high for _, timed in panels for _, bar in timed if bar is not None), default=1.0
     )
     for axes, (title, timed) in zip(grid, panels, strict=True):
         _bars(axes, timed, largest)
@@ -133,15 +133,15 @@ def _bar_figure(
 
 
 def _bars(axes: Axes, timed: Sequence[tuple[str, Estimate | None]], largest: float) -> None:
-    found = [(name, *one) for name, one in timed if one is not None]
+    heights = [(name, *bar) for name, bar in timed if bar is not None]
     shades = {name: contestant_stroke(name)[0] for name, _ in timed}
-    table = pd.DataFrame(found, columns=["name", *Estimate._fields])
+    table = pd.DataFrame(heights, columns=["name", *Estimate._fields])
     bars(axes, table, shades, y="name", width=0.66)
-    for place, (_, one) in enumerate(timed):
-        if one is None:
+    for place, (_, bar) in enumerate(timed):
+        if bar is None:
             axes.text(0.02 * largest, place, "not timed", va="center", size=7, color="#777777")
         else:
-            axes.text(one.high + 0.02 * largest, place, f"{one.mean:.2f}", va="center", size=7.5)
+            axes.text(bar.high + 0.02 * largest, place, f"{bar.mean:.2f}", va="center", size=7.5)
     axes.axvline(1.0, color="#444444", lw=0.8, ls=":")
     labels, _ = wrapped(LABELS.get(name, name) for name, _ in timed)
     axes.set_yticks(range(len(timed)), labels)

@@ -12,7 +12,7 @@ from saliency_bench.report.formats import to_csv
 from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.studies.timing import interleaved_ratio
 
-#: What contestants are called; others go by their own names.
+#: Labels of contestants; others go by their names.
 LABELS = {
     "ours": "Ours",
     "captum_sorted": "Captum, sorted and tuned",
@@ -37,14 +37,14 @@ CellOf = Callable[[pd.DataFrame, str], Cell]
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """pd.DataFrame as a frame with every column."""
+    """Rows as a table with every column."""
     return pd.DataFrame(list(rows), columns=list(THROUGHPUT))
 
 
 def to_file(rows: pd.DataFrame) -> str:
     """All rows as CSV."""
-    found = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    return to_csv(records("rows", "", found))
+    lines = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    return to_csv(records("rows", "", lines))
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -116,7 +116,7 @@ def _table(
 
 
 def _rates(rows: pd.DataFrame) -> Table:
-    """Throughput of everybody in every case where all do the same work."""
+    """Throughput of all contestants in every case where all do the same work."""
     return _table(
         rows[~rows["section"].isin(_SPECIAL)],
         "throughput",
@@ -170,8 +170,8 @@ def _ratio_of(other: str) -> CellOf:
 
 def _rate(key: str, unit: float = 1.0) -> CellOf:
     def rate(case: pd.DataFrame, name: str) -> Cell:
-        own = of(case, name)
-        return _number((unit * own[key].astype(float) / own["seconds"]).median())
+        repeats = of(case, name)
+        return _number((unit * repeats[key].astype(float) / repeats["seconds"]).median())
 
     return rate
 
@@ -190,8 +190,8 @@ def _share_of_matmul(case: pd.DataFrame, name: str) -> Cell:
 
 
 def _milliseconds(case: pd.DataFrame, name: str) -> Cell:
-    own = of(case, name)
-    return _spread(1e3 * own["seconds"] / own["n_examples"])
+    repeats = of(case, name)
+    return _spread(1e3 * repeats["seconds"] / repeats["n_examples"])
 
 
 def _padding(case: pd.DataFrame, name: str) -> Cell:
@@ -208,11 +208,13 @@ def _peak(case: pd.DataFrame, name: str) -> Cell:
 
 def memory(rows: pd.DataFrame) -> Table:
     """Peak memory by steps, and the ratio of most to fewest."""
-    own = rows[(rows["section"] == "memory") & (rows["status"] == OK)]
-    counts = sorted(own["n_steps"].unique())
-    peaks = own.pivot_table(index="contestant", columns="n_steps", values="peak_bytes", sort=False)
+    measured = rows[(rows["section"] == "memory") & (rows["status"] == OK)]
+    counts = sorted(measured["n_steps"].unique())
+    peaks = measured.pivot_table(
+        index="contestant", columns="n_steps", values="peak_bytes", sort=False
+    )
     columns = [Column(f"peak_{n}", f"{n} steps", "MiB") for n in counts]
-    found = tuple(
+    lines = tuple(
         (
             LABELS.get(name, name),
             *(_number(peaks.at[name, n] / 2**20) for n in counts),
@@ -226,13 +228,13 @@ def memory(rows: pd.DataFrame) -> Table:
         "MALLOC_MMAP_THRESHOLD_=65536 in the environment of glibc it is not."
     )
     heads = (Column("contestant", "Contestant"), *columns, Column("ratio", "Ratio"))
-    return Table("memory", "Peak memory", caption, heads, found, marks_best=False)
+    return Table("memory", "Peak memory", caption, heads, lines, marks_best=False)
 
 
 def not_timed(rows: pd.DataFrame) -> Table:
-    """Who was not timed, and why."""
-    own = rows[rows["status"] != OK]
-    found = [
+    """Contestants that were not timed, with the reason."""
+    refused = rows[rows["status"] != OK]
+    lines = [
         {
             "section": row.section,
             "case": row.case,
@@ -241,13 +243,13 @@ def not_timed(rows: pd.DataFrame) -> Table:
             "error": _number(row.error),
             "reason": row.reason,
         }
-        for row in own.itertuples()
+        for row in refused.itertuples()
     ]
-    return records("not_timed", "Not timed", found)
+    return records("not_timed", "Not timed", lines)
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
-    """What the numbers depend on: how each contestant was called, the machine's own speed, and who was not steady."""
+    """Notes on the way each contestant was called, on the machine's own speed, and on timings that were not steady."""
     lines = [
         f"{row.describe}"
         for row in rows[rows["section"] == "contestants"].drop_duplicates("contestant").itertuples()
@@ -272,8 +274,8 @@ def notes(rows: pd.DataFrame) -> list[str]:
 def cases(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """The timed rows of each section and case, in the order in which they were timed."""
     ok = rows[(rows["status"] == OK) & rows["repeat"].notna()]
-    for (section, case), own in ok.groupby(["section", "case"], sort=False):
-        yield (str(section), str(case)), own
+    for (section, case), timed in ok.groupby(["section", "case"], sort=False):
+        yield (str(section), str(case)), timed
 
 
 def of(case: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -283,17 +285,17 @@ def of(case: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def ratio(case: pd.DataFrame, name: str, other: str) -> Estimate | None:
     """A contestant's time over another's, from repeats side by side; None where one of them was not timed."""
-    mine, theirs = (of(case, contestant)["seconds"].tolist() for contestant in (name, other))
-    return Estimate(*interleaved_ratio(mine, theirs)) if mine and theirs else None
+    ours, theirs = (of(case, contestant)["seconds"].tolist() for contestant in (name, other))
+    return Estimate(*interleaved_ratio(ours, theirs)) if ours and theirs else None
 
 
 def ratio_of_rates(case: pd.DataFrame, name: str, other: str) -> Estimate | None:
     """A contestant's useful operations per second over another's, from repeats side by side."""
-    mine, theirs = of(case, name), of(case, other)
-    if not len(mine) or not len(theirs) or mine["useful_flop"].isna().any():
+    ours, theirs = of(case, name), of(case, other)
+    if not len(ours) or not len(theirs) or ours["useful_flop"].isna().any():
         return None
     costs = [
-        (rows["seconds"] / rows["useful_flop"].astype(float)).tolist() for rows in (theirs, mine)
+        (rows["seconds"] / rows["useful_flop"].astype(float)).tolist() for rows in (theirs, ours)
     ]
     return Estimate(*interleaved_ratio(*costs))
 
@@ -308,12 +310,12 @@ def _number(value: Any) -> float | None:
 
 
 def _caption(rows: pd.DataFrame) -> str:
-    own = rows[(rows["section"] == "contestants") & rows["seconds"].notna()]
-    if not len(own):
+    main = rows[(rows["section"] == "contestants") & rows["seconds"].notna()]
+    if not len(main):
         return ""
-    row: Any = own.iloc[0]
+    row: Any = main.iloc[0]
     return (
-        f"Medians of {own['repeat'].nunique()} interleaved repeats; main case: {row.n_examples} texts of {row.n_tokens} "
+        f"Medians of {main['repeat'].nunique()} interleaved repeats; main case: {row.n_examples} texts of {row.n_tokens} "
         f"tokens, {row.n_steps} steps of {row.quadrature}, baseline {row.baseline}, {row.dtype}, {row.device}, "
         f"{row.threads} threads. From token ids to token scores on the host, choice of the class and convergence delta "
         "included; the bare loop keeps nothing. Shares and ratios: medians of repeats side by side, with intervals of "

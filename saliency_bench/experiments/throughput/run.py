@@ -14,7 +14,7 @@ from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import DISAGREES, FAILED
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import DATASETS
-from saliency_bench.experiments.findings import Findings
+from saliency_bench.experiments.reports import ExperimentReport
 from saliency_bench.experiments.scaffold import (
     Experiment,
     Options,
@@ -24,7 +24,7 @@ from saliency_bench.experiments.scaffold import (
     quiet,
 )
 from saliency_bench.experiments.throughput.bench import Bench
-from saliency_bench.experiments.throughput.captum import INTERFACES
+from saliency_bench.experiments.throughput.captum_contestants import INTERFACES
 from saliency_bench.experiments.throughput.contestants import CONTESTANTS
 from saliency_bench.experiments.throughput.plots import FIGURES
 from saliency_bench.experiments.throughput.report import frame, notes, tables, to_file
@@ -76,7 +76,7 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
         "contestants": dict(table[["contestant", "describe"]].dropna().itertuples(index=False)),
     }
     return Outcome(
-        findings(table, encoded, interrupted=interrupt is not None),
+        report_of(table, encoded, interrupted=interrupt is not None),
         {"rows.csv": to_file(table).encode()},
         facts,
         computation(runtime, dtype=model.precision),
@@ -84,12 +84,14 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
     )
 
 
-def findings(rows: pd.DataFrame, encoded: Sequence[Encoded], interrupted: bool) -> Findings:
+def report_of(
+    rows: pd.DataFrame, encoded: Sequence[Encoded], interrupted: bool
+) -> ExperimentReport:
     """Tables and figures of the rows."""
     lengths = sorted(map(len, encoded))
     made = tables(rows)
     cut = ["Interrupted: not all that was asked for was measured."] if interrupted else []
-    return Findings(
+    return ExperimentReport(
         name="throughput",
         tables=made,
         notes=[

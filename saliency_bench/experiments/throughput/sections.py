@@ -16,7 +16,7 @@ from saliency_bench.attribution.quadrature import quadrature as nodes_of
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.rows import OK, Setting, as_list
 from saliency_bench.experiments.throughput.bench import Bench, texts_of_length
-from saliency_bench.experiments.throughput.captum import Trials, captum_in_order, tuned
+from saliency_bench.experiments.throughput.captum_contestants import Trials, captum_in_order, tuned
 from saliency_bench.experiments.throughput.contestants import (
     Contestant,
     Problem,
@@ -26,7 +26,7 @@ from saliency_bench.experiments.throughput.contestants import (
     maps_of,
     setting_of,
 )
-from saliency_bench.experiments.throughput.evaluation import evaluation_contestants
+from saliency_bench.experiments.throughput.evaluation_contestants import evaluation_contestants
 from saliency_bench.experiments.throughput.trial import (
     Case,
     Expected,
@@ -59,7 +59,7 @@ def throughput(bench: Bench) -> Iterator[Row]:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuses settings of the configured sections as everywhere, before a model is loaded.
+    """Checks the settings of the configured sections before a model is loaded.
 
     Raises:
         InputError: a rule is unknown, or cannot have so many steps.
@@ -69,12 +69,12 @@ def check(config: Mapping[str, Any]) -> None:
     for name in set(sections) - {"contestants"}:
         counts += [(rule, n) for n in as_list(config[name].get("n_steps", []))]
     if "sweep" in sections:
-        own = config["sweep"]
-        counts += [(own["quadrature"], n + own["extra_steps"]) for n in own["n_steps"]]
+        section = config["sweep"]
+        counts += [(section["quadrature"], n + section["extra_steps"]) for n in section["n_steps"]]
     if "accuracy" in sections:
-        own = config["accuracy"]
-        counts += [(rule, own["captum_steps"]), (DENSE, own["reference_steps"])]
-        counts.append((CALIBRATED, own["calibrated_steps"]))
+        section = config["accuracy"]
+        counts += [(rule, section["captum_steps"]), (DENSE, section["reference_steps"])]
+        counts.append((CALIBRATED, section["calibrated_steps"]))
     for quadrature, n_steps in counts:
         integrated_gradients(baseline=config["baseline"], quadrature=quadrature, n_steps=n_steps)
 
@@ -83,7 +83,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def contestants(bench: Bench) -> Iterator[Row]:
-    """Everybody on texts of mixed lengths: the main comparison."""
+    """All contestants on texts of mixed lengths: the main comparison."""
     yield from bench.cases(
         "contestants", {"mixed lengths": bench.problem()}, bench.config["contestants"]
     )
@@ -91,45 +91,45 @@ def contestants(bench: Bench) -> Iterator[Row]:
 
 def budget(bench: Bench) -> Iterator[Row]:
     """Over token budgets, which are Captum's internal_batch_size too."""
-    own = bench.config["budget"]
-    for n in own["token_budgets"]:
-        cases = {f"{n} tokens": bench.small(own, token_budget=n)}
+    config = bench.config["budget"]
+    for n in config["token_budgets"]:
+        cases = {f"{n} tokens": bench.small(config, token_budget=n)}
         yield from bench.cases(
-            "budget", cases, own["contestants"], {"captum_sorted": {"tokens_at_once": [n]}}
+            "budget", cases, config["contestants"], {"captum_sorted": {"tokens_at_once": [n]}}
         )
 
 
 def length(bench: Bench) -> Iterator[Row]:
     """Over texts of one length each, where nothing is won by padding less."""
-    own = bench.config["length"]
+    config = bench.config["length"]
     cases = {
         f"length {n}": bench.small(
-            own, encoded=texts_of_length(bench.model, bench.encoded, n, own["n_examples"])
+            config, encoded=texts_of_length(bench.model, bench.encoded, n, config["n_examples"])
         )
-        for n in own["lengths"]
+        for n in config["lengths"]
     }
-    yield from bench.cases("length", cases, own["contestants"])
+    yield from bench.cases("length", cases, config["contestants"])
 
 
 def steps(bench: Bench) -> Iterator[Row]:
     """Over numbers of steps."""
-    own = bench.config["steps"]
-    cases = {f"{n} steps": bench.small(own | {"n_steps": n}) for n in own["n_steps"]}
-    yield from bench.cases("steps", cases, own["contestants"])
+    config = bench.config["steps"]
+    cases = {f"{n} steps": bench.small(config | {"n_steps": n}) for n in config["n_steps"]}
+    yield from bench.cases("steps", cases, config["contestants"])
 
 
 def precision(bench: Bench) -> Iterator[Row]:
     """Over types of the model; errors are those to float64."""
-    own = bench.config["precision"]
+    config = bench.config["precision"]
     double = replace(bench, model=bench.load(dtype="float64"))
     with double.model.frozen():
-        problem = double.small(own)
+        problem = double.small(config)
         (truth,) = explained(problem, [problem.setting])
-    for dtype in own["dtypes"]:
+    for dtype in config["dtypes"]:
         other = replace(bench, model=bench.load(dtype=dtype))
         with other.model.frozen():
-            cases = {dtype: other.small(own)}
-            yield from other.cases("precision", cases, own["contestants"], truth=truth)
+            cases = {dtype: other.small(config)}
+            yield from other.cases("precision", cases, config["contestants"], truth=truth)
 
 
 def sweep(bench: Bench) -> Iterator[Row]:
@@ -139,20 +139,22 @@ def sweep(bench: Bench) -> Iterator[Row]:
 
 
 def _step_sweep(bench: Bench) -> Iterator[Row]:
-    own = bench.config["sweep"]
-    counts = sorted(own["n_steps"])
-    problem = bench.small(own | {"n_steps": counts[-1]})
+    config = bench.config["sweep"]
+    counts = sorted(config["n_steps"])
+    problem = bench.small(config | {"n_steps": counts[-1]})
     # Nesting rules have both ends of the path among their nodes: one more gradient than Captum's n.
     settings = [
         integrated_gradients(
-            baseline=problem.baseline, quadrature=own["quadrature"], n_steps=n + own["extra_steps"]
+            baseline=problem.baseline,
+            quadrature=config["quadrature"],
+            n_steps=n + config["extra_steps"],
         )
         for n in counts
     ]
     nodes = {
         node
         for setting in settings
-        for node in nodes_of(own["quadrature"], setting.hyper["n_steps"])[0]
+        for node in nodes_of(config["quadrature"], setting.hyper["n_steps"])[0]
     }
     plain = [replace(problem, n_steps=n) for n in counts]
     use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
@@ -169,11 +171,10 @@ def _step_sweep(bench: Bench) -> Iterator[Row]:
 
 
 def _sample_sweep(bench: Bench) -> Iterator[Row]:
-    own = bench.config["sweep"]
-    counts = sorted(own["n_samples"])
-    problem = bench.small(own | {"n_steps": counts[-1]})
-    entry = conf_files.method_defaults("smoothgrad")
-    settings = [setting_of(entry, n_samples=n) for n in counts]
+    config = bench.config["sweep"]
+    counts = sorted(config["n_samples"])
+    problem = bench.small(config | {"n_steps": counts[-1]})
+    settings = [setting_of("smoothgrad", n_samples=n) for n in counts]
     twins = [setting.twin("captum") for setting in settings]
     yield from _sweep(
         bench,
@@ -194,8 +195,8 @@ def _one_by_one(problem: Problem, settings: Sequence[Setting]) -> Scores:
     ):
         for setting in settings:
             (maps,) = opened.explain([setting]).values()
-            for index, one in zip(block.indices, maps, strict=True):
-                scores[setting.id, index] = one.scores
+            for index, map_ in zip(block.indices, maps, strict=True):
+                scores[setting.id, index] = map_.scores
     n = len(problem.encoded)
     return [scores[setting.id, index] for setting in settings for index in range(n)]
 
@@ -218,7 +219,9 @@ def _sweep(
         Contestant(
             "ours_sweep",
             "ours: all settings from one pass over the union of their points",
-            lambda: [scores for own in explained(problem, settings) for scores in own],
+            lambda: [
+                scores for of_setting in explained(problem, settings) for scores in of_setting
+            ],
         ),
         Contestant(
             "ours_largest",
@@ -228,7 +231,7 @@ def _sweep(
         Contestant("captum_sweep", describe, captum, rounds=True),
     ]
     exact = [
-        Expected([scores for own in alone for scores in own]),
+        Expected([scores for of_setting in alone for scores in of_setting]),
         Expected(alone[-1]),
         captum_expected,
     ]
@@ -249,18 +252,18 @@ def memory(bench: Bench) -> Iterator[Row]:
 
     One run each, scores compared between contestants. At half the steps a first run loads what a first run loads.
     """
-    own = bench.config["memory"]
-    encoded = texts_of_length(bench.model, bench.encoded, own["length"], own["n_examples"])
-    fixed = {"encoded": encoded, "token_budget": own["token_budget"]}
-    first, *_ = counts = sorted(own["n_steps"])
+    config = bench.config["memory"]
+    encoded = texts_of_length(bench.model, bench.encoded, config["length"], config["n_examples"])
+    fixed = {"encoded": encoded, "token_budget": config["token_budget"]}
+    first, *_ = counts = sorted(config["n_steps"])
     warm = bench.problem(**fixed, n_steps=max(2, first // 2))
-    for one in entered(warm, own["contestants"], bench.config["options"])[0]:
-        one.run()
+    for contestant in entered(warm, config["contestants"], bench.config["options"])[0]:
+        contestant.run()
     for done, n in enumerate(counts):
         bench.progress("memory", done, len(counts))
         problem = bench.problem(**fixed, n_steps=n)
-        case = Case("memory", f"{n} steps", problem, own["length"])
-        entrants, absent = entered(problem, own["contestants"], bench.config["options"])
+        case = Case("memory", f"{n} steps", problem, config["length"])
+        entrants, absent = entered(problem, config["contestants"], bench.config["options"])
         yield from absent_rows(case, absent)
         yield from _peaks(case, entrants, bench.protocol())
     bench.progress("memory", len(counts), len(counts))
@@ -268,69 +271,67 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 def _peaks(case: Case, entrants: Sequence[Contestant], protocol: Protocol) -> Iterator[Row]:
     expected: Expected | None = None
-    for one in entrants:
+    for contestant in entrants:
         with peak_memory(case.problem.model.device) as peak:
-            found = admission(one, expected, protocol)
-        # The first is what the others are compared with: no run is there for the comparison alone.
-        if expected is None and found.scores is not None:
-            expected = Expected(found.scores, rounding(case.problem, [case.problem.setting]))
-        if found.status == OK:
-            yield row_of(case, one, found) | {
+            admitted = admission(contestant, expected, protocol)
+        # The others are compared with the first, so that no run is made for the comparison alone.
+        if expected is None and admitted.scores is not None:
+            expected = Expected(admitted.scores, rounding(case.problem, [case.problem.setting]))
+        if admitted.status == OK:
+            yield row_of(case, contestant, admitted) | {
                 "repeat": 0,
-                "seconds": found.seconds,
+                "seconds": admitted.seconds,
                 "peak_bytes": peak.peak_bytes,
             }
         else:
-            yield row_of(case, one, found)
+            yield row_of(case, contestant, admitted)
 
 
 def accuracy(bench: Bench) -> Iterator[Row]:
-    """What Integrated Gradients with a small error cost, ours and Captum's default; errors are those to a dense rule."""
-    own = bench.config["accuracy"]
+    """The cost of Integrated Gradients with a small error, ours and Captum's default; errors are those to a dense rule."""
+    config = bench.config["accuracy"]
     bench.progress("accuracy", 0, 1)
-    problem = bench.small(own | {"n_steps": own["captum_steps"]})
+    problem = bench.small(config | {"n_steps": config["captum_steps"]})
     dense = integrated_gradients(
-        baseline=problem.baseline, quadrature=DENSE, n_steps=own["reference_steps"]
+        baseline=problem.baseline, quadrature=DENSE, n_steps=config["reference_steps"]
     )
     (truth,) = explained(problem, [dense])
-    adaptive = conf_files.method_defaults("integrated_gradients_adaptive")
     settings = {
         "ours_adaptive": setting_of(
-            adaptive, baseline=problem.baseline, tolerance=own["tolerance"]
+            "integrated_gradients_adaptive",
+            baseline=problem.baseline,
+            tolerance=config["tolerance"],
         ),
         "ours_calibrated": integrated_gradients(
-            baseline=problem.baseline, quadrature=CALIBRATED, n_steps=own["calibrated_steps"]
+            baseline=problem.baseline, quadrature=CALIBRATED, n_steps=config["calibrated_steps"]
         ),
     }
-    entrants = [_by_setting(key, problem, one) for key, one in settings.items()]
+    entrants = [_by_setting(key, problem, setting) for key, setting in settings.items()]
     use, _ = tuned(problem, Trials(**bench.config["options"]["captum_sorted"]))
     describe = f"Captum, {problem.n_steps} Gauss-Legendre steps, sorted: {use}"
     entrants.append(captum_in_order("captum_default", describe, problem, use))
-    # They need not be equal, only near: what is further away computes something else.
-    protocol = replace(bench.protocol(), tolerance=own["refused_above"])
-    case = Case("accuracy", f"to {100 * own['tolerance']:g} %", problem)
-    yield from measured(case, [(one, Expected(truth)) for one in entrants], protocol)
+    # They need not be equal, only near: a larger error is no error of quadrature.
+    protocol = replace(bench.protocol(), tolerance=config["refused_above"])
+    case = Case("accuracy", f"to {100 * config['tolerance']:g} %", problem)
+    yield from measured(case, [(entrant, Expected(truth)) for entrant in entrants], protocol)
     bench.progress("accuracy", 1, 1)
 
 
 def _by_setting(name: str, problem: Problem, setting: Setting) -> Contestant:
     """A contestant of ours, run once to see how many gradients each text takes."""
-    costs = [one.n_gradients for one in maps_of(problem, [setting])[0]]
+    costs = [map_.n_gradients for map_ in maps_of(problem, [setting])[0]]
     describe = f"ours: {setting.method}, {np.mean(costs):.3g} gradients per text"
     return Contestant(name, describe, lambda: explained(problem, [setting])[0], n_gradients=costs)
 
 
 def evaluation(bench: Bench) -> Iterator[Row]:
     """Metrics of several methods from shared curves, against each metric of each method by itself."""
-    own = bench.config["evaluation"]
-    problem = bench.small(own | {"n_steps": bench.config["n_steps"]})
-    entries = {name: conf_files.metric_defaults(name) for name in own["metrics"]}
-    maps = {
-        name: maps_of(problem, [setting_of(conf_files.method_defaults(name))])[0]
-        for name in own["methods"]
-    }
-    for done, removal in enumerate(own["removals"]):
-        bench.progress("evaluation", done, len(own["removals"]))
+    config = bench.config["evaluation"]
+    problem = bench.small(config | {"n_steps": bench.config["n_steps"]})
+    entries = {name: conf_files.metric_defaults(name) for name in config["metrics"]}
+    maps = {name: maps_of(problem, [setting_of(name)])[0] for name in config["methods"]}
+    for done, removal in enumerate(config["removals"]):
+        bench.progress("evaluation", done, len(config["removals"]))
         ways = evaluation_contestants(
             bench.references,
             problem.encoded,
@@ -347,8 +348,8 @@ def evaluation(bench: Bench) -> Iterator[Row]:
         ]
         expected = Expected(ways["shared"]())
         case = Case("evaluation", f"removal {removal}", problem)
-        yield from measured(case, [(one, expected) for one in entrants], bench.protocol())
-    bench.progress("evaluation", len(own["removals"]), len(own["removals"]))
+        yield from measured(case, [(entrant, expected) for entrant in entrants], bench.protocol())
+    bench.progress("evaluation", len(config["removals"]), len(config["removals"]))
 
 
 _WAYS = {
@@ -357,7 +358,7 @@ _WAYS = {
 }
 
 
-#: In the order in which they make sense. `own` keys of conf/throughput.yaml bear the same names.
+#: In the order in which they make sense. The keys of conf/throughput.yaml have the same names.
 SECTIONS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "contestants": contestants,
     "length": length,

@@ -1,4 +1,4 @@
-"""Contestants on one case: first whether they compute what they must, then their times, interleaved.
+"""Trials of contestants on a case: first their scores are checked, then their times are measured, interleaved.
 
 One that disagrees, fails or does not apply is not timed, and its row says why.
 """
@@ -33,7 +33,7 @@ Clock: TypeAlias = Callable[[], float]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a case is timed. `tolerance` is what scores may differ by, relative to a text's largest one."""
+    """The way cases are timed. Scores may differ by `tolerance`, relative to a text's largest score."""
 
     n_repeats: int
     max_warmups: int
@@ -53,7 +53,7 @@ class Case:
     length: int | None = None  # of every text; None where they differ
 
     def facts(self) -> Row:
-        """What all rows of the case have in common."""
+        """The columns that all rows of the case share."""
         problem, model = self.problem, self.problem.model
         return {
             "section": self.section,
@@ -73,7 +73,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Expected:
-    """What scores must be, and by how much each may differ from it where the contestant rounds its weights."""
+    """The expected scores, and the difference that each text may have where the contestant rounds its weights."""
 
     scores: Scores
     rounding: Float[np.ndarray, " N"] | None = None
@@ -81,7 +81,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Admission:
-    """What the comparison with ours gave. Only `status` ok is timed; `seconds` is the first run, checks included."""
+    """The outcome of the comparison with ours. Only `status` ok is timed; `seconds` is the first run, checks included."""
 
     status: str
     reason: str | None = None
@@ -91,14 +91,14 @@ class Admission:
     scores: Scores | None = field(default=None, repr=False)
 
 
-# --- who may be timed
+# --- admission
 
 
 def entered(
     problem: Problem, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Contestant], dict[str, str]]:
-    """The named contestants, and of those that refuse the problem the reasons."""
-    found: list[Contestant] = []
+    """The named contestants, and the reasons of those that refuse the problem."""
+    contestants: list[Contestant] = []
     absent: dict[str, str] = {}
     for name in names:
         try:
@@ -106,29 +106,29 @@ def entered(
         except InputError as error:
             absent[name] = str(error)
         else:
-            found += made if isinstance(made, list) else [made]
-    return found, absent
+            contestants += made if isinstance(made, list) else [made]
+    return contestants, absent
 
 
 def expected_of(problem: Problem, settings: Sequence[Setting]) -> Expected:
     """Our scores under these settings, one after the other."""
-    scores = [one for own in explained(problem, settings) for one in own]
+    scores = [of_text for of_setting in explained(problem, settings) for of_text in of_setting]
     return Expected(scores, rounding(problem, settings))
 
 
 def rounding(problem: Problem, settings: Sequence[Setting]) -> Float[np.ndarray, " N"] | None:
-    """What Captum's float32 quadrature may move each text's scores by; in float32 nothing that is seen."""
+    """The difference that Captum's float32 quadrature makes to each text's scores at most; None in float32, where it is not seen."""
     if problem.model.dtype != torch.float64:
         return None
-    found = np.zeros((len(settings), len(problem.encoded)))
+    allowed = np.zeros((len(settings), len(problem.encoded)))
     blocks = opened_blocks(problem.references, problem.encoded, "predicted", problem.token_budget)
     for block, opened in blocks:
         context = opened.context("logit", settings[0].seed)
         for row, setting in enumerate(settings):
-            found[row, list(block.indices)] = (
+            allowed[row, list(block.indices)] = (
                 relative_tolerance(context, setting) - REORDERING[torch.float64]
             )
-    return found.ravel()
+    return allowed.ravel()
 
 
 def differences(scores: Scores, expected: Scores) -> Float[np.ndarray, " N"]:
@@ -138,20 +138,20 @@ def differences(scores: Scores, expected: Scores) -> Float[np.ndarray, " N"]:
     return np.array([_difference(*pair) for pair in zip(scores, expected, strict=True)])
 
 
-def _difference(found: Float[np.ndarray, " _"], expected: Float[np.ndarray, " _"]) -> float:
-    if found.shape != expected.shape or not np.isfinite(found).all():
+def _difference(scores: Float[np.ndarray, " _"], expected: Float[np.ndarray, " _"]) -> float:
+    if scores.shape != expected.shape or not np.isfinite(scores).all():
         return np.inf
-    apart = float(np.abs(found - expected).max(initial=0.0))
+    apart = float(np.abs(scores - expected).max(initial=0.0))
     size = float(np.abs(expected).max(initial=0.0))
     return apart / size if size else (np.inf if apart else 0.0)
 
 
 def admission(contestant: Contestant, expected: Expected | None, protocol: Protocol) -> Admission:
-    """The first run of a contestant, and whether its scores are what they must be."""
+    """Runs a contestant for the first time and compares its scores with the expected ones."""
     start = protocol.clock()
     try:
         scores = contestant.scores()
-    except Exception as error:  # somebody else's code may raise anything, and the others go on
+    except Exception as error:  # code of another package may raise anything, and the others go on
         text = " ".join(str(error).split())
         return Admission(FAILED, f"{type(error).__name__}: {text}")
     seconds = protocol.clock() - start
@@ -176,7 +176,7 @@ def admission(contestant: Contestant, expected: Expected | None, protocol: Proto
     )
 
 
-# --- how they are timed
+# --- timing
 
 
 def measured(
@@ -192,19 +192,21 @@ def measured(
     synchronize = synchronizer(case.problem.model.device)
     admitted: dict[str, tuple[Contestant, Admission]] = {}
     for contestant, expected in entrants:
-        found = admission(contestant, expected, protocol)
-        if found.status == OK:
-            against = found if truth is None else _against(found, truth)
+        outcome = admission(contestant, expected, protocol)
+        if outcome.status == OK:
+            against = outcome if truth is None else _against(outcome, truth)
             admitted[contestant.name] = contestant, against
         else:
-            yield row_of(case, contestant, found)
+            yield row_of(case, contestant, outcome)
     if not admitted:
         return
     rows = {
-        name: row_of(case, contestant, found) | _warmed(case, contestant, protocol, synchronize)
-        for name, (contestant, found) in admitted.items()
+        name: row_of(case, contestant, outcome) | _warmed(case, contestant, protocol, synchronize)
+        for name, (contestant, outcome) in admitted.items()
     }
-    runs: dict[str, Callable[[], object]] = {name: one.run for name, (one, _) in admitted.items()}
+    runs: dict[str, Callable[[], object]] = {
+        name: contestant.run for name, (contestant, _) in admitted.items()
+    }
     multiply, n_operations = _products(case, protocol)
     if multiply is not None:
         runs[MATMUL] = multiply
@@ -243,11 +245,11 @@ def _warmed(
     }
 
 
-def _against(found: Admission, truth: Scores) -> Admission:
-    if found.scores is None:
-        return found
-    error, median = _errors(differences(found.scores, truth))
-    return replace(found, error=error, error_median=median)
+def _against(outcome: Admission, truth: Scores) -> Admission:
+    if outcome.scores is None:
+        return outcome
+    error, median = _errors(differences(outcome.scores, truth))
+    return replace(outcome, error=error, error_median=median)
 
 
 def _errors(apart: Float[np.ndarray, " N"]) -> tuple[float | None, float | None]:
@@ -283,8 +285,8 @@ def _products(case: Case, protocol: Protocol) -> tuple[Callable[[], None] | None
     return multiply, n_times * n_operations
 
 
-def row_of(case: Case, contestant: Contestant, found: Admission) -> Row:
-    """What is known of a contestant in a case, its times apart."""
+def row_of(case: Case, contestant: Contestant, outcome: Admission) -> Row:
+    """The row of a contestant in a case, without its times."""
     problem = case.problem
     costs = contestant.n_gradients or [problem.n_steps] * len(problem.encoded)
     encoder = encoder_of(problem.model.module)
@@ -300,11 +302,11 @@ def row_of(case: Case, contestant: Contestant, found: Admission) -> Row:
         "n_gradients": sum(costs),
         "padded_tokens": contestant.padded_tokens,
         "useful_flop": useful,
-        "first_seconds": found.seconds,
-        "error": found.error,
-        "error_median": found.error_median,
-        "status": found.status,
-        "reason": found.reason,
+        "first_seconds": outcome.seconds,
+        "error": outcome.error,
+        "error_median": outcome.error_median,
+        "status": outcome.status,
+        "reason": outcome.reason,
     }
 
 

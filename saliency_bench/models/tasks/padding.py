@@ -14,14 +14,10 @@ import torch
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.intake import attempted
 from saliency_bench.models.model import Model
+from saliency_bench.models.rounding import coarse_share
 from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.models.tasks.placing import pads_outside, whole_numbers
 from saliency_bench.models.tasks.task import outputs_of
-
-#: The most rounding errors by which padding may change an output: the same arithmetic in another order.
-MOST_EPSILONS = 1e3
-#: The largest difference, since in half precision so many rounding errors would allow any.
-MOST = 0.1
 
 
 def matters(model: Model, inputs: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
@@ -60,6 +56,5 @@ def _differ(model: Model, whole: Encoded, bare: Encoded) -> bool:
         return alone is None  # a model that takes only one length is explained at that length
     if model.per_token:
         padded = padded[torch.tensor(whole.attended, device=padded.device)]
-    share = min(MOST_EPSILONS * torch.finfo(alone.dtype).eps, MOST)
     difference = float((padded.double() - alone.double()).abs().max())
-    return not difference <= share * max(1.0, float(alone.abs().max()))
+    return not difference <= coarse_share(alone.dtype) * max(1.0, float(alone.abs().max()))

@@ -10,9 +10,9 @@ import torch
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Batch
 from saliency_bench.experiments.random_models import random_model, random_texts
-from saliency_bench.experiments.throughput import captum
+from saliency_bench.experiments.throughput import captum_contestants as captum
 from saliency_bench.experiments.throughput.bare_loop import bare_loop
-from saliency_bench.experiments.throughput.captum import (
+from saliency_bench.experiments.throughput.captum_contestants import (
     Trials,
     Use,
     captum_in_order,

@@ -8,7 +8,7 @@ from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
 
 import saliency_bench as sb
 from saliency_bench.core import conf as conf_files
-from saliency_bench.experiments.throughput.evaluation import evaluation_contestants
+from saliency_bench.experiments.throughput.evaluation_contestants import evaluation_contestants
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encoded_ids
 

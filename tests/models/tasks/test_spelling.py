@@ -9,7 +9,7 @@ import torch
 from tiny_heads import GPT2, SIZES, gradient_lengths, tiny_head, tiny_model, word_tokenizer
 
 import saliency_bench as sb
-from saliency_bench.api.settings import plain_targets
+from saliency_bench.api.arguments import plain_targets
 from saliency_bench.core.errors import InputError
 from saliency_bench.models.loading import wrap_model
 

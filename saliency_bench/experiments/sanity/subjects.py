@@ -1,4 +1,4 @@
-"""What the sections share: a model with its texts, their maps, and the agreement of two maps."""
+"""A model with its texts and their maps, which all sections need, and the agreement of two maps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from saliency_bench.attribution.settings import expand
+from saliency_bench.attribution.settings import single_settings
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.method_facts import signed
@@ -29,7 +29,7 @@ NO_SIGNS = "scores have no sign, so that only their magnitudes are compared"
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and its texts; `fixed` have the class that the model predicts as their label, so that it can be asked for."""
+    """A model and its texts; `fixed` have the class that the model predicts as their label, so that it can be the target."""
 
     model: Model
     encoded: tuple[Encoded, ...]
@@ -45,24 +45,25 @@ class Subject:
 
 
 def fix_class(model: Model, encoded: Sequence[Encoded], budget: int) -> tuple[Encoded, ...]:
-    """The texts labelled with what the model says of them: a class that stays when model or input changes."""
-    refs, found = References(model), list(encoded)
+    """The texts labelled with the class that the model predicts, which stays when model or input changes."""
+    refs, labelled = References(model), list(encoded)
     with model.frozen():
         for block, opened in opened_blocks(refs, encoded, "predicted", budget):
             for index, label in zip(block.indices, opened.predicted.tolist(), strict=True):
-                found[index] = replace(encoded[index], gold=label)
-    return tuple(found)
+                labelled[index] = replace(encoded[index], gold=label)
+    return tuple(labelled)
 
 
 def settings_of(
     model: Model, names: Sequence[str], seed: int, **changed: Any
 ) -> dict[str, Setting]:
-    """The entries of conf/method/ as settings, by name; what the model lacks is replaced as everywhere."""
+    """The entries of conf/method/ as settings, by name; what the model lacks is replaced (`fit_settings`)."""
     entries = {name: conf_files.method_defaults(name) for name in names}
     for entry in entries.values():
         entry |= {key: value for key, value in changed.items() if key in entry}
-    fitted, _ = fit_settings(model, expand(entries, target="gold", seed=seed))
-    return {one.name: one for one in fitted}
+    settings = single_settings(entries, target="gold", seed=seed)
+    fitted, _ = fit_settings(model, list(settings.values()))
+    return {setting.name: setting for setting in fitted}
 
 
 def explained(
@@ -75,28 +76,28 @@ def explained(
 
 
 def valued(value: float) -> Row:
-    """The value of a row, or the reason why a map has none."""
+    """The value of a row, or the reason why there is none."""
     if np.isfinite(value):
         return {"value": value, "reason": None}
     return {"value": None, "reason": "every score of the map is 0"}
 
 
 def compared(a: Maps, b: Maps) -> Iterator[Row]:
-    """How alike the maps of two occasions are, text by text: of the magnitudes, and of the scores where they have signs.
+    """The agreement of two sets of maps, text by text: of magnitudes, and of scores where they have signs.
 
     Magnitudes are what methods with and without signs can be compared by. The agreement of scores of a method without
     signs is that of its magnitudes, and not applicable: beside signed ones it would be another quantity.
     """
-    for name, own in a.items():
-        for first, second in zip(own, b[name], strict=True):
+    for name, of_method in a.items():
+        for first, second in zip(of_method, b[name], strict=True):
             row = {"method": name, "example_id": first.example_id}
             try:
                 values = similarity(first.scores, second.scores, np.array(first.attributable))
             except NotApplicable as reason:
-                found: list[Row] = [{"value": None, "reason": str(reason)}] * 2
+                measured: list[Row] = [{"value": None, "reason": str(reason)}] * 2
             else:
-                found = [{"value": value, "reason": None} for value in values]
-            if not any(signed(made.setting, made.scores) for made in (first, second)):
-                found[0] = {"value": None, "reason": NO_SIGNS}
-            yield row | {"measure": TAU_ABSOLUTE} | found[1]
-            yield row | {"measure": TAU} | found[0]
+                measured = [{"value": value, "reason": None} for value in values]
+            if not any(signed(map_.setting, map_.scores) for map_ in (first, second)):
+                measured[0] = {"value": None, "reason": NO_SIGNS}
+            yield row | {"measure": TAU_ABSOLUTE} | measured[1]
+            yield row | {"measure": TAU} | measured[0]

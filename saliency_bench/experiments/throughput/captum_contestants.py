@@ -31,7 +31,7 @@ INTERFACES = {"inputs": "IntegratedGradients", "layer": "LayerIntegratedGradient
 
 @dataclass(frozen=True)
 class Use:
-    """How Captum is called: on embeddings or on the embedding layer, texts per call, tokens at once."""
+    """A way to call Captum: on embeddings or on the embedding layer, texts per call, tokens at once."""
 
     interface: str  # inputs, layer
     batch_size: int
@@ -65,11 +65,13 @@ def captum_sorted(problem: Problem, *, trials: Trials) -> Contestant:
 def tuned(problem: Problem, trials: Trials) -> tuple[Use, int]:
     """The fastest use of Captum on sorted texts, and how many were tried.
 
-    One thing is chosen after the other: the size of batches, then internal_batch_size, then the interface.
+    The size of batches is chosen first, then internal_batch_size, then the interface.
     """
     _refuse_what_captum_lacks(problem)
     # The layer's interface starts from token ids.
-    interfaces = [one for one in trials.interfaces if one != "layer" or problem.baseline in TOKENS]
+    interfaces = [
+        name for name in trials.interfaces if name != "layer" or problem.baseline in TOKENS
+    ]
     # A batch of more texts than there are is a batch of all.
     sizes = list(dict.fromkeys(min(size, len(problem.encoded)) for size in trials.batch_sizes))
     best = Use(interfaces[0], sizes[0], trials.tokens_at_once[0])
@@ -91,7 +93,7 @@ def tuned(problem: Problem, trials: Trials) -> tuple[Use, int]:
 
 def captum_in_order(name: str, describe: str, problem: Problem, use: Use) -> Contestant:
     """Captum on texts sorted by length."""
-    lengths = [len(one) for one in problem.encoded]
+    lengths = [len(item) for item in problem.encoded]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return _captum_contestant(name, describe, problem, cut(order, use.batch_size), use)
 
@@ -141,14 +143,14 @@ def _refuse_what_captum_lacks(problem: Problem) -> None:
 
 
 def _captum(problem: Problem, batches: Sequence[Sequence[int]], use: Use | int) -> Scores:
-    """Scores by Captum; `use` says how, or is the internal_batch_size of a call on embeddings."""
-    found: Scores = [np.empty(0)] * len(problem.encoded)
+    """Scores by Captum; `use` is a way to call it, or the internal_batch_size of a call on embeddings."""
+    scores: Scores = [np.empty(0)] * len(problem.encoded)
     for indices in batches:
         batch = collate(problem.model, [problem.encoded[index] for index in indices])
         values = _captum_values(problem, batch, use).detach().sum(-1).double().cpu().numpy()
         for index, row in zip(indices, values, strict=True):
-            found[index] = row[: len(problem.encoded[index])]
-    return found
+            scores[index] = row[: len(problem.encoded[index])]
+    return scores
 
 
 def _captum_values(problem: Problem, batch: Batch, use: Use | int) -> Float[Tensor, "B T D"]:

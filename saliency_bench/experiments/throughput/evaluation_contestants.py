@@ -15,7 +15,7 @@ from saliency_bench.studies.evaluate import evaluate_block
 
 Entries = Mapping[str, Mapping[str, Any]]
 Values = list[Float[np.ndarray, " _"]]
-Found = dict[tuple[str, str, str], float]
+ByRow = dict[tuple[str, str, str], float]
 
 
 def evaluation_contestants(
@@ -28,8 +28,8 @@ def evaluation_contestants(
 ) -> dict[str, Callable[[], Values]]:
     """Two ways to the same values, of each text by setting and metric: `shared`, and `separate`.
 
-    `separate` goes through the texts again for each metric and method, in the same blocks: nothing that was asked
-    for one is known to the other, and no token is left out of the computation.
+    `separate` goes through the texts again for each metric and method, in the same blocks: they share no answer of the
+    model, and no token is left out of the computation.
 
     Args:
         refs: of the model, which must be frozen.
@@ -42,18 +42,18 @@ def evaluation_contestants(
     views = [View(removal, "token", "probability", "signed")]
     settings = [of_texts[0].setting["setting_id"] for of_texts in maps.values()]
 
-    def evaluated(references: References, names: Sequence[str], entries: Entries) -> Found:
-        found: Found = {}
+    def evaluated(references: References, names: Sequence[str], entries: Entries) -> ByRow:
+        of_rows: ByRow = {}
         for block, opened in opened_blocks(references, encoded, "predicted", token_budget):
             of_block = [maps[name][index] for name in names for index in block.indices]
             for row in evaluate_block(opened, of_block, entries, views).rows:
-                found[row["example_id"], row["setting_id"], row["metric"]] = row["value"]
-        return found
+                of_rows[row["example_id"], row["setting_id"], row["metric"]] = row["value"]
+        return of_rows
 
-    def values(found: Found) -> Values:
+    def values(of_rows: ByRow) -> Values:
         columns = [(setting, metric) for setting in settings for metric in metrics]
         return [
-            np.array([found[item.example_id, *column] for column in columns]) for item in encoded
+            np.array([of_rows[item.example_id, *column] for column in columns]) for item in encoded
         ]
 
     def shared() -> Values:
@@ -61,10 +61,10 @@ def evaluation_contestants(
 
     def separate() -> Values:
         whole = References(refs.model, may_drop=False)
-        found: Found = {}
+        of_rows: ByRow = {}
         for name in maps:
             for metric, entry in metrics.items():
-                found |= evaluated(whole, [name], {metric: entry})
-        return values(found)
+                of_rows |= evaluated(whole, [name], {metric: entry})
+        return values(of_rows)
 
     return {"shared": shared, "separate": separate}

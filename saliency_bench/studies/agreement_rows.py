@@ -1,4 +1,4 @@
-"""How far settings agree on the maps of a block."""
+"""Agreement of settings on the maps of a block."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -25,7 +25,7 @@ from saliency_bench.studies.evaluate import NOT_FINITE, Row
 def agreement_rows(
     maps: Sequence[AttributionMap], metrics: Sequence[str], granularity: str, k: float, p: float
 ) -> list[Row]:
-    """How far every two settings agree on every example, by each of the metrics (`agreement.NAMES`).
+    """The agreement of every two settings on every example, by each of the metrics (`agreement.NAMES`).
 
     Units are ranked by their scores; `k` is the share of them at the top, `p` the persistence of RBO. `chance` is what
     two random rankings have on average.
@@ -35,8 +35,8 @@ def agreement_rows(
         by_example.setdefault(attribution.example_id, []).append(_Ranked(attribution, granularity))
     return [
         row
-        for own in by_example.values()
-        for a, b in combinations(own, 2)
+        for of_text in by_example.values()
+        for a, b in combinations(of_text, 2)
         for row in _pair(a, b, metrics, k, p)
     ]
 
@@ -61,7 +61,7 @@ class _Ranked:
 
 
 def _pair(a: _Ranked, b: _Ranked, metrics: Sequence[str], k: float, p: float) -> list[Row]:
-    """The rows of two maps, a metric each."""
+    """The rows of two maps, one for each metric."""
     pair = {
         "setting_a": a.map.setting["setting_id"],
         "setting_b": b.map.setting["setting_id"],
@@ -71,7 +71,7 @@ def _pair(a: _Ranked, b: _Ranked, metrics: Sequence[str], k: float, p: float) ->
     if not (a.finite and b.finite):
         none = nothing | {"status": FAILED, "reason": NOT_FINITE}
         return [pair | {"metric": metric} | none for metric in metrics]
-    try:  # where there is no order to compare, there is none in any metric
+    try:  # a map without an order has none in any metric
         tau = kendall_tau(a.scores, b.scores, a.heads)
     except NotApplicable as reason:
         none = nothing | {"status": NOT_APPLICABLE, "reason": str(reason)}
@@ -87,7 +87,7 @@ def _pair(a: _Ranked, b: _Ranked, metrics: Sequence[str], k: float, p: float) ->
 def _agreement(
     a: _Ranked, b: _Ranked, metric: str, k: float, p: float, tau: float
 ) -> tuple[float, float]:
-    """The value, and that by chance."""
+    """The agreement of two maps by a metric, and the mean agreement of two random rankings."""
     if metric == TOP_K_JACCARD:
         return top_k_jaccard(a.order, b.order, count(k, len(a.order)))
     if metric == RBO:

@@ -1,4 +1,4 @@
-"""Arguments of `attribute` and `evaluate` to settings, targets and metric entries."""
+"""Turns the arguments of `attribute` and `evaluate` into settings, targets and metric entries."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from saliency_bench.api.parts import PARTS
 from saliency_bench.attribution.methods import KINDS, METHODS, ONLY
 from saliency_bench.attribution.noise import UNITS
 from saliency_bench.attribution.settings import expand, has_backends
@@ -22,7 +23,7 @@ from saliency_bench.models import references
 from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
-from saliency_bench.models.tasks.scores import CRITERION
+from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
 from saliency_bench.models.tasks.targets import ALL
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.budget import resolve as resolve_budget
@@ -37,7 +38,7 @@ class Listable(Protocol):
     """Numbers or names in an array, a tensor or a column, or one of their elements."""
 
     def tolist(self) -> Any:
-        """The same as Python's own."""
+        """The same as a list of Python's numbers or texts."""
 
 
 Targets = Target | Sequence[Any] | Listable
@@ -61,7 +62,7 @@ def plain_targets(target: Any) -> list[Target]:
     listed = [*value] if isinstance(value, list | range) else [value]
     if not listed:
         raise _no_target(target)
-    return [_pair(one) if isinstance(one, tuple) else _class(one) for one in listed]
+    return [_pair(each) if isinstance(each, tuple) else _class(each) for each in listed]
 
 
 def _pair(pair: tuple[Any, ...]) -> Target:
@@ -89,19 +90,26 @@ def each_target(
     refs: References, first: Encoded, targets: Sequence[Target], budget: int
 ) -> list[Target]:
     """The targets one by one, and every class in place of "all"."""
-    found: list[Target] = []
+    expanded: list[Target] = []
     for target in targets:
         if target == ALL and (first.options or HEADS[refs.model.task].named):
-            found += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
+            expanded += range(open_block(refs, [first], "predicted", budget).logits.shape[-1])
         else:
-            found.append(target)
-    return found
+            expanded.append(target)
+    return expanded
 
 
 def output_of(model: Model, output: str | None) -> str:
-    """The score that is explained: the given output, or the model's own criterion."""
+    """The score that is explained: the given output, or the model's own criterion.
+
+    Raises:
+        InputError: there is no such output, or the model has a criterion and another output is given.
+    """
     if model.criterion is None:
-        return output or "logit"
+        output = "logit" if output is None else output
+        for name in as_list(output):
+            one_of("output", name, OUTPUTS)
+        return output
     if output not in (None, CRITERION):
         raise InputError(
             f"output={output!r}: the model has a criterion of its own, whose negative is what is explained. Leave output "
@@ -126,29 +134,30 @@ def settings_of(
     """
     if not methods:
         raise InputError("method is empty: expected at least one method")
-    entries = {name: entry_of(name) for name in methods}
-    known = {name: METHODS.hyperparameters(entry["method"]) for name, entry in entries.items()}
-    if len(methods) == 1:  # whose check says what it has
-        known = {methods[0]: [*hyper]}
-    unused = hyper.keys() - {key for keys in known.values() for key in keys}
-    found: list[Setting] = []
+    entries = {name: entry_of("method", name) for name in methods}
+    declared = {name: METHODS.hyperparameters(entry["method"]) for name, entry in entries.items()}
+    if len(methods) == 1:  # whose check lists its hyperparameters
+        declared = {methods[0]: [*hyper]}
+    unused = hyper.keys() - {key for keys in declared.values() for key in keys}
+    settings: dict[str, Setting] = {}
     for name, entry in entries.items():
-        given = {key: value for key, value in hyper.items() if key in {*known[name], *unused}}
-        found += _settings_of_entry(model, name, entry, given, output, longest, **axes)
-    return found
+        of_entry = {key: value for key, value in hyper.items() if key in {*declared[name], *unused}}
+        expanded = _settings_of_entry(model, name, entry, of_entry, output, longest, **axes)
+        settings |= {setting.id: setting for setting in expanded}
+    return list(settings.values())
 
 
-def entry_of(name: str) -> dict[str, Any]:
-    """The entry of that name in conf/method/, or the method alone of one from an installed package.
+def entry_of(group: str, name: str) -> dict[str, Any]:
+    """The entry of a method or a metric in conf/, or the name alone of one from an installed package.
 
     Raises:
         InputError: there is neither.
     """
-    shipped = conf_files.names("method")
+    shipped = conf_files.names(group)
     if name in shipped:
-        return conf_files.method_defaults(name)
-    one_of("method", name, sorted({*METHODS.names(), *shipped}))
-    return {"method": name}
+        return conf_files.entry(group, name)
+    one_of(group, name, sorted({*PARTS[group].names(), *shipped}))
+    return {group: name}
 
 
 def _settings_of_entry(
@@ -163,7 +172,7 @@ def _settings_of_entry(
     reduction: str | Sequence[str] | None,
     seed: int | Sequence[int],
 ) -> list[Setting]:
-    """One setting per combination of axes: the entry with what `hyper` says in place of its own."""
+    """The settings of an entry with the values of `hyper` in place of its own."""
     method = entry["method"]
     sizes = {f"noise_{unit}": None for unit in UNITS}
     if sizes.keys() & hyper.keys():  # σ may be in another unit than that of conf/
@@ -172,10 +181,10 @@ def _settings_of_entry(
     if "baseline" in hyper:
         where = f"method.{name}.baseline"
         entry["baseline"] = [
-            references.resolve_baseline(model, one, where)
-            if isinstance(one, np.ndarray | Tensor)
-            else one
-            for one in as_list(hyper["baseline"])
+            references.resolve_baseline(model, value, where)
+            if isinstance(value, np.ndarray | Tensor)
+            else value
+            for value in as_list(hyper["baseline"])
         ]
     if has_backends(method):
         entry["backend"] = backend
@@ -184,7 +193,9 @@ def _settings_of_entry(
     settings = expand({name: entry}, output=output, seed=seed)
     _warn_of_unused(method, backend, reduction)
     fitted, lacking = fit_settings(model, settings, longest)
-    for message in dict.fromkeys(f"{one['source']}: {one['message']}" for one in lacking):
+    for message in dict.fromkeys(
+        f"{warning['source']}: {warning['message']}" for warning in lacking
+    ):
         warnings.warn(message, stacklevel=4)
     return fitted
 
@@ -195,9 +206,11 @@ def _warn_of_unused(
     """Warns of arguments that change nothing in this method."""
     if KINDS[method] != "token":
         return
-    own = ONLY.get(method, "native")
-    if others := sorted({*as_list(backend)} - {"native", own}):
-        warnings.warn(f"{method} has no backend {others[0]}: it is computed by {own}", stacklevel=5)
+    computed_by = ONLY.get(method, "native")
+    if others := sorted({*as_list(backend)} - {"native", computed_by}):
+        warnings.warn(
+            f"{method} has no backend {others[0]}: it is computed by {computed_by}", stacklevel=5
+        )
     if reduction not in (None, "none"):
         warnings.warn(
             f"{method} gives one number per token: reduction={reduction} changes nothing",
@@ -212,11 +225,12 @@ def tokens_per_pass(budget: int | str | None, model: Model, encoded: Sequence[En
 
 
 def metric_entry(name: str, grid: Any) -> dict[str, Any]:
-    """The entry of a metric in conf/metric/, or the name alone of one from an installed package; with the grid."""
-    if name in METRICS.names() and name not in conf_files.names("metric"):
-        entry: dict[str, Any] = {"metric": name}
-    else:
-        entry = conf_files.metric_defaults(name)
+    """The entry of a metric (`entry_of`) with the grid, where it has one.
+
+    Raises:
+        InputError: there is no such metric, or it needs hyperparameters that conf/ does not have.
+    """
+    entry = entry_of("metric", name)
     declared = METRICS.hyperparameters(entry["metric"])
     if grid is not None and "grid" in declared:
         entry["grid"] = plain(grid)
@@ -225,7 +239,7 @@ def metric_entry(name: str, grid: Any) -> dict[str, Any]:
 
 
 def fitted_removals(model: Model, removals: Sequence[str]) -> list[str]:
-    """The removal operators that the model has; it is warned of one that stands in for another."""
+    """The removal operators that the model has; a warning says which stand in for others."""
     fitted = [fit_operator(model, removal) for removal in removals]
     for removal, used in zip(removals, fitted, strict=True):
         if message := references.lacking(model, removal, used):
@@ -250,8 +264,8 @@ def with_hyperparameters(
     names = dict.fromkeys(setting["name"] for setting in settings)
     differing = dict.fromkeys(key for name in names for key in varying(settings, name))
     facts = pd.DataFrame(settings, index=[setting["setting_id"] for setting in settings])
-    found = table.copy()
+    extended = table.copy()
     for key in differing:
         column = f"method_{key}" if key in table else key
-        found[column] = found["setting_id"].map(facts[key].convert_dtypes())
-    return found
+        extended[column] = extended["setting_id"].map(facts[key].convert_dtypes())
+    return extended

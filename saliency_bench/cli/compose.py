@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
 
 
 def composed(words: list[str], begin: Callable[[config.Config, Sequence[str]], None]) -> int:
-    """Calls `begin` with each configuration that Hydra composes from the words, and with the words that it is of.
+    """Calls `begin` with each configuration that Hydra composes from the words, and with its words.
 
     Returns:
         The largest exit code.
@@ -60,13 +60,13 @@ def composed(words: list[str], begin: Callable[[config.Config, Sequence[str]], N
     except Exception as error:
         if ends:
             raise
-        # Until a study is entered, all that Hydra does is to read what the user wrote.
+        # Before a study begins Hydra only reads the words of the user.
         raise InputError(messages.readable(error, config.Config)) from error
     return max([fail(error) for error in ends if error is not None], default=0)
 
 
 def _without(words: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The words that are not among others, which stand among them in their order."""
+    """The words without `others`, which appear among them in the same order."""
     kept, left = [], list(others)
     for word in words:
         if left[:1] == [word]:
@@ -78,7 +78,7 @@ def _without(words: Sequence[str], others: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _as_program(words: Sequence[str]) -> Iterator[None]:
-    """Hydra reads `sys.argv`, and hands exceptions on only where it is told to show them in full."""
+    """Sets `sys.argv`, which Hydra reads, and has Hydra raise exceptions instead of printing them."""
     before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["saliency-bench", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"

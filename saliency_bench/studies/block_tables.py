@@ -12,7 +12,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS
 from saliency_bench.models.references import References
 from saliency_bench.store.coverage import Plan
-from saliency_bench.studies.agreement import agreement_rows
+from saliency_bench.studies.agreement_rows import agreement_rows
 from saliency_bench.studies.block import (
     OpenBlock,
     Piece,
@@ -25,7 +25,7 @@ from saliency_bench.studies.block import (
 from saliency_bench.studies.convergence import convergence_rows, others
 from saliency_bench.studies.evaluate import evaluate_block, planned
 from saliency_bench.studies.prepare import Study, usual_views
-from saliency_bench.studies.timings import timing_rows
+from saliency_bench.studies.timing_rows import timing_rows
 
 TIMING = "timing"  # the name of the part that holds the timings
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 def pieces_of(study: Study) -> list[Piece]:
-    """The plan: a pure function of the texts."""
+    """The pieces of a study, a pure function of its texts."""
     packing = packing_of_study(study.model, study.config.runtime.token_budget)
     return plan_pieces(plan_blocks(study.encoded, packing))
 
@@ -86,8 +86,8 @@ def block_tables(
         evaluated = evaluate_block(
             block, [*map(evaluated_as, flat)], study.config.metric, usual_views(study.config)
         )
-        asked = study.config.agreement
-        agreement = agreement_rows(flat, asked.metrics, asked.granularity, asked.k, asked.p)
+        config = study.config.agreement
+        agreement = agreement_rows(flat, config.metrics, config.granularity, config.k, config.p)
     with under(CONVERGENCE):
         converged = _convergence(study, refs, checked, maps)
     tables = {
@@ -99,19 +99,19 @@ def block_tables(
         "convergence": converged,
     }
     cell = {"cell_id": study.cell_id}
-    found = {name: [cell | row for row in rows] for name, rows in tables.items()}
+    of_cell = {name: [cell | row for row in rows] for name, rows in tables.items()}
     warned = [warning for item in items for warning in study.warnings_of(item.example_id)]
-    return found | {"warnings": warned + [cell | warning for warning in uncertain]}
+    return of_cell | {"warnings": warned + [cell | warning for warning in uncertain]}
 
 
 def _uncertain_baselines(study: Study, block: OpenBlock) -> Iterable[dict[str, Any]]:
     """A warning for each text whose maximum-entropy baseline leaves the model sure of something."""
-    asked = {
+    searching = {
         (setting.output, setting.hyper.get("baseline_special_tokens", "keep")): setting
         for setting in study.settings
         if setting.hyper.get("baseline") == "max_entropy"
     }
-    for (output, special_tokens), setting in asked.items():
+    for (output, special_tokens), setting in searching.items():
         context = block.context(output, setting.seed)
         shares = baselines.diagnostics(context, "max_entropy", special_tokens)
         for example_id, share in zip(block.batch.example_ids, shares, strict=True):
@@ -162,18 +162,18 @@ def captum_tolerances(study: Study, refs: References) -> dict[str, Any] | None:
     paired = [setting for setting in study.settings if setting.id in twins]
     if not paired:
         return None
-    found: dict[str, float] = {}
+    tolerances: dict[str, float] = {}
     budget = study.config.runtime.token_budget
     for _, opened in opened_blocks(refs, study.encoded, study.config.target, budget):
         for setting in paired:
             context = opened.context(setting.output, setting.seed)
             largest = float(relative_tolerance(context, setting).max())
-            found[setting.id] = max(largest, found.get(setting.id, 0.0))
-    return {"relative_tolerance": found, "derived_in": "saliency_bench.attribution.parity"}
+            tolerances[setting.id] = max(largest, tolerances.get(setting.id, 0.0))
+    return {"relative_tolerance": tolerances, "derived_in": "saliency_bench.attribution.parity"}
 
 
 def example_rows(block: OpenBlock) -> list[dict[str, Any]]:
-    """What the model makes of each text."""
+    """The rows of the table of examples: each text with the class that the model predicts."""
     probability = map(_number, block.probability(block.predicted).tolist())
     rows = []
     for row, (item, sure, largest) in enumerate(
@@ -210,7 +210,7 @@ def _parts(item: Encoded) -> dict[str, list[Any] | None]:
 
 
 def _number(value: float) -> float | None:
-    """The value; null where it is none, which the rows of the text's metrics say as failed ones."""
+    """The value, or None where it is not finite; the rows of the text's metrics are then marked as failed."""
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from, as tables."""
+"""Tables of the methods, the metrics, and the parameters of a method."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from saliency_bench.evaluation.metrics import INFO, METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What keys mean that most methods have, and that no file of conf/method/ explains again.
+#: The meaning of keys that most methods have; no file of conf/method/ explains them again.
 MEANINGS = {
     "reduction": "from one vector per token to one number",
     "noise_special_tokens": "whether special tokens ([CLS] and its kin) get noise too",

@@ -54,13 +54,13 @@ def timing_rows(
 def explainer(
     refs: References, encoded: Sequence[Encoded], setting: Setting, token_budget: int
 ) -> Callable[[], int]:
-    """A function that explains all texts under one setting and says how many gradients that took."""
+    """A function that explains all texts under one setting and returns the number of gradients."""
 
     def run() -> int:
         n_gradients = 0
         for _, block in opened_blocks(refs, encoded, setting.target, token_budget, [setting]):
             (maps,) = block.explain([setting]).values()
-            n_gradients += sum(one.n_gradients for one in maps)
+            n_gradients += sum(map_.n_gradients for map_ in maps)
         return n_gradients
 
     return run

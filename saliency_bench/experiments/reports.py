@@ -1,4 +1,4 @@
-"""What experiments found, as tables, figures and a page of text; of `trust` and `sanity` from their rows. Imports no torch."""
+"""Reports of experiments: tables, figures and a page of text; those of `trust` and `sanity` from their rows. Imports no torch."""
 
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +32,8 @@ Models = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What an experiment found, as it is shown.
+class ExperimentReport:
+    """The results of an experiment, as they are shown.
 
     Attributes:
         name: the experiment's, and that of its page unless `page` is another.
@@ -54,12 +54,12 @@ class Findings:
     n_keys: int = 1
 
 
-def of_trust(rows: pd.DataFrame, models: Models, resampling: Resampling) -> Findings:
-    """Which metrics prefer a ranking that is known to be right."""
+def of_trust(rows: pd.DataFrame, models: Models, resampling: Resampling) -> ExperimentReport:
+    """The report of `trust`: shares of texts on which metrics prefer a ranking that is known to be right."""
     from saliency_bench.experiments.trust_plots import figures
 
     tables = trust.tables(rows, models, resampling)
-    return Findings(
+    return ExperimentReport(
         name="trust",
         tables=tables,
         notes=trust.notes(rows, models),
@@ -68,12 +68,12 @@ def of_trust(rows: pd.DataFrame, models: Models, resampling: Resampling) -> Find
     )
 
 
-def of_sanity(rows: pd.DataFrame, models: Models, resampling: Resampling) -> Findings:
-    """What maps depend on."""
+def of_sanity(rows: pd.DataFrame, models: Models, resampling: Resampling) -> ExperimentReport:
+    """The report of `sanity`: the agreement of maps between models, seeds and inputs."""
     from saliency_bench.experiments.sanity.plots import figures
 
     tables = sanity.tables(rows, resampling)
-    return Findings(
+    return ExperimentReport(
         name="sanity",
         tables=[table for table in tables if table.name not in sanity.not_shown(tables)],
         notes=sanity.notes(rows),
@@ -88,7 +88,7 @@ class _Kind:
     number: str  # the column that holds one; all others are text
     nullable: tuple[str, ...]
     added: tuple[str, ...]  # that folders of earlier versions do not have; they read as null
-    find: Callable[[pd.DataFrame, Models, Resampling], Findings]
+    make: Callable[[pd.DataFrame, Models, Resampling], ExperimentReport]
 
 
 KINDS = {
@@ -97,13 +97,13 @@ KINDS = {
 }
 
 
-def is_one(folder: Path) -> bool:
+def is_of_experiment(folder: Path) -> bool:
     """Whether `trust` or `sanity` wrote this folder."""
     return (folder / ROWS).is_file() and (folder / MANIFEST).is_file()
 
 
-def read(folder: Path) -> Findings:
-    """Findings again from the rows and the manifest of a folder.
+def read(folder: Path) -> ExperimentReport:
+    """Makes the report again from the rows and the manifest of a folder.
 
     Raises:
         StorageError: a file is damaged, or of something else.
@@ -126,7 +126,7 @@ def read(folder: Path) -> Findings:
         raise StorageError(
             f"{folder / MANIFEST} does not say how intervals were made ({error}). Restore the file."
         ) from error
-    return kind.find(_rows(folder / ROWS, kind), models, resampling)
+    return kind.make(_rows(folder / ROWS, kind), models, resampling)
 
 
 def pack(rows: pd.DataFrame) -> bytes:
@@ -139,29 +139,29 @@ def _rows(path: Path, kind: _Kind) -> pd.DataFrame:
         data = path.read_bytes()
     try:
         text = gzip.decompress(data)
-        found = pd.read_csv(BytesIO(text), dtype=str, keep_default_na=False)
-        absent = [column for column in kind.added if column not in found]
-        found = found.assign(**dict.fromkeys(absent, ""))[list(kind.columns)]
-        found[kind.number] = pd.to_numeric(found[kind.number].replace("", None))
+        rows = pd.read_csv(BytesIO(text), dtype=str, keep_default_na=False)
+        absent = [column for column in kind.added if column not in rows]
+        rows = rows.assign(**dict.fromkeys(absent, ""))[list(kind.columns)]
+        rows[kind.number] = pd.to_numeric(rows[kind.number].replace("", None))
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise StorageError(f"{path} is damaged ({error}). Restore the file.") from error
     for column in kind.nullable:
-        found[column] = found[column].astype(object).replace("", None)
-    return found
+        rows[column] = rows[column].astype(object).replace("", None)
+    return rows
 
 
-def render(findings: Findings, out: Path) -> None:
+def render(report: ExperimentReport, out: Path) -> None:
     """Writes the page of text, the tables and the figures; a figure that is not drawn any more is removed.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    parts = [f"# saliency-bench {findings.name}\n", *map(to_markdown, findings.tables)]
-    text = "\n".join([*parts, *(f"{note}\n" for note in findings.notes)])
-    replace_file(out / (findings.page or f"{findings.name}.md"), text.encode())
-    write_tables(findings.written, out)
+    parts = [f"# saliency-bench {report.name}\n", *map(to_markdown, report.tables)]
+    text = "\n".join([*parts, *(f"{note}\n" for note in report.notes)])
+    replace_file(out / (report.page or f"{report.name}.md"), text.encode())
+    write_tables(report.written, out)
     with styled():
-        for name, figure in findings.figures().items():
+        for name, figure in report.figures().items():
             for suffix, write in (("png", png), ("pdf", pdf)):
                 path = out / "figures" / f"{name}.{suffix}"
                 if figure is not None:
@@ -171,13 +171,13 @@ def render(findings: Findings, out: Path) -> None:
                         path.unlink(missing_ok=True)
 
 
-def show(findings: Findings, out: Path, console: Console | None = None) -> None:
+def show(report: ExperimentReport, out: Path, console: Console | None = None) -> None:
     """Prints the tables and what they depend on; columns that do not fit beside each other come below."""
     console = console or console_for()
-    for table in findings.tables:
-        for part in _parts(table, findings.n_keys, console):
+    for table in report.tables:
+        for part in _parts(table, report.n_keys, console):
             console.print(to_rich(part, console.is_terminal))
-    for line in (*findings.notes, f"Written to {out}."):
+    for line in (*report.notes, f"Written to {out}."):
         console.print(Text(line), soft_wrap=True)
 
 
