@@ -17,8 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from saliency_bench.experiments.findings import ROWS
-from saliency_bench.studies.tables import pieces_of
+from saliency_bench.experiments.reports import ROWS
 
 from saliency_bench.attribution.methods import paths
 from saliency_bench.attribution.parity import REORDERING, UNIT_ROUNDOFF
@@ -31,6 +30,7 @@ from saliency_bench.experiments import scaffold
 from saliency_bench.store.run import IDENTITY, MANIFEST, read_run
 from saliency_bench.store.schema import SETTING
 from saliency_bench.studies import prepare as preparing
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.recompute import compare, recompute
 
 RESULTS = Path(__file__).parents[1] / "results"
