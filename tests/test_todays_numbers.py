@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from saliency_bench.experiments.reports import ROWS
 
 from saliency_bench.attribution.methods import paths
 from saliency_bench.attribution.parity import REORDERING, UNIT_ROUNDOFF
@@ -27,6 +26,7 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
 from saliency_bench.experiments import scaffold
+from saliency_bench.experiments.reports import ROWS
 from saliency_bench.store.run import IDENTITY, MANIFEST, read_run
 from saliency_bench.store.schema import SETTING
 from saliency_bench.studies import prepare as preparing
