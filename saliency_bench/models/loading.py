@@ -161,8 +161,8 @@ def load_model(
 
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or a model in memory: a pipeline of
-            transformers, or a transformers model beside its tokenizer. A model in memory keeps its type and device, and
-            of the other arguments only `task` and `labels` are used.
+            transformers, or a transformers model beside its tokenizer. It keeps its type and device, and only `task` and
+            `labels` are used of the other arguments.
         tokenizer: of a model in memory.
         task: what it was trained for: "sequence-classification", "token-classification", "question-answering",
             "fill-mask" or "text-generation".
@@ -298,8 +298,7 @@ def wrap_model(
             its `forward` takes, and with further inputs that its `forward` names.
         tokenizer: a transformers tokenizer; without one, inputs must be tokenised already.
         task: as in `load_model`; all but sequence classification have logits for every token, [R T C].
-        embeddings: the layer that turns ids into vectors, as a dotted path or the layer itself; found by
-            watching a forward pass where None.
+        embeddings: the layer that turns ids into vectors, or its dotted path; where None, a forward pass shows it.
         encoder: the attribute whose `embeddings` are that layer, as an alternative (as in koren-v/Interpret).
         forward: `forward(module, inputs) -> logits`, for a module that is called in another way; it gets all inputs.
         criterion: `criterion(logits [R C], classes [R])`, a loss whose negative is explained in place of a logit or

@@ -22,7 +22,7 @@ from saliency_bench.core.registry import BASELINES, REMOVALS
 from saliency_bench.core.tensors import Batch, TokenBudget
 from saliency_bench.data.scores import read_scores
 from saliency_bench.models import contents
-from saliency_bench.models.contents import FILE, TEXT, VECTOR, parted
+from saliency_bench.models.contents import FILE, TEXT, VECTOR, without_digest
 from saliency_bench.models.model import Model
 from saliency_bench.models.rounding import coarse_share
 from saliency_bench.models.weights import sums_of_weights
@@ -379,13 +379,3 @@ def embed_batch(
     ids = batch.input_ids[rows] if ids is None else ids
     mask = batch.mask[rows] if batch.padded else None
     return model.embed(ids, mask, extra=batch.extra_of(rows))
-
-
-def identity(name: str) -> str:
-    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
-    return parted(name)[1] or name
-
-
-def without_digest(name: str) -> str:
-    """A name as the user gave it."""
-    return parted(name)[0]

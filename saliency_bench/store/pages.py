@@ -1,9 +1,8 @@
-"""What a table takes in memory, found before it is unpacked: a small file may become large.
+"""Measures the memory that a table needs before it is unpacked, since a small file may be made to unpack to a large table.
 
-Sums in the footer of a Parquet file are the sender's word. What is unpacked is what the header before each page says, a
-struct of Thrift's compact protocol (https://github.com/apache/parquet-format, `PageHeader`). A page holds values that
-repeat once. It says how many values it has, so that numbers are counted from that. Texts differ in length: they are
-read as dictionaries, which hold each text once, and their lengths are added up.
+The sums in the footer of a Parquet file cannot be trusted. The unpacked size follows from the header before each page, a
+struct of Thrift's compact protocol (https://github.com/apache/parquet-format, `PageHeader`). A page has repeated values
+once. For numbers it also has their count; texts are read as dictionaries, in which each text is once.
 """
 
 from collections.abc import Iterator
@@ -24,19 +23,19 @@ _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _ST
 #: with its field that names the encoding.
 _UNPACKED, _PACKED = 2, 3
 _KINDS = {5: 2, 7: 2, 8: 4}
-_N_VALUES = 1  # of each of these structs
-#: Plain, dictionaries and run lengths, which are all that we write: others make many long texts out of a few bytes.
+_N_VALUES = 1  # the field of each of these structs with its number of values
+#: The encodings that we write: plain, dictionaries and run lengths. Others can make many long texts of a few bytes.
 _ENCODINGS = (0, 2, 3, 8)
-#: Structs in structs; a header has two.
+#: The deepest nesting of structs that is read; a header has two levels.
 _DEEPEST = 8
-#: Of a value of any column but texts, which pages hold as they are.
+#: The bytes of a value, except for texts.
 _VALUE_BYTES = 8
-#: Of a page without any: a footer may name the same ones over and over.
+#: The bytes that count for each page besides its values, since a footer may name the same page over and over.
 _PAGE_BYTES = 64
 
 
 class _Compact:
-    """Reads Thrift's compact protocol; what is no such data raises `IndexError` or `ValueError`."""
+    """Reads Thrift's compact protocol; other data raises `IndexError` or `ValueError`."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
@@ -57,7 +56,7 @@ class _Compact:
                 raise ValueError("a number of more than 64 bits")
 
     def value(self, kind: int, depth: int) -> Any:
-        """A number of 32 bits, or the fields of a struct by their id; None for what has been passed over."""
+        """Returns a number of 32 bits, or the fields of a struct by their id; None for values that are skipped."""
         if kind in (_I16, _I32, _I64):
             zigzag = self.varint()
             return (zigzag >> 1) ^ -(zigzag & 1) if kind == _I32 else None
@@ -85,7 +84,7 @@ class _Compact:
 
 @dataclass(frozen=True)
 class Page:
-    """A page, by its header: bytes as they stand in the file and once unpacked, and how many values it has."""
+    """The header of a page: its bytes in the file, its bytes when unpacked, and its number of values."""
 
     n_packed: int
     n_unpacked: int
@@ -93,7 +92,7 @@ class Page:
 
     @property
     def n_bytes(self) -> int:
-        """What it may take in memory: values that repeat are stored once, and are many when they are read."""
+        """The most bytes that the page needs in memory, where repeated values are no longer stored once."""
         return _PAGE_BYTES + self.n_unpacked + _VALUE_BYTES * self.n_values
 
 
@@ -101,7 +100,7 @@ def refuse_bombs(folder: Path, most: int) -> None:
     """Refuses a folder whose tables would take more than `most` bytes of memory, before anything is unpacked.
 
     Raises:
-        StorageError: they would, or one is not a table.
+        StorageError: the tables would take more, or a file is not a table.
     """
     total = 0
     for path in sorted(folder.glob("*.parquet")):
@@ -114,16 +113,18 @@ def refuse_bombs(folder: Path, most: int) -> None:
 
 
 def unpacked_bytes(name: str, data: bytes, most: int) -> int:
-    """What a table takes in memory. Where its pages alone take more than `most`, that is returned, and nothing is unpacked.
+    """Returns the bytes that a table needs in memory.
+
+    If its pages alone need more than `most`, their bytes are returned and nothing is unpacked.
 
     Args:
-        name: of `saliency_bench.core.rows.TABLES`.
+        name: a name in `saliency_bench.core.rows.TABLES`.
         data: the whole file.
-        most: bytes.
+        most: the limit in bytes.
 
     Raises:
-        pyarrow.ArrowInvalid: a page's header cannot be read, says a thing twice, has a number below 0 or an encoding
-            that we do not write, or a column is of another type than the table's.
+        pyarrow.ArrowInvalid: a page's header cannot be read, has a field twice, a number below 0 or an encoding that we do
+            not write, or a column has another type than that of the table.
     """
     of_pages = 0
     for page in pages(data):
@@ -168,12 +169,12 @@ def pages(data: bytes) -> Iterator[Page]:
             chunk = metadata.row_group(group).column(column)
             first = chunk.dictionary_page_offset
             at = first if first and 0 < first < chunk.data_page_offset else chunk.data_page_offset
-            if chunk.num_values:  # of a column without values no page is read
+            if chunk.num_values:  # the pages of a column without values are never read
                 yield from _of_chunk(data, at, at + chunk.total_compressed_size)
 
 
 def _of_chunk(data: bytes, at: int, end: int) -> Iterator[Page]:
-    """The pages of a column, which stand one after the other."""
+    """Yields the pages of a column, which follow each other."""
     try:
         while 0 <= at < min(end, len(data)):
             reader = _Compact(data, at)

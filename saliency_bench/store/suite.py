@@ -46,7 +46,7 @@ DOCUMENTS = (IDENTITY, MANIFEST, SETTINGS)
 MOST_BYTES = 5_000_000
 #: The limit on the unpacked tables: those of a hundred texts have about a hundredth of it.
 MOST_UNPACKED = 200_000_000
-#: Every two methods are compared: the more settings, the larger a difference must be to be shown.
+#: The limit on the settings of a submission. Every two are compared, and with more of them only larger differences show.
 MOST_SETTINGS = 50
 #: The key of the manifest with the suite, its content, and the packages of the submitted methods.
 SUITE = "suite"
@@ -54,7 +54,7 @@ SUITE = "suite"
 REQUESTED_REMOVAL = "asked_removal"
 #: Facts of a model about its place. They do not identify it; the digests of its weights do.
 _PLACE = ("name", "path", "source", "revision")
-#: Of a submission that nobody has computed again.
+#: The result of verification of a submission that was not verified.
 NOT_VERIFIED = "no"
 
 
@@ -62,7 +62,7 @@ NOT_VERIFIED = "no"
 class Submission:
     """A checked submission: the run, the name of its suite, and the content digest of this suite.
 
-    `verified` says what came out when it was computed again, by the record of whoever reads it: see `store.verified`.
+    `verified` is the result of verification from the reader's own record (`store.verified`).
     """
 
     run: Run
@@ -72,7 +72,7 @@ class Submission:
 
     @property
     def digest(self) -> str:
-        """The digest of all that it holds: of the file that has the digest of every other."""
+        """The digest of the file that has the digests of all others."""
         with storing(path := self.run.folder / DIGESTS):
             return sha256(path.read_bytes())
 

@@ -21,7 +21,8 @@ from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.tensors import Attribution, Batch, on_device
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.blurring import BlurringProbe
-from saliency_bench.evaluation.removal import CachingProbe, removal_probe
+from saliency_bench.evaluation.probe import CachingProbe
+from saliency_bench.evaluation.removal import removal_probe
 from saliency_bench.models.model import Model
 from saliency_bench.models.prefixes import reads_lengths
 from saliency_bench.models.references import References, embed_batch

@@ -25,6 +25,7 @@ from saliency_bench.cli import config
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.ranges import MOST_POINTS
+from saliency_bench.core.registry import BASELINES, Registry
 from saliency_bench.core.rows import Setting
 from saliency_bench.experiments.parity import pairs as parity
 from saliency_bench.experiments.sanity import subjects
@@ -40,14 +41,21 @@ Verdict = list[str] | str
 #: Keys of a method entry that are given.
 Entry = dict[str, Any]
 
-#: Of every type, in and out of every range, names of some hyperparameters and of none, and lists of these.
+#: Of every type, in and out of every range, and lists of these; given to every hyperparameter.
 VALUES: list[Any] = [
-    None, True, -1, 0, 1, 4, MOST_POINTS + 4, -0.5, 0.5, 2.5, math.nan, math.inf, "", "nonsense", "auto", "mask",
-    "attention", "text:", "vector:absent.npy", "file:absent.txt", "vocabulary", "calibrated", "trapezoid",
-    "antithetic", "replace", "first", "srg", "logit", "variance", {"a": 1}, [], [4, 8], [4, 4.0], [[4]],
-    [4, "nonsense"], ["mask", "pad"],
+    None, True, -1, 0, 1, 4, MOST_POINTS + 4, -0.5, 0.5, 2.5, math.nan, math.inf, "", "nonsense", "auto", {"a": 1}, [],
+    [4, 8], [4, 4.0], [[4]], [4, "nonsense"],
 ]  # fmt: skip
 
+#: Names and files of hyperparameters that are not names of one list (`settings.CHECKS`).
+FILES = [
+    "text:",
+    "text:a film",
+    "vector:absent.npy",
+    "file:absent.txt",
+    "vocabulary",
+    "movie_reviews",
+]
 
 #: Keys that every entry may have, and their names.
 SHARED: dict[str, list[str]] = {
@@ -168,11 +176,24 @@ def cases(method: str) -> list[Entry]:
     entries: list[Entry] = [file, file | {"nonsense": 1}, file | {"n_step": 3}]
     for key in METHODS.hyperparameters(method):
         others = dict.fromkeys(units) if key in units else {}
-        entries += [file | others | {key: value} for value in VALUES]
+        values = [*VALUES, *several(names_of(key))]
+        entries += [file | others | {key: value} for value in values]
     for key, names in SHARED.items():
-        several = [[*names], [*names[:1], "nonsense"], [*names[:1]] * 2]
-        entries += [file | {key: value} for value in (*names, *OF_NO_NAME, *several)]
+        entries += [file | {key: value} for value in (*OF_NO_NAME, *several(names))]
     return entries
+
+
+def names_of(key: str) -> list[str]:
+    """The names that a hyperparameter may be; none where it is a number."""
+    if key in settings.CHECKS:
+        return [*BASELINES.names(), *FILES]
+    names = settings.CHOICES.get(key, ())
+    return names.names() if isinstance(names, Registry) else [*names]
+
+
+def several(names: list[str]) -> list[Any]:
+    """Each name, and lists of names: all, the first twice, and the first beside none."""
+    return [*names, names, names[:1] * 2, [*names[:1], "nonsense"]] if names else []
 
 
 def one_setting(method: str, verdict: Verdict) -> Verdict:

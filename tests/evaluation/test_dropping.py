@@ -9,7 +9,7 @@ from tiny import VOCABULARY, FrameTokenizer, framed, tiny_bert, token_inputs
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
-from saliency_bench.evaluation import removal
+from saliency_bench.evaluation.probe import CachingProbe
 from saliency_bench.evaluation.removal import AttentionProbe, DeletingProbe, removal_probe
 from saliency_bench.models import dropping
 from saliency_bench.models.references import References
@@ -164,9 +164,9 @@ def test_deleted_tokens_leave_a_shorter_text(name):
 def test_an_operator_that_removes_the_others_is_found_out(monkeypatch):
     model = model_of("bert")
     batch = batch_of(model)
-    stays = removal.CachingProbe._stays
+    stays = CachingProbe._stays
     monkeypatch.setattr(
-        removal.CachingProbe, "_stays", lambda self, e, kept: stays(self, e, [~one for one in kept])
+        CachingProbe, "_stays", lambda self, e, kept: stays(self, e, [~one for one in kept])
     )
     with pytest.raises(AssertionError):
         assert_same(DeletingProbe(References(model), batch, 1000), slow_deletion, model, batch)

@@ -21,7 +21,7 @@ from saliency_bench.attribution.points import (
 )
 from saliency_bench.attribution.statistics import PRODUCT, VARIANCE, Moment, square
 from saliency_bench.attribution.statistics import gradient as gradient_term
-from saliency_bench.evaluation import removal
+from saliency_bench.evaluation.probe import CachingProbe
 from saliency_bench.models.tasks.scores import OUTPUTS, logits_fn
 from saliency_bench.studies import block as blocks
 
@@ -142,10 +142,8 @@ def the_baseline_is_the_mean(patch):
 
 def removed_tokens_stay(patch):
     """Leave-one-out that leaves out nothing."""
-    stays = removal.CachingProbe._stays
-    patch.setattr(
-        removal.CachingProbe, "_stays", lambda self, e, kept: stays(self, e, kept) | self.real[e]
-    )
+    stays = CachingProbe._stays
+    patch.setattr(CachingProbe, "_stays", lambda self, e, kept: stays(self, e, kept) | self.real[e])
 
 
 # -- IDGI ---------------------------------------------------------------------------------------------------------

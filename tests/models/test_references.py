@@ -246,7 +246,7 @@ def test_a_file_is_known_by_its_text_not_by_its_bytes(lettered, tmp_path):
     assert found[0] == found[1]
     assert found[2][0] != found[0][0]
     assert {tuple(tokens) for _, tokens in found} == {(0, 1, 2, 3, 4)}
-    assert references.identity(found[0][0]) == found[0][0][-12:]
+    assert contents.identity(found[0][0]) == found[0][0][-12:]
 
 
 def test_a_file_needs_a_tokenizer(bert, tmp_path):

@@ -7,7 +7,7 @@ from saliency_bench.attribution.methods.base import method
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Attribution
 from saliency_bench.data.scores import read_scores
-from saliency_bench.models.references import without_digest
+from saliency_bench.models.contents import without_digest
 from saliency_bench.models.tasks.registry import task_of
 
 
