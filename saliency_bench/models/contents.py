@@ -34,6 +34,16 @@ def parted(name: str) -> tuple[str, str | None]:
     return (name, None) if match is None else (name[: match.start()], match[1])
 
 
+def identity(name: str) -> str:
+    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
+    return parted(name)[1] or name
+
+
+def without_digest(name: str) -> str:
+    """A name as the user gave it."""
+    return parted(name)[0]
+
+
 def require_unchanged(name: str, now: str) -> None:
     """Refuses a file whose content does not have the digest in its name.
 
@@ -215,13 +225,3 @@ def _numbers(values: np.ndarray, where: str) -> Float[np.ndarray, " D"]:
             f"{tuple(values.shape)} of {values.dtype}"
         )
     return np.array(values, dtype=np.float64)
-
-
-def identity(name: str) -> str:
-    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
-    return parted(name)[1] or name
-
-
-def without_digest(name: str) -> str:
-    """A name as the user gave it."""
-    return parted(name)[0]
