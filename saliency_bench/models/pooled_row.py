@@ -175,12 +175,14 @@ def _unread_projections(
     if not candidates:
         return ()
     outputs: dict[nn.Linear, list[Tensor]] = {}
-    reached = False  # whether the layer has been called, which computes one row from there
+    before: set[nn.Linear] = set()  # called before the layer, which computes one row from there
+    reached = False
 
     def watch(linear: nn.Linear, args: tuple[Any, ...], output: Tensor) -> Tensor:
         copy = output.clone()
+        outputs.setdefault(linear, []).append(copy)
         if not reached:
-            outputs.setdefault(linear, []).append(copy)
+            before.add(linear)
         return copy
 
     def reach(*_: Any) -> None:
@@ -196,7 +198,7 @@ def _unread_projections(
     once = {
         linear: calls[0]
         for linear, calls in outputs.items()
-        if len(calls) == 1 and _alike(calls, embeddings.shape[:2])
+        if len(calls) == 1 and linear in before and _alike(calls, embeddings.shape[:2])
     }
     return tuple(linear for linear, output in once.items() if _reads_row_0(total, (output,)))
 

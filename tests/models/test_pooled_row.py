@@ -109,10 +109,15 @@ class Scaled(nn.Linear):
         return super().forward(input) * input.shape[1]
 
 
-def test_a_projection_that_is_not_plainly_linear_is_not_cut():
+class Subclass(nn.Linear):
+    """A linear map today; what a class of somebody's does with other texts is not known."""
+
+
+@pytest.mark.parametrize("kind", [Scaled, Subclass])
+def test_a_projection_that_is_not_plainly_linear_is_not_cut(kind):
     module = tiny_bert()
     attention = module.bert.encoder.layer[-1].attention.self
-    attention.query = Scaled(16, 16).double()
+    attention.query = kind(16, 16).double()
     assert sb.wrap_model(module).pooled_row.projections == ()
 
 
@@ -134,6 +139,19 @@ def test_causal_attention_is_left_to_itself():
     with mode:
         assert torch.equal(attend(query, key, value, is_causal=True), expected)
     assert not torch.equal(expected[:, :, 0], expected[:, :, 2])
+
+
+def test_the_one_query_has_the_first_rows_mask():
+    query = torch.randn(2, 1, 1, 4).expand(2, 1, 3, 4)
+    key, value = torch.randn(2, 2, 1, 3, 4)
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool).tril()
+    attend = nn.functional.scaled_dot_product_attention
+    expected = attend(query, key, value, attn_mask=mask)
+    with pooled_row._OneQuery():
+        attended = attend(query, key, value, attn_mask=mask)
+    # Sums over at most 4 numbers in float32.
+    torch.testing.assert_close(attended[:, :, 0], expected[:, :, 0], rtol=0, atol=1e-6)
+    assert not torch.allclose(expected[:, :, 0], expected[:, :, 2])
 
 
 class Leaky(nn.Module):
@@ -162,6 +180,38 @@ def test_a_module_that_is_called_twice_in_one_pass_is_not_cut():
     assert sb.wrap_model(module).pooled_row is None
 
 
+class Again(nn.Module):
+    """A BERT whose logits read every row of a second call of a part of its last layer, ever so little."""
+
+    def __init__(self, part, n_inputs):
+        super().__init__()
+        self.inner = tiny_bert()
+        self.part, self.n_inputs = part, n_inputs
+
+    @property
+    def repeated(self):
+        return self.part(self.inner.bert.encoder.layer[-1].attention)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        options = {"attention_mask": attention_mask, "output_hidden_states": True}
+        outputs = self.inner.bert(input_ids, **options)
+        again = self.repeated(*[outputs.hidden_states[0]] * self.n_inputs)
+        return self.inner.classifier(outputs.last_hidden_state[:, 0] + 1e-14 * again.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("part", "n_inputs"),
+    [(lambda attention: attention.self.query, 1), (lambda attention: attention.output, 2)],
+    ids=["projection", "layer"],
+)
+def test_a_part_whose_second_call_has_its_rows_read_is_not_cut(part, n_inputs):
+    # Of the first call row 0 alone is read, and no tolerance would notice the second.
+    module = Again(part, n_inputs)
+    cut = sb.wrap_model(module).pooled_row
+    assert cut is not None  # the other parts are
+    assert module.repeated not in (cut.layer, *cut.projections)
+
+
 def test_it_can_be_switched_off_and_leaves_no_hook_behind():
     model = sb.wrap_model(tiny_bert())
     assert replace(model, short_last_layer=False).pooled_row is None
@@ -178,7 +228,7 @@ def test_an_error_in_the_attention_leaves_no_mode_behind(monkeypatch):
     model = sb.wrap_model(tiny_bert())
     attention = model.module.bert.encoder.layer[-1].attention.self
     assert model.pooled_row.attending == (attention,)
-    monkeypatch.setattr(type(attention), "forward", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(attention, "forward", lambda *_, **__: 1 / 0)  # not the other layers'
     with pytest.raises(ZeroDivisionError):
         gradient(model, None, True)
     assert _get_current_function_mode() is None

@@ -301,6 +301,13 @@ def other_config(monkeypatch, folder):
     (folder / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}), "utf-8")
 
 
+def other_config_of_no_module(monkeypatch, folder):
+    """No module keeps this value; whatever reads it, reads the configuration."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    changed = config | {"problem_type": "single_label_classification"}
+    (folder / "config.json").write_text(json.dumps(changed), "utf-8")
+
+
 def other_weights(monkeypatch, folder):
     from safetensors.torch import load_file, save_file
 
@@ -322,6 +329,7 @@ def patched_library(monkeypatch, folder):
         other_chip,
         other_threads,
         other_config,
+        other_config_of_no_module,
         other_weights,
         patched_library,
     ],
@@ -347,7 +355,10 @@ def test_nothing_is_trusted_across_types_and_attention(place, folder, probes, op
 
 @pytest.mark.parametrize(
     "damage",
-    ["", "{", "[]", "7", '{"key": 1}', None, "n_tokens", "findings", "one finding", "no number"],
+    [
+        *("", "{", "[]", "7", '{"key": 1}', None, "n_tokens", "findings"),
+        *("one finding", "no number", "another key"),
+    ],
 )
 def test_a_damaged_file_is_as_good_as_none(place, folder, probes, damage):
     vanilla(loaded(folder), "the film w1")
@@ -361,6 +372,9 @@ def test_a_damaged_file_is_as_good_as_none(place, folder, probes, damage):
         file.write_text(json.dumps(content), "utf-8")
     elif damage == "no number":
         content["findings"]["sum_vanishes"] = "no"
+        file.write_text(json.dumps(content), "utf-8")
+    elif damage == "another key":
+        content["key"]["version"] = "another"
         file.write_text(json.dumps(content), "utf-8")
     elif damage in content:
         del content[damage]
