@@ -262,6 +262,6 @@ def _attribution(
 def _reason(step: Step, worst: float, tolerance: float, dtype: str) -> str:
     """The reason for which a map has not converged."""
     if math.isinf(worst):
-        return f"after {step.n} gradients every score is 0, but the output changes on the path"
+        return f"after {step.n} gradients every score is 0, and yet the output changes on the path"
     reason = f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
     return reason if worst > step.floor else f"{reason}, by the rounding of {dtype} alone"

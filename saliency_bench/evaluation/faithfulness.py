@@ -232,7 +232,7 @@ def monotonicity(curve: Curve) -> float:
     added = -np.diff(_at(curve, curve.deletion, np.arange(len(k) + 1)))
     from scipy.stats import spearmanr
 
-    reason = "every unit changes p equally, so there is no order to compare"
+    reason = "every unit adds the same, so there is no order to compare"
     return correlation(lambda a, b: spearmanr(a, b).statistic, -k, added, reason)
 
 
