@@ -122,7 +122,7 @@ def recompute(
         study: the run's, prepared here.
         folder: that of the run.
         pieces: of `pieces_of(study)`.
-        say: is told what is being done, and how far it is.
+        say: called with the stage, the number of steps done and their total.
 
     Raises:
         StorageError: a table of the folder is damaged.
