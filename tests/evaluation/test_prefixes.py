@@ -184,6 +184,22 @@ def test_a_model_whose_past_is_not_its_prefix_is_asked_whole_rows(fault, monkeyp
     assert not prefixes.shares(References(model), batch)
 
 
+@pytest.mark.parametrize(("rope_type", "n_trials"), [("default", 1), ("dynamic", 2)])
+def test_sharing_is_tried_once_for_each_size_or_where_lengths_matter_for_each_length(
+    rope_type, n_trials, monkeypatch
+):
+    model = tiny_decoder("llama")
+    monkeypatch.setattr(model.module.config, "rope_parameters", {"rope_type": rope_type})
+    widths = []
+    monkeypatch.setattr(
+        prefixes, "_tried", lambda _, batch: widths.append(batch.input_ids.shape[1]) or True
+    )
+    references = References(model)
+    for width in (24, 25, 24):
+        assert prefixes.shares(references, batch_of(model, 1, width))
+    assert len(widths) == n_trials
+
+
 def test_a_model_with_another_state_is_asked_whole_rows():
     sizes = {"state_size": 4, "num_hidden_layers": 1, "expand": 1}
     model = tiny_decoder("mamba", dtype=torch.float32, **sizes)
