@@ -55,7 +55,7 @@ def absolute_smoothgrad(ctx: Context, *, draws: Draws, noise: Noise) -> Expectat
 def setting(
     name: str, reduction: str, output: str = "logit", seed: int = 0, **hyper: object
 ) -> Setting:
-    """A setting with what conf/method/ says of the method, past the checks."""
+    """A setting with the values of conf/method/, unchecked: the checks refuse sums of raw gradients, which are measured here."""
     shipped = "smoothgrad" if name == "absolute_smoothgrad" else name
     entry = conf_files.method_defaults(shipped) | hyper
     kept = {key: value for key, value in entry.items() if key not in ("method", "reduction")}

@@ -153,7 +153,7 @@ WALKS = {
     ),
     "attribution/test_method_facts.py": ("test_every_method_says_what_it_is",),
     "attribution/test_settings.py": (
-        "test_command_and_python_agree_on_every_value_of_every_hyperparameter[halfway_gradient]",
+        "test_all_ways_agree_with_the_command_on_every_value_of_every_key[halfway_gradient]",
     ),
     "cli/test_cli.py": ("test_list_names_everything_of_a_kind",),
     "cli/test_config.py": (
@@ -164,6 +164,9 @@ WALKS = {
     "core/test_ranges.py": (
         "test_every_number_that_is_shipped_is_in_its_range",
         "test_every_number_that_a_component_takes_has_a_range",
+    ),
+    "evaluation/test_contrasts.py": (
+        "test_every_metric_is_that_of_a_model_whose_logit_is_the_difference",
     ),
     "evaluation/test_metrics.py": ("",),
     "evaluation/test_multi_label.py": (
@@ -190,6 +193,9 @@ WALKS = {
     "laws/test_model_is_left_as_found.py": ("test_the_model_and_all_generators_are_left_as_found",),
     "laws/test_noise.py": ("test_without_noise_smoothing_changes_nothing",),
     "report/test_captions.py": ("test_every_method_says_whether_its_scores_have_a_sign",),
+    "study/test_block.py": (
+        "test_metrics_of_texts_that_share_padded_blocks_are_those_of_equal_lengths",
+    ),
     "study/test_evaluate.py": ("test_every_metric_in_conf_is_read_by_evaluate",),
 }
 

@@ -165,6 +165,26 @@ def test_a_circle_of_files_is_seen(tmp_path, text):
     assert set(circle(package)) == {"planted.upper", "planted.room.lower", "planted.room"}
 
 
+#: The files that import modules by name, which the tests above cannot follow, and what for.
+BY_NAME = {
+    "__init__.py": "the public API, when a name is first used",
+    "cli/main.py": "the file of a verb",
+    "core/registry.py": "every file of a folder that holds parts",
+    "experiments/scaffold.py": "the file of an experiment",
+    "studies/executors.py": "a library that may be absent",
+}
+
+
+def test_only_these_files_import_modules_by_name():
+    files = [PACKAGE / "__init__.py", *FILES]
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in files
+        if any(word in path.read_text("utf-8") for word in ("import_module(", "__import__("))
+    }
+    assert found == {*BY_NAME}
+
+
 def loaded_after(code: str) -> set[str]:
     """The top-level modules in a fresh interpreter that has run the code."""
     script = f"{code}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"

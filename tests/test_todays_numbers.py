@@ -17,8 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from saliency_bench.experiments.findings import ROWS
-from saliency_bench.studies.tables import pieces_of
 
 from saliency_bench.attribution.methods import paths
 from saliency_bench.attribution.parity import REORDERING, UNIT_ROUNDOFF
@@ -28,9 +26,11 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.rows import Setting
 from saliency_bench.experiments import scaffold
+from saliency_bench.experiments.reports import ROWS
 from saliency_bench.store.run import IDENTITY, MANIFEST, read_run
 from saliency_bench.store.schema import SETTING
 from saliency_bench.studies import prepare as preparing
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.recompute import compare, recompute
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -67,7 +67,7 @@ for seed in range(3):
     CHANGED[f"full_comparison/seed{seed}"] = RANDOM | ADAPTIVE | dict.fromkeys(noisy, COUNTER)
 
 TIMES = "it holds times, which no two runs have in common"
-FROM_ROWS = "it is made from the rows of runs that stand here and are computed again"
+FROM_ROWS = "it follows from rows that are computed again, but its intervals are of before 410c074: make it again"
 OTHERS = "it holds what other packages computed, each in an environment of its own"
 MINUTES = "it is made in minutes by a script, which says in its head what it does"
 BEFORE = f"{MINUTES}; it was made before a02946e, and its draws of noise are others"
@@ -244,9 +244,10 @@ def longer(plan):
     return [plan[len(plan) // 4]]
 
 
-#: Runs on models of other training seeds than the first are tried under --all: their code is that of the first.
+#: Runs that differ from another by the training seed or the kind of shortcut alone are tried under --all.
 IN_TURN = [
-    pytest.param(name, marks=THOROUGH if re.search("seed[12]", name) else ()) for name in STUDIES
+    pytest.param(name, marks=THOROUGH if re.search("seed[12]|bastings/.*token", name) else ())
+    for name in STUDIES
 ]
 
 

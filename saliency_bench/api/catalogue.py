@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The meaning of keys that most methods have; no file of conf/method/ explains them again.
 MEANINGS = {
     "reduction": "from one vector per token to one number",
-    "noise_special_tokens": "whether special tokens ([CLS] and its kin) get noise too",
+    "noise_special_tokens": "whether special tokens, such as [CLS], get noise too",
     "backward": "by which rule gradients are taken",
 }
 

@@ -29,9 +29,9 @@ GIVES = {
 }
 READS = {
     "curve": "the deletion and insertion curves of the ranking",
-    "attribution": "the scores alone; the model is not asked",
+    "attribution": "the scores alone, without the model",
     "query": "the scores, and what the model says of further texts",
-    "truth": "the scores, and what is known to matter in the text",
+    "truth": "the scores, and the ground truth of the text",
 }
 #: Stand-ins for an absent token, as a baseline and as a removal.
 VECTORS = {
@@ -96,7 +96,7 @@ def family(group: str, name: str) -> str:
     entry = conf_files.entry(group, name)
     function = PARTS[group][entry[group]]
     if entry.get(rules.KEY, rules.PLAIN) != rules.PLAIN:
-        return "Gradients by a backward rule (LRP and its kin)"
+        return "Gradients by a backward rule (the LRP family)"
     if group == "method":
         head = ABOUT[entry[group]].family or entry[group]
         if head in {about.family for about in ABOUT.values()}:

@@ -45,7 +45,7 @@ from saliency_bench.attribution.density import (
 )
 from saliency_bench.attribution.gradient import Rows
 from saliency_bench.attribution.points import StraightPath
-from saliency_bench.core.tensors import Attribution, Convergence
+from saliency_bench.core.tensors import Attribution, Uncertainty
 
 #: The nodes of the first round at a tolerance of 1 %, without the input; the number grows with tolerance^(-1/4).
 FIRST_ROUND = 12
@@ -248,7 +248,7 @@ def _attribution(
         n_gradients=np.array([step.n for step in steps]),
         total=scores.sum(1),
         difference=ctx.path_difference(path).double().cpu(),
-        convergence=Convergence(
+        convergence=Uncertainty(
             error=error,
             converged=error <= tolerance,
             reasons=tuple(
@@ -262,6 +262,6 @@ def _attribution(
 def _reason(step: Step, worst: float, tolerance: float, dtype: str) -> str:
     """The reason for which a map has not converged."""
     if math.isinf(worst):
-        return f"after {step.n} gradients every score is 0, but the output changes on the path"
+        return f"after {step.n} gradients every score is 0, and yet the output changes on the path"
     reason = f"after {step.n} gradients the error may be {worst:.3g} of the largest score, not {tolerance:g}"
     return reason if worst > step.floor else f"{reason}, by the rounding of {dtype} alone"

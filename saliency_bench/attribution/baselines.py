@@ -121,7 +121,7 @@ def _random_tokens(ctx: Context, references: str, moved: Bool[Tensor, "B T"]) ->
     places = [places_of_row.nonzero()[:, 0] for places_of_row in moved.cpu()]
     longest = max(map(len, places))
     contents.require_length(len(corpus), longest, f"references={references}")
-    pick = contents.tokens if references == "vocabulary" else contents.window
+    pick = contents.draw_tokens if references == "vocabulary" else contents.draw_window
 
     def draw(
         ctx: Context, examples: Sequence[int], streams: Sequence[torch.Generator]

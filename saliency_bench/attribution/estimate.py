@@ -11,13 +11,13 @@ from saliency_bench.attribution.noise import jackknife, split_half
 from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.attribution.statistics import Moment, Row
 from saliency_bench.core.rows import Setting
-from saliency_bench.core.tensors import Attribution, Convergence
+from saliency_bench.core.tensors import Attribution, Uncertainty
 
 #: Sums over groups of draws, one tensor for each term of a moment.
 Sums = list[Float[Tensor, "K B T D"]]
 
 
-class Estimate:
+class RunningEstimate:
     """The scores of one setting from the draws so far, which are kept as sums over independent groups."""
 
     def __init__(self, ctx: Context, setting: Setting, plan: Expectation) -> None:
@@ -67,7 +67,7 @@ class Estimate:
             convergence=self._convergence(),
         )
 
-    def _convergence(self) -> Convergence | None:
+    def _convergence(self) -> Uncertainty | None:
         if len(self.sizes) < 2:
             return None
         errors, bias = jackknife(self.scores, self.sizes)
@@ -90,7 +90,7 @@ class Estimate:
                 else f"after {sum(self.sizes)} samples the error is {value:.3g} of the scores, not {limit:g}"
                 for enough, value in zip(converged, relative, strict=True)
             )
-        return Convergence(
+        return Uncertainty(
             standard_errors=errors,
             split_half_tau=split_half(self.scores, len(self.sizes), attributable),
             error=relative,

@@ -12,14 +12,14 @@ from torch import Tensor
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.backward import KEY, PLAIN
 from saliency_bench.attribution.context import Context
-from saliency_bench.attribution.estimate import Estimate, Sums
+from saliency_bench.attribution.estimate import RunningEstimate, Sums
 from saliency_bench.attribution.methods import METHODS, ONLY
 from saliency_bench.attribution.methods.base import Expectation, GradientSum, Plan, Values
 from saliency_bench.attribution.points import Points
 from saliency_bench.attribution.reduction import reduce_scores
 from saliency_bench.attribution.statistics import Moment, Term
 from saliency_bench.core.rows import Setting
-from saliency_bench.core.tensors import Attribution, Convergence
+from saliency_bench.core.tensors import Attribution, Uncertainty
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Request:
     moment: Moment
 
 
-#: The fields of `Convergence` that are arrays with one entry for each example.
+#: The fields of `Uncertainty` that are arrays with one entry for each example.
 ARRAYS = ("standard_errors", "split_half_tau", "error", "converged")
 
 
@@ -227,7 +227,7 @@ def _drawn(
 def _with_models(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
     """The attribution from a fixed number of draws, each of which changes the weights of the model."""
     samples = range(plan.draws.n)
-    estimate = Estimate(ctx, setting, plan)
+    estimate = RunningEstimate(ctx, setting, plan)
     estimate.add(samples, _drawn(ctx, plan, samples))
     return estimate.attribution()
 
@@ -235,7 +235,7 @@ def _with_models(ctx: Context, setting: Setting, plan: Expectation) -> Attributi
 def _finish(ctx: Context, setting: Setting, plan: Plan, sums: Sums) -> Attribution:
     """The attribution of a plan from its sums."""
     if isinstance(plan, Expectation):
-        estimate = Estimate(ctx, setting, plan)
+        estimate = RunningEstimate(ctx, setting, plan)
         estimate.add(range(plan.draws.n), sums)
         return estimate.attribution()
     values = plan.moment.finish(*(term[0] for term in sums))
@@ -265,7 +265,7 @@ def _reduced(ctx: Context, setting: Setting, made: Values) -> Attribution:
 
 def _in_rounds(ctx: Context, setting: Setting, plan: Expectation) -> Attribution:
     """Draws in rounds until each example's standard error is small enough, or until the largest number of draws."""
-    estimate = Estimate(ctx, setting, plan)
+    estimate = RunningEstimate(ctx, setting, plan)
     waiting = list(range(len(ctx.batch)))
     finished: dict[int, Attribution] = {}
     rounds = list(plan.draws.rounds())
@@ -290,7 +290,7 @@ def _merged(attributions: Sequence[Attribution]) -> Attribution:
     return Attribution(
         scores=torch.stack([part.scores[row] for row, part in rows]),
         n_gradients=np.array([part.n_gradients for part in attributions]),
-        convergence=Convergence(
+        convergence=Uncertainty(
             **{
                 name: np.stack([getattr(part, name)[row] for row, part in convergences])
                 for name in ARRAYS

@@ -220,7 +220,7 @@ def _whole(key: str, text: str, least: int) -> int:
 
 
 def _in_words(outcome: Any) -> str:
-    """What a leaderboard says of a submission that was verified."""
+    """The words of a leaderboard for a submission that was verified."""
     if not outcome.holds:
         return "other numbers came out"
     how = "within rounding" if outcome.machine else "same bytes"

@@ -31,7 +31,7 @@ class AttributionMap(ScoredText):
 
     Approximate methods have further fields, which are None for others: `standard_errors` of the scores; `split_half_tau`,
     the rank correlation of the scores from two halves of the random draws; `error`, an estimate of the relative error;
-    `converged`, whether it is within the tolerance; and `reason`, why it is not (see `tensors.Convergence`). The error is an
+    `converged`, whether it is within the tolerance; and `reason`, why it is not (see `tensors.Uncertainty`). The error is an
     estimate: with adaptive Integrated Gradients at 1 %, about one converged map in 250 had a larger error on nets of ReLU
     units, and none of 200 on the bundled classifier.
     """

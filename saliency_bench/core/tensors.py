@@ -202,7 +202,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Convergence:
+class Uncertainty:
     """The uncertainty of approximate scores, by example; None if it is unknown.
 
     `standard_errors` are those of the scores, from independent groups of random draws. `split_half_tau` is the rank
@@ -234,7 +234,7 @@ class Attribution:
     total: Float[Tensor, " B"] | None = None
     difference: Float[Tensor, " B"] | None = None
     draws: Float[Tensor, "N B T"] | None = None
-    convergence: Convergence | None = None
+    convergence: Uncertainty | None = None
 
 
 def at_least_float32(values: Tensor) -> Tensor:

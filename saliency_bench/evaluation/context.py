@@ -33,7 +33,7 @@ def linear_datamodeling_score(query: Query, *, n_sets: int) -> float:
     sums, answers = (values[drawn.reshape(-1)] for values in (sets @ query.scores, query.ask(sets)))
     from scipy.stats import spearmanr
 
-    reason = "all sets have equal sums or equal outputs, so there is nothing to correlate"
+    reason = "all sets weigh the same, so there is nothing to correlate"
     value = correlation(lambda a, b: spearmanr(a, b).statistic, sums, answers, reason)
     return float(np.clip(value, -1, 1))
 

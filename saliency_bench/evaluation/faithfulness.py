@@ -5,7 +5,7 @@ p is the output for the explained class, by default its probability; U is the nu
 is whether the class is present, which changes where p crosses one half. If a map explains one class against another, p is
 the difference of both, and the decision is the class with the larger logit (see `curves.Explained`).
 
-With one removal operator and the full grid several metrics are functions of each other (`report.labels.SAME_EVIDENCE`):
+With one removal operator and the full grid several metrics are functions of each other (`core.labels.SAME_EVIDENCE`):
 deletion_auc is p(x) - comprehensiveness + (p(x) - p(empty)) / 2U, and morf is p(x) - comprehensiveness; insertion_auc
 is p(x) - sufficiency + (p(x) - p(empty)) / 2U, and lerf is p(x) - sufficiency. The other terms do not depend on the
 method, so that these metrics order methods alike on every example and are not independent evidence. abpc equals srg. The
@@ -232,7 +232,7 @@ def monotonicity(curve: Curve) -> float:
     added = -np.diff(_at(curve, curve.deletion, np.arange(len(k) + 1)))
     from scipy.stats import spearmanr
 
-    reason = "every unit changes p equally, so there is no order to compare"
+    reason = "every unit adds the same, so there is no order to compare"
     return correlation(lambda a, b: spearmanr(a, b).statistic, -k, added, reason)
 
 

@@ -94,7 +94,7 @@ def faithfulness_correlation(query: Query, *, share: float, n_sets: int) -> floa
     removed = np.zeros((n_sets, query.n_units), dtype=bool)
     np.put_along_axis(removed, rng.random(removed.shape).argsort(1)[:, :size], True, axis=1)
     sums, drops = removed @ query.scores, query.drops(removed)
-    reason = "all sets have equal sums or equal outputs, so there is nothing to correlate"
+    reason = "all sets weigh the same, so there is nothing to correlate"
     value = correlation(lambda a, b: np.corrcoef(a, b)[0, 1], sums, drops, reason)
     return float(np.clip(value, -1, 1))
 

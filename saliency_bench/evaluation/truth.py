@@ -40,11 +40,11 @@ class Truth:
             NotApplicable: there is no ground truth, or all rankings are equally good.
         """
         if self.marked is None:
-            raise NotApplicable("the text has no ground truth")
+            raise NotApplicable("nothing is known of what matters in this text")
         if not self.marked.any():
-            raise NotApplicable("the ground truth marks no unit of the text as relevant")
+            raise NotApplicable("no unit of this text is known to matter")
         if self.marked.all():
-            raise NotApplicable("the ground truth marks every unit of the text as relevant")
+            raise NotApplicable("every unit of this text is known to matter")
         return self.marked
 
     @property

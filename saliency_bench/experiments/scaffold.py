@@ -43,7 +43,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class ExperimentOptions:
     """The options of an experiment: the folder of its results, and its file of conf/ with the overrides."""
 
     name: str
@@ -91,11 +91,11 @@ class Experiment:
 
     name: str
     out: Path
-    measure: Callable[[Options, Progress], Outcome]
+    measure: Callable[[ExperimentOptions, Progress], Outcome]
     choices: Mapping[str, Callable[[], Collection[str]]] = field(default_factory=dict)
     check: Callable[[Config], object] = lambda config: None
 
-    def options(self, words: Sequence[str]) -> Options:
+    def options(self, words: Sequence[str]) -> ExperimentOptions:
         """The words of a command line, each `key=value` with the value in YAML; `sweep.n_steps` is a key within another.
 
         Raises:
@@ -109,7 +109,7 @@ class Experiment:
         self._check(config)
         if (out / SETTINGS).exists() or (out / "parts").exists():
             raise InputError(f"out={out} holds the results of a run. Give another folder.")
-        return Options(self.name, out, config)
+        return ExperimentOptions(self.name, out, config)
 
     def _check(self, config: Config) -> None:
         """Refuses unknown names, numbers that make no sense, and lists with a value twice."""
@@ -155,7 +155,10 @@ def computation(runtime: Mapping[str, Any], **changed: Any) -> dict[str, Any]:
 
 
 def publish(
-    options: Options, outcome: Outcome, command: Sequence[str], console: Console | None = None
+    options: ExperimentOptions,
+    outcome: Outcome,
+    command: Sequence[str],
+    console: Console | None = None,
 ) -> None:
     """Writes everything, the manifest last, and prints the tables and notes.
 

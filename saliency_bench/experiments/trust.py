@@ -40,7 +40,7 @@ from saliency_bench.experiments.reports import ROWS, of_trust, pack
 from saliency_bench.experiments.scaffold import (
     Config,
     Experiment,
-    Options,
+    ExperimentOptions,
     Outcome,
     Progress,
     computation,
@@ -69,7 +69,7 @@ class ModelRows:
     facts: Mapping[str, Any]
 
 
-def measure(options: Options, progress: Progress = quiet) -> Outcome:
+def measure(options: ExperimentOptions, progress: Progress = quiet) -> Outcome:
     """Evaluates the known and the corrupted rankings on every configured model.
 
     Raises:

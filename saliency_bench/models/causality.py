@@ -27,7 +27,7 @@ def require_causal(model: Model) -> None:
     if _READS_AHEAD[model.module]:
         raise InputError(
             f"model {model.name} reads what comes later, or how long a text is, so that one pass does not say how likely an option "
-            "or a continuation as a whole is: explain the next token, or leave out at=, which asks for one after the other"
+            "or a continuation as a whole is: explain the next token, or leave out at=: then each token is explained by a pass of its own"
         )
 
 

@@ -34,6 +34,16 @@ def parted(name: str) -> tuple[str, str | None]:
     return (name, None) if match is None else (name[: match.start()], match[1])
 
 
+def identity(name: str) -> str:
+    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
+    return parted(name)[1] or name
+
+
+def without_digest(name: str) -> str:
+    """A name as the user gave it."""
+    return parted(name)[0]
+
+
 def require_unchanged(name: str, now: str) -> None:
     """Refuses a file whose content does not have the digest in its name.
 
@@ -169,6 +179,34 @@ def reviews(model: Model) -> Int[Tensor, " N"]:
     return tokens
 
 
+def draw_tokens(
+    corpus: Int[Tensor, " N"], length: int, generator: torch.Generator
+) -> Int[Tensor, " n"]:
+    """`length` tokens of a corpus, each as likely as any other."""
+    return corpus[torch.randint(len(corpus), (length,), generator=generator)]
+
+
+def draw_window(
+    corpus: Int[Tensor, " N"], length: int, generator: torch.Generator
+) -> Int[Tensor, " n"]:
+    """`length` consecutive tokens of a corpus, each place where they fit as likely as any other."""
+    start = int(torch.randint(len(corpus) - length + 1, (), generator=generator))
+    return corpus[start : start + length]
+
+
+def require_length(n_tokens: int, longest: int, where: str) -> None:
+    """Refuses a corpus that is shorter than the longest text.
+
+    Raises:
+        InputError: names the corpus and both lengths.
+    """
+    if n_tokens < longest:
+        raise InputError(
+            f"{where}: expected at least {longest} tokens, as many as the longest text has; got {n_tokens}. "
+            "Give a longer file: references are windows of it."
+        )
+
+
 def _path_of(name: str, prefix: str, key: str) -> Path:
     written = parted(name)[0].removeprefix(prefix)
     if not written.strip():
@@ -187,37 +225,3 @@ def _numbers(values: np.ndarray, where: str) -> Float[np.ndarray, " D"]:
             f"{tuple(values.shape)} of {values.dtype}"
         )
     return np.array(values, dtype=np.float64)
-
-
-def identity(name: str) -> str:
-    """The digest in a name, where it has one, else the name: equal for two files of the same content."""
-    return parted(name)[1] or name
-
-
-def without_digest(name: str) -> str:
-    """A name as the user gave it."""
-    return parted(name)[0]
-
-
-def tokens(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:
-    """`length` tokens of a corpus, each as likely as any other."""
-    return corpus[torch.randint(len(corpus), (length,), generator=stream)]
-
-
-def window(corpus: Int[Tensor, " N"], length: int, stream: torch.Generator) -> Int[Tensor, " n"]:
-    """`length` consecutive tokens of a corpus, each place where they fit as likely as any other."""
-    start = int(torch.randint(len(corpus) - length + 1, (), generator=stream))
-    return corpus[start : start + length]
-
-
-def require_length(n_tokens: int, longest: int, where: str) -> None:
-    """Refuses a corpus that is shorter than the longest text.
-
-    Raises:
-        InputError: names the corpus and both lengths.
-    """
-    if n_tokens < longest:
-        raise InputError(
-            f"{where}: expected at least {longest} tokens, as many as the longest text has; got {n_tokens}. "
-            "Give a longer file: references are windows of it."
-        )

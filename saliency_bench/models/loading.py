@@ -388,11 +388,7 @@ def _finish(
 
 
 def _renamed(classes: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """The user's names for the model's classes, after a check.
-
-    Raises:
-        InputError: two names are the same, or there are not as many as classes.
-    """
+    """The user's names for the model's classes, which must be different, and one for each class."""
     if (classes and len(labels) != len(classes)) or len({*labels}) != len(labels):
         raise InputError(
             f"model.labels={list(labels)}: expected {len(classes)} different names, one for each of {', '.join(classes)}"

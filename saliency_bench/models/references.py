@@ -22,7 +22,7 @@ from saliency_bench.core.registry import BASELINES, REMOVALS
 from saliency_bench.core.tensors import Batch, TokenBudget
 from saliency_bench.data.scores import read_scores
 from saliency_bench.models import contents
-from saliency_bench.models.contents import FILE, TEXT, VECTOR, require_length, without_digest
+from saliency_bench.models.contents import FILE, TEXT, VECTOR, without_digest
 from saliency_bench.models.model import Model
 from saliency_bench.models.rounding import coarse_share
 from saliency_bench.models.weights import sums_of_weights
@@ -149,7 +149,9 @@ def resolve_references(model: Model, name: str, key: str = "references", longest
     if not name.startswith(FILE):
         return name
     texts = contents.read_texts(name, key)
-    require_length(len(contents.stream(model, texts, f"{key}={name}")), longest, f"{key}={name}")
+    contents.require_length(
+        len(contents.stream(model, texts, f"{key}={name}")), longest, f"{key}={name}"
+    )
     return f"{without_digest(name)}@{contents.digest_of(texts)}"
 
 

@@ -81,7 +81,7 @@ def _comparison_caption(analysis: Analysis) -> str:
     if analysis.endpoint in analysis.metrics:
         words = f"{endpoint} is the primary endpoint; the rest is exploratory."
     else:
-        words = f"{endpoint}, the primary endpoint, was not asked for: all of this is exploratory."
+        words = f"{endpoint}, the primary endpoint, was not computed: all of this is exploratory."
     return (
         f"Mean paired differences{medians} with {interval_words(analysis)}. {tests}Effect: matched-pairs rank-biserial "
         "correlation. Detectable: smallest true difference that this many examples find with 80 % power at "

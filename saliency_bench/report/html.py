@@ -55,7 +55,7 @@ REMOVED = {
         "Removed tokens are taken out and the text closes up",
         "the text without a token",
     ),
-    "baseline": ("Removed tokens are replaced by the baseline of the method that is judged", ""),
+    "baseline": ("Removed tokens are replaced by the baseline of the method that is evaluated", ""),
 }
 
 
@@ -195,7 +195,7 @@ def _favoured(analysis: Analysis, removal: str) -> str:
     """Names the methods that a removal operator favours, since their baseline or removal is the same."""
     if removal == "baseline":
         return (
-            " Each method with a baseline is judged on its own terms here: metrics that remove with a method's "
+            " Each method with a baseline is evaluated by its own baseline here: metrics that remove with a method's "
             "own baseline cannot say whether that baseline was a good choice."
         )
     names = {

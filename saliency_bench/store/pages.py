@@ -127,11 +127,11 @@ def unpacked_bytes(name: str, data: bytes, most: int) -> int:
             not write, or a column has another type than that of the table.
     """
     of_pages = 0
-    for page in pages(data):
-        of_pages += page.n_bytes
-        if of_pages > most:
-            return of_pages
     try:
+        for page in pages(data):
+            of_pages += page.n_bytes
+            if of_pages > most:
+                return of_pages
         return of_pages + _bytes_of_texts(name, data)
     except UnicodeDecodeError as error:
         raise pa.ArrowInvalid(f"a name in it is no text: {error}") from error

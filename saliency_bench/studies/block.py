@@ -211,10 +211,14 @@ class OpenBlock:
     def _choose(self, logits: Float[Tensor, "B C"]) -> None:
         """Fixes the class that is explained, with a second column where one is explained against another."""
         self.logits = logits.detach()
-        self.asked = targets.choose(
+        self.explained_classes = targets.choose(
             self.target, self.logits, self.batch, partial(self.task.class_of, self.model)
         )
-        self.targets = self.asked if self.asked.ndim == 1 else self.asked[:, 0]
+        self.targets = (
+            self.explained_classes
+            if self.explained_classes.ndim == 1
+            else self.explained_classes[:, 0]
+        )
 
     def _taken_with_gradients(self) -> bool:
         """Whether one pass gave the logits and, of each of `outputs`, the gradient at the input.
@@ -232,7 +236,7 @@ class OpenBlock:
                 logits = logits_fn(self.model, self.batch, short=True)(leaf, rows)
                 self._choose(logits)
                 for output in self.outputs:
-                    score = output_of(self.model, output)(logits, self.asked).sum()
+                    score = output_of(self.model, output)(logits, self.explained_classes).sum()
                     last = output == self.outputs[-1]
                     (gradient,) = torch.autograd.grad(score, leaf, retain_graph=not last)
                     self._gradients[output] = gradient
@@ -280,7 +284,7 @@ class OpenBlock:
         return Context(
             self.references,
             self.batch,
-            self.asked,
+            self.explained_classes,
             self.logits,
             output,
             seed,
@@ -312,7 +316,7 @@ class OpenBlock:
     @cached_property
     def _explained(self) -> list[tuple[int, int | None, str, float]]:
         """Of each example: the class, the class it is explained against, the name of both, and its probability."""
-        classes = self.asked.reshape(len(self.batch), -1).tolist()
+        classes = self.explained_classes.reshape(len(self.batch), -1).tolist()
         probability = self.probability(self.targets).tolist()
         return [
             (pair[0], pair[1] if len(pair) > 1 else None, self.label(row, *pair), probability[row])

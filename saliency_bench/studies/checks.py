@@ -63,7 +63,7 @@ def _check_pairs(pairs: Any, expanded: Sequence[Setting]) -> None:
         return
     if not isinstance(pairs, Mapping) or not pairs:
         raise InputError(
-            f"statistics.pairs={shown(pairs)}: expected method entries with what each is held against: "
+            f"statistics.pairs={shown(pairs)}: expected method entries, each with the entry that it is compared with: "
             "statistics.pairs={smoothgrad:vanilla}"
         )
     counts = Counter(setting.name for setting in expanded)

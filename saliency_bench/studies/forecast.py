@@ -39,7 +39,7 @@ class Share:
     name: str | None = None
 
 
-class Shared(NamedTuple):
+class SharedPoints(NamedTuple):
     """Settings that share points: what an example costs together, and what the most expensive one costs alone."""
 
     name: str
@@ -53,7 +53,7 @@ class Forecast:
     """The cost of a study, by stage; `sampled` is the number of texts that it was measured on."""
 
     stages: Mapping[str, Work]
-    shared: Sequence[Shared]
+    shared: Sequence[SharedPoints]
     peak_bytes: int | None
     sampled: int
 
@@ -106,7 +106,7 @@ def foresee(
         families = _families(study, references)
     return Forecast(
         _stages(needed, sampled, first, steady),
-        [Shared(each.name, len(each.members), each.union, each.largest) for each in families],
+        [SharedPoints(each.name, len(each.members), each.union, each.largest) for each in families],
         None if peak.peak_bytes is None else model.parameter_bytes + peak.peak_bytes,
         sum(map(len, sampled)),
     )

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from saliency_bench.core.tensors import Attribution, Convergence, host_copies
+from saliency_bench.core.tensors import Attribution, Uncertainty, host_copies
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def on_host(attributions: Mapping[str, Attribution]) -> dict[str, Numbers]:
     return numbers
 
 
-def _converged(convergence: Convergence | None, row: int, length: int) -> dict[str, Any]:
+def _converged(convergence: Uncertainty | None, row: int, length: int) -> dict[str, Any]:
     """The numbers that say how well one example's scores have converged."""
     if convergence is None:
         return {}

@@ -117,7 +117,7 @@ def prepare(
     say: Callable[[str], None] = lambda stage: None,
     inputs: Inputs | None = None,
 ) -> Study:
-    """Checks that model, data and settings fit; writes nothing. `say` is told what is being done.
+    """Checks that model, data and settings fit; writes nothing. `say` is called with each stage.
 
     `inputs` are in memory already; None: `load_inputs`.
     """

@@ -1,4 +1,4 @@
-"""Computes blocks of a finished study again, and says whether the same numbers come out.
+"""Computes blocks of a finished study again and compares the numbers.
 
 On a machine like the one that made them the tables must be the same to the byte. Elsewhere sums are taken in another
 order. What is no real number must still be the same, and real numbers that a leaderboard shows are held against what the
@@ -41,27 +41,27 @@ from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.prepare import Study
 from saliency_bench.studies.run import piece_tables
 
-#: What is compared; times are not.
+#: The tables that are compared; times are not.
 COMPARED = ("examples", "maps", "rows")
-#: How many probabilities a value combines at most: two of a curve that tokens are dropped from, two where they are kept.
+#: The number of probabilities that a value combines at most: two where tokens are dropped, two where they are kept.
 PROBABILITIES = 4
 #: The completeness gap, and the same over the difference of outputs.
 GAPS = ("completeness_gap", "completeness_gap_relative")
 #: The unit of logarithms of probabilities.
 NATS = "nats"
-#: How far from 0 and 1 a probability is taken to be where its logarithm is.
+#: The least distance from 0 and 1 of a probability whose logarithm is taken.
 EPSILON = 2.0**-52
 #: The types in which machines are compared.
 TOLERATED = ("float64", "float32")
 #: The share of a method's maps in which near ties may be ordered otherwise.
 MOST_REORDERED = 0.05
-#: What scores of tokens may differ by at most, over the text's largest.
+#: The largest difference that scores of tokens may have, over the text's largest.
 MOST_APART = 0.01
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Pieces of a finished run by table: as its folder holds them, and as they come out here."""
+    """Tables of pieces of a finished run: those of its folder, and those computed here."""
 
     pieces: tuple[Piece, ...]
     held: Mapping[str, pa.Table]
@@ -70,7 +70,7 @@ class Recomputed:
 
 @dataclass(frozen=True)
 class Verified:
-    """What came out for the blocks that were computed again.
+    """The comparison of the blocks that were computed again.
 
     `machine` says in what this machine differs from the submission's; empty where it is alike. `scores` and `values` are
     the largest differences relative to what is allowed: numbers up to 1 are within. `reordered` counts the maps in
@@ -87,7 +87,7 @@ class Verified:
     values: float
     reordered: int
     exact: bool
-    first: str  # what differs most, in words
+    first: str  # the score or value that differs most, in words
 
     @property
     def holds(self) -> bool:
@@ -122,7 +122,7 @@ def recompute(
         study: the run's, prepared here.
         folder: that of the run.
         pieces: of `pieces_of(study)`.
-        say: is told what is being done, and how far it is.
+        say: called with the stage, the number of steps done and their total.
 
     Raises:
         StorageError: a table of the folder is damaged.
@@ -175,7 +175,7 @@ def compare(
 
 
 def _kinds(study: Study) -> dict[str, str]:
-    """What the raw values of each setting's method are, by setting id."""
+    """The kind of each setting's method (`methods.KINDS`), by setting id."""
     return {setting.id: KINDS[setting.method] for setting in study.settings}
 
 
@@ -260,12 +260,12 @@ def _score_differences(
 
 
 def _tolerated(kind: str, rounding: float, size: float) -> float:
-    """What scores may differ by, the largest of which is `size`: 1 of the module's text."""
+    """The difference that scores may have whose largest is `size`: point 1 of the module's text."""
     return min(rounding * max(size, 1.0 if kind == "token" else 0.0), MOST_APART * size)
 
 
 def _over(difference: float, allowed: float) -> float:
-    """The difference relative to what is allowed; 0 where there is none."""
+    """The difference relative to the allowed one; 0 where there is none."""
     if difference == 0:
         return 0.0
     return float(difference / allowed) if allowed else np.inf
@@ -274,7 +274,7 @@ def _over(difference: float, allowed: float) -> float:
 def _value_differences(
     study: Study, held: Mapping[str, pa.Table], here: Mapping[str, pa.Table], rounding: float
 ) -> tuple[float, str]:
-    """The largest difference of values over what is allowed, and which differs most."""
+    """The largest difference of values over the allowed one, and the worst value in words."""
     keys = ["setting_id", "example_id", "metric", "removal"]
     both = held["rows"].to_pandas().merge(here["rows"].to_pandas(), on=keys, suffixes=("_a", "_b"))
     if len(both) != len(here["rows"]) or len(both) != len(held["rows"]):
@@ -317,7 +317,7 @@ def _order_is_sure(map_row: Mapping[str, Any], kind: str, rounding: float) -> bo
 def _allowed(
     entry: Mapping[str, Any], unit: str, value: float, map_row: Mapping[str, Any]
 ) -> float:
-    """What a value may differ by, over r: 3 and 4 of the module's text."""
+    """The difference that a value may have, over r: points 3 and 4 of the module's text."""
     if entry["metric"] in GAPS:
         scores, difference = np.abs(map_row["scores"]), abs(map_row["output_difference"])
         summed = float(len(scores) * scores.max() + 2 * max(difference, 1.0))

@@ -61,7 +61,7 @@ def run(
 ) -> Path:
     """Runs a study and returns its folder, complete.
 
-    `announce` is told what a long study will cost before it begins; where it is None, nothing is estimated. `execute`
+    `announce` is called with the expected cost of a long study before it begins; where it is None, nothing is estimated. `execute`
     has blocks computed elsewhere; None: here, one after the other. `inputs` are a model and texts in memory; None: what
     the configuration names is loaded.
 

@@ -1,4 +1,4 @@
-"""Computes blocks of somebody's submission again, after checks that it is the same study of the same code (`recompute`)."""
+"""Computes blocks of a submission again, after checks that it is the same study of the same code (`recompute`)."""
 
 import json
 import random
@@ -34,7 +34,7 @@ def verify(
         settings: those of the configuration.
         n_blocks: how many blocks; all where there are fewer.
         seed: of the choice; None: the operating system's randomness, which no submitter can foresee.
-        say: is told what is being done, and how far it is.
+        say: called with the stage, the number of steps done and their total.
 
     Raises:
         InputError: code, model, method, data or settings are not those of the submission.

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from saliency_bench.attribution.estimate import Estimate
+from saliency_bench.attribution.estimate import RunningEstimate
 
 
 def test_scores_that_cancel_to_zero_between_draws_are_not_sure():
@@ -23,7 +23,7 @@ def test_scores_that_cancel_to_zero_between_draws_are_not_sure():
             ctx=SimpleNamespace(batch=own),
             plan=SimpleNamespace(draws=auto),
         )
-        return Estimate._convergence(one)
+        return RunningEstimate._convergence(one)
 
     assert not convergence(draws).converged[0]
     assert convergence(draws).error[0] == np.inf

@@ -29,6 +29,7 @@ from saliency_bench.core.registry import BASELINES, Registry
 from saliency_bench.core.rows import Setting
 from saliency_bench.experiments.parity import pairs as parity
 from saliency_bench.experiments.sanity import subjects
+from saliency_bench.experiments.scaffold import experiment
 from saliency_bench.experiments.throughput.contestants import setting_of
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
@@ -228,6 +229,42 @@ def disagreements(method: str, ways: Ways, names: Iterable[str] = WAYS) -> list[
 @pytest.mark.parametrize("method", METHODS.names())
 def test_all_ways_agree_with_the_command_on_every_value_of_every_key(method, ways):
     assert disagreements(method, ways) == []
+
+
+#: By verb and its keys of hyperparameters, the method whose hyperparameters these are.
+OPTIONS = {
+    "throughput": {"n_steps": "integrated_gradients", "quadrature": "integrated_gradients"},
+    "validate": {"hyper.n_steps": "integrated_gradients", "hyper.n_samples": "smoothgrad"},
+}
+
+
+def options_of(verb: str, key: str, value: Any) -> str:
+    """Why the verb refuses a value of its command line; empty if it takes it."""
+    try:
+        experiment(verb).options([f"{key}={json.dumps(value)}"])
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "key"), [(verb, key) for verb, keys in OPTIONS.items() for key in keys]
+)
+def test_a_verb_refuses_a_value_of_its_options_in_the_commands_words(verb, key):
+    method, name = OPTIONS[verb][key], key.split(".")[-1]
+    numbers = [
+        value for value in VALUES if value is not None and not isinstance(value, list | dict)
+    ]
+    for value in [*numbers, *several(names_of(name))[: len(names_of(name))]]:
+        if isinstance(value, float) and not math.isfinite(value):
+            continue  # JSON has none of these
+        expected, said = command(method, {name: value}), options_of(verb, key, value)
+        if verb == "validate" and not isinstance(expected, str):
+            continue  # it may refuse more: Captum's twins of a method have fewer values
+        assert bool(said) == isinstance(expected, str), (value, said, expected)
+        # An option of another type is refused before, with the shipped value as an example.
+        if said and type(value) is type(conf_files.method_defaults(method)[name]):
+            assert said.split(f"{name}=")[-1] == expected.split(f"{name}=")[-1]
 
 
 @pytest.mark.parametrize("way", WAYS)

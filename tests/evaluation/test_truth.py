@@ -86,7 +86,7 @@ def test_the_right_ranking_reaches_the_best_value_and_its_reverse_is_worse(name)
 @pytest.mark.parametrize(
     ("relevant", "words"),
     [
-        (None, "no ground truth"),
+        (None, "nothing is known"),
         ([0, 0, 0], "no unit"),
         ([1, 1, 1], "every unit"),
         ([], "no unit"),

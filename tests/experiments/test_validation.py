@@ -23,7 +23,7 @@ from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
 from saliency_bench.experiments import random_models
 from saliency_bench.experiments.parity import pairs, premises, report
-from saliency_bench.experiments.parity.pairs import Comparison, Pair, Subject
+from saliency_bench.experiments.parity.pairs import Comparison, Pair, ParityModel
 from saliency_bench.experiments.parity.run import premises_of
 from saliency_bench.experiments.random_models import random_model, random_texts
 from saliency_bench.models import references
@@ -192,7 +192,7 @@ def test_maps_of_zeros_agree_and_what_is_no_number_is_worst():
     assert pairs._relative(zero, zero) == 0
     assert pairs._relative(one, zero) == np.inf
     assert pairs._relative(one * 2, one) == 1
-    subject = Subject("m", "float64", _model(), ())
+    subject = ParityModel("m", "float64", _model(), ())
     pair = comparison(0.0).pair
     differences = np.array([[1e-7, np.nan], [np.nan, np.nan], [0.5, np.nan]])
     tolerances = np.stack([np.full(3, 1e-6), np.full(3, np.nan)], 1)
@@ -242,7 +242,7 @@ def test_the_configuration_covers_what_captum_has():
 def subject():
     model = random_model("bert", "float64")
     texts = random_texts(model, 2, 4)
-    return Subject("random bert", "float64", model, texts)
+    return ParityModel("random bert", "float64", model, texts)
 
 
 def broken(subject):
@@ -257,7 +257,7 @@ def test_what_captum_is_handed_is_right(subject):
 def test_what_captum_is_handed_is_right_on_other_models_in_float32(architecture):
     model = random_model(architecture, "float32")
     texts = random_texts(model, 3, 6)
-    assert not broken(Subject(architecture, "float32", model, texts))
+    assert not broken(ParityModel(architecture, "float32", model, texts))
 
 
 def test_a_unit_of_noise_that_is_read_as_absolute_is_seen(subject, monkeypatch):

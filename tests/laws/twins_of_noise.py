@@ -219,8 +219,8 @@ def rounds_go_on_to_the_last(patch):
 
 
 def _convergence(patch, change):
-    known = estimate.Estimate._convergence
-    patch.setattr(estimate.Estimate, "_convergence", lambda self: change(self, known(self)))
+    known = estimate.RunningEstimate._convergence
+    patch.setattr(estimate.RunningEstimate, "_convergence", lambda self: change(self, known(self)))
 
 
 def texts_stop_together(patch):

@@ -252,13 +252,13 @@ def the_variance_is_a_difference_of_moments(patch):
 
 
 def the_variance_divides_by_n_minus_1(patch):
-    values = estimate.Estimate.values
+    values = estimate.RunningEstimate.values
 
     def unbiased(self, kept):
         n = float(np.dot(kept, self.sizes))
         return values(self, kept) * (n / max(n - 1, 1) if self.moment is VARIANCE else 1)
 
-    patch.setattr(estimate.Estimate, "values", unbiased)
+    patch.setattr(estimate.RunningEstimate, "values", unbiased)
 
 
 def squares_are_of_single_points(patch):

@@ -4,14 +4,21 @@ from rich.console import Console
 
 from saliency_bench.cli.forecast_table import show
 from saliency_bench.models.ledger import Work
-from saliency_bench.studies.forecast import Forecast, Shared, duration, rounded, sentence, size
+from saliency_bench.studies.forecast import (
+    Forecast,
+    SharedPoints,
+    duration,
+    rounded,
+    sentence,
+    size,
+)
 
 FORECAST = Forecast(
     stages={
         "maps": Work(84_000.0, 2_604_000.0, 0.0, 0.0, 700.0),
         "metrics": Work(0.0, 0.0, 1000.0, 18000.0, 20.0),
     },
-    shared=(Shared("ig: path mask", 5, 93, 64), Shared("vanilla: input", 1, 0, 0)),
+    shared=(SharedPoints("ig: path mask", 5, 93, 64), SharedPoints("vanilla: input", 1, 0, 0)),
     peak_bytes=1_200_000_000,
     sampled=3,
 )

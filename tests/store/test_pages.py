@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from saliency_bench.store import pages as reading
@@ -128,6 +128,7 @@ def test_a_header_that_two_readers_may_read_differently_is_refused(header):
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=6))
+@example(1578, b"\x80")  # a name of the footer that is not UTF-8
 def test_bytes_that_were_changed_raise_nothing_else(place, changed):
     data = bytearray(to_parquet(to_table("warnings", warned(20))))
     place %= len(data)

@@ -43,7 +43,7 @@ def test_one_pass_gives_what_passes_one_by_one_give(model, outputs, target):
     with model.frozen():
         apart = open_block(References(model), texts, target, 1000)
         together = open_block(References(model), texts, target, 1000, settings)
-        assert together.asked.tolist() == apart.asked.tolist()
+        assert together.explained_classes.tolist() == apart.explained_classes.tolist()
         np.testing.assert_allclose(together.logits, apart.logits, rtol=0, atol=CLOSE)
         assert not together.logits.requires_grad
         expected, found = apart.explain(settings), together.explain(settings)

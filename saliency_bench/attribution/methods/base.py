@@ -17,7 +17,7 @@ from saliency_bench.attribution.points import Points
 from saliency_bench.attribution.statistics import MEAN, Moment
 from saliency_bench.core.method_facts import COLOR, Role
 from saliency_bench.core.registry import Registry
-from saliency_bench.core.tensors import Attribution, Convergence
+from saliency_bench.core.tensors import Attribution, Uncertainty
 
 #: The kind of a method's values, on which the possible reductions depend: "gradient" (not multiplied by the input),
 #: "square" (of gradients, never negative), "product" (multiplied by the input), "token" (one number per token already).
@@ -66,7 +66,7 @@ class Values:
     values: Float[Tensor, "B T D"]
     n_gradients: int | Int[np.ndarray, " B"]
     difference: Float[Tensor, " B"] | None = None
-    convergence: Convergence | None = None
+    convergence: Uncertainty | None = None
 
 
 Plan = GradientSum | Expectation

@@ -37,7 +37,7 @@ VARIANTS = ("quadrature", "statistic", "sampler")
 
 
 @dataclass(frozen=True)
-class Subject:
+class ParityModel:
     """A model in one type, and its texts."""
 
     name: str
@@ -102,7 +102,7 @@ class Comparison:
         return self.difference, self.tolerance
 
 
-def compared(subject: Subject, config: Config, progress: Progress) -> list[Comparison]:
+def compared(subject: ParityModel, config: Config, progress: Progress) -> list[Comparison]:
     """The comparisons of all pairs on one subject."""
     model = subject.model
     tested = pairs(model, config)
@@ -233,7 +233,7 @@ def _relative(
 
 
 def _comparison(
-    subject: Subject,
+    subject: ParityModel,
     pair: Pair,
     differences: Float[np.ndarray, "N 2"],
     tolerances: Float[np.ndarray, "N 2"],

@@ -12,7 +12,7 @@ from saliency_bench.experiments.parity.pairs import (
     BIASED,
     DIFFERS,
     Comparison,
-    Subject,
+    ParityModel,
     compared,
     settings_of,
 )
@@ -27,7 +27,7 @@ from saliency_bench.experiments.random_models import ARCHITECTURES, random_model
 from saliency_bench.experiments.scaffold import (
     Config,
     Experiment,
-    Options,
+    ExperimentOptions,
     Outcome,
     Progress,
     quiet,
@@ -42,7 +42,7 @@ from saliency_bench.studies.budget import ON_CPU
 NO_MODEL = "none"
 
 
-def measure(options: Options, progress: Progress = quiet) -> Outcome:
+def measure(options: ExperimentOptions, progress: Progress = quiet) -> Outcome:
     """Compares every pair on every model.
 
     Raises:
@@ -87,7 +87,7 @@ def measure(options: Options, progress: Progress = quiet) -> Outcome:
     )
 
 
-def premises_of(subject: Subject) -> list[Premise]:
+def premises_of(subject: ParityModel) -> list[Premise]:
     """Checks of what our numbers and Captum's share, on the first block of texts.
 
     Captum's own noise takes many gradients: it is asked for on the small random models alone, in float64.
@@ -99,18 +99,18 @@ def premises_of(subject: Subject) -> list[Premise]:
         return premises(block, subject.name, subject.dtype, captums_noise)
 
 
-def _subjects(config: Config) -> Iterator[Subject]:
+def _subjects(config: Config) -> Iterator[ParityModel]:
     n, seed = config["n_examples"], config["seed"]
     if config["model"] != NO_MODEL:
         examples = DATASETS["movie_reviews"](split="test")[:n]
         for dtype in config["dtypes"]:
             model = loading.load_model(config["model"], dtype=dtype, device="cpu")
-            yield Subject(model.name, dtype, model, encode(model, examples))
+            yield ParityModel(model.name, dtype, model, encode(model, examples))
     for architecture in config["random_models"]:
         for dtype in config["dtypes"]:
             model = random_model(architecture, dtype, seed)
             texts = random_texts(model, n, config["n_tokens"], seed)
-            yield Subject(f"random {architecture}", dtype, model, texts, random=True)
+            yield ParityModel(f"random {architecture}", dtype, model, texts, random=True)
 
 
 EXPERIMENT = Experiment(

@@ -19,7 +19,7 @@ from saliency_bench.experiments.sanity.subjects import Row, Subject, fix_class
 from saliency_bench.experiments.scaffold import (
     Config,
     Experiment,
-    Options,
+    ExperimentOptions,
     Outcome,
     Progress,
     computation,
@@ -46,7 +46,7 @@ SECTIONS: Mapping[str, Section] = {
 }
 
 
-def measure(options: Options, progress: Progress = quiet) -> Outcome:
+def measure(options: ExperimentOptions, progress: Progress = quiet) -> Outcome:
     """Runs every section on the model, and that on removal on its twin too, which was trained on masked texts.
 
     Raises:

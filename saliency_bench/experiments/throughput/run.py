@@ -17,7 +17,7 @@ from saliency_bench.data import DATASETS
 from saliency_bench.experiments.reports import ExperimentReport
 from saliency_bench.experiments.scaffold import (
     Experiment,
-    Options,
+    ExperimentOptions,
     Outcome,
     Progress,
     computation,
@@ -35,7 +35,7 @@ from saliency_bench.models.references import NAMES
 from saliency_bench.models.tasks.encoding import encode
 
 
-def measure(options: Options, progress: Progress = quiet) -> Outcome:
+def measure(options: ExperimentOptions, progress: Progress = quiet) -> Outcome:
     """Loads the model and times every configured section; an interrupt leaves what has been measured.
 
     Raises:
@@ -127,7 +127,9 @@ EXPERIMENT = Experiment(
         "contestants": CONTESTANTS.names,
         "interfaces": lambda: INTERFACES,
         "dtypes": lambda: loading.DTYPES,
-        "baseline": lambda: NAMES,
+        "baseline": lambda: (
+            NAMES
+        ),  # one vector for every token: Captum and the bare loop are handed it
         "methods": lambda: conf_files.names("method"),
         "metrics": lambda: conf_files.names("metric"),
         "removals": REMOVALS.names,

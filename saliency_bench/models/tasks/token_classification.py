@@ -18,7 +18,7 @@ ENTITIES, ALL = "entities", "all"
 
 SECOND = 1  # the segment of the second text of a pair
 
-_GONE = "the token that is asked about is one of those that are removed, and its prediction would be gone with it"
+_GONE = "the explained token would be removed, and its prediction with it"
 
 
 class TokenClassification(SequenceClassification):
