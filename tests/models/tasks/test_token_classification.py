@@ -125,7 +125,7 @@ def test_what_would_remove_the_token_asked_about_is_a_row_with_the_reason(model,
     refused = table[table.removal == removal]
     assert set(refused.status) == {"not_applicable"}
     assert refused.value.isna().all()
-    assert refused.reason.str.contains("would be gone").all()
+    assert refused.reason.str.contains("its prediction with it").all()
     assert set(table[table.removal == "mask"].status) == {"ok"}
     with pytest.raises(InputError, match="Use mask or zero"):
         sb.attribute(model, TEXT, "leave_one_out", removal=removal, at=6)
