@@ -9,7 +9,6 @@ Writes OUT.
 
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from saliency_bench.core.text import NO_OFFSET, Encoded, Shared
 from saliency_bench.store.coverage import Plan, require_planned
 from saliency_bench.store.parts import PartStore
 from saliency_bench.studies.block import Piece, plan_blocks, plan_pieces
+from saliency_bench.studies.memory import status_bytes
 
 METRICS = ("comprehensiveness", "srg", "sufficiency")
 SETTING = "000000000000"
@@ -116,8 +116,8 @@ def simulate(n_examples: int, folder: Path) -> dict[str, Any]:
 
 
 def peak_gib() -> float:
-    """Of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    """The peak of this process so far; `ru_maxrss` would begin at the size of the process that started it."""
+    return (status_bytes("VmHWM") or 0) / 1024**3
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ def _parsed(data: bytes, path: str) -> Scores:
     for where, values in _lines(data, path):
         line = Line(where, _numbers(values, where), _tokens(values, where), _label(values, where))
         if not {"id", "text"} & values.keys():
-            raise InputError(f"{where}: expected a text or an id, which names the text of the scores")
+            raise InputError(
+                f"{where}: expected a text or an id, which names the text of the scores"
+            )
         if "id" in values:
             _add(by_id, str(values["id"]), line)
         if "text" in values:

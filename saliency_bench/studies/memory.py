@@ -52,7 +52,7 @@ def _high_water(device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    return _status_bytes("VmHWM")
+    return status_bytes("VmHWM")
 
 
 def _reset_resident() -> int | None:
@@ -63,7 +63,7 @@ def _reset_resident() -> int | None:
         _CLEAR_REFS.write_text("5")
     except OSError:
         return None
-    return _status_bytes("VmRSS")
+    return status_bytes("VmRSS")
 
 
 def _return_freed_pages() -> None:
@@ -74,7 +74,8 @@ def _return_freed_pages() -> None:
         return
 
 
-def _status_bytes(key: str) -> int | None:
+def status_bytes(key: str) -> int | None:
+    """Returns an entry of /proc/self/status in bytes, such as VmRSS; None where the system has none."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
