@@ -33,7 +33,7 @@ from saliency_bench.api.arguments import (
     tokens_per_pass,
     with_hyperparameters,
 )
-from saliency_bench.api.inputs import Inputs, continued, encode_all
+from saliency_bench.api.inputs import Inputs, as_model, continued, encode_all
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError, is_out_of_memory, one_of
@@ -63,7 +63,7 @@ EVALUATION_COLUMNS = [
 
 
 def attribute(
-    model: Model,
+    model: Any,
     inputs: Inputs,
     method: str | Sequence[str] = "integrated_gradients",
     *,
@@ -83,7 +83,8 @@ def attribute(
     """Attribution maps: one flat list, by input, then setting, then target, then question (docs/tasks.md).
 
     Args:
-        model: from `load_model` or `wrap_model`; it is left as found. Threads that explain the same one take turns.
+        model: from `load_model` or `wrap_model`, or what `load_model` takes, such as a pipeline; it is left as found.
+            Threads that explain the same one take turns.
         inputs: texts, pairs, mappings, ids, or a Dataset or DataLoader of these; all forms: help(saliency_bench.api).
         method: see `saliency_bench.methods()`; of several, each gets those of the hyperparameters that it has.
         backend: "native" is ours, "captum" the same method through Captum.
@@ -107,6 +108,7 @@ def attribute(
         TypeError: the method has no such hyperparameter.
         InputError: an input, a name or a value is not usable.
     """
+    model = as_model(model)
     hyper = {key: plain(value) for key, value in hyperparameters.items()}
     hyper |= {} if baseline is None else {"baseline": baseline}
     targets, explained = plain_targets(target), output_of(model, output)
@@ -179,7 +181,7 @@ def _explained(
 
 
 def evaluate(
-    model: Model,
+    model: Any,
     maps: Sequence[AttributionMap],
     metrics: str | Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
     *,
@@ -193,7 +195,7 @@ def evaluate(
     """Evaluates maps by faithfulness metrics; every distinct question is asked of the model once.
 
     Args:
-        model: the model that the maps explain.
+        model: the model that the maps explain, as `attribute` takes it.
         maps: from `attribute`, or `AttributionMap.from_scores`.
         metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
         removal: what stands in for removed tokens: mask, pad, unk, zero or mean; or attention (they are not
@@ -217,6 +219,7 @@ def evaluate(
     """
     import pandas as pd
 
+    model = as_model(model)
     names = [metrics] if isinstance(metrics, str) else metrics
     entries = {name: metric_entry(name, grid) for name in names}
     one_of("output", output, OUTPUTS)

@@ -13,6 +13,7 @@ from saliency_bench.core.text import Encoded
 from saliency_bench.data import fields
 from saliency_bench.data.example import Example
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION, TEXT_GENERATION
+from saliency_bench.models.loading import load_model
 from saliency_bench.models.model import Model
 from saliency_bench.models.tasks import padding
 from saliency_bench.models.tasks.encoding import encoded_ids, mostly_unknown
@@ -33,6 +34,15 @@ from saliency_bench.models.tasks.registry import task_of
 _CONTINUED = {TEXT, SEGMENTS, MESSAGES, *LABELS}
 
 Inputs = str | Iterable[Any] | Dataset[Any]
+
+
+def as_model(model: Any) -> Model:
+    """Returns the model, loaded if it is something else that `load_model` takes: a pipeline, a name or a folder.
+
+    Raises:
+        InputError: it is none of these, or a module without its tokenizer.
+    """
+    return model if isinstance(model, Model) else load_model(model)
 
 
 def continued(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from saliency_bench.api.arguments import entry_of, with_hyperparameters
-from saliency_bench.api.inputs import encode_all
+from saliency_bench.api.inputs import as_model, encode_all
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.labels import setting_labels
@@ -44,7 +44,7 @@ Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, An
 
 
 def study(
-    model: Model,
+    model: Any,
     data: Any,
     methods: Entries | None = None,
     metrics: Entries | None = None,
@@ -62,7 +62,7 @@ def study(
     """Explains texts by several methods, evaluates the maps and sums them up with intervals, as the command does.
 
     Args:
-        model: from `load_model` or `wrap_model`; it is left as found.
+        model: from `load_model` or `wrap_model`, or what `load_model` takes, such as a pipeline; it is left as found.
         data: texts in any form that `attribute` takes, or a DataFrame with a column `text` (and `text_pair`, `label`).
         methods: names of entries in conf/method/, entries of your own (`{"method": "integrated_gradients", "n_steps":
             [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Where None, those of the
@@ -83,6 +83,7 @@ def study(
         InputError: a name, a value or a text is not usable.
         StorageError: the folder cannot be written.
     """
+    model = as_model(model)
     texts = _first(encode_all(model, _records(data), labels), n)
     encoded = [question for _, question in questions(model, texts)]
     cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
@@ -229,10 +230,12 @@ class StudyResult:
         return self._with_settings(self.run.tables["rows"].drop(columns="cell_id"))
 
     def summary(self) -> "pd.DataFrame":
-        """One line per setting and metric: method, metric, mean, low, high, n and the hyperparameters that differ.
+        """One line per setting and metric: method, metric, mean, low, high, n, group and the hyperparameters that differ.
 
         `mean` is the median for metrics with heavy tails; `low` and `high` are the ends of its 95 % interval over texts.
-        Metrics that are evaluated under several removals have the removal in their name: "srg (pad)".
+        Metrics that are evaluated under several removals have the removal in their name: "srg (pad)". `group` has the
+        letters of the primary metric: settings that share one do not differ. It is empty below 100 texts, which make no
+        claim.
         """
         order = {
             setting["setting_id"]: place for place, setting in enumerate(self._analysis.settings)
@@ -241,7 +244,12 @@ class StudyResult:
         summary = self._with_settings(self._analysis.summary).sort_values(
             ["setting_id", "metric"], key=lambda column: column.map(order), ignore_index=True
         )
-        first = ["method", "metric", "mean", "low", "high", "n"]
+        groups, primary = self._analysis.groups, self._analysis.primary
+        summary["group"] = [
+            groups.get(key, "") if metric == primary else ""
+            for key, metric in zip(summary["setting_id"], summary["metric"], strict=True)
+        ]
+        first = ["method", "metric", "mean", "low", "high", "n", "group"]
         return summary[[*first, *(column for column in summary if column not in first)]]
 
     def compare(self, a: str, b: str) -> "pd.DataFrame":

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from saliency_bench.cli.progress import progress
 from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.program import as_typed
 from saliency_bench.models import preparing
 
 
@@ -38,7 +39,7 @@ def _list() -> None:
         table.add_row(Text(name, style="bold"), Text(state, style=color), Text(facts))
     console = Console(highlight=False)
     console.print(table)
-    console.print("To convert one, once: saliency-bench models prepare NAME")
+    console.print(as_typed("To convert one, once: saliency-bench models prepare NAME"))
 
 
 def _state(name: str, model: preparing.PackagedModel) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from saliency_bench.cli.progress import progress
 from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError
 from saliency_bench.core.labels import PRIMARY
-from saliency_bench.core.program import program
+from saliency_bench.core.program import CHANGE_OF_MODEL, program
 from saliency_bench.core.rows import FAILED
 from saliency_bench.experiments import reports
 from saliency_bench.report import build, published, terminal
@@ -20,10 +20,6 @@ from saliency_bench.store.suite import SUITE
 
 MAKING = "making tables and figures"
 EXAMPLE = "a gripping, funny film"
-#: Words that select another model and other data.
-CHANGE_OF_MODEL = (
-    "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
-)
 
 
 def report(words: list[str]) -> None:

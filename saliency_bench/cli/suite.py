@@ -14,6 +14,7 @@ from saliency_bench.cli.progress import importing, progress
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, ValidationError, shown
 from saliency_bench.core.heatmap import visible
+from saliency_bench.core.program import as_typed
 from saliency_bench.report import terminal
 from saliency_bench.store import suite as suites
 from saliency_bench.store import verified
@@ -145,8 +146,8 @@ def submit(words: list[str]) -> None:
     print(f"suite {made.suite}, content digest {made.content}: {out} ({size / 1e6:.2f} MB)")
     print(
         "Next:",
-        f"  saliency-bench verify {out} blocks=5",
-        f"  saliency-bench leaderboard {out}",
+        as_typed(f"  saliency-bench verify {out} blocks=5"),
+        as_typed(f"  saliency-bench leaderboard {out}"),
         sep="\n",
     )
 

@@ -6,6 +6,10 @@ import re
 #: Set by scripts/bench.
 VARIABLE = "SALIENCY_BENCH_PROGRAM"
 NAME = "saliency-bench"
+#: Words that select another model and other data.
+CHANGE_OF_MODEL = (
+    "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
+)
 _COMMAND = re.compile(rf"(?<![\w/-]){NAME}(?= [-a-z])")
 
 

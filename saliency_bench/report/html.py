@@ -22,6 +22,7 @@ from saliency_bench.core.heatmap import (
 )
 from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.program import CHANGE_OF_MODEL, NAME, as_typed
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.scored_text import scored_text_of_row
 from saliency_bench.core.segments import segment_map
@@ -73,7 +74,8 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
             sentence=what_was_run(analysis),
             endpoint=ENDPOINTS.get(str(analysis.primary), ""),
             caution=caution(analysis),
-            command=manifest.get("command") or " ".join(circumstances.get("command", [])),
+            command=as_typed(manifest.get("command") or " ".join(circumstances.get("command", []))),
+            own_model=as_typed(f"{NAME} {CHANGE_OF_MODEL}"),
             tables=tables,
             primary_comparison=_primary_comparison(analysis),
             figures={name: base64.b64encode(data).decode() for name, data in figures.items()},
@@ -107,7 +109,13 @@ def question(analysis: Analysis) -> str:
     manifest = analysis.run.manifest
     model = (manifest.get("model") or {}).get("name", "the model")
     data = (manifest.get("data") or {}).get("dataset", "its data")
-    n_methods = len({setting["name"] for setting in analysis.settings if not is_reference(setting)})
+    n_methods = len(
+        {
+            setting["name"]
+            for setting in analysis.settings
+            if not is_reference(setting) and facts_of(setting).role in ("method", "baseline")
+        }
+    )
     if analysis.primary is None:
         return f"What does it cost to explain {model} on {data}?"
     if n_methods == 1:

@@ -194,8 +194,8 @@ def test_a_model_in_memory_and_a_pipeline_give_the_maps_of_the_folder(model, fol
     tokenizer = AutoTokenizer.from_pretrained(folder)
     whole = pipeline("text-classification", model=module, tokenizer=tokenizer, device="cpu")
     expected = sb.attribute(model, TEXTS, "vanilla")
-    for given in ((module, tokenizer), (whole,)):
-        maps = sb.attribute(sb.load_model(*given), TEXTS, "vanilla")
+    for loaded in (sb.load_model(module, tokenizer), sb.load_model(whole), whole, str(folder)):
+        maps = sb.attribute(loaded, TEXTS, "vanilla")
         for one, other in zip(maps, expected, strict=True):
             assert one.scores == pytest.approx(other.scores, rel=1e-5)
             assert one.label == other.label
@@ -237,6 +237,38 @@ def test_what_is_not_usable_is_refused_by_one_sentence(model, arguments, sentenc
     with pytest.raises((sb.InputError, TypeError), match=sentence) as error:
         sb.study(model, **{"data": TEXTS} | arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_pipeline_is_studied_and_evaluated_as_its_model_is(model, folder):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = pipeline("text-classification", model=module, tokenizer=tokenizer, device="cpu")
+    of_model, of_pipeline = (
+        sb.study(one, TEXTS, ["vanilla", "random"], ["srg"]).summary() for one in (model, whole)
+    )
+    assert of_pipeline["mean"].to_numpy() == pytest.approx(of_model["mean"].to_numpy(), abs=1e-5)
+    maps = sb.attribute(whole, TEXTS[:2], "vanilla")
+    values = [sb.evaluate(one, maps, ["srg"])["value"].to_numpy() for one in (model, whole)]
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    with pytest.raises(sb.InputError, match="give its tokenizer too"):
+        sb.study(module, TEXTS, ["vanilla"], ["srg"])
+
+
+def test_methods_that_share_a_letter_do_not_differ_and_few_texts_have_none(model):
+    few = sb.study(model, TEXTS, ["vanilla", "random"], ["srg"])
+    assert set(few.summary()["group"]) == {""}
+    texts = [f"the film w{i % 30} and w{i % 29} w{i % 7}" for i in range(100)]
+    many = sb.study(model, texts, ["vanilla", "integrated_gradients", "random"], ["srg", "morf"])
+    summary = many.summary()
+    letters = summary[summary["metric"] == "srg"].set_index("method")["group"]
+    assert (letters.str.len() > 0).all()
+    assert (summary[summary["metric"] != "srg"]["group"] == "").all()
+    assert dict(letters) == {
+        setting["method"]: many._analysis.groups[setting["setting_id"]]
+        for setting in many._analysis.settings
+    }
 
 
 def test_what_is_no_model_is_refused(folder):

@@ -6,7 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from saliency_bench.report import study_tables
+from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
+from saliency_bench.report.formats import to_latex
 from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.store.run import IDENTITY, read_run
 
@@ -31,6 +34,12 @@ def test_the_tables_of_a_run_are_made_again_to_the_byte(name, tmp_path):
     shutil.rmtree(folder / "tables")
     build_report(read_run(folder))
     assert {name: (folder / "tables" / name).read_bytes() for name in kept} == kept
+
+
+def test_tables_of_a_run_are_latex_of_ascii_alone():
+    made = study_tables.tables(analyse(read_run(RESULTS / "method_comparison")))
+    assert {"headline", "comparison"} <= {*made}
+    assert [name for name, table in made.items() if not to_latex(table).isascii()] == []
 
 
 def test_the_readme_quotes_the_headline_table():
