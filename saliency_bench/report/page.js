@@ -9,12 +9,14 @@ for (const table of document.querySelectorAll("table")) {
     if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y) || a.localeCompare(b);
     return x - y;
   };
+  const numeric = (column) => rows.some((row) => !isNaN(parseFloat(value(row, column))));
   [...table.tHead.rows[0].cells].forEach((heading, column) => {
     const button = document.createElement("button");
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
-      const falling = heading.ariaSort !== "descending";
+      // Numbers begin with the largest, words with A.
+      const falling = heading.ariaSort ? heading.ariaSort === "ascending" : numeric(column);
       for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
       heading.ariaSort = falling ? "descending" : "ascending";
       const known = rows.filter((row) => value(row, column) !== "–");
