@@ -41,3 +41,8 @@ def test_results_have_at_most_25_megabytes_in_500_files_of_6():
         if path.is_file() and path.relative_to(results).parts[0] != "runs"
     ]
     assert len(sizes) <= 500 and sum(sizes) <= 25e6 and max(sizes) <= 6e6
+
+
+def test_the_example_that_follows_runs_has_at_most_60_lines_of_code():
+    text = (ROOT / "examples" / "trackers.py").read_text("utf-8")
+    assert SIZE["code_lines"](text) <= 60

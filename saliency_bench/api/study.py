@@ -99,11 +99,15 @@ def study(
         try:
             folder = run(cfg, settings(cfg), [COMMAND, model.name], _show_in(bars), inputs=inputs)
         except KeyboardInterrupt:
-            hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
-            raise KeyboardInterrupt(f"The study was interrupted. {hint}") from None
+            raise KeyboardInterrupt(_interrupted(out)) from None
     result = StudyResult(folder, kept=out is not None)
     _warn_of_replacements(result.run)
     return result
+
+
+def _interrupted(out: str | Path | None) -> str:
+    hint = f"The same call with out={str(out)!r} goes on." if out else "Nothing is kept."
+    return f"The study was interrupted. {hint}"
 
 
 def _warn_of_replacements(finished: Run) -> None:
