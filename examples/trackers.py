@@ -6,6 +6,7 @@ While the run goes on, its blocks and stages are logged from events.jsonl; when 
 three write to the folder WHERE (default: trackers) and need no network: `wandb sync` sends it later.
 """
 
+import atexit
 import json
 import sys
 import time
@@ -21,7 +22,9 @@ def tensorboard(name: str, where: Path) -> Log:
     """Event files in WHERE/NAME."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(where / name)).add_scalar
+    writer = SummaryWriter(str(where / name))
+    atexit.register(writer.close)  # what waits in its queue would be lost
+    return writer.add_scalar
 
 
 def mlflow(name: str, where: Path) -> Log:
