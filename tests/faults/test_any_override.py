@@ -70,7 +70,7 @@ def test_any_override_is_taken_or_refused_by_one_sentence(words, tmp_path_factor
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @trial(5000)
 @given(words=st.lists(overrides(), min_size=1, max_size=3))
 def test_thousands_of_overrides_are_taken_or_refused_by_one_sentence(words, tmp_path_factory):
