@@ -19,7 +19,7 @@ from saliency_bench.core.labels import (
     value_of,
     varying,
 )
-from saliency_bench.core.method_facts import backward_parts, facts_of, is_reference
+from saliency_bench.core.method_facts import backward_parts, entry_label, facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report import causal, convergence_table
@@ -218,7 +218,7 @@ def sweep(analysis: Analysis) -> Table:
         return entry if is_plain else value_label(entry)
 
     fields: list[Field] = [
-        (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),
+        (Column("name", "Entry"), lambda key: entry_label(analysis.setting(key))),
         *(
             (Column(name, name), partial(value, name=name))
             for name in sorted({name for keys_of_entry in swept.values() for name in keys_of_entry})
