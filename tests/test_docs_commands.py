@@ -32,14 +32,9 @@ NOT_RUN = {
 }
 #: What makes a study small.
 SMALL = [
-    *("metric=[srg,completeness_gap]", "agreement.metrics=[kendall_tau]"),
-    *("n_examples=2", "convergence.n_examples=1", "timing.n_examples=1", "timing.n_repeats=1"),
-    *(
-        "timing.n_warmup=0",
-        "statistics.n_resamples=100",
-        "report.n_examples=1",
-        "runtime.threads=1",
-    ),
+    *("n_examples=2", "metric=[srg,completeness_gap]", "agreement.metrics=[kendall_tau]"),
+    *("convergence.n_examples=1", "timing.enabled=false", "statistics.n_resamples=100"),
+    *("report.n_examples=1", "runtime.threads=1"),
 ]
 #: The tasks of models whose folders the pages do not name.
 TASKS = {"smollm2": "text-generation", "nanoguard": "sequence-classification"}
