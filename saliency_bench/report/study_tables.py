@@ -343,8 +343,11 @@ def _title(analysis: Analysis) -> str:
     return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
 
 
-def caption_of(analysis: Analysis) -> str:
-    """Returns the caption of a table of means: their intervals, the order of rows, and the marks and letters."""
+def caption_of(analysis: Analysis, *, ranked: bool = True) -> str:
+    """Returns the caption of a table of means: their intervals, the order of rows, and the marks and letters.
+
+    `ranked`: the table has mean ranks.
+    """
     primary, confidence = analysis.primary, analysis.resampling.confidence
     caption = f"Means with {interval_words(analysis)}."
     if primary is not None and analysis.higher_is_better(primary) is not None:
@@ -356,7 +359,8 @@ def caption_of(analysis: Analysis) -> str:
         caption += (
             f" Methods that share a letter do not differ in {metric_label(primary)} "
             f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
-            f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
+            f"α = {1 - confidence:.2g})"
+            + ("; the mean rank is over examples, 1 the best." if ranked else ".")
         )
     if any(_cancels(analysis, key) for key in analysis.shown):
         caption += " Random: rankings and their reverses, whose SRG is the opposite, so that it is 0 on every text."
