@@ -90,6 +90,7 @@ def test_version_is_that_of_the_package(capsys):
     ("words", "said"),
     [
         (["runn"], ["'runn'", "'run'"]),
+        (["a fine film"], ["explain 'a fine film'"]),
         (["resmue", "dir"], ["'resmue'", "'resume'"]),
         (["resume", "dir"], ["dir", "config.json"]),
         (["merge"], ["merge takes one run folder"]),
