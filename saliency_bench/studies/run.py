@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.core.maps import AttributionMap
@@ -47,6 +47,7 @@ LONG_SECONDS = 30.0
 FORESEEN_TEXTS = 40
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A function that is told what is done of a stage; a total of 0 is not counted.
 
