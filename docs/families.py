@@ -242,9 +242,10 @@ def main() -> None:
         "first_token.csv": shares,
         "replaced.csv": replaced(analyses),
     }
+    made = [runs.made_by(analysis) for analysis in analyses]
     with style.styled():
         figures = {"families.png": draw(summary)}
-        runs.write(folder, record, "families", analyses, tables, figures)
+        runs.write(folder, record, "families", made, tables, figures)
 
 
 if __name__ == "__main__":

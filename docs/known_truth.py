@@ -80,9 +80,10 @@ def main() -> None:
         "methods.csv": summary,
         "orders.csv": orders(summary),
     }
+    made = [runs.made_by(analysis) for analysis in analyses]
     with style.styled():
         figures = {"known_truth.png": draw(summary)}
-        runs.write(folder, record, "known_truth", analyses, tables, figures)
+        runs.write(folder, record, "known_truth", made, tables, figures)
 
 
 if __name__ == "__main__":

@@ -114,23 +114,21 @@ def write(
     folder: Path,
     record: Record,
     name: str,
-    analyses: Sequence[Analysis],
+    made: Sequence[Mapping[str, Any]],
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Figure] | None = None,
-    **about: Any,
 ) -> None:
-    """Writes tables by file name, with six digits, figures, and the manifest, which says how each run was made."""
+    """Writes tables by file name, with six digits, figures, and the manifest, with how each run was made (`made_by`)."""
     for file, table in tables.items():
         table.to_csv(folder / file, index=False, float_format="%.6g")
     for file, figure in (figures or {}).items():
         (folder / file).write_bytes(style.png(figure))
-    runs = [made_by(analysis.run.manifest) for analysis in analyses]
-    record.write(folder, {"name": name, **about, "runs": runs})
+    record.write(folder, {"name": name, "runs": list(made)})
 
 
-def made_by(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def made_by(analysis: Analysis) -> dict[str, Any]:
     """Returns how a run was made; folders of data are named by their last part."""
-    kept = {key: manifest[key] for key in KEPT}
+    kept = {key: analysis.run.manifest[key] for key in KEPT}
     if path := kept["data"].get("path"):
         kept["data"] = kept["data"] | {"path": Path(path).name}
     kept["command"] = re.sub(r"(data\.path=)\S*/", r"\1", kept["command"])

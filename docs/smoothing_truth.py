@@ -39,13 +39,15 @@ def main() -> None:
     cells = [cell_of(analysis.run.manifest) for analysis in analyses]
     keys = [*cells[0], "method"]
     tables = {}
-    for name, made in (("pairs.csv", pairs), ("rows.csv.gz", runs.values)):
+    for name, table_of in (("pairs.csv", pairs), ("rows.csv.gz", runs.values)):
         parts = [
-            made(analysis).assign(**cell) for analysis, cell in zip(analyses, cells, strict=True)
+            table_of(analysis).assign(**cell)
+            for analysis, cell in zip(analyses, cells, strict=True)
         ]
         table = pd.concat(parts).round(6)
         tables[name] = table[[*keys, *table.columns.difference(keys, sort=False)]]
-    runs.write(folder, record, "smoothing_truth", analyses, tables)
+    made = [runs.made_by(analysis) for analysis in analyses]
+    runs.write(folder, record, "smoothing_truth", made, tables)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
 
 def relevant(annotations: Sequence[Annotation], share: float) -> tuple[Span, ...]:
     """Returns the spans of characters that more than this share of the annotators marked."""
-    counts = _marks(annotations)
+    counts = marks(annotations)
     threshold = share * len(annotations)
     return spans_of_characters(character for character, n in counts.items() if n > threshold)
 
@@ -130,7 +130,7 @@ def _example(row: Mapping[str, str], annotations: Sequence[Annotation], share: f
         return Example(name, text, source=f"comment {name}")
     n_toxic = sum(not annotation.not_toxic for annotation in annotations)
     toxic = 2 * n_toxic > len(annotations)
-    most = max(_marks(annotations).values(), default=0) / len(annotations)
+    most = max(marks(annotations).values(), default=0) / len(annotations)
     return Example(
         name,
         text,
@@ -141,7 +141,7 @@ def _example(row: Mapping[str, str], annotations: Sequence[Annotation], share: f
     )
 
 
-def _marks(annotations: Sequence[Annotation]) -> Counter[int]:
+def marks(annotations: Sequence[Annotation]) -> Counter[int]:
     """Counts the annotators that marked each character; one who marked it twice counts once."""
     counts: Counter[int] = Counter()
     for annotation in annotations:
