@@ -17,6 +17,7 @@ RUN is a folder of experiment=families, one for each model and training seed. Wr
 - manifest.json: how each run was made.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -74,15 +75,17 @@ def rows_of(analysis: Analysis) -> pd.DataFrame:
     """Returns a run's rows with the removal that was asked for; metrics that remove nothing have none."""
     manifest = analysis.run.manifest
     asked = {used: name for name, used in replacements(manifest).items()}
-    rows = runs.values(analysis, "removal", names=names(analysis))
+    rows = runs.of_methods(analysis.run.tables["rows"], names(analysis), "removal")
     rows["removal"] = rows["removal"].map(asked).fillna("")
     return rows.assign(family=family_of(manifest), training_seed=runs.training_seed(manifest))
 
 
 def of_endpoint(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the lines of SRG."""
-    name = next(name for name in ENDPOINTS if name in set(table["metric"]))
-    return table[table["metric"] == name]
+    names = [name for name in ENDPOINTS if name in set(table["metric"])]
+    if not names:
+        sys.exit(f"the runs have none of {', '.join(ENDPOINTS)}")
+    return table[table["metric"] == names[0]]
 
 
 def with_ranks(summary: pd.DataFrame, doubtful: set[tuple[str, str]]) -> pd.DataFrame:

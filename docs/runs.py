@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.record import Record
+from saliency_bench.core.errors import SaliencyBenchError
 from saliency_bench.report import style
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.charts import FROM_ENDS, ends
@@ -28,28 +29,33 @@ NO_SEED = -1
 
 def words() -> tuple[Path, list[Path]]:
     """Reads the command line `FOLDER RUN...`, and makes the folder."""
+    if len(sys.argv) < 3:
+        sys.exit(f"expected FOLDER RUN..., got {' '.join(sys.argv[1:]) or 'nothing'}")
     folder, *runs = map(Path, sys.argv[1:])
     folder.mkdir(parents=True, exist_ok=True)
     return folder, runs
 
 
 def opened(runs: Sequence[Path]) -> list[Analysis]:
-    """Reads runs."""
-    return [Analysis(read_run(run)) for run in runs]
+    """Reads runs, and ends the script with a sentence where one cannot be read."""
+    try:
+        return [Analysis(read_run(run)) for run in runs]
+    except SaliencyBenchError as error:
+        sys.exit(str(error))
 
 
-def values(
-    analysis: Analysis, *further: str, names: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """Returns a line for each text, metric and method that has a value, without the text.
+def values(analysis: Analysis) -> pd.DataFrame:
+    """Returns a line for each text, metric and method that has a value; metrics name a removal besides the main one."""
+    return of_methods(analysis.rows, analysis.labels)
 
-    Args:
-        analysis: of the run.
-        further: columns of the rows besides.
-        names: of methods by setting id; None: their labels.
+
+def of_methods(rows: pd.DataFrame, names: Mapping[str, str], *further: str) -> pd.DataFrame:
+    """Returns a line for each text, metric and method that has a value, with further columns of the rows.
+
+    `names` are those of methods by setting id.
     """
-    rows = analysis.run.tables["rows"].query("status == 'ok'")
-    methods = rows["setting_id"].map(analysis.labels if names is None else names)
+    rows = rows.query("status == 'ok'")
+    methods = rows["setting_id"].map(names)
     return rows[["example_id", "metric", "value", *further]].assign(method=methods)
 
 

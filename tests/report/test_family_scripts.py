@@ -10,18 +10,26 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from docs import families, known_truth, rationales, runs
+from docs import families, known_truth, rationales, runs, trust
 from saliency_bench.cli import config
 from saliency_bench.core.rows import digest
 from saliency_bench.data.toxic_spans import Annotation
+from saliency_bench.store.run import write_json
 from saliency_bench.studies.run import run
 
 METHODS = "abcdefgh"
 
 
-def study(out, *words):
-    """Runs a study on the tiny model and returns its folder."""
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch):
+    monkeypatch.setattr(families, "N_RESAMPLES", 200)
+
+
+def study(out, *words, methods):
+    """Runs a study with some of its methods on the tiny model and returns its folder."""
     cfg = config.load(["convergence.n_examples=0", *words])
+    cfg.method = {name: entry for name, entry in cfg.method.items() if name in methods}
+    cfg.statistics.reference = "vanilla"
     config.validate(cfg)
     return run(replace(cfg, out=str(out)), config.settings(cfg), ["saliency-bench", *words])
 
@@ -97,7 +105,7 @@ def of_family(folder, tmp_path_factory):
     return study(
         tmp_path_factory.mktemp("families") / "run",
         "experiment=families", "n_examples=4", "model=hub", f"model.path={folder}",
-        "method=[vanilla,input_x_gradient,leave_one_out,random]", "statistics.reference=vanilla",
+        methods=["vanilla", "input_x_gradient", "leave_one_out", "random"],
     )  # fmt: skip
 
 
@@ -183,8 +191,7 @@ def of_comments(folder, data, tmp_path_factory):
     return study(
         tmp_path_factory.mktemp("rationales") / "run",
         "experiment=rationales", "model=hub", f"model.path={folder}", f"data.path={data}", "data.split=all",
-        "model.labels=[not toxic,toxic,other]", "method=[vanilla,leave_one_out,random]",
-        "statistics.reference=vanilla",
+        "model.labels=[not toxic,toxic,other]", methods=["vanilla", "leave_one_out", "random"],
     )  # fmt: skip
 
 
@@ -196,11 +203,11 @@ def test_what_is_published_of_comments_has_no_text_token_or_map(
     assert {*files} == {
         "rows.csv.gz", "comments.csv.gz", "methods.csv", "rationales.png", "manifest.json",
     }  # fmt: skip
-    stored = b"".join(path.read_bytes() for path in of_comments.rglob("*.parquet"))
-    for word in SECRET[:2]:
-        assert word.encode() in stored  # the run has them, so that the search can find something
+    (analysis,) = runs.opened([of_comments])
+    texts = " ".join(analysis.run.tables["examples"]["text"])
+    assert all(word in texts for word in SECRET)  # the run has them
     for name, content in files.items():
-        for secret in (*SECRET, str(data.parent)):
+        for secret in (*SECRET, str(data)):
             assert secret.encode() not in content, name
     rows = pd.read_csv(tmp_path / "rows.csv.gz", dtype={"example_id": str})
     assert [*rows] == ["model", "training_seed", "example_id", "method", "metric", "value"]
@@ -259,3 +266,46 @@ def test_an_annotator_who_marks_what_the_others_agree_on_is_perfect():
     assert rationales.of_annotators(words, same, 0.5) == {
         "auprc": 1.0, "token_f1": 1.0, "precision_at_k": 1.0,
     }  # fmt: skip
+
+
+def trust_folder(path, model, kinds, better, removals):
+    """The rows and the manifest of `trust`: two metrics, of which the first prefers the known ranking this often."""
+    rows = [
+        (kind, 0, f"t{text}", "last", metric, removal, float(text < 10 * (better if metric == "srg" else 0.5)))
+        for kind in kinds
+        for text in range(10)
+        for metric in ("srg", "log_odds")
+        for removal in removals
+    ]  # fmt: skip
+    path.mkdir()
+    columns = [
+        "kind",
+        "training_seed",
+        "example_id",
+        "corruption",
+        "metric",
+        "removal",
+        "preferred",
+    ]
+    pd.DataFrame(rows, columns=columns).to_csv(path / "rows.csv.gz", index=False)
+    config = {"kinds": kinds} | ({"model": model} if model else {})
+    manifest = {"command": "c", "config": config, "models": {}, "identity": {}}
+    write_json(path / "manifest.json", manifest)
+    return path
+
+
+def test_trust_is_compared_by_family_over_all_folders_of_it(tmp_path, monkeypatch):
+    folders = [
+        trust_folder(tmp_path / "a", None, ["single_token", "ordered_pair"], 0.9, ["mask"]),
+        trust_folder(tmp_path / "b", "nanoguard", ["planted_instruction"], 0.2, ["pad"]),
+        trust_folder(tmp_path / "c", "nanoguard", ["planted_instruction"], 0.4, ["delete"]),
+    ]
+    out = tmp_path / "out"
+    files = published(trust, monkeypatch, out, *folders)
+    assert {*files} == {"rows.csv.gz", "auc.csv", "orders.csv", "trust.png", "manifest.json"}
+    auc = pd.read_csv(out / "auc.csv").set_index(["family", "metric", "removal"])["auc"]
+    assert auc["MiniLM, shortcuts", "srg", "all"] == pytest.approx(0.9)
+    planted = "NanoGuard, planted instruction"
+    assert auc[planted, "srg"].to_dict() == pytest.approx({"pad": 0.2, "delete": 0.4, "all": 0.3})
+    orders = pd.read_csv(out / "orders.csv")
+    assert line(orders, "MiniLM, shortcuts", planted).tau == -1
