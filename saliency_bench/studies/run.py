@@ -348,20 +348,20 @@ def _manifest(
         "data": study.identity["data"],
         "preflight": study.preflight.to_dict(),
         "parts_resumed": n_resumed,
-        **_of_model(study),
+        **_of_model(study, [*as_list(requested), *as_list(study.config.evaluation.removal)]),
         **_shown(study),
         **provenance,
     }
 
 
-def _of_model(study: Study) -> dict[str, Any]:
-    """The devices of a model that is spread over several, and what replaces the removed tokens of a causal model."""
+def _of_model(study: Study, removals: Sequence[str]) -> dict[str, Any]:
+    """The devices of a model that is spread over several, and what replaces removed tokens where there is no mask token."""
     model = study.model
     facts: dict[str, Any] = {}
     if placed := model.facts.get(PLACEMENT):
         facts[PLACEMENT] = placed
-    if model.task == TEXT_GENERATION:
-        removals = as_list(study.config.evaluation.removal)
+    lacks_mask = "mask" in removals and getattr(model.tokenizer, "mask_token", None) is None
+    if model.task == TEXT_GENERATION or lacks_mask:
         tokens = {name: getattr(model.tokenizer, f"{name}_token", None) for name in removals}
         facts["replaced_by"] = {name: str(token) for name, token in tokens.items() if token}
     return facts
