@@ -75,6 +75,10 @@ class Computed:
             for keys, values in self.states
         ]
 
+    def of_last(self) -> States:
+        """A copy of those of the last text, so that the others need not be kept."""
+        return [(keys.clone(), values.clone()) for keys, values in self.of(slice(-1, None))]
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -123,8 +127,8 @@ class Tree:
         seed: States,
     ) -> tuple[Float[Tensor, "R V"], Computed]:
         """The outputs for the last token of each row, and the rows' keys and values."""
-        if model.first_position is None or KEEP not in (model.takes or ()):
-            raise ValueError(f"{model.name} takes no positions, or gives no single outputs")
+        if model.first_position is None:
+            raise ValueError(f"{model.name} takes no positions")
         row, place, places, sees = (
             sent(table, model.device) for table in (*self.nodes, self.places, self.sees)
         )
@@ -381,6 +385,6 @@ def _tried(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
         way = Tree(first, width) if form == ONE_SEQUENCE else walk(first, width, 0.0)
         outputs, computed = way.compute(model, ids[part], embeddings[part], states)
         shared.append(outputs)
-        seed = Seed(0, stays[part[-1]], computed.of(slice(-1, None)))
+        seed = Seed(0, stays[part[-1]], computed.of_last())
     expected = whole[:, -1] if model.per_token else whole
     return equal_within(torch.cat(shared), expected, rounding_share(model.dtype, in_float32=True))

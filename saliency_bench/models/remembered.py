@@ -1,4 +1,7 @@
-"""A memory of preflight reports: for later calls and, for a model that was loaded, for later processes. And of other proofs."""
+"""A memory of what was tried of a model, for later calls.
+
+Preflight reports of a model that was loaded are kept for later processes, too.
+"""
 
 import hashlib
 import platform

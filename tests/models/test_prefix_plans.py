@@ -51,7 +51,10 @@ def test_the_first_row_is_compared_with_a_seed_of_the_same_text_alone(text, expe
     stays = torch.ones(2, WIDTH, dtype=torch.bool)
     stays[0, 4] = False
     seed = Seed(text, torch.ones(WIDTH, dtype=torch.bool), [])
-    assert first_differences(torch.zeros(2, dtype=torch.long), stays, seed).tolist() == [expected, 4]
+    assert first_differences(torch.zeros(2, dtype=torch.long), stays, seed).tolist() == [
+        expected,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -112,7 +112,7 @@ def shared_logits(
         else:
             states = computed.of(slice(None))
             logits.append(options.after(model, batch.options, texts, outputs, states))
-        seed = computed.of(slice(-1, None))
+        seed = computed.of_last()
     return torch.cat(logits), seed
 
 
