@@ -2,7 +2,7 @@
 
     python -m benchmarks.prefixes [FOLDER]
 
-A Llama with the sizes of SmolLM2-135M (576 dimensions, 9 heads of which 3 for keys and values) but 6 layers, random weights,
+A Llama with the sizes of SmolLM2-135M (576 dimensions, 9 heads of which 3 for keys and values) but 5 layers, random weights,
 float32, one thread, 2048 tokens in a pass. The questions are those of leave-one-out, and of the deletion curve of a random
 ranking. Whole rows have their last token's logits computed alone, too. A round takes whole rows and each form of sharing
 once. A ratio is that of the least times of all rounds. The time is that of the process, so that waiting for other processes
@@ -31,9 +31,9 @@ from saliency_bench.models.tasks.encoding import collate
 from saliency_bench.models.tasks.registry import questions
 
 TOKEN_BUDGET = 2048
-WHOLE, N_LAYERS = "whole rows", 6
+WHOLE, N_LAYERS = "whole rows", 5
 #: By the number of tokens of a text: the number of texts in a block, and of rounds.
-CASES = {24: (1, 15), 128: (1, 3)}
+CASES = {24: (1, 8), 128: (1, 2)}
 #: The largest difference of a logit, over the largest logit.
 SAME = 2e-5
 

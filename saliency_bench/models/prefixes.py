@@ -285,23 +285,25 @@ def plan(
         width: the number of tokens of each row.
         device: of the model.
     """
-    on_cpu = device.type == "cpu"
     if form == STEPS:
-        every = slice(0, len(first))
-        return [(every, walk(first, width, PASS_TOKENS if on_cpu else PASS_TOKENS_ON_GPU))]
-    most = MOST_TOKENS if on_cpu else MOST_TOKENS_ON_GPU
-    return [(part, Tree(first[part], width)) for part in _parts((width - first).tolist(), most)]
+        pass_tokens = PASS_TOKENS if device.type == "cpu" else PASS_TOKENS_ON_GPU
+        return [(slice(0, len(first)), walk(first, width, pass_tokens))]
+    return [(part, Tree(first[part], width)) for part in _parts(first, width, _most_tokens(device))]
 
 
-def _parts(n_tokens: list[int], most: int) -> Iterator[slice]:
-    """Cuts rows with these numbers of tokens into parts of at most so many tokens, or of one row."""
-    start = total = 0
-    for row, n in enumerate(n_tokens):
-        if row > start and total + n > most:
+def _most_tokens(device: torch.device) -> int:
+    return MOST_TOKENS if device.type == "cpu" else MOST_TOKENS_ON_GPU
+
+
+def _parts(first: Int[Tensor, " R"], width: int, most: int) -> Iterator[slice]:
+    """Cuts rows into parts of at most so many tokens, those of the seed included, or of one row."""
+    start, total = 0, width
+    for row, n_tokens in enumerate((width - first[1:]).tolist(), 1):
+        total += n_tokens
+        if total > most:
             yield slice(start, row)
-            start, total = row, 0
-        total += n
-    yield slice(start, len(n_tokens))
+            start, total = row, width
+    yield slice(start, len(first))
 
 
 def walk(first: Int[Tensor, " R"], width: int, pass_tokens: float) -> Walk:
@@ -367,24 +369,30 @@ def _works(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
 @torch.inference_mode()
 @products(tf32=False)
 def _tried(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
-    """Compares four rows. Two are computed first; the other two continue the second of them and then branch."""
+    """Compares five rows, which differ at the middle, a token before it, and the last.
+
+    In one sequence, two rows are repeated until it is as long as any may be: the model may have a window, or a limit, that
+    counts places in the sequence. The last row then sees tokens from its beginning to its end.
+    """
     width = ids.shape[1]
-    changed = sorted({0, width // 3, width // 2, width - 1})  # as `order` sorts them
-    stays = torch.ones(len(changed), width, dtype=torch.bool)
-    stays[torch.arange(len(changed)), torch.tensor(changed)] = False
-    rows = torch.zeros(len(changed), dtype=torch.long)
+    early, middle, last = width // 4, width // 2, width - 1
+    changed = [(), (middle,), (early,), (early, middle), (early, last)]
+    stays = torch.tensor([[place not in places for place in range(width)] for places in changed])
     ids = ids.expand(len(changed), -1)
     embeddings = model.embed(ids)
-    embeddings = torch.where(stays.to(model.device)[:, :, None], embeddings, -embeddings)
+    embeddings = torch.where(sent(stays, model.device)[:, :, None], embeddings, -embeddings)
     whole = model.output(ids, embeddings=embeddings, last=True)
-    shared: list[Tensor] = []
+    whole = whole[:, -1] if model.per_token else whole
+    in_one = form == ONE_SEQUENCE
+    n_repeats = -(-_most_tokens(model.device) // (width - middle)) // 2 if in_one else 1
+    share = rounding_share(model.dtype, in_float32=True)
     seed: Seed | None = None
-    for part in torch.split(torch.arange(len(changed)), 2):
-        first = first_differences(rows[part], stays[part], seed)
+    for rows in (torch.tensor([0, 1] * max(1, n_repeats) + [2]), torch.tensor([3, 4])):
+        first = first_differences(torch.zeros_like(rows), stays[rows], seed)
+        way = Tree(first, width) if in_one else walk(first, width, 0.0)
         states = seed.states if seed else []
-        way = Tree(first, width) if form == ONE_SEQUENCE else walk(first, width, 0.0)
-        outputs, computed = way.compute(model, ids[part], embeddings[part], states)
-        shared.append(outputs)
-        seed = Seed(0, stays[part[-1]], computed.of_last())
-    expected = whole[:, -1] if model.per_token else whole
-    return equal_within(torch.cat(shared), expected, rounding_share(model.dtype, in_float32=True))
+        outputs, computed = way.compute(model, ids[rows], embeddings[rows], states)
+        if not equal_within(outputs, whole[rows], share):
+            return False
+        seed = Seed(0, stays[rows[-1]], computed.of_last())
+    return True
