@@ -73,8 +73,7 @@ def questions_about(n_tokens: int) -> dict[str, Bool[np.ndarray, "N T"]]:
 def probe_of(model: Model, batch: Batch, form: str) -> ReplacingProbe:
     """A probe that replaces removed tokens by zero, in one form of sharing."""
     references = References(model, may_share=form != WHOLE)
-    zero = torch.zeros(model.embedding.weight.shape[1])  # type: ignore[index]
-    probe = ReplacingProbe(references, batch, TOKEN_BUDGET, zero)
+    probe = ReplacingProbe(references, batch, TOKEN_BUDGET, references.vector("zero"))
     probe.form = None if form == WHOLE else form
     if form == WHOLE:
         probe.whole = lambda embeddings, rows: model.output(

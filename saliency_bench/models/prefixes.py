@@ -310,7 +310,8 @@ def walk(first: Int[Tensor, " R"], width: int, pass_tokens: float) -> Walk:
     """The steps of least cost; see `plan`, and `PASS_TOKENS` for the cost of a pass."""
     ends = [*torch.unique(first).tolist(), width]  # where the number of different beginnings grows
     n_rows = {end: int((first < end).sum()) for end in ends}
-    cost, start_of = {ends[0]: 0.0}, {}
+    cost = {ends[0]: 0.0}
+    start_of: dict[int, int] = {}
     for stop in ends[1:]:
         costs = {
             start: cost[start] + pass_tokens + n_rows[stop] * (stop - start + start * COPY_TOKENS)
