@@ -66,6 +66,7 @@ def logits_fn(
     (`rounding.Scaling`); gradients at other places of the model have no meaning then. Embeddings may be narrower than
     the batch, if they are as wide as `Batch.widths` of their rows.
     """
+    keeps_places = model.keeps_places
 
     def logits(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
@@ -77,14 +78,16 @@ def logits_fn(
             rows = options.logits(model, batch, row_example, scaled)
         else:
             width = embeddings.shape[1]
+            places = batch.places(width) if keeps_places else None
             outputs = model.output(
                 batch.input_ids[row_example][:, :width],
                 batch.mask_of(row_example, width),
                 embeddings=scaled,
                 extra=batch.extra_of(row_example, width),
+                places=places,
                 short=short,
             )
-            rows = batch.read(outputs, row_example)
+            rows = batch.read(outputs, row_example, places)
         return scaling.outputs(rows) if widened else rows
 
     return logits
@@ -122,8 +125,11 @@ def clean_logits(model: Model, batch: Batch) -> Float[Tensor, "B C"]:
     if batch.options is not None:
         return options.logits(model, batch, torch.arange(len(batch), device=model.device))
     mask = batch.mask if batch.padded else None
-    outputs = model.output(batch.input_ids, mask, batch.token_type_ids, extra=batch.extra)
-    return batch.read(outputs)
+    places = batch.places(batch.input_ids.shape[1]) if model.keeps_places else None
+    outputs = model.output(
+        batch.input_ids, mask, batch.token_type_ids, extra=batch.extra, places=places
+    )
+    return batch.read(outputs, places=places)
 
 
 def output_of(model: Model, output: str) -> Output:
