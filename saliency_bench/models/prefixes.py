@@ -17,7 +17,7 @@ length of a pass. Texts in a padded block are computed without their padding, th
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -223,10 +223,12 @@ def form_of(references: References, batch: Batch) -> str | None:
     ids = batch.input_ids[:1, : batch.lengths[0]]
     ids = ids.repeat(1, -(-longest // ids.shape[1]))[:, :longest]
     key = "sharing", longest
-    return references.once(
-        key,
-        lambda: proved(model, key, lambda: next((f for f in FORMS if _works(model, ids, f)), None)),
-    )
+
+    def first_that_works() -> str | None:
+        works = (form for form in FORMS if attempted(partial(_tried, model, ids, form)))
+        return next(works, None)
+
+    return references.once(key, lambda: proved(model, key, first_that_works))
 
 
 def _are_plain(batch: Batch) -> bool:
@@ -366,11 +368,6 @@ def past_of(states: States) -> Any:
 def states_of(past: Any) -> States:
     """The keys and values of each layer."""
     return [(layer.keys, layer.values) for layer in past.layers]
-
-
-def _works(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
-    """Whether a form gives the logits of whole rows, on one text with other vectors in place of some of its tokens."""
-    return bool(attempted(lambda: _tried(model, ids, form)))
 
 
 @torch.inference_mode()
