@@ -223,12 +223,8 @@ def form_of(references: References, batch: Batch) -> str | None:
     ids = batch.input_ids[:1, : batch.lengths[0]]
     ids = ids.repeat(1, -(-longest // ids.shape[1]))[:, :longest]
     key = "sharing", longest
-
-    def first_that_works() -> str | None:
-        works = (form for form in FORMS if attempted(partial(_tried, model, ids, form)))
-        return next(works, None)
-
-    return references.once(key, lambda: proved(model, key, first_that_works))
+    working = (form for form in FORMS if attempted(partial(_tried, model, ids, form)))
+    return references.once(key, lambda: proved(model, key, lambda: next(working, None)))
 
 
 def _are_plain(batch: Batch) -> bool:
@@ -319,8 +315,7 @@ def walk(first: Int[Tensor, " R"], width: int, pass_tokens: float) -> Walk:
         start_of[stop] = min(costs, key=lambda start: costs[start])
         cost[stop] = costs[start_of[stop]]
     steps: list[Step] = []
-    seeded = bool(first[0] > 0)
-    stop = width
+    seeded, stop = bool(first[0] > 0), width
     while stop in start_of:
         start = start_of[stop]
         rows = (first < stop).nonzero()[:, 0]
