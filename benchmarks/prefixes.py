@@ -77,7 +77,7 @@ def probe_of(model: Model, batch: Batch, form: str) -> ReplacingProbe:
     probe.form = None if form == WHOLE else form
     if form == WHOLE:
         probe.whole = lambda embeddings, rows: model.output(
-            batch.input_ids[rows], embeddings=embeddings, last=True
+            batch.input_ids[rows], embeddings=embeddings, extra=prefixes.kept_at(model, [-1])
         )[:, -1]
     return probe
 
