@@ -37,7 +37,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.studies.block import explain_texts
 
-N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 9, 4, 24, 4, 1024
+N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 7, 3, 24, 4, 1024
 BARE, ENGINE, ALL_LOGITS = "bare loop", "engine", "bare loop, all logits"
 #: Both are float32 arithmetic in another order.
 SAME = 2e-5
@@ -124,9 +124,7 @@ def difference(model: Model, texts: list[Encoded], setting: Setting, passes: Pas
     return float((scores - expected).abs().max() / expected.abs().max())
 
 
-def engine(
-    references: References, texts: list[Encoded], setting: Setting
-) -> list[AttributionMap]:
+def engine(references: References, texts: list[Encoded], setting: Setting) -> list[AttributionMap]:
     """The maps of the texts."""
     (maps,) = explain_texts(references, texts, [setting], "predicted", TOKEN_BUDGET)
     return maps
