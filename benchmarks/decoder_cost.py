@@ -124,9 +124,7 @@ def difference(model: Model, texts: list[Encoded], setting: Setting, passes: Pas
     return float((scores - expected).abs().max() / expected.abs().max())
 
 
-def engine(
-    references: References, texts: list[Encoded], setting: Setting
-) -> list[AttributionMap]:
+def engine(references: References, texts: list[Encoded], setting: Setting) -> list[AttributionMap]:
     """The maps of the texts."""
     (maps,) = explain_texts(references, texts, [setting], "predicted", TOKEN_BUDGET)
     return maps
