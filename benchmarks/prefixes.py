@@ -50,7 +50,7 @@ def like_smollm2() -> Model:
         vocab_size=49152,
         tie_word_embeddings=True,
     )
-    module: torch.nn.Module = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    module: torch.nn.Module = LlamaForCausalLM(config)
     return wrap_model(module.eval(), task="text-generation")
 
 
