@@ -39,7 +39,7 @@ from saliency_bench.report.causal import first_share
 from saliency_bench.store.suite import REQUESTED_REMOVAL
 
 #: The metrics that an order may be of, the first that a run has.
-ENDPOINTS = ("srg_deciles", "srg")
+ENDPOINTS = ("srg_on_grid", "srg")
 N_RESAMPLES = 2000
 #: Families by the model's name in the configuration.
 FAMILIES = {

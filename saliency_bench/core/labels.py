@@ -19,7 +19,7 @@ N_HEADLINE = 6  # metrics that fit beside each other on a page
 #: In the order of columns; other metrics come after these, by name.
 _METRICS = {
     "srg": "SRG",
-    "srg_deciles": "SRG (deciles)",
+    "srg_on_grid": "SRG (on a grid)",
     "comprehensiveness": "Comprehensiveness",
     "sufficiency": "Sufficiency",
     "deletion_auc": "Deletion AUC",

@@ -134,7 +134,7 @@ def test_a_folder_of_families_has_every_value_and_what_replaced_tokens(
     assert set(rows["removal"]) == {"mask", "attention", "delete", ""}
     replaced = pd.read_csv(tmp_path / "replaced.csv").set_index(["family", "removal"])
     assert replaced.loc[("NanoGuard, injections", "mask")].tolist() == ["pad", "<p>"]
-    means = pd.read_csv(tmp_path / "methods.csv").query("metric == 'srg_deciles'")
+    means = pd.read_csv(tmp_path / "methods.csv").query("metric == 'srg_on_grid'")
     assert sorted(means.query("family == 'hub' and removal == 'mask'")["rank"]) == [1, 2, 3, 4]
     shares = pd.read_csv(tmp_path / "first_token.csv")
     assert shares["mean"].between(0, 1).all()
@@ -143,7 +143,7 @@ def test_a_folder_of_families_has_every_value_and_what_replaced_tokens(
 
 
 def test_known_truth_makes_its_folder_of_the_same_parts(of_family, tmp_path, monkeypatch):
-    monkeypatch.setattr(known_truth, "SHOWN", {"srg_deciles": "SRG", "log_odds": "Log-odds"})
+    monkeypatch.setattr(known_truth, "SHOWN", {"srg_on_grid": "SRG", "log_odds": "Log-odds"})
     files = published(known_truth, monkeypatch, tmp_path, of_family)
     assert {*files} == {
         "rows.csv.gz", "methods.csv", "orders.csv", "known_truth.png", "manifest.json",
