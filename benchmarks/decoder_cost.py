@@ -37,7 +37,7 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.studies.block import explain_texts
 
-N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 9, 4, 24, 4, 1024
+N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 7, 3, 24, 4, 1024
 BARE, ENGINE, ALL_LOGITS = "bare loop", "engine", "bare loop, all logits"
 #: Both are float32 arithmetic in another order.
 SAME = 2e-5
@@ -61,7 +61,7 @@ def decoder(n_layers: int = N_LAYERS) -> nn.Module:
         vocab_size=49152,
         tie_word_embeddings=True,
     )
-    module: nn.Module = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    module: nn.Module = LlamaForCausalLM(config)
     return module.eval()
 
 
@@ -106,8 +106,10 @@ def bare_loop(
     size = TOKEN_BUDGET // passes.points.shape[1]
     last = torch.tensor([passes.points.shape[1] - 1])
     kept = {"logits_to_keep": last} if last_alone else {}
-    gradients = []
-    for points, target in zip(passes.points.split(size), passes.target.split(size), strict=True):
+    gradients: list[Tensor] = []
+    for points, target in zip(
+        torch.split(passes.points, size), torch.split(passes.target, size), strict=True
+    ):
         leaf = points.clone().requires_grad_()
         logits = module(inputs_embeds=leaf, use_cache=False, **kept).logits[:, -1]
         gradients += torch.autograd.grad(logits.gather(1, target).sum(), leaf)
