@@ -50,7 +50,7 @@ def like_smollm2() -> Model:
         vocab_size=49152,
         tie_word_embeddings=True,
     )
-    module: torch.nn.Module = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    module: torch.nn.Module = LlamaForCausalLM(config)
     return wrap_model(module.eval(), task="text-generation")
 
 
@@ -77,7 +77,7 @@ def probe_of(model: Model, batch: Batch, form: str) -> ReplacingProbe:
     probe.form = None if form == WHOLE else form
     if form == WHOLE:
         probe.whole = lambda embeddings, rows: model.output(
-            batch.input_ids[rows], embeddings=embeddings, last=True
+            batch.input_ids[rows], embeddings=embeddings, extra=prefixes.kept_at(model, [-1])
         )[:, -1]
     return probe
 

@@ -83,7 +83,6 @@ NOT_COMPUTED: dict[str, str] = {
     "full_comparison/across": FROM_ROWS,
     "heads.csv": "tests/conformance measures it again (--all)",
     "peers": OTHERS,
-    "prefixes": TIMES,
     "quasi_monte_carlo": BEFORE,
     "removal_grid/across": FROM_ROWS,
     "reproduce/published": FROM_ROWS,

@@ -17,7 +17,7 @@ length of a pass. Texts in a padded block are computed without their padding, th
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -184,19 +184,16 @@ class Walk:
         """The outputs for the last token of each row, and the rows' keys and values."""
         states: States = []
         seed = seed if self.seeded else []
-        nothing = torch.zeros(0, dtype=torch.long, device=model.device)
-        skipped = {KEEP: nothing} if KEEP in (model.takes or ()) else {}
         for step in self.steps:
             earlier = sent(step.earlier, model.device)
             past = past_of([(k[earlier], v[earlier]) for k, v in _joined(seed, states, step.start)])
             rows, tokens = sent(step.rows, model.device), slice(step.start, step.stop)
-            is_last = step is self.steps[-1]
+            kept = [-1] if step is self.steps[-1] else []
             outputs = model.output(
                 ids[rows, tokens],
                 embeddings=embeddings[rows, tokens],
-                extra={} if is_last else skipped,
+                extra=kept_at(model, kept),
                 past=past,
-                last=is_last,
             )
             states = states_of(past)
         return outputs[:, -1] if model.per_token else outputs, Computed(states)
@@ -226,10 +223,8 @@ def form_of(references: References, batch: Batch) -> str | None:
     ids = batch.input_ids[:1, : batch.lengths[0]]
     ids = ids.repeat(1, -(-longest // ids.shape[1]))[:, :longest]
     key = "sharing", longest
-    return references.once(
-        key,
-        lambda: proved(model, key, lambda: next((f for f in FORMS if _works(model, ids, f)), None)),
-    )
+    working = (form for form in FORMS if attempted(partial(_tried, model, ids, form)))
+    return references.once(key, lambda: proved(model, key, lambda: next(working, None)))
 
 
 def _are_plain(batch: Batch) -> bool:
@@ -320,8 +315,7 @@ def walk(first: Int[Tensor, " R"], width: int, pass_tokens: float) -> Walk:
         start_of[stop] = min(costs, key=lambda start: costs[start])
         cost[stop] = costs[start_of[stop]]
     steps: list[Step] = []
-    seeded = bool(first[0] > 0)
-    stop = width
+    seeded, stop = bool(first[0] > 0), width
     while stop in start_of:
         start = start_of[stop]
         rows = (first < stop).nonzero()[:, 0]
@@ -347,6 +341,15 @@ def _joined(seed: States, states: States, length: int) -> States:
     ]
 
 
+def kept_at(model: Model, places: list[int]) -> dict[str, Tensor]:
+    """The input that asks for the outputs at some places alone, where the model takes it.
+
+    Not as a number: the slice of a frozen model would be multiplied row by row (`should_fold` of PyTorch).
+    """
+    kept = sent(torch.tensor(places, dtype=torch.long), model.device)
+    return {KEEP: kept} if KEEP in (model.takes or ()) else {}
+
+
 def past_of(states: States) -> Any:
     """Keys and values as the cache that models of transformers take."""
     from transformers import DynamicCache
@@ -360,11 +363,6 @@ def past_of(states: States) -> Any:
 def states_of(past: Any) -> States:
     """The keys and values of each layer."""
     return [(layer.keys, layer.values) for layer in past.layers]
-
-
-def _works(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
-    """Whether a form gives the logits of whole rows, on one text with other vectors in place of some of its tokens."""
-    return bool(attempted(lambda: _tried(model, ids, form)))
 
 
 @torch.inference_mode()
@@ -382,7 +380,7 @@ def _tried(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
     ids = ids.expand(len(changed), -1)
     embeddings = model.embed(ids)
     embeddings = torch.where(sent(stays, model.device)[:, :, None], embeddings, -embeddings)
-    whole = model.output(ids, embeddings=embeddings, last=True)
+    whole = model.output(ids, embeddings=embeddings, extra=kept_at(model, [-1]))
     whole = whole[:, -1] if model.per_token else whole
     in_one = form == ONE_SEQUENCE
     n_repeats = -(-_most_tokens(model.device) // (width - middle)) // 2 if in_one else 1
