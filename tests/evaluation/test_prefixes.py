@@ -382,6 +382,7 @@ def test_a_module_is_tried_once_and_again_when_it_has_changed(change, monkeypatc
 def test_steps_are_tried_in_few_passes(monkeypatch):
     monkeypatch.setattr(prefixes, "FORMS", (prefixes.STEPS,))
     model = tiny_decoder("gpt2")
+    _ = model.intake  # takes a pass of its own
     with passes_of(model) as passes:
         assert prefixes.shares(References(model), batch_of(model))
     assert passes == [(5, 15), (1, 3), (2, 4), (3, 8), (2, 8)]  # whole rows, three steps, and one
