@@ -61,7 +61,7 @@ def decoder(n_layers: int = N_LAYERS) -> nn.Module:
         vocab_size=49152,
         tie_word_embeddings=True,
     )
-    module: nn.Module = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    module: nn.Module = LlamaForCausalLM(config)
     return module.eval()
 
 
@@ -107,7 +107,9 @@ def bare_loop(
     last = torch.tensor([passes.points.shape[1] - 1])
     kept = {"logits_to_keep": last} if last_alone else {}
     gradients = []
-    for points, target in zip(passes.points.split(size), passes.target.split(size), strict=True):
+    for points, target in zip(
+        torch.split(passes.points, size), torch.split(passes.target, size), strict=True
+    ):
         leaf = points.clone().requires_grad_()
         logits = module(inputs_embeds=leaf, use_cache=False, **kept).logits[:, -1]
         gradients += torch.autograd.grad(logits.gather(1, target).sum(), leaf)

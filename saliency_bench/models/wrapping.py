@@ -85,7 +85,7 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def call_module(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+def call_module(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     """Calls a module on its inputs, without the optional ones that its `forward` does not take.
 
     No cache is kept for tokens that would follow, unless the inputs say so: nothing reads it, and what some models write to it

@@ -43,6 +43,7 @@ def toy(tmp_path, monkeypatch):
         licence="MIT",
     )
     monkeypatch.setattr(preparing, "MODELS", {"toy": spec})
+    monkeypatch.setattr(preparing, "BASES", {})
     monkeypatch.setattr(preparing, "_scripts", lambda: scripts)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
