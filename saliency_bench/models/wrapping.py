@@ -93,10 +93,10 @@ def call_module(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     """
     replaced = vars(module).get("_old_forward" if hooks_of(module) else "forward")
     named, any_name = _taken(getattr(replaced, "__func__", replaced) or type(module).forward)
-    no_cache: dict[str, Any] = {USE_CACHE: False} if USE_CACHE in named else {}
-    left_out = frozenset() if any_name else frozenset(OPTIONAL) - named
-    taken = {name: value for name, value in inputs.items() if name not in left_out}
-    return module(**no_cache | taken)
+    if USE_CACHE in named:
+        inputs = {USE_CACHE: False, **inputs}
+    left_out = set() if any_name else {*OPTIONAL} - named
+    return module(**{name: value for name, value in inputs.items() if name not in left_out})
 
 
 @lru_cache(maxsize=64)
