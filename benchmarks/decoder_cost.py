@@ -106,7 +106,7 @@ def bare_loop(
     size = TOKEN_BUDGET // passes.points.shape[1]
     last = torch.tensor([passes.points.shape[1] - 1])
     kept = {"logits_to_keep": last} if last_alone else {}
-    gradients = []
+    gradients: list[Tensor] = []
     for points, target in zip(
         torch.split(passes.points, size), torch.split(passes.target, size), strict=True
     ):
