@@ -12,8 +12,8 @@ from typing import Any
 
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.rows import Setting, as_list
-from saliency_bench.models.heads import TEXT_GENERATION
+from saliency_bench.core.rows import Setting
+from saliency_bench.evaluation.removal import replacing_tokens
 from saliency_bench.models.ledger import PARITY
 from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.placement import PLACEMENT
@@ -338,15 +338,13 @@ def _manifest(
 
 
 def _of_model(study: Study) -> dict[str, Any]:
-    """The devices of a model that is spread over several, and what replaces the removed tokens of a causal model."""
+    """The devices of a model that is spread over several, and the tokens that may replace removed ones."""
     model = study.model
     facts: dict[str, Any] = {}
     if placed := model.facts.get(PLACEMENT):
         facts[PLACEMENT] = placed
-    if model.task == TEXT_GENERATION:
-        removals = as_list(study.config.evaluation.removal)
-        tokens = {name: getattr(model.tokenizer, f"{name}_token", None) for name in removals}
-        facts["replaced_by"] = {name: str(token) for name, token in tokens.items() if token}
+    if tokens := replacing_tokens(model):
+        facts["replaced_by"] = tokens
     return facts
 
 
