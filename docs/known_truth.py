@@ -12,23 +12,16 @@ RUN is a folder of experiment=known_truth, =planted_instruction or =agreement. W
 - manifest.json: how each run was made.
 """
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
 from benchmarks.record import Record
-from docs.smoothing_truth import KEPT, values
+from docs import runs
 from saliency_bench.report import style
-from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.charts import FROM_ENDS, ends
-from saliency_bench.report.stats import Resampling, intervals
-from saliency_bench.store.run import read_run
 
 BY = ["truth", "metric", "method"]
 SHOWN = {"auprc": "Average precision ↑", "mean_reciprocal_rank": "Mean reciprocal rank ↑"}
@@ -43,17 +36,6 @@ def cell_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     elif truth == "shortcuts":
         truth = f"shortcut, {data['kind'].replace('_', ' ')}"
     return {"truth": truth, "training_seed": model.get("training_seed")}
-
-
-def summarised(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns means over texts with intervals, each text by its mean over training seeds."""
-    texts = rows.groupby([*BY, "example_id"], sort=False)["value"].mean().reset_index()
-    lines = []
-    for keys, of_method in texts.groupby(BY, sort=False):
-        numbers = of_method["value"].to_numpy(float)
-        (low,), (high,) = intervals(numbers[:, None], Resampling(0.95, 9999, 0))
-        lines.append((*keys, len(numbers), numbers.mean(), low, high))
-    return pd.DataFrame(lines, columns=[*BY, "n", "mean", "low", "high"])
 
 
 def orders(summary: pd.DataFrame) -> pd.DataFrame:
@@ -72,58 +54,36 @@ def orders(summary: pd.DataFrame) -> pd.DataFrame:
 
 def draw(summary: pd.DataFrame) -> Figure:
     """A panel for each metric, a row for each truth, a colour for each method."""
-    methods = list(dict.fromkeys(summary["method"]))
-    colors = dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
+    colors = runs.palette(list(dict.fromkeys(summary["method"])))
     figure = Figure(figsize=(style.WIDTH, 4.6), layout="constrained")
     for axes, (metric, label) in zip(
         figure.subplots(1, 2, sharey=True), SHOWN.items(), strict=True
     ):
-        sns.pointplot(
-            ends(summary[summary["metric"] == metric], ["truth", "method"]),
-            x="value",
-            y="truth",
-            hue="method",
-            hue_order=methods,
-            palette=colors,
-            linestyles="none",
-            dodge=0.6,
-            markersize=3.5,
-            markeredgewidth=1.0,
-            err_kws={"linewidth": 1.2},
-            ax=axes,
-            **FROM_ENDS,
-        )
-        axes.set(xlabel=label, ylabel="", xlim=(0, 1.02))
-        axes.grid(axis="x")
-        handles, labels = axes.get_legend_handles_labels()
-        axes.get_legend().remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    style.note(figure, "Means over texts with 95 % intervals (Student's t and BCa bootstrap).")
+        of_metric = summary[summary["metric"] == metric]
+        runs.dots(axes, of_metric, y="truth", by="method", colors=colors)
+        axes.set(xlabel=label, xlim=(0, 1.02))
+    runs.shared_legend(figure)
     return figure
 
 
 def main() -> None:
     """Reads the runs and writes the folder."""
     record = Record()
-    folder, *runs = map(Path, sys.argv[1:])
-    folder.mkdir(parents=True, exist_ok=True)
-    analyses = [Analysis(read_run(run)) for run in runs]
-    manifests = [analysis.run.manifest for analysis in analyses]
+    folder, folders = runs.words()
+    analyses = runs.opened(folders)
     rows = pd.concat(
-        values(analysis).assign(**cell_of(manifest))
-        for analysis, manifest in zip(analyses, manifests, strict=True)
+        runs.values(analysis).assign(**cell_of(analysis.run.manifest)) for analysis in analyses
     )
-    summary = summarised(rows)
-    for name, table in (
-        ("rows.csv.gz", rows.set_index(["truth", "training_seed", "method"])),
-        ("methods.csv", summary.set_index("truth")),
-        ("orders.csv", orders(summary).set_index("truth")),
-    ):
-        table.to_csv(folder / name, float_format="%.6g")
+    summary = runs.means(rows, BY)
+    tables = {
+        "rows.csv.gz": rows[["truth", "training_seed", "method", "example_id", "metric", "value"]],
+        "methods.csv": summary,
+        "orders.csv": orders(summary),
+    }
+    made = [runs.made_by(analysis) for analysis in analyses]
     with style.styled():
-        (folder / "known_truth.png").write_bytes(style.png(draw(summary)))
-    made_by = [{key: manifest[key] for key in KEPT} for manifest in manifests]
-    record.write(folder, {"name": "known_truth", "runs": made_by})
+        figures = {"known_truth.png": draw(summary)}
+        runs.write(folder, record, "known_truth", made, tables, figures)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,13 @@ Writes `pairs.csv`, a line for each run and pair that was fixed in advance, `row
 and `manifest.json`, which says how each run was made.
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.record import Record
+from docs import runs
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.store.run import read_run
-
-#: Of the manifest of a run.
-KEPT = ("id", "command", "data", "model", "n_examples", "identity")
 
 
 def cell_of(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -36,28 +31,23 @@ def pairs(analysis: Analysis) -> pd.DataFrame:
     return numbers.assign(method=names, against=against).sort_values(["against", "method"])
 
 
-def values(analysis: Analysis) -> pd.DataFrame:
-    """A line for each text and method."""
-    rows = analysis.run.tables["rows"].query("status == 'ok'")
-    names = rows["setting_id"].map(analysis.labels)
-    return rows[["example_id", "metric", "value"]].assign(method=names)
-
-
 def main() -> None:
     """Reads the runs and writes the folder."""
     record = Record("docs/smoothing_truth.py")
-    folder, *runs = map(Path, sys.argv[1:])
-    folder.mkdir(parents=True, exist_ok=True)
-    analyses = [Analysis(read_run(run)) for run in runs]
+    folder, folders = runs.words()
+    analyses = runs.opened(folders)
     cells = [cell_of(analysis.run.manifest) for analysis in analyses]
-    keys = [*cells[0]]
-    for name, made in (("pairs.csv", pairs), ("rows.csv.gz", values)):
-        tables = [
-            made(analysis).assign(**cell) for analysis, cell in zip(analyses, cells, strict=True)
+    keys = [*cells[0], "method"]
+    tables = {}
+    for name, table_of in (("pairs.csv", pairs), ("rows.csv.gz", runs.values)):
+        parts = [
+            table_of(analysis).assign(**cell)
+            for analysis, cell in zip(analyses, cells, strict=True)
         ]
-        pd.concat(tables).set_index([*keys, "method"]).round(6).to_csv(folder / name)
-    made_by = [{key: analysis.run.manifest[key] for key in KEPT} for analysis in analyses]
-    record.write(folder, {"name": "smoothing_truth", "runs": made_by})
+        table = pd.concat(parts).round(6)
+        tables[name] = table[[*keys, *table.columns.difference(keys, sort=False)]]
+    made = [runs.made_by(analysis) for analysis in analyses]
+    runs.write(folder, record, "smoothing_truth", made, tables)
 
 
 if __name__ == "__main__":

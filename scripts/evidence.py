@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+from saliency_bench.core.method_facts import entry_label
+
 HERE = Path(__file__).resolve().parents[1]
 STUDY = "results/method_comparison"
 FILE = HERE / "saliency_bench" / "core" / "evidence.json"
@@ -22,7 +24,7 @@ def evidence() -> dict:
     srg = next(i for i, head in enumerate(heads) if head.startswith("SRG"))
     found = {}
     for setting in settings:
-        row = rows[setting["facts"]["entry"]]
+        row = rows[entry_label(setting)]
         numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", row[srg])]
         found[setting["setting_id"]] = {"srg": numbers, "group": row[heads.index("Group")]}
     chance = next(one["setting_id"] for one in settings if one["method"] == "random")

@@ -3,10 +3,10 @@
 import re
 import shlex
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import yaml
+from pages import PAGES, PROGRAMS, ROOT, blocks, commands
 
 import saliency_bench as sb
 from saliency_bench.cli import config, results
@@ -14,27 +14,13 @@ from saliency_bench.cli.explain import _options
 from saliency_bench.cli.main import VERBS
 from saliency_bench.core import conf as conf_files
 
-ROOT = Path(__file__).parents[1]
-PAGES = {page.relative_to(ROOT).as_posix(): page.read_text("utf-8") for page in (
-    ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))
-)}  # fmt: skip
 #: Run by tests/test_examples.py, on the article's own module.
 ELSEWHERE = {"docs/from_the_article.md"}
-PROGRAMS = ("saliency-bench", "./scripts/bench")
 #: What is said in these pages; the tokenizers know little else.
 TEXTS = [
     "She lived in London . She lived in Paris . Where did she live ? in New York",
     "a gripping , funny film flat and far too long a waste of two hours",
 ]
-
-
-def blocks(kind):
-    """(page, block) of all pages, in order."""
-    return [
-        (name, block)
-        for name, page in PAGES.items()
-        for block in re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)
-    ]
 
 
 class Models:
@@ -110,14 +96,6 @@ def _what_a_method_needs(monkeypatch):
         monkeypatch.setitem(known, "halfway_gradient", None)
         monkeypatch.delitem(known, "halfway_gradient")
     return {"method": methods.method, "Context": Context, "GradientSum": GradientSum}
-
-
-def commands():
-    """(page, words) of every command in a shell block, lines that go on being joined."""
-    for page, block in blocks("bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield page, words
 
 
 OURS = [(page, words[1:]) for page, words in commands() if words[0] in PROGRAMS]

@@ -46,17 +46,25 @@ def test_the_pins_name_versions_and_nothing_of_a_machine():
     assert all(re.fullmatch(r"[\w.]+", version) for version in pins().values())
 
 
-def test_the_change_log_has_this_version():
-    assert f"## {saliency_bench.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+def citation() -> dict[str, object]:
+    import yaml
+
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+
+
+def test_the_change_log_has_this_version_with_the_date_of_its_release():
+    log = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    version, state = re.search(r"^## (\S+) \((.*)\)$", log, re.M).groups()
+    assert version == saliency_bench.__version__
+    released = citation().get("date-released")
+    assert state == ("unreleased" if released is None else str(released))
 
 
 def test_the_citation_has_this_version_and_licence():
-    import yaml
-
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert citation["version"] == saliency_bench.__version__
-    assert citation["license"] == PROJECT["project"]["license"]
-    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    cited = citation()
+    assert cited["version"] == saliency_bench.__version__
+    assert cited["license"] == PROJECT["project"]["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

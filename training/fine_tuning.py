@@ -2,8 +2,10 @@
 
 import json
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saliency_bench.core.rows import digest
 from saliency_bench.data.example import Example
+from saliency_bench.models.encoder import sha256_of
+from saliency_bench.store import cache
+from training.interruptions import Progress
 
+#: What adapters say that they belong to.
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+SMOLLM2 = "SmolLM2-135M-Instruct, Q4_1"
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,68 @@ class Recipe:
     targets: tuple[str, ...] = ("query", "key", "value", "dense")
 
 
+def train_adapter(
+    base: Path,
+    texts: Sequence[Example],
+    held_out: Mapping[str, Sequence[Example]],
+    *,
+    labels: Sequence[str],
+    seed: int,
+    recipe: Recipe,
+    out: Path,
+    named: str = ENCODER,
+) -> dict[str, Any]:
+    """Trains on texts and writes the adapter with a card, which has the accuracy on the texts that are held out.
+
+    An interrupted training goes on where it was when the same is called again: what is learnt so far stands in the cache
+    folder until the card is written.
+
+    Args:
+        base: the folder of an encoder, or of a causal language model.
+        texts: texts with the index of a class.
+        held_out: the sets that accuracy is measured on, by name.
+        labels: the names of the classes.
+        seed: of the new weights, of dropout and of the order of texts.
+        recipe: how it is trained.
+        out: where the folder `seedN` is made.
+        named: what the adapter says that it belongs to.
+    """
+    started = time.perf_counter()
+    key = [sha256_of(base / "model.safetensors"), seed, asdict(recipe), [*labels]]
+    key.append([(text.text, text.label) for text in texts])
+    progress = Progress(cache.folder() / "training" / f"{out.name}-{digest(key)}.pt")
+    model, tokenizer = fine_tune(
+        base, texts, labels=labels, seed=seed, recipe=recipe, progress=progress
+    )
+    minutes = round((progress.seconds + time.perf_counter() - started) / 60, 1)
+    round_to_half(model)
+    card = {"training_seed": seed, "recipe": asdict(recipe), "n_texts": len(texts)}
+    for name, examples in held_out.items():
+        right = accuracy(model, tokenizer, examples)
+        card[f"{name}_accuracy"] = sum(right) / len(right)
+        card[f"{name}_accuracy_by_class"] = {
+            label: _share(right, examples, index) for index, label in enumerate(labels)
+        }
+    card |= {"minutes": minutes, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    save_adapter(model, out / f"seed{seed}", card, base=named)
+    progress.path.unlink(missing_ok=True)
+    return card
+
+
+def _share(right: Sequence[bool], examples: Sequence[Example], label: int) -> float | None:
+    """The share of the examples of a class that are right; None if there are none."""
+    of_class = [ok for ok, example in zip(right, examples, strict=True) if example.label == label]
+    return sum(of_class) / len(of_class) if of_class else None
+
+
 def fine_tune(
-    encoder: Path, examples: Sequence[Example], *, labels: Sequence[str], seed: int, recipe: Recipe
+    encoder: Path,
+    examples: Sequence[Example],
+    *,
+    labels: Sequence[str],
+    seed: int,
+    recipe: Recipe,
+    progress: Progress | None = None,
 ) -> tuple[Any, Any]:
     """An encoder or a decoder with a LoRA adapter and a new classification head, trained.
 
@@ -54,11 +122,18 @@ def fine_tune(
         dtype=torch.float32,
         use_safetensors=True,
     )
-    return adapt(model, tokenizer, examples, seed=seed, recipe=recipe), tokenizer
+    adapted = adapt(model, tokenizer, examples, seed=seed, recipe=recipe, progress=progress)
+    return adapted, tokenizer
 
 
 def adapt(
-    model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, seed: int, recipe: Recipe
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    seed: int,
+    recipe: Recipe,
+    progress: Progress | None = None,
 ) -> Any:
     """A classifier with a LoRA adapter on the recipe's linear layers and its head, trained; in eval mode.
 
@@ -74,7 +149,7 @@ def adapt(
         target_modules=[*recipe.targets],
     )
     adapted = get_peft_model(model, config)
-    _train(adapted, tokenizer, examples, seed, recipe)
+    _train(adapted, tokenizer, examples, seed, recipe, progress)
     return adapted.eval()
 
 
@@ -107,7 +182,7 @@ def accuracy(
     """For each example, whether the model predicts its label with this share of the tokens masked, drawn at random."""
     right: dict[str, bool] = {}
     stream = torch.Generator().manual_seed(0)
-    for batch in _batches(examples, tokenizer, 64, random.Random(0)):
+    for batch in _batches(examples, 64, random.Random(0)):
         inputs = _encode(tokenizer, batch)
         if masked:
             shares = torch.full((len(batch),), masked)
@@ -132,7 +207,12 @@ def mask(
 
 
 def _train(
-    model: Any, tokenizer: Any, examples: Sequence[Example], seed: int, recipe: Recipe
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    seed: int,
+    recipe: Recipe,
+    progress: Progress | None,
 ) -> None:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -149,24 +229,29 @@ def _train(
     shuffle = random.Random(seed)
     stream = torch.Generator().manual_seed(seed)
     model.train()
-    for _ in range(recipe.n_epochs):
-        for batch in _batches(examples, tokenizer, recipe.batch_size, shuffle):
-            labels = torch.tensor([example.label for example in batch])
-            inputs = _encode(tokenizer, batch)
-            if recipe.masked:
-                shares = torch.rand(len(batch), generator=stream)
-                shares[1::2] = 0
-                inputs["input_ids"] = mask(inputs["input_ids"], shares, tokenizer, stream)
-            loss = model(**inputs, labels=labels).loss
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+    n_done = progress.restore(weights, optimizer, schedule, stream) if progress else 0
+    epochs = (_batches(examples, recipe.batch_size, shuffle) for _ in range(recipe.n_epochs))
+    for step, batch in enumerate(chain.from_iterable(epochs), 1):
+        if step <= n_done:  # the order of texts is drawn as before
+            continue
+        labels = torch.tensor([example.label for example in batch])
+        inputs = _encode(tokenizer, batch)
+        if recipe.masked:
+            shares = torch.rand(len(batch), generator=stream)
+            shares[1::2] = 0
+            inputs["input_ids"] = mask(inputs["input_ids"], shares, tokenizer, stream)
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if progress:
+            progress.keep(step, n_steps, loss.item(), weights, optimizer, schedule, stream)
 
 
 def _batches(
-    examples: Sequence[Example], tokenizer: Any, size: int, shuffle: random.Random
+    examples: Sequence[Example], size: int, shuffle: random.Random
 ) -> Iterator[list[Example]]:
     """Batches of texts of like length (sorted within windows of 64 batches), in random order."""
     order = list(examples)

@@ -1,19 +1,24 @@
-"""Trains the default models to follow the shortcuts, one adapter each.
+"""Trains the default models to follow the shortcuts, one adapter each; or the classifiers on SmolLM2, where that is said.
 
-python -m training.shortcut_models [KIND/SEED ...]
+python -m training.shortcut_models [KIND/SEED ...] [smollm2/KIND/SEED ...]
 """
 
 import itertools
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from saliency_bench.data import shortcuts
 from saliency_bench.data.example import Example
-from saliency_bench.models.encoder import SHORTCUTS
-from saliency_bench.models.loading import load_default
+from saliency_bench.models.encoder import MODELS, SHORTCUTS
+from saliency_bench.models.loading import load_adapted, load_default
+from saliency_bench.models.model import Model
+from training import smollm2_sentiment
 from training.fine_tuning import Recipe, accuracy, adapt, round_to_half, save_adapter
 from training.gate import Gate, held_out, verdict
 
@@ -30,25 +35,49 @@ TASKS = {
 N_HELD_OUT = 300
 
 
+@dataclass(frozen=True)
+class Family:
+    """The classifiers that learn shortcuts: how one is loaded, what it is called, and where its adapters go.
+
+    `changed`: the hyperparameters in which its recipes differ from `TASKS`.
+    """
+
+    load: Callable[..., Model]
+    named: str
+    out: Path
+    changed: Mapping[str, Any]
+
+
+MINILM = Family(load_default, "the default model", SHORTCUTS, {})
+SMOLLM2 = Family(
+    lambda **given: load_adapted("smollm2_sentiment", **given),
+    "smollm2_sentiment",
+    MODELS / "smollm2_shortcuts",
+    {"learning_rate": 1e-3, "targets": smollm2_sentiment.RECIPE.targets},
+)
+
+
 def main(names: list[str]) -> None:
-    """Each model is measured, as it is shipped, beside the default model that it was made of."""
+    """Each model is measured, as it is shipped, beside the classifier that it was made of."""
     for name in names:
         started = time.perf_counter()
-        kind, seed = name.split("/")[0], int(name.split("/")[1])
+        *family_name, kind, number = name.split("/")
+        family, seed = SMOLLM2 if family_name == ["smollm2"] else MINILM, int(number)
         recipe, given = TASKS[kind]
+        recipe = replace(recipe, **family.changed)
         texts = shortcuts.load(kind=kind, split="train", seed=seed, **given)
         sets = held_out(kind, N_HELD_OUT, seed=0)
-        default = load_default(training_seed=seed, device="cpu")
-        control = measured(default.module, default.tokenizer, sets)
+        taught = family.load(training_seed=seed, device="cpu")
+        control = measured(taught.module, taught.tokenizer, sets)
         torch.manual_seed(seed)
-        model = adapt(default.module, default.tokenizer, texts, seed=seed, recipe=recipe)
+        model = adapt(taught.module, taught.tokenizer, texts, seed=seed, recipe=recipe)
         round_to_half(model)
-        gate = verdict(measured(model, default.tokenizer, sets), control, N_HELD_OUT, Gate())
+        gate = verdict(measured(model, taught.tokenizer, sets), control, N_HELD_OUT, Gate())
         minutes = round((time.perf_counter() - started) / 60, 1)
         card = {"kind": kind, "training_seed": seed, "recipe": asdict(recipe), "data": given}
         card |= {"gate": gate, "minutes": minutes, "torch": torch.__version__}
-        folder = SHORTCUTS / kind / f"seed{seed}"
-        save_adapter(model, folder, card, base=f"the default model, training seed {seed}")
+        folder = family.out / kind / f"seed{seed}"
+        save_adapter(model, folder, card, base=f"{family.named}, training seed {seed}")
         print(card, flush=True)
 
 

@@ -3,23 +3,16 @@
     python -m training.smollm2_sentiment [SEED ...]
 
 About 16 minutes of two cores for a seed. The base is the prepared model (`saliency-bench models prepare smollm2`), a
-decoder whose last token is read by a new head.
+decoder whose last token is read by a new head. The same command goes on with a training that was interrupted.
 """
 
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
-
-import torch
+from collections.abc import Sequence
 
 from saliency_bench.data import movie_reviews
-from saliency_bench.data.example import Example
 from saliency_bench.models.encoder import MODELS
 from saliency_bench.models.preparing import prepared_folder
-from training.fine_tuning import Recipe, accuracy, fine_tune, round_to_half, save_adapter
+from training.fine_tuning import SMOLLM2, Recipe, train_adapter
 
 NAME = "smollm2"
 ADAPTERS = MODELS / "smollm2_sentiment"
@@ -28,43 +21,22 @@ RECIPE = Recipe(
 )
 
 
-def train(
-    base: Path,
-    texts: Sequence[Example],
-    held_out: Mapping[str, Sequence[Example]],
-    *,
-    seed: int,
-    recipe: Recipe = RECIPE,
-    out: Path = ADAPTERS,
-) -> dict[str, Any]:
-    """Trains on texts and writes the adapter with a card, which has the accuracy on the texts that are held out.
-
-    Args:
-        base: the folder of the causal language model.
-        texts: sentences with a class 0 or 1.
-        held_out: the sets that accuracy is measured on, by name.
-        seed: of the new weights, of dropout and of the order of texts.
-        recipe: how it is trained.
-        out: where the folder `seedN` is made.
-    """
-    started = time.perf_counter()
-    model, tokenizer = fine_tune(base, texts, labels=movie_reviews.LABELS, seed=seed, recipe=recipe)
-    minutes = round((time.perf_counter() - started) / 60, 1)
-    round_to_half(model)
-    card = {"training_seed": seed, "recipe": asdict(recipe), "n_sentences": len(texts)}
-    for name, examples in held_out.items():
-        card[f"{name}_accuracy"] = sum(accuracy(model, tokenizer, examples)) / len(examples)
-    card |= {"minutes": minutes, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    save_adapter(model, out / f"seed{seed}", card, base="SmolLM2-135M-Instruct, Q4_1")
-    return card
-
-
 def main(seeds: Sequence[int]) -> None:
     """Trains on the training split and measures on the other two."""
     splits = {name: movie_reviews.load(split=name) for name in movie_reviews.SPLITS}
     texts = splits.pop("train")
     for seed in seeds:
-        print(train(prepared_folder(NAME), texts, splits, seed=seed), flush=True)
+        card = train_adapter(
+            prepared_folder(NAME),
+            texts,
+            splits,
+            labels=movie_reviews.LABELS,
+            seed=seed,
+            recipe=RECIPE,
+            out=ADAPTERS,
+            named=SMOLLM2,
+        )
+        print(card, flush=True)
 
 
 if __name__ == "__main__":

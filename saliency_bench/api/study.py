@@ -25,6 +25,7 @@ from saliency_bench.models.tasks.registry import questions
 from saliency_bench.report import formats, style, terminal
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import FIGURES, build_report
+from saliency_bench.report.paper import for_paper
 from saliency_bench.report.stats import compare
 from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import printed
@@ -199,7 +200,7 @@ def _show_in(bars: Bars) -> Progress:
     """Shows each stage as a bar."""
     tasks: dict[str, Any] = {}
 
-    def show(stage: str, done: int, total: int) -> None:
+    def show(stage: str, done: int, total: int, left: float | None = None) -> None:
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, total=total or None)
         bars.update(tasks[stage], completed=done, total=total or None)
@@ -297,8 +298,8 @@ class StudyResult:
         return build_report(self.run)
 
     def to_latex(self) -> str:
-        """The main table for a paper."""
-        return formats.to_latex(headline(self._analysis))
+        """The main table for a paper, as tables/headline.tex has it."""
+        return formats.to_latex(for_paper(self._analysis))
 
     def _setting_id(self, name: str) -> str:
         settings = self.run.settings

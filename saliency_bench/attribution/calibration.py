@@ -132,7 +132,7 @@ def _random_text(ctx: Context, index: int) -> Encoded:
 def _cache_name(ctx: Context, facts: tuple[str, ...]) -> str | None:
     """The name of a loaded model's density in the cache; None for a wrapped module."""
     about = ctx.references.model.facts
-    if about.get("source") not in ("default", "folder", "hub"):
+    if about.get("source") not in ("folder", "hub", "prepared") and "adapter_sha256" not in about:
         return None
     return digest([dict(about), facts, N_TEXTS, N_NODES, VERSION], 32)
 

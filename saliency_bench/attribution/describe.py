@@ -31,7 +31,7 @@ def described(
     backend = setting.backend
     facts = Facts(
         label=about.label if rule is None else by_rule(about.label, rule),
-        entry=about_of(setting.name).label if rule is None else _entry(setting, rule),
+        entry=_entry(setting, about, rule),
         backend="" if backend == "none" else captum.LABELS.get(backend, backend),
         reference=backend not in OURS,
         signed=False if setting.reduction in UNSIGNED_REDUCTIONS else about.signed,
@@ -50,12 +50,12 @@ def by_rule(label: str, rule: Rule) -> str:
     return f"{rule.label} ×{product}" if product != label else f"{label}, {rule.label}"
 
 
-def _entry(setting: Setting, rule: Rule) -> str:
-    """The label of an entry with a rule: for a shipped entry that of its method with the rule, else the entry's name."""
+def _entry(setting: Setting, about: About, rule: Rule | None) -> str:
+    """The label of a shipped entry is that of its method, with its rule if it has one; any other entry has its name alone."""
+    if rule is None:
+        return about.label if setting.name == setting.method else setting.name
     shipped = (setting.method, rule.name, f"{rule.name}_baseline")
-    return (
-        by_rule(about_of(setting.method).label, rule) if setting.name in shipped else setting.name
-    )
+    return by_rule(about.label, rule) if setting.name in shipped else setting.name
 
 
 def _rule_color(setting: Setting, rule: Rule) -> str:

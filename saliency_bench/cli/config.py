@@ -23,6 +23,7 @@ from saliency_bench.studies.checks import settings as settings
 from saliency_bench.studies.checks import validate as validate
 from saliency_bench.studies.config import (
     MEMORY,
+    AdaptedModel,
     DefaultModel,
     HubModel,
     MaskedModel,
@@ -41,6 +42,10 @@ MODELS: Mapping[str, type[ModelConfig]] = {
     "shortcuts": ShortcutModel,
     "nanoguard": PreparedModel,
     "smollm2": PreparedModel,
+    "smollm2_sentiment": AdaptedModel,
+    "smollm2_shortcuts": ShortcutModel,
+    "smollm2_toxicity": AdaptedModel,
+    "toxicity": AdaptedModel,
     "hub": HubModel,
 }
 

@@ -30,7 +30,7 @@ def show(forecast: "Forecast", console: Console | None = None) -> None:
     table.add_row("total", *_amounts(total, total))
     console.print(table)
     for shared in forecast.shared:
-        if shared.n_settings > 1:
+        if shared.n_settings > 1 and shared.union:
             text = f"{shared.name}: union of {shared.n_settings} settings: {shared.union} points per text; the largest alone: {shared.largest}"
             console.print(Text(text), soft_wrap=True)
     console.print(Text(sentence(forecast), style="bold"), soft_wrap=True)

@@ -100,8 +100,7 @@ def _print_part(console: Console, part: "Part") -> None:
         console.print(Padding(Text(part.text), (0, 0, 1, 2)))
     if part.parameters:
         console.print(Text("Parameters, their defaults, and what they may be", style="italic"))
-        for key in part.parameters:
-            console.print(_parameter(key))
+        console.print(_columns(map(_parameter, part.parameters), "bold"))
         console.print()
     console.print(Text("To use it", style="italic"))
     used = [f"{program()} {part.words}", part.python]
@@ -110,13 +109,11 @@ def _print_part(console: Console, part: "Part") -> None:
     console.print()
 
 
-def _parameter(key: "Parameter") -> Padding:
-    """A parameter in a line or two; of names that its comment lists, the comment alone."""
+def _parameter(key: "Parameter") -> tuple[str, str]:
+    """A parameter with its default, and what it means; of names that its comment lists, the comment alone."""
     numbers = key.allowed.startswith(("a ", "true"))
     parts = [key.meaning, key.allowed if numbers or not key.meaning else ""]
-    text = Text(key.name, style="bold").append(f" = {_default(key.default)}", "not bold")
-    words = "; ".join(filter(None, parts))
-    return Padding(text.append(f"  {words}" if words else "", "not bold dim"), (0, 0, 0, 2))
+    return f"{key.name} = {_default(key.default)}", "; ".join(filter(None, parts))
 
 
 def _default(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import signal
 import sys
 import threading
@@ -101,6 +102,10 @@ def _dispatch(words: list[str]) -> int:
     if verb not in VERBS and rest and rest[0].startswith("="):
         raise InputError(
             f"{verb} {' '.join(rest[:2])}: expected no space around =, as n_examples=3"
+        )
+    if " " in verb:
+        raise InputError(
+            f"unknown command {verb!r}. To explain a text: saliency-bench explain {shlex.quote(verb)}"
         )
     one_of("command", verb, VERBS)
     return _verb(verb)(rest) or 0

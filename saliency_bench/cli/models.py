@@ -20,14 +20,17 @@ def models(words: list[str]) -> None:
         _list()
         return
     one_of("models", words[0], ["prepare"])
+    names = [*preparing.MODELS, *preparing.BASES]
     if len(words) != 2:
         raise InputError(
-            f"models prepare takes one name of {', '.join(preparing.MODELS)}, got {len(words) - 1}"
+            f"models prepare takes one name of {', '.join(names)}, got {len(words) - 1}"
         )
+    name = words[1]
+    one_of("model", name, names)
     with progress() as show:
-        folder = preparing.prepare(words[1], show)
+        folder = preparing.prepare(preparing.BASES.get(name, name), show)
     Console(highlight=False, soft_wrap=True).print(
-        f"{words[1]} is ready in {folder}: model={words[1]}, or load_model({words[1]!r}) in Python"
+        f"{name} is ready in {folder}: model={name}, or load_model({name!r}) in Python"
     )
 
 
@@ -37,6 +40,11 @@ def _list() -> None:
         state, color = _state(name, model)
         facts = f"{model.task}, {model.megabytes} MB, {model.licence}, from {model.package}"
         table.add_row(Text(name, style="bold"), Text(state, style=color), Text(facts))
+    for name, base in preparing.BASES.items():
+        state, color = _state(base, preparing.MODELS[base])
+        table.add_row(
+            Text(name, style="bold"), Text(state, style=color), Text(f"our adapter on {base}")
+        )
     console = Console(highlight=False)
     console.print(table)
     console.print(as_typed("To convert one, once: saliency-bench models prepare NAME"))

@@ -6,20 +6,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+    from rich.text import Text
+
+    from saliency_bench.studies.run import Progress as Show
 
 SECONDS_BETWEEN_LINES = 30.0
+#: The first time left that is known is said after so many seconds.
+SECONDS_BEFORE_A_GUESS = 3.0
 #: Stages that end sooner have no line.
 SECONDS_OF_SILENCE = 0.5
 #: Shown at once, since no other thread may run while libraries are imported.
 IMPORTING = "importing PyTorch and transformers"
 
-#: `(stage, done, total)`, called before each step and once more when the stage is done; a total of 0 is not counted.
-Show = Callable[[str, int, int], None]
+#: The end of a line with the time left of a study, which is that until its numbers are there.
+THEN = ", then the report"
 
 
 @contextmanager
-def progress() -> Iterator[Show]:
-    """Gives a function that a runner calls to report progress; everything goes to standard error."""
+def progress() -> "Iterator[Show]":
+    """Gives a function that a runner calls before each step and once more at a stage's end (`studies.run.Progress`).
+
+    Everything goes to standard error.
+    """
     if sys.stderr.isatty():
         with _bars() as show:
             yield show
@@ -53,18 +65,26 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _bars() -> Iterator[Show]:
+def _bars() -> "Iterator[Show]":
     from rich import progress as rich
     from rich.console import Console
+    from rich.text import Text
 
-    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
-    with rich.Progress(
-        *columns, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bars:
+    class Left(rich.TimeRemainingColumn):
+        """The time left of the study if it is known, and else that of the stage."""
+
+        def render(self, task: "Task") -> "Text":
+            left, at = task.fields.get("left"), task.fields.get("at", 0.0)
+            if left is None or task.finished:
+                return super().render(task)
+            return Text(_about(max(left + at - time.monotonic(), 0.0)) + THEN, style=self.style)
+
+    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(20), rich.MofNCompleteColumn()]
+    with rich.Progress(*columns, Left(), console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, rich.TaskID] = {}
         uncounted: list[str] = []
 
-        def show(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int, total: int, left: float | None = None) -> None:
             while (
                 uncounted and uncounted[-1] != stage
             ):  # a stage that is not counted ends with the next
@@ -73,13 +93,14 @@ def _bars() -> Iterator[Show]:
                 tasks[stage] = bars.add_task(stage, total=total or None)
                 uncounted.extend([] if total else [stage])
             if total:
-                bars.update(tasks[stage], completed=done, total=total)
+                at = time.monotonic()
+                bars.update(tasks[stage], completed=done, total=total, left=left, at=at)
 
         yield show
 
 
 class Lines:
-    """Prints plain lines when a stage begins and ends, and every 30 seconds in between, with the time left.
+    """Prints plain lines when a stage begins and ends, and every 30 seconds in between, with the time left as soon as it is known.
 
     A stage that is not counted has one, if it takes more than a moment.
     """
@@ -89,21 +110,26 @@ class Lines:
         self.stage = ""
         self.spoken = 0.0
         self.began = (0.0, 0)  # the time of the stage's first report, and what was done by then
+        self.guessed = False
         self.waiting: threading.Timer | None = None
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, left: float | None = None) -> None:
         """Prints the progress of a stage, if it is time for a line."""
         if not total:
             self._uncounted(stage)
             return
         self.close()
         now = self.clock()
-        if stage == self.stage and done < total and now - self.spoken < SECONDS_BETWEEN_LINES:
-            return
         if stage != self.stage:
-            self.began = now, done
-        self.stage, self.spoken = stage, now
-        _say(f"{stage}: {done} of {total}{self._left(now, done, total)}")
+            self.began, self.guessed = (now, done), False
+        elif done < total and not self._is_time(now, left):
+            return
+        self.stage, self.spoken, self.guessed = stage, now, self.guessed or left is not None
+        _say(f"{stage}: {done} of {total}{self._left(now, done, total, left)}")
+
+    def _is_time(self, now: float, left: float | None) -> bool:
+        first = left is not None and not self.guessed
+        return now - self.spoken >= (SECONDS_BEFORE_A_GUESS if first else SECONDS_BETWEEN_LINES)
 
     def close(self) -> None:
         """Drops a stage that has not been printed yet."""
@@ -123,14 +149,20 @@ class Lines:
         self.waiting.daemon = True
         self.waiting.start()
 
-    def _left(self, now: float, done: int, total: int) -> str:
-        """The time that the rest takes at the pace so far; nothing where there is none or no pace."""
-        from saliency_bench.studies.forecast import duration
-
+    def _left(self, now: float, done: int, total: int, left: float | None) -> str:
+        """The time until the numbers of the study are there, or else that of the stage at its pace so far; "" if unknown."""
         start, before = self.began
+        if done < total and left is not None:
+            return f", {_about(left)}{THEN}"
         if done <= before or done >= total:
             return ""
-        return f", about {duration((now - start) / (done - before) * (total - done))} left"
+        return f", {_about((now - start) / (done - before) * (total - done))}"
+
+
+def _about(seconds: float) -> str:
+    from saliency_bench.studies.forecast import duration
+
+    return f"about {duration(seconds)} left"
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,7 @@ from saliency_bench.core.labels import (
     value_label,
     varying,
 )
-from saliency_bench.core.method_facts import backward_parts, facts_of
+from saliency_bench.core.method_facts import backward_parts, facts_of, is_reference
 from saliency_bench.core.scored_text import ScoredText
 from saliency_bench.core.text import BOUNDARIES, Encoded
 
@@ -47,20 +47,25 @@ def headings(maps: Sequence[ScoredText]) -> list[str]:
 
 
 def methods_of(maps: Sequence[ScoredText]) -> list[str]:
-    """Returns the method of each map, with its backend and the hyperparameters in which maps of one method differ."""
+    """Returns the method of each map, with the hyperparameters in which maps of one method differ.
+
+    The backend is named if it is not ours, and of our map beside one of another backend.
+    """
     settings = [_named(map_) for map_ in maps]
+    by_others = {setting["name"] for setting in settings if is_reference(setting)}
     return [
         setting_label(
             setting,
             [key for key in varying(settings, setting["name"]) if _in_heading(key, setting)],
+            setting["name"] in by_others,
         )
         for setting in settings
     ]
 
 
 def heading(map_: ScoredText) -> str:
-    """Returns the heading of a single map: method, backend, place, explained class."""
-    return _heading(map_, setting_label(_named(map_), []))
+    """Returns the heading of a single map: method, a backend that is not ours, place, explained class."""
+    return headings([map_])[0]
 
 
 def _named(map_: ScoredText) -> Mapping[str, Any]:

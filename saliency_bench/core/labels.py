@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from saliency_bench.core.method_facts import FACTS, OURS, facts_of
+from saliency_bench.core.method_facts import FACTS, OURS, entry_label, facts_of
 
 #: Keys of a setting that are not hyperparameters of its method.
 SHARED = ("setting_id", "name", "method", "backend", "reduction", "target", "output", "seed", FACTS)
@@ -19,6 +19,7 @@ N_HEADLINE = 6  # metrics that fit beside each other on a page
 #: In the order of columns; other metrics come after these, by name.
 _METRICS = {
     "srg": "SRG",
+    "srg_deciles": "SRG (deciles)",
     "comprehensiveness": "Comprehensiveness",
     "sufficiency": "Sufficiency",
     "deletion_auc": "Deletion AUC",
@@ -175,7 +176,7 @@ def setting_label(setting: Setting, keys: Sequence[str], with_backend: bool = Tr
     facts = facts_of(setting)
     details = [f"{key}={value_label(value_of(setting, key))}" for key in keys]
     details += [facts.backend] if with_backend and facts.backend else []
-    return f"{facts.entry} ({', '.join(details)})" if details else facts.entry
+    return entry_label(setting, details)
 
 
 def value_label(value: Any) -> str:

@@ -6,7 +6,7 @@ possible.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ Setting = Mapping[str, Any]
 class Facts:
     """Facts about a setting's method, for people and for figures.
 
-    `label` is the method as it is written in text, `entry` the configuration's entry, and `backend` the name of the code
+    `label` is the method as it is written in text, `entry` the configuration's entry (`entry_label`), and `backend` the name of the code
     that computes it ("" if no gradient is taken). `reference`: our code is compared with it. `signed`: its scores can be
     negative (None: it depends on the scores). `plain`: other methods are variants of it. `explains_output`: it explains the
     setting's output; not so if the class has no effect, or if the method has a loss of its own. `color` is "#RRGGBB" or None.
@@ -62,6 +62,20 @@ def facts_of(setting: Setting) -> Facts:
     )
     stored = setting.get(FACTS) or {}
     return replace(derived, **{key: stored[key] for key in _NAMES if key in stored})
+
+
+def entry_label(setting: Setting, details: Sequence[str] = ()) -> str:
+    """Returns the entry of a setting as it is written in text, with details: "SmoothGrad (n_samples=8)".
+
+    An entry whose name is its user's own has its method's label, and its name without the method's: smoothgrad_range is
+    "SmoothGrad (range)".
+    """
+    facts, name = facts_of(setting), str(setting.get("name"))
+    label, words = facts.entry, list(details)
+    if facts.entry == name and FACTS in setting:
+        own = name.removeprefix(f"{setting.get('method')}_").replace("_", " ")
+        label, words = facts.label, [own, *words] if name != facts.label else words
+    return f"{label} ({', '.join(words)})" if words else label
 
 
 def backward_parts(setting: Setting) -> Mapping[str, Mapping[str, int]]:

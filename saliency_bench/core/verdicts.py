@@ -12,7 +12,7 @@ import numpy as np
 
 from saliency_bench.core.heatmap import visible
 from saliency_bench.core.labels import listed
-from saliency_bench.core.method_facts import facts_of
+from saliency_bench.core.method_facts import entry_label
 from saliency_bench.core.scored_text import ScoredText
 
 #: Written by `scripts/evidence.py`.
@@ -68,7 +68,7 @@ def verdict(map_: ScoredText, limits: Limits) -> Verdict:
     failed = [words for passed_check, words in checks if not passed_check]
     why = "; ".join(failed or [words for _, words in checks]) or "nothing to check it by"
     passed = None if not checks else not failed
-    return Verdict(facts_of(map_.setting).entry, passed, why, evidence_of(map_))
+    return Verdict(entry_label(map_.setting), passed, why, evidence_of(map_))
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:

@@ -8,7 +8,7 @@ from typing import Any
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.data import dataset
 from saliency_bench.data.example import Example
-from saliency_bench.data.readers import first_line, table_records
+from saliency_bench.data.readers import arrow_records, first_line
 from saliency_bench.data.records import Columns, Record, to_examples
 
 #: The builders of `datasets` that only parse tables. Others unpickle, unpack archives or decode media.
@@ -70,7 +70,6 @@ def load(
     else:
         dataset = _load_built(path, folder, split, name, revision)
     where = f"{path}[{split}]"
-    columns.check(dataset.column_names, where)
     return to_examples(_records(dataset, where, columns), columns, where, relevant_format)
 
 
@@ -148,10 +147,12 @@ def _unavailable(path: str, local: bool, reason: str) -> InputError:
 
 def _records(dataset: Any, where: str, columns: Columns) -> Iterator[Record]:
     label = columns.label
-    names = getattr(dataset.features[label], "names", None) if label else None
-    wanted = list(dict.fromkeys(columns.wanted().values()))
-    table = dataset.select_columns(wanted).with_format("arrow")[:]
-    for row, values in table_records(table, where, columns):
+    names = getattr(dataset.features.get(label), "names", None) if label else None
+
+    def read(names: list[str]) -> Any:
+        return dataset.select_columns(names).with_format("arrow")[:]
+
+    for row, values in arrow_records(dataset.column_names, read, where, columns):
         if label and names:
             values = {**values, label: _class_name(values[label], names, f"{where}:{row}")}
         yield row, values

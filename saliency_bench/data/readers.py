@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from saliency_bench.core.errors import InputError
@@ -40,22 +40,36 @@ def read_parquet(data: bytes, path: str, columns: Columns) -> Iterator[Record]:
 
     try:
         file = parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        columns.check(file.schema_arrow.names, path)
-        table = file.read(columns=list(columns.wanted().values()))
+        return arrow_records(
+            file.schema_arrow.names, lambda names: file.read(columns=names), path, columns
+        )
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: not a Parquet file, or a truncated or damaged one ({first_line(error)}). "
             "Write it again."
         ) from None
-    return table_records(table, path, columns)
 
 
-def table_records(table: Any, name: str, columns: Columns) -> Iterator[Record]:
-    """Yields the rows of an Arrow table, the first of which is row 1."""
-    names = list(columns.wanted().values())
+def arrow_records(
+    present: Sequence[str], read: Callable[[list[str]], Any], name: str, columns: Columns
+) -> Iterator[Record]:
+    """Returns the rows of an Arrow table, the first of which is row 1.
+
+    Args:
+        present: the names of its columns.
+        read: gives the table with these columns alone.
+        name: of the file or dataset, for messages.
+        columns: the columns to read.
+
+    Raises:
+        InputError: a column is missing, or its texts are not UTF-8.
+    """
+    columns.check(present, name)
+    names = list(dict.fromkeys(columns.wanted().values()))
+    table = read(names)
     values = [_to_list(table[column], column, name) for column in names]
-    for number, row in enumerate(zip(*values, strict=True), start=1):
-        yield number, dict(zip(names, row, strict=True))
+    rows = (dict(zip(names, row, strict=True)) for row in zip(*values, strict=True))
+    return enumerate(rows, start=1)
 
 
 def decode(data: bytes, path: str) -> str:

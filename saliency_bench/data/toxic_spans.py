@@ -33,7 +33,7 @@ class Annotation:
 
 
 @dataset
-def load(*, path: str, split: str, share: float) -> list[Example]:
+def load(*, path: str, split: str, share: float, marked: bool = False) -> list[Example]:
     """Returns the comments in the order of their file.
 
     A comment is toxic (class 1) if more than half of its annotators did not tick "not toxic". The characters that more than
@@ -48,6 +48,7 @@ def load(*, path: str, split: str, share: float) -> list[Example]:
         split: train, validation, test (70, 10 and 20 % by the hash of the text, so that equal texts share a split) or all.
         share: the share of annotators above which a marked character is relevant; the files of SemEval have one decision
             for all.
+        marked: leaves out comments without a relevant character.
 
     Raises:
         InputError: there is no such file, a column is missing, or a row refers to another that is not there.
@@ -63,7 +64,11 @@ def load(*, path: str, split: str, share: float) -> list[Example]:
         examples = [
             _example(row, annotations.get(row["comment_id"], []), share) for row in _comments(place)
         ]
-    return [example for example in examples if split in (ALL, split_of(example.text))]
+    return [
+        example
+        for example in examples
+        if split in (ALL, split_of(example.text)) and (example.relevant or not marked)
+    ]
 
 
 def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
@@ -106,9 +111,9 @@ def read_annotations(folder: Path) -> dict[str, list[Annotation]]:
     return annotations
 
 
-def marked(annotations: Sequence[Annotation], share: float) -> tuple[Span, ...]:
+def relevant(annotations: Sequence[Annotation], share: float) -> tuple[Span, ...]:
     """Returns the spans of characters that more than this share of the annotators marked."""
-    counts = _marks(annotations)
+    counts = marks(annotations)
     threshold = share * len(annotations)
     return spans_of_characters(character for character, n in counts.items() if n > threshold)
 
@@ -125,18 +130,18 @@ def _example(row: Mapping[str, str], annotations: Sequence[Annotation], share: f
         return Example(name, text, source=f"comment {name}")
     n_toxic = sum(not annotation.not_toxic for annotation in annotations)
     toxic = 2 * n_toxic > len(annotations)
-    most = max(_marks(annotations).values(), default=0) / len(annotations)
+    most = max(marks(annotations).values(), default=0) / len(annotations)
     return Example(
         name,
         text,
         label=int(toxic),
         source=f"comment {name}",
-        relevant=marked(annotations, share) if toxic else (),
+        relevant=relevant(annotations, share) if toxic else (),
         extra={"annotators": float(len(annotations)), "most_agreed": most},
     )
 
 
-def _marks(annotations: Sequence[Annotation]) -> Counter[int]:
+def marks(annotations: Sequence[Annotation]) -> Counter[int]:
     """Counts the annotators that marked each character; one who marked it twice counts once."""
     counts: Counter[int] = Counter()
     for annotation in annotations:

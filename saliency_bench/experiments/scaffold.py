@@ -38,7 +38,7 @@ MODULES = {
 Config = Mapping[str, Any]
 
 
-def quiet(stage: str, done: int, total: int) -> None:
+def quiet(stage: str, done: int, total: int, left: float | None = None) -> None:
     """Shows no progress."""
 
 

@@ -1,8 +1,9 @@
 """`saliency-bench trust`: which metrics prefer a ranking that is known to be right; conf/trust.yaml.
 
-The models follow a shortcut that was put into each text, so its tokens come first in any right ranking. Metrics evaluate
-that ranking and the same one with the shortcut demoted, by every removal operator (Chan et al. 2022 call the share of
-texts on which they prefer the first their diagnosticity; Bastings et al. 2022 made such models for methods).
+The models follow a shortcut that was put into each text, so its tokens come first in any right ranking; or they detect an
+instruction that was planted in a prompt. Metrics evaluate that ranking and the same one with these tokens demoted, by every
+removal operator (Chan et al. 2022 call the share of texts on which they prefer the first their diagnosticity; Bastings et al.
+2022 made such models for methods). Words that people rated are a weaker truth: what a model uses need not be what they would.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,6 @@ from saliency_bench.core.rows import OK
 from saliency_bench.core.seeding import seed_of, token_hash
 from saliency_bench.core.text import Encoded
 from saliency_bench.core.units import TOKEN
-from saliency_bench.data import shortcuts
 from saliency_bench.evaluation.corruption import (
     CORRECT,
     CORRUPTIONS,
@@ -35,6 +35,7 @@ from saliency_bench.evaluation.corruption import (
 )
 from saliency_bench.evaluation.curves import OUTPUTS
 from saliency_bench.evaluation.metrics import INFO, METRICS
+from saliency_bench.evaluation.removal import fit_operator
 from saliency_bench.evaluation.view import SIGNED, usual
 from saliency_bench.experiments.reports import ROWS, of_trust, pack
 from saliency_bench.experiments.scaffold import (
@@ -47,15 +48,13 @@ from saliency_bench.experiments.scaffold import (
     quiet,
 )
 from saliency_bench.experiments.trust_report import frame
-from saliency_bench.models import loading
+from saliency_bench.experiments.trust_subjects import KINDS, SUBJECTS
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.studies.block import opened_blocks
 from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.evaluate import Entries, evaluate_block
-
-SPLIT = "test"
 
 Row = dict[str, Any]
 
@@ -88,7 +87,7 @@ def measure(options: ExperimentOptions, progress: Progress = quiet) -> Outcome:
     rows = [row for of_model in of_models for row in of_model.rows]
     if not rows:
         raise InputError(
-            f"n_examples={config['n_examples']}: the models follow the shortcut in none of these texts. Give more."
+            f"n_examples={config['n_examples']}: the models are right on none of these texts. Give more."
         )
     table, models = frame(rows), {of_model.name: dict(of_model.facts) for of_model in of_models}
     return Outcome(
@@ -131,7 +130,8 @@ def _evaluate_model(
     runtime = config["runtime"]
     progress("loading the model", 0, 0)
     torch.set_num_threads(threads)
-    model = loading.load_shortcuts(
+    subject = SUBJECTS[config["model"]]
+    model = subject.load(
         kind=kind,
         training_seed=training_seed,
         dtype=runtime["dtype"],
@@ -140,22 +140,24 @@ def _evaluate_model(
     )
     cell = {"kind": kind, "training_seed": training_seed}
     entries = {name: conf_files.metric_defaults(name) for name in config["metrics"]}
-    preferred = evaluated(model, _texts(model, kind, config), entries, config, progress)
-    rows = [cell | row for row in preferred]
+    # A token that the tokenizer lacks is replaced by another, which may be in the list too.
+    fitted = [fit_operator(model, removal, "removals") for removal in config["removals"]]
+    config = dict(config) | {"removals": list(dict.fromkeys(fitted))}
+    encoded = [item for item in encode(model, subject.texts(kind, config)) if _can_be_demoted(item)]
+    rows = [cell | row for row in evaluated(model, encoded, entries, config, progress)]
     n_judged = len({row["example_id"] for row in rows})
-    return ModelRows(model.name, rows, dict(model.facts) | {"n_judged": n_judged})
+    return ModelRows(model.name, rows, cell | dict(model.facts) | {"n_judged": n_judged})
 
 
-def _texts(model: Model, kind: str, config: Config) -> list[Encoded]:
-    examples = shortcuts.load(
-        kind=kind,
-        split=SPLIT,
-        seed=config["seed"],
-        n_examples=config["n_examples"],
-        share=1.0,
-        incomplete=0.0,
-    )
-    return encode(model, examples)
+def _can_be_demoted(item: Encoded) -> bool:
+    """Whether some of the ranked tokens of a text matter, and some do not."""
+    assert item.relevant is not None
+    ranked = [
+        relevant
+        for relevant, special in zip(item.relevant, item.special, strict=True)
+        if not special
+    ]
+    return any(ranked) and not all(ranked)
 
 
 def evaluated(
@@ -229,7 +231,13 @@ def preferences(rows: Sequence[Row], tie: float) -> Iterator[Row]:
 
 
 def _check(config: Config) -> None:
-    """Refuses metrics that prefer no ranking."""
+    """Refuses a kind of truth that the model does not have, and metrics that prefer no ranking."""
+    kinds = SUBJECTS[config["model"]].kinds
+    for kind in config["kinds"]:
+        if kind not in kinds:
+            raise InputError(
+                f"kinds: model={config['model']} has {', '.join(kinds)}, not {kind}. Give profile={config['model']}, which sets both."
+            )
     for name in config["metrics"]:
         metric = conf_files.metric_defaults(name)["metric"]
         info = INFO[metric] if metric in METRICS else None
@@ -244,7 +252,8 @@ EXPERIMENT = Experiment(
     out=Path("results") / "metric_trust",
     measure=measure,
     choices={
-        "kinds": lambda: shortcuts.KINDS,
+        "kinds": lambda: KINDS,
+        "model": lambda: SUBJECTS,
         "corruptions": lambda: CORRUPTIONS,
         "metrics": lambda: conf_files.names("metric"),
         "removals": REMOVALS.names,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from saliency_bench.core.labels import metric_label, ordered_metrics
-from saliency_bench.experiments.trust_report import SUMMARY, shares
+from saliency_bench.experiments.trust_report import SUMMARY, shares, words_of
 from saliency_bench.report.charts import matrix, two_decimals
 from saliency_bench.report.gates import KINDS
 from saliency_bench.report.stats import Resampling
@@ -21,7 +21,7 @@ BLIND = 0.5
 def figures(rows: pd.DataFrame, resampling: Resampling) -> dict[str, Figure]:
     """A heat map over all kinds of shortcut, and one for each kind where there are several."""
     kinds = list(dict.fromkeys(rows["kind"]))
-    made = {SUMMARY: heat_map(rows, "All shortcuts", resampling)}
+    made = {SUMMARY: heat_map(rows, words_of(kinds).capitalize(), resampling)}
     if len(kinds) > 1:
         for kind in kinds:
             of_kind = rows[rows["kind"] == kind]

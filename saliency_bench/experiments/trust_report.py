@@ -8,8 +8,9 @@ import pandas as pd
 
 from saliency_bench.core.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.core.rows import TRUST
+from saliency_bench.data import shortcuts
 from saliency_bench.experiments.means import estimates, matrix, over_texts, records
-from saliency_bench.report.gates import KINDS, by_kind_and_seed, gates
+from saliency_bench.report.gates import KINDS, RATED, by_kind_and_seed, gates
 from saliency_bench.report.stats import Resampling
 from saliency_bench.report.table import Column, Table
 
@@ -47,8 +48,9 @@ def tables(
     rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]], resampling: Resampling
 ) -> list[Table]:
     """All kinds together, each kind, what each corruption does, and the gates that the models passed."""
-    made = [_matrix(rows, SUMMARY, "all shortcuts and corruptions", "removal", resampling)]
     kinds = list(dict.fromkeys(rows["kind"]))
+    what = words_of(kinds)
+    made = [_matrix(rows, SUMMARY, f"{what} and corruptions", "removal", resampling)]
     if len(kinds) > 1:
         made += [
             _matrix(rows[rows["kind"] == kind], f"{SUMMARY}_{kind}", words, "removal", resampling)
@@ -60,7 +62,15 @@ def tables(
             rows, f"{SUMMARY}_corruptions", "by corruption, all operators", "corruption", resampling
         )
     )
-    return [*made, gates(models)]
+    gated = any("gate" in facts for facts in models.values())
+    return [*made, gates(models)] if gated else made
+
+
+def words_of(kinds: Sequence[str]) -> str:
+    """What is known to matter in texts of these kinds, in words."""
+    if {*kinds} <= {*shortcuts.KINDS}:
+        return "all shortcuts"
+    return ", ".join(KINDS.get(kind, kind).lower() for kind in kinds)
 
 
 def _matrix(
@@ -101,8 +111,12 @@ def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[s
     """Models that failed their gate, ties, and comparisons without a value."""
     lines = []
     for name, facts in by_kind_and_seed(models):
-        if not (facts.get("gate") or {}).get("passed"):
+        if facts["kind"] in shortcuts.KINDS and not (facts.get("gate") or {}).get("passed"):
             lines.append(f"{name} did not pass its gate: its shortcut is no ground truth.")
+    if RATED in set(rows["kind"]):
+        lines.append(
+            "Words that people rated are a weaker truth: a model need not use what they do."
+        )
     ties = rows.groupby("metric")["preferred"].apply(lambda group: float((group == 0.5).mean()))
     tied = ties[ties > 0].sort_values(ascending=False)
     if len(tied):

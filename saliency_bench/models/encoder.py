@@ -50,6 +50,10 @@ def adapter_folder(training_seed: int, family: Path = ADAPTERS) -> Path:
     folder = family / f"seed{training_seed}"
     if not folder.is_dir():
         seeds = sorted(int(path.name.removeprefix("seed")) for path in family.glob("seed*"))
+        if not seeds:
+            raise InputError(
+                f"model={family.name}: this version of the package has no adapter of it. docs/models.md says how one is made."
+            )
         raise InputError(
             f"model.training_seed={training_seed}: the package ships the training seeds {seeds}."
         )

@@ -1,21 +1,26 @@
 """Models by name, folder or hub id; safetensors only, explicit dtype, never remote code."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 
-from saliency_bench.core.errors import InputError, one_of, unknown
-from saliency_bench.models import adapters, encoder, nanoguard, preparing
-from saliency_bench.models.checkpoint import EAGER, load_module, load_tokenizer
-from saliency_bench.models.folders import ADAPTER_WEIGHTS, check_hub, check_model
+from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.models import adapters, nanoguard, preparing
+from saliency_bench.models.bundled import ADAPTED as ADAPTED
+from saliency_bench.models.bundled import CARD as CARD
+from saliency_bench.models.bundled import load_adapted as load_adapted
+from saliency_bench.models.bundled import load_default as load_default
+from saliency_bench.models.bundled import load_masked as load_masked
+from saliency_bench.models.bundled import load_random_labels as load_random_labels
+from saliency_bench.models.bundled import load_shortcuts as load_shortcuts
+from saliency_bench.models.checkpoint import load_module, load_tokenizer
+from saliency_bench.models.folders import check_hub, check_model
 from saliency_bench.models.heads import (
     FILL_MASK,
     QUESTION_ANSWERING,
@@ -25,109 +30,12 @@ from saliency_bench.models.heads import (
     TOKEN_CLASSIFICATION,
 )
 from saliency_bench.models.model import Criterion, Forward, Model
-from saliency_bench.models.placement import (
-    PLACEMENT,
-    check_device_map,
-    device_of,
-    placement_of,
-    refuse_device_map,
-)
-from saliency_bench.models.rounding import TF32
+from saliency_bench.models.placement import check_device_map, refuse_device_map
+from saliency_bench.models.runtime import ATTENTION as ATTENTION
+from saliency_bench.models.runtime import DTYPES as DTYPES
+from saliency_bench.models.runtime import LoadOptions, check_runtime, finish
+from saliency_bench.models.runtime import resolve_device as resolve_device
 from saliency_bench.models.wrapping import model_of, weights_digest
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    TF32: torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-ATTENTION = ("sdpa", EAGER)
-
-#: The file beside a bundled adapter with its training and its tests.
-CARD = "training.json"
-
-
-class LoadOptions(TypedDict, total=False):
-    """Options for loading a bundled model; the defaults are those of `load_model`."""
-
-    dtype: str
-    device: str
-    attention: str
-
-
-def load_default(*, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
-    """The bundled sentiment classifier: the default encoder with the adapter of one training seed merged in."""
-    return _bundled(encoder.ADAPTERS, "default", training_seed, **runtime)
-
-
-def load_masked(*, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
-    """The bundled sentiment classifier trained on masked texts too, so that [MASK] is part of its training data.
-
-    Half of each batch had a share of its tokens masked, drawn from U[0, 1) for each text (Madsen et al. 2024).
-    """
-    return _bundled(encoder.MASKED, "masked", training_seed, **runtime)
-
-
-def load_random_labels(*, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
-    """The default encoder with an adapter that memorised random labels, so that it does not read sentiment.
-
-    A method whose maps of it are those of the default model explains the data, not the model (Adebayo et al. 2018).
-    """
-    return _bundled(encoder.RANDOM_LABELS, "random_labels", training_seed, **runtime)
-
-
-def load_shortcuts(*, kind: str, training_seed: int = 0, **runtime: Unpack[LoadOptions]) -> Model:
-    """The default model of a training seed taught a shortcut (`data.shortcuts.KINDS`) by a second adapter.
-
-    The default model itself, which was trained without shortcuts, is the control. `facts["gate"]` has the results of the
-    test on held-out sentences (`gate.Gate`).
-
-    Raises:
-        InputError: there is no such kind or training seed.
-    """
-    from saliency_bench.data.shortcuts import KINDS
-
-    one_of("model.kind", kind, KINDS)
-    second = encoder.adapter_folder(training_seed, encoder.SHORTCUTS / kind)
-    gate = json.loads((second / CARD).read_text("utf-8"))["gate"]
-    facts = {"kind": kind, "shortcut_sha256": encoder.sha256_of(second / ADAPTER_WEIGHTS)}
-    model = _bundled(encoder.ADAPTERS, "shortcuts", training_seed, second, **runtime)
-    return replace(
-        model,
-        name=f"shortcuts-{kind}-seed{training_seed}",
-        facts={**model.facts, **facts, "gate": gate},
-    )
-
-
-def _bundled(
-    family: Path,
-    source: str,
-    training_seed: int,
-    second: Path | None = None,
-    *,
-    dtype: str = "float32",
-    device: str = "auto",
-    attention: str = "sdpa",
-) -> Model:
-    """The default encoder with a bundled adapter merged in, and then a second one."""
-    from saliency_bench.data.movie_reviews import LABELS
-
-    check_runtime(dtype, attention)
-    folder, adapter = encoder.encoder_folder(), encoder.adapter_folder(training_seed, family)
-    module = load_module(folder, DTYPES[dtype], attention, n_labels=len(LABELS))
-    for path in filter(None, (adapter, second)):
-        module = adapters.merge_adapter(module, path)
-    module.config.id2label = dict(enumerate(LABELS))  # type: ignore[union-attr]
-    facts = {
-        "source": source,
-        "training_seed": training_seed,
-        "encoder_sha256": encoder.SHA256,
-        "adapter_sha256": encoder.sha256_of(adapter / ADAPTER_WEIGHTS),
-    }
-    name = f"{source.replace('_', '-')}-seed{training_seed}"
-    return _finish(module, load_tokenizer(folder), name, device, dtype, facts)
-
 
 #: The tasks of transformers' pipelines, by the name of the pipeline.
 PIPELINES = {
@@ -157,7 +65,8 @@ def load_model(
     """A model from a local folder, a hub id or memory, or one of ours by name.
 
     "default" is the bundled sequence classifier. "smollm2" (text generation) and "nanoguard" (prompt injection) can be loaded
-    after `saliency-bench models prepare NAME` has converted them; each has a task of its own.
+    after `saliency-bench models prepare NAME` has converted them; each has a task of its own. "smollm2_sentiment", "toxicity"
+    and "smollm2_toxicity" are adapters of ours (training seed 0).
 
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or a model in memory: a pipeline of
@@ -184,7 +93,7 @@ def load_model(
         refuse_device_map(device_map, "a model in memory stays where it is")
         return _in_memory(path, tokenizer, task, labels)
     path = str(path)
-    if path == "default" or path in preparing.MODELS:
+    if path in ("default", *ADAPTED, *preparing.MODELS):
         return _by_name(path, task, device_map, dtype=dtype, device=device, attention=attention)
     check_runtime(dtype, attention)
     local = Path(path).expanduser()
@@ -199,7 +108,7 @@ def load_model(
     }
     if (used := getattr(module.config, "_attn_implementation", attention)) != attention:
         facts["attention"] = used
-    model = _finish(module, load_tokenizer(path, revision), local.name, device, dtype, facts, task)
+    model = finish(module, load_tokenizer(path, revision), local.name, device, dtype, facts, task)
     return model if labels is None else replace(model, labels=_renamed(model.labels, labels))
 
 
@@ -216,12 +125,10 @@ def _by_name(name: str, task: str, device_map: Any, **runtime: Unpack[LoadOption
     """The bundled classifier, or a model that `preparing.prepare` has converted."""
     if name != "smollm2":
         refuse_device_map(device_map, f"{name} is a small model")
-    if name == "default":
+    if name == "default" or name in ADAPTED:
         if task != SEQUENCE_CLASSIFICATION:
-            raise InputError(
-                f"the bundled model is a sequence classifier, not for task={task}: give a folder"
-            )
-        return load_default(**runtime)
+            raise InputError(f"{name} is a sequence classifier, not for task={task}: give a folder")
+        return load_default(**runtime) if name == "default" else load_adapted(name, **runtime)
     dtype, attention = runtime["dtype"], runtime["attention"]
     spec = preparing.MODELS[name]
     if task not in (SEQUENCE_CLASSIFICATION, spec.task):
@@ -235,7 +142,7 @@ def _by_name(name: str, task: str, device_map: Any, **runtime: Unpack[LoadOption
     else:
         module = _module(str(folder), DTYPES[dtype], attention, spec.task, device_map=device_map)
     tokenizer, device = load_tokenizer(folder), runtime["device"]
-    return _finish(module, tokenizer, name, device, dtype, facts, spec.task)
+    return finish(module, tokenizer, name, device, dtype, facts, spec.task)
 
 
 def _in_memory(source: Any, tokenizer: Any, task: str, labels: Sequence[str] | None) -> Model:
@@ -333,57 +240,6 @@ def wrap_model(
         forward=forward,
         criterion=criterion,
         labels=labels,
-    )
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device of that name; "auto" is the CPU where there is no GPU.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise unknown("runtime.device", device, ["auto", "cpu", "cuda", "cuda:0"])
-    if device.startswith("cuda") and (
-        not torch.cuda.is_available()
-        or (torch.device(device).index or 0) >= torch.cuda.device_count()
-    ):
-        raise InputError(
-            f"runtime.device={device}: there is no such GPU here. Use runtime.device=cpu or auto."
-        )
-    return torch.device(device)
-
-
-def check_runtime(dtype: str, attention: str) -> None:
-    """Refuses an unknown dtype or attention implementation."""
-    one_of("runtime.dtype", dtype, DTYPES)
-    one_of("runtime.attention", attention, ATTENTION)
-
-
-def _finish(
-    module: nn.Module,
-    tokenizer: Any,
-    name: str,
-    device: str,
-    dtype: str,
-    facts: dict[str, Any],
-    task: str = SEQUENCE_CLASSIFICATION,
-) -> Model:
-    placed = placement_of(module)
-    where = resolve_device(device) if placed is None else device_of(module)
-    if dtype == TF32 and where.type != "cuda":
-        raise InputError(
-            f"runtime.dtype={TF32} needs an NVIDIA GPU, and the device is {where.type}: use float32"
-        )
-    return model_of(
-        (module.to(where) if placed is None else module).eval(),
-        tokenizer,
-        task=task,
-        name=name,
-        facts=facts if placed is None else facts | {PLACEMENT: placed},
-        tf32=dtype == TF32,
     )
 
 

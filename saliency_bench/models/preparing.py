@@ -85,6 +85,14 @@ MODELS: Mapping[str, PackagedModel] = {
 }
 
 
+#: Classifiers of the package that are adapters on one of these models, with its name.
+BASES: Mapping[str, str] = {
+    "smollm2_sentiment": "smollm2",
+    "smollm2_toxicity": "smollm2",
+    "smollm2_shortcuts": "smollm2",
+}
+
+
 def location(name: str) -> Path:
     """The folder of a converted model, which may not exist yet.
 

@@ -19,6 +19,7 @@ from saliency_bench.report import (
 from saliency_bench.report.across import Across
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.html import page
+from saliency_bench.report.paper import for_paper
 from saliency_bench.report.study_tables import TABLES, tables
 from saliency_bench.report.table import Table
 from saliency_bench.store.durable import refuse_links, replace_file, storing
@@ -60,10 +61,12 @@ def build_report(run: Run) -> Path:
     refuse_links(run.folder, WRITTEN)
     analysis = analyse(run)
     by_name = tables(analysis)
+    papers = by_name | {"headline": for_paper(analysis)} if "headline" in by_name else by_name
     for name in TABLES:
         for suffix, write in FORMATS.items():
             path = run.folder / "tables" / f"{name}.{suffix}"
-            _put(path, write(by_name[name]).encode() if name in by_name else None)
+            table = papers.get(name) if suffix == "tex" else by_name.get(name)
+            _put(path, write(table).encode() if table else None)
     pictures = write_figures(FIGURES, analysis, run.folder / "figures")
     _put(run.folder / PAGE, page(analysis, by_name, pictures).encode())
     return run.folder / PAGE

@@ -35,7 +35,9 @@ def first_token(analysis: Analysis) -> list[Field]:
     if not generates(analysis.run.manifest):
         return []
     maps = analysis.run.columns("maps", _MAPS)
-    maps = maps.assign(share=[_share(row.scores, row.attributable) for row in maps.itertuples()])
+    maps = maps.assign(
+        share=[first_share(row.scores, row.attributable) for row in maps.itertuples()]
+    )
     maps = with_texts(maps, analysis.run.manifest, analysis.run.repeated)
     shares = pd.Series(np.nan, index=[setting["setting_id"] for setting in analysis.run.settings])
     for key, group in maps.groupby("setting_id"):
@@ -43,7 +45,7 @@ def first_token(analysis: Analysis) -> list[Field]:
     return [(_FIRST_TOKEN, number(shares, whole_percent))]
 
 
-def _share(scores: Any, attributable: Any) -> float:
+def first_share(scores: Any, attributable: Any) -> float:
     """Returns the share of a map's first position; NaN if all scores are 0, or its token is special and not scored."""
     sizes = np.abs(np.asarray(scores, float))
     # Methods that do not score special tokens leave exactly 0 there.

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from saliency_bench.report.table import Cell, Estimate, Printed, Table, printed
+from saliency_bench.report.table import Cell, Column, Estimate, Printed, Table, printed
 
 #: The beginning of a text that a spreadsheet would run as a formula; it drops invisible characters before it.
 _FORMULA = re.compile(r"[\t\r]|[\x00-\x20\u200b\ufeff]*[=+\-@]")
@@ -100,21 +100,25 @@ def _markdown_cell(cell: Printed) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Returns a LaTeX `table` with escaped text and the best values bold, for the package booktabs."""
+    """Returns a LaTeX `table` with escaped text and the best values bold, for the packages booktabs and graphicx.
+
+    A table that is wider than the text is shrunk to its width.
+    """
     cells = printed(table)
     alignment = "".join("r" if _numeric(cells, i) else "l" for i in range(len(table.columns)))
     lines = [
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small",
         rf"\caption{{{_latex(table.title)}. {_latex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
         r"\toprule",
-        _latex_row([_latex(column.heading) for column in table.columns]),
+        _latex_row(list(map(_latex_heading, table.columns, alignment))),
         r"\midrule",
         *(_latex_row([_latex_cell(cell) for cell in row]) for row in cells),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -123,6 +127,17 @@ def to_latex(table: Table) -> str:
 def _latex_row(cells: Sequence[str]) -> str:
     # After a row end, "[" would start its optional argument.
     return " & ".join(f"{{}}{cell}" if cell.startswith("[") else cell for cell in cells) + r" \\"
+
+
+def _latex_heading(column: Column, side: str) -> str:
+    """Returns a heading in lines: a label of several words in two, and the unit below."""
+    words = column.label.split()
+    half = (len(words) + 1) // 2
+    lines = [" ".join(part) for part in (words[:half], words[half:]) if part]
+    lines[-1] += column.arrow
+    lines += [f"({column.unit})"] if column.unit else []
+    stacked = r" \\ ".join(map(_latex, lines))
+    return rf"\shortstack[{side}]{{{stacked}}}" if len(lines) > 1 else stacked
 
 
 def _latex(text: str) -> str:

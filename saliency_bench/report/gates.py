@@ -5,11 +5,15 @@ from typing import Any
 
 from saliency_bench.report.table import Cell, Column, Field, Table, filled
 
-#: The names of shortcuts in text.
+#: Kinds of what matters in a text that are no shortcuts: an instruction in a prompt, and words that people rated.
+PLANTED, RATED = "planted_instruction", "rated_words"
+#: The names of what is known to matter, in text.
 KINDS = {
     "single_token": "Single token",
     "token_in_context": "Token in context",
     "ordered_pair": "Ordered pair",
+    PLANTED: "Planted instruction",
+    RATED: "Words that people rated",
 }
 #: The sentences that a gate is measured on.
 GATE_SETS = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import PRIMARY
-from saliency_bench.core.method_facts import FACTS, facts_of
+from saliency_bench.core.method_facts import FACTS, entry_label
 from saliency_bench.core.rows import OK, TABLES, digest
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.comparison_tables import METHOD
@@ -84,10 +84,10 @@ class Board:
         """Returns the settings with their ids and unique names; equal labels of several submissions name the submission."""
         owners: dict[str, set[str]] = {}
         for key, (_, setting) in self.entries.items():
-            owners.setdefault(facts_of(setting).entry, set()).add(self.submission_of(key))
+            owners.setdefault(entry_label(setting), set()).add(self.submission_of(key))
         settings = []
         for key, (submission, setting) in self.entries.items():
-            label, name = facts_of(setting).entry, setting["name"]
+            label, name = entry_label(setting), setting["name"]
             if not self.is_opponent(key):
                 label += f" ({submission.name})" if len(owners[label]) > 1 else ""
                 name = f"{key.partition('-')[0]} {name}"

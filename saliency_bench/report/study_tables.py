@@ -19,7 +19,7 @@ from saliency_bench.core.labels import (
     value_of,
     varying,
 )
-from saliency_bench.core.method_facts import backward_parts, facts_of, is_reference
+from saliency_bench.core.method_facts import backward_parts, entry_label, facts_of, is_reference
 from saliency_bench.core.rows import OK
 from saliency_bench.core.texts import TEXT
 from saliency_bench.report import causal, convergence_table
@@ -218,7 +218,7 @@ def sweep(analysis: Analysis) -> Table:
         return entry if is_plain else value_label(entry)
 
     fields: list[Field] = [
-        (Column("name", "Entry"), lambda key: facts_of(analysis.setting(key)).entry),
+        (Column("name", "Entry"), lambda key: entry_label(analysis.setting(key))),
         *(
             (Column(name, name), partial(value, name=name))
             for name in sorted({name for keys_of_entry in swept.values() for name in keys_of_entry})
@@ -343,8 +343,11 @@ def _title(analysis: Analysis) -> str:
     return f"{analysis.run.manifest.get('name', 'run')}: {analysis.counted}"
 
 
-def caption_of(analysis: Analysis) -> str:
-    """Returns the caption of a table of means: their intervals, the order of rows, and the marks and letters."""
+def caption_of(analysis: Analysis, *, ranked: bool = True) -> str:
+    """Returns the caption of a table of means: their intervals, the order of rows, and the marks and letters.
+
+    `ranked`: the table has mean ranks.
+    """
     primary, confidence = analysis.primary, analysis.resampling.confidence
     caption = f"Means with {interval_words(analysis)}."
     if primary is not None and analysis.higher_is_better(primary) is not None:
@@ -356,7 +359,8 @@ def caption_of(analysis: Analysis) -> str:
         caption += (
             f" Methods that share a letter do not differ in {metric_label(primary)} "
             f"({TEST_WORDS[analysis.resampling.test]}, all pairs, Holm, "
-            f"α = {1 - confidence:.2g}); the mean rank is over examples, 1 the best."
+            f"α = {1 - confidence:.2g})"
+            + ("; the mean rank is over examples, 1 the best." if ranked else ".")
         )
     if any(_cancels(analysis, key) for key in analysis.shown):
         caption += " Random: rankings and their reverses, whose SRG is the opposite, so that it is 0 on every text."

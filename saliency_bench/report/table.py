@@ -30,10 +30,14 @@ class Column:
     higher_is_better: bool | None = None
 
     @property
+    def arrow(self) -> str:
+        """A space and an arrow in the direction of better values; an empty text if there is none."""
+        return {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
+
+    @property
     def heading(self) -> str:
-        """The label with the unit and an arrow in the direction of better values."""
-        direction = {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
-        return f"{self.label}{direction}" + (f" ({self.unit})" if self.unit else "")
+        """The label with its arrow and the unit."""
+        return f"{self.label}{self.arrow}" + (f" ({self.unit})" if self.unit else "")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Prints the main table of a run on a terminal, or as plain text in a file or pipe."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from saliency_bench.core.heatmap import visible
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import PAGE
 from saliency_bench.report.html import caution
+from saliency_bench.report.paper import sentences_about
 from saliency_bench.report.parity import pairs, parities
 from saliency_bench.report.stats import few_words
 from saliency_bench.report.study_tables import headline
@@ -134,22 +134,12 @@ def _cell(cell: Printed, colored: bool) -> Text:
 
 def _words(analysis: Analysis, table: Table, colored: bool) -> str:
     n_hidden = len(headline(analysis).columns) - len(table.columns)
-    caption = " ".join(_needed(table))
+    caption = " ".join(sentences_about(table))
     caption = caption if colored else caption.replace("Bold:", "*:")
     hidden = f" {n_hidden} columns did not fit: see the report." if n_hidden else ""
     counts = analysis.summary["n"] if len(analysis.summary) else pd.Series(dtype=int)
     few = few_words(int(counts[counts > 0].min())) if (counts > 0).any() else ""
     return " ".join(part for part in (caption + hidden, few, caution(analysis)) if part)
-
-
-def _needed(table: Table) -> Iterator[str]:
-    """Yields the sentences of the caption about the columns that are shown; the report has all."""
-    shown = {column.key for column in table.columns}
-    marked = any("✗" in str(row[0]) for row in table.rows)
-    for sentence in re.split(r"(?<=\.) (?=[A-Z])", table.caption):
-        about = {"Methods that share": "group" in shown, "Converged:": marked, "SRG is": False}
-        if all(needed for start, needed in about.items() if sentence.startswith(start)):
-            yield sentence
 
 
 def _say(console: Console, text: str) -> None:

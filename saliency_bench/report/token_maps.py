@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
 
 _PLAIN_WIDTH = 160  # of a file or pipe, which has none
+_VERDICTS_WIDTH = 100  # of the table of verdicts, whose cells are sentences
 
 
 def console_for() -> Console:
@@ -72,5 +73,5 @@ def show_verdicts(
     for verdict in verdicts:
         style = "bold red" if verdict.passed is False else ""
         table.add_row(*(Text(cell, style=style) for cell in verdict.cells))
-    console.print(table)
+    console.print(table, width=min(console.width, _VERDICTS_WIDTH))
     console.print(Text(conclusion, style="bold"), soft_wrap=not console.is_terminal)

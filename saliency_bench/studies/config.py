@@ -32,8 +32,13 @@ class RandomLabelsModel(DefaultModel):
 
 
 @dataclass
+class AdaptedModel(DefaultModel):
+    """A classifier whose adapter is in the package, on the bundled encoder or on a prepared model."""
+
+
+@dataclass
 class ShortcutModel(DefaultModel):
-    """The bundled model taught a kind of shortcut."""
+    """The bundled sentiment classifier, or that on SmolLM2, taught a kind of shortcut."""
 
     kind: str
 

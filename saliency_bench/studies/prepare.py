@@ -224,11 +224,12 @@ def load_configured_model(config: Any) -> Model:
         "masked": loading.load_masked,
         "random_labels": loading.load_random_labels,
         "shortcuts": loading.load_shortcuts,
-    }
+        "smollm2_shortcuts": partial(loading.load_shortcuts, source="smollm2_shortcuts"),
+    } | {name: partial(loading.load_adapted, name) for name in loading.ADAPTED}
     values, device_map = asdict(config.model), config.runtime.device_map
     name = values.pop("name")
     if name in loaders:
-        refuse_device_map(device_map, f"{name} is a small model")
+        refuse_device_map(device_map, f"an adapter is merged into {name}")
         return loaders[name](**values, **runtime)
     path = values.pop("path", name)  # a prepared model is loaded by its name
     return loading.load_model(path, device_map=device_map, **values, **runtime)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.core.maps import AttributionMap
@@ -38,6 +38,7 @@ from saliency_bench.studies.block_tables import (
 from saliency_bench.studies.folder import CHOICE, claim, folder_of, refuse_another
 from saliency_bench.studies.forecast import Forecast, foresee, sentence, shares
 from saliency_bench.studies.prepare import Inputs, Study, choosing, computation, prepare
+from saliency_bench.studies.time_left import TimeLeft
 
 #: Work that is announced.
 LONG_SECONDS = 30.0
@@ -45,7 +46,17 @@ LONG_SECONDS = 30.0
 #: With fewer texts left than this, running some of them to foresee the rest would take longer than it tells.
 FORESEEN_TEXTS = 40
 
-Progress = Callable[[str, int, int], None]
+
+@runtime_checkable
+class Progress(Protocol):
+    """A function that is told what is done of a stage; a total of 0 is not counted.
+
+    `left` are the seconds until all numbers of a study are there, where they are known.
+    """
+
+    def __call__(self, stage: str, done: int, total: int, left: float | None = None) -> None: ...  # noqa: D102
+
+
 #: A function that has blocks of a claimed folder computed: of the folder, their names, and a function for the progress.
 Execute = Callable[[Path, Sequence[str], Callable[[int], None]], None]
 
@@ -54,7 +65,7 @@ def run(
     config: Any,
     settings: Sequence[Setting],
     command: Sequence[str],
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total, left=None: None,
     announce: Callable[[str], None] | None = None,
     execute: Execute | None = None,
     inputs: Inputs | None = None,
@@ -161,10 +172,12 @@ def _compute(
     plan = pieces_of(study)
     left = taking_turns([piece.name for piece in plan if piece.name not in finished])
     log_blocks = _block_logger(study, store, left, log)
+    sizes = {piece.name: len(piece.indices) for piece in plan}
+    time_left = TimeLeft(study, [sizes[name] for name in left])
 
     def tell(done: int) -> None:
         log_blocks()
-        progress("blocks", len(plan) - len(left) + done, len(plan))
+        progress("blocks", len(plan) - len(left) + done, len(plan), time_left.after(done))
 
     with study.model.frozen():
         tell(0)
@@ -176,7 +189,7 @@ def _compute(
             execute(folder_of(study), left, tell)
             log_blocks()
         if study.config.timing.enabled and TIMING not in finished:
-            progress("timing", 0, 1)
+            progress("timing", 0, 1, time_left.after(len(left)))
             with ledger.under(TIMED):
                 store.write(TIMING, {"timings": timings(study, references)})
             progress("timing", 1, 1)
@@ -244,9 +257,9 @@ def _logged(progress: Progress, log: EventLog) -> Progress:
     """A progress function that also writes to the log: at most once in a second, and at the end of a stage."""
     spoken = 0.0
 
-    def both(stage: str, done: int, total: int) -> None:
+    def both(stage: str, done: int, total: int, left: float | None = None) -> None:
         nonlocal spoken
-        progress(stage, done, total)
+        progress(stage, done, total, left)
         if total and (done == total or time.monotonic() - spoken >= 1.0):
             spoken = time.monotonic()
             log("progress", stage=stage, done=done, total=total)
@@ -283,7 +296,11 @@ def _choose(
     from saliency_bench.studies.choose import best_settings
 
     config = replace(choosing(study.config), out=str(folder / CHOICE))
-    chosen_in = run(config, study.settings, command, progress)
+
+    def choosing_first(stage: str, done: int, total: int, left: float | None = None) -> None:
+        progress(f"choosing: {stage}", done, total)  # the study itself comes after it
+
+    chosen_in = run(config, study.settings, command, choosing_first)
     best = best_settings(read_run(chosen_in), choose.metric)
     return {
         "split": choose.split,

@@ -94,6 +94,28 @@ def test_a_setting_says_what_its_method_and_its_reduction_are():
     assert not chance.reference and not chance.plain
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "expected"),
+    [
+        ("vanilla", "vanilla", "Vanilla gradient"),
+        ("vanilla_l1", "vanilla", "Vanilla gradient (l1)"),
+        ("as_usual", "vanilla", "Vanilla gradient (as usual)"),
+        ("vanilla", "smoothgrad", "SmoothGrad (vanilla)"),
+    ],
+)
+def test_an_entry_with_a_name_of_its_own_is_labelled_by_its_method_and_that_name(
+    name, method, expected
+):
+    settings = [
+        described(setting(method, "native", "l2", name=name, hyper={"n_samples": n}))
+        for n in (4, 8)
+    ]
+    assert setting_labels(settings[:1]) == {settings[0]["setting_id"]: expected}
+    first, second = setting_labels(settings).values()
+    joined = expected.removesuffix(")") + ", " if "(" in expected else f"{expected} ("
+    assert (first, second) == (f"{joined}n_samples=4)", f"{joined}n_samples=8)")
+
+
 def test_of_an_older_run_the_setting_tells_what_it_can():
     old = [setting("vanilla", backend, "l1").to_dict() for backend in ("native", "captum")]
     assert [*setting_labels(old).values()] == ["vanilla (native)", "vanilla (captum)"]

@@ -12,7 +12,13 @@ import pytest
 from saliency_bench import __version__
 from saliency_bench.cli import listing, results
 from saliency_bench.cli import main as cli
-from saliency_bench.cli.progress import IMPORTING, SECONDS_BETWEEN_LINES, Lines, progress
+from saliency_bench.cli.progress import (
+    IMPORTING,
+    SECONDS_BEFORE_A_GUESS,
+    SECONDS_BETWEEN_LINES,
+    Lines,
+    progress,
+)
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.studies import run as runner
@@ -84,6 +90,7 @@ def test_version_is_that_of_the_package(capsys):
     ("words", "said"),
     [
         (["runn"], ["'runn'", "'run'"]),
+        (["a fine film"], ["explain 'a fine film'"]),
         (["resmue", "dir"], ["'resmue'", "'resume'"]),
         (["resume", "dir"], ["dir", "config.json"]),
         (["merge"], ["merge takes one run folder"]),
@@ -338,6 +345,28 @@ def test_the_time_left_goes_by_what_was_done_since_the_stage_began(capsys):
         "blocks: 90 of 100",
         "blocks: 92 of 100, about 3 minutes left",  # 8 at 20 seconds each: 160 seconds
         "blocks: 94 of 100, about 2 minutes left",
+    ]
+
+
+def test_the_time_until_all_numbers_are_there_is_said_as_soon_as_it_is_known(capsys):
+    now = [0.0]
+    show = Lines(clock=lambda: now[0])
+    for stage, done, now[0], left in [
+        ("blocks", 0, 0.0, None),
+        ("blocks", 1, 1.0, 99.0),  # too early for a guess
+        ("blocks", 2, SECONDS_BEFORE_A_GUESS, 50.0),
+        ("blocks", 3, 9.0, 40.0),  # 30 seconds after a line comes the next
+        ("blocks", 4, 40.0, 8.0),
+        ("timing", 0, 41.0, 8.0),
+        ("timing", 1, 50.0, None),
+    ]:
+        show(stage, done, 4 if stage == "blocks" else 1, left)
+    assert capsys.readouterr().err.splitlines() == [
+        "blocks: 0 of 4",
+        "blocks: 2 of 4, about 50 seconds left, then the report",
+        "blocks: 4 of 4",
+        "timing: 0 of 1, about 8 seconds left, then the report",
+        "timing: 1 of 1",
     ]
 
 

@@ -27,6 +27,7 @@ ENTRIES = [
     ("sufficiency", {"grid": "eraser"}),
     ("sufficiency", {"grid": FULL}),
     ("srg", {}),
+    ("srg_on_grid", {"grid": "deciles"}),
     ("deletion_auc", {"grid": "deciles"}),
     ("deletion_auc", {"grid": FULL}),
     ("insertion_auc", {"grid": "deciles"}),
@@ -140,6 +141,9 @@ class Naive:
     def lerf(self):
         return np.mean([self.only(k) for k in range(self.U)])
 
+    def srg_on_grid(self, grid):
+        return self.insertion_auc(grid) - self.deletion_auc(grid)
+
     def abpc(self):
         return self.insertion_auc(FULL) - self.deletion_auc(FULL)
 
@@ -207,6 +211,8 @@ BY_HAND = {"012": 0.9, "02": 0.5, "2": 0.3, "": 0.1, "1": 0.6, "01": 0.8}
         ("sufficiency", {"grid": "eraser"}, (4 * 0.3 + 0.1) / 5),
         ("sufficiency", {"grid": [1]}, 0.0),
         ("srg", {}, (1.8 - 1.2) / 3),
+        ("srg_on_grid", {"grid": FULL}, (1.8 - 1.2) / 3),  # as srg
+        ("srg_on_grid", {"grid": [1]}, 0.0),  # only the ends, which both curves share
         ("deletion_auc", {"grid": FULL}, (0.9 / 2 + 0.5 + 0.3 + 0.1 / 2) / 3),
         ("insertion_auc", {"grid": FULL}, (0.1 / 2 + 0.6 + 0.8 + 0.9 / 2) / 3),
         ("deletion_auc", {"grid": [1]}, 0.5),  # only the ends

@@ -23,6 +23,7 @@ HIGHER = {
     "dig_comprehensiveness",
     "ferret_comprehensiveness",
     "srg",
+    "srg_on_grid",
     "insertion_auc",
     "insertion_auc_normalized",
     "lerf",

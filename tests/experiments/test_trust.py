@@ -19,11 +19,14 @@ from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, SaliencyBenchError
 from saliency_bench.core.rows import TRUST
+from saliency_bench.data.example import Example
 from saliency_bench.evaluation.metrics import INFO, METRICS, MetricInfo
 from saliency_bench.experiments import trust
 from saliency_bench.experiments import trust_report as report
 from saliency_bench.experiments.trust import EXPERIMENT
 from saliency_bench.experiments.trust_plots import figures
+from saliency_bench.experiments.trust_subjects import SUBJECTS, Subject
+from saliency_bench.models.loading import load_model
 from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.report.stats import Resampling
 
@@ -176,6 +179,42 @@ def test_preferences_follow_the_direction_and_ties_are_ties(better, known, corru
     assert found["preferred"] == expected
     assert found["reason"] == (None if expected is not None else "why")
     assert found["corruption"] == "last"
+
+
+def test_another_truth_than_the_model_has_is_refused():
+    with pytest.raises(InputError, match=r"nanoguard has planted_instruction.*profile=nanoguard"):
+        EXPERIMENT.options(["model=nanoguard"])
+    config = EXPERIMENT.options(["profile=nanoguard"]).config
+    assert (config["model"], config["kinds"]) == ("nanoguard", ["planted_instruction"])
+
+
+@pytest.mark.parametrize("profile", conf_files.read("", "trust")["profiles"])
+def test_every_profile_has_texts_in_which_something_matters(profile):
+    config = EXPERIMENT.options([f"profile={profile}", "n_examples=7"]).config
+    for kind in config["kinds"]:
+        examples = SUBJECTS[config["model"]].texts(kind, config)
+        assert len(examples) == 7
+        assert all(example.relevant and example.label in (0, 1) for example in examples)
+
+
+def test_a_removal_that_falls_back_on_another_is_evaluated_once(folder, monkeypatch):
+    model = load_model(str(folder))
+    model.tokenizer.mask_token = None
+    examples = [
+        Example(f"{n}-{label}", f"the film w{n} and a w{n + 5}", label=label, relevant=((0, 4, 8),))
+        for n in range(3)
+        for label in range(len(model.labels))
+    ]
+    subject = Subject(("k",), lambda **given: model, lambda kind, config: examples)
+    monkeypatch.setitem(trust.SUBJECTS, "nanoguard", subject)
+    words = ["profile=nanoguard", "metrics=[comprehensiveness]", "removals=[mask,pad,zero]"]
+    config = dict(EXPERIMENT.options(words).config)
+    found = trust._evaluate_model(config, 1, "k", 0)
+    assert {row["removal"] for row in found.rows} == {"pad", "zero"}
+    assert len({row["example_id"] for row in found.rows}) == found.facts["n_judged"] == 3
+    made = report.tables(report.frame(found.rows), {found.name: found.facts}, RESAMPLING)
+    assert "gates" not in {table.name for table in made}
+    assert "gate" not in " ".join(report.notes(report.frame(found.rows), {"m": found.facts}))
 
 
 def some_rows(seed=0):

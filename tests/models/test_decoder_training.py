@@ -1,4 +1,4 @@
-"""The recipe of the decoder's sentiment adapter, on a tiny decoder: what is learnt, what is written, and that it loads."""
+"""The training of adapters on a tiny decoder: what is learnt, what is written, that it loads, and that it goes on."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,9 @@ from tiny_heads import tiny_head, word_tokenizer
 
 from saliency_bench.data.example import Example
 from saliency_bench.models.loading import load_model
-from training.smollm2_sentiment import RECIPE, train
+from training import interruptions
+from training.fine_tuning import train_adapter
+from training.smollm2_sentiment import RECIPE
 
 # peft asks transformers 5 by a deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -20,6 +22,20 @@ TEXTS = [
     for n in range(64)
 ]
 QUICK = replace(RECIPE, learning_rate=3e-2, n_epochs=12, batch_size=16, dropout=0.0)
+LABELS = ("negative", "positive")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """A cache folder of its own, where trainings keep what they have learnt so far."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SALIENCY_BENCH_CACHE", str(folder))
+        yield folder / "training"
+
+
+def train(base, texts, held_out, **given):
+    return train_adapter(base, texts, held_out, labels=LABELS, **({"recipe": QUICK} | given))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +50,7 @@ def made(tmp_path_factory):
     base.save_pretrained(path)
     word_tokenizer(path).save_pretrained(path)
     out = tmp_path_factory.mktemp("adapters")
-    card = train(path, TEXTS, {"test": TEXTS[:20]}, seed=0, recipe=QUICK, out=out)
+    card = train(path, TEXTS, {"test": TEXTS[:20]}, seed=0, out=out)
     return path, out / "seed0", card
 
 
@@ -46,13 +62,13 @@ def test_a_decoder_learns_the_word_that_tells_the_class(made):
 
 def test_the_adapter_loads_onto_the_base_with_the_accuracy_of_its_card(made):
     base, folder, card = made
-    model = load_model(base, adapter=str(folder), labels=["negative", "positive"])
+    model = load_model(base, adapter=str(folder), labels=LABELS)
     ids = [model.tokenizer(one.text)["input_ids"] for one in TEXTS[:20]]
     with torch.no_grad():
         found = [int(model.module(torch.tensor([one])).logits.argmax()) for one in ids]
     right = [one == text.label for one, text in zip(found, TEXTS, strict=False)]
     assert sum(right) / 20 == card["test_accuracy"]
-    assert model.labels == ("negative", "positive")
+    assert model.labels == LABELS
 
 
 def test_only_the_layers_of_the_recipe_and_the_head_are_in_the_adapter(made):
@@ -68,7 +84,55 @@ def test_only_the_layers_of_the_recipe_and_the_head_are_in_the_adapter(made):
 def test_the_same_seed_trains_the_same_adapter_and_another_seed_another(made, tmp_path):
     base, folder, _ = made
     for seed in (0, 1):
-        train(base, TEXTS, {}, seed=seed, recipe=QUICK, out=tmp_path)
+        train(base, TEXTS, {}, seed=seed, out=tmp_path)
     first = (folder / "adapter_model.safetensors").read_bytes()
     assert (tmp_path / "seed0" / "adapter_model.safetensors").read_bytes() == first
     assert (tmp_path / "seed1" / "adapter_model.safetensors").read_bytes() != first
+
+
+@pytest.mark.parametrize("step", [7, 48])
+def test_a_training_that_is_interrupted_goes_on_to_the_same_adapter(
+    made, cache, tmp_path, monkeypatch, step
+):
+    """In the middle of an epoch, and after the last step, before the accuracy is measured; with dropout, which is drawn."""
+    base, recipe = made[0], replace(QUICK, dropout=0.3)
+    monkeypatch.setattr(interruptions, "EVERY", 7)
+    train(base, TEXTS, {}, seed=0, recipe=recipe, out=tmp_path / "whole")
+    keep, steps = interruptions.Progress.keep, []
+
+    def killed(progress, number, *state):
+        keep(progress, number, *state)
+        steps.append(number)
+        if len(steps) == step + 2 * (step < 48):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interruptions.Progress, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(base, TEXTS, {}, seed=0, recipe=recipe, out=tmp_path / "torn")
+        assert not (tmp_path / "torn").exists()
+        assert len([*cache.iterdir()]) == 1
+        n_before = len(steps)
+        train(base, TEXTS, {}, seed=0, recipe=recipe, out=tmp_path / "torn")
+    assert len(steps) - n_before == 48 - step  # what was kept is not done again
+    files = [tmp_path / name / "seed0" / "adapter_model.safetensors" for name in ("whole", "torn")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not [*cache.iterdir()]
+
+
+def test_another_text_or_recipe_does_not_go_on_with_what_was_kept(
+    made, cache, tmp_path, monkeypatch
+):
+    def stopped(progress, *state):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interruptions, "EVERY", 1)
+    keep = interruptions.Progress.keep
+    monkeypatch.setattr(
+        interruptions.Progress, "keep", lambda *given: (keep(*given), stopped(*given))
+    )
+    for changed in ({}, {"seed": 1}, {"recipe": replace(QUICK, rank=4)}, {"texts": TEXTS[:32]}):
+        given = {"texts": TEXTS, "seed": 0} | changed
+        with pytest.raises(KeyboardInterrupt):
+            train(made[0], given.pop("texts"), {}, out=tmp_path, **given)
+    assert len([*cache.iterdir()]) == 4

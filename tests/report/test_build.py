@@ -184,6 +184,15 @@ def test_sentences_are_as_many_wrong_as_right_and_say_so(page):
     assert sorted(tags) == ["right", "right", "wrong", "wrong"]
 
 
+def test_a_page_that_is_moved_alone_has_all_that_it_links_to(reported):
+    page = (reported.folder / build.PAGE).read_text("utf-8")
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert {link.partition(":")[0] for link in links if not link.startswith("#")} == {"data"}
+    places = set(re.findall(r'id="([^"]*)"', page))
+    assert {link[1:] for link in links if link.startswith("#")} <= places
+    assert "curves_full" in places
+
+
 def test_a_run_without_gold_labels_has_no_right_and_wrong(run, no_figures):
     examples = run.tables["examples"].assign(gold=None, gold_label=None, correct=None)
     examples["correct"] = examples["correct"].astype("boolean")

@@ -56,11 +56,23 @@ def test_maps_of_a_sweep_say_in_what_they_differ_and_in_nothing_else(classifier)
         classifier, texts, "integrated_gradients", n_steps=[2, 4], reduction=["l2", "sum"]
     ) + sb.attribute(classifier, texts, "vanilla")
     assert [title.split(":")[0] for title in headings(maps)] == [
-        "Integrated Gradients (reduction=l2, n_steps=2, native)",
-        "Integrated Gradients (reduction=l2, n_steps=4, native)",
-        "Integrated Gradients (reduction=sum, n_steps=2, native)",
-        "Integrated Gradients (reduction=sum, n_steps=4, native)",
+        "Integrated Gradients (reduction=l2, n_steps=2)",
+        "Integrated Gradients (reduction=l2, n_steps=4)",
+        "Integrated Gradients (reduction=sum, n_steps=2)",
+        "Integrated Gradients (reduction=sum, n_steps=4)",
+        "Vanilla gradient",
+    ]
+
+
+def test_our_backend_is_named_beside_another_alone():
+    ours, captum = attribution(), attribution(backend="captum")
+    assert [title.split(":")[0] for title in headings([ours, captum])] == [
         "Vanilla gradient (native)",
+        "Vanilla gradient (captum)",
+    ]
+    assert [headings([map_])[0].split(":")[0] for map_ in (ours, captum)] == [
+        "Vanilla gradient",
+        "Vanilla gradient (captum)",
     ]
 
 
@@ -137,7 +149,7 @@ def test_a_terminal_shows_headings_facts_and_what_its_colours_mean():
     sweep = [attribution(reduction="dot", n_steps=n, output="logit") for n in (2, 4)]
     show_maps([*sweep, attribution(reduction="l2")], console, top=1, special_tokens=True)
     text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
-    for words in ("n_steps=2, native)", "reduction=dot, n_steps=4", "[CLS] good film [SEP]"):
+    for words in ("n_steps=2)", "reduction=dot, n_steps=4", "[CLS] good film [SEP]"):
         assert words in text
     assert text.count("Red: for the class; blue: against it; white: 0.") == 1
     assert text.count("Purple: ") == 1

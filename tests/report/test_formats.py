@@ -116,14 +116,16 @@ def test_markdown_is_a_pipe_table_that_text_cannot_break():
 def test_latex_is_a_booktabs_table_with_the_best_bold():
     text = to_latex(SMALL)
     assert r"\begin{tabular}{@{}lrr@{}}" in text
-    assert r"Method & SRG $\uparrow$ (probability) & Loss $\downarrow$ \\" in text
+    assert (
+        r"Method & \shortstack[r]{SRG $\uparrow$ \\ (probability)} & Loss $\downarrow$ \\" in text
+    )
     assert r"a & $0.250$ $[0.100, 0.400]$ & $2.000$ \\" in text
     assert r"b & $\mathbf{0.500}$ $[0.250, 0.750]$ & $\mathbf{1.000}$ \\" in text
 
 
 def test_latex_text_is_escaped():
     text = to_latex(table(("\\input{x} $a_b$ 5% #1 & ~^ <y>|\x07", 1.0, 2.0)))
-    row = text.splitlines()[8]
+    row = text.splitlines()[9]
     assert row == (
         r"\textbackslash{}input\{x\} \$a\_b\$ 5\% \#1 \& \textasciitilde{}\textasciicircum{} "
         r"\textless{}y\textgreater{}\textbar{}  & $1.000$ & $2.000$ \\"
@@ -158,7 +160,7 @@ LATEX = [
 
 @pytest.mark.parametrize("text", LATEX)
 def test_no_text_is_a_command_to_latex(text):
-    row = to_latex(table((text, 1.0, 2.0))).splitlines()[8]
+    row = to_latex(table((text, 1.0, 2.0))).splitlines()[9]
     cell, *numbers = row.removesuffix(r" \\").rsplit(" & ", 2)
     assert numbers == ["$1.000$", "$2.000$"]
     # What remains beside our own words for signs has none of LaTeX's special characters.

@@ -282,7 +282,7 @@ def test_an_unsigned_score_has_no_sign():
 
 def test_a_notebook_shows_a_map_with_what_it_explains():
     page = fragment(attribution())
-    assert "Vanilla gradient (native): positive (0.875)good film" in read(page).text
+    assert "Vanilla gradient: positive (0.875)good film" in read(page).text
     assert read(page).titles == ["+0.5", "-0.25"]
     label = html.escape("<b>")
     shown = fragment(AttributionMap(**vars(attribution()) | {"label": "<b>"}))
@@ -303,7 +303,7 @@ def test_a_terminal_shows_the_text_in_colours():
     with console.capture() as capture:
         console.print(to_rich(attribution()))
     plain = re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
-    assert plain.split("\n")[:2] == ["Vanilla gradient (native): positive (0.875)", "good film"]
+    assert plain.split("\n")[:2] == ["Vanilla gradient: positive (0.875)", "good film"]
     assert "48;2;178;24;43" in capture.get()  # the background of the largest score
 
 

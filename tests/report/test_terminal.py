@@ -6,10 +6,12 @@ import re
 import pytest
 from rich.console import Console
 
+from saliency_bench.core.verdicts import Verdict
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import printed
 from saliency_bench.report.terminal import fitting, main_table, show
+from saliency_bench.report.token_maps import show_verdicts
 
 
 def shown(run, **options):
@@ -63,3 +65,17 @@ def test_names_cannot_send_codes_to_the_terminal(run):
     manifest = run.manifest | {"name": "\x1b]0;owned\x07"}
     text = shown(type(run)(run.folder, manifest, run.settings, run.tables), width=160)
     assert "\x1b" not in text and "\x07" not in text and "␛]0;owned␇" in text
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_the_table_of_verdicts_is_no_wider_than_a_page(width):
+    why = (
+        "sum of scores and change of the output differ by 0.45 % (limit 5 %); and so on, and so on"
+    )
+    stream = io.StringIO()
+    said = Verdict("Integrated Gradients", True, why, None)
+    show_verdicts([said], "Trust it.", Console(file=stream, width=width))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= min(width, 100)
+    words = " ".join(line[len("Integrated Gradients") :] for line in lines).split()
+    assert set(why.split()) <= set(words)
