@@ -108,14 +108,14 @@ def test_every_table_names_what_replaces_the_tokens_of_a_causal_model():
         model, "The capital of France is", "integrated_gradients", n_steps=2, baseline="zero"
     )
     table, _ = told(lambda: sb.evaluate(model, maps, ["srg", "completeness_gap"], removal=removals))
-    named = table[table["metric"] == "srg"].set_index("removal")["replaced_by"].to_dict()
-    assert named == {
+    named = table[table["metric"] == "srg"].set_index("removal")["replaced_by"]
+    assert named.dropna().to_dict() == {
         "pad": "<|im_end|>",
         "zero": "a zero vector",
         "mean": "the mean embedding",
-        "attention": None,
         "baseline": "a zero vector",
     }
+    assert named.index.tolist() == ["pad", *removals[1:]]
     assert table[table["metric"] == "completeness_gap"]["replaced_by"].isna().all()
     result, _ = told(
         lambda: sb.study(model, ["Oslo is", "Rome is the"], ["vanilla"], ["srg"], removal="mask")
