@@ -2,7 +2,7 @@
 
     python docs/passages.py [FOLDER]
 
-It takes a few seconds on a CPU. docs/models.md says how to get the model.
+It takes about a minute of one CPU core. docs/models.md says how to get the model.
 """
 
 import sys
