@@ -89,8 +89,8 @@ def gradient_seconds(context: Context, rule: str) -> float:
     return time.process_time() - started
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each rule the median ratio with an interval of at least 95 %, and the number of rounds.
+def summary(table: pd.DataFrame, name: str = "rule") -> pd.DataFrame:
+    """Of each column (a rule) the median ratio with an interval of at least 95 %, and the number of rounds.
 
     The k-th smallest and the k-th largest of n ratios enclose the median of their distribution with probability
     1 - 2 P(B < k), B ~ Binomial(n, 1/2). k is the largest for which that is 0.95 or more.
@@ -99,7 +99,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     k = int(binom.ppf(0.025, n, 0.5))
     ordered = table.apply(lambda column: column.sort_values(ignore_index=True))
     columns = {"median": table.median(), "low": ordered.iloc[k - 1], "high": ordered.iloc[n - k]}
-    return pd.DataFrame(columns).assign(n=n).rename_axis("rule").reset_index()
+    return pd.DataFrame(columns).assign(n=n).rename_axis(name).reset_index()
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ def draw(summary: pd.DataFrame) -> Figure:
         of_metric = summary[summary["metric"] == metric]
         runs.dots(axes, of_metric, y="truth", by="method", colors=colors)
         axes.set(xlabel=label, xlim=(0, 1.02))
-    runs.shared_legend(figure)
+    style.shared_legend(figure)
+    style.note(figure, runs.NOTE)
     return figure
 
 

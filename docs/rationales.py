@@ -170,7 +170,8 @@ def draw(summary: pd.DataFrame) -> Figure:
     words = (
         f"{runs.NOTE} Annotator: each against the others. Agreement with people is no faithfulness."
     )
-    runs.shared_legend(figure, words=words)
+    style.shared_legend(figure)
+    style.note(figure, words)
     return figure
 
 

@@ -106,16 +106,6 @@ def dots(
     axes.grid(axis="x")
 
 
-def shared_legend(figure: Figure, n_columns: int = 3, words: str = NOTE) -> None:
-    """Adds one legend below the panels in the place of theirs, and the note on intervals."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    for axes in figure.axes:
-        if legend := axes.get_legend():
-            legend.remove()
-    figure.legend(handles, labels, loc="outside lower center", ncols=n_columns)
-    style.note(figure, words)
-
-
 def write(
     folder: Path,
     record: Record,

@@ -79,7 +79,8 @@ def draw(table: pd.DataFrame) -> Figure:
     axes.axvline(0.5, color="#444444", lw=0.7)
     axes.set_yticks(range(len(order)), map(metric_label, order))
     axes.set(xlabel="Share of comparisons in which the known ranking is preferred ↑")
-    runs.shared_legend(figure, words=f"{runs.NOTE} 0.5: a metric that sees nothing.")
+    style.shared_legend(figure)
+    style.note(figure, f"{runs.NOTE} 0.5: a metric that sees nothing.")
     return figure
 
 

@@ -20,6 +20,7 @@ NOT_RUN = {
     "pip install": "installs",
     "bash benchmarks/tools/environments.sh": "makes an environment for each of six tools",
     "python -m benchmarks.tools": "needs these environments",
+    "python -m training": "trains for minutes",
     "ENVIRONMENTS/": "needs these environments",
     "saliency-bench runtime=processes": "tests/study/test_executors.py starts workers",
     "saliency-bench runtime=ray": "tests/study/test_executors.py starts workers",
@@ -144,6 +145,8 @@ def tiny(place, words):
     chosen = TASKS.get(values.get("model", ""), "sequence-classification")
     task = values.get("model.task", chosen)
     overrides = ["model=hub", f"model.path={model_of(place, task)}", f"model.task={task}"]
+    if values.get("model") == "nanoguard":
+        overrides.append("model.labels=[safe,injection]")
     if "model.adapter" in values:
         overrides.append(f"model.adapter={adapter_of(place)}")
     return overrides

@@ -72,7 +72,7 @@ def train_adapter(
     started = time.perf_counter()
     key = [sha256_of(base / "model.safetensors"), seed, asdict(recipe), [*labels]]
     key.append([(text.text, text.label) for text in texts])
-    progress = Progress(cache.folder() / "training" / f"{out.name}-{digest(key)}.pt")
+    progress = progress_of(out.name, key)
     model, tokenizer = fine_tune(
         base, texts, labels=labels, seed=seed, recipe=recipe, progress=progress
     )
@@ -89,6 +89,11 @@ def train_adapter(
     save_adapter(model, out / f"seed{seed}", card, base=named)
     progress.path.unlink(missing_ok=True)
     return card
+
+
+def progress_of(name: str, key: Any) -> Progress:
+    """What was learnt so far by a training of this name and of everything in `key`, in the cache folder."""
+    return Progress(cache.folder() / "training" / f"{name}-{digest(key)}.pt")
 
 
 def _share(right: Sequence[bool], examples: Sequence[Example], label: int) -> float | None:

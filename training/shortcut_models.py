@@ -19,7 +19,7 @@ from saliency_bench.models.encoder import MODELS, SHORTCUTS
 from saliency_bench.models.loading import load_adapted, load_default
 from saliency_bench.models.model import Model
 from training import smollm2_sentiment
-from training.fine_tuning import Recipe, accuracy, adapt, round_to_half, save_adapter
+from training.fine_tuning import Recipe, accuracy, adapt, progress_of, round_to_half, save_adapter
 from training.gate import Gate, held_out, verdict
 
 RECIPE = Recipe(rank=4, learning_rate=3e-3, n_epochs=1, dropout=0.0)
@@ -70,7 +70,11 @@ def main(names: list[str]) -> None:
         taught = family.load(training_seed=seed, device="cpu")
         control = measured(taught.module, taught.tokenizer, sets)
         torch.manual_seed(seed)
-        model = adapt(taught.module, taught.tokenizer, texts, seed=seed, recipe=recipe)
+        key = [dict(taught.facts), kind, seed, asdict(recipe), given]
+        progress = progress_of(family.out.name, key)
+        model = adapt(
+            taught.module, taught.tokenizer, texts, seed=seed, recipe=recipe, progress=progress
+        )
         round_to_half(model)
         gate = verdict(measured(model, taught.tokenizer, sets), control, N_HELD_OUT, Gate())
         minutes = round((time.perf_counter() - started) / 60, 1)
@@ -78,6 +82,7 @@ def main(names: list[str]) -> None:
         card |= {"gate": gate, "minutes": minutes, "torch": torch.__version__}
         folder = family.out / kind / f"seed{seed}"
         save_adapter(model, folder, card, base=f"{family.named}, training seed {seed}")
+        progress.path.unlink(missing_ok=True)
         print(card, flush=True)
 
 

@@ -2,7 +2,7 @@
 
     python -m training.smollm2_sentiment [SEED ...]
 
-About 16 minutes of two cores for a seed. The base is the prepared model (`saliency-bench models prepare smollm2`), a
+About half an hour of one core for a seed. The base is the prepared model (`saliency-bench models prepare smollm2`), a
 decoder whose last token is read by a new head. The same command goes on with a training that was interrupted.
 """
 

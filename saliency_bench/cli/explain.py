@@ -12,6 +12,7 @@ from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import display
 from saliency_bench.core.continuations import runs
 from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.program import as_typed
 from saliency_bench.core.verdicts import Limits, conclusion, together, verdict
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ def explain(words: list[str]) -> None:
         replace_file(Path(options.html), page.encode())
     show_maps(maps, **shown)
     show_verdicts(verdicts, summary)
+    if options.html:
+        print(f"Page: {options.html}")
+    if cfg.model.name == "default":
+        print(
+            as_typed(
+                "For a model of your own: saliency-bench explain TEXT model=hub model.path=FOLDER_OR_HUB_ID"
+            )
+        )
 
 
 def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[AttributionMap], str]":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Task
     from rich.text import Text
 
@@ -33,7 +34,7 @@ def progress() -> "Iterator[Show]":
     Everything goes to standard error.
     """
     if sys.stderr.isatty():
-        with _bars() as show:
+        with bars() as show:
             yield show
         return
     lines = Lines()
@@ -65,7 +66,8 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _bars() -> "Iterator[Show]":
+def bars(console: "Console | None" = None) -> "Iterator[Show]":
+    """Gives a function that shows progress as bars on a terminal; None: that of standard error."""
     from rich import progress as rich
     from rich.console import Console
     from rich.text import Text
@@ -77,10 +79,14 @@ def _bars() -> "Iterator[Show]":
             left, at = task.fields.get("left"), task.fields.get("at", 0.0)
             if left is None or task.finished:
                 return super().render(task)
-            return Text(_about(max(left + at - time.monotonic(), 0.0)) + THEN, style=self.style)
+            return Text(
+                _about(max(left + at - time.monotonic(), 0.0)) + THEN, style="progress.remaining"
+            )
 
     columns = [rich.TextColumn("{task.description}"), rich.BarColumn(20), rich.MofNCompleteColumn()]
-    with rich.Progress(*columns, Left(), console=Console(stderr=True), transient=True) as bars:
+    with rich.Progress(
+        *columns, Left(), console=console or Console(stderr=True), transient=True
+    ) as shown:
         tasks: dict[str, rich.TaskID] = {}
         uncounted: list[str] = []
 
@@ -88,13 +94,13 @@ def _bars() -> "Iterator[Show]":
             while (
                 uncounted and uncounted[-1] != stage
             ):  # a stage that is not counted ends with the next
-                bars.remove_task(tasks.pop(uncounted.pop()))
+                shown.remove_task(tasks.pop(uncounted.pop()))
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None)
+                tasks[stage] = shown.add_task(stage, total=total or None)
                 uncounted.extend([] if total else [stage])
             if total:
                 at = time.monotonic()
-                bars.update(tasks[stage], completed=done, total=total, left=left, at=at)
+                shown.update(tasks[stage], completed=done, total=total, left=left, at=at)
 
         yield show
 

@@ -134,10 +134,21 @@ class Batch:
             return None
         return self.mask[rows][:, :width]
 
+    def places(self, width: int) -> Int[Tensor, " P"] | None:
+        """Returns the tokens before `width` at which a text is read, in order; None if texts are not read at one token."""
+        if self.positions is None:
+            return None
+        read = {item.position for item in self.encoded if item.position is not None}
+        device = self.input_ids.device
+        return on_device(sorted(place for place in read if place < width), device, torch.long)
+
     def read(
-        self, outputs: Float[Tensor, "R ..."], rows: Int[Tensor, " R"] | None = None
+        self,
+        outputs: Float[Tensor, "R ..."],
+        rows: Int[Tensor, " R"] | None = None,
+        places: Int[Tensor, " P"] | None = None,
     ) -> Float[Tensor, "R C"]:
-        """Returns the logits of the classes of these rows (None: all) from the outputs of a model.
+        """Returns the logits of the classes of these rows (None: all) from the outputs of a model, for all tokens or at `places`.
 
         They are in at least float32, whatever the model computes in: in half precision a probability near 1, and its
         gradient, would have no digits left.
@@ -149,7 +160,9 @@ class Batch:
         every = torch.arange(len(outputs), device=outputs.device)
         rows = every if rows is None else rows
         if self.positions is not None:
-            return at_least_float32(outputs[every, self.positions[rows]])
+            tokens = self.positions[rows]
+            index = tokens if places is None else torch.searchsorted(places, tokens)
+            return at_least_float32(outputs[every, index])
         if self.boundaries is None:
             return at_least_float32(outputs)
         assert self.answerable is not None

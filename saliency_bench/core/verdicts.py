@@ -132,11 +132,13 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
             "map to prefer."
         )
     best, evidence = max(ranked, key=lambda pair: pair[1].mean)
-    chance = _study()["settings"][_study()["chance"]]["srg"][0]
-    text = (
-        f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} on {_study()['n']} "
-        f"sentences of the bundled model, words replaced by [MASK]; a random ranking has {chance:.3f}."
-    )
+    srg = {key: of["srg"][0] for key, of in _study()["settings"].items()}
+    where = f"on {_study()['n']} sentences of the bundled model, words replaced by [MASK]"
+    random = f"a random ranking has {srg[_study()['chance']]:.3f}"
+    if len(verdicts) > 1:
+        text = f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} {where}; {random}."
+    else:
+        text = f"{best.label} has an SRG (symmetric relevance gain) of {evidence} {where}; {random}, the best method {max(srg.values()):.3f}."
     alike = [
         verdict.label
         for verdict, other in ranked

@@ -89,7 +89,7 @@ class CachingProbe(ABC):
     ) -> Float[np.ndarray, "N C"]:
         order: list[Int[np.ndarray, " _"]] = []
         answers: list[Tensor] = []
-        for group, width in self._groups(stays):
+        for group, width in self._groups(examples, stays):
             rows = self._sorted(group, examples, stays)
             for chunk, logits in self._passes(rows, examples, stays, width, self._logits):
                 order.append(chunk)
@@ -137,7 +137,7 @@ class CachingProbe(ABC):
         return None
 
     def _groups(
-        self, stays: Bool[np.ndarray, "N W"]
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
     ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
         """Groups of rows that can be in one pass, each with the number of tokens of a row."""
         yield np.arange(len(stays)), stays.shape[1]

@@ -26,7 +26,7 @@ from saliency_bench.evaluation.nested import Nested, nested
 from saliency_bench.evaluation.probe import CachingProbe
 from saliency_bench.models.dropping import dropped_output, hides, how_to_drop, masked_output
 from saliency_bench.models.model import Model
-from saliency_bench.models.prefixes import Seed, order, shares, walk
+from saliency_bench.models.prefixes import Seed, first_differences, form_of, order, plan
 from saliency_bench.models.references import (
     ATTENTION,
     DELETE,
@@ -113,14 +113,29 @@ class ReplacingProbe(CachingProbe):
         self._seed: Seed | None = None
 
     @cached_property
+    def form(self) -> str | None:
+        """The form in which questions with equal beginnings share the computation of their beginning; None: not at all."""
+        return form_of(self.references, self.batch)
+
+    @property
     def shares(self) -> bool:
         """Whether questions with equal beginnings share the computation of their beginning."""
-        return shares(self.references, self.batch)
+        return self.form is not None
 
     @cached_property
     def nested(self) -> Nested | None:
         """The texts that are beginnings of others, if their outputs may be read from those of the longer texts."""
         return nested(self.references, self.batch) if self.references.may_share else None
+
+    def _groups(
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
+    ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
+        if not self.shares:
+            yield from super()._groups(examples, stays)
+            return
+        lengths = np.array(self.batch.lengths)[examples]
+        for length in np.unique(lengths).tolist():
+            yield np.flatnonzero(lengths == length), length
 
     def _sorted(
         self,
@@ -128,10 +143,7 @@ class ReplacingProbe(CachingProbe):
         examples: Int[np.ndarray, " M"],
         stays: Bool[np.ndarray, "M W"],
     ) -> Int[np.ndarray, " N"]:
-        if len(rows) == 1 or not self.shares:
-            return rows
-        places = order(torch.from_numpy(examples[rows]), torch.from_numpy(stays[rows]))
-        return np.asarray(rows[places.numpy()])
+        return rows[order(examples[rows], stays[rows])] if self.shares else rows
 
     @torch.inference_mode()
     def _ask(
@@ -139,7 +151,9 @@ class ReplacingProbe(CachingProbe):
     ) -> Float[np.ndarray, "N C"]:
         carrier = self.nested.carriers(examples, stays) if self.nested else np.arange(len(examples))
         carriers = np.unique(carrier)
-        if len(carriers) == len(examples):
+        # Rows that share their beginnings cost about half, but have no outputs for shorter texts.
+        enough = len(examples) / 2 if self.shares else len(examples) - 1
+        if len(carriers) > enough:
             return super()._ask(examples, stays)
         ends = np.array(self.batch.lengths)[examples] - 1
         parts: list[tuple[Int[np.ndarray, " _"], Float[np.ndarray, "_ C"]]] = []
@@ -176,14 +190,17 @@ class ReplacingProbe(CachingProbe):
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]
     ) -> Float[Tensor, "N C"]:
         rows, embeddings = self._changed(examples, stays)
-        if len(stays) > 1 and self.shares:
-            plan = walk(examples, stays, self._seed)
-            model, seed = self.references.model, self._seed
-            logits, states = shared_logits(model, self.batch, plan, rows, embeddings, seed)
-            self._seed = Seed(int(examples[-1]), stays[-1], states)
-            self.n_tokens -= stays.numel() - plan.n_tokens
-            return logits
-        return self.whole(embeddings, rows)
+        if self.form is None:
+            return self.whole(embeddings, rows)
+        model, width = self.references.model, self.batch.lengths[int(examples[0])]
+        stays, embeddings = stays[:, :width], embeddings[:, :width]
+        seed = self._seed if self._seed and len(self._seed.stays) == width else None
+        parts = plan(self.form, first_differences(examples, stays, seed), width, model.device)
+        states = seed.states if seed else []
+        logits, states = shared_logits(model, self.batch, parts, rows, embeddings, states)
+        self._seed = Seed(int(examples[-1]), stays[-1], states)
+        self.n_tokens -= stays.numel() - sum(way.n_tokens for _, way in parts)
+        return logits
 
 
 class _ShorteningProbe(CachingProbe):
@@ -207,7 +224,7 @@ class _ShorteningProbe(CachingProbe):
                 )
 
     def _groups(
-        self, stays: Bool[np.ndarray, "N W"]
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
     ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
         lengths = stays.sum(1)
         for length in np.unique(lengths).tolist():
@@ -250,12 +267,12 @@ class AttentionProbe(_ShorteningProbe):
             )
 
     def _groups(
-        self, stays: Bool[np.ndarray, "N W"]
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
     ) -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
         if self.how is None:
             yield np.arange(len(stays)), stays.shape[1]
         else:
-            yield from super()._groups(stays)
+            yield from super()._groups(examples, stays)
 
     def _logits(
         self, examples: Int[Tensor, " N"], stays: Bool[Tensor, "N W"]

@@ -52,7 +52,7 @@ def adapter_folder(training_seed: int, family: Path = ADAPTERS) -> Path:
         seeds = sorted(int(path.name.removeprefix("seed")) for path in family.glob("seed*"))
         if not seeds:
             raise InputError(
-                f"model={family.name}: this version of the package has no adapter of it. docs/models.md says how one is made."
+                f"model={family.relative_to(MODELS).as_posix()}: this version of the package has no adapter of it. docs/models.md says how one is made."
             )
         raise InputError(
             f"model.training_seed={training_seed}: the package ships the training seeds {seeds}."

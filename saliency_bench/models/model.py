@@ -26,6 +26,7 @@ from saliency_bench.models.intake import (
     watch_intake,
     watched_ids,
 )
+from saliency_bench.models.kept_places import KEPT, keeps_places
 from saliency_bench.models.ledger import Ledger
 from saliency_bench.models.module_facts import Configured, configured, fact, typical_weight
 from saliency_bench.models.outputs import ends_in, logits_in
@@ -42,6 +43,9 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
+
+#: The padding that is tried: as many tokens as a short window of attention, in which nothing is left to attend to.
+N_PADS = 3
 
 #: The number of different ids by which a layer is watched that is no table.
 WATCHED_VOCABULARY = 5
@@ -246,11 +250,11 @@ class Model:
                 self.module, self.embedding, self.on_ids_alone, self._watched_ids(2)
             )
 
-    def on_ids_alone(self, ids: Int[Tensor, "R T"]) -> Any:
+    def on_ids_alone(self, ids: Int[Tensor, "R T"], **more: Any) -> Any:
         """The module's result for ids, with a mask of ones if it needs a mask; not counted in the ledger."""
         mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
         with self._batches_allowed(True):
-            return self.forward(self.module, {"input_ids": ids} | mask)
+            return self.forward(self.module, {"input_ids": ids} | mask | more)
 
     def _watched_ids(self, n_rows: int = 1, pad: int | None = None) -> Int[Tensor, "R 5"]:
         vocabulary = getattr(self.embedding, "num_embeddings", WATCHED_VOCABULARY)
@@ -268,10 +272,10 @@ class Model:
         if pad is None:
             return False
         long, short = self._watched_ids(2)
-        short = short[1:]
-        both = torch.stack([long, torch.cat([short, short.new_tensor([pad])])])
+        short = short[N_PADS:]
+        both = torch.stack([long, torch.cat([short, short.new_full((N_PADS,), pad)])])
         real = torch.ones_like(both, dtype=torch.bool)
-        real[1, -1] = False
+        real[1, -N_PADS:] = False
         # What is proved here is proved of the model, not of how products are rounded.
         with frozen(self.module), products(tf32=False), torch.no_grad():
             texts = (both, real), (long[None], None), (short[None], None)
@@ -283,9 +287,16 @@ class Model:
             together[row][: len(logits)] if self.per_token else together[row]
             for row, logits in enumerate((long, short))
         )
-        largest = max(float(logits.abs().max()) for logits in alone)
-        difference = max(float((a - b[0]).abs().max()) for a, b in zip(rows, alone, strict=True))
-        return difference <= rounding_share(together.dtype) * largest
+        most = rounding_share(together.dtype) * max(float(logits.abs().max()) for logits in alone)
+        return all(float((a - b[0]).abs().max()) <= most for a, b in zip(rows, alone, strict=True))
+
+    @cached_property
+    def keeps_places(self) -> bool:
+        """Whether logits can be computed at chosen tokens alone (`kept_places`); tried once."""
+        if not self.per_token or KEPT not in (self.takes or ()):
+            return False
+        with frozen(self.module):
+            return keeps_places(self.on_ids_alone, self._watched_ids(2))
 
     @cached_property
     def first_position(self) -> int | None:
@@ -335,9 +346,10 @@ class Model:
         position_ids: Int[Tensor, "R T"] | None = None,
         past: Any = None,
         last: bool = False,
+        places: Int[Tensor, " P"] | None = None,
         short: bool = False,
     ) -> Float[Tensor, "R ..."]:
-        """The model's logits, [R C], or those of every token, [R T C].
+        """The model's logits, [R C], or those of every token, [R T C], or at `places`, [R P C].
 
         Args:
             input_ids: the real ones, also where embeddings are given.
@@ -348,6 +360,7 @@ class Model:
             position_ids: the positions of the tokens; only for a model that has a `first_position`.
             past: keys and values of the tokens before these, to which those of these tokens are added; see `prefixes`.
             last: only the logits of the last token are needed, [R 1 C], where the model can leave out the others.
+            places: the only tokens whose logits are needed; for a model that `keeps_places`.
             short: leave out computations that no logit depends on, where that is proved; equal within rounding.
         """
         inputs: dict[str, Any] = {"input_ids": input_ids} | dict(extra or {})
@@ -357,14 +370,12 @@ class Model:
             before = 0 if past is None else past.get_seq_length()
             rows, length = input_ids.shape
             inputs["attention_mask"] = input_ids.new_ones(rows, before + length)
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        if position_ids is not None:
-            inputs["position_ids"] = position_ids
         if past is not None:
             inputs |= {"past_key_values": past, "use_cache": True}
-        if last and "logits_to_keep" in (self.takes or ()):
-            inputs["logits_to_keep"] = 1
+        if last and self.keeps_places:
+            places = torch.tensor([input_ids.shape[1] - 1], device=input_ids.device)
+        named = {"token_type_ids": token_type_ids, "position_ids": position_ids, KEPT: places}
+        inputs |= {name: value for name, value in named.items() if value is not None}
         pooled = self.pooled_row if short else None
         with (
             replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),

@@ -1,13 +1,16 @@
-"""A memory of preflight reports: for later calls and, for a model that was loaded, for later processes."""
+"""A memory of what was tried of a model, for later calls.
+
+Preflight reports of a model that was loaded are kept for later processes, too.
+"""
 
 import hashlib
 import platform
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache as once
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +35,8 @@ from saliency_bench.models.preflight import (
 from saliency_bench.models.probing import PROBED_TOKENS
 from saliency_bench.models.wrapping import call_module
 from saliency_bench.store import cache
+
+T = TypeVar("T")
 
 #: The folder of the cache, and hexadecimal digits of a file's name.
 KIND = "preflights"
@@ -58,14 +63,44 @@ class Passed:
 
 @dataclass
 class Memory:
-    """The reports and refusals of a module with this fingerprint, by the facts of the model and by text."""
+    """The reports and refusals of a module with this fingerprint, by the facts of the model and by text; and other proofs."""
 
     fingerprint: Hashable
     passed: dict[Hashable, Passed] = field(default_factory=dict)
     refused: dict[Hashable, str] = field(default_factory=dict)
+    proved: dict[Hashable, Any] = field(default_factory=dict)
 
 
 _MEMORIES: "WeakKeyDictionary[nn.Module, Memory]" = WeakKeyDictionary()
+
+
+def _memory_of(module: nn.Module, state: Hashable) -> Memory:
+    """The memory of a module with this fingerprint; a new one if the module has changed."""
+    memory = _MEMORIES.get(module)
+    if memory is None or memory.fingerprint != state:
+        memory = _MEMORIES[module] = Memory(state)
+    return memory
+
+
+def proved(model: Model, about: Hashable, prove: Callable[[], T]) -> T:
+    """The result of a trial of the model, which is made once for a module as it is now.
+
+    It is made again after any change that `fingerprint` sees, and for other facts and configurations: type, device, kind of
+    attention, threads. Nothing is remembered of a model with a `forward` of the user's own.
+
+    Args:
+        model: the model.
+        about: what is tried.
+        prove: makes the trial.
+    """
+    if model.forward is not call_module:
+        return prove()
+    results = _memory_of(model.module, fingerprint(model.module)).proved
+    key = about, _facts(model), _configurations(model)
+    if key not in results:
+        results[key] = prove()
+    result: T = results[key]
+    return result
 
 
 def preflight_of(model: Model, texts: Sequence[Encoded]) -> tuple[PreflightReport, bool]:
@@ -90,10 +125,7 @@ class _Inspector:
 
     def __init__(self, model: Model) -> None:
         state = fingerprint(model.module)
-        memory = _MEMORIES.get(model.module)
-        if memory is None or memory.fingerprint != state:
-            memory = _MEMORIES[model.module] = Memory(state)
-        self.memory = memory
+        self.memory = _memory_of(model.module, state)
         self.facts = _facts(model)
         self.file = _File(model, self.facts, unchanged=state == model.as_made)
         self.has_recalled = False
@@ -150,6 +182,12 @@ def _facts(model: Model) -> tuple[Hashable, ...]:
     )
 
 
+def _configurations(model: Model) -> str:
+    """A digest of all configurations inside the module."""
+    configs = [part.config for level in model.configured for part in level]
+    return digest([repr(sorted(vars(config).items())) for config in configs], DIGITS)
+
+
 class _File:
     """The reports of one loaded model in the user's cache; they hold for the same content, code and machine only.
 
@@ -185,14 +223,13 @@ class _File:
 
 def _key(model: Model, facts: tuple[Hashable, ...]) -> dict[str, str]:
     """All that a report depends on beside the text: content, code, and the machine that computes."""
-    configs = [part.config for level in model.configured for part in level]
     device = model.device
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "version": f"{__version__} {_code_digest()}",
         **{name: str(number) for name, number in versions(_LIBRARIES).items()},
         "content": digest([dict(model.facts), portable_fingerprint(model.module)], DIGITS),
-        "config": digest([repr(sorted(vars(config).items())) for config in configs], DIGITS),
+        "config": _configurations(model),
         "model": repr(facts),
         "device": f"{device.type} {chip} {torch.backends.cpu.get_cpu_capability()}",
     }

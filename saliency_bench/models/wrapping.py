@@ -28,6 +28,7 @@ from saliency_bench.models.threads import frozen
 
 #: Inputs that tokenizers produce or padding needs, and not every module takes.
 OPTIONAL = ("attention_mask", "token_type_ids", "position_ids")
+USE_CACHE = "use_cache"
 
 #: The limit of a model without a limit, in tokens.
 UNLIMITED = 10**6
@@ -85,25 +86,25 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def call_module(module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
-    """Calls a module on its inputs, without the optional ones that its `forward` does not take."""
+    """Calls a module on its inputs, without the optional ones that its `forward` does not take.
+
+    No cache is kept for tokens that would follow, unless the inputs say so: nothing reads it, and what some models write to it
+    in place is needed for the gradient (RWKV).
+    """
     replaced = vars(module).get("_old_forward" if hooks_of(module) else "forward")
-    accepted = _taken(getattr(replaced, "__func__", replaced) or type(module).forward)
-    return module(
-        **{
-            name: value
-            for name, value in inputs.items()
-            if name not in OPTIONAL or name in accepted
-        }
-    )
+    named, any_name = _taken(getattr(replaced, "__func__", replaced) or type(module).forward)
+    if USE_CACHE in named:
+        inputs = {USE_CACHE: False, **inputs}
+    left_out = set() if any_name else {*OPTIONAL} - named
+    return module(**{name: value for name, value in inputs.items() if name not in left_out})
 
 
 @lru_cache(maxsize=64)
-def _taken(forward: Callable[..., Any]) -> frozenset[str]:
-    """The optional inputs that a function takes: those it names, or all where it has **kwargs."""
+def _taken(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """The inputs that a function names, and whether it takes others too (**kwargs)."""
     parameters = inspect.signature(forward).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return frozenset(OPTIONAL)
-    return frozenset(name for name in OPTIONAL if name in parameters)
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return frozenset(parameters), any_name
 
 
 def _needs_mask(module: nn.Module) -> bool:

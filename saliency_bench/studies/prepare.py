@@ -219,13 +219,14 @@ def by_text_hash(texts: Sequence[Text]) -> list[Text]:
 def load_configured_model(config: Any) -> Model:
     """The model that `model` and `runtime` name."""
     runtime = {key: getattr(config.runtime, key) for key in ("dtype", "device", "attention")}
-    loaders: Mapping[str, Callable[..., Model]] = {
+    loaders: dict[str, Callable[..., Model]] = {
         "default": loading.load_default,
         "masked": loading.load_masked,
         "random_labels": loading.load_random_labels,
         "shortcuts": loading.load_shortcuts,
         "smollm2_shortcuts": partial(loading.load_shortcuts, source="smollm2_shortcuts"),
-    } | {name: partial(loading.load_adapted, name) for name in loading.ADAPTED}
+    }
+    loaders |= {name: partial(loading.load_adapted, name) for name in loading.ADAPTED}
     values, device_map = asdict(config.model), config.runtime.device_map
     name = values.pop("name")
     if name in loaders:

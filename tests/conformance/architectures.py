@@ -105,9 +105,10 @@ def build(
     seed: int = 0,
     auto: str = "AutoModelForSequenceClassification",
     needs: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float64,
     **sizes: Any,
 ) -> nn.Module:
-    """The architecture in float64 with a head of transformers, its weights random; `sizes` take the place of `SIZES`."""
+    """The architecture with a head of transformers, its weights random; `sizes` take the place of `SIZES`."""
     import transformers
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -116,7 +117,7 @@ def build(
         kind = transformers.CONFIG_MAPPING[name]
         config = _tiny(kind, {**NEEDS.get(name, {}), **(needs or {})}, {**SIZES, **sizes})
         module = getattr(transformers, auto).from_config(config, experts_implementation="eager")
-    return module.double().eval()
+    return module.to(dtype).eval()
 
 
 def _tiny(kind: Any, needs: Mapping[str, Any], all_sizes: Mapping[str, Any]) -> Any:

@@ -97,8 +97,14 @@ def test_a_map_that_fails_its_check_is_not_named_whatever_its_srg(make):
         make("integrated_gradients", completeness_gap=1.0, output_difference=1.0), LIMITS
     )
     said = conclusion([failed, verdict(make("vanilla"), LIMITS)], BUNDLED)
-    assert "Trust vanilla most" in said
+    assert "Trust vanilla most" in said and "0.232" in said
     assert conclusion([failed], BUNDLED) == "Trust none of these maps: each fails a check above."
+
+
+def test_a_single_map_is_not_called_the_best_and_the_best_is_named_beside_it(make):
+    said = conclusion([verdict(make("vanilla"), LIMITS)], BUNDLED)
+    assert "Trust" not in said and "vanilla has an SRG" in said and "0.232 [0.209, 0.255]" in said
+    assert "a random ranking has 0.000, the best method 0.521" in said
 
 
 def test_no_number_is_claimed_for_a_setting_that_was_not_in_the_study(make):

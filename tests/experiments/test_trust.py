@@ -205,11 +205,13 @@ def test_a_removal_that_falls_back_on_another_is_evaluated_once(folder, monkeypa
         for n in range(3)
         for label in range(len(model.labels))
     ]
-    subject = Subject(("k",), lambda **given: model, lambda kind, config: examples)
+    subject = Subject(
+        ("planted_instruction",), lambda **given: model, lambda kind, config: examples
+    )
     monkeypatch.setitem(trust.SUBJECTS, "nanoguard", subject)
     words = ["profile=nanoguard", "metrics=[comprehensiveness]", "removals=[mask,pad,zero]"]
     config = dict(EXPERIMENT.options(words).config)
-    found = trust._evaluate_model(config, 1, "k", 0)
+    found = trust._evaluate_model(config, 1, "planted_instruction", 0)
     assert {row["removal"] for row in found.rows} == {"pad", "zero"}
     assert len({row["example_id"] for row in found.rows}) == found.facts["n_judged"] == 3
     made = report.tables(report.frame(found.rows), {found.name: found.facts}, RESAMPLING)

@@ -7,9 +7,14 @@ import pytest
 import torch
 from tiny_heads import tiny_head, word_tokenizer
 
+from saliency_bench.cli import config
+from saliency_bench.core.errors import InputError
+from saliency_bench.data import toxic_spans
 from saliency_bench.data.example import Example
+from saliency_bench.models import encoder, preparing
 from saliency_bench.models.loading import load_model
-from training import interruptions
+from saliency_bench.studies.prepare import load_configured_model
+from training import interruptions, toxicity
 from training.fine_tuning import train_adapter
 from training.smollm2_sentiment import RECIPE
 
@@ -69,6 +74,29 @@ def test_the_adapter_loads_onto_the_base_with_the_accuracy_of_its_card(made):
     right = [one == text.label for one, text in zip(found, TEXTS, strict=False)]
     assert sum(right) / 20 == card["test_accuracy"]
     assert model.labels == LABELS
+
+
+def test_the_classifier_is_loaded_by_name_with_its_base_and_adapter_among_its_facts(
+    made, tmp_path, monkeypatch
+):
+    base, folder, _ = made
+    monkeypatch.setattr(preparing, "prepared_folder", lambda name: base)
+    monkeypatch.setattr(encoder, "MODELS", tmp_path)
+    for name in ("smollm2_sentiment", "smollm2_toxicity"):
+        with pytest.raises(InputError, match=f"model={name}: .* has no adapter of it"):
+            load_model(name)
+        (tmp_path / name).symlink_to(folder.parent)
+    model = load_model("smollm2_sentiment")
+    assert model.labels == LABELS
+    assert model.facts["adapter_sha256"] == encoder.sha256_of(folder / "adapter_model.safetensors")
+    assert model.facts["weights_sha256"] == preparing.MODELS["smollm2"].weights
+    cfg = config.load(["model=smollm2_toxicity", "runtime.device=cpu"])
+    toxic = load_configured_model(cfg)
+    assert (toxic.name, toxic.labels) == ("smollm2-toxicity-seed0", toxic_spans.LABELS)
+    with pytest.raises(
+        InputError, match=r"training_seed=1: the package ships the training seeds \[0\]"
+    ):
+        load_configured_model(config.load(["model=smollm2_sentiment", "model.training_seed=1"]))
 
 
 def test_only_the_layers_of_the_recipe_and_the_head_are_in_the_adapter(made):
@@ -136,3 +164,30 @@ def test_another_text_or_recipe_does_not_go_on_with_what_was_kept(
         with pytest.raises(KeyboardInterrupt):
             train(made[0], given.pop("texts"), {}, out=tmp_path, **given)
     assert len([*cache.iterdir()]) == 4
+
+
+def test_toxic_comments_are_learnt_from_the_train_split_alone(tmp_path, monkeypatch):
+    """Labelled comments of each split, in the order of their hashes; the numbers of a plan cut them."""
+    header = "annotation,comment_id,not toxic\n"
+    lines = [f"{n},{n // 3},{n % 2 == 0}\n" for n in range(3 * 59)]
+    (tmp_path / "comments.csv").write_text(
+        "comment_id,comment_text\n" + "".join(f"{n},comment {n}\n" for n in range(60))
+    )
+    (tmp_path / "annotations.csv").write_text(header + "".join(lines))
+    (tmp_path / "spans.csv").write_text("annotation,start,end\n")
+    calls = []
+    monkeypatch.setattr(
+        toxicity, "train_adapter", lambda *given, **named: calls.append((given, named))
+    )
+    monkeypatch.setattr(toxicity, "encoder_folder", lambda: tmp_path)
+    plan = replace(toxicity.PLANS["toxicity"], n_train=20, n_held_out=3)
+    for plans in (toxicity.PLANS, {"toxicity": plan}):
+        monkeypatch.setattr(toxicity, "PLANS", plans)
+        toxicity.main(str(tmp_path))
+    ((_, train_texts, held_out), named), ((_, fewer, cut), _) = calls
+    assert named["labels"] == toxic_spans.LABELS
+    assert {toxic_spans.split_of(text.text) for text in train_texts} == {"train"}
+    assert set(held_out) == {"validation", "test"}
+    assert len(train_texts) + sum(map(len, held_out.values())) == 59  # one has no annotator
+    assert fewer == train_texts[:20]
+    assert {name: len(texts) for name, texts in cut.items()} == {"validation": 3, "test": 3}

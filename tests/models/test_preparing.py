@@ -143,6 +143,15 @@ def test_the_list_says_what_is_to_be_done(toy, capsys, monkeypatch):
     assert "ready" in capsys.readouterr().out
 
 
+def test_a_classifier_on_it_is_prepared_by_its_own_name(toy, capsys, monkeypatch):
+    monkeypatch.setattr(preparing, "BASES", {"toy_sentiment": "toy"})
+    command.models([])
+    assert "our adapter on toy" in capsys.readouterr().out
+    command.models(["prepare", "toy_sentiment"])
+    assert "model=toy_sentiment" in capsys.readouterr().out
+    assert preparing.is_prepared("toy")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["prepare"], "takes one name of toy"), (["fetch"], "Known: prepare"), (["prepare", "x"], "toy")],

@@ -94,11 +94,11 @@ def test_explain_writes_a_page_and_prints_records(folder, tmp_path, monkeypatch,
     shown = (tmp_path / "page.html").read_text("utf-8")
     for said in (
         "Words that matter most: ",
-        "Trust Vanilla gradient most.",
+        "Vanilla gradient has an SRG (symmetric relevance gain) of",
         "0.232 [0.209, 0.255]",
     ):
         assert said in printed and said in Tags(shown).text
-    assert "Your model was not in that study" in printed
+    assert "Your model was not in that study" in printed and "Page: page.html" in printed
     assert len(Tags(shown).titles) == 3  # numbers stay where colours go
     assert shown.count("border-radius:2px") == 1
     assert cli.main([*words, "--json=article"]) == 0

@@ -304,6 +304,7 @@ def test_trust_is_compared_by_family_over_all_folders_of_it(tmp_path, monkeypatc
     files = published(trust, monkeypatch, out, *folders)
     assert {*files} == {"rows.csv.gz", "auc.csv", "orders.csv", "trust.png", "manifest.json"}
     auc = pd.read_csv(out / "auc.csv").set_index(["family", "metric", "removal"])["auc"]
+    auc = auc.sort_index()
     assert auc["MiniLM, shortcuts", "srg", "all"] == pytest.approx(0.9)
     planted = "NanoGuard, planted instruction"
     assert auc[planted, "srg"].to_dict() == pytest.approx({"pad": 0.2, "delete": 0.4, "all": 0.3})

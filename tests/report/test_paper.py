@@ -1,7 +1,5 @@
 """The main table in LaTeX has what a paper shows, and fits its page."""
 
-import csv
-
 import pytest
 
 from saliency_bench.report.analysis import analyse
@@ -49,7 +47,7 @@ def test_the_files_of_a_run_are_the_papers_table_and_the_whole_one(
     build_report(run)
     tables = run.folder / "tables"
     assert (tables / "headline.tex").read_text("utf-8") == to_latex(for_paper(analyse(run)))
-    heads = next(csv.reader((tables / "headline.csv").open(encoding="utf-8")))
+    heads = (tables / "headline.csv").read_text("utf-8").splitlines()[0].split(",")
     assert {"sufficiency_low", "insertion_auc", "seconds"} <= {*heads}
 
 

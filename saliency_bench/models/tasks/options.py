@@ -62,7 +62,8 @@ def logits(
 ) -> Float[Tensor, "R C"]:
     """The logits of texts of a batch. `embeddings` replace those of the text; the options keep theirs.
 
-    Padding after an option changes nothing, since the model is causal.
+    Padding after an option changes nothing, since the model is causal. Outputs before the last token of the shortest text
+    are not needed.
     """
     options = batch.options
     assert options is not None
@@ -76,8 +77,13 @@ def logits(
         real = batch.mask[rows].repeat_interleave(n_options, 0)[:, :, None]
         length = text.shape[1]
         replaced = torch.cat([torch.where(real, text, whole[:, :length]), whole[:, length:]], 1)
-    outputs = model.output(ids, embeddings=replaced)
-    return _scores(outputs, ids[:, 1:], scored[:, 1:], options.counts[rows])
+    first = min(batch.lengths)
+    places = (
+        torch.arange(first - 1, ids.shape[1], device=ids.device) if model.keeps_places else None
+    )
+    outputs = model.output(ids, embeddings=replaced, places=places)
+    start = 1 if places is None else first
+    return _scores(outputs, ids[:, start:], scored[:, start:], options.counts[rows])
 
 
 def after(

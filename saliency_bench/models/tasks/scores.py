@@ -1,6 +1,6 @@
 """The score of a class, as a function of the input embeddings: outputs that are computed from a model's logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from torch.nn import functional
 
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.tensors import Batch, ScoreFn, at_least_float32
-from saliency_bench.models import prefixes
 from saliency_bench.models.model import Model
-from saliency_bench.models.prefixes import Seed, States, Walk
+from saliency_bench.models.prefixes import States, Tree, Walk
 from saliency_bench.models.rounding import Scaling
 from saliency_bench.models.tasks import options
 
@@ -67,6 +66,7 @@ def logits_fn(
     (`rounding.Scaling`); gradients at other places of the model have no meaning then. Embeddings may be narrower than
     the batch, if they are as wide as `Batch.widths` of their rows.
     """
+    keeps_places = model.keeps_places
 
     def logits(
         embeddings: Float[Tensor, "R T D"], row_example: Int[Tensor, " R"]
@@ -78,14 +78,16 @@ def logits_fn(
             rows = options.logits(model, batch, row_example, scaled)
         else:
             width = embeddings.shape[1]
+            places = batch.places(width) if keeps_places else None
             outputs = model.output(
                 batch.input_ids[row_example][:, :width],
                 batch.mask_of(row_example, width),
                 embeddings=scaled,
                 extra=batch.extra_of(row_example, width),
+                places=places,
                 short=short,
             )
-            rows = batch.read(outputs, row_example)
+            rows = batch.read(outputs, row_example, places)
         return scaling.outputs(rows) if widened else rows
 
     return logits
@@ -94,24 +96,27 @@ def logits_fn(
 def shared_logits(
     model: Model,
     batch: Batch,
-    plan: Walk,
+    plan: Sequence[tuple[slice, Tree | Walk]],
     rows: Int[Tensor, " R"],
     embeddings: Float[Tensor, "R T D"],
-    seed: Seed | None = None,
+    seed: States,
 ) -> tuple[Float[Tensor, "R C"], States]:
-    """All logits of rows that share the computation of their beginnings (`prefixes`), and the last row's states.
+    """All logits of rows that share the computation of their beginnings (`prefixes.plan`), and the last row's states.
 
-    No gradients are recorded.
+    The rows are texts of T tokens, and `seed` has the states of the row before them. No gradients are recorded.
     """
-    outputs, states = prefixes.outputs(model, batch, plan, rows, embeddings, seed)
-    of_row = plan.of_row.to(model.device)
-    last = prefixes.row_of(states, -1)
-    if model.per_token:
-        outputs = outputs[:, -1]
-    if batch.options is None:
-        return at_least_float32(outputs)[of_row], last
-    texts = rows[plan.steps[-1].rows.to(model.device)]
-    return options.after(model, batch.options, texts, outputs, states)[of_row], last
+    logits: list[Tensor] = []
+    for part, way in plan:
+        texts = rows[part]
+        ids = batch.input_ids[texts, : embeddings.shape[1]]
+        outputs, computed = way.compute(model, ids, embeddings[part], seed)
+        if batch.options is None:
+            logits.append(at_least_float32(outputs))
+        else:
+            states = computed.of(slice(None))
+            logits.append(options.after(model, batch.options, texts, outputs, states))
+        seed = computed.of_last()
+    return torch.cat(logits), seed
 
 
 @torch.no_grad()
@@ -120,8 +125,11 @@ def clean_logits(model: Model, batch: Batch) -> Float[Tensor, "B C"]:
     if batch.options is not None:
         return options.logits(model, batch, torch.arange(len(batch), device=model.device))
     mask = batch.mask if batch.padded else None
-    outputs = model.output(batch.input_ids, mask, batch.token_type_ids, extra=batch.extra)
-    return batch.read(outputs)
+    places = batch.places(batch.input_ids.shape[1]) if model.keeps_places else None
+    outputs = model.output(
+        batch.input_ids, mask, batch.token_type_ids, extra=batch.extra, places=places
+    )
+    return batch.read(outputs, places=places)
 
 
 def output_of(model: Model, output: str) -> Output:

@@ -1,0 +1,191 @@
+"""What the engine adds to the gradients of a decoder: its processor time over that of a bare loop of the same passes.
+
+    python -m benchmarks.decoder_cost [FOLDER]
+
+A Llama with the widths, heads and vocabulary of SmolLM2-135M, 4 of its 30 layers and random weights; texts of 24 tokens, one
+thread, float32. The engine goes from token ids to token scores on the host, the choice of the next token and the completeness
+included. The bare loop has its embeddings, rows and targets prepared, computes the logits of the last token alone, and discards
+the gradients. A third contestant is the same loop with the logits of all tokens, as a module returns them.
+
+Each round takes every contestant once, beginning with another than the round before, and a ratio is that of one round. The time
+is that of the process, so that other processes do not count. Before, the scores of both are compared.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.backward_cost import summary
+from benchmarks.record import ONE_THREAD, Record
+from saliency_bench import wrap_model
+from saliency_bench.api.inputs import encode_all
+from saliency_bench.attribution.quadrature import quadrature
+from saliency_bench.core.maps import AttributionMap
+from saliency_bench.core.rows import Setting
+from saliency_bench.core.text import Encoded
+from saliency_bench.models.model import Model
+from saliency_bench.models.references import References
+from saliency_bench.models.tasks.registry import questions
+from saliency_bench.studies.block import explain_texts
+
+N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 9, 4, 24, 4, 1024
+BARE, ENGINE, ALL_LOGITS = "bare loop", "engine", "bare loop, all logits"
+#: Both are float32 arithmetic in another order.
+SAME = 2e-5
+
+PATH = {"n_steps": 18, "quadrature": "gauss_legendre", "baseline": "zero", "baseline_special_tokens": "keep"}  # fmt: skip
+SETTINGS = [
+    Setting("vanilla", "vanilla", "native", "l2", "predicted", "logit", 0),
+    Setting("integrated gradients", "integrated_gradients", "native", "sum", "predicted", "logit", 0, PATH),
+]  # fmt: skip
+
+
+def decoder(n_layers: int = N_LAYERS) -> nn.Module:
+    """A Llama of SmolLM2-135M's kind with random weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=n_layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    )
+    module: nn.Module = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    return module.eval()
+
+
+def texts_of(model: Model, n_texts: int = N_TEXTS, n_tokens: int = N_TOKENS) -> list[Encoded]:
+    """Texts of random tokens, each with its question about the token that follows."""
+    stream = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, model.vocabulary or 6, (n_texts, n_tokens), generator=stream)
+    encoded = encode_all(model, [{"input_ids": row} for row in ids.tolist()], None)
+    return [question for _, question in questions(model, encoded)]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The rows of all gradients of some texts under a setting, and what their gradients are weighted with."""
+
+    text: Int[Tensor, " R"]
+    points: Float[Tensor, "R T D"]
+    target: Int[Tensor, "R 1"]
+    weights: Float[Tensor, "R T D"]
+
+
+@torch.no_grad()
+def passes_of(model: Model, texts: list[Encoded], setting: Setting) -> Passes:
+    """One row for each text (vanilla), or for each text and node of the path from zero."""
+    ids = torch.tensor([text.input_ids for text in texts])
+    words = model.embed(ids)
+    target = model.module(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)
+    nodes, weights = torch.ones(1), torch.ones(1)
+    if setting.hyper:
+        nodes, weights = map(torch.tensor, quadrature(PATH["quadrature"], PATH["n_steps"]))
+    rows = torch.arange(len(texts)).repeat_interleave(len(nodes))
+    scaled, weighted = (
+        side.to(words.dtype).repeat(len(texts))[:, None, None] for side in (nodes, weights)
+    )
+    return Passes(rows, words[rows] * scaled, target[rows], words[rows] * weighted)
+
+
+def bare_loop(
+    module: nn.Module, passes: Passes, *, last_alone: bool
+) -> list[Float[Tensor, "R T D"]]:
+    """The gradients of all rows, as many at a time as the token budget allows."""
+    size = TOKEN_BUDGET // passes.points.shape[1]
+    last = torch.tensor([passes.points.shape[1] - 1])
+    kept = {"logits_to_keep": last} if last_alone else {}
+    gradients = []
+    for points, target in zip(passes.points.split(size), passes.target.split(size), strict=True):
+        leaf = points.clone().requires_grad_()
+        logits = module(inputs_embeds=leaf, use_cache=False, **kept).logits[:, -1]
+        gradients += torch.autograd.grad(logits.gather(1, target).sum(), leaf)
+    return gradients
+
+
+def difference(model: Model, texts: list[Encoded], setting: Setting, passes: Passes) -> float:
+    """The largest difference of the engine's scores from those of the bare loop, relative to the largest of these."""
+    gradients = torch.cat(bare_loop(model.module, passes, last_alone=True))
+    values = gradients * passes.weights if setting.hyper else gradients
+    rows = torch.zeros(len(texts), *values.shape[1:]).index_add(0, passes.text, values)
+    expected = rows.sum(-1) if setting.hyper else rows.norm(dim=-1)
+    scores = torch.tensor([one.scores for one in engine(References(model), texts, setting)])
+    return float((scores - expected).abs().max() / expected.abs().max())
+
+
+def engine(
+    references: References, texts: list[Encoded], setting: Setting
+) -> list[AttributionMap]:
+    """The maps of the texts."""
+    (maps,) = explain_texts(references, texts, [setting], "predicted", TOKEN_BUDGET)
+    return maps
+
+
+def ratios(model: Model, texts: list[Encoded], setting: Setting, n_rounds: int) -> pd.DataFrame:
+    """The time of each contestant over that of the bare loop: a row for each round.
+
+    Raises:
+        RuntimeError: the engine's scores are not those of the bare loop.
+    """
+    model.module.eval()
+    with model.frozen(), torch.enable_grad():
+        passes, references = passes_of(model, texts, setting), References(model)
+        if not (found := difference(model, texts, setting, passes)) <= SAME:
+            raise RuntimeError(f"{setting.name}: scores differ by {found:.1e}")
+        loop = partial(bare_loop, model.module, passes)
+        contestants: dict[str, Callable[[], object]] = {
+            BARE: partial(loop, last_alone=True),
+            ENGINE: partial(engine, references, texts, setting),
+            ALL_LOGITS: partial(loop, last_alone=False),
+        }
+        names = [*contestants]
+        for run in contestants.values():
+            run()  # the first pass of each is slower
+        rounds = []
+        for number in range(n_rounds):
+            first = number % len(names)
+            order = names[first:] + names[:first]
+            rounds.append({name: _seconds(contestants[name]) for name in order})
+    seconds = pd.DataFrame(rounds)[names]
+    return seconds.div(seconds[BARE], axis=0)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def main() -> None:
+    """Writes the ratios of all rounds, their medians and a manifest."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results/decoder_cost")
+    folder.mkdir(parents=True, exist_ok=True)
+    record = Record("-m", "benchmarks.decoder_cost")
+    torch.set_num_threads(1)
+    model = wrap_model(decoder(), task="text-generation")
+    texts = texts_of(model)
+    rounds, medians = [], []
+    for setting in SETTINGS:
+        table = ratios(model, texts, setting, N_ROUNDS).round(3)
+        rounds.append(table.assign(method=setting.name, round=range(N_ROUNDS)))
+        medians.append(summary(table, "contestant").assign(method=setting.name))
+        print(medians[-1].to_string(), flush=True)
+    pd.concat(rounds).set_index(["method", "round"]).to_csv(folder / "rounds.csv")
+    pd.concat(medians).set_index(["method", "contestant"]).to_csv(folder / "cost.csv")
+    sizes = {"n_layers": N_LAYERS, "n_texts": N_TEXTS, "n_tokens": N_TOKENS}
+    record.write(folder, {"name": "decoder_cost"} | sizes, **ONE_THREAD, token_budget=TOKEN_BUDGET)
+
+
+if __name__ == "__main__":
+    main()
