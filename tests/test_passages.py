@@ -64,5 +64,5 @@ def test_the_docs_have_the_numbers_of_the_results(passages):
     assert said.groups() == (f"{drops['painter']:.1f}", f"{drops['explorer']:.1f}")
     others = drops.drop(["painter", "explorer"])
     assert others.max() < float(
-        re.search(r"without each\s+of the others by less than ([\d.]+)\.", text)[1]
+        re.search(r"without each\s+of the others by less than ([\d.]+)\s", text)[1]
     )
