@@ -63,7 +63,8 @@ def _with_continuation(example: Example, where: str) -> tuple[tuple[Message, ...
 
 def _moved(part: Part, turn: Turn) -> Part:
     """A segment of a message in characters of the text that the message is in, without space that the template strips."""
-    (name, _, start, end), (_, of, first, last, stripped) = part, turn
+    name, _, start, end = part
+    of, first, last, stripped = turn[1:]
     shift = first - stripped
     return name, of, max(first, start + shift), min(last, end + shift)
 
