@@ -1,5 +1,8 @@
 """examples/passages.py runs, and what it prints is so; with a tiny model, whose answers mean nothing."""
 
+import re
+
+import pandas as pd
 import pytest
 from loading import ROOT, loaded
 from tiny_chats import bpe_tokenizer, tiny_decoder
@@ -41,3 +44,25 @@ def test_a_passage_removed_is_a_passage_replaced(passages):
     unit = next(unit for unit in one.units("segment") if unit.name == name)
     assert unit.score > 1 and sum(one.scores) == pytest.approx(unit.score)
     assert isinstance(one, sb.AttributionMap)
+
+
+def test_the_docs_have_the_numbers_of_the_results(passages):
+    """The table of docs/tasks.md in three digits, and the losses in its text in one."""
+    rows = pd.read_csv(ROOT / "results" / "passages" / "rows.csv")
+    text = (ROOT / "docs" / "tasks.md").read_text("utf-8")
+    labels = ("gradient × input", "leave-one-out", "random (mean of 10)")
+    for method, label in zip(passages.METHODS, labels, strict=True):
+        (line,) = re.findall(rf"^\| {re.escape(label)} \|.*$", text, re.MULTILINE)
+        shown = [float(cell) for cell in line.strip("| ").split("|")[2:]]
+        values = rows[rows["method"] == method].set_index("quantity")["value"]
+        assert shown == pytest.approx([values[metric] for metric in passages.METRICS], abs=5e-4)
+    (p,) = rows.query("quantity == 'probability'")["value"]
+    assert f'SmolLM2 gives "Oslo" p = {p:.2f}' in text
+    lost = rows[rows["quantity"].str.startswith("log-probability drop")]
+    drops = lost.set_index("passage")["value"]
+    said = re.search(r"log p falls by ([\d.]+), without the explorer's by ([\d.]+)", text)
+    assert said.groups() == (f"{drops['painter']:.1f}", f"{drops['explorer']:.1f}")
+    others = drops.drop(["painter", "explorer"])
+    assert others.max() < float(
+        re.search(r"without each\s+of the others by less than ([\d.]+)\s", text)[1]
+    )

@@ -82,6 +82,7 @@ NOT_COMPUTED: dict[str, str] = {
     "effects": BEFORE,
     "full_comparison/across": FROM_ROWS,
     "heads.csv": "tests/conformance measures it again (--all)",
+    "passages": MINUTES,
     "peers": OTHERS,
     "quasi_monte_carlo": BEFORE,
     "removal_grid/across": FROM_ROWS,

@@ -1,9 +1,10 @@
 """The Python interface: attribute texts, and evaluate attributions.
 
 `inputs` of `attribute` are texts, pairs of texts, (text, class number), mappings with `text` (and `text_pair`,
-`label`, `options`, `segments`), chats (lists of messages, or mappings with `messages`), already tokenised inputs
-(mappings with `input_ids`, ids alone, or these with labels or written tokens beside them), or a Dataset, Series or
-DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A mapping may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
+`label`, `options`, `segments`), chats (lists of messages with `role`, `content` and maybe `segments`, or mappings with
+`messages`), already tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens
+beside them), or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A
+mapping may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
 (where `attention_mask` is 0) is left out, unless the model's outputs depend on it: then a text is explained at the
 length given, and its pads are marked as special.
 
@@ -32,6 +33,7 @@ from saliency_bench.api.arguments import (
     settings_of,
     tokens_per_pass,
     with_hyperparameters,
+    with_replacements,
 )
 from saliency_bench.api.inputs import Inputs, as_model, continued, encode_all
 from saliency_bench.attribution.backward.score import refuse_without_parts
@@ -42,6 +44,7 @@ from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.curves import OUTPUTS
+from saliency_bench.evaluation.removal import replacing_tokens
 from saliency_bench.evaluation.view import RANKINGS, usual
 from saliency_bench.models.intake import FAILURES
 from saliency_bench.models.model import Model
@@ -57,8 +60,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVALUATION_COLUMNS = [
-    "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "value", "unit",
-    "higher_is_better", "status", "reason",
+    "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "replaced_by",
+    "value", "unit", "higher_is_better", "status", "reason",
 ]  # fmt: skip
 
 
@@ -200,8 +203,8 @@ def evaluate(
         metrics: names of entries in conf/metric/; see `saliency-bench list metrics`.
         removal: what stands in for removed tokens: mask, pad, unk, zero or mean; or attention (they are not
             attended to), delete (the text closes up), or baseline (each map's own); a list gives a row for each.
-            A token that the tokenizer lacks is replaced by the first of mask, pad and zero that it has, as the table's
-            column says.
+            A token that the tokenizer lacks is replaced by the first of mask, pad and zero that it has; the column
+            `replaced_by` has the token.
         grid: the fractions at which curve metrics are read: "eraser", "deciles", "full" or a list of fractions;
             each metric's own where None.
         output: what is read of the explained class: "probability", "log_probability" or "logit".
@@ -211,8 +214,9 @@ def evaluate(
         token_budget: tokens per pass.
 
     Returns:
-        One row per map and metric: input_index, example_id, method, backend, setting_id, metric, removal, value,
-        unit, higher_is_better, status, reason, and a column for each hyperparameter in which the maps of a method differ.
+        One row per map and metric: input_index, example_id, method, backend, setting_id, metric, removal,
+        replaced_by, value, unit, higher_is_better, status, reason, and a column for each hyperparameter in which the
+        maps of a method differ.
 
     Raises:
         InputError: a name or a value is not usable.
@@ -229,7 +233,9 @@ def evaluate(
     with model.frozen():
         views = usual(removals, granularity, output, ranking)
         rows = evaluate_maps(References(model), maps, entries, views, budget)
-    settings = {map_.setting["setting_id"]: map_.setting for map_ in maps}
+    settings = [*{map_.setting["setting_id"]: map_.setting for map_ in maps}.values()]
+    table = pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+    tokens = replacing_tokens(model)
     return with_hyperparameters(
-        pd.DataFrame(rows, columns=EVALUATION_COLUMNS), list(settings.values())
+        with_replacements(table, table["removal"], settings, tokens), settings
     )

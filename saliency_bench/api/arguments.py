@@ -1,7 +1,7 @@
 """Turns the arguments of `attribute` and `evaluate` into settings, targets and metric entries."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,7 @@ from saliency_bench.attribution.settings import expand, has_backends
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.labels import varying
-from saliency_bench.core.rows import Setting, Target, as_list
+from saliency_bench.core.rows import Setting, Target, as_list, replaced_by
 from saliency_bench.core.text import Encoded
 from saliency_bench.evaluation.metrics import METRICS
 from saliency_bench.evaluation.removal import fit_operator
@@ -245,6 +245,27 @@ def fitted_removals(model: Model, removals: Sequence[str]) -> list[str]:
         if message := references.lacking(model, removal, used):
             warnings.warn(f"removal={removal}: {message}", stacklevel=3)
     return list(dict.fromkeys(fitted))
+
+
+def with_replacements(
+    table: "pd.DataFrame",
+    removals: Iterable[Any],
+    settings: Sequence[Mapping[str, Any]],
+    tokens: Mapping[str, str],
+) -> "pd.DataFrame":
+    """A table of settings with a column that says what replaces removed tokens.
+
+    Args:
+        table: with a column `setting_id`.
+        removals: the operator of each row; None where nothing is removed.
+        settings: all settings, as `settings.json` or a map has them.
+        tokens: the tokenizer's tokens by operator.
+    """
+    facts = {setting["setting_id"]: setting for setting in settings}
+    rows = zip(table["setting_id"], removals, strict=True)
+    return table.assign(
+        replaced_by=[replaced_by(removal, facts[key], tokens) for key, removal in rows]
+    )
 
 
 def with_hyperparameters(

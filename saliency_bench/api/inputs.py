@@ -152,12 +152,10 @@ def _example(item: Mapping[str, Any], name: str, label: int | str | None, where:
     Raises:
         InputError: it has other columns, or one that is unusable.
     """
-    messages = fields.messages_of(item.get(MESSAGES), where)
+    messages, given = fields.messages_of(item.get(MESSAGES), where), item.get(SEGMENTS)
     text, pair = fields.text_of(messages) if messages else item.get(TEXT), item.get(TEXT_PAIR)
-    if messages and {TEXT, SEGMENTS} & {*item}:
-        raise InputError(
-            f"{where} has messages, and text or segments beside them: give one of these"
-        )
+    if messages and TEXT in item:
+        raise InputError(f"{where} has messages, and a text beside them: give one of these")
     if {*item} <= {*KEYS} and isinstance(text, str) and isinstance(pair, str | None):
         return Example(
             name,
@@ -166,7 +164,9 @@ def _example(item: Mapping[str, Any], name: str, label: int | str | None, where:
             label,
             source=where,
             options=fields.options_of(item.get(OPTIONS), where),
-            parts=fields.segments_of(item.get(SEGMENTS), text, where),
+            parts=fields.segments_of_chat(item[MESSAGES], messages, given, where)
+            if messages
+            else fields.segments_of(given, text, where),
             messages=messages,
         )
     named = next((key for key in item if isinstance(item[key], str)), TEXT)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress as Bars
 
-from saliency_bench.api.arguments import entry_of, with_hyperparameters
+from saliency_bench.api.arguments import entry_of, with_hyperparameters, with_replacements
 from saliency_bench.api.inputs import as_model, encode_all
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
@@ -232,11 +232,13 @@ class StudyResult:
     @property
     def rows(self) -> "pd.DataFrame":
         """One line per text, setting and metric: what `evaluate` returns, with the hyperparameters that differ."""
-        return self._with_settings(self.run.tables["rows"].drop(columns="cell_id"))
+        rows = self.run.tables["rows"].drop(columns="cell_id")
+        return self._with_settings(self._with_replacements(rows, rows["removal"]))
 
     def summary(self) -> "pd.DataFrame":
         """One line per setting and metric: method, metric, mean, low, high, n, group and the hyperparameters that differ.
 
+        `replaced_by` is what replaces removed tokens.
         `mean` is the median for metrics with heavy tails; `low` and `high` are the ends of its 95 % interval over texts.
         Metrics that are evaluated under several removals have the removal in their name: "srg (pad)". `group` has the
         letters of the primary metric: settings that share one do not differ. It is empty below 100 texts, which make no
@@ -249,6 +251,8 @@ class StudyResult:
         summary = self._with_settings(self._analysis.summary).sort_values(
             ["setting_id", "metric"], key=lambda column: column.map(order), ignore_index=True
         )
+        removal_of = self._analysis.rows.drop_duplicates("metric").set_index("metric")["removal"]
+        summary = self._with_replacements(summary, summary["metric"].map(removal_of))
         groups, primary = self._analysis.groups, self._analysis.primary
         summary["group"] = [
             groups.get(key, "") if metric == primary else ""
@@ -311,6 +315,10 @@ class StudyResult:
             listed = "; ".join(f"{key} ({labels[key]})" for key in ids)
             raise InputError(f"{name} has {len(ids)} settings. Give the id of one: {listed}")
         return str(ids[0])
+
+    def _with_replacements(self, table: "pd.DataFrame", removals: "pd.Series") -> "pd.DataFrame":
+        tokens = self.run.manifest.get("replaced_by") or {}
+        return with_replacements(table, removals, self.run.settings, tokens)
 
     def _with_settings(self, table: "pd.DataFrame") -> "pd.DataFrame":
         """The table with columns for the method, the backend and the hyperparameters in which settings differ."""

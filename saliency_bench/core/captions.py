@@ -80,16 +80,22 @@ def _in_heading(key: str, setting: Mapping[str, Any]) -> bool:
 
 
 def _heading(map_: ScoredText, method: str) -> str:
-    place = place_of(map_.encoded)
-    # The label of a boundary names its place: "start at London".
-    named = place is not None and place.token is not None
-    where = f" at {place.written} (token {place.token})" if place and named else ""
+    encoded, where = map_.encoded, ""
+    place = place_of(encoded)
+    # The label of a boundary names its place: "start at London". The end of a chat's template says nothing.
+    if place and place.token is not None and not (encoded.turns and encoded.special[place.token]):
+        where = f" at {place.written} (token {place.token})"
     return visible(f"{method}{where}: {explained(map_)}")
 
 
 def explained(map_: ScoredText) -> str:
     """Returns the explained class and its probability."""
-    return f"{map_.label} ({map_.probability:.3f})"
+    return f"{map_.label} ({probability(map_.probability)})"
+
+
+def probability(value: float) -> str:
+    """Returns a probability in three decimals, or in scientific notation where these would be 0.000."""
+    return f"{value:.1e}" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def facts(map_: ScoredText, tokens: TokenMap) -> str:

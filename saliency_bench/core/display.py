@@ -80,7 +80,8 @@ def page(
             _shown(map_, name, top, special_tokens, token)
             for map_, name, token in zip(run, names, tokens or [""], strict=True)
         ]
-        group = {"method": methods[n_before], "tokens": [*map(visible, tokens)], "maps": shown}
+        labels = [visible(token).replace("␊", "↵") for token in tokens]
+        group = {"method": methods[n_before], "tokens": labels, "maps": shown}
         groups.append(group)
         n_before += len(run)
     legends = {map_["legend"]: map_["bar"] for group in groups for map_ in group["maps"]}

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -129,12 +130,13 @@ def token_map(map_: ScoredText, special_tokens: bool = False) -> TokenMap:
     """
     encoded, scores = map_.encoded, map_.scores.tolist()
     marked = encoded.position if encoded.boundary is None else map_.target
+    segments = _of_template(encoded.segments) if encoded.turns else encoded.segments
     pieces = [
         _Piece(text, start, end, segment, score, place == marked)
         for place, (text, (start, end), segment, score) in enumerate(
-            zip(encoded.tokens, encoded.offsets, encoded.segments, scores, strict=True)
+            zip(encoded.tokens, encoded.offsets, segments, scores, strict=True)
         )
-        if special_tokens or segment >= 0
+        if special_tokens or encoded.segments[place] >= 0
     ]
     spans: list[Span] = []
     for segment, of_segment in groupby(_merged(pieces), key=lambda piece: piece.segment):
@@ -144,6 +146,11 @@ def token_map(map_: ScoredText, special_tokens: bool = False) -> TokenMap:
         names = [(start, name) for name, of, start, _ in encoded.parts if of == segment]
         spans += _spans(list(of_segment), text or "", names)
     return TokenMap(tuple(spans), has_sign(map_.setting, scores))
+
+
+def _of_template(segments: Sequence[int]) -> list[int]:
+    """Returns the segments of tokens where those of a chat's template are in the text that they are in: the prompt."""
+    return [max(segment, 0) for segment in segments]
 
 
 class _Piece(NamedTuple):
@@ -177,23 +184,25 @@ def _spans(
 ) -> Iterator[Span]:
     """Yields the whole text of a segment; tokens whose place in it is unknown follow as the tokenizer writes them.
 
-    `names` are the first characters and the names of its parts. A part gets no name if other words stand before it, as
-    those of a chat's template do: they name it.
+    `names` are the first characters and the names of its parts. A part gets no name if the words of a chat's template before
+    it have that name ("user 2" is named by "user"). Text between two tokens is left out where tokens without a place, such as
+    those of the template, spell it.
     """
     cursor, waiting = 0, sorted(names)
     for number, piece in enumerate(pieces):
         has_place = piece.start >= 0 and bool(text)
         between = text[cursor : piece.start] if has_place else " " if number else ""
         if between:
-            yield Span(between)
+            yield Span(" " if number and pieces[number - 1].start < 0 else between)
         while has_place and waiting and waiting[0][0] < piece.end:
             _, name = waiting.pop(0)
-            if not between.strip():
+            role = re.escape(re.sub(r" \d+$", "", name))
+            if not re.search(rf"(?<!\w){role}(?!\w)", between):
                 yield Span(name, role=NAME)
         written = text[piece.start : piece.end] if has_place else piece.text
         yield Span(written, float(piece.score), marked=piece.marked)
         cursor = piece.end if has_place else cursor
-    if cursor and text[cursor:]:
+    if cursor and text[cursor:] and pieces[-1].start >= 0:
         yield Span(text[cursor:])
 
 

@@ -31,6 +31,15 @@ Target = str | int | tuple[str | int, str | int]
 #: The columns of a text's parts: names, texts (0, or 1 for the second of a pair), first characters and ends.
 PARTS = ("part_names", "part_segments", "part_starts", "part_ends")
 
+#: What replaces a removed token, by removal operator; the manifest of a run has the tokens as the tokenizer writes them.
+REPLACING: Mapping[str, str] = {
+    "mask": "the mask token",
+    "pad": "the pad token",
+    "unk": "the unk token",
+    "zero": "a zero vector",
+    "mean": "the mean embedding",
+}
+
 #: Columns and Arrow types of each table, in order. Rows are sorted by `SORT_KEYS` before they are written.
 TABLES: dict[str, dict[str, str]] = {
     "examples": {
@@ -258,6 +267,18 @@ class Setting:
         flat = asdict(self)
         hyper: dict[str, Any] = flat.pop("hyper")
         return hyper | flat | {"setting_id": self.id}
+
+
+def replaced_by(removal: Any, setting: Mapping[str, Any], tokens: Mapping[str, str]) -> str | None:
+    """Returns what replaces removed tokens, in words or as the tokenizer writes it; None if nothing does.
+
+    Args:
+        removal: the operator of a row, or a missing value if it removes nothing; "baseline" is that of the setting.
+        setting: the setting of the row.
+        tokens: the tokenizer's tokens by operator.
+    """
+    operator = str(setting.get("baseline") if removal == "baseline" else removal)
+    return tokens.get(operator, REPLACING.get(operator))
 
 
 def expand_axes(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from saliency_bench.core.errors import one_of
+from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.text import Encoded, text_of_row
 from saliency_bench.core.units import text_of_tokens, units_of
 
@@ -50,6 +50,18 @@ class ScoredUnit(NamedTuple):
 class Segment(NamedTuple):
     """A text, or the second of a pair; `score` sums its tokens."""
 
+    text: str
+    score: float
+    words: tuple[Word, ...]
+
+
+class ScoredMessage(NamedTuple):
+    """A message of a chat: `name` is its role ("user", "user 2"), `text` is as the template has it, `score` sums its tokens.
+
+    The places of its words are characters of its content, as it was given.
+    """
+
+    name: str
     text: str
     score: float
     words: tuple[Word, ...]
@@ -126,6 +138,38 @@ class ScoredText:
             score = float(sum(self.scores[pieces].sum() for pieces in words))
             segments.append(Segment(text, score, tuple(self._words(words, reduction))))
         return segments
+
+    def messages(self, reduction: str = "sum") -> list[ScoredMessage]:
+        """Returns the messages of a chat that have scores, each with its words and the sum of its scores.
+
+        Args:
+            reduction: see `words`.
+
+        Raises:
+            InputError: there is no such reduction, or the map is of no chat (maps in the tables of a study have no messages).
+        """
+        one_of("reduction of words", reduction, WORD_REDUCTIONS)
+        if not self.encoded.turns:
+            raise InputError(f"{self.example_id} is no chat, whose messages are known: use words()")
+        messages = [self._message(turn, reduction) for turn in self.encoded.turns]
+        return [message for message in messages if message.words]
+
+    def _message(self, turn: tuple[str, int, int, int, int], reduction: str) -> ScoredMessage:
+        name, of, first, last, stripped = turn
+        text = (self.encoded.text, self.encoded.text_pair or "")[of]
+        places = [*zip(self.encoded.segments, self.encoded.offsets, strict=True)]
+        inside = [of == segment and a < last and first < b for segment, (a, b) in places]
+        words = [pieces for pieces in self._pieces() if inside[pieces[0]]]
+        shift = stripped - first
+        return ScoredMessage(
+            name,
+            text[first:last],
+            float(sum(self.scores[pieces].sum() for pieces in words)),
+            tuple(
+                word._replace(start=word.start + shift, end=word.end + shift)
+                for word in self._words(words, reduction)
+            ),
+        )
 
     def units(self, granularity: str) -> list[ScoredUnit]:
         """Returns the units of a text in order, each with the sum of its tokens' scores.

@@ -5,18 +5,13 @@ from dataclasses import replace
 from saliency_bench.core.heatmap import Span, TokenMap, number
 from saliency_bench.core.method_facts import signed as has_sign
 from saliency_bench.core.scored_text import ScoredText
-from saliency_bench.core.units import SEGMENT, units_of
+from saliency_bench.core.units import SEGMENT, units_of, unplaced
 
 
 def segment_map(map_: ScoredText) -> TokenMap | None:
     """Returns the segments of a text (passages, messages of a chat) by name, each with its sum; None if it has none."""
     encoded, scores = map_.encoded, map_.scores
-    unplaced = (
-        start < 0
-        for (start, _), out in zip(encoded.offsets, encoded.special, strict=True)
-        if not out
-    )
-    if not encoded.parts or any(unplaced):
+    if not encoded.parts or unplaced(encoded):
         return None
     tokens = TokenMap((), has_sign(map_.setting, scores.tolist()))
     spans: list[Span] = []

@@ -47,8 +47,10 @@ class Encoded:
     #: Further inputs of the model by name, as nested tuples of numbers: positions, boxes.
     extra: tuple[tuple[str, Any], ...] = ()
     words_known: bool = True  # False: the tokenizer does not say what a word is; each token is one
-    #: Named stretches of the text, such as passages or the turns of a chat: name, segment, first character, end.
+    #: Named stretches of the text, such as passages or the messages of a chat: name, segment, first character, end.
     parts: tuple[tuple[str, int, int, int], ...] = ()
+    #: The messages of a chat, likewise, each with the number of characters that its template stripped at its start.
+    turns: tuple[tuple[str, int, int, int, int], ...] = ()
     #: Token ids and texts of the options for the text that follows; if there are any, they are the classes.
     options: tuple[tuple[int, ...], ...] = ()
     option_texts: tuple[str, ...] = ()
@@ -58,6 +60,11 @@ class Encoded:
     def attended(self) -> tuple[bool, ...]:
         """The attention mask, which is False for padding."""
         return (True,) * len(self) if self.pads is None else tuple(not pad for pad in self.pads)
+
+    @property
+    def segmented(self) -> bool:
+        """Whether it came with segments; those of a chat are otherwise its messages."""
+        return self.parts != tuple(turn[:4] for turn in self.turns)
 
     def __len__(self) -> int:
         return len(self.input_ids)

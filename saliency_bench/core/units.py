@@ -55,8 +55,14 @@ def units(encoded: Encoded, granularity: str) -> Int[np.ndarray, " T"]:
         # A token that is of no word is a unit of its own.
         alone = words.max(initial=0) + 1 + np.arange(len(words))
         return _first_of(np.where(words < 0, alone, words), ranked=~special)
-    places = sentences(encoded) if granularity == SENTENCE else [part[1:] for part in encoded.parts]
-    return _first_of(_place_of(encoded, places), ranked=~special)
+    sentence = granularity == SENTENCE
+    place_of = _place_of(encoded, sentences(encoded)) if sentence else part_of_token(encoded)
+    return _first_of(place_of, ranked=~special)
+
+
+def part_of_token(encoded: Encoded) -> Int[np.ndarray, " T"]:
+    """Returns the index in `Encoded.parts` of each token's segment; `NONE` for a token in none."""
+    return _place_of(encoded, [part[1:] for part in encoded.parts])
 
 
 def units_of(encoded: Encoded, granularity: str) -> list[Unit]:
@@ -64,8 +70,8 @@ def units_of(encoded: Encoded, granularity: str) -> list[Unit]:
     unit_of = units(encoded, granularity)
     names = {}
     if granularity == SEGMENT:
-        part_of = _place_of(encoded, [part[1:] for part in encoded.parts])
-        names = {token: encoded.parts[part][0] for token, part in enumerate(part_of) if part >= 0}
+        places = enumerate(part_of_token(encoded))
+        names = {token: encoded.parts[part][0] for token, part in places if part >= 0}
     ordered = []
     for first in np.flatnonzero(heads(unit_of)).tolist():
         tokens = tuple(np.flatnonzero(unit_of == first).tolist())
@@ -95,25 +101,37 @@ def refuse_without_units(encoded: Encoded, granularity: str) -> None:
             f"{where} has no segments: give them with the text (segments in Python, data.segments of a file), or use "
             "granularity=sentence"
         )
-    unplaced = any(
-        place == NO_OFFSET and not special
-        for place, special in zip(encoded.offsets, encoded.special, strict=True)
-    )
-    if granularity in (SENTENCE, SEGMENT) and unplaced:
+    if granularity in (SENTENCE, SEGMENT) and unplaced(encoded):
         raise InputError(
             f"{where}: the tokenizer does not say where its tokens stand in the text. Use granularity=token, or a fast tokenizer"
         )
 
 
+def unplaced(encoded: Encoded) -> bool:
+    """Whether the place of a token in its text is unknown."""
+    return any(
+        place == NO_OFFSET and not special
+        for place, special in zip(encoded.offsets, encoded.special, strict=True)
+    )
+
+
 def sentences(encoded: Encoded) -> list[_Place]:
-    """Returns the sentences of a text and its pair, each with the space after it. They end where parts of the text end."""
+    """Returns the sentences of a text and its pair, each with the space after it.
+
+    They end where segments of the text and messages of a chat end. White space alone is no sentence.
+    """
     places = []
     for segment, text in enumerate((encoded.text, encoded.text_pair)):
         cuts = {0, len(text or "")} | {match.end() for match in _ENDS.finditer(text or "")}
-        for _, of_segment, start, end in encoded.parts:
+        stretches = [*encoded.parts, *(turn[:4] for turn in encoded.turns)]
+        for _, of_segment, start, end in stretches:
             cuts |= {start, end} if of_segment == segment else set()
-        ordered = sorted(cuts)
-        places += [(segment, a, b) for a, b in pairwise(ordered)]
+        between = [
+            cut
+            for cut, end in pairwise(sorted(cuts))
+            if (text or "")[cut:end].strip() and (text or "")[:cut].strip()
+        ]
+        places += [(segment, a, b) for a, b in pairwise([0, *between, len(text or "")]) if a < b]
     return places
 
 

@@ -9,6 +9,9 @@ Span = tuple[int, int, int]
 Part = tuple[str, int, int, int]
 #: Role and content of a message of a chat.
 Message = tuple[str, str]
+#: A message of a chat in a template: the fields of a `Part`, and how many characters of white space at the start of its
+#: content the template left out.
+Turn = tuple[str, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,10 @@ class Example:
     `relevant` are the spans that are known to matter, to people or by construction; None: unknown. An empty tuple says that
     nothing matters.
     `options` are the texts of which one may follow `text`; `label` is then one of them, or its number.
-    `parts` are named segments of the text (passages, turns of a chat), which do not overlap. If `in_template` is True, the
-    text outside of them is from a chat template. `messages` are a chat to which no template has been applied yet.
+    `parts` are named segments of the text (passages, messages of a chat), which do not overlap.
+    `turns` are the messages of a chat; if there are any, the text outside of them is from a chat template.
+    `messages` are a chat to which no template has been applied yet. `parts` are then segments of its messages, with the
+    number of the message in place of that of the text.
     """
 
     id: str
@@ -33,7 +38,7 @@ class Example:
     relevant: tuple[Span, ...] | None = None
     options: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
-    in_template: bool = False
+    turns: tuple[Turn, ...] = ()
     messages: tuple[Message, ...] = ()
     extra: Mapping[str, float | str] = field(default_factory=dict)
 

@@ -54,7 +54,7 @@ def load(
         relevant: column of the parts of `text` that are known to matter.
         relevant_format: spans, characters, hatexplain or eraser (`relevance.with_relevant`); None: by the values.
         options: column of lists of texts of which one may follow `text` (`fields.options_of`).
-        segments: column of named segments of `text` (`fields.segments_of`).
+        segments: column of named segments of `text` (`fields.segments_of`), or of the user's last message in a chat.
         messages: column of chats, which are read instead of `text` (`fields.messages_of`).
 
     Raises:

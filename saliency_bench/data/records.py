@@ -104,7 +104,9 @@ def _example(where: str, values: Mapping[str, Any], columns: Columns) -> Example
         label,
         where,
         options=fields.options_of(options, where),
-        parts=fields.segments_of(segments, text, where),
+        parts=fields.segments_of_chat(chat, messages, segments, where)
+        if messages
+        else fields.segments_of(segments, text, where),
         messages=messages,
     )
 

@@ -31,6 +31,7 @@ from saliency_bench.models.references import (
     ATTENTION,
     DELETE,
     NAMES,
+    TOKENS,
     References,
     embed_batch,
     resolve_removal,
@@ -58,6 +59,12 @@ def fit_operator(model: Model, removal: str, key: str = "removal") -> str:
     if removal not in REMOVALS:
         raise unknown(key, removal, operators())
     return resolve_removal(model, removal, key)
+
+
+def replacing_tokens(model: Model) -> dict[str, str]:
+    """The tokens that may replace removed ones, by operator, as the tokenizer writes them."""
+    tokens = {name: getattr(model.tokenizer, f"{name}_token", None) for name in TOKENS}
+    return {name: str(token) for name, token in tokens.items() if token}
 
 
 def operator_for(removal: str, setting: Mapping[str, Any]) -> str | None:

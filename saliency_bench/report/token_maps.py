@@ -53,7 +53,7 @@ def show_maps(
         shown = spans_to_rich(only_top(tokens, top), colored)
         console.print(shown, soft_wrap=not colored)
         if segments := segment_map(attribution):
-            console.print(Text("Segments: ").append_text(spans_to_rich(segments, colored)))
+            console.print(Text("Segments: ").append_text(spans_to_rich(segments)))
         console.print(Text(largest_words(attribution, tokens.signed)), soft_wrap=not colored)
         console.print(Text(facts(attribution, tokens), style="dim"), soft_wrap=not colored)
         console.print()

@@ -352,6 +352,7 @@ def identity_of(
         + ([] if item.relevant is None else [item.relevant])
         + ([] if not item.extra else [item.extra])
         + ([] if not item.parts else [item.parts])
+        + ([item.turns] if item.turns and item.segmented else [])
         + ([] if model.task == SEQUENCE_CLASSIFICATION else [_question(item)])
         for item in encoded
     ]

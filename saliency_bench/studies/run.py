@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from saliency_bench.core.errors import InputError, StorageError
 from saliency_bench.core.maps import AttributionMap
-from saliency_bench.core.rows import Setting, as_list
-from saliency_bench.models.heads import TEXT_GENERATION
+from saliency_bench.core.rows import Setting
+from saliency_bench.evaluation.removal import replacing_tokens
 from saliency_bench.models.ledger import PARITY
 from saliency_bench.models.ledger import TIMING as TIMED
 from saliency_bench.models.placement import PLACEMENT
@@ -348,22 +348,20 @@ def _manifest(
         "data": study.identity["data"],
         "preflight": study.preflight.to_dict(),
         "parts_resumed": n_resumed,
-        **_of_model(study, [*as_list(requested), *as_list(study.config.evaluation.removal)]),
+        **_of_model(study),
         **_shown(study),
         **provenance,
     }
 
 
-def _of_model(study: Study, removals: Sequence[str]) -> dict[str, Any]:
-    """The devices of a model that is spread over several, and what replaces removed tokens where there is no mask token."""
+def _of_model(study: Study) -> dict[str, Any]:
+    """The devices of a model that is spread over several, and the tokens that may replace removed ones."""
     model = study.model
     facts: dict[str, Any] = {}
     if placed := model.facts.get(PLACEMENT):
         facts[PLACEMENT] = placed
-    lacks_mask = "mask" in removals and getattr(model.tokenizer, "mask_token", None) is None
-    if model.task == TEXT_GENERATION or lacks_mask:
-        tokens = {name: getattr(model.tokenizer, f"{name}_token", None) for name in removals}
-        facts["replaced_by"] = {name: str(token) for name, token in tokens.items() if token}
+    if tokens := replacing_tokens(model):
+        facts["replaced_by"] = tokens
     return facts
 
 

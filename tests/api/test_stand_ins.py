@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 from tiny import FrameTokenizer, framed, tiny_bert, token_inputs
+from tiny_chats import bpe_tokenizer, tiny_decoder
 
 import saliency_bench as sb
 
@@ -49,6 +50,9 @@ def test_a_removal_that_the_model_lacks_is_told_of_when_maps_are_made_and_judged
     assert ["leave_one_out.removal: " in one for one in said] == [True]
     table, said = told(lambda: sb.evaluate(model, maps, ["srg"]))
     assert set(table.removal) == {"pad"}
+    assert set(table.replaced_by) == {
+        "the pad token"
+    }  # this tokenizer does not say how it is written
     assert ["removal=mask" in one for one in said] == [True]
     _, said = told(lambda: sb.evaluate(model, maps, ["srg"], removal="pad"))
     assert said == []
@@ -94,3 +98,27 @@ def test_what_has_no_say_in_a_method_is_told_of(model, asked, said):
     (one, _), found = told(lambda: sb.attribute(model, INPUTS, "random", **asked))
     assert (one.setting["backend"], one.setting["reduction"]) == ("none", "none")
     assert found == said
+
+
+def test_every_table_names_what_replaces_the_tokens_of_a_causal_model():
+    """Its tokenizer has no mask token, and its pad token ends a text."""
+    model = tiny_decoder("llama", bpe_tokenizer())
+    removals = ["mask", "zero", "mean", "attention", "baseline"]
+    maps = sb.attribute(
+        model, "The capital of France is", "integrated_gradients", n_steps=2, baseline="zero"
+    )
+    table, _ = told(lambda: sb.evaluate(model, maps, ["srg", "completeness_gap"], removal=removals))
+    named = table[table["metric"] == "srg"].set_index("removal")["replaced_by"]
+    assert named.dropna().to_dict() == {
+        "pad": "<|im_end|>",
+        "zero": "a zero vector",
+        "mean": "the mean embedding",
+        "baseline": "a zero vector",
+    }
+    assert named.index.tolist() == ["pad", *removals[1:]]
+    assert table[table["metric"] == "completeness_gap"]["replaced_by"].isna().all()
+    result, _ = told(
+        lambda: sb.study(model, ["Oslo is", "Rome is the"], ["vanilla"], ["srg"], removal="mask")
+    )
+    assert set(result.rows["replaced_by"]) == set(result.summary()["replaced_by"]) == {"<|im_end|>"}
+    assert "&lt;|im_end|&gt;" in result.report().read_text("utf-8")

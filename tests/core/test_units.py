@@ -152,3 +152,10 @@ def test_segments_that_overlap_or_leave_the_text_are_refused_in_one_sentence(
     with pytest.raises(InputError, match=reason) as error:
         sb.attribute(model, [{"text": TEXT, "segments": segments}], "vanilla")
     assert str(error.value).count(". ") == 0
+
+
+def test_white_space_alone_is_no_sentence(model):
+    text = "\n\n" + "\n".join(PASSAGES.values()) + "\n"
+    (made,) = sb.attribute(model, [{"text": text, "segments": PASSAGES}], "vanilla")
+    assert [unit.text for unit in made.units("sentence")] == [*PASSAGES.values()]
+    assert (units(made.encoded, "sentence") != NONE).all()

@@ -59,6 +59,9 @@ def test_segments_are_numbered_where_they_have_no_name(tmp_path):
         ),
         ([[-1, 4]], "expected 0 <= start < end"),
         ([[4, 4]], "expected 0 <= start < end"),
+        ([[1, 2]], r"segment 1, \[1, 2\], is white space alone"),
+        ({"": [0, 1]}, "segment 1 has an empty name"),
+        ({"a": 3}, "segment 1: expected"),
         ([["a", 0, 2], ["a", 3, 4]], "two segments are called a"),
         ({"second": "A second", "first": "A first"}, "'A first', is not in the text after"),
         ([""], "'', is not in the text"),
@@ -76,3 +79,28 @@ def test_a_list_in_a_cell_is_json(tmp_path):
     path = written(tmp_path, {"text": TEXT, "options": "[A, B]"}, "rows.csv")
     with pytest.raises(InputError, match="column 'options': expected a list, as JSON"):
         load(path=path, text="text", options="options")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_messages_of_a_chat_may_have_segments(tmp_path, name, beside):
+    """In the message, or in a column of their own, which is of the user's last message."""
+    passages = {"one": "A first passage.", "two": [17, 30]}
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": TEXT}]
+    row = {"chat": chat, "passages": passages}
+    if not beside:
+        row = {"chat": [chat[0], chat[1] | {"segments": passages}]}
+    columns = {"segments": "passages"} if beside else {}
+    path = written(tmp_path, row, name)
+    (one,) = load(path=path, text="text", messages="chat", **columns)
+    assert one.messages == (("system", "Be kind."), ("user", TEXT))
+    assert one.parts == (("one", 1, 0, 16), ("two", 1, 17, 30))
+
+
+def test_segments_of_parquet_are_read(tmp_path):
+    import pandas as pd
+
+    rows = pd.DataFrame({"text": [TEXT], "segments": [[[0, 16], [17, 30]]]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    (one,) = load(path=str(tmp_path / "rows.parquet"), text="text", segments="segments")
+    assert [part[2:] for part in one.parts] == [(0, 16), (17, 30)]

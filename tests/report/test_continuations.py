@@ -10,6 +10,7 @@ from tiny_chats import bpe_tokenizer, tiny_decoder
 
 import saliency_bench as sb
 from saliency_bench.cli import main as cli
+from saliency_bench.core.captions import probability
 from saliency_bench.core.continuations import runs, with_token, written
 from saliency_bench.core.display import page, to_rich
 from saliency_bench.core.heatmap import BREAK, token_map
@@ -99,7 +100,7 @@ def test_each_map_shows_its_token_behind_the_words_before_it(maps):
     for token, pane, map_ in zip(written(first), panes, first, strict=True):
         text = read(pane).text
         assert text.endswith(ANSWER[ANSWER.index(token) :]) or token in ",.<>/&"
-        assert f"{map_.label} ({map_.probability:.3f})" in text
+        assert f"{map_.label} ({probability(map_.probability)})" in text
         assert len(re.findall("border:2px", pane)) == 1
         whole = text[text.index("Oslo is in") :].replace("↵", "")
         assert whole == f"{PROMPT}\n{ANSWER}"
@@ -197,7 +198,7 @@ def test_the_command_explains_continuations_chats_and_passages(folder, tmp_path,
         (["[1]", "--chat"], "role and content"),
         (["Oslo", "--segment=Rome"], "not in the text"),
         (["Oslo is", "--segment=a=Oslo", "--segment=a=is"], "two segments are called a"),
-        (["Oslo", "--chat", "--segment=Oslo"], "give one of these"),
+        (["Oslo", "--chat", "--segment=Rome"], "message 1: segment 1, 'Rome', is not in the text"),
         (["Oslo", "--segment="], "got nothing"),
         (["O", "--pair=slo"], "joins the end of the prompt"),
         (["Oslo", "--option= Rome"], "at least two"),

@@ -76,8 +76,8 @@ def test_rows_come_in_the_order_of_maps_and_metrics(module, maps):
     assert table.input_index.tolist() == [1, 1, 0, 0]
     assert table.metric.tolist() == ["log_odds", "srg"] * 2
     assert list(table.columns) == [
-        "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "value",
-        "unit", "higher_is_better", "status", "reason",
+        "input_index", "example_id", "method", "backend", "setting_id", "metric", "removal", "replaced_by",
+        "value", "unit", "higher_is_better", "status", "reason",
     ]  # fmt: skip
 
 

@@ -5,27 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 from saliency_bench.core.errors import InputError, one_line
-from saliency_bench.data.example import Example, Message, Part
+from saliency_bench.data.example import Example, Message, Part, Turn
 from saliency_bench.data.fields import ASSISTANT
 from saliency_bench.models.model import Model
 
 
 def rendered(model: Model, example: Example) -> Example:
-    """The prompt of a chat, where each message is a part; a last message of the assistant's is the continuation.
+    """The prompt of a chat; a last message of the assistant's is the continuation.
+
+    Its parts are the segments of its messages, or all messages if none has segments.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses these messages or changes their words.
     """
-    where, messages = example.source or example.id, example.messages
-    follows = example.text_pair
-    if messages[-1][0] == ASSISTANT:
-        if follows is not None or example.options:
-            raise InputError(
-                f"{where}: the chat ends with a message of the assistant's, which is the continuation: give no other, and no "
-                "options"
-            )
-        *earlier, (_, follows) = messages
-        messages = tuple(earlier)
+    where = example.source or example.id
+    messages, follows = _with_continuation(example, where)
     if example.relevant is not None:
         raise InputError(
             f"{where}: data.relevant names relevant stretches of a text, and is not possible for a chat"
@@ -38,10 +32,41 @@ def rendered(model: Model, example: Example) -> Example:
             "distinguished from the template: use a fast tokenizer"
         )
     text = _render(model, messages, where)
-    parts = _places(model, messages, text, where)
+    turns = _places(model, messages, text, where)
+    if follows is not None:
+        turns.append((ASSISTANT, 1, 0, len(follows), 0))
+    turns = _numbered(turns)
+    parts = tuple(_moved(part, turns[part[1]]) for part in example.parts)
+    worded = tuple(turn for turn in turns if turn[1] == 1 or text[turn[2] : turn[3]].strip())
     return replace(
-        example, text=text, text_pair=follows, messages=(), parts=parts, in_template=True
+        example,
+        text=text,
+        text_pair=follows,
+        messages=(),
+        turns=worded,
+        parts=parts or tuple(turn[:4] for turn in worded),
     )
+
+
+def _with_continuation(example: Example, where: str) -> tuple[tuple[Message, ...], str | None]:
+    """The messages of a chat's prompt, and the text that follows it."""
+    *earlier, (role, content) = example.messages
+    if role != ASSISTANT:
+        return example.messages, example.text_pair
+    if example.text_pair is not None or example.options:
+        raise InputError(
+            f"{where}: the chat ends with a message of the assistant's, which is the continuation: give no other, and no "
+            "options"
+        )
+    return tuple(earlier), content
+
+
+def _moved(part: Part, turn: Turn) -> Part:
+    """A segment of a message in characters of the text that the message is in, without space that the template strips."""
+    name, _, start, end = part
+    of, first, last, stripped = turn[1:]
+    shift = first - stripped
+    return name, of, max(first, start + shift), min(last, end + shift)
 
 
 def _render(model: Model, messages: Sequence[Message], where: str) -> str:
@@ -62,8 +87,8 @@ def _render(model: Model, messages: Sequence[Message], where: str) -> str:
     return str(text)
 
 
-def _places(model: Model, messages: Sequence[Message], text: str, where: str) -> tuple[Part, ...]:
-    """The places of the messages' words in a rendered chat.
+def _places(model: Model, messages: Sequence[Message], text: str, where: str) -> list[Turn]:
+    """The places of the messages in a rendered chat, by their roles.
 
     The template is rendered again with a mark for each message, which shows the text that it puts around them. It may strip
     the space around a message, but may not change it otherwise.
@@ -78,28 +103,46 @@ def _places(model: Model, messages: Sequence[Message], text: str, where: str) ->
         if not occurrence:
             raise _changed(model, where)
     around.append(rest)
-    parts: list[Part] = []
+    turns: list[Turn] = []
     place = len(around[0])
-    names = _names([role for role, _ in messages])
-    for (_, content), name, after in zip(messages, names, around[1:], strict=True):
-        forms = (content, content.strip(), content.rstrip(), content.lstrip())
-        written = next((form for form in forms if text.startswith(form + after, place)), None)
+    for (role, content), after in zip(messages, around[1:], strict=True):
+        written = _written(content, text, place, after)
         if written is None:
             raise _changed(model, where)
-        if written.strip():
-            parts.append((name, 0, place, place + len(written)))
-        place += len(written) + len(after)
+        stripped, length = written
+        turns.append((role, 0, place, place + length, stripped))
+        place += length + len(after)
     if place != len(text) or not text.startswith(around[0]):
         raise _changed(model, where)
-    return tuple(parts)
+    return turns
 
 
-def _names(roles: Sequence[str]) -> list[str]:
-    """The role of each message, with a number from the second message of a role on."""
-    return [
-        role if role not in roles[:place] else f"{role} {roles[:place].count(role) + 1}"
-        for place, role in enumerate(roles)
+def _written(content: str, text: str, place: int, after: str) -> tuple[int, int] | None:
+    """How many characters at the start of a content are not at its place in a text, and how many are; None if it is changed.
+
+    The text has `after` after it. Only white space at its start and end may be missing.
+    """
+    words = content.strip()
+    begins = text.find(words, place)
+    first = content.find(words)
+    space = text[place:begins]
+    if begins < 0 or not content[:first].endswith(space):
+        return None
+    end, later = begins + len(words), content[first + len(words) :]
+    for kept in range(len(later), -1, -1):
+        if text.startswith(later[:kept] + after, end):
+            return first - len(space), end + kept - place
+    return None
+
+
+def _numbered(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns, whose names have a number from the second message of a role on."""
+    roles = [role for role, *_ in turns]
+    names = [
+        role if role not in roles[:n] else f"{role} {roles[:n].count(role) + 1}"
+        for n, role in enumerate(roles)
     ]
+    return [(name, *turn[1:]) for name, turn in zip(names, turns, strict=True)]
 
 
 def _changed(model: Model, where: str) -> InputError:

@@ -9,6 +9,7 @@ from torch import Tensor
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.tensors import Batch
 from saliency_bench.core.text import Encoded
+from saliency_bench.core.units import part_of_token, unplaced
 from saliency_bench.data.example import Example
 from saliency_bench.data.labels import resolve_label
 from saliency_bench.data.records import half_character
@@ -34,20 +35,25 @@ def encode(
     Raises:
         InputError: a text is empty, too long, or its label is none of the model's classes.
     """
+    return [encode_one(model, example, too_long) for example in examples]
+
+
+def require_tokenizer(model: Model) -> None:
+    """Raises an `InputError` for a model without a tokenizer."""
     if model.tokenizer is None:
         raise InputError(
             "this model has no tokenizer: give inputs with input_ids, or wrap_model(..., tokenizer=...)"
         )
-    return [encode_one(model, example, too_long) for example in examples]
 
 
 def encode_one(
     model: Model, example: Example, too_long: str, truncation: str = "longest_first"
 ) -> Encoded:
     """One example as tokens (see `encode`); `truncation` says which of two texts is cut."""
+    require_tokenizer(model)
     where = example.source or example.id
     if not example.text.strip():
-        raise InputError(f"{where}: the text is empty. Remove the row, or give it a text.")
+        raise InputError(f"{where}: the text is empty: remove the row, or give it a text")
     if example.messages:
         raise InputError(f"{where}: {model.name} ({model.task}) reads a text, and no chat")
     for text in (example.text, example.text_pair or ""):
@@ -57,7 +63,7 @@ def encode_one(
     tokenizer = model.tokenizer
     pair = () if example.text_pair is None else (example.text_pair,)
     wanted = {"return_offsets_mapping": tokenizer.is_fast, "return_special_tokens_mask": True}
-    if example.in_template:  # which has special tokens of its own
+    if example.turns:  # their template has special tokens of its own
         wanted["add_special_tokens"] = False
     encoding = tokenizer(example.text, *pair, **wanted, verbose=False)
     truncated = len(encoding["input_ids"]) > model.max_length
@@ -68,15 +74,15 @@ def encode_one(
         )
     model.require_embedded(encoding["input_ids"], where)
     special = tuple(map(bool, encoding["special_tokens_mask"]))
-    if example.in_template:
-        special = placing.outside_parts(example, encoding["offset_mapping"])
+    if example.turns:
+        special = placing.outside_turns(example, encoding["offset_mapping"])
     if all(special):
         raise InputError(
             f"{where}: the tokenizer makes no token of this text: {example.text[:40]!r}"
         )
     types = tuple(encoding["token_type_ids"]) if "token_type_ids" in encoding else None
     token_places = placing.of_text(model, encoding, special, types, example)
-    return Encoded(
+    encoded = Encoded(
         example_id=example.id,
         input_ids=tuple(encoding["input_ids"]),
         token_type_ids=types,
@@ -87,8 +93,23 @@ def encode_one(
         extra=extra_of(model, encoding, [1] * len(special), where, strict=False),
         relevant=placing.relevant_tokens(example, token_places, where),
         parts=example.parts,
+        turns=example.turns,
         **vars(token_places),
     )
+    _refuse_empty_segments(encoded, where)
+    return encoded
+
+
+def _refuse_empty_segments(encoded: Encoded, where: str) -> None:
+    """Refuses segments that came with a text and have no token; those of a text that was cut may have none."""
+    if encoded.segmented and not encoded.truncated and not unplaced(encoded):
+        part_of = set(part_of_token(encoded).tolist())
+        for place, (name, of, _, _) in enumerate(encoded.parts):
+            if of == 0 and place not in part_of:
+                raise InputError(
+                    f"{where}: segment {name} has no token of its own: the tokenizer leaves its letters out, or joins them "
+                    "with those of the segment before it"
+                )
 
 
 def encoded_ids(

@@ -90,11 +90,11 @@ def relevant_tokens(
     )
 
 
-def outside_parts(example: Example, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
-    """The tokens that share no character with a part of the text, and so belong to the chat template."""
+def outside_turns(example: Example, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
+    """The tokens that share no character with a message of the chat, and so belong to its template."""
+    messages = [(first, last) for _, of, first, last, _ in example.turns if of == 0]
     return tuple(
-        not any(start < last and first < end for _, _, first, last in example.parts)
-        for start, end in offsets
+        not any(start < last and first < end for first, last in messages) for start, end in offsets
     )
 
 

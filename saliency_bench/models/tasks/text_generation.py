@@ -1,18 +1,18 @@
 """Causal language models: the next token, a given continuation by its tokens or as a whole, or one of some options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from saliency_bench.core.continuations import CONTINUATION
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.text import NO_OFFSET, Encoded
 from saliency_bench.data.example import Example
-from saliency_bench.data.fields import ASSISTANT
 from saliency_bench.data.labels import as_label
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import ATTENTION, DELETE
 from saliency_bench.models.tasks import chats
-from saliency_bench.models.tasks.encoding import NEVER_CUT, encode_one
+from saliency_bench.models.tasks.encoding import NEVER_CUT, encode_one, require_tokenizer
 from saliency_bench.models.tasks.task import At, question_at, token_of, visible_spaces, word_of
 
 #: The ways to combine the log-probabilities of a continuation's tokens.
@@ -39,6 +39,7 @@ class TextGeneration:
     def encode(self, model: Model, example: Example, too_long: str) -> Encoded:
         """See `task.Task`. Nothing is cut, since the question is about the end of the text."""
         if example.messages:
+            require_tokenizer(model)
             example = chats.rendered(model, example)
         alone = replace(example, text_pair=None, options=(), label=None)
         prompt = _ending(encode_one(model, alone, NEVER_CUT), example)
@@ -131,7 +132,7 @@ def _ending(text: Encoded, example: Example) -> Encoded:
 
     Token types are removed too, since these models were not trained with them, and GPT-2 would look them up as words.
     """
-    if example.in_template:
+    if example.turns:
         return replace(text, token_type_ids=None)
     n = 1 + max(place for place, special in enumerate(text.special) if not special)
     return replace(before(text, n), token_type_ids=None)
@@ -143,13 +144,22 @@ def _followed(model: Model, prompt: Encoded, example: Example, continuation: str
     Raises:
         InputError: the continuation adds no token, changes the prompt's, or makes the text too long.
     """
-    n, text = len(example.text), example.text + continuation
-    parts = example.parts
-    if example.in_template:
-        parts = (*parts, (ASSISTANT, 0, n, len(text)))
-    whole = replace(example, text=text, text_pair=None, options=(), label=None, parts=parts)
-    together = _ending(encode_one(model, whole, NEVER_CUT), example)
     where = example.source or example.id
+    if not continuation:
+        raise InputError(
+            f"{where}: the continuation is empty: give the text that follows the prompt, or none to explain the next token"
+        )
+    n, text = len(example.text), example.text + continuation
+    whole = replace(
+        example,
+        text=text,
+        text_pair=None,
+        options=(),
+        label=None,
+        parts=_of_one_text(example.parts, n),
+        turns=_of_one_text(example.turns, n),
+    )
+    together = _ending(encode_one(model, whole, NEVER_CUT), example)
     if together.input_ids[: len(prompt)] != prompt.input_ids:
         place = next(
             place
@@ -159,12 +169,12 @@ def _followed(model: Model, prompt: Encoded, example: Example, continuation: str
         joined = together.tokens[min(place, len(together) - 1)]
         raise InputError(
             f"{where}: the tokenizer joins the end of the prompt and the continuation {continuation[:40]!r} in the token "
-            f"{joined}. Move the space between them from the one to the other, or the letters of the word that is cut"
+            f"{joined}: move the space between them from the one to the other, or the letters of the word that is cut"
         )
     if len(together) == len(prompt):
         raise InputError(
-            f"{where}: the continuation {continuation[:40]!r} has no token of its own after the prompt. Move the space "
-            "between them from the one to the other."
+            f"{where}: the continuation {continuation[:40]!r} has no token of its own after the prompt: give it a word, or "
+            "move the space between them from the one to the other"
         )
     return together
 
@@ -191,10 +201,6 @@ def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:
         span if span == NO_OFFSET else (max(0, span[0] - shift), span[1] - shift)
         for span in whole.offsets[n:]
     ]
-    parts = tuple(
-        (name, 1, start - shift, end - shift) if start >= shift else (name, 0, start, end)
-        for name, _, start, end in whole.parts
-    )
     return replace(
         whole,
         offsets=(*whole.offsets[:n], *later),
@@ -203,5 +209,13 @@ def _parted(prompt: Encoded, whole: Encoded, example: Example) -> Encoded:
         ),
         text=example.text,
         text_pair=example.text_pair,
-        parts=parts,
+        parts=example.parts,
+        turns=example.turns,
+    )
+
+
+def _of_one_text(parts: Sequence[Any], n: int) -> tuple[Any, ...]:
+    """The parts or turns of a prompt of n characters and of its continuation, as those of one text."""
+    return tuple(
+        (name, 0, start + n * of, end + n * of, *more) for name, of, start, end, *more in parts
     )

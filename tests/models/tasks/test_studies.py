@@ -53,6 +53,7 @@ def test_a_study_has_metrics_timings_and_a_report(task, tmp_path, monkeypatch, c
     run = read_run(tmp_path / "run")
     rows = run.tables["rows"].query("metric == 'srg'")
     replaced, deleted = (rows[rows["removal"] == name] for name in ("mask", "delete"))
+    assert run.manifest["replaced_by"]["mask"] == "[MASK]"
     assert (replaced["status"] == "ok").all() and replaced["value"].notna().all()
     expected = "ok" if task == "fill-mask" else "not_applicable"
     assert (deleted["status"] == expected).all()

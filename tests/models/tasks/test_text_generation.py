@@ -102,7 +102,8 @@ def test_removals_that_ask_for_another_token_are_rows_with_the_reason(model):
     [
         (PROMPT, {"target": "capitals"}, "expected one token"),
         (PROMPT, {"at": 2}, "give no at"),
-        ((PROMPT, " "), {}, "has no token of its own"),
+        ((PROMPT, " "), {}, "has no token of its own after the prompt: give it a word"),
+        (PROMPT, {"continuation": ""}, "the continuation is empty: give the text that follows"),
         (("the capital", "s"), {}, None),
         (" ".join(WORDS * 8), {}, "takes 64"),
         ({"input_ids": [5, 6]}, {"continuation": "paris"}, "prompts that are texts"),
@@ -112,10 +113,11 @@ def test_what_makes_no_sense_is_refused(model, text, options, reason):
     if reason is None:  # the pieces of a word part cleanly: nothing is wrong
         assert len(sb.attribute(model, [text], "vanilla", **options)) == 1
         return
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises(InputError, match=reason) as error:
         sb.attribute(model, [text], "vanilla", **options)
+    assert ". " not in str(error.value)
 
 
 def test_a_continuation_that_changes_the_prompts_tokens_is_refused(model):
-    with pytest.raises(InputError, match="Move the space"):
+    with pytest.raises(InputError, match=r"in the token \w+: move the space [^.]*$"):
         sb.attribute(model, [("the capi", "tal of")], "vanilla")
