@@ -65,8 +65,7 @@ def load_model(
     """A model from a local folder, a hub id or memory, or one of ours by name.
 
     "default" is the bundled sequence classifier. "smollm2" (text generation) and "nanoguard" (prompt injection) can be loaded
-    after `saliency-bench models prepare NAME` has converted them; each has a task of its own. "smollm2_sentiment", "toxicity"
-    and "smollm2_toxicity" are adapters of ours (training seed 0).
+    after `saliency-bench models prepare NAME` has converted them; each has a task of its own. `models list` names our adapters.
 
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or a model in memory: a pipeline of
