@@ -7,7 +7,7 @@ from rich.text import Text
 from saliency_bench.cli.progress import progress
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.program import as_typed
-from saliency_bench.models import preparing
+from saliency_bench.models import encoder, preparing
 
 
 def models(words: list[str]) -> None:
@@ -29,9 +29,11 @@ def models(words: list[str]) -> None:
     one_of("model", name, names)
     with progress() as show:
         folder = preparing.prepare(preparing.BASES.get(name, name), show)
-    Console(highlight=False, soft_wrap=True).print(
-        f"{name} is ready in {folder}: model={name}, or load_model({name!r}) in Python"
-    )
+    if _to_train(name):
+        outcome = f"{preparing.BASES[name]} is ready in {folder}; the adapter is to be trained: docs/models.md"
+    else:
+        outcome = f"{name} is ready in {folder}: model={name}, or load_model({name!r}) in Python"
+    Console(highlight=False, soft_wrap=True).print(outcome)
 
 
 def _list() -> None:
@@ -42,12 +44,18 @@ def _list() -> None:
         table.add_row(Text(name, style="bold"), Text(state, style=color), Text(facts))
     for name, base in preparing.BASES.items():
         state, color = _state(base, preparing.MODELS[base])
-        table.add_row(
-            Text(name, style="bold"), Text(state, style=color), Text(f"our adapter on {base}")
-        )
+        if _to_train(name):
+            state, color = "to train", "yellow"
+        facts = f"an adapter on {base}: docs/models.md"
+        table.add_row(Text(name, style="bold"), Text(state, style=color), Text(facts))
     console = Console(highlight=False)
     console.print(table)
     console.print(as_typed("To convert one, once: saliency-bench models prepare NAME"))
+
+
+def _to_train(name: str) -> bool:
+    """Whether a classifier's adapter is not in the package."""
+    return name in preparing.BASES and not (encoder.MODELS / name).is_dir()
 
 
 def _state(name: str, model: preparing.PackagedModel) -> tuple[str, str]:

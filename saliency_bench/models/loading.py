@@ -65,7 +65,7 @@ def load_model(
     """A model from a local folder, a hub id or memory, or one of ours by name.
 
     "default" is the bundled sequence classifier. "smollm2" (text generation) and "nanoguard" (prompt injection) can be loaded
-    after `saliency-bench models prepare NAME` has converted them; each has a task of its own. `models list` names our adapters.
+    after `saliency-bench models prepare NAME` has converted them; each has a task of its own. `saliency-bench models` lists all names.
 
     Args:
         path: a folder with config.json, model.safetensors and a tokenizer; a hub id; or a model in memory: a pipeline of

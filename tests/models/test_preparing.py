@@ -9,7 +9,7 @@ import pytest
 import saliency_bench as sb
 from saliency_bench.cli import models as command
 from saliency_bench.core.errors import InputError, SaliencyBenchError
-from saliency_bench.models import preparing
+from saliency_bench.models import encoder, preparing
 from saliency_bench.models.heads import SEQUENCE_CLASSIFICATION
 
 SCRIPT = """
@@ -144,12 +144,18 @@ def test_the_list_says_what_is_to_be_done(toy, capsys, monkeypatch):
     assert "ready" in capsys.readouterr().out
 
 
-def test_a_classifier_on_it_is_prepared_by_its_own_name(toy, capsys, monkeypatch):
+def test_a_classifier_on_it_is_prepared_by_its_own_name(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(preparing, "BASES", {"toy_sentiment": "toy"})
+    monkeypatch.setattr(encoder, "MODELS", tmp_path)
     command.models([])
-    assert "our adapter on toy" in capsys.readouterr().out
+    assert "to train" in capsys.readouterr().out
+    command.models(["prepare", "toy_sentiment"])
+    assert "adapter is to be trained" in capsys.readouterr().out
+    (tmp_path / "toy_sentiment").mkdir()
     command.models(["prepare", "toy_sentiment"])
     assert "model=toy_sentiment" in capsys.readouterr().out
+    command.models([])
+    assert "to train" not in capsys.readouterr().out
     assert preparing.is_prepared("toy")
 
 
