@@ -132,12 +132,18 @@ def test_texts_that_do_not_go_on_share_nothing(model):
 
 
 def test_maps_of_a_continuation_are_those_of_its_tokens_alone(model):
-    calls = []
+    tokens = []
     options = {"removal": "mean", "output": "log_probability"}
-    with model.module.register_forward_hook(lambda *given: calls.append(len(given[2].logits))):
+
+    def count(_, args, kwargs):
+        tokens.append(kwargs["input_ids"].numel())
+
+    with model.module.register_forward_pre_hook(count, with_kwargs=True):
+        sb.attribute(model, PROMPT, "leave_one_out", continuation=ANSWER, **options)  # trials
+        tokens.clear()
         found = sb.attribute(model, PROMPT, "leave_one_out", continuation=ANSWER, **options)
-        shared = sum(calls)
-        calls.clear()
+        shared = sum(tokens)
+        tokens.clear()
         each = [
             sb.attribute(
                 model,
@@ -148,7 +154,7 @@ def test_maps_of_a_continuation_are_those_of_its_tokens_alone(model):
             )[0]
             for one in found
         ]
-    assert shared < sum(calls) / 2
+    assert shared < sum(tokens)
     for ours, slow in zip(found, each, strict=True):
         limit = ROUNDING[model.module.config.model_type] * np.abs(slow.scores).max()
         # Differences of two outputs, whose rounding is relative to these and not to the difference.

@@ -87,7 +87,7 @@ def test_a_run_says_what_it_does_before_the_first_block(tiny, tmp_path):
     words = ["~experiment", "n_examples=1", "method=[vanilla]", "metric=[log_odds]"]
     cfg = config.load([*words, *tiny, "convergence.n_examples=0"])
     cfg = replace(cfg, out=str(tmp_path / "study"))
-    run(cfg, config.settings(cfg), [], lambda *one: said.append(one), lambda text: None)
+    run(cfg, config.settings(cfg), [], lambda *one: said.append(one[:3]), lambda text: None)
     before = said[: said.index(("blocks", 0, 1))]
     assert before == [
         ("reading the data", 0, 0),
