@@ -165,7 +165,8 @@ def test_other_commands_start_programs_that_are_there():
     for words in others:
         script = words[1] if words[0] in ("bash", "python") else words[0]
         if words[:2] == ["python", "-m"]:
-            script = f"{words[2].replace('.', '/')}"
+            folder = ROOT / words[2].replace(".", "/")
+            script = str(folder if folder.is_dir() else folder.with_suffix(".py"))
         if not script.startswith("ENVIRONMENTS"):
             assert (ROOT / script).exists(), words
 
