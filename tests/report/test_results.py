@@ -1,15 +1,16 @@
 """What results/ shows follows from the rows that are kept there."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from saliency_bench.report import study_tables
+from saliency_bench.report import across, study_tables
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
-from saliency_bench.report.formats import to_latex
+from saliency_bench.report.formats import to_latex, to_markdown
 from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.store.run import IDENTITY, read_run
 
@@ -34,6 +35,17 @@ def test_the_tables_of_a_run_are_made_again_to_the_byte(name, tmp_path):
     shutil.rmtree(folder / "tables")
     build_report(read_run(folder))
     assert {name: (folder / "tables" / name).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.parametrize("name", ["across", "across_attention"])
+def test_the_tables_over_training_seeds_are_made_again_to_the_byte(name):
+    folder = RESULTS / "full_comparison"
+    manifest = json.loads((folder / name / "manifest.json").read_text("utf-8"))
+    runs = [read_run(folder / cell["folder"]) for cell in manifest["cells"]]
+    made = across.tables(across.across(runs, manifest["metric"]))
+    kept = (folder / name / "across.md").read_text("utf-8")
+    assert len(runs) == 3
+    assert "\n".join(map(to_markdown, made)) == kept
 
 
 def test_tables_of_a_run_are_latex_of_ascii_alone():
