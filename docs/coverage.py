@@ -14,7 +14,9 @@ import pandas as pd
 from scipy import stats
 
 from saliency_bench.core.averages import middle_of
+from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.stats import Resampling, middles
+from saliency_bench.store.run import read_run
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 RUNS = ("full_comparison/seed0", "method_comparison", "plausibility")
@@ -29,7 +31,9 @@ def populations() -> Iterator[tuple[str, str, np.ndarray]]:
     """Metric, "mean" or "difference" of two settings, and its values on all texts."""
     seen: set[str] = set()
     for run in RUNS:
-        rows = pd.read_parquet(RESULTS / run / "rows.parquet")
+        analysis = Analysis(read_run(RESULTS / run))
+        # Those of a further way to remove tokens have names of their own.
+        rows = analysis.rows[analysis.rows["metric"].isin(analysis.table("rows")["metric"])]
         for metric, own in rows[rows["status"] == "ok"].groupby("metric"):
             if metric in seen:
                 continue

@@ -85,6 +85,7 @@ NOT_COMPUTED: dict[str, str] = {
     "heads.csv": "tests/conformance measures it again (--all)",
     "passages": MINUTES,
     "peers": OTHERS,
+    "prefixes": TIMES,
     "quasi_monte_carlo": BEFORE,
     "removal_grid/across": FROM_ROWS,
     "reproduce/published": FROM_ROWS,
