@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.decoder_cost import decoder
 from benchmarks.record import ONE_THREAD, Record
 from saliency_bench import wrap_model
 from saliency_bench.api.inputs import encode_all
@@ -40,18 +40,7 @@ SAME = 2e-5
 
 def like_smollm2() -> Model:
     """The model."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        tie_word_embeddings=True,
-    )
-    module: torch.nn.Module = LlamaForCausalLM(config)
-    return wrap_model(module.eval(), task="text-generation")
+    return wrap_model(decoder(N_LAYERS), task="text-generation")
 
 
 def block_of(model: Model, n_texts: int, n_tokens: int) -> Batch:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import checked_shapes
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -110,3 +111,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults injected")
         for name, number in sorted(counts.items()):
             terminalreporter.line(f"{number:6d}  {name}")
+
+
+@pytest.fixture
+def without_type_checks():
+    """Calls as a user makes them: shapes and types of arguments are not checked, which takes most of the time of small blocks."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

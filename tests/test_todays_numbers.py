@@ -13,7 +13,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import jaxtyping
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -162,13 +161,7 @@ def config_of(run):
     )
 
 
-@pytest.fixture(autouse=True)
-def _as_users_compute():
-    """Checks of shapes take most of the time of small blocks, and other tests make them."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 
 @pytest.fixture(scope="module")

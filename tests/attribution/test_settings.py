@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import jaxtyping
 import pytest
 from tiny import FrameTokenizer, tiny_bert, token_inputs
 
@@ -73,12 +72,7 @@ OF_NO_NAME: list[Any] = [None, True, 1, 2.5, math.nan, "", "nonsense", {"a": 1},
 WAYS = ("python", "sanity", "throughput", "validate")
 
 
-@pytest.fixture(autouse=True)
-def _as_users_call():
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 
 @pytest.fixture(scope="module")

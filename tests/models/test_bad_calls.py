@@ -1,6 +1,5 @@
 """What is no argument is refused in one sentence, whatever type it has: a user's calls are not type-checked."""
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -10,13 +9,7 @@ from tiny_heads import tiny_model, word_tokenizer
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def _as_users_call():
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 
 @pytest.fixture(scope="module")

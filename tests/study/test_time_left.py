@@ -2,20 +2,12 @@
 
 from types import SimpleNamespace
 
-import jaxtyping
 import pytest
 
 from saliency_bench.models.ledger import MAPS, Ledger
 from saliency_bench.studies.time_left import TimeLeft
 
-
-@pytest.fixture(autouse=True)
-def _unchecked():
-    """A stand-in has the parts of a study that are read here, and not its type."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 
 def study(ledger, n_texts, **timing):
