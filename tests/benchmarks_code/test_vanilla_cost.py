@@ -41,7 +41,7 @@ def test_every_contestant_is_held_against_the_loop_by_hand_of_its_own_round(
 
 def test_the_committed_costs_stand_on_the_page():
     costs = pd.read_csv(ROOT / "results" / "vanilla_cost" / "cost.csv").set_index("contestant")
-    page = (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
     for name in (vanilla_cost.CAPTUM, vanilla_cost.ENGINE, vanilla_cost.PUBLIC):
         for _, row in costs.loc[name].iterrows():
             assert f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in page
