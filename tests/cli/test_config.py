@@ -103,7 +103,7 @@ CALIBRATED = {"quadrature": "calibrated", "n_steps": 18}
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "method_comparison", "plausibility", "full_comparison", "smoothing"]
+    "name", ["method_comparison", "plausibility", "full_comparison", "smoothing"]
 )
 def test_studies_take_calibrated_nodes_and_those_of_captum_stay_to_be_chosen(name):
     entry = config.load([f"experiment={name}"]).method["integrated_gradients"]
