@@ -151,6 +151,15 @@ def test_known_truth_makes_its_folder_of_the_same_parts(of_family, tmp_path, mon
     assert set(pd.read_csv(tmp_path / "methods.csv")["truth"]) == {"rated words"}
 
 
+@pytest.mark.parametrize("script", [families, known_truth, rationales, trust])
+def test_a_folder_that_is_no_run_ends_a_script_with_a_sentence_and_leaves_no_folder(
+    script, tmp_path, monkeypatch
+):
+    with pytest.raises(SystemExit, match="empty"):
+        published(script, monkeypatch, tmp_path / "out", tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
 #: Comments of our own, by what of each their annotators marked: characters, or None for "not toxic".
 SECRET = ("glorbish", "snorkelous", "wubwub")
 COMMENTS = {
