@@ -79,6 +79,7 @@ NOT_COMPUTED: dict[str, str] = {
     "backward_cost": TIMES,
     "causal.csv": "tests/conformance measures it again (--all)",
     "contestants": MINUTES,
+    "decoder_cost": TIMES,
     "effects": BEFORE,
     "full_comparison/across": FROM_ROWS,
     "heads.csv": "tests/conformance measures it again (--all)",
