@@ -5,7 +5,9 @@
 A Llama with the widths, heads and vocabulary of SmolLM2-135M, 4 of its 30 layers and random weights; texts of 24 tokens, one
 thread, float32. The engine goes from token ids to token scores on the host, the choice of the next token and the completeness
 included. The bare loop has its embeddings, rows and targets prepared, computes the logits of the last token alone, and discards
-the gradients. A third contestant is the same loop with the logits of all tokens, as a module returns them.
+the gradients. Two more contestants are this loop with the passes at both ends of a path, which the engine has to take too: the
+text names the next token, and both outputs give the completeness. And the loop with the logits of all tokens, as a module
+returns them.
 
 Each round takes every contestant once, beginning with another than the round before, and a ratio is that of one round. The time
 is that of the process, so that other processes do not count. Before, the scores of both are compared.
@@ -37,8 +39,9 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.registry import questions
 from saliency_bench.studies.block import explain_texts
 
-N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 7, 3, 24, 4, 1024
-BARE, ENGINE, ALL_LOGITS = "bare loop", "engine", "bare loop, all logits"
+N_ROUNDS, N_TEXTS, N_TOKENS, N_LAYERS, TOKEN_BUDGET = 9, 3, 24, 4, 1024
+BARE, ENGINE = "bare loop", "engine"
+WITH_ENDS, ALL_LOGITS = "bare loop, both ends", "bare loop, all logits"
 #: Both are float32 arithmetic in another order.
 SAME = 2e-5
 
@@ -75,12 +78,17 @@ def texts_of(model: Model, n_texts: int = N_TEXTS, n_tokens: int = N_TOKENS) -> 
 
 @dataclass(frozen=True)
 class Passes:
-    """The rows of all gradients of some texts under a setting, and what their gradients are weighted with."""
+    """The rows of all gradients of some texts under a setting, and what their gradients are weighted with.
+
+    `ends` are the points of passes without gradients: the text and the baseline of a path. Without a path the gradient's pass
+    is that of the text.
+    """
 
     text: Int[Tensor, " R"]
     points: Float[Tensor, "R T D"]
     target: Int[Tensor, "R 1"]
     weights: Float[Tensor, "R T D"]
+    ends: tuple[Float[Tensor, "B T D"], ...]
 
 
 @torch.no_grad()
@@ -96,7 +104,8 @@ def passes_of(model: Model, texts: list[Encoded], setting: Setting) -> Passes:
     scaled, weighted = (
         side.to(words.dtype).repeat(len(texts))[:, None, None] for side in (nodes, weights)
     )
-    return Passes(rows, words[rows] * scaled, target[rows], words[rows] * weighted)
+    ends = (words, torch.zeros_like(words)) if setting.hyper else ()
+    return Passes(rows, words[rows] * scaled, target[rows], words[rows] * weighted, ends)
 
 
 def bare_loop(
@@ -116,13 +125,23 @@ def bare_loop(
     return gradients
 
 
+def with_ends(module: nn.Module, passes: Passes) -> None:
+    """The bare loop, and the passes at both ends of the path."""
+    bare_loop(module, passes, last_alone=True)
+    with torch.no_grad():
+        for points in passes.ends:
+            last = torch.tensor([points.shape[1] - 1])
+            module(inputs_embeds=points, use_cache=False, logits_to_keep=last)
+
+
 def difference(model: Model, texts: list[Encoded], setting: Setting, passes: Passes) -> float:
     """The largest difference of the engine's scores from those of the bare loop, relative to the largest of these."""
     gradients = torch.cat(bare_loop(model.module, passes, last_alone=True))
     values = gradients * passes.weights if setting.hyper else gradients
     rows = torch.zeros(len(texts), *values.shape[1:]).index_add(0, passes.text, values)
     expected = rows.sum(-1) if setting.hyper else rows.norm(dim=-1)
-    scores = torch.tensor([one.scores for one in engine(References(model), texts, setting)])
+    maps = engine(References(model), texts, setting)
+    scores = torch.stack([torch.from_numpy(one.scores) for one in maps])
     return float((scores - expected).abs().max() / expected.abs().max())
 
 
@@ -147,6 +166,7 @@ def ratios(model: Model, texts: list[Encoded], setting: Setting, n_rounds: int) 
         contestants: dict[str, Callable[[], object]] = {
             BARE: partial(loop, last_alone=True),
             ENGINE: partial(engine, references, texts, setting),
+            WITH_ENDS: partial(with_ends, model.module, passes),
             ALL_LOGITS: partial(loop, last_alone=False),
         }
         names = [*contestants]

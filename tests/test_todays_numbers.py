@@ -78,6 +78,7 @@ NOT_COMPUTED: dict[str, str] = {
     "backward_cost": TIMES,
     "causal.csv": "tests/conformance measures it again (--all)",
     "contestants": MINUTES,
+    "decoder_cost": TIMES,
     "effects": BEFORE,
     "full_comparison/across": MADE_AGAIN,
     "full_comparison/across_attention": MADE_AGAIN,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saliency_bench.core.errors import InputError, shown
+from saliency_bench.models import padding
 from saliency_bench.models.causes import refuse_autocast
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
 from saliency_bench.models.intake import (
@@ -32,7 +33,7 @@ from saliency_bench.models.module_facts import Configured, configured, fact, typ
 from saliency_bench.models.outputs import ends_in, logits_in
 from saliency_bench.models.placement import Stored, device_of, rereading, stored_weights
 from saliency_bench.models.pooled_row import PooledRow, find_pooled_row, first_row_only
-from saliency_bench.models.rounding import TF32, products, rounding_share
+from saliency_bench.models.rounding import TF32, products
 from saliency_bench.models.threads import frozen, restored
 
 #: Calls the module on `input_ids` and, where they apply, `attention_mask`, `token_type_ids` and further inputs.
@@ -43,9 +44,6 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 #: A pad id that no token has: models without one then pool every row of an unpadded block at its last token.
 NO_TOKEN = -1
-
-#: The padding that is tried: as many tokens as a short window of attention, in which nothing is left to attend to.
-N_PADS = 3
 
 #: The number of different ids by which a layer is watched that is no table.
 WATCHED_VOCABULARY = 5
@@ -265,30 +263,29 @@ class Model:
         """The weights that accelerate keeps elsewhere; collected anew whenever the model is frozen."""
         return (*stored_weights(self.module).values(),)
 
-    @cached_property
-    def pads_exactly(self) -> bool:
-        """Whether padding on the right, with a mask, changes no output; tried on two texts of different lengths."""
-        pad = self.pad_token_id
+    def pads_exactly(self, n_pads: int = padding.N_PADS) -> bool:
+        """Whether so much padding on the right, with a mask, changes no output; tried once for each size (see `padding`)."""
+        pad, size = self.pad_token_id, padding.size_of_trial(n_pads, self.max_length)
         if pad is None:
             return False
-        long, short = self._watched_ids(2)
-        short = short[N_PADS:]
-        both = torch.stack([long, torch.cat([short, short.new_full((N_PADS,), pad)])])
-        real = torch.ones_like(both, dtype=torch.bool)
-        real[1, -N_PADS:] = False
-        # What is proved here is proved of the model, not of how products are rounded.
-        with frozen(self.module), products(tf32=False), torch.no_grad():
-            texts = (both, real), (long[None], None), (short[None], None)
-            outputs = attempted(lambda: [self.output(ids, mask) for ids, mask in texts])
-        if outputs is None:
-            return False
-        together, *alone = outputs
-        rows = (
-            together[row][: len(logits)] if self.per_token else together[row]
-            for row, logits in enumerate((long, short))
-        )
-        most = rounding_share(together.dtype) * max(float(logits.abs().max()) for logits in alone)
-        return all(float((a - b[0]).abs().max()) <= most for a, b in zip(rows, alone, strict=True))
+        if size not in self._padding:
+            with frozen(self.module):
+                ids = self._watched_ids(2)
+                self._padding[size] = padding.is_exact(self._output_at, ids, pad, size)
+        return self._padding[size]
+
+    @cached_property
+    def _padding(self) -> dict[int, bool]:
+        return {}
+
+    def _output_at(
+        self, ids: Int[Tensor, "R T"], mask: Bool[Tensor, "R T"] | None, places: Int[Tensor, " P"]
+    ) -> Float[Tensor, "R ..."]:
+        """The logits of each text, or those at some places of it."""
+        if self.keeps_places:
+            return self.output(ids, mask, places=places)
+        logits = self.output(ids, mask)
+        return logits[:, places] if self.per_token else logits
 
     @cached_property
     def keeps_places(self) -> bool:

@@ -80,6 +80,18 @@ class Computed:
         return [(keys.clone(), values.clone()) for keys, values in self.of(slice(-1, None))]
 
 
+#: The outputs for the last token of each row, and the rows' keys and values.
+Result = tuple[Float[Tensor, "R ..."], Computed]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The tokens of rows, and the embeddings that replace theirs."""
+
+    ids: Int[Tensor, "R T"]
+    embeddings: Float[Tensor, "R T D"]
+
+
 @dataclass(frozen=True)
 class Tree:
     """Rows that are computed as one sequence.
@@ -119,13 +131,7 @@ class Tree:
         none = torch.zeros(len(row), int(self.first[0]) + len(row), dtype=torch.bool)
         return none.scatter(1, self.places[row], torch.arange(self.width) <= place[:, None])
 
-    def compute(
-        self,
-        model: Model,
-        ids: Int[Tensor, "R T"],
-        embeddings: Float[Tensor, "R T D"],
-        seed: States,
-    ) -> tuple[Float[Tensor, "R V"], Computed]:
+    def compute(self, model: Model, texts: Texts, seed: States) -> Result:
         """The outputs for the last token of each row, and the rows' keys and values."""
         if model.first_position is None:
             raise ValueError(f"{model.name} takes no positions")
@@ -136,8 +142,8 @@ class Tree:
         mask = torch.zeros(sees.shape, dtype=model.dtype, device=model.device)
         past = past_of(_cut(seed, int(self.first[0])))
         outputs = model.output(
-            ids[row, place][None],
-            embeddings=embeddings[row, place][None],
+            texts.ids[row, place][None],
+            embeddings=texts.embeddings[row, place][None],
             position_ids=(place + model.first_position)[None],
             extra={
                 "attention_mask": mask.masked_fill(~sees, lowest)[None, None],
@@ -174,13 +180,7 @@ class Walk:
         """The number of tokens that are computed."""
         return sum((step.stop - step.start) * len(step.rows) for step in self.steps)
 
-    def compute(
-        self,
-        model: Model,
-        ids: Int[Tensor, "R T"],
-        embeddings: Float[Tensor, "R T D"],
-        seed: States,
-    ) -> tuple[Float[Tensor, "R ..."], Computed]:
+    def compute(self, model: Model, texts: Texts, seed: States) -> Result:
         """The outputs for the last token of each row, and the rows' keys and values."""
         states: States = []
         seed = seed if self.seeded else []
@@ -190,8 +190,8 @@ class Walk:
             rows, tokens = sent(step.rows, model.device), slice(step.start, step.stop)
             kept = [-1] if step is self.steps[-1] else []
             outputs = model.output(
-                ids[rows, tokens],
-                embeddings=embeddings[rows, tokens],
+                texts.ids[rows, tokens],
+                embeddings=texts.embeddings[rows, tokens],
                 extra=kept_at(model, kept),
                 past=past,
             )
@@ -390,7 +390,7 @@ def _tried(model: Model, ids: Int[Tensor, "1 T"], form: str) -> bool:
         first = first_differences(torch.zeros_like(rows), stays[rows], seed)
         way = Tree(first, width) if in_one else walk(first, width, 0.0)
         states = seed.states if seed else []
-        outputs, computed = way.compute(model, ids[rows], embeddings[rows], states)
+        outputs, computed = way.compute(model, Texts(ids[rows], embeddings[rows]), states)
         if not equal_within(outputs, whole[rows], share):
             return False
         seed = Seed(0, stays[rows[-1]], computed.of_last())

@@ -22,7 +22,7 @@ N_PADS = 4
 #: Not to fewer than this: shorter texts are probed whole, with the pads that there is room for.
 FEWEST_PROBED = 4
 
-#: Steps along the gradient, of the embeddings' root mean square, over which it is compared with differences of the
+#: Steps along the gradient, as shares of each embedding's length, over which it is compared with differences of the
 #: output: the first is near the cube root of float32's rounding error, where both errors of a difference are least.
 STEPS = (5e-3, 5e-3 / 8, 5e-3 / 64)
 
@@ -164,27 +164,31 @@ def gradient_of(probe: ProbedText) -> tuple[Float[Tensor, "T D"], int]:
 def gradient_difference(
     probe: ProbedText, gradient: Float[Tensor, "T D"], target: int
 ) -> float | None:
-    """The relative error of the gradient's length against differences of outputs along it; the least over some steps.
+    """The relative error of a directional derivative against differences of outputs; the least over some steps.
 
-    The part that rounding of the outputs explains is subtracted. None in half precision, and where the gradient is zero.
+    Each token's embedding moves along its gradient by the same share of its own length. A step in all of them by one length
+    would be large for a short embedding: root mean square norms have a gradient of up to ε^-1/2 at the zeros of a pad token.
+
+    The part that rounding of the outputs explains is subtracted. None in half precision, and where the derivative is zero.
     """
-    dtype, length = probe.model.dtype, gradient.double().norm()
-    if dtype not in FINEST or not (length.isfinite() and length > 0):
+    if probe.model.dtype not in FINEST:
         return None
-    embeddings = probe.embed()
-    size = embeddings.double().square().sum().sqrt()
-    if size == 0:  # no length to measure a step by
+    embeddings, gradient = probe.embed(), gradient.double()
+    sizes = embeddings.double().norm(dim=-1, keepdim=True)
+    slopes = gradient.norm(dim=-1, keepdim=True)
+    slope = float((slopes * sizes).sum())
+    if not 0 < slope < float("inf"):
         return None
+    direction = torch.where(slopes > 0, gradient / slopes, 0.0) * sizes
     logits = probe.output()
     rounding = 8 * FLOAT32_EPSILON * float(logits.abs().max())
     errors = []
     for step in STEPS:
-        move = gradient.double() / length * (step * size)
         above, below = (
-            float(probe.output((embeddings.double() + side).to(dtype)).flatten()[target])
-            for side in (move, -move)
+            float(probe.output(moved.to(embeddings.dtype)).flatten()[target])
+            for moved in (embeddings + step * direction, embeddings - step * direction)
         )
-        middle, rise = float(logits.flatten()[target]), float(step * size * length)
+        middle, rise = float(logits.flatten()[target]), step * slope
         # One side alone too: the output of a mixture of experts may jump on the other.
         pairs = (above - below, 2 * rise), (above - middle, rise), (middle - below, rise)
         errors += [max(abs(seen - rise) - rounding, 0.0) / rise for seen, rise in pairs]

@@ -61,19 +61,25 @@ EQUAL = Packing()
 LEAST_FILLED = 0.9
 
 
-def packing_for(model: Model, token_budget: int) -> Packing:
+def packing_for(model: Model, token_budget: int, encoded: Sequence[Encoded]) -> Packing:
     """Whole passes of neighbouring lengths, or equal lengths where it is not proved that padding changes no output.
 
-    The proof is of one length: it does not hold for a model that computes otherwise in longer passes.
+    The proof is of as much padding as these texts would get, and of one length: it does not hold for a model that computes
+    otherwise in longer passes.
     """
-    if reads_lengths(model) or not model.pads_exactly:
+    if reads_lengths(model):
         return EQUAL
-    return Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED)
+    packing = Packing(max(BLOCK_TOKENS, token_budget), LEAST_FILLED)
+    lengths = [
+        [len(encoded[index]) for index in block.indices] for block in plan_blocks(encoded, packing)
+    ]
+    most = max((max(block) - min(block) for block in lengths), default=0)
+    return packing if most == 0 or model.pads_exactly(most) else EQUAL
 
 
-def packing_of_study(model: Model, token_budget: int) -> Packing:
+def packing_of_study(model: Model, token_budget: int, encoded: Sequence[Encoded]) -> Packing:
     """The packing of `packing_for` on a GPU. On a CPU equal lengths: a kill loses less, and queries fill the passes anyway."""
-    return EQUAL if model.device.type == "cpu" else packing_for(model, token_budget)
+    return EQUAL if model.device.type == "cpu" else packing_for(model, token_budget, encoded)
 
 
 def plan_blocks(encoded: Sequence[Encoded], packing: Packing = EQUAL) -> list[Block]:
@@ -132,7 +138,7 @@ def opened_blocks(
     `settings` are those that will be explained, where they are known: see `open_block`. Blocks are packed as
     `packing_for` allows unless another packing is given.
     """
-    packing = packing or packing_for(references.model, token_budget)
+    packing = packing or packing_for(references.model, token_budget, encoded)
     for block in plan_blocks(encoded, packing):
         items = [encoded[index] for index in block.indices]
         yield block, open_block(references, items, target, token_budget, settings)

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 def pieces_of(study: Study) -> list[Piece]:
     """The pieces of a study, a pure function of its texts."""
-    packing = packing_of_study(study.model, study.config.runtime.token_budget)
+    packing = packing_of_study(study.model, study.config.runtime.token_budget, study.encoded)
     return plan_pieces(plan_blocks(study.encoded, packing))
 
 

@@ -94,7 +94,7 @@ def foresee(
     needed = shares(study, finished, choose)
     run = partial(_run, study, references, {share.stage for share in needed})
     texts = needed[0].texts
-    plan = plan_blocks(texts, packing_of_study(model, study.config.runtime.token_budget))
+    plan = plan_blocks(texts, packing_of_study(model, study.config.runtime.token_budget, texts))
     by_length = {len(texts[block.indices[0]]): block.indices[:MOST_TEXTS] for block in plan}
     blocks = [[texts[index] for index in indices] for indices in by_length.values()]
     sampled = _sample(blocks, n_blocks)

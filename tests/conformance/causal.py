@@ -208,12 +208,12 @@ def _measured(name: str, model: Model) -> CausalModel:
         ),
         continuation=_of_a_continuation(model),
         beside=beside,
-        pads="yes" if model.pads_exactly else "no",
+        pads="yes" if model.pads_exactly() else "no",
         shared="yes" if shared else "no",
     )
     limits = {"gradient": SAME if model.dtype == torch.float64 else SAME_IN_FLOAT32}
     compared = ["removal", "continuation"] if finding.continuation is not None else ["removal"]
-    compared += ["beside"] if model.pads_exactly else []
+    compared += ["beside"] if model.pads_exactly() else []
     return finding.within(limits | dict.fromkeys(compared, SAME_IN_FLOAT32))
 
 

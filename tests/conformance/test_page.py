@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import transformers
 from architectures import names
-from causal import causal_names
+from causal import REASONS, causal_names
 from finding import NOT_BUILT, PASSES, REFUSED
 from tiny_heads import EVERY_HEAD
 
@@ -47,6 +47,7 @@ def test_every_causal_language_model_was_measured_and_none_is_wrong():
     assert [row["name"] for row in found] == causal_names()
     assert {row["status"] for row in found} <= {PASSES, REFUSED, NOT_BUILT}
     assert all((row["status"] == PASSES) == (not row["reason"]) for row in found)
+    assert {row["name"] for row in found if row["status"] != PASSES} == {*REASONS}
 
 
 def test_nine_tenths_of_what_can_be_built_pass_and_the_rest_says_why():

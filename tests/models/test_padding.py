@@ -151,3 +151,41 @@ def test_a_text_as_long_as_the_model_is_probed_within_its_positions(n_tokens):
     ids = {"input_ids": [1, *[9, 12] * ((n_tokens - 2) // 2), 2]}
     found = inspect_texts(model, [encoded_ids(model, ids, "0", None, "")])
     assert found.padding_difference < 1e-12
+
+
+def windowed(kind, attention, dtype=torch.float64, window=8):
+    """A causal language model whose layers see a few tokens back."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {
+        "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "head_dim": 8, "intermediate_size": 24, "max_position_embeddings": 128, "sliding_window": window,
+        "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, **sizes)
+    torch.manual_seed(0)
+    module = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return sb.wrap_model(module.to(dtype).eval(), task="text-generation")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["gemma3_text", "mistral"])
+def test_a_text_has_its_own_scores_where_its_pads_outnumber_a_window(kind, attention):
+    """A pad that nothing but pads stands before attends to nothing; all in a block of 104 tokens of 114."""
+    model = windowed(kind, attention)
+    stream = np.random.default_rng(0)
+    inputs = [{"input_ids": stream.integers(3, 40, n).tolist()} for n in (30, 36, 38)]
+    together = sb.attribute(model, inputs, "vanilla")
+    for one, found in zip(inputs, together, strict=True):
+        (alone,) = sb.attribute(model, one, "vanilla")
+        # Softmax and norms are computed in float32: a thousand of its rounding errors.
+        np.testing.assert_allclose(
+            found.scores, alone.scores, rtol=0, atol=1e-4 * alone.scores.max()
+        )
+
+
+def test_padding_is_tried_at_the_length_at_which_it_is_used():
+    model = windowed("gemma3_text", "eager")
+    assert [model.pads_exactly(n) for n in (3, 7, 8, 100)] == [True, True, False, False]
+    exact = windowed("gemma3_text", "sdpa")
+    assert all(exact.pads_exactly(n) for n in (3, 8, 100, 10_000))

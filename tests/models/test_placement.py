@@ -257,6 +257,36 @@ def test_auto_fills_the_memory_that_there_is(checkpoint, short, monkeypatch):
     assert apart(maps(spread, "vanilla"), maps(one, "vanilla")) <= SAME
 
 
+def limit_first_gpu(monkeypatch, n_bytes):
+    """The first of two GPUs lacks a byte for a whole model, which transformers would put there otherwise."""
+    integration = pytest.importorskip("transformers.integrations.accelerate")
+    most = {0: n_bytes - 1, 1: 100 * n_bytes, "cpu": 100 * n_bytes}
+    monkeypatch.setattr(integration, "get_max_memory", lambda *_: dict(most))
+    return integration
+
+
+@pytest.mark.parametrize("device_map", ["auto", "balanced"])
+def test_a_model_that_one_gpu_cannot_hold_is_placed_on_two(checkpoint, device_map, monkeypatch):
+    """What transformers plans, which needs no GPU; the next test is of its numbers."""
+    module = load(checkpoint[1]).module
+    integration = limit_first_gpu(monkeypatch, sum(weight.nbytes for weight in module.parameters()))
+    planned = integration._get_device_map(module, device_map, None, None)
+    assert {*planned.values()} == {0, 1}
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("device_map", ["auto", "balanced"])
+def test_several_gpus_give_the_maps_of_one(checkpoint, device_map, monkeypatch):
+    folder = checkpoint[1]
+    one = load(folder, device="cuda:0")
+    limit_first_gpu(monkeypatch, sum(weight.nbytes for weight in one.module.parameters()))
+    spread = load(folder, device_map)
+    assert {*spread.facts["placement"].values()} == {"cuda:0", "cuda:1"}
+    for method in METHODS:
+        assert apart(maps(spread, method), maps(one, method)) <= SAME, method
+    assert spread.facts["weights_sha256"] == one.facts["weights_sha256"]
+
+
 class Doubled(accelerate.hooks.ModelHook):
     """Somebody's hook, which changes what a layer says."""
 

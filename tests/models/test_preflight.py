@@ -3,10 +3,12 @@
 import pytest
 import torch
 from tiny import VOCABULARY, scored_by, tiny_bert, token_inputs
+from tiny_chats import tiny_decoder
 from torch import nn
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
+from saliency_bench.models import probing
 from saliency_bench.models.preflight import inspect_model
 
 IDS = (5, 9, 7, 6, 12)
@@ -108,6 +110,20 @@ def test_a_backward_pass_that_is_no_derivative_is_refused(dtype):
     found = inspect_model(sb.wrap_model(Odd(torch.tanh).to(dtype)), IDS, None)
     # Central differences over the smallest step: the curvature of tanh, (step × size)² / 3 of its slope.
     assert found.gradient_difference < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_is_compared_at_a_step_that_is_small_for_each_token(dtype):
+    """The norm of a token of zeros (a pad that ends messages) is a straight line only up to ε^½ = 1e-3 of other tokens."""
+    model = tiny_decoder("llama", dtype=dtype)
+    ids = (1, 40, 41, 42, 43)
+    assert not model.embed(torch.tensor([ids]))[0, 0].any()
+    with model.frozen():
+        probe = probing.probe_of(model, ids, None, ())
+        lengths = probing.gradient_of(probe)[0].norm(dim=-1)
+    assert lengths[0] > 100 * lengths[1:].max()
+    # Central differences over the smallest step, as above.
+    assert inspect_model(model, ids, None).gradient_difference < 1e-4
 
 
 def test_an_output_that_jumps_beside_the_text_does_not_spoil_the_comparison():

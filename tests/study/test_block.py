@@ -64,10 +64,21 @@ def test_equal_lengths_are_the_rule_where_nothing_else_is_asked_for():
 def test_neighbours_in_length_share_blocks_where_padding_is_proved_to_change_nothing(
     model, monkeypatch
 ):
-    assert packing_for(model, 10**5) == Packing(10**5, blocks.LEAST_FILLED)
-    assert packing_for(model, 10).tokens == BLOCK_TOKENS
-    monkeypatch.setattr(sb.models.model.Model, "pads_exactly", False)
-    assert packing_for(replace(model), 10**5) == EQUAL  # a copy, which remembers nothing
+    neighbours, equal = texts_of([20, 21]), texts_of([20, 20])
+    assert packing_for(model, 10**5, neighbours) == Packing(10**5, blocks.LEAST_FILLED)
+    assert packing_for(model, 10, neighbours).tokens == BLOCK_TOKENS
+    monkeypatch.setattr(sb.models.model.Model, "pads_exactly", lambda *_: False)
+    assert packing_for(model, 10**5, neighbours) == EQUAL
+    assert packing_for(model, 10**5, equal).least_filled < 1  # there is nothing to pad
+
+
+def test_padding_is_proved_for_as_many_pads_as_a_block_has(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        sb.models.model.Model, "pads_exactly", lambda _, n_pads: asked.append(n_pads) or True
+    )
+    packing_for(model, 10**5, texts_of([28, 34, 36, 60]))  # 28 + 34 + 36 of 108; 60 by itself
+    assert asked == [8]
 
 
 @pytest.mark.parametrize(
@@ -114,14 +125,14 @@ class Averaging(nn.Module):
 def test_padding_is_exact_where_the_mask_is_heeded(masked):
     made = sb.wrap_model(Averaging(masked), tokenizer=FrameTokenizer(), embeddings="words")
     with made.frozen():
-        assert made.pads_exactly is masked
+        assert made.pads_exactly() is masked
 
 
 def test_without_a_pad_token_nothing_is_padded():
     made = sb.wrap_model(Averaging(True), embeddings="words")
     assert made.pad_token_id is None
     with made.frozen():
-        assert not made.pads_exactly
+        assert not made.pads_exactly()
 
 
 @pytest.mark.parametrize("dtype", CLOSE)

@@ -52,7 +52,7 @@ def once_watched(module):
     """The model after the passes, once in its life, in which it is seen how ids reach it and whether it may be padded."""
     model = sb.wrap_model(module, embeddings=module.embedding)
     with model.frozen():
-        _ = model.intake, model.pads_exactly
+        _ = model.intake, model.pads_exactly()
     return model
 
 

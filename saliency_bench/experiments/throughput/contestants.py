@@ -79,7 +79,7 @@ class Problem:
     @cached_property
     def packing(self) -> Packing:
         """The packing of our blocks."""
-        return packing_for(self.model, self.token_budget)
+        return packing_for(self.model, self.token_budget, self.encoded)
 
     @cached_property
     def blocks(self) -> list[Block]:

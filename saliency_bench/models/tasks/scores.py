@@ -11,7 +11,7 @@ from torch.nn import functional
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.tensors import Batch, ScoreFn, at_least_float32
 from saliency_bench.models.model import Model
-from saliency_bench.models.prefixes import States, Tree, Walk
+from saliency_bench.models.prefixes import States, Texts, Tree, Walk
 from saliency_bench.models.rounding import Scaling
 from saliency_bench.models.tasks import options
 
@@ -109,7 +109,7 @@ def shared_logits(
     for part, way in plan:
         texts = rows[part]
         ids = batch.input_ids[texts, : embeddings.shape[1]]
-        outputs, computed = way.compute(model, ids, embeddings[part], seed)
+        outputs, computed = way.compute(model, Texts(ids, embeddings[part]), seed)
         if batch.options is None:
             logits.append(at_least_float32(outputs))
         else:
