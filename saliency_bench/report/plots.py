@@ -10,7 +10,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from saliency_bench.core.labels import arrow, metric_label, same_evidence_words, unit_label
 from saliency_bench.core.method_facts import facts_of, is_reference
@@ -30,6 +30,7 @@ _FEW = 3  # up to so many bars, two rows of panels are enough
 _TITLE_CHARACTERS = 23
 #: The costs of a map: the base of the logarithmic scale, and the label.
 _COSTS = {"n_gradients": (2, "Gradients per example"), "seconds": (10, "Time per example (s)")}
+_FEW_DECADES = 50  # up to this ratio of its ends, an axis has ticks between the powers of ten
 _HOLLOW = "white"
 
 
@@ -298,8 +299,17 @@ def _cost_panel(axes: Axes, analysis: Analysis, drawn: Sequence[str], metric: st
     base, label = _COSTS[by]
     axes.set_xscale("log", base=base)
     axes.set(xlabel=label, ylabel="")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    _plain_ticks(axes, base)
     axes.grid(axis="y")
+
+
+def _plain_ticks(axes: Axes, base: int) -> None:
+    """Writes the ticks of a logarithmic x-axis as plain numbers, few enough to stand beside each other."""
+    low, high = axes.get_xlim()
+    between = (1.0, 2.0, 5.0) if base == 10 and high / low < _FEW_DECADES else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(base, subs=between))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _both_backends(analysis: Analysis) -> bool:

@@ -77,7 +77,7 @@ def print_fitting(console: Console, table: Table, whole: Path) -> None:
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:
-        _say(console, f"{n_hidden} columns did not fit: see {whole}")
+        _say(console, f"{_columns(n_hidden)} did not fit: see {whole}")
     console.print()
 
 
@@ -136,10 +136,14 @@ def _words(analysis: Analysis, table: Table, colored: bool) -> str:
     n_hidden = len(headline(analysis).columns) - len(table.columns)
     caption = " ".join(sentences_about(table))
     caption = caption if colored else caption.replace("Bold:", "*:")
-    hidden = f" {n_hidden} columns did not fit: see the report." if n_hidden else ""
+    hidden = f" {_columns(n_hidden)} did not fit: see the report." if n_hidden else ""
     counts = analysis.summary["n"] if len(analysis.summary) else pd.Series(dtype=int)
     few = few_words(int(counts[counts > 0].min())) if (counts > 0).any() else ""
     return " ".join(part for part in (caption + hidden, few, caution(analysis)) if part)
+
+
+def _columns(n: int) -> str:
+    return f"{n} column" + "s" * (n != 1)
 
 
 def _say(console: Console, text: str) -> None:

@@ -4,6 +4,7 @@ import io
 from itertools import combinations, pairwise
 
 import pytest
+from matplotlib.figure import Figure
 
 from saliency_bench.core.rows import Setting
 from saliency_bench.report import plots, style
@@ -132,3 +133,20 @@ def test_costs_that_do_not_vary_are_no_figure(make_run, make_settings):
     # A gradient each; but seconds differ from the ranking's, which takes none.
     assert plots.cost(analyse(timed)).axes[0].get_xlabel() == "Time per example (s)"
     assert len(plots.cost(analyse(timed)).axes) == 1
+
+
+@pytest.mark.parametrize("ends", [(0.015, 0.33), (0.04, 0.3), (0.001, 20), (1e-4, 1e3)])
+def test_the_numbers_of_an_axis_of_costs_stand_apart_whatever_it_spans(ends):
+    with style.styled():
+        figure = Figure(figsize=(style.WIDTH, 3.0), layout="constrained")
+        axes, _ = figure.subplots(1, 2)
+        axes.set_xscale("log")
+        axes.set_xlim(ends)
+        plots._plain_ticks(axes, 10)
+        figure.savefig(io.BytesIO(), format="png", dpi=100)
+    low, high = axes.get_xlim()
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    boxes = [label.get_window_extent() for place, label in ticks if low <= place <= high]
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
