@@ -34,6 +34,7 @@ from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.core.rows import as_list
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.causal import first_share
+from saliency_bench.report.convergence_table import ENOUGH
 from saliency_bench.store.suite import REQUESTED_REMOVAL
 
 #: The metrics that an order may be of, the first that a run has.
@@ -86,12 +87,28 @@ def of_endpoint(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["metric"] == names[0]]
 
 
-def with_ranks(summary: pd.DataFrame, doubtful: set[tuple[str, str]]) -> pd.DataFrame:
+def doubtful(analyses: Sequence[Analysis]) -> set[tuple[str, str]]:
+    """Returns the families and methods with too few converged maps; those of all training seeds count together."""
+    gates = pd.concat(
+        [
+            analysis.gates.assign(
+                family=family_of(analysis.run.manifest),
+                method=analysis.gates.index.map(names(analysis)),
+            )
+            for analysis in analyses
+        ]
+    )
+    gates["converged"] *= gates["checked"]
+    sums = gates.groupby(["family", "method"])[["converged", "checked"]].sum()
+    return set(sums.index[sums["converged"] < ENOUGH * sums["checked"]])
+
+
+def with_ranks(summary: pd.DataFrame, unsure: set[tuple[str, str]]) -> pd.DataFrame:
     """Returns the means with the rank of each method by SRG, 1 for the best, and whether its maps are in doubt."""
     of_srg = of_endpoint(summary)
     ranks = of_srg.groupby(["family", "removal"])["mean"].rank(ascending=False)
     pairs = zip(summary["family"], summary["method"], strict=True)
-    return summary.assign(rank=ranks, doubtful=[pair in doubtful for pair in pairs])
+    return summary.assign(rank=ranks, doubtful=[pair in unsure for pair in pairs])
 
 
 def values_of(rows: pd.DataFrame) -> Values:
@@ -219,18 +236,13 @@ def draw(summary: pd.DataFrame) -> Figure:
 def contents(analyses: Sequence[Analysis]) -> tuple[runs.Tables, runs.Figures]:
     """Returns the tables and the figure of the folder."""
     rows = pd.concat(map(rows_of, analyses))
-    doubtful = {
-        (family_of(analysis.run.manifest), names(analysis)[key])
-        for analysis in analyses
-        for key in analysis.doubtful
-    }
     chance = {
         names(analysis)[setting["setting_id"]]
         for analysis in analyses
         for setting in analysis.run.settings
         if facts_of(setting).role == "chance"
     }
-    summary = with_ranks(runs.means(rows, BY), doubtful)
+    summary = with_ranks(runs.means(rows, BY), doubtful(analyses))
     tables = {
         "rows.csv.gz": rows[[*BY, "training_seed", "example_id", "value"]],
         "methods.csv": summary,

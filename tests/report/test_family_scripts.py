@@ -4,6 +4,7 @@ import csv
 import gzip
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,30 @@ def test_training_seeds_are_resampled_too():
     between = line(families.orders(pd.concat([x, table("y", rising)]), []), "x", "y")
     assert (between.low, between.high) == pytest.approx((-1, 1))
     assert between.n_seeds == 2
+
+
+def test_the_convergence_of_all_training_seeds_counts_together():
+    """96 of 100 and 9 of 10 are enough; 9 of 10 alone, and 40 of 50, are not; what is not checked is not doubted."""
+
+    def seed(model, **shares):
+        settings = [{"setting_id": name, "method": name, "name": name} for name in shares]
+        gates = pd.DataFrame(shares.values(), index=[*shares], columns=["converged", "checked"])
+        manifest = {"config": {"model": {"name": model}}}
+        return SimpleNamespace(
+            run=SimpleNamespace(settings=settings, manifest=manifest), gates=gates
+        )
+
+    names = {"gradient": (np.nan, np.nan), "ig": (0.9, 10), "guided": (0.9, 10)}
+    seeds = [
+        seed("x", **names),
+        seed("x", **names | {"ig": (0.96, 100), "guided": (0.8, 50)}),
+        seed("y", ig=(0.9, 10)),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            families, "names", lambda one: dict(zip(one.gates.index, one.gates.index, strict=True))
+        )
+        assert families.doubtful(seeds) == {("x", "guided"), ("y", "ig")}
 
 
 @pytest.fixture(scope="module")
