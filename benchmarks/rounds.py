@@ -73,4 +73,4 @@ class Costs:
         tables = {"rounds.csv": (self.rounds, "round"), "cost.csv": (self.medians, self.contestant)}
         for name, (parts, last) in tables.items():
             pd.concat(parts).set_index([*self.keys, last]).to_csv(self.folder / name)
-        self.record.write(self.folder, {"name": self.name} | about, **ONE_THREAD, **computation)
+        self.record.write(self.folder, {"name": self.name, **about}, **ONE_THREAD, **computation)

@@ -82,7 +82,8 @@ def _in_sorted_batches(
 ) -> Scores:
     encoded = model.tokenizer(texts)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
-    table: Any = model.module.get_input_embeddings()
+    module: Any = model.module
+    table = module.get_input_embeddings()
     scores: Scores = [[] for _ in texts]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
