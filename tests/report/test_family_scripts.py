@@ -54,7 +54,7 @@ def table(family, means, *, seeds=(0,), n=40, noise=0.0, texts="t"):
             (family, "mask", "srg", method, seed, f"{texts}{text}", mean + noise * stream.normal())
             for seed in seeds
             for text in range(n)
-            for method, mean in zip(METHODS, means, strict=True)
+            for method, mean in zip(METHODS, means, strict=False)
         ],
         columns=["family", "removal", "metric", "method", "training_seed", "example_id", "value"],
     )
@@ -99,6 +99,23 @@ def test_training_seeds_are_resampled_too():
     between = line(families.orders(pd.concat([x, table("y", rising)]), []), "x", "y")
     assert (between.low, between.high) == pytest.approx((-1, 1))
     assert between.n_seeds == 2
+
+
+def test_a_conclusion_holds_where_the_interval_of_the_difference_is_on_its_side(monkeypatch):
+    monkeypatch.setattr(families, "CONCLUSIONS", (("a", "b"), ("b", "c"), ("a", "absent")))
+    stream = np.random.default_rng(0)
+    rows = pd.concat([table("x", [2.0, 1, 1], seeds=(0, 1)), table("y", [1.0, 2, 2])])
+    rows["value"] += 0.1 * stream.normal(size=len(rows))
+    found = families.conclusions(rows).set_index(["family", "ahead"])
+    assert found["holds"].to_dict() == {
+        ("x", "a"): "yes", ("y", "a"): "no", ("x", "b"): "undecided", ("y", "b"): "undecided",
+    }  # fmt: skip
+    texts = rows[rows["family"] == "x"].groupby(["method", "example_id"])["value"].mean()
+    differences = texts["a"] - texts["b"]
+    line = found.loc["x", "a"]
+    assert (line["n"], line["mean"]) == (40, pytest.approx(differences.mean()))
+    assert line["low"] < differences.mean() < line["high"]
+    assert families.conclusions(rows[rows["method"] == "a"]).empty
 
 
 def test_the_convergence_of_all_training_seeds_counts_together():
