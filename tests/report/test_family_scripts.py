@@ -167,8 +167,8 @@ def test_a_folder_of_families_has_every_value_and_what_replaced_tokens(
     monkeypatch.setattr(runs, "opened", lambda folders: [own, other])
     files = published(families, monkeypatch, tmp_path, of_family)
     assert {*files} == {
-        "rows.csv.gz", "methods.csv", "orders.csv", "first_token.csv", "replaced.csv", "families.png",
-        "manifest.json",
+        "rows.csv.gz", "methods.csv", "orders.csv", "conclusions.csv", "first_token.csv", "replaced.csv",
+        "families.png", "manifest.json",
     }  # fmt: skip
     rows = pd.read_csv(tmp_path / "rows.csv.gz", keep_default_na=False)
     values = own.run.tables["rows"].query("status == 'ok'")
