@@ -152,6 +152,21 @@ def test_what_a_finished_study_names_next_composes(run_of_nothing, capsys, monke
         _compose(words)
 
 
+def test_what_is_named_next_is_about_the_model_of_the_study(run_of_nothing, capsys):
+    run_of_nothing.manifest["command"] = (
+        "saliency-bench model=hub 'model.path=my models/a' n_examples=3"
+    )
+    run_of_nothing.manifest["config"]["model"]["name"] = "hub"
+    results._say_what_next(run_of_nothing)
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert shlex.split(line)[1:] == [
+        "explain",
+        results.EXAMPLE,
+        "model=hub",
+        "model.path=my models/a",
+    ]
+
+
 @pytest.fixture
 def run_of_nothing(tmp_path):
     from saliency_bench.store.run import Run

@@ -14,7 +14,7 @@ texts are names and numbers are indices.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -35,7 +35,7 @@ from saliency_bench.api.arguments import (
     with_hyperparameters,
     with_replacements,
 )
-from saliency_bench.api.inputs import Inputs, as_model, continued, encode_all
+from saliency_bench.api.inputs import Inputs, as_maps, as_model, continued, encode_all
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.settings import refuse_vanishing_sum
 from saliency_bench.core.errors import InputError, is_out_of_memory, one_of
@@ -185,7 +185,7 @@ def _explained(
 
 def evaluate(
     model: Any,
-    maps: Sequence[AttributionMap],
+    maps: AttributionMap | Iterable[AttributionMap],
     metrics: str | Sequence[str] = ("srg", "comprehensiveness", "sufficiency"),
     *,
     removal: str | Sequence[str] = "mask",
@@ -223,7 +223,7 @@ def evaluate(
     """
     import pandas as pd
 
-    model = as_model(model)
+    model, maps = as_model(model), as_maps(maps)
     names = [metrics] if isinstance(metrics, str) else metrics
     entries = {name: metric_entry(name, grid) for name in names}
     one_of("output", output, OUTPUTS)

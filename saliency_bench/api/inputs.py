@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, shown
+from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import fields
 from saliency_bench.data.example import Example
@@ -43,6 +44,25 @@ def as_model(model: Any) -> Model:
         InputError: it is none of these, or a module without its tokenizer.
     """
     return model if isinstance(model, Model) else load_model(model)
+
+
+def as_maps(maps: Any) -> list[AttributionMap]:
+    """Returns maps as a list; one alone is a list of one.
+
+    Raises:
+        InputError: there is something else among them, such as a text.
+    """
+    listed = (
+        [maps]
+        if isinstance(maps, AttributionMap | str) or not isinstance(maps, Iterable)
+        else [*maps]
+    )
+    for place, value in enumerate(listed):
+        if not isinstance(value, AttributionMap):
+            raise InputError(
+                f"maps: expected what attribute() or AttributionMap.from_scores() returns, got {shown(value)} at place {place}"
+            )
+    return listed
 
 
 def continued(

@@ -7,11 +7,13 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from saliency_bench.api.arguments import entry_of, with_hyperparameters, with_replacements
 from saliency_bench.api.inputs import as_model, encode_all
@@ -29,6 +31,7 @@ from saliency_bench.report.paper import for_paper
 from saliency_bench.report.stats import compare
 from saliency_bench.report.study_tables import headline
 from saliency_bench.report.table import printed
+from saliency_bench.report.verdict import verdict
 from saliency_bench.store.run import Run, read_run
 from saliency_bench.studies import config as schema
 from saliency_bench.studies.checks import settings, validate
@@ -216,7 +219,7 @@ class StudyResult:
     """
 
     def __init__(self, folder: Path, *, kept: bool = True) -> None:
-        self.folder = folder
+        self.folder, self._kept = folder, kept
         if not kept:
             atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
 
@@ -332,8 +335,13 @@ class StudyResult:
         page = io.StringIO()
         console = Console(file=page, width=160, highlight=False, force_jupyter=False)
         console.print(terminal.to_rich(terminal.fitting(headline(self._analysis), 160), False))
-        console.print(str(self.folder), soft_wrap=True)
+        for sentence in filter(None, (verdict(self._analysis), self._place())):
+            console.print(Text(sentence), soft_wrap=True)
         return page.getvalue()
+
+    def _place(self) -> str:
+        until = "" if self._kept else " until Python ends; out=FOLDER keeps it"
+        return f"In {self.folder}{until}. Go on with .summary(), .compare(a, b), .plot(), .report() or .to_latex()."
 
     def _repr_html_(self) -> str:
         import pandas as pd
@@ -341,4 +349,4 @@ class StudyResult:
         table = headline(self._analysis)
         cells = [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in printed(table)]
         frame = pd.DataFrame(cells, columns=[column.heading for column in table.columns])
-        return str(frame.to_html(index=False))
+        return f"{frame.to_html(index=False)}<p>{escape(verdict(self._analysis))}</p>"

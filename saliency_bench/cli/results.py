@@ -59,7 +59,9 @@ def _say_what_next(run: Run) -> None:
     if str(config.get("name")).startswith(f"{SUITE}_"):
         print("Next:", f"  {program()} {shlex.join(['submit', str(run.folder)])}", sep="\n")
         return
-    next_steps = [f'explain "{EXAMPLE}"']
+    sweeps = {"-m", "--multirun"} & {*words}
+    of_model = [word for word in words if word.startswith(("model=", "model.")) and not sweeps]
+    next_steps = [" ".join([f'explain "{EXAMPLE}"', *map(shlex.quote, of_model)])]
     if [word for word in words[1:] if not word.startswith("out=")] in ([], ["run"]):
         next_steps.insert(0, "experiment=method_comparison")
     if model.get("name") == "default":

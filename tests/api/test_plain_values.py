@@ -127,3 +127,14 @@ def test_a_grid_is_the_same_fractions_whatever_holds_it(model):
     )
     for found in others:
         pd.testing.assert_frame_equal(found, expected)
+
+
+def test_one_map_is_evaluated_as_a_list_of_it(model):
+    (alone,) = sb.attribute(model, INPUTS[:1], "vanilla")
+    assert sb.evaluate(model, alone, "srg").equals(sb.evaluate(model, [alone], "srg"))
+
+
+@pytest.mark.parametrize("maps", ["a text", ["a text"], None, [None], 3])
+def test_what_is_no_map_is_refused_with_what_is(model, maps, without_type_checks):
+    with pytest.raises(sb.InputError, match=r"maps: expected what attribute\(\)"):
+        sb.evaluate(model, maps, "srg")

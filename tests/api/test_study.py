@@ -132,6 +132,8 @@ def test_of_a_method_with_several_settings_one_must_be_named(result):
 def test_it_shows_its_main_table_and_draws_and_reports(result):
     assert "Integrated Gradients (n_steps=2)" in repr(result)
     assert "<td>Vanilla gradient</td>" in result._repr_html_()
+    assert "a first look, no claim" in repr(result) and "a first look" in result._repr_html_()
+    assert f"In {result.folder}" in repr(result) and ".summary()" in repr(result)
     assert result.plot().axes
     assert result.plot()._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(sb.InputError, match="nothing to draw"):
