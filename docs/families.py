@@ -27,15 +27,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from benchmarks.record import Record
 from docs import runs
 from saliency_bench.core.labels import setting_labels
 from saliency_bench.core.method_facts import facts_of
 from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.core.rows import as_list
-from saliency_bench.report import style
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.causal import first_share
+from saliency_bench.report.convergence_table import ENOUGH
 from saliency_bench.store.suite import REQUESTED_REMOVAL
 
 #: The metrics that an order may be of, the first that a run has.
@@ -88,12 +87,28 @@ def of_endpoint(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["metric"] == names[0]]
 
 
-def with_ranks(summary: pd.DataFrame, doubtful: set[tuple[str, str]]) -> pd.DataFrame:
+def doubtful(analyses: Sequence[Analysis]) -> set[tuple[str, str]]:
+    """Returns the families and methods with too few converged maps; those of all training seeds count together."""
+    gates = pd.concat(
+        [
+            analysis.gates.assign(
+                family=family_of(analysis.run.manifest),
+                method=analysis.gates.index.map(names(analysis)),
+            )
+            for analysis in analyses
+        ]
+    )
+    gates["converged"] *= gates["checked"]
+    sums = gates.groupby(["family", "method"])[["converged", "checked"]].sum()
+    return set(sums.index[sums["converged"] < ENOUGH * sums["checked"]])
+
+
+def with_ranks(summary: pd.DataFrame, unsure: set[tuple[str, str]]) -> pd.DataFrame:
     """Returns the means with the rank of each method by SRG, 1 for the best, and whether its maps are in doubt."""
     of_srg = of_endpoint(summary)
     ranks = of_srg.groupby(["family", "removal"])["mean"].rank(ascending=False)
     pairs = zip(summary["family"], summary["method"], strict=True)
-    return summary.assign(rank=ranks, doubtful=[pair in doubtful for pair in pairs])
+    return summary.assign(rank=ranks, doubtful=[pair in unsure for pair in pairs])
 
 
 def values_of(rows: pd.DataFrame) -> Values:
@@ -206,53 +221,41 @@ def replaced(analyses: Sequence[Analysis]) -> pd.DataFrame:
 
 
 def draw(summary: pd.DataFrame) -> Figure:
-    """A panel for each removal, a row for each method, a colour for each family; the best method of all on top."""
+    """A panel for each removal, a row for each method; the best method of all on top."""
     of_srg = of_endpoint(summary)
-    order = list(of_srg.groupby("method")["mean"].mean().sort_values(ascending=False).index)
-    removals = list(dict.fromkeys(of_srg["removal"]))
-    colors = runs.palette(list(dict.fromkeys(of_srg["family"])))
-    figure = Figure(figsize=(style.WIDTH, 1.2 + 0.28 * len(order)), layout="constrained")
-    panels = figure.subplots(1, len(removals), sharey=True, sharex=True, squeeze=False)[0]
-    for axes, removal in zip(panels, removals, strict=True):
-        own = of_srg[of_srg["removal"] == removal]
-        runs.dots(axes, own, y="method", by="family", colors=colors, order=order, dodge=0.5)
+    tables = {
+        f"SRG ↑, removed: {removal}": table
+        for removal, table in of_srg.groupby("removal", sort=False)
+    }
+    figure = runs.panels(tables, y="method", by="family", order=runs.best_first(of_srg, "method"))
+    for axes in figure.axes:
         axes.axvline(0, color="#444444", lw=0.7)
-        axes.set(xlabel="SRG ↑", title=f"Removed: {removal}")
-    style.shared_legend(figure)
-    style.note(figure, runs.NOTE)
     return figure
 
 
-def main() -> None:
-    """Reads the runs and writes the folder."""
-    record = Record()
-    folder, folders = runs.words()
-    analyses = runs.opened(folders)
+def contents(analyses: Sequence[Analysis]) -> tuple[runs.Tables, runs.Figures]:
+    """Returns the tables and the figure of the folder."""
     rows = pd.concat(map(rows_of, analyses))
-    doubtful = {
-        (family_of(analysis.run.manifest), names(analysis)[key])
-        for analysis in analyses
-        for key in analysis.doubtful
-    }
     chance = {
         names(analysis)[setting["setting_id"]]
         for analysis in analyses
         for setting in analysis.run.settings
         if facts_of(setting).role == "chance"
     }
-    summary = with_ranks(runs.means(rows, BY), doubtful)
-    shares = runs.means(pd.concat(map(first_tokens, analyses)), ["family", "method"])
+    summary = with_ranks(runs.means(rows, BY), doubtful(analyses))
     tables = {
         "rows.csv.gz": rows[[*BY, "training_seed", "example_id", "value"]],
         "methods.csv": summary,
         "orders.csv": orders(rows, sorted(chance)),
-        "first_token.csv": shares,
+        "first_token.csv": runs.means(pd.concat(map(first_tokens, analyses)), ["family", "method"]),
         "replaced.csv": replaced(analyses),
     }
-    made = [runs.made_by(analysis) for analysis in analyses]
-    with style.styled():
-        figures = {"families.png": draw(summary)}
-        runs.write(folder, record, "families", made, tables, figures)
+    return tables, {"families.png": draw(summary)}
+
+
+def main() -> None:
+    """Reads the runs and writes the folder."""
+    runs.publish("families", contents)
 
 
 if __name__ == "__main__":

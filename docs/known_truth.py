@@ -12,30 +12,29 @@ RUN is a folder of experiment=known_truth, =planted_instruction or =agreement. W
 - manifest.json: how each run was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau
 
-from benchmarks.record import Record
 from docs import runs
-from saliency_bench.report import style
+from saliency_bench.report.analysis import Analysis
 
 BY = ["truth", "metric", "method"]
 SHOWN = {"auprc": "Average precision ↑", "mean_reciprocal_rank": "Mean reciprocal rank ↑"}
 
 
 def cell_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the truth of a run, and the training seed of its model; NaN for a model without one."""
-    data, model = manifest["config"]["data"], manifest["config"]["model"]
+    """Returns the truth of a run, and the training seed of its model."""
+    data = manifest["config"]["data"]
     truth = data["dataset"].replace("_", " ")
     if truth == "movie reviews":
         truth = "rated words"
     elif truth == "shortcuts":
         truth = f"shortcut, {data['kind'].replace('_', ' ')}"
-    return {"truth": truth, "training_seed": model.get("training_seed")}
+    return {"truth": truth, "training_seed": runs.training_seed(manifest)}
 
 
 def orders(summary: pd.DataFrame) -> pd.DataFrame:
@@ -54,24 +53,13 @@ def orders(summary: pd.DataFrame) -> pd.DataFrame:
 
 def draw(summary: pd.DataFrame) -> Figure:
     """A panel for each metric, a row for each truth, a colour for each method."""
-    colors = runs.palette(list(dict.fromkeys(summary["method"])))
-    figure = Figure(figsize=(style.WIDTH, 4.6), layout="constrained")
-    for axes, (metric, label) in zip(
-        figure.subplots(1, 2, sharey=True), SHOWN.items(), strict=True
-    ):
-        of_metric = summary[summary["metric"] == metric]
-        runs.dots(axes, of_metric, y="truth", by="method", colors=colors)
-        axes.set(xlabel=label, xlim=(0, 1.02))
-    style.shared_legend(figure)
-    style.note(figure, runs.NOTE)
-    return figure
+    tables = {label: summary[summary["metric"] == metric] for metric, label in SHOWN.items()}
+    truths = list(dict.fromkeys(summary["truth"]))
+    return runs.panels(tables, y="truth", by="method", order=truths, xlim=(0, 1.02))
 
 
-def main() -> None:
-    """Reads the runs and writes the folder."""
-    record = Record()
-    folder, folders = runs.words()
-    analyses = runs.opened(folders)
+def contents(analyses: Sequence[Analysis]) -> tuple[runs.Tables, runs.Figures]:
+    """Returns the tables and the figure of the folder."""
     rows = pd.concat(
         runs.values(analysis).assign(**cell_of(analysis.run.manifest)) for analysis in analyses
     )
@@ -81,10 +69,12 @@ def main() -> None:
         "methods.csv": summary,
         "orders.csv": orders(summary),
     }
-    made = [runs.made_by(analysis) for analysis in analyses]
-    with style.styled():
-        figures = {"known_truth.png": draw(summary)}
-        runs.write(folder, record, "known_truth", made, tables, figures)
+    return tables, {"known_truth.png": draw(summary)}
+
+
+def main() -> None:
+    """Reads the runs and writes the folder."""
+    runs.publish("known_truth", contents)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,12 @@ import pandas as pd
 from jaxtyping import Bool
 from matplotlib.figure import Figure
 
-from benchmarks.record import Record
 from docs import runs
 from saliency_bench.core.text import text_of_row
 from saliency_bench.core.units import units_of
 from saliency_bench.data import toxic_spans
 from saliency_bench.data.toxic_spans import Annotation, read_annotations, relevant
 from saliency_bench.evaluation import truth
-from saliency_bench.report import style
 from saliency_bench.report.analysis import Analysis
 
 ANNOTATOR = "Annotator"
@@ -41,8 +39,6 @@ ALL = "all"
 FEWEST = 20
 BY = ["model", "group", "metric", "method"]
 KEYS = ["model", "training_seed", "example_id"]
-#: Models by the name in the configuration.
-MODELS = {"toxicity": "MiniLM", "smollm2_toxicity": "SmolLM2"}
 SHOWN = {
     "auprc": "Average precision ↑",
     "token_f1": "Token F1 ↑",
@@ -74,7 +70,7 @@ def of_run(analysis: Analysis) -> tuple[pd.DataFrame, pd.DataFrame]:
     columns = ["example_id", "annotators", "agree", "n_words", "n_relevant", "predicted_toxic"]
     rows = pd.concat([runs.values(analysis), pd.DataFrame(lines)])
     model = config["model"]["name"]
-    cell = {"model": MODELS.get(model, model), "training_seed": runs.training_seed(manifest)}
+    cell = {"model": runs.MODELS.get(model, model), "training_seed": runs.training_seed(manifest)}
     return rows.assign(**cell), pd.DataFrame(comments, columns=columns).assign(**cell)
 
 
@@ -155,31 +151,18 @@ def summary_of(rows: pd.DataFrame, comments: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(summary: pd.DataFrame) -> Figure:
-    """A panel for each metric, a row for each method, a colour for each model; the annotators on top."""
+    """A panel for each metric, a row for each method; the best by the first metric on top."""
     of_all = summary[summary["group"] == ALL]
-    first = of_all[of_all["metric"] == next(iter(SHOWN))]
-    order = list(first.groupby("method")["mean"].mean().sort_values(ascending=False).index)
-    colors = runs.palette(list(dict.fromkeys(of_all["model"])))
-    figure = Figure(figsize=(style.WIDTH, 1.2 + 0.26 * len(order)), layout="constrained")
-    for axes, (metric, label) in zip(
-        figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True
-    ):
-        own = of_all[of_all["metric"] == metric]
-        runs.dots(axes, own, y="method", by="model", colors=colors, order=order, dodge=0.4)
-        axes.set(xlabel=label, xlim=(0, 1))
-    words = (
+    tables = {label: of_all[of_all["metric"] == metric] for metric, label in SHOWN.items()}
+    order = runs.best_first(next(iter(tables.values())), "method")
+    note = (
         f"{runs.NOTE} Annotator: each against the others. Agreement with people is no faithfulness."
     )
-    style.shared_legend(figure)
-    style.note(figure, words)
-    return figure
+    return runs.panels(tables, y="method", by="model", order=order, note=note, xlim=(0, 1))
 
 
-def main() -> None:
-    """Reads the runs and writes the folder."""
-    record = Record()
-    folder, folders = runs.words()
-    analyses = runs.opened(folders)
+def contents(analyses: Sequence[Analysis]) -> tuple[runs.Tables, runs.Figures]:
+    """Returns the tables and the figure of the folder."""
     parts = [of_run(analysis) for analysis in analyses]
     rows, comments = (pd.concat(tables) for tables in zip(*parts, strict=True))
     summary = summary_of(rows, comments)
@@ -188,10 +171,12 @@ def main() -> None:
         "comments.csv.gz": comments[[*KEYS, *comments.columns.difference(KEYS, sort=False)]],
         "methods.csv": summary,
     }
-    made = [runs.made_by(analysis) for analysis in analyses]
-    with style.styled():
-        figures = {"rationales.png": draw(summary)}
-        runs.write(folder, record, "rationales", made, tables, figures)
+    return tables, {"rationales.png": draw(summary)}
+
+
+def main() -> None:
+    """Reads the runs and writes the folder."""
+    runs.publish("rationales", contents)
 
 
 if __name__ == "__main__":

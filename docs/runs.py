@@ -2,20 +2,19 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.record import Record
 from saliency_bench.core.errors import SaliencyBenchError
 from saliency_bench.report import style
+from saliency_bench.report.across_plots import look
 from saliency_bench.report.analysis import Analysis
-from saliency_bench.report.charts import FROM_ENDS, ends
+from saliency_bench.report.charts import points
 from saliency_bench.report.stats import Resampling, intervals
 from saliency_bench.store.run import read_run
 
@@ -25,23 +24,59 @@ RESAMPLING = Resampling(0.95, 9999, 0)
 NOTE = "Means over texts with 95 % intervals (Student's t and BCa bootstrap)."
 #: The seed of the models of families that were not trained here.
 NO_SEED = -1
+#: The base model by the name in the configuration.
+MODELS = {
+    "default": "MiniLM",
+    "shortcuts": "MiniLM",
+    "toxicity": "MiniLM",
+    "smollm2_sentiment": "SmolLM2",
+    "smollm2_shortcuts": "SmolLM2",
+    "smollm2_toxicity": "SmolLM2",
+    "nanoguard": "NanoGuard",
+}
+Tables = Mapping[str, pd.DataFrame]  # by file name
+Figures = Mapping[str, Figure]
 
 
-def words() -> tuple[Path, list[Path]]:
-    """Reads the command line `FOLDER RUN...`, and makes the folder."""
+def publish(
+    name: str,
+    contents: Callable[[Sequence[Any]], tuple[Tables, Figures]],
+    *,
+    read: Callable[[Sequence[Path]], Sequence[Any]] | None = None,
+    about: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> None:
+    """Reads the command line `FOLDER RUN...` and the runs, and writes what the script makes of them.
+
+    Tables have six digits. The manifest says how each run was made. A folder that cannot be read ends the script with a
+    sentence.
+
+    Args:
+        name: of the script, and of the manifest.
+        contents: takes the runs, and returns tables and figures by file name.
+        read: reads the folders; as runs of studies (`opened`) where none is given.
+        about: returns how a run was made (`made_by` where none is given).
+    """
+    record = Record(f"docs/{name}.py")
     if len(sys.argv) < 3:
         sys.exit(f"expected FOLDER RUN..., got {' '.join(sys.argv[1:]) or 'nothing'}")
-    folder, *runs = map(Path, sys.argv[1:])
+    folder, *folders = map(Path, sys.argv[1:])
+    try:
+        runs = (read or opened)(folders)
+    except (SaliencyBenchError, OSError) as error:
+        sys.exit(str(error))
     folder.mkdir(parents=True, exist_ok=True)
-    return folder, runs
+    with style.styled():
+        tables, figures = contents(runs)
+        for file, table in tables.items():
+            table.to_csv(folder / file, index=False, float_format="%.6g")
+        for file, figure in figures.items():
+            (folder / file).write_bytes(style.png(figure))
+    record.write(folder, {"name": name, "runs": list(map(about or made_by, runs))})
 
 
 def opened(runs: Sequence[Path]) -> list[Analysis]:
-    """Reads runs, and ends the script with a sentence where one cannot be read."""
-    try:
-        return [Analysis(read_run(run)) for run in runs]
-    except SaliencyBenchError as error:
-        sys.exit(str(error))
+    """Reads runs of studies."""
+    return [Analysis(read_run(run)) for run in runs]
 
 
 def values(analysis: Analysis) -> pd.DataFrame:
@@ -70,56 +105,37 @@ def means(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*by, "n", "mean", "low", "high"])
 
 
-def palette(names: Sequence[str]) -> dict[str, Any]:
-    """Returns a colour for each name."""
-    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+def best_first(table: pd.DataFrame, name: str) -> list[str]:
+    """Returns the names in a column by the mean of their means, the largest first."""
+    return list(table.groupby(name)["mean"].mean().sort_values(ascending=False).index)
 
 
-def dots(
-    axes: Axes,
-    table: pd.DataFrame,
-    *,
-    y: str,
-    by: str,
-    colors: Mapping[str, Any],
-    order: Sequence[str] | None = None,
-    dodge: float = 0.6,
-) -> None:
-    """Draws means with whiskers at their intervals, in a row for each value of `y`, in a colour for each of `by`."""
-    sns.pointplot(
-        ends(table, [y, by]),
-        x="value",
-        y=y,
-        order=order,
-        hue=by,
-        hue_order=list(colors),
-        palette=dict(colors),
-        linestyles="none",
-        dodge=dodge if len(colors) > 1 else False,
-        markersize=3.5,
-        markeredgewidth=1.0,
-        err_kws={"linewidth": 1.2},
-        ax=axes,
-        **FROM_ENDS,
-    )
-    axes.set(xlabel="", ylabel="")
-    axes.grid(axis="x")
+def panels(
+    tables: Tables, *, y: str, by: str, order: Sequence[str], note: str = NOTE, **axis: Any
+) -> Figure:
+    """Draws means with whiskers at their intervals: a panel for each table, by its label, and a legend for all.
 
-
-def write(
-    folder: Path,
-    record: Record,
-    name: str,
-    made: Sequence[Mapping[str, Any]],
-    tables: Mapping[str, pd.DataFrame],
-    figures: Mapping[str, Figure] | None = None,
-) -> None:
-    """Writes tables by file name, with six digits, figures, and the manifest, with how each run was made (`made_by`)."""
-    for file, table in tables.items():
-        table.to_csv(folder / file, index=False, float_format="%.6g")
-    for file, figure in (figures or {}).items():
-        (folder / file).write_bytes(style.png(figure))
-    record.write(folder, {"name": name, "runs": list(made)})
+    Args:
+        tables: with the columns `y`, `by`, low, mean and high, by label.
+        y: the column with a row for each value.
+        by: the column with a colour and a marker for each value.
+        order: the rows from top to bottom.
+        note: the words below.
+        axis: what every panel gets besides (`Axes.set`).
+    """
+    names = dict.fromkeys(name for table in tables.values() for name in table[by])
+    looks = {name: look(number) for number, name in enumerate(names)}
+    row = max(0.28, 0.1 * len(looks))
+    figure = Figure(figsize=(style.WIDTH, 1.2 + row * len(order)), layout="constrained")
+    drawn = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (label, table) in zip(drawn, tables.items(), strict=True):
+        kept = table[[y, by, "low", "mean", "high"]]
+        points(axes, kept, looks, y=y, order=order, spread=0.5)
+        axes.grid(axis="x")
+        axes.set(xlabel=label, **axis)
+    style.shared_legend(figure)
+    style.note(figure, note)
+    return figure
 
 
 def made_by(analysis: Analysis) -> dict[str, Any]:

@@ -6,11 +6,11 @@ Writes `pairs.csv`, a line for each run and pair that was fixed in advance, `row
 and `manifest.json`, which says how each run was made.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import Record
 from docs import runs
 from saliency_bench.report.analysis import Analysis
 
@@ -31,11 +31,8 @@ def pairs(analysis: Analysis) -> pd.DataFrame:
     return numbers.assign(method=names, against=against).sort_values(["against", "method"])
 
 
-def main() -> None:
-    """Reads the runs and writes the folder."""
-    record = Record("docs/smoothing_truth.py")
-    folder, folders = runs.words()
-    analyses = runs.opened(folders)
+def contents(analyses: Sequence[Analysis]) -> tuple[runs.Tables, runs.Figures]:
+    """Returns the tables of the folder."""
     cells = [cell_of(analysis.run.manifest) for analysis in analyses]
     keys = [*cells[0], "method"]
     tables = {}
@@ -46,8 +43,12 @@ def main() -> None:
         ]
         table = pd.concat(parts).round(6)
         tables[name] = table[[*keys, *table.columns.difference(keys, sort=False)]]
-    made = [runs.made_by(analysis) for analysis in analyses]
-    runs.write(folder, record, "smoothing_truth", made, tables)
+    return tables, {}
+
+
+def main() -> None:
+    """Reads the runs and writes the folder."""
+    runs.publish("smoothing_truth", contents)
 
 
 if __name__ == "__main__":

@@ -13,45 +13,42 @@ RUN is a folder of `saliency-bench trust profile=...`; a family may have several
 - manifest.json: how each folder was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.record import Record
 from docs import families, runs
 from saliency_bench.core.labels import metric_label
 from saliency_bench.experiments.reports import ROWS
-from saliency_bench.report import style
 from saliency_bench.report.gates import KINDS
 from saliency_bench.store.run import MANIFEST, read_json
 
 ALL = "all"
 BY = ["family", "metric", "removal"]
-#: Families by the model in the configuration of a run; runs of before there were several have none.
-FAMILIES = {
-    "shortcuts": "MiniLM",
-    "default": "MiniLM",
-    "smollm2_shortcuts": "SmolLM2",
-    "smollm2_sentiment": "SmolLM2",
-    "nanoguard": "NanoGuard",
-}
+#: The rows and the manifest of a folder.
+Trust = tuple[pd.DataFrame, Mapping[str, Any]]
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Returns the family of a run, with what is known to matter in its texts."""
+    """Returns the family of a run, with what is known to matter in its texts.
+
+    Runs of before there were several models name none.
+    """
     kinds = config["kinds"]
     words = "shortcuts" if len(kinds) > 1 else KINDS.get(kinds[0], kinds[0]).lower()
-    return f"{FAMILIES[config.get('model', 'shortcuts')]}, {words}"
+    model = config.get("model", "shortcuts")
+    return f"{runs.MODELS.get(model, model)}, {words}"
 
 
-def rows_of(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Returns the rows of a run, without comparisons that have no value."""
+def opened(folder: Path) -> Trust:
+    """Returns the rows of a folder, without comparisons that have no value, and its manifest."""
+    manifest = read_json(folder / MANIFEST, dict)
     rows = pd.read_csv(folder / ROWS).dropna(subset=["preferred"])
     value = rows["preferred"].astype(float)
-    return rows.assign(value=value, family=family_of(manifest["config"]))
+    return rows.assign(value=value, family=family_of(manifest["config"])), manifest
 
 
 def auc(rows: pd.DataFrame) -> pd.DataFrame:
@@ -71,36 +68,34 @@ def orders(rows: pd.DataFrame) -> pd.DataFrame:
 def draw(table: pd.DataFrame) -> Figure:
     """A row for each metric, a colour for each family; the metric that is trusted most on top."""
     of_all = table[table["removal"] == ALL].rename(columns={"auc": "mean"})
-    order = list(of_all.groupby("metric")["mean"].mean().sort_values(ascending=False).index)
-    colors = runs.palette(list(dict.fromkeys(of_all["family"])))
-    figure = Figure(figsize=(style.WIDTH, 1.2 + 0.28 * len(order)), layout="constrained")
-    axes = figure.subplots()
-    runs.dots(axes, of_all, y="metric", by="family", colors=colors, order=order, dodge=0.5)
+    label = "Share of comparisons in which the known ranking is preferred ↑"
+    order = runs.best_first(of_all, "metric")
+    note = f"{runs.NOTE} 0.5: a metric that sees nothing."
+    figure = runs.panels({label: of_all}, y="metric", by="family", order=order, note=note)
+    (axes,) = figure.axes
     axes.axvline(0.5, color="#444444", lw=0.7)
     axes.set_yticks(range(len(order)), map(metric_label, order))
-    axes.set(xlabel="Share of comparisons in which the known ranking is preferred ↑")
-    style.shared_legend(figure)
-    style.note(figure, f"{runs.NOTE} 0.5: a metric that sees nothing.")
     return figure
+
+
+def contents(folders: Sequence[Trust]) -> tuple[runs.Tables, runs.Figures]:
+    """Returns the tables and the figure of the folder."""
+    rows = pd.concat(rows for rows, _ in folders)
+    table = auc(rows)
+    kept = [*BY, "kind", "training_seed", "example_id", "corruption", "value"]
+    tables = {"rows.csv.gz": rows[kept], "auc.csv": table, "orders.csv": orders(rows)}
+    return tables, {"trust.png": draw(table)}
+
+
+def made_by(folder: Trust) -> dict[str, Any]:
+    """Returns how a folder was made."""
+    _, manifest = folder
+    return {key: manifest.get(key) for key in ("command", "config", "models", "identity")}
 
 
 def main() -> None:
     """Reads the runs and writes the folder."""
-    record = Record()
-    folder, folders = runs.words()
-    manifests = [read_json(run / MANIFEST, dict) for run in folders]
-    parts = [rows_of(run, manifest) for run, manifest in zip(folders, manifests, strict=True)]
-    rows = pd.concat(parts)
-    table = auc(rows)
-    kept = [*BY, "kind", "training_seed", "example_id", "corruption", "value"]
-    about = [
-        {key: manifest.get(key) for key in ("command", "config", "models", "identity")}
-        for manifest in manifests
-    ]
-    tables = {"rows.csv.gz": rows[kept], "auc.csv": table, "orders.csv": orders(rows)}
-    with style.styled():
-        figures = {"trust.png": draw(table)}
-        runs.write(folder, record, "trust", about, tables, figures)
+    runs.publish("trust", contents, read=lambda folders: [*map(opened, folders)], about=made_by)
 
 
 if __name__ == "__main__":

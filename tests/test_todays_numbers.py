@@ -96,6 +96,7 @@ NOT_COMPUTED: dict[str, str] = {
     "study": TIMES,
     "throughput": TIMES,
     "tools": OTHERS,
+    "vanilla_cost": TIMES,
     "validate": "tests/parity compares every pair again",
 }
 

@@ -36,8 +36,10 @@ def composed(words: list[str], begin: Callable[[config.Config, Sequence[str]], N
     plain = [word for word in words if word != config_trust.FLAG]
     options, strange = get_args_parser().parse_known_intermixed_args(plain)
     if strange:
+        override = strange[0].lstrip("-")
+        expected = f"{override}, without dashes" if "=" in override else "KEY=VALUE"
         raise InputError(
-            f"unknown option {strange[0]!r}: expected KEY=VALUE, or an option of saliency-bench --help."
+            f"unknown option {strange[0]!r}: expected {expected}, or an option of saliency-bench --help."
         )
     config_trust.refuse_code(options, trusts=len(plain) < len(words))
     overrides = hydra_words.as_hydra_reads(options.overrides, sweeps=options.multirun)

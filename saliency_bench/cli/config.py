@@ -91,7 +91,7 @@ def from_hydra(node: DictConfig) -> Config:
         _refuse_targets(OmegaConf.to_container(node, resolve=False))
         _refuse_other_keys(node)
         if missing := sorted(OmegaConf.missing_keys(node)):
-            raise InputError(f"{missing[0]} is missing. Give it: {missing[0]}=VALUE")
+            raise _missing(node, missing[0])
         cfg = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise InputError(readable(error, Config)) from error
@@ -107,6 +107,14 @@ def from_hydra(node: DictConfig) -> Config:
     if cfg.statistics.reference is None:
         cfg.statistics.reference = next(iter(cfg.method), None)
     return cfg
+
+
+def _missing(node: DictConfig, key: str) -> InputError:
+    """The error for a value that has to be given, with the sentence that heads the chosen file: it has an example."""
+    group, dot, _ = key.partition(".")
+    chosen = dot and (node[group].get("dataset") or node[group].get("name"))
+    about = conf_files.summary(group, chosen) if chosen in conf_files.names(group) else ""
+    return InputError(f"{key} is missing. Give it: {key}=VALUE. {about}".rstrip())
 
 
 def from_plain(plain: Mapping[str, Any]) -> Config:

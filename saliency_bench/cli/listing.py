@@ -39,10 +39,11 @@ def list_parts(words: list[str]) -> None:
     console = _console()
     for kind in words or GROUPS:
         group = GROUPS[kind]
+        families = _families(group)
         chosen = as_typed(CHOSEN.get(group, f"{group}=..."))
         console.print(Text(f"{kind} ({chosen})", style="bold"))
         console.print()
-        for heading, names in _families(group).items():
+        for heading, names in families.items():
             if heading:
                 console.print(Text(heading, style="italic"))
             rows = [(name, conf_files.summary(group, name)) for name in names]

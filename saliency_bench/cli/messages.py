@@ -71,8 +71,16 @@ def unknown_key(key: str, schema: type) -> str:
     if section and name in siblings and (others := _files_with(section, name)):
         chosen = " or ".join(f"{section[0]}={file}" for file in others)
         return f"unknown key {key!r}: what is chosen for {section[0]} has none; {chosen} has."
-    if near := difflib.get_close_matches(name, siblings, n=1):
-        return f"unknown key {key!r}; did you mean {'.'.join([*section, near[0]])!r}?"
+    elsewhere = (
+        []
+        if section
+        else [f"{part}.{name}" for part in siblings if name in _siblings([part], schema)]
+    )
+    near = [
+        ".".join([*section, sibling]) for sibling in difflib.get_close_matches(name, siblings, n=1)
+    ]
+    if meant := elsewhere or near:
+        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, meant))}?"
     return f"unknown key {key!r}." + (f" Known here: {', '.join(siblings)}." if siblings else "")
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 _SHOWN = 60  # characters of a value in a message
+_FEW = 12  # names that a message lists beside the one that was probably meant
+_MISPRINT = 0.85  # the similarity (`difflib`) from which a name is a misprint of another
 
 
 class SaliencyBenchError(Exception):
@@ -64,13 +66,19 @@ def one_line(error: BaseException, most: int = 1000) -> str:
 
 
 def unknown(kind: str, name: object, names: list[str]) -> InputError:
-    """Returns the error for a name that is not in a list; it suggests the nearest one."""
+    """Returns the error for a name that is not in a list. It suggests the nearest one.
+
+    It lists the names as well, unless they are many and the name is a plain misprint of one of them.
+    """
     from difflib import get_close_matches
 
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    listed = f"Known: {', '.join(sorted(names))}." if names else "There is none."
-    return InputError(f"unknown {kind} {shown(name)}{hint} {listed}")
+    if len(names) > _FEW and get_close_matches(str(name), near, cutoff=_MISPRINT):
+        listed = ""
+    else:
+        listed = f" Known: {', '.join(sorted(names))}." if names else " There is none."
+    return InputError(f"unknown {kind} {shown(name)}{hint}{listed}")
 
 
 def one_of(kind: str, name: object, names: Iterable[str]) -> None:

@@ -114,6 +114,7 @@ def test_version_is_that_of_the_package(capsys):
         (["--cfg", "job", "n_exmples=3"], ["'n_examples'"]),
         (["--experimental-rerun", "job.pickle"], ["pickles"]),
         (["list", "method"], ["'method'", "'methods'"]),
+        (["--n_examples=3"], ["'--n_examples=3'", "expected n_examples=3, without dashes"]),
         (["report"], ["report DIR"]),
         (["report", "nowhere"], ["nowhere"]),
         (["explain"], ["explain"]),

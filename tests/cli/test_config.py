@@ -103,7 +103,7 @@ CALIBRATED = {"quadrature": "calibrated", "n_steps": 18}
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "method_comparison", "plausibility", "full_comparison", "smoothing"]
+    "name", ["method_comparison", "plausibility", "full_comparison", "smoothing"]
 )
 def test_studies_take_calibrated_nodes_and_those_of_captum_stay_to_be_chosen(name):
     entry = config.load([f"experiment={name}"]).method["integrated_gradients"]
@@ -154,6 +154,8 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("+method.smoothgrad.n_sample=3", ["method.smoothgrad", "'n_samples'"]),
         ("model.pat=x", ["'model.pat'", "'model.path'"]),
         ("model.path=x", ["'model.path'", "chosen for model", "model=hub"]),
+        ("removal=[mask]", ["'removal'", "did you mean 'evaluation.removal'?"]),
+        ("path=x", ["'path'", "did you mean 'data.path' or 'model.path'?"]),
         ("+data.splt=test", ["data", "'split'"]),
         ("method=[vanila]", ["'vanila'", "'vanilla'"]),
         ("experiment=quickstrt", ["'quickstrt'", "'quickstart'"]),
@@ -220,8 +222,8 @@ def test_an_unknown_choice_of_plain_yaml_is_refused_with_the_nearest():
         ("agreement.p=1", ["agreement.p=1.0", "between 0 and 1"]),
         ("data.dataset=movies", ["data.dataset", "'movie_reviews'"]),
         ("data.lexicon=high", ["data.lexicon='high'", "a finite number"]),
-        ("model=hub", ["model.path is missing"]),
-        ("data=file", ["data.path is missing"]),
+        ("model=hub", ["model.path is missing", "model=hub model.path=FOLDER"]),
+        ("data=file", ["data.path is missing", "data=file data.path=reviews.csv"]),
         ("metric=[srgg]", ["metric", "'srg'"]),
         ("+metric.srg.share=0.5", ["metric.srg", "share"]),
         ("metric.srg.metric=srgg", ["metric.srg.metric", "'srg'"]),

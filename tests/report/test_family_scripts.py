@@ -4,6 +4,7 @@ import csv
 import gzip
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,30 @@ def test_training_seeds_are_resampled_too():
     assert between.n_seeds == 2
 
 
+def test_the_convergence_of_all_training_seeds_counts_together():
+    """96 of 100 and 9 of 10 are enough; 9 of 10 alone, and 40 of 50, are not; what is not checked is not doubted."""
+
+    def seed(model, **shares):
+        settings = [{"setting_id": name, "method": name, "name": name} for name in shares]
+        gates = pd.DataFrame(shares.values(), index=[*shares], columns=["converged", "checked"])
+        manifest = {"config": {"model": {"name": model}}}
+        return SimpleNamespace(
+            run=SimpleNamespace(settings=settings, manifest=manifest), gates=gates
+        )
+
+    names = {"gradient": (np.nan, np.nan), "ig": (0.9, 10), "guided": (0.9, 10)}
+    seeds = [
+        seed("x", **names),
+        seed("x", **names | {"ig": (0.96, 100), "guided": (0.8, 50)}),
+        seed("y", ig=(0.9, 10)),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            families, "names", lambda one: dict(zip(one.gates.index, one.gates.index, strict=True))
+        )
+        assert families.doubtful(seeds) == {("x", "guided"), ("y", "ig")}
+
+
 @pytest.fixture(scope="module")
 def of_family(folder, tmp_path_factory):
     return study(
@@ -149,6 +174,15 @@ def test_known_truth_makes_its_folder_of_the_same_parts(of_family, tmp_path, mon
         "rows.csv.gz", "methods.csv", "orders.csv", "known_truth.png", "manifest.json",
     }  # fmt: skip
     assert set(pd.read_csv(tmp_path / "methods.csv")["truth"]) == {"rated words"}
+
+
+@pytest.mark.parametrize("script", [families, known_truth, rationales, trust])
+def test_a_folder_that_is_no_run_ends_a_script_with_a_sentence_and_leaves_no_folder(
+    script, tmp_path, monkeypatch
+):
+    with pytest.raises(SystemExit, match="empty"):
+        published(script, monkeypatch, tmp_path / "out", tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
 
 
 #: Comments of our own, by what of each their annotators marked: characters, or None for "not toxic".
