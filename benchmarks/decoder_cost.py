@@ -13,12 +13,9 @@ Each round takes every contestant once, beginning with another than the round be
 is that of the process, so that other processes do not count. Before, the scores of both are compared.
 """
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -26,8 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.backward_cost import summary
-from benchmarks.record import ONE_THREAD, Record
+from benchmarks import rounds
 from saliency_bench import wrap_model
 from saliency_bench.api.inputs import encode_all
 from saliency_bench.attribution.quadrature import quadrature
@@ -169,42 +165,22 @@ def ratios(model: Model, texts: list[Encoded], setting: Setting, n_rounds: int) 
             WITH_ENDS: partial(with_ends, model.module, passes),
             ALL_LOGITS: partial(loop, last_alone=False),
         }
-        names = [*contestants]
         for run in contestants.values():
             run()  # the first pass of each is slower
-        rounds = []
-        for number in range(n_rounds):
-            first = number % len(names)
-            order = names[first:] + names[:first]
-            rounds.append({name: _seconds(contestants[name]) for name in order})
-    seconds = pd.DataFrame(rounds)[names]
-    return seconds.div(seconds[BARE], axis=0)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+        timers = {name: partial(rounds.process_seconds, run) for name, run in contestants.items()}
+        return rounds.ratios(timers, n_rounds)
 
 
 def main() -> None:
     """Writes the ratios of all rounds, their medians and a manifest."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results/decoder_cost")
-    folder.mkdir(parents=True, exist_ok=True)
-    record = Record("-m", "benchmarks.decoder_cost")
+    costs = rounds.Costs("decoder_cost")
     torch.set_num_threads(1)
     model = wrap_model(decoder(), task="text-generation")
     texts = texts_of(model)
-    rounds, medians = [], []
     for setting in SETTINGS:
-        table = ratios(model, texts, setting, N_ROUNDS).round(3)
-        rounds.append(table.assign(method=setting.name, round=range(N_ROUNDS)))
-        medians.append(summary(table, "contestant").assign(method=setting.name))
-        print(medians[-1].to_string(), flush=True)
-    pd.concat(rounds).set_index(["method", "round"]).to_csv(folder / "rounds.csv")
-    pd.concat(medians).set_index(["method", "contestant"]).to_csv(folder / "cost.csv")
+        costs.add(ratios(model, texts, setting, N_ROUNDS), method=setting.name)
     sizes = {"n_layers": N_LAYERS, "n_texts": N_TEXTS, "n_tokens": N_TOKENS}
-    record.write(folder, {"name": "decoder_cost"} | sizes, **ONE_THREAD, token_budget=TOKEN_BUDGET)
+    costs.write(sizes, token_budget=TOKEN_BUDGET)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ Each round takes every contestant once, beginning with another than the round be
 time is that of the process, so that other processes do not count. Before, the scores of all are compared.
 """
 
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +23,7 @@ import torch
 from captum.attr import Saliency
 
 import saliency_bench as sb
-from benchmarks.backward_cost import summary
-from benchmarks.record import ONE_THREAD, Record
+from benchmarks import rounds
 from saliency_bench.core.rows import Setting
 from saliency_bench.core.text import Encoded
 from saliency_bench.data import movie_reviews
@@ -86,7 +82,8 @@ def _in_sorted_batches(
 ) -> Scores:
     encoded = model.tokenizer(texts)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
-    table: Any = model.module.get_input_embeddings()
+    module: Any = model.module
+    table = module.get_input_embeddings()
     scores: Scores = [[] for _ in texts]
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -135,7 +132,9 @@ def fastest_size(model: Model, texts: list[str]) -> int:
     """The batch size of the loop by hand that takes least time, of two tries each."""
     return min(
         BATCH_SIZES,
-        key=lambda size: min(_seconds(partial(by_hand, model, texts, size)) for _ in "12"),
+        key=lambda size: min(
+            rounds.process_seconds(partial(by_hand, model, texts, size)) for _ in "12"
+        ),
     )
 
 
@@ -152,38 +151,21 @@ def ratios(model: Model, texts: list[str], n_rounds: int = N_ROUNDS) -> tuple[in
         for name, call in calls.items():
             if not (found := largest_difference(call(), expected)) <= SAME:
                 raise RuntimeError(f"{name}: scores differ by {found:.1e}")
-        names, rounds = [*calls], []
-        for number in range(n_rounds):
-            first = number % len(names)
-            rounds.append({name: _seconds(calls[name]) for name in names[first:] + names[:first]})
-    seconds = pd.DataFrame(rounds)[names]
-    return size, seconds.div(seconds[HAND], axis=0)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+        timers = {name: partial(rounds.process_seconds, call) for name, call in calls.items()}
+        return size, rounds.ratios(timers, n_rounds)
 
 
 def main() -> None:
     """Writes the ratios of all rounds, their medians and a manifest."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results/vanilla_cost")
-    folder.mkdir(parents=True, exist_ok=True)
-    record = Record("-m", "benchmarks.vanilla_cost")
+    costs = rounds.Costs("vanilla_cost")
     torch.set_num_threads(1)
     model = load_default(device="cpu")
     texts = [example.text for example in movie_reviews.load(split="test")]
-    rounds, medians, sizes = [], [], {}
+    sizes = {}
     for n_texts in N_TEXTS:
         sizes[n_texts], table = ratios(model, texts[:n_texts])
-        rounds.append(table.round(3).assign(n_texts=n_texts, round=range(len(table))))
-        medians.append(summary(table, "contestant").assign(n_texts=n_texts))
-        print(n_texts, "texts, batches of", sizes[n_texts], medians[-1].to_string(), flush=True)
-    pd.concat(rounds).set_index(["n_texts", "round"]).to_csv(folder / "rounds.csv")
-    pd.concat(medians).set_index(["n_texts", "contestant"]).to_csv(folder / "cost.csv")
-    about = {"name": "vanilla_cost", "batch_sizes_by_hand": sizes}
-    record.write(folder, about, **ONE_THREAD, token_budget=TOKEN_BUDGET)
+        costs.add(table, n_texts=n_texts)
+    costs.write({"batch_sizes_by_hand": sizes}, token_budget=TOKEN_BUDGET)
 
 
 if __name__ == "__main__":

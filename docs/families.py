@@ -10,6 +10,8 @@ RUN is a folder of experiment=families, one for each model and training seed. Wr
 - orders.csv: Kendall's tau-b between the orders of methods by SRG of two families, with a 95 % bootstrap interval over texts
   and training seeds. In the lines of a family with itself the orders are those of two halves of its texts, and of its
   training seeds where there are several: as much as can be expected of equal orders at half of the texts;
+- conclusions.csv: whether what choosing.md says of two methods holds: the mean difference in SRG over texts with a 95 %
+  interval, by family and removal. `holds`: yes or no where the interval is on one side of 0, otherwise undecided;
 - first_token.csv: the share of all scores' sizes at the first token of a text, by family and method: causal language models
   attend to it whatever it says;
 - replaced.csv: by family, what took the place of removed tokens;
@@ -34,6 +36,7 @@ from saliency_bench.core.rank_correlation import tau_b
 from saliency_bench.core.rows import as_list
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.causal import first_share
+from saliency_bench.report.convergence_table import ENOUGH
 from saliency_bench.store.suite import REQUESTED_REMOVAL
 
 #: The metrics that an order may be of, the first that a run has.
@@ -45,6 +48,18 @@ FAMILIES = {
     "smollm2_sentiment": "SmolLM2, sentiment",
     "nanoguard": "NanoGuard, injections",
 }
+#: What choosing.md says: the first is ahead of the second.
+CONCLUSIONS = (
+    ("Integrated Gradients", "Vanilla gradient"),
+    ("Integrated Gradients", "SmoothGrad"),
+    ("Integrated Gradients", "Leave-one-out"),
+    ("Integrated Gradients", "AttnLRP × (input − baseline)"),
+    ("AttnLRP × (input − baseline)", "Vanilla gradient"),
+    ("AttnLRP × input", "Gradient × input"),
+    ("AttnLRP × input", "CP-LRP × input"),
+    ("Vanilla gradient", "Gradient × input"),
+    ("SmoothGrad", "Vanilla gradient"),
+)
 BY = ["family", "removal", "metric", "method"]
 
 #: SRG by training seed, text and method, with the texts' names and the methods.
@@ -74,7 +89,8 @@ def rows_of(analysis: Analysis) -> pd.DataFrame:
     manifest = analysis.run.manifest
     asked = {used: name for name, used in replacements(manifest).items()}
     rows = runs.of_methods(analysis.run.tables["rows"], names(analysis), "removal")
-    rows["removal"] = rows["removal"].map(asked).fillna("")
+    rows["removal"] = pd.Categorical(rows["removal"].map(asked).fillna(""), ["", *asked.values()])
+    rows = rows.sort_values("removal", kind="stable").astype({"removal": str})
     return rows.assign(family=family_of(manifest), training_seed=runs.training_seed(manifest))
 
 
@@ -86,12 +102,50 @@ def of_endpoint(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["metric"] == names[0]]
 
 
-def with_ranks(summary: pd.DataFrame, doubtful: set[tuple[str, str]]) -> pd.DataFrame:
+def doubtful(analyses: Sequence[Analysis]) -> set[tuple[str, str]]:
+    """Returns the families and methods with too few converged maps; those of all training seeds count together."""
+    gates = pd.concat(
+        [
+            analysis.gates.assign(
+                family=family_of(analysis.run.manifest),
+                method=analysis.gates.index.map(names(analysis)),
+            )
+            for analysis in analyses
+        ]
+    )
+    gates["converged"] *= gates["checked"]
+    sums = gates.groupby(["family", "method"])[["converged", "checked"]].sum()
+    return set(sums.index[sums["converged"] < ENOUGH * sums["checked"]])
+
+
+def with_ranks(summary: pd.DataFrame, unsure: set[tuple[str, str]]) -> pd.DataFrame:
     """Returns the means with the rank of each method by SRG, 1 for the best, and whether its maps are in doubt."""
     of_srg = of_endpoint(summary)
     ranks = of_srg.groupby(["family", "removal"])["mean"].rank(ascending=False)
     pairs = zip(summary["family"], summary["method"], strict=True)
-    return summary.assign(rank=ranks, doubtful=[pair in doubtful for pair in pairs])
+    return summary.assign(rank=ranks, doubtful=[pair in unsure for pair in pairs])
+
+
+def conclusions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the differences of `CONCLUSIONS` by family and removal, over the texts that both methods have."""
+    texts = of_endpoint(rows).pivot_table(
+        index=["family", "removal", "example_id"], columns="method", values="value", sort=False
+    )
+    parts = [
+        (texts[ahead] - texts[behind])
+        .dropna()
+        .rename("value")
+        .reset_index()
+        .assign(ahead=ahead, behind=behind)
+        for ahead, behind in CONCLUSIONS
+        if {ahead, behind} <= {*texts.columns}
+    ]
+    columns = ["ahead", "behind", "family", "removal"]
+    if not parts:
+        return pd.DataFrame(columns=[*columns, "n", "mean", "low", "high", "holds"])
+    table = runs.means(pd.concat(parts), columns)
+    sides = [table["low"] > 0, table["high"] < 0]
+    return table.assign(holds=np.select(sides, ["yes", "no"], "undecided"))
 
 
 def values_of(rows: pd.DataFrame) -> Values:
@@ -219,22 +273,18 @@ def draw(summary: pd.DataFrame) -> Figure:
 def contents(analyses: Sequence[Analysis]) -> tuple[runs.Tables, runs.Figures]:
     """Returns the tables and the figure of the folder."""
     rows = pd.concat(map(rows_of, analyses))
-    doubtful = {
-        (family_of(analysis.run.manifest), names(analysis)[key])
-        for analysis in analyses
-        for key in analysis.doubtful
-    }
     chance = {
         names(analysis)[setting["setting_id"]]
         for analysis in analyses
         for setting in analysis.run.settings
         if facts_of(setting).role == "chance"
     }
-    summary = with_ranks(runs.means(rows, BY), doubtful)
+    summary = with_ranks(runs.means(rows, BY), doubtful(analyses))
     tables = {
         "rows.csv.gz": rows[[*BY, "training_seed", "example_id", "value"]],
         "methods.csv": summary,
         "orders.csv": orders(rows, sorted(chance)),
+        "conclusions.csv": conclusions(rows),
         "first_token.csv": runs.means(pd.concat(map(first_tokens, analyses)), ["family", "method"]),
         "replaced.csv": replaced(analyses),
     }

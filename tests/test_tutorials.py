@@ -1,6 +1,8 @@
 """The tutorials: notebooks that are kept as they ran, are pages of the site, and run from top to bottom."""
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 from loading import ROOT, code_of, loaded, read_notebook, run_notebook, shown
@@ -15,6 +17,8 @@ PARAMETERS = {
     "decoders": "",
 }
 LARGEST = 300_000  # bytes
+#: The user's cache, in which converted models are; tests get one of their own later (see conftest).
+CACHE = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
 
 
 def read(name):
@@ -48,6 +52,7 @@ def test_a_tutorial_runs_from_top_to_bottom(name, monkeypatch):
     if name == "decoders":
         from saliency_bench.models import preparing
 
+        monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
         if not preparing.is_prepared("smollm2"):
             pytest.skip("smollm2 is not prepared: saliency-bench models prepare smollm2")
     path = FOLDER / f"{name}.ipynb"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny_bert
 
-from benchmarks import backward_cost
+from benchmarks import backward_cost, rounds
 from saliency_bench import wrap_model
 from saliency_bench.attribution.backward import NAMES, PLAIN, RULES
 
@@ -19,7 +19,7 @@ MOST = 1.3  # a gradient by a rule over a plain one
 @pytest.mark.parametrize("n", [6, 9, 15])
 def test_an_interval_of_a_median_has_the_probability_that_it_claims(n):
     """Counted over all 2^n ways in which n numbers lie below or above the median."""
-    found = backward_cost.summary(pd.DataFrame({"rule": range(1, n + 1)})).iloc[0]
+    found = rounds.summary(pd.DataFrame({"rule": range(1, n + 1)})).iloc[0]
     low, high = int(found["low"]), int(found["high"])
     sides = [sum(way) for way in product((0, 1), repeat=n)]  # how many lie below
     enclosed = [low <= below < high for below in sides]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_heads import tiny_head
 
-from benchmarks import decoder_cost
+from benchmarks import decoder_cost, rounds
 from saliency_bench import wrap_model
 from saliency_bench.models.references import References
 
@@ -32,7 +32,7 @@ def test_the_engine_and_the_bare_loop_have_the_same_scores(model, setting):
 
 def test_every_contestant_is_held_against_the_bare_loop_of_its_own_round(model, monkeypatch):
     seconds = iter(range(1, 100))
-    monkeypatch.setattr(decoder_cost, "_seconds", lambda run: float(next(seconds)))
+    monkeypatch.setattr(rounds, "process_seconds", lambda run: float(next(seconds)))
     texts = decoder_cost.texts_of(model, 2, 6)
     table = decoder_cost.ratios(model, texts, decoder_cost.SETTINGS[0], 2)
     assert list(table[decoder_cost.ENGINE]) == [2 / 1, 5 / 8]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks import vanilla_cost
+from benchmarks import rounds, vanilla_cost
 from saliency_bench.data import movie_reviews
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_every_contestant_is_held_against_the_loop_by_hand_of_its_own_round(
     default_model, texts, monkeypatch
 ):
     seconds = iter(range(1, 100))
-    monkeypatch.setattr(vanilla_cost, "_seconds", lambda run: float(next(seconds)))
+    monkeypatch.setattr(rounds, "process_seconds", lambda run: float(next(seconds)))
     size, table = vanilla_cost.ratios(default_model, texts[:2], 2)
     first = 2 * len(vanilla_cost.BATCH_SIZES) + 1
     assert size == vanilla_cost.BATCH_SIZES[0]

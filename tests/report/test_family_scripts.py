@@ -4,6 +4,7 @@ import csv
 import gzip
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def table(family, means, *, seeds=(0,), n=40, noise=0.0, texts="t"):
             (family, "mask", "srg", method, seed, f"{texts}{text}", mean + noise * stream.normal())
             for seed in seeds
             for text in range(n)
-            for method, mean in zip(METHODS, means, strict=True)
+            for method, mean in zip(METHODS, means, strict=False)
         ],
         columns=["family", "removal", "metric", "method", "training_seed", "example_id", "value"],
     )
@@ -100,6 +101,47 @@ def test_training_seeds_are_resampled_too():
     assert between.n_seeds == 2
 
 
+def test_a_conclusion_holds_where_the_interval_of_the_difference_is_on_its_side(monkeypatch):
+    monkeypatch.setattr(families, "CONCLUSIONS", (("a", "b"), ("b", "c"), ("a", "absent")))
+    stream = np.random.default_rng(0)
+    rows = pd.concat([table("x", [2.0, 1, 1], seeds=(0, 1)), table("y", [1.0, 2, 2])])
+    rows["value"] += 0.1 * stream.normal(size=len(rows))
+    found = families.conclusions(rows).set_index(["family", "ahead"])
+    assert found["holds"].to_dict() == {
+        ("x", "a"): "yes", ("y", "a"): "no", ("x", "b"): "undecided", ("y", "b"): "undecided",
+    }  # fmt: skip
+    texts = rows[rows["family"] == "x"].groupby(["method", "example_id"])["value"].mean()
+    differences = texts["a"] - texts["b"]
+    line = found.loc["x", "a"]
+    assert (line["n"], line["mean"]) == (40, pytest.approx(differences.mean()))
+    assert line["low"] < differences.mean() < line["high"]
+    assert families.conclusions(rows[rows["method"] == "a"]).empty
+
+
+def test_the_convergence_of_all_training_seeds_counts_together():
+    """96 of 100 and 9 of 10 are enough; 9 of 10 alone, and 40 of 50, are not; what is not checked is not doubted."""
+
+    def seed(model, **shares):
+        settings = [{"setting_id": name, "method": name, "name": name} for name in shares]
+        gates = pd.DataFrame(shares.values(), index=[*shares], columns=["converged", "checked"])
+        manifest = {"config": {"model": {"name": model}}}
+        return SimpleNamespace(
+            run=SimpleNamespace(settings=settings, manifest=manifest), gates=gates
+        )
+
+    names = {"gradient": (np.nan, np.nan), "ig": (0.9, 10), "guided": (0.9, 10)}
+    seeds = [
+        seed("x", **names),
+        seed("x", **names | {"ig": (0.96, 100), "guided": (0.8, 50)}),
+        seed("y", ig=(0.9, 10)),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            families, "names", lambda one: dict(zip(one.gates.index, one.gates.index, strict=True))
+        )
+        assert families.doubtful(seeds) == {("x", "guided"), ("y", "ig")}
+
+
 @pytest.fixture(scope="module")
 def of_family(folder, tmp_path_factory):
     return study(
@@ -125,8 +167,8 @@ def test_a_folder_of_families_has_every_value_and_what_replaced_tokens(
     monkeypatch.setattr(runs, "opened", lambda folders: [own, other])
     files = published(families, monkeypatch, tmp_path, of_family)
     assert {*files} == {
-        "rows.csv.gz", "methods.csv", "orders.csv", "first_token.csv", "replaced.csv", "families.png",
-        "manifest.json",
+        "rows.csv.gz", "methods.csv", "orders.csv", "conclusions.csv", "first_token.csv", "replaced.csv",
+        "families.png", "manifest.json",
     }  # fmt: skip
     rows = pd.read_csv(tmp_path / "rows.csv.gz", keep_default_na=False)
     values = own.run.tables["rows"].query("status == 'ok'")

@@ -84,7 +84,7 @@ def test_where_nodes_cannot_be_calibrated_those_of_gauss_legendre_are_taken_and_
     assert [one["source"] for one in warnings] == ["method.ig.quadrature"]
 
 
-@pytest.mark.parametrize("kind", ["options", "messages"])
+@pytest.mark.parametrize("kind", ["options", "messages", "passages"])
 def test_a_study_asks_options_and_chats_of_a_file(kind, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("saliency_bench.report.build.FIGURES", {})
@@ -93,7 +93,13 @@ def test_a_study_asks_options_and_chats_of_a_file(kind, tmp_path, monkeypatch, c
     tokenizer.save_pretrained(tmp_path / "model")
     options = {"options": [" Oslo", " Bergen, by the sea"], "label": "Oslo"}
     chat = [{"role": "user", "content": "The capital of Norway?"}]
+    passages = {"first": "The king lives in Oslo.", "second": "It rains in Bergen."}
+    question = " ".join([*passages.values(), "Where does the king live?"])
     row = {
+        "passages": {
+            "messages": [{"role": "user", "content": question, "segments": passages}],
+            **options,
+        },
         "options": {"text": "The capital of Norway is", **options},
         "messages": {"messages": chat, **options},
     }[kind]
@@ -106,11 +112,14 @@ def test_a_study_asks_options_and_chats_of_a_file(kind, tmp_path, monkeypatch, c
         "data=file",
     ]
     words += ["data.path=rows.jsonl", "data.options=options", "data.label=label", "target=gold"]
-    words += ["data.messages=messages"] if kind == "messages" else []
+    words += ["data.messages=messages"] if kind != "options" else []
+    words += ["evaluation.granularity=segment"] if kind == "passages" else []
     words += ["method=[vanilla,random]", "metric=[srg]", "evaluation.removal=[zero]", "out=run"]
     words += ["convergence.n_examples=0", "timing.enabled=false", "runtime.threads=1"]
     assert cli.main(words) == 0, capfd.readouterr().err
     run = read_run(tmp_path / "run")
     assert (run.tables["rows"]["status"] == "ok").all()
     assert run.tables["examples"]["example_id"].str.endswith("@mean").all()
-    assert "␣Oslo" in (tmp_path / "run" / "report.html").read_text("utf-8")
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "␣Oslo" in page
+    assert all((f">{name}</span>" in page) == (kind == "passages") for name in passages)
