@@ -70,7 +70,7 @@ def unknown_key(key: str, schema: type) -> str:
     siblings = sorted(_siblings(section, schema))
     if section and name in siblings and (others := _files_with(section, name)):
         chosen = " or ".join(f"{section[0]}={file}" for file in others)
-        return f"unknown key {key!r}: what is chosen for {section[0]} has none; {chosen} has."
+        return f"unknown key {key!r}: what is chosen for {section[0]} has no such key; {chosen} has one."
     elsewhere = (
         []
         if section
