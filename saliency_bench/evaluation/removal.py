@@ -35,6 +35,7 @@ from saliency_bench.models.references import (
     References,
     embed_batch,
     resolve_removal,
+    token_id,
 )
 from saliency_bench.models.tasks.registry import refusal
 from saliency_bench.models.tasks.scores import logits_fn, shared_logits
@@ -206,8 +207,11 @@ class ReplacingProbe(CachingProbe):
 class _ShorteningProbe(CachingProbe):
     """Passes only the tokens that stay to the model, grouped by their number, without padding and mask.
 
+    A text of which no token stays is the pad token alone. Only texts without special tokens can become empty.
+
     Raises:
-        InputError: outputs depend on the padding of a text, or a text has no special token, so that nothing may be left.
+        InputError: outputs depend on the padding of a text; or nothing may be left of a text, and the model has no pad token
+            or has further inputs.
     """
 
     def __init__(self, references: References, batch: Batch, token_budget: int) -> None:
@@ -217,11 +221,35 @@ class _ShorteningProbe(CachingProbe):
                 f"outputs of {references.model.name} depend on the padding of {batch.example_ids[0]}, and shorter texts "
                 "would lose it: use removal mask or zero"
             )
-        for row, example_id in enumerate(batch.example_ids):
-            if not (self.real[row] & ~self.attributable[row]).any():
-                raise InputError(
-                    f"{example_id} has no special token, so that removal may leave nothing of it: use removal mask or zero"
-                )
+        can_be_empty = (~(self.real & ~self.attributable).any(1)).nonzero()[0]
+        if len(can_be_empty) > 0 and (batch.extra or token_id(references.model, "pad") is None):
+            lacks = (
+                "cannot be asked about one" if batch.extra else "has no pad token to stand for it"
+            )
+            raise InputError(
+                f"{batch.example_ids[can_be_empty[0]]} has no special token, so that removal may leave an empty text, and "
+                f"{references.model.name} {lacks}: use removal mask or zero"
+            )
+
+    @cached_property
+    def _of_nothing(self) -> Float[np.ndarray, "1 C"]:
+        """The logits of an empty text."""
+        model = self.references.model
+        ids = torch.tensor([[token_id(model, "pad")]], device=model.device)
+        types = None if self.batch.token_type_ids is None else torch.zeros_like(ids)
+        return model.output(ids, None, types).double().cpu().numpy()
+
+    @torch.inference_mode()
+    def _ask(
+        self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
+    ) -> Float[np.ndarray, "N C"]:
+        is_left = stays.any(1)
+        if is_left.all():
+            return super()._ask(examples, stays)
+        answers = self._of_nothing.repeat(len(stays), 0)
+        if is_left.any():
+            answers[is_left] = super()._ask(examples[is_left], stays[is_left])
+        return answers
 
     def _groups(
         self, examples: Int[np.ndarray, " N"], stays: Bool[np.ndarray, "N W"]
@@ -251,7 +279,8 @@ class DeletingProbe(_ShorteningProbe):
 class AttentionProbe(_ShorteningProbe):
     """No token attends to removed ones, and the others keep their positions.
 
-    Removed tokens are left out of the computation if this is proved to give the same outputs for texts like these.
+    Removed tokens are left out of the computation if this is proved to give the same outputs for texts like these. A model
+    that reads its answer at the last token reads it at the last one that stays.
 
     Raises:
         InputError: the model reads tokens that are not attended to.

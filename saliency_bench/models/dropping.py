@@ -40,7 +40,9 @@ def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     """The form in which removed tokens may be left out of texts like these, or None where they may not.
 
     Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
-    but one, every other one, and the two ends, which are as far apart as can be.
+    but the first or the last, every other one, and the two ends, which are as far apart as can be. A causal classifier reads its answer at the
+    last token, which still sees itself where it is masked. If the outputs are the same whenever the last token stays, removed
+    tokens may be left out of its texts too, and the answer is read at the last token that stays.
     """
     # Further inputs may contain the places of tokens.
     may = references.may_drop and not batch.extra
@@ -77,19 +79,27 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
     first = model.first_position
     if first is None:
         return None
-    examples, stays = _trials(batch)
-    masked = masked_output(model, batch, examples, stays)
-    share = rounding_share(model.dtype)
-    for ones in (False, True):
-        how = Dropping(first, ones, 0.0)
-        # One by one, since each has another number of tokens.
-        rows = [slice(place, place + 1) for place in range(len(stays))]
-        dropped = torch.cat(
-            [dropped_output(model, batch, examples[row], stays[row], how) for row in rows]
-        )
-        difference = float((dropped - masked).abs().max()) / float(masked.abs().max())
-        if difference <= share:
-            return replace(how, difference=difference)
+    for reads_last in (False, True):
+        examples, stays = _trials(batch, reads_last=reads_last)
+        masked = masked_output(model, batch, examples, stays)
+        if (
+            reads_last
+        ):  # a first token that may not see itself has no finite output in some kinds of attention
+            finite = masked.isfinite().all(-1).cpu()
+            examples, stays, masked = examples[finite], stays[finite], masked[finite]
+        if len(masked) == 0:
+            return None
+        share = rounding_share(model.dtype)
+        for ones in (False, True):
+            how = Dropping(first, ones, 0.0)
+            # One by one, since each has another number of tokens.
+            rows = [slice(place, place + 1) for place in range(len(stays))]
+            dropped = torch.cat(
+                [dropped_output(model, batch, examples[row], stays[row], how) for row in rows]
+            )
+            difference = float((dropped - masked).abs().max()) / float(masked.abs().max())
+            if difference <= share:
+                return replace(how, difference=difference)
     return None
 
 
@@ -113,17 +123,28 @@ def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
     return equal_within(changed, same, rounding_share(model.dtype, in_float32=True))
 
 
-def _trials(batch: Batch, start: int = 0) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
-    """A few texts of a batch, and sets of tokens that stay in them."""
+def _trials(
+    batch: Batch, start: int = 0, *, reads_last: bool = False
+) -> tuple[Int[Tensor, " N"], Bool[Tensor, "N W"]]:
+    """A few texts of a batch, and sets of tokens that stay in them, none of them empty; the last token where it is read."""
     examples, stays = [], []
     for row in range(start, min(start + N_TRIED, len(batch))):
         free = batch.attributable[row].cpu()
         places = free.nonzero()[:, 0]
-        for kept in (places[:0], places[1:], places[::2], places[1::2], places[[0, -1]]):
+        for kept in (
+            places[:0],
+            places[1:],
+            places[:-1],
+            places[::2],
+            places[1::2],
+            places[[0, -1]],
+        ):
             stay = batch.mask[row].cpu() & ~free
             stay[kept] = True
-            examples.append(row)
-            stays.append(stay)
+            stay[batch.lengths[row] - 1] |= reads_last
+            if stay.any():
+                examples.append(row)
+                stays.append(stay)
     return torch.tensor(examples), torch.stack(stays)
 
 

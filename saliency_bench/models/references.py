@@ -51,11 +51,15 @@ _AS_ARRAY = re.compile(rf"{VECTOR}[0-9a-f]{{12}}$")
 def available(model: Model, name: str, key: str = "baseline") -> bool:
     """Whether the model has this vector; `key` names the configuration key in the error."""
     one_of(key, name, NAMES)
-    if name in VECTORS:
-        return True
-    token = getattr(model.tokenizer, TOKENS[name], None)
+    return name in VECTORS or token_id(model, name) is not None
+
+
+def token_id(model: Model, name: str) -> int | None:
+    """The token of this name (a key of `TOKENS`); None where the tokenizer or the embedding has none."""
+    token: int | None = getattr(model.tokenizer, TOKENS[name], None)
     # A token that was added to the tokenizer alone has no embedding.
-    return token is not None and (model.vocabulary is None or token < model.vocabulary)
+    lacks = token is None or (model.vocabulary is not None and token >= model.vocabulary)
+    return None if lacks else token
 
 
 def resolve(model: Model, name: str, key: str = "baseline") -> str:

@@ -210,12 +210,50 @@ def test_types_of_a_pair_go_with_the_tokens_that_stay():
     np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-12)
 
 
+LLAMA = {"intermediate_size": 32, "num_key_value_heads": 1}
+
+
+def bare_batch(model, lengths=LENGTHS):
+    """Texts without special tokens."""
+    items = [encoded_ids(model, one, "first", None, "") for one in token_inputs(*lengths)]
+    return collate(model, items)
+
+
 @pytest.mark.parametrize("operator", ["attention", "delete"])
-def test_a_text_of_which_nothing_would_be_left_is_refused(operator):
+@pytest.mark.parametrize("budget", [1, 1000])
+def test_a_causal_classifier_reads_the_last_token_that_stays_and_the_pad_token_where_none_does(
+    operator, budget
+):
+    """By the module itself, one text at a time: the tokens that stay, at their positions or counted anew."""
+    model = wrapped("llama", **LLAMA)
+    batch = bare_batch(model)
+    examples, keep = questions(batch)
+    examples = np.append(examples, [0, 1, 1])
+    keep += [np.zeros(batch.lengths[example], bool) for example in (0, 1)]
+    keep.append(np.arange(batch.lengths[1]) == 1)
+    with model.frozen(), torch.no_grad():
+        answers = removal_probe(References(model), batch, operator, budget)(examples, keep)
+        for answer, example, kept in zip(answers, examples, keep, strict=True):
+            places = np.flatnonzero(kept)
+            ids = [batch.encoded[example].input_ids[place] for place in places]
+            positions = places if operator == "attention" else np.arange(len(places))
+            ids = torch.tensor([ids or [SPECIAL["pad_token_id"]]])
+            expected = model.module(
+                input_ids=ids,
+                attention_mask=torch.ones_like(
+                    ids
+                ),  # else a gap in the positions begins a new text
+                position_ids=torch.tensor([positions.tolist() or [0]]),
+            ).logits[0]
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-11)
+    assert sum(not kept.any() for kept in keep) > 2
+
+
+@pytest.mark.parametrize("operator", ["attention", "delete"])
+def test_an_empty_text_that_no_token_can_stand_for_is_refused(operator):
     model = sb.wrap_model(tiny_bert())
-    items = [encoded_ids(model, one, "first", None, "") for one in token_inputs(4)]
-    with pytest.raises(InputError, match="first has no special token"):
-        removal_probe(References(model), collate(model, items), operator, 100)
+    with pytest.raises(InputError, match=r"first has no special token.* has no pad token"):
+        removal_probe(References(model), bare_batch(model, (4,)), operator, 100)
 
 
 def test_where_memory_runs_out_fewer_are_asked_and_the_answers_are_the_same(monkeypatch):
