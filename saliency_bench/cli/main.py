@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     try:
-        with _sigterm_interrupts():
+        with _sigterm_interrupts(), _plain_warnings():
             code = _dispatch(words)
             sys.stdout.flush()  # a reader that is gone shows here at the latest
             return code
@@ -135,6 +136,18 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints a warning as a sentence, without the line of code that gave it."""
+    before = warnings.formatwarning
+    if os.environ.get("SALIENCY_BENCH_TRACEBACK") != "1":
+        warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _nobody_reads(error: BaseException) -> bool:

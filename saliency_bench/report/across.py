@@ -187,7 +187,7 @@ def _refuse_other_settings(runs: Sequence[Run], settings: Sequence[Mapping[str, 
             words = ", ".join(f"{k}={v}" for k, v in example.items() if k not in hidden)
             raise InputError(
                 f"{run.folder} and {runs[0].folder} do not have the same settings: {len(other)} are in one of them alone, "
-                f"such as {example['name']} ({words})"
+                f"such as {example['name']} ({words}). Give runs of the same methods with the same hyperparameters."
             )
 
 

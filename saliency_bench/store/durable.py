@@ -19,6 +19,8 @@ _ADVICE = {
     errno.EROFS: "Choose an output folder on a file system that can be written",
     errno.EACCES: "Choose an output folder that you may read and write",
     errno.EPERM: "Choose an output folder that you may read and write",
+    errno.EEXIST: "Choose an output folder that is no file",
+    errno.ENOTDIR: "Choose an output folder that is in no file",
     errno.EIO: "Check the disk, then run again",
     errno.ENAMETOOLONG: "Choose an output folder with a shorter path",
 }

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def validate(cfg: "Config") -> None:
         raise InputError(
             f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
         )
+    if cfg.out and Path(cfg.out).is_file():
+        raise InputError(f"out={cfg.out} is a file: expected a folder, which a study makes.")
     _check_choices(cfg)
     _check_model(cfg.model)
     _check_runtime(cfg.runtime)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,23 @@ def test_a_mistake_is_one_message_and_exit_code_2(words, said, capfd, elsewhere)
     message = mistake(capfd, *words)
     assert all(word in message for word in said), message
     assert not list(elsewhere.iterdir())
+
+
+def test_a_file_is_no_output_folder_and_is_refused_before_a_model_is_loaded(capfd, elsewhere):
+    (elsewhere / "notes.txt").write_text("mine")
+    assert "notes.txt is a file" in mistake(capfd, "out=notes.txt", "n_examples=2")
+    assert (elsewhere / "notes.txt").read_text() == "mine"
+
+
+def test_a_warning_is_a_sentence_without_code_and_other_programs_keep_theirs(monkeypatch):
+    before, said = warnings.formatwarning, []
+
+    def format_one(words):
+        said.append(warnings.formatwarning(UserWarning("it was cut"), UserWarning, "a.py", 3))
+
+    monkeypatch.setattr(cli, "_verb", lambda verb: format_one)
+    assert cli.main(["doctor"]) == 0 and said == ["Warning: it was cut\n"]
+    assert warnings.formatwarning is before
 
 
 def test_an_unknown_option_ends_with_exit_code_2(capfd, elsewhere):
