@@ -341,13 +341,22 @@ def _row(evidence: _Evidence, place: int, entry: _Entry, view: View | None) -> R
     if reason := evidence.refusal(place, view):
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": reason}
     try:
-        values = [entry(item) for item in evidence.of(place, entry, view)]
+        items = evidence.of(place, entry, view)
+        values = [entry(item) for item in items]
     except NotApplicable as error:
         return row | {"value": None, "status": NOT_APPLICABLE, "reason": str(error)}
     value = float(values[0] if len(values) == 1 else np.mean(values))
     if not np.isfinite(value):
-        return row | {"value": None, "status": FAILED, "reason": f"the value is {value}"}
+        return row | {"value": None, "status": FAILED, "reason": _why_not_finite(value, items)}
     return row | {"value": value, "status": OK, "reason": None}
+
+
+def _why_not_finite(value: float, items: Sequence[Any]) -> str:
+    """Says whether the model's outputs are NaN, or a metric makes a value of them that is not finite."""
+    curves = [item for item in items if isinstance(item, Curve)]
+    if any(np.isnan([curve.deletion, curve.insertion]).any() for curve in curves):
+        return "the model's output is NaN for some text that the removal leaves: use another removal, or float32"
+    return f"the value is {value}"
 
 
 def _removal(view: View | None) -> str | None:

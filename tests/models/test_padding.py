@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
+from saliency_bench.models.padding import N_TOKENS, size_of_trial
 from saliency_bench.models.preflight import inspect_model, inspect_texts
 from saliency_bench.models.tasks.encoding import encoded_ids
 
@@ -189,3 +190,10 @@ def test_padding_is_tried_at_the_length_at_which_it_is_used():
     assert [model.pads_exactly(n) for n in (3, 7, 8, 100)] == [True, True, False, False]
     exact = windowed("gemma3_text", "sdpa")
     assert all(exact.pads_exactly(n) for n in (3, 8, 100, 10_000))
+
+
+def test_padding_is_tried_in_few_sizes_that_are_no_smaller_than_asked_and_no_longer_than_the_model_takes():
+    sizes = {n: size_of_trial(n, 10**6) for n in range(1, 1000)}
+    assert all(n <= size < max(2 * n, 4) for n, size in sizes.items())
+    assert len({*sizes.values()}) <= 10  # those below 2, 4, 8 ... 1024
+    assert all(size_of_trial(n, 128) + N_TOKENS <= 128 for n in range(1, 127))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import VOCABULARY, token_inputs
+from tiny import VOCABULARY, FrameTokenizer, framed, token_inputs
 from torch import nn
 
 import saliency_bench as sb
@@ -342,3 +342,24 @@ def test_scores_without_an_order_agree_with_nothing(maps):
     rows = agreement_rows([maps[0], flat], ["kendall_tau", "rbo"], "token", 0.2, 0.8)
     assert {row["status"] for row in rows} == {"not_applicable"}
     assert all(row["value"] is None and row["chance"] is None for row in rows)
+
+
+class Averaged(Counting):
+    """A mean of the inner tokens that are attended to: of none it is NaN, as a softmax in which nothing is left."""
+
+    def forward(self, input_ids, attention_mask=None):
+        seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        seen = seen[:, 1:-1, None]
+        return ((self.embedding(input_ids).tanh()[:, 1:-1] * seen).sum(1) / seen.sum(1))[:, :2]
+
+
+def test_a_row_says_that_the_model_answers_nan_and_the_others_keep_their_values():
+    model = sb.wrap_model(Averaged(), FrameTokenizer())
+    maps = sb.attribute(model, framed(*token_inputs(4)), "vanilla")
+    of = {
+        removal: sb.evaluate(model, maps, ["srg"], removal=removal).iloc[0]
+        for removal in ("attention", "zero")
+    }
+    assert of["attention"]["status"] == "failed"
+    assert "output is NaN" in of["attention"]["reason"]
+    assert (of["zero"]["status"], np.isfinite(of["zero"]["value"])) == ("ok", True)
