@@ -39,10 +39,10 @@ class Dropping:
 def how_to_drop(references: References, batch: Batch) -> Dropping | None:
     """The form in which removed tokens may be left out of texts like these, or None where they may not.
 
-    Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all
-    but the first or the last, every other one, and the two ends, which are as far apart as can be. A causal classifier reads its answer at the
-    last token, which still sees itself where it is masked. If the outputs are the same whenever the last token stays, removed
-    tokens may be left out of its texts too, and the answer is read at the last token that stays.
+    Tried once for each length and arrangement of special tokens, on two texts with several sets of tokens: none, all but the
+    first or the last, every other one, and the two ends, which are as far apart as can be. A causal classifier reads its
+    answer at the last token, which still sees itself where it is masked. If the outputs are the same whenever the last token
+    stays, removed tokens may be left out of its texts too, and the answer is read at the last token that stays.
     """
     # Further inputs may contain the places of tokens.
     may = references.may_drop and not batch.extra
@@ -82,9 +82,8 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
     for reads_last in (False, True):
         examples, stays = _trials(batch, reads_last=reads_last)
         masked = masked_output(model, batch, examples, stays)
-        if (
-            reads_last
-        ):  # a first token that may not see itself has no finite output in some kinds of attention
+        if reads_last:
+            # A first token that may not see itself has no finite output in some kinds of attention.
             finite = masked.isfinite().all(-1).cpu()
             examples, stays, masked = examples[finite], stays[finite], masked[finite]
         if len(masked) == 0:
@@ -131,14 +130,8 @@ def _trials(
     for row in range(start, min(start + N_TRIED, len(batch))):
         free = batch.attributable[row].cpu()
         places = free.nonzero()[:, 0]
-        for kept in (
-            places[:0],
-            places[1:],
-            places[:-1],
-            places[::2],
-            places[1::2],
-            places[[0, -1]],
-        ):
+        all_but_one, every_other = (places[1:], places[:-1]), (places[::2], places[1::2])
+        for kept in (places[:0], *all_but_one, *every_other, places[[0, -1]]):
             stay = batch.mask[row].cpu() & ~free
             stay[kept] = True
             stay[batch.lengths[row] - 1] |= reads_last
