@@ -52,16 +52,14 @@ def as_maps(maps: Any) -> list[AttributionMap]:
     Raises:
         InputError: there is something else among them, such as a text.
     """
-    listed = (
-        [maps]
-        if isinstance(maps, AttributionMap | str) or not isinstance(maps, Iterable)
-        else [*maps]
-    )
-    for place, value in enumerate(listed):
+    alone = isinstance(maps, AttributionMap | str) or not isinstance(maps, Iterable)
+    listed: list[AttributionMap] = []
+    for place, value in enumerate([maps] if alone else maps):
         if not isinstance(value, AttributionMap):
             raise InputError(
                 f"maps: expected what attribute() or AttributionMap.from_scores() returns, got {shown(value)} at place {place}"
             )
+        listed.append(value)
     return listed
 
 
