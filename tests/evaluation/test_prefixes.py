@@ -222,8 +222,16 @@ def scaled(past, factor):
         layer.values = layer.values * factor
 
 
+def of_the_first_row(past, _):
+    for layer in past.layers:
+        layer.keys, layer.values = (
+            states[:1].expand_as(states) for states in (layer.keys, layer.values)
+        )
+
+
 #: What is done to the past and the inputs of a pass, if it has a past.
 OF_THE_PAST = {
+    "has one past for all": of_the_first_row,
     "forgets": lambda past, _: scaled(past, 0.0),
     "is off by a hundredth": lambda past, _: scaled(past, 1.01),
     "shifts": lambda _, named: named.update(position_ids=named["position_ids"] - 1),
@@ -267,7 +275,8 @@ def test_a_model_whose_past_is_not_its_prefix_is_asked_whole_rows(
         batch = replace(batch, input_ids=batch.input_ids[:, :1].expand(-1, WIDTH))
     assert prefixes.shares(References(model), batch)
     monkeypatch.setattr(type(model.module), "forward", broken)
-    harmless = fault in OF_THE_MASK and form == prefixes.STEPS
+    # Steps give no mask, and a sequence has one past.
+    harmless = fault in OF_THE_MASK if form == prefixes.STEPS else fault == "has one past for all"
     assert prefixes.shares(References(model), batch) == harmless
 
 
