@@ -195,7 +195,7 @@ class ReplacingProbe(CachingProbe):
             return self.whole(embeddings, rows)
         model, width = self.references.model, self.batch.lengths[int(examples[0])]
         stays, embeddings = stays[:, :width], embeddings[:, :width]
-        seed = self._seed if self._seed and len(self._seed.stays) == width else None
+        seed = self._seed  # one of another text, which may have another width, shares nothing
         parts = plan(self.form, first_differences(examples, stays, seed), width, model.device)
         states = seed.states if seed else []
         logits, states = shared_logits(model, self.batch, parts, rows, embeddings, states)

@@ -127,10 +127,11 @@ def test_texts_in_a_padded_block_share_too(kind, dtype, tolerance, sizes, budget
     assert agree(model, batch, stays, budget, tolerance) <= MOST_OF_THE_TOKENS[form]
 
 
-def test_short_sequences_go_on_from_the_row_before(form, monkeypatch):
+@pytest.mark.parametrize("budget", [5 * WIDTH, 2048])
+def test_short_sequences_go_on_from_the_row_before(budget, form, monkeypatch):
     monkeypatch.setattr(prefixes, "MOST_TOKENS", 20)
     model = tiny_decoder("gpt2")
-    share = agree(model, batch_of(model), curve(), 2048, 1e-12)
+    share = agree(model, batch_of(model), curve(), budget, 1e-12)
     beginnings = {tuple(row[:n]) for row in curve().tolist() for n in range(1, WIDTH + 1)}
     if form == prefixes.ONE_SEQUENCE:
         assert share == len(beginnings) / curve().size
