@@ -306,15 +306,14 @@ class StudyResult:
 
     def _setting_id(self, name: str) -> str:
         settings = self.run.settings
-        ids = [
-            setting["setting_id"]
-            for setting in settings
-            if name in (setting["name"], setting["setting_id"])
-        ]
+        labels = setting_labels(settings)
+        names = {
+            key: (key, one["name"], labels[key]) for one in settings for key in [one["setting_id"]]
+        }
+        ids = [key for key, of_setting in names.items() if name in of_setting]
         if not ids:
-            one_of("method", name, [setting["name"] for setting in settings])
+            one_of("method", name, {word for _, *words in names.values() for word in words})
         if len(ids) > 1:
-            labels = setting_labels(settings)
             listed = "; ".join(f"{key} ({labels[key]})" for key in ids)
             raise InputError(f"{name} has {len(ids)} settings. Give the id of one: {listed}")
         return str(ids[0])

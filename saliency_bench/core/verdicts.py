@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a map's checks (`passed`, None if it has none), in words (`why`), and the evidence for its setting."""
+    """The result of a map's checks (`passed`, None if it has none), in words (`why`), and the evidence for its setting.
+
+    `favoured`: the method compares with the token that replaces removed ones in the study of the evidence.
+    """
 
     label: str
     passed: bool | None
     why: str
     evidence: Evidence | None
+    favoured: bool = False
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -68,7 +72,8 @@ def verdict(map_: ScoredText, limits: Limits) -> Verdict:
     failed = [words for passed_check, words in checks if not passed_check]
     why = "; ".join(failed or [words for _, words in checks]) or "nothing to check it by"
     passed = None if not checks else not failed
-    return Verdict(entry_label(map_.setting), passed, why, evidence_of(map_))
+    favoured = "mask" in (map_.setting.get("baseline"), map_.setting.get("removal"))
+    return Verdict(entry_label(map_.setting), passed, why, evidence_of(map_), favoured)
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
@@ -82,7 +87,7 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     number, shown = (failed or checked)[0]
     count = f"{len(failed)} failed" if failed else f"{len(checked)} passed"
     why = f"{count} of {len(verdicts)} tokens; token {number}: {shown.why}"
-    return Verdict(shown.label, shown.passed, why, shown.evidence)
+    return replace(shown, why=why)
 
 
 def _checks(map_: ScoredText, limits: Limits) -> list[tuple[bool, str]]:
@@ -146,6 +151,8 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
     ]
     if alike:
         text += f" {listed(alike)} did not differ from it there."
+    if best.favoured:
+        text += " [MASK] is also what this method compares with, which favours it."
     if best.passed:
         text += f" Its own check: {best.why}."
     if model != _study()["model"]:

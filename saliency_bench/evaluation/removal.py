@@ -219,12 +219,14 @@ class _ShorteningProbe(CachingProbe):
         if any(item.pads is not None for item in batch.encoded):
             raise InputError(
                 f"outputs of {references.model.name} depend on the padding of {batch.example_ids[0]}, and shorter texts "
-                "would lose it: use removal mask or zero"
+                "would lose it: give the texts without padding, or use removal mask or zero"
             )
         can_be_empty = (~(self.real & ~self.attributable).any(1)).nonzero()[0]
         if len(can_be_empty) > 0 and (batch.extra or token_id(references.model, "pad") is None):
             lacks = (
-                "cannot be asked about one" if batch.extra else "has no pad token to stand for it"
+                "cannot be asked about one"
+                if batch.extra
+                else "has no pad token in its tokenizer to stand for it"
             )
             raise InputError(
                 f"{batch.example_ids[can_be_empty[0]]} has no special token, so that removal may leave an empty text, and "
@@ -291,8 +293,9 @@ class AttentionProbe(_ShorteningProbe):
         self.how = how_to_drop(references, batch)
         if self.how is None and not hides(references, batch):
             raise InputError(
-                f"model {references.model.name} reads tokens that are masked in its attention, so that removal attention "
-                "would not remove them, or only in part: use removal mask, zero or delete"
+                f"model {references.model.name} reads tokens that are masked in its attention, or the end of a text before "
+                "what stays of it is known, so that removal attention would not remove them, or only in part: use removal "
+                "mask, zero or delete"
             )
 
     def _groups(

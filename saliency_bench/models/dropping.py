@@ -6,7 +6,8 @@ and pooling at the last place break this without an error. So dropping is tried 
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,12 +29,10 @@ class Dropping:
     Attributes:
         first_position: the position id of a text's first token.
         mask_of_ones: pass a mask although nothing is padded, since some models take gaps in positions for new texts.
-        difference: the largest difference of a logit in the trial, over the largest logit.
     """
 
     first_position: int
     mask_of_ones: bool
-    difference: float
 
 
 def how_to_drop(references: References, batch: Batch) -> Dropping | None:
@@ -81,6 +80,8 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
         return None
     for reads_last in (False, True):
         examples, stays = _trials(batch, reads_last=reads_last)
+        if len(examples) == 0:
+            return None
         masked = masked_output(model, batch, examples, stays)
         if reads_last:
             # A first token that may not see itself has no finite output in some kinds of attention.
@@ -90,15 +91,14 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
             return None
         share = rounding_share(model.dtype)
         for ones in (False, True):
-            how = Dropping(first, ones, 0.0)
+            how = Dropping(first, ones)
             # One by one, since each has another number of tokens.
             rows = [slice(place, place + 1) for place in range(len(stays))]
             dropped = torch.cat(
                 [dropped_output(model, batch, examples[row], stays[row], how) for row in rows]
             )
-            difference = float((dropped - masked).abs().max()) / float(masked.abs().max())
-            if difference <= share:
-                return replace(how, difference=difference)
+            if equal_within(dropped, masked, share):
+                return how
     return None
 
 
@@ -107,14 +107,17 @@ def _tried(model: Model, batch: Batch) -> Dropping | None:
 def _hidden(model: Model, batch: Batch, start: int) -> bool | None:
     """Whether the mask hides tokens in a few texts; None where no output is finite."""
     examples, stays = _trials(batch, start)
+    if len(examples) == 0:
+        return None
     rows, removed = examples.to(model.device), ~stays.to(model.device)
     embeddings = embed_batch(model, batch, rows=rows)
     other = torch.where(removed[:, :, None], 1 - embeddings.roll(1, 1), embeddings)
     ids, extra = batch.input_ids[rows], batch.extra_of(rows)
-    changed, same = (
-        batch.read(model.output(ids, ~removed, None, values, extra=extra), rows)
-        for values in (other, embeddings)
-    )
+    with nullcontext() if batch.padded else model.batches_allowed():
+        changed, same = (
+            batch.read(model.output(ids, ~removed, None, values, extra=extra), rows)
+            for values in (other, embeddings)
+        )
     finite = same.isfinite().all(-1)
     if not finite.any():
         return None
@@ -130,6 +133,8 @@ def _trials(
     for row in range(start, min(start + N_TRIED, len(batch))):
         free = batch.attributable[row].cpu()
         places = free.nonzero()[:, 0]
+        if len(places) == 0:
+            continue
         all_but_one, every_other = (places[1:], places[:-1]), (places[::2], places[1::2])
         for kept in (places[:0], *all_but_one, *every_other, places[[0, -1]]):
             stay = batch.mask[row].cpu() & ~free
@@ -138,7 +143,8 @@ def _trials(
             if stay.any():
                 examples.append(row)
                 stays.append(stay)
-    return torch.tensor(examples), torch.stack(stays)
+    table = torch.stack(stays) if stays else torch.zeros(0, batch.input_ids.shape[1]).bool()
+    return torch.tensor(examples, dtype=torch.long), table
 
 
 def masked_output(
@@ -146,7 +152,8 @@ def masked_output(
 ) -> Float[Tensor, "N C"]:
     """Logits of whole texts in which no token attends to the removed ones."""
     rows, seen = sent(examples, model.device), sent(stays, model.device)
-    outputs = model.output(batch.input_ids[rows], seen, extra=batch.extra_of(rows))
+    with nullcontext() if batch.padded else model.batches_allowed():
+        outputs = model.output(batch.input_ids[rows], seen, extra=batch.extra_of(rows))
     return batch.read(outputs, rows)
 
 
@@ -172,7 +179,10 @@ def dropped_output(
     if how is not None:
         positions = places + how.first_position
         mask = torch.ones_like(places, dtype=torch.bool) if how.mask_of_ones else None
-    outputs = model.output(kept(batch.input_ids), mask, types, position_ids=positions, short=True)
+    with model.batches_allowed():
+        outputs = model.output(
+            kept(batch.input_ids), mask, types, position_ids=positions, short=True
+        )
     if batch.positions is None:
         return outputs
     # The token of the question stays, and has moved up.

@@ -1,7 +1,7 @@
 """A model to explain: a module, its tokenizer, and the layer whose output stands for the input."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -251,7 +251,7 @@ class Model:
     def on_ids_alone(self, ids: Int[Tensor, "R T"], **more: Any) -> Any:
         """The module's result for ids, with a mask of ones if it needs a mask; not counted in the ledger."""
         mask = {"attention_mask": torch.ones_like(ids)} if self.wants_mask else {}
-        with self._batches_allowed(True):
+        with self.batches_allowed():
             return self.forward(self.module, {"input_ids": ids} | mask | more)
 
     def _watched_ids(self, n_rows: int = 1, pad: int | None = None) -> Int[Tensor, "R 5"]:
@@ -376,7 +376,7 @@ class Model:
         pooled = self.pooled_row if short else None
         with (
             replaced(self.embedding, embeddings, lambda: self.intake, inputs.get("token_type_ids")),
-            self._batches_allowed(mask is None),
+            self.batches_allowed() if mask is None else nullcontext(),
             first_row_only(pooled),
             rereading(self.stored),
         ):
@@ -387,10 +387,13 @@ class Model:
         return logits
 
     @contextmanager
-    def _batches_allowed(self, unpadded: bool) -> Iterator[None]:
-        # Classifiers without a pad token refuse batches, since they cannot find the end of a padded text. Here no text is padded.
+    def batches_allowed(self) -> Iterator[None]:
+        """Lets a classifier without a pad token take texts that are not padded in a batch: it looks for their end.
+
+        A call of `output` without a mask does so itself.
+        """
         configs: list[Any] = [part.config for level in self.configured for part in level]
-        without_pad = [c for c in configs if unpadded and getattr(c, "pad_token_id", 0) is None]
+        without_pad = [config for config in configs if getattr(config, "pad_token_id", 0) is None]
         with restored(without_pad, "pad_token_id"):
             for config in without_pad:
                 config.pad_token_id = NO_TOKEN

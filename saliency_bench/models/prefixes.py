@@ -215,6 +215,10 @@ def form_of(references: References, batch: Batch) -> str | None:
         return None
     if width < 2 or not _are_plain(batch):
         return None
+    if not model.per_token and any(
+        item.input_ids[-1] == model.pad_token_id for item in batch.encoded
+    ):
+        return None  # the answer is read before the text's end, which the last step alone does not show
     longest = max(width, min((1 << width.bit_length()) - 1, model.max_length))
     if reads_lengths(model):
         if batch.padded:
@@ -223,7 +227,10 @@ def form_of(references: References, batch: Batch) -> str | None:
     ids = batch.input_ids[:1, : batch.lengths[0]]
     ids = ids.repeat(1, -(-longest // ids.shape[1]))[:, :longest]
     key = "sharing", longest
-    working = (form for form in FORMS if attempted(partial(_tried, model, ids, form)))
+    forms = (
+        FORMS if model.per_token else [STEPS]
+    )  # one sequence has one row of outputs for a classifier
+    working = (form for form in forms if attempted(partial(_tried, model, ids, form)))
     return references.once(key, lambda: proved(model, key, lambda: next(working, None)))
 
 

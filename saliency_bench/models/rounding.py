@@ -42,7 +42,9 @@ def coarse_share(dtype: torch.dtype) -> float:
 
 
 def equal_within(values: Float[Tensor, "*N"], expected: Float[Tensor, "*N"], share: float) -> bool:
-    """Whether numbers differ from the expected ones by no more than a share of the largest of these."""
+    """Whether numbers differ from the expected ones by no more than a share of the largest of these; other shapes do."""
+    if values.shape != expected.shape:
+        return False
     difference = float((values.double() - expected.double()).abs().max())
     return difference <= share * float(expected.double().abs().max())
 

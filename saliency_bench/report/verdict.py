@@ -11,12 +11,15 @@ from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.parity import Parity, parities
 from saliency_bench.report.table import Estimate
 
+_FEWEST, _DIGITS = 6, 3
+
 
 def verdict(analysis: Analysis) -> str:
     """Names the best setting by the primary metric and those that it is ahead of; "" without two settings to compare.
 
-    A setting is ahead of another if the interval of their paired difference does not contain 0 and, in a study that makes
-    claims, if they share no letter.
+    A setting is ahead of another if the interval of their paired difference lies above 0, in the digits that are shown too,
+    and, in a study that makes claims, if they share no letter. With fewer than 6 texts none is: no set of differences would be
+    significant at 5 % by a two-sided sign or signed-rank test (2 / 2^5 is more).
     """
     metric, (best, *others) = analysis.primary, _contestants(analysis) or [""]
     if metric is None or not others:
@@ -28,7 +31,11 @@ def verdict(analysis: Analysis) -> str:
     )
     others = [key for key in others if key in gains]
     behind = [
-        key for key in others if gains[key].low > 0 and not _share_letter(analysis, best, key)
+        key
+        for key in others
+        if analysis.n_examples >= _FEWEST
+        and round(gains[key].low, _DIGITS) > 0
+        and not _share_letter(analysis, best, key)
     ]
     near = [key for key in others if key not in behind]
     label, name = plain_label(analysis, best), metric_label(metric)
@@ -79,7 +86,8 @@ def _share_letter(analysis: Analysis, *keys: str) -> bool:
 
 
 def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
-    numbers = f"{gain.mean:z.3f} [{gain.low:z.3f}, {gain.high:z.3f}]"
+    mean, *interval = (f"{value:z.{_DIGITS}f}" for value in (gain.mean, gain.low, gain.high))
+    numbers = f"{mean} [{', '.join(interval)}]"
     return f"{plain_label(analysis, key)} (by {numbers})"
 
 

@@ -12,6 +12,7 @@ from transformers import pipeline
 
 import saliency_bench as sb
 from saliency_bench.cli import main as cli
+from saliency_bench.core.labels import setting_labels
 from saliency_bench.store.run import read_run
 
 TEXTS = ["the film w1 w2", "a film w3", "w4 and w5 the w6 w7", "w8 w9 a", "w1 and w2"]
@@ -127,6 +128,16 @@ def test_of_a_method_with_several_settings_one_must_be_named(result):
         result.compare("integrated_gradients", "random")
     setting = re.search(r"\b[0-9a-f]{12}\b", str(error.value))[0]
     assert len(result.compare(setting, "random")) == 2
+
+
+def test_a_setting_is_named_by_its_id_or_as_the_tables_show_it(result):
+    labels = setting_labels(result.run.settings)
+    (key,) = [key for key, label in labels.items() if "n_steps=2" in label]
+    pd.testing.assert_frame_equal(
+        result.compare(labels[key], "Vanilla gradient"), result.compare(key, "vanilla")
+    )
+    with pytest.raises(sb.InputError, match="did you mean 'vanilla'"):
+        result.compare("vanila", "random")
 
 
 def test_it_shows_its_main_table_and_draws_and_reports(result):

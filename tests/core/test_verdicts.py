@@ -92,6 +92,15 @@ def test_the_highest_srg_is_named_with_its_number_and_what_did_not_differ(make):
     assert "Your model was not in that study" in other
 
 
+def test_a_method_that_compares_with_what_replaces_tokens_is_said_to_be_favoured(make):
+    vanilla, best = make("vanilla"), make("integrated_gradients")
+    compared = {"baseline": "mask"}, {"removal": "mask"}, {"baseline": "zero"}, {}
+    for more in compared:
+        own = replace(best, setting=best.setting | more)
+        said = conclusion([verdict(map_, LIMITS) for map_ in (vanilla, own)], BUNDLED)
+        assert ("which favours it" in said) == ("mask" in more.values())
+
+
 def test_a_map_that_fails_its_check_is_not_named_whatever_its_srg(make):
     failed = verdict(
         make("integrated_gradients", completeness_gap=1.0, output_difference=1.0), LIMITS

@@ -219,20 +219,34 @@ def bare_batch(model, lengths=LENGTHS):
     return collate(model, items)
 
 
+def causal_classifier(name, attention, *, pads):
+    """A classifier that reads the last token; a tokenizer with a pad token, the configuration with it or without."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = SIZES | (LLAMA if name == "llama" else {}) | SPECIAL
+    config = AutoConfig.for_model(name, **sizes)
+    config.pad_token_id = SPECIAL["pad_token_id"] if pads else None
+    module = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    return sb.wrap_model(module.double().eval(), FrameTokenizer())
+
+
+@pytest.mark.parametrize("pads", [True, False])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("operator", ["attention", "delete"])
-@pytest.mark.parametrize("budget", [1, 1000])
 def test_a_causal_classifier_reads_the_last_token_that_stays_and_the_pad_token_where_none_does(
-    operator, budget
+    operator, name, attention, pads
 ):
     """By the module itself, one text at a time: the tokens that stay, at their positions or counted anew."""
-    model = wrapped("llama", **LLAMA)
-    batch = bare_batch(model)
+    model = causal_classifier(name, attention, pads=pads)
+    batch = bare_batch(model, LENGTHS if pads else (7, 7))
     examples, keep = questions(batch)
     examples = np.append(examples, [0, 1, 1])
     keep += [np.zeros(batch.lengths[example], bool) for example in (0, 1)]
     keep.append(np.arange(batch.lengths[1]) == 1)
     with model.frozen(), torch.no_grad():
-        answers = removal_probe(References(model), batch, operator, budget)(examples, keep)
+        answers = removal_probe(References(model), batch, operator, 100)(examples, keep)
         for answer, example, kept in zip(answers, examples, keep, strict=True):
             places = np.flatnonzero(kept)
             ids = [batch.encoded[example].input_ids[place] for place in places]
@@ -240,13 +254,25 @@ def test_a_causal_classifier_reads_the_last_token_that_stays_and_the_pad_token_w
             ids = torch.tensor([ids or [SPECIAL["pad_token_id"]]])
             expected = model.module(
                 input_ids=ids,
-                attention_mask=torch.ones_like(
-                    ids
-                ),  # else a gap in the positions begins a new text
+                # Without a mask a gap in the positions begins a new text.
+                attention_mask=torch.ones_like(ids),
                 position_ids=torch.tensor([positions.tolist() or [0]]),
             ).logits[0]
             np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-11)
     assert sum(not kept.any() for kept in keep) > 2
+
+
+def test_a_text_of_special_tokens_alone_does_not_stop_the_others():
+    model = model_of("bert")
+    texts = {"input_ids": [1, 2]}, framed(*token_inputs(6))[0]
+    items = [encoded_ids(model, text, str(i), None, "") for i, text in enumerate(texts)]
+    with model.frozen():
+        for batch in (collate(model, items[:1]), collate(model, items)):
+            probe = removal_probe(References(model), batch, "attention", 100)
+            last = len(batch) - 1
+            answer = probe(np.array([last]), [np.ones(batch.lengths[last], bool)])
+            expected = slow_attention(model, batch, last, np.ones(batch.lengths[last], bool))
+            np.testing.assert_allclose(answer[0], expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("operator", ["attention", "delete"])

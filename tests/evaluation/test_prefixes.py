@@ -188,15 +188,42 @@ def test_logits_are_computed_for_the_last_token_of_each_row_alone(form):
     assert sum(computed) == 2 * WIDTH
 
 
-@pytest.mark.parametrize("lengths", [(12, 12), (12, 10)])
-def test_classifiers_that_are_causal_share_too(lengths):
+@pytest.fixture
+def classifier():
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=300, n_embd=16, n_layer=2, n_head=2, n_positions=64, num_labels=3, pad_token_id=0
     )
-    model = wrap_model(GPT2ForSequenceClassification(config).double().eval(), None)
+    return wrap_model(GPT2ForSequenceClassification(config).double().eval(), None)
+
+
+def batch_with(model, ids):
+    return collate(model, [encoded_ids(model, {"input_ids": ids}, "0", None, "")])
+
+
+def test_a_classifier_has_no_outputs_for_rows_in_one_sequence_whatever_was_tried_first(classifier):
+    """All rows of the trial are equal: a token whose embedding is 0 stays the same when it is replaced."""
+    with torch.no_grad():
+        classifier.module.get_input_embeddings().weight[7] = 0
+    references = References(classifier)
+    assert (
+        prefixes.form_of(references, batch_with(classifier, [7] * WIDTH)) != prefixes.ONE_SEQUENCE
+    )
+    assert prefixes.form_of(references, batch_of(classifier)) == prefixes.STEPS
+
+
+def test_a_classifier_that_reads_before_the_end_of_a_text_is_asked_whole_rows(classifier):
+    ids = [*range(10, 10 + WIDTH - 2), 0, 0]
+    references = References(classifier)
+    assert prefixes.form_of(references, batch_with(classifier, ids)) is None
+    assert prefixes.form_of(references, batch_with(classifier, ids[::-1])) == prefixes.STEPS
+
+
+@pytest.mark.parametrize("lengths", [(12, 12), (12, 10)])
+def test_classifiers_that_are_causal_share_too(lengths, classifier):
+    model = classifier
     batch = batch_of(model, lengths=lengths)
     assert prefixes.form_of(References(model), batch) == prefixes.STEPS
     assert agree(model, batch, [leave_one_out(n) for n in lengths], 2048, 1e-12) < 0.9

@@ -97,8 +97,10 @@ def require_gold(encoded: Sequence[Encoded]) -> None:
     """Refuses target=gold where an example has no gold label."""
     missing = [item.example_id for item in encoded if item.gold is None]
     if missing:
+        which = missing[0] if len(missing) < len(encoded) else f"none of {len(encoded)} texts"
         raise InputError(
-            f"target=gold needs a label, but {missing[0]} has none. Name the column: data.label=..."
+            f"target=gold needs a label, but {which} has "
+            f"{'none' if len(missing) < len(encoded) else 'one'}. Name the column (data.label=...), or give labels= in Python"
         )
 
 
