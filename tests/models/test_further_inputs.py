@@ -104,11 +104,14 @@ def test_removed_tokens_leave_what_the_text_comes_with(kind):
     np.testing.assert_allclose(hidden[0], unseen, rtol=1e-8)
 
 
-def test_deleting_tokens_is_refused_where_it_is_not_known_what_moves():
+def test_deleting_tokens_has_rows_with_a_reason_where_it_is_not_known_what_moves():
     _, model, extra = tiny_with_positions()
     made = sb.attribute(model, [{"input_ids": IDS} | extra], "vanilla", reduction="l2")
-    with pytest.raises(InputError, match=r"further inputs position_ids.*use removal mask"):
-        sb.evaluate(model, made, "comprehensiveness", removal="delete")
+    rows = sb.evaluate(model, made, ["comprehensiveness", "srg"], removal=["delete", "mask"])
+    deleted = rows[rows["removal"] == "delete"]
+    assert deleted["status"].tolist() == ["not_applicable"] * 2
+    assert deleted["reason"].str.contains(r"further inputs position_ids.*use removal mask").all()
+    assert rows.loc[rows["removal"] == "mask", "status"].tolist() == ["ok"] * 2
 
 
 def test_a_saved_map_keeps_what_its_text_came_with(tmp_path):
