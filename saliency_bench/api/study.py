@@ -20,6 +20,7 @@ from saliency_bench.api.inputs import as_model, encode_all
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
 from saliency_bench.core.labels import setting_labels
+from saliency_bench.core.program import MEMORY
 from saliency_bench.core.rows import as_list
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.model import Model
@@ -161,8 +162,8 @@ def _config(model: Model, **values: Any) -> schema.Config:
     facts = {"device": str(model.device), "dtype": model.precision}
     return schema.Config(
         **defaults | made,
-        model=schema.MemoryModel(schema.MEMORY, model.task),
-        data={"dataset": schema.MEMORY},
+        model=schema.MemoryModel(MEMORY, model.task),
+        data={"dataset": MEMORY},
         runtime=schema.Runtime(**runtime | facts),
     )
 

@@ -18,11 +18,11 @@ from saliency_bench.cli.hydra_words import as_hydra_reads
 from saliency_bench.cli.messages import readable, unknown_key
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
+from saliency_bench.core.program import MEMORY
 from saliency_bench.core.rows import as_list
 from saliency_bench.studies.checks import settings as settings
 from saliency_bench.studies.checks import validate as validate
 from saliency_bench.studies.config import (
-    MEMORY,
     AdaptedModel,
     DefaultModel,
     HubModel,

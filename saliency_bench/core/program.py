@@ -6,6 +6,8 @@ import re
 #: Set by scripts/bench.
 VARIABLE = "SALIENCY_BENCH_PROGRAM"
 NAME = "saliency-bench"
+#: `model.name` and `data.dataset` of a study on a model and texts in memory.
+MEMORY = "memory"
 #: Words that select another model and other data.
 CHANGE_OF_MODEL = (
     "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"

@@ -22,7 +22,7 @@ from saliency_bench.core.heatmap import (
 )
 from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
-from saliency_bench.core.program import CHANGE_OF_MODEL, NAME, as_typed
+from saliency_bench.core.program import CHANGE_OF_MODEL, MEMORY, NAME, as_typed
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.scored_text import scored_text_of_row
 from saliency_bench.core.segments import segment_map
@@ -109,6 +109,7 @@ def question(analysis: Analysis) -> str:
     manifest = analysis.run.manifest
     model = (manifest.get("model") or {}).get("name", "the model")
     data = (manifest.get("data") or {}).get("dataset", "its data")
+    data = "your texts" if data == MEMORY else data
     n_methods = len(
         {
             setting["name"]
@@ -136,7 +137,7 @@ def what_was_run(analysis: Analysis) -> str:
     if n_settings > n_methods:
         text += f" in {n_settings} settings"
     text += f" explained {_counted(analysis.n_examples, 'text')}"
-    if source := data.get("dataset"):
+    if (source := data.get("dataset")) and source != MEMORY:
         split = manifest.get("split")
         text += f" of the {split} split of {source}" if split else f" of {source}"
     text += f" as {(manifest.get('model') or {}).get('name', 'the model')} classifies them"

@@ -3,9 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: `model.name` and `data.dataset` of a study on a model and texts in memory.
-MEMORY = "memory"
-
 
 @dataclass
 class ModelConfig:
