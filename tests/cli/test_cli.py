@@ -198,7 +198,8 @@ def test_a_reader_that_leaves_before_the_last_word_is_no_failure_either(tmp_path
         done = subprocess.run(
             ["bash", "-c", f"sleep 0.2; {command}"], capture_output=True, text=True, check=True
         )
-        assert done.stderr in ("", "importing PyTorch and transformers ...\n")  # said after a second
+        said = "importing PyTorch and transformers ...\n"  # where that takes a second
+        assert done.stderr in ("", said)
         assert done.stdout.strip() in ("0", "141")
 
 
