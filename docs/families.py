@@ -148,6 +148,24 @@ def conclusions(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(holds=np.select(sides, ["yes", "no"], "undecided"))
 
 
+def in_words(table: pd.DataFrame) -> list[str]:
+    """Returns conclusions as lines of Markdown, with the differences of the main removal, which is the first."""
+    families = list(dict.fromkeys(table["family"]))
+    lines = [["Is it ahead", "of this one?", *families], ["---"] * (2 + len(families))]
+    for pair, of_pair in table.groupby(["ahead", "behind"], sort=False):
+        cells = [_cell(of_pair[of_pair["family"] == family]) for family in families]
+        lines.append([*map(str, pair), *cells])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _cell(of_family: pd.DataFrame) -> str:
+    first = of_family.iloc[0]
+    holds = dict(zip(of_family["removal"], of_family["holds"], strict=True))
+    alike = len({*holds.values()}) == 1
+    words = first["holds"] if alike else ", ".join(f"{name} {word}" for name, word in holds.items())
+    return f"{words}: {first['mean']:z.3f} [{first['low']:z.3f}, {first['high']:z.3f}]"
+
+
 def values_of(rows: pd.DataFrame) -> Values:
     """Returns the SRG of one family and removal; texts and methods without all values are left out."""
     table = rows.pivot_table(

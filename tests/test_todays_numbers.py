@@ -69,6 +69,7 @@ FROM_ROWS = "it follows from rows that are computed again, but its intervals are
 MADE_AGAIN = "tests/report/test_results.py makes it again from rows"
 OTHERS = "it holds what other packages computed, each in an environment of its own"
 MINUTES = "it is made in minutes by a script, which says in its head what it does"
+ELSEWHERE = "it holds rows of runs that do not stand here"
 BEFORE = f"{MINUTES}; it was made before a02946e, and its draws of noise are others"
 
 #: Files and folders that are not computed again, with the reason.
@@ -80,6 +81,7 @@ NOT_COMPUTED: dict[str, str] = {
     "contestants": MINUTES,
     "decoder_cost": TIMES,
     "effects": BEFORE,
+    "families": ELSEWHERE,
     "full_comparison/across": MADE_AGAIN,
     "full_comparison/across_attention": MADE_AGAIN,
     "heads.csv": "tests/conformance measures it again (--all)",
@@ -92,7 +94,7 @@ NOT_COMPUTED: dict[str, str] = {
     "scale": TIMES,
     "scale_invariance": MINUTES,
     "shortcuts/across": FROM_ROWS,
-    "smoothing/truth": "it holds rows of runs that do not stand here",
+    "smoothing/truth": ELSEWHERE,
     "study": TIMES,
     "throughput": TIMES,
     "tools": OTHERS,

@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from docs import families
 from saliency_bench.report import across, study_tables
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
@@ -89,3 +91,26 @@ def test_the_findings_quote_how_smoothing_did_against_what_is_known_to_matter():
         numbers = zip(cells["difference"], cells["low"], cells["high"], strict=True)
         shown = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in numbers]
         assert " | ".join(shown) in page
+
+
+def test_what_holds_between_families_follows_from_the_rows_beside_it_and_stands_on_the_page():
+    folder = RESULTS / "families"
+    rows = pd.read_csv(folder / "rows.csv.gz", keep_default_na=False)
+    kept = pd.read_csv(folder / "conclusions.csv")
+    made = {
+        "orders.csv": families.orders(rows, ["Random"]),
+        "conclusions.csv": families.conclusions(rows),
+    }
+    for name, table in made.items():
+        pd.testing.assert_frame_equal(
+            table, pd.read_csv(folder / name), check_dtype=False, rtol=1e-4, atol=1e-6
+        )
+    means = pd.read_csv(folder / "methods.csv")
+    found = rows.groupby(["family", "removal", "metric", "method", "example_id"])["value"].mean()
+    expected = found.groupby(level=[0, 1, 2, 3]).mean()
+    quoted = means.assign(removal=means["removal"].fillna(""))
+    index = pd.MultiIndex.from_frame(quoted[["family", "removal", "metric", "method"]])
+    np.testing.assert_allclose(quoted["mean"], expected[index], rtol=1e-4, atol=1e-6)
+    page = (RESULTS.parent / "docs" / "findings.md").read_text(encoding="utf-8")
+    for line in families.in_words(kept):
+        assert line in page
