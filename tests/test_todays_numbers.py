@@ -80,6 +80,7 @@ NOT_COMPUTED: dict[str, str] = {
     "causal.csv": "tests/conformance measures it again (--all)",
     "contestants": MINUTES,
     "decoder_cost": TIMES,
+    "decoder_steps": ELSEWHERE,
     "effects": BEFORE,
     "families": ELSEWHERE,
     "full_comparison/across": MADE_AGAIN,

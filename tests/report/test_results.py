@@ -114,3 +114,13 @@ def test_what_holds_between_families_follows_from_the_rows_beside_it_and_stands_
     page = (RESULTS.parent / "docs" / "findings.md").read_text(encoding="utf-8")
     for line in families.in_words(kept):
         assert line in page
+
+
+def test_the_findings_quote_how_steps_did_on_a_causal_model():
+    rows = pd.read_csv(RESULTS / "decoder_steps" / "rows.csv")
+    means = rows[rows["metric"] == "srg_on_grid"].groupby(["method", "n_steps"], dropna=False)
+    srg = means["value"].mean()["integrated_gradients"].round(3).tolist()
+    gaps = rows[rows["metric"] == "completeness_gap_relative"].groupby("n_steps")["value"].median()
+    page = (RESULTS.parent / "docs" / "findings.md").read_text(encoding="utf-8").replace("−", "-")
+    assert f"SRG is {srg[0]}, {srg[1]}, {srg[2]} and {srg[3]}" in page
+    assert f"falls from {100 * gaps[17]:.0f} to {100 * gaps[129]:.0f} %" in page
