@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import saliency_bench as sb
-from saliency_bench.core.errors import InputError
 from saliency_bench.models.padding import N_TOKENS, size_of_trial
 from saliency_bench.models.preflight import inspect_model, inspect_texts
 from saliency_bench.models.tasks.encoding import encoded_ids
@@ -91,11 +90,12 @@ def test_a_text_with_its_pads_is_removed_from_and_integrated_at_its_length(avera
         assert seen == pytest.approx(change, abs=1e-12)
 
 
-def test_texts_that_would_lose_their_padding_are_not_shortened(averaging):
+def test_a_text_that_would_lose_its_padding_is_not_shortened_and_others_are(averaging):
     maps = sb.attribute(averaging, texts(), "vanilla")
     assert np.isfinite(sb.evaluate(averaging, maps, ["srg"], removal="mask")["value"]).all()
-    with pytest.raises(InputError, match="depend on the padding"):
-        sb.evaluate(averaging, maps, ["srg"], removal="delete")
+    deleted = sb.evaluate(averaging, maps, ["srg"], removal="delete")
+    assert deleted["status"].tolist() == ["not_applicable", "ok"]
+    assert "depend on the padding" in deleted["reason"][0]
 
 
 def test_a_saved_map_keeps_its_pads(averaging, tmp_path):
