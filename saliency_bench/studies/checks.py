@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import overrides, ranges
 from saliency_bench.core.averages import PAIRED_TESTS
-from saliency_bench.core.errors import InputError, one_of, shown
+from saliency_bench.core.errors import InputError, StorageError, one_of, shown
 from saliency_bench.core.rows import Setting, as_list, check_axis
 from saliency_bench.core.signatures import typed
 
@@ -27,7 +27,7 @@ def validate(cfg: "Config") -> None:
     """Checks everything that can be known before data and model are loaded; each message names the key.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError, or StorageError for `out`: the first thing that is wrong.
     """
     ranges.check(asdict(cfg))
     if not cfg.name or not set(cfg.name) <= NAME_CHARACTERS:
@@ -35,7 +35,7 @@ def validate(cfg: "Config") -> None:
             f"name={cfg.name!r} heads a folder: expected letters, digits, - and _ only"
         )
     if cfg.out and Path(cfg.out).is_file():
-        raise InputError(f"out={cfg.out} is a file: expected a folder, which a study makes.")
+        raise StorageError(f"out={cfg.out} is a file: expected a folder, which a study makes.")
     _check_choices(cfg)
     _check_model(cfg.model)
     _check_runtime(cfg.runtime)

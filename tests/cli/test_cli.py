@@ -134,7 +134,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(words, said, capfd, elsewhere)
 
 def test_a_file_is_no_output_folder_and_is_refused_before_a_model_is_loaded(capfd, elsewhere):
     (elsewhere / "notes.txt").write_text("mine")
-    assert "notes.txt is a file" in mistake(capfd, "out=notes.txt", "n_examples=2")
+    assert "notes.txt is a file" in mistake(capfd, "out=notes.txt", "n_examples=2", code=4)
     assert (elsewhere / "notes.txt").read_text() == "mine"
 
 
