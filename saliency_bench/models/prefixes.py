@@ -213,23 +213,19 @@ def form_of(references: References, batch: Batch) -> str | None:
     model, width = references.model, batch.input_ids.shape[1]
     if not references.may_share or model.takes is None or PAST not in model.takes:
         return None
-    if width < 2 or not _are_plain(batch):
+    by_length = reads_lengths(model)
+    ends_in_pad = (item.input_ids[-1] == model.pad_token_id for item in batch.encoded)
+    # A classifier reads its answer before a pad at the end, which the last step alone does not show.
+    read_before = not model.per_token and any(ends_in_pad)
+    if width < 2 or not _are_plain(batch) or read_before or (by_length and batch.padded):
         return None
-    if not model.per_token and any(
-        item.input_ids[-1] == model.pad_token_id for item in batch.encoded
-    ):
-        return None  # the answer is read before the text's end, which the last step alone does not show
-    longest = max(width, min((1 << width.bit_length()) - 1, model.max_length))
-    if reads_lengths(model):
-        if batch.padded:
-            return None
-        longest = width
+    rounded = max(width, min((1 << width.bit_length()) - 1, model.max_length))
+    longest = width if by_length else rounded
     ids = batch.input_ids[:1, : batch.lengths[0]]
     ids = ids.repeat(1, -(-longest // ids.shape[1]))[:, :longest]
     key = "sharing", longest
-    forms = (
-        FORMS if model.per_token else [STEPS]
-    )  # one sequence has one row of outputs for a classifier
+    # A classifier has one output for all rows in one sequence.
+    forms = FORMS if model.per_token else [STEPS]
     working = (form for form in forms if attempted(partial(_tried, model, ids, form)))
     return references.once(key, lambda: proved(model, key, lambda: next(working, None)))
 

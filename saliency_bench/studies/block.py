@@ -14,7 +14,7 @@ from saliency_bench.attribution.backward import PLAIN
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.describe import about_of, described
 from saliency_bench.attribution.explain import Family, explain, plan, rule_of
-from saliency_bench.core.errors import is_out_of_memory
+from saliency_bench.core.errors import InputError, is_out_of_memory
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.method_facts import BACKWARD_PARTS
 from saliency_bench.core.rows import Setting, Target
@@ -276,6 +276,14 @@ class OpenBlock:
                 self.references, self.batch, removal, self.token_budget
             )
         return self._probes[removal]
+
+    def unfit(self, removal: str) -> str | None:
+        """Why the removal operator cannot be used on this block's texts; None where it can."""
+        try:
+            self.probe(removal)
+        except InputError as error:
+            return str(error)
+        return None
 
     def blurring(
         self, row: int, stays: Float[np.ndarray, " T"], n_draws: int, name: str

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saliency_bench.core.errors import InputError
 from saliency_bench.core.maps import AttributionMap
 from saliency_bench.core.rows import FAILED, NOT_APPLICABLE, OK
 from saliency_bench.core.seeding import token_hash
@@ -223,16 +222,10 @@ class _Evidence:
         if operator is None:
             return NO_BASELINE
         if operator not in self.refusals:
-            self.refusals[operator] = refusal(self.block.model, operator) or self._unfit(operator)
+            self.refusals[operator] = refusal(self.block.model, operator) or self.block.unfit(
+                operator
+            )
         return self.refusals[operator]
-
-    def _unfit(self, operator: str) -> str | None:
-        """Why the operator cannot remove tokens of the block's texts."""
-        try:
-            self.block.probe(operator)
-        except InputError as error:
-            return str(error)
-        return None
 
     def units_of(self, row: int, granularity: str) -> _Units:
         """The units of the text in a row of the block, found once for all of its maps."""
