@@ -1,4 +1,4 @@
-"""Texts a second of two Ray workers beside two plain processes, one thread each, in turns on the same study.
+"""Blocks a second of one and of two workers, plain processes and Ray's, one thread each, in turns on the same study.
 
     python -m benchmarks.executors OUT [N_EXAMPLES] [ROUNDS]
 
@@ -10,24 +10,28 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 
 from benchmarks.record import Record
 from saliency_bench.store.events import EVENTS
+from saliency_bench.store.run import write_json
 
 STUDY = [
     *["~experiment", "method=[integrated_gradients,smoothgrad]", "metric=[srg]"],
     *["timing.enabled=false", "convergence.n_examples=0"],
 ]
 EXECUTORS = ("processes", "ray")
+#: Executor and workers, in the order of a round.
+CASES = [(executor, workers) for workers in (1, 2) for executor in EXECUTORS]
 
 
-def measured(executor: str, n_examples: int, folder: Path) -> dict[str, float]:
+def measured(executor: str, workers: int, n_examples: int, folder: Path) -> dict[str, float]:
     """One study: seconds until the first block was finished, and blocks a second from there to the last."""
     words = [*STUDY, f"n_examples={n_examples}", f"out={folder}"]
-    words += [f"runtime={executor}", "runtime.executor.workers=2", "runtime.threads=1"]
+    words += [f"runtime={executor}", f"runtime.executor.workers={workers}", "runtime.threads=1"]
     subprocess.run(
         [sys.executable, "-m", "saliency_bench", *words], check=True, capture_output=True
     )
@@ -42,21 +46,38 @@ def measured(executor: str, n_examples: int, folder: Path) -> dict[str, float]:
     return {"start_seconds": first - start, "blocks_per_second": (all_ - few) / (last - first)}
 
 
-if __name__ == "__main__":
-    out, record = Path(sys.argv[1]), Record()
-    n_examples, rounds = (int(word) for word in [*sys.argv[2:], "100", "3"][:2])
-    trials: dict[str, list[dict[str, float]]] = {name: [] for name in EXECUTORS}
+def ratios(trials: Mapping[tuple[str, int], Sequence[float]]) -> dict[str, list[float]]:
+    """By what is held against what, the ratios of blocks a second, one a round."""
+    pairs = {f"two of {name} over one": ((name, 2), (name, 1)) for name in EXECUTORS}
+    pairs["two of ray over two of processes"] = (("ray", 2), ("processes", 2))
+    return {
+        pair: [over / under for over, under in zip(trials[a], trials[b], strict=True)]
+        for pair, (a, b) in pairs.items()
+    }
+
+
+def main(out: Path, n_examples: int, rounds: int) -> None:
+    """Measures every case in each round, every other round in the reverse order, and writes what was found."""
+    record = Record()
+    trials: dict[tuple[str, int], list[dict[str, float]]] = {case: [] for case in CASES}
     for turn in range(rounds):
-        for name in EXECUTORS if turn % 2 == 0 else EXECUTORS[::-1]:
+        for case in CASES if turn % 2 == 0 else CASES[::-1]:
             with tempfile.TemporaryDirectory(prefix="executors-") as place:
-                trials[name].append(measured(name, n_examples, Path(place) / "run"))
-            print(name, trials[name][-1], flush=True)
-    ratios = [
-        ray["blocks_per_second"] / plain["blocks_per_second"]
-        for plain, ray in zip(trials["processes"], trials["ray"], strict=True)
-    ]
-    found = {"n_examples": n_examples, "trials": trials, "ratios": ratios, "ratio": median(ratios)}
-    found |= record.provenance(threads=1)
+                trials[case].append(measured(*case, n_examples, Path(place) / "run"))
+            print(*case, trials[case][-1], flush=True)
+    rates = {case: [trial["blocks_per_second"] for trial in trials[case]] for case in CASES}
+    found = ratios(rates)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "executors.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    print(f"median ratio {found['ratio']:.3f}")
+    written = {
+        "n_examples": n_examples,
+        "trials": {f"{name}, {workers} workers": trials[name, workers] for name, workers in CASES},
+        "ratios": found,
+        "medians": {pair: median(each) for pair, each in found.items()},
+    }
+    write_json(out / "executors.json", written | record.provenance(threads=1))
+    print(written["medians"])
+
+
+if __name__ == "__main__":
+    numbers = [int(word) for word in sys.argv[2:]]
+    main(Path(sys.argv[1]), *[*numbers, *(100, 3)[len(numbers) :]])
