@@ -6,7 +6,7 @@ end with one l2 norm per token on the host, for the logit of the predicted class
 - By hand: texts sorted by length, padded to the longest of their batch; of several batch sizes the fastest is compared. One
   pass with gradients gives class and gradient: each text's largest logit is differentiated.
 - Captum: `Saliency` on the same batches. It asks for the class before, so that it makes a forward pass more.
-- The engine: from token ids to maps, tokenizing before.
+- The engine: from texts to maps.
 - The public call: `sb.attribute(model, texts, "vanilla")`.
 
 Each round takes every contestant once, beginning with another than the round before, and a ratio is that of one round. The
@@ -25,7 +25,6 @@ from captum.attr import Saliency
 import saliency_bench as sb
 from benchmarks import rounds
 from saliency_bench.core.rows import Setting
-from saliency_bench.core.text import Encoded
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.example import Example
 from saliency_bench.models.loading import load_default
@@ -34,8 +33,8 @@ from saliency_bench.models.references import References
 from saliency_bench.models.tasks.encoding import encode
 from saliency_bench.studies.block import explain_texts
 
-N_TEXTS, N_ROUNDS, TOKEN_BUDGET = (12, 128), 9, 2048
-BATCH_SIZES = (4, 8, 16, 32)
+N_TEXTS, N_ROUNDS, TOKEN_BUDGET = (12, 128), 25, 2048
+BATCH_SIZES = (1, 2, 3, 4, 6, 8, 16, 32)
 HAND, CAPTUM, ENGINE, PUBLIC = "by hand", "Captum", "engine", "sb.attribute"
 SETTING = Setting("vanilla", "vanilla", "native", "l2", "predicted", "logit", 0)
 #: Both are float32 arithmetic in another order; relative to the largest score of the text.
@@ -100,8 +99,9 @@ def _in_sorted_batches(
     return scores
 
 
-def by_engine(model: Model, encoded: list[Encoded], references: References) -> Scores:
-    """The maps of texts that were tokenized before."""
+def by_engine(model: Model, examples: list[Example], references: References) -> Scores:
+    """The maps of a study."""
+    encoded = encode(model, examples)
     (maps,) = explain_texts(references, encoded, [SETTING], "predicted", TOKEN_BUDGET)
     return [list(map_.scores) for map_ in maps]
 
@@ -123,7 +123,7 @@ def contestants(model: Model, texts: list[str], size: int) -> dict[str, Callable
     return {
         HAND: partial(by_hand, model, texts, size),
         CAPTUM: partial(by_captum, model, texts, size),
-        ENGINE: partial(by_engine, model, encode(model, examples), References(model)),
+        ENGINE: partial(by_engine, model, examples, References(model)),
         PUBLIC: partial(by_public_call, model, texts),
     }
 

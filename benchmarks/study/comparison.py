@@ -56,9 +56,6 @@ from saliency_bench.studies.block import open_block
 from saliency_bench.studies.prepare import Study, prepare
 from saliency_bench.studies.timing import measure, running_order, synchronizer
 
-#: Sentences on which the careful study is tuned.
-N_TUNED = 4
-
 #: From so many texts on, no resample is likely to be the texts themselves in another order (10^4 n! / n^n < 10^-3).
 #: Of fewer, rounding decides on which side of the mean it counts, and intervals differ in their fifth digit.
 N_DISTINCT = 20
@@ -268,7 +265,7 @@ def _claimed(request: Request) -> careful.Sizes:
         return sizes
     sizes = careful.Sizes(texts=1, tokens=2048)
     if CAREFUL in request.contestants:
-        sizes = careful.tune(*inputs.load(min(request.n, N_TUNED)), CLOCKS[request.clock])
+        sizes = careful.tune(*inputs.load(request.n), CLOCKS[request.clock])
     request.out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted | {"sizes": asdict(sizes)})
     return sizes

@@ -224,3 +224,10 @@ def test_the_careful_study_asks_each_distinct_question_once(compose):
     assert len(rows) == len({row.tobytes() for row in rows})
     whole = classifier.table[torch.tensor(text.ids)].numpy()
     assert not any(np.array_equal(row, whole) for row in rows)  # which was known
+
+
+def test_the_careful_script_is_tuned_on_neighbours_in_length():
+    lengths = [17, 4, 30, 9, 26, 12]
+    texts = [inputs.Text(str(n), [0] * n, np.arange(n)) for n in lengths]
+    assert [len(text.ids) for text in careful.of_middle_lengths(texts, 2)] == [12, 17]
+    assert [len(text.ids) for text in careful.of_middle_lengths(texts, 9)] == sorted(lengths)
