@@ -11,7 +11,7 @@ from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.parity import Parity, parities
 from saliency_bench.report.table import Estimate
 
-_FEWEST, _DIGITS = 6, 3
+_FEWEST, _DIGITS, _NAMED = 6, 3, 3
 
 
 def verdict(analysis: Analysis) -> str:
@@ -41,8 +41,10 @@ def verdict(analysis: Analysis) -> str:
     label, name = plain_label(analysis, best), metric_label(metric)
     parts = []
     if near:
-        words = listed([_beside(analysis, key, gains[key]) for key in near])
-        parts.append(f"In {name}, {label} is first, but not told apart from {words}")
+        words = [_beside(analysis, key, gains[key]) for key in near]
+        if len(words) > _NAMED:
+            words[_NAMED:] = [f"{len(words) - _NAMED} more"]
+        parts.append(f"In {name}, {label} is first, but not told apart from {listed(words)}")
     if behind:
         first, n_more = behind[0], len(behind) - 1
         ahead = f"ahead of {_beside(analysis, first, gains[first])}"

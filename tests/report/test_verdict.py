@@ -83,6 +83,16 @@ def test_a_study_that_makes_claims_needs_letters_too(make_run, make_settings, mo
     assert "ahead" not in verdict(analysis)
 
 
+@pytest.mark.parametrize("n_near", [3, 4, 6])
+def test_at_most_three_that_are_not_told_apart_are_named(make_run, make_settings, n_near):
+    methods = ("attnlrp", "gim", "input_x_gradient", "leave_one_out", "smoothgrad", "vanilla")
+    names = ("integrated_gradients", *methods[:n_near])
+    run = make_run(make_settings(*names, backends=("native",)), n_examples=5, metrics=("srg",))
+    said = verdict(analyse(run))
+    assert said.count("(by ") == min(3, n_near)
+    assert (f"and {n_near - 3} more." in said) == (n_near > 3)
+
+
 def test_nothing_is_said_of_one_method(make_run, make_settings):
     assert (
         verdict(analyse(make_run(make_settings("vanilla", "random", backends=("native",))))) == ""
