@@ -56,10 +56,30 @@ def test_tables_of_a_run_are_latex_of_ascii_alone():
     assert [name for name, table in made.items() if not to_latex(table).isascii()] == []
 
 
-def test_the_readme_quotes_the_headline_table():
+def test_the_readme_quotes_the_families_of_models():
+    table = pd.read_csv(RESULTS / "families" / "methods.csv")
+    table = table[(table["metric"] == "srg_on_grid") & (table["removal"] == "mask")]
+    cells = table.set_index(["method", "family"])[["mean", "low", "high", "doubtful"]]
+    readme = (RESULTS.parent / "README.md").read_text("utf-8").splitlines()
+    head = next(at for at, line in enumerate(readme) if line.startswith("| Method |"))
+    _, _, *families = _cells(readme[head])
+    assert set(families) == set(table["family"])
+    body = readme[head + 2 : readme.index("", head)]
+    assert len(body) == 8
+    for name, _, *quoted in map(_cells, body):
+        for family, cell in zip(families, quoted, strict=True):
+            mean, low, high, doubtful = cells.loc[name.split(", ")[0], family]
+            assert cell == f"{mean:.3f} [{low:.3f}, {high:.3f}]" + " †" * bool(doubtful)
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_page_of_findings_in_short_quotes_the_headline_table():
     headline = (RESULTS / "method_comparison" / "tables" / "headline.md").read_text("utf-8")
-    readme = (RESULTS.parent / "README.md").read_text("utf-8")
-    quoted = [line.split(" | ")[2:] for line in readme.splitlines() if line.count(" | ") == 7]
+    page = (RESULTS.parent / "docs" / "in_short.md").read_text("utf-8")
+    quoted = [line.split(" | ")[2:] for line in page.splitlines() if line.count(" | ") == 7]
     found = headline.replace("\\", "")
     numbers = [cell.strip(" |") for row in quoted for cell in row if "[" in cell]
     assert len(numbers) == 7 * 6
