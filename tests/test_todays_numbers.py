@@ -61,8 +61,9 @@ CHANGED: dict[str, dict[str, str]] = {
     "step_sweep/choice": RANDOM,
 }
 CHANGED |= {f"reproduce/bastings/{kind}": RANDOM for kind in KINDS}
-for seed in range(3):
-    CHANGED |= {f"shortcuts/seed{seed}/{kind}": RANDOM | NOISE for kind in KINDS}
+CHANGED |= {f"shortcuts/seed0/{kind}": RANDOM | NOISE for kind in KINDS}
+for seed in (1, 2):  # without maps: SmoothGrad ranks the deciding words as before
+    CHANGED |= {f"shortcuts/seed{seed}/{kind}": RANDOM for kind in KINDS}
 
 TIMES = "it holds times, which no two runs have in common"
 FROM_ROWS = "it follows from rows that are computed again, but its intervals are of before 410c074: make it again"
