@@ -1,6 +1,7 @@
 """The training of adapters on a tiny decoder: what is learnt, what is written, that it loads, and that it goes on."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -167,9 +168,11 @@ def test_another_text_or_recipe_does_not_go_on_with_what_was_kept(
 
 
 def test_toxic_comments_are_learnt_from_the_train_split_alone(tmp_path, monkeypatch):
-    """Labelled comments of each split, in the order of their hashes; the numbers of a plan cut them."""
+    """Labelled comments of each split, in the order of their hashes; the numbers of a plan cut them. Classes are balanced."""
     header = "annotation,comment_id,not toxic\n"
-    lines = [f"{n},{n // 3},{n % 2 == 0}\n" for n in range(3 * 59)]
+    lines = [
+        f"{n},{n // 3},{n % 9 < 3}\n" for n in range(3 * 59)
+    ]  # every third comment is not toxic
     (tmp_path / "comments.csv").write_text(
         "comment_id,comment_text\n" + "".join(f"{n},comment {n}\n" for n in range(60))
     )
@@ -188,6 +191,13 @@ def test_toxic_comments_are_learnt_from_the_train_split_alone(tmp_path, monkeypa
     assert named["labels"] == toxic_spans.LABELS
     assert {toxic_spans.split_of(text.text) for text in train_texts} == {"train"}
     assert set(held_out) == {"validation", "test"}
-    assert len(train_texts) + sum(map(len, held_out.values())) == 59  # one has no annotator
-    assert fewer == train_texts[:20]
+    every = toxicity.comments(str(tmp_path), "train")
+    assert len(every) + sum(map(len, held_out.values())) == 59  # one has no annotator
+    rarest = min(Counter(text.label for text in every).values())
+    assert rarest < len(every) / 2
+    for chosen, most in ((train_texts, rarest), (fewer, min(rarest, 10))):
+        assert Counter(text.label for text in chosen) == {0: most, 1: most}
+        for label in (0, 1):
+            of_class = [text for text in chosen if text.label == label]
+            assert of_class == [text for text in every if text.label == label][:most]
     assert {name: len(texts) for name, texts in cut.items()} == {"validation": 3, "test": 3}
