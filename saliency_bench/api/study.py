@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from html import escape
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-COMMAND = "saliency_bench.study"  # as manifests have it
+#: What a call names alone is not written out: it is long, or says where and how and not what.
+_NAMED_ALONE = ("labels",)
+_UNSAID = ("model", "data", "out", "progress", "token_budget")
 
 Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]
 
@@ -88,6 +91,7 @@ def study(
         InputError: a name, a value or a text is not usable.
         StorageError: the folder cannot be written.
     """
+    call = _call(locals())
     model = as_model(model)
     texts = _first(encode_all(model, _records(data), labels), n)
     encoded = [question for _, question in questions(model, texts)]
@@ -102,12 +106,22 @@ def study(
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
         try:
-            folder = run(cfg, settings(cfg), [COMMAND, model.name], _show_in(bars), inputs=inputs)
+            folder = run(cfg, settings(cfg), [call], _show_in(bars), inputs=inputs)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(out)) from None
     result = StudyResult(folder, kept=out is not None)
     _warn_of_replacements(result.run)
     return result
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """The call as it can be typed again, without the values that it has anyway."""
+    words = ["model", "texts"]
+    for name, parameter in signature(study).parameters.items():
+        if name not in _UNSAID and repr(given[name]) != repr(parameter.default):
+            value = name if name in _NAMED_ALONE else repr(given[name])
+            words.append(f"{name}={value}")
+    return f"sb.study({', '.join(words)})"
 
 
 def _interrupted(out: str | Path | None) -> str:

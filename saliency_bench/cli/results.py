@@ -13,6 +13,7 @@ from saliency_bench.experiments import reports
 from saliency_bench.report import build, published, terminal
 from saliency_bench.report.across import across as beside_each_other
 from saliency_bench.report.differences import differences
+from saliency_bench.report.html import in_memory
 from saliency_bench.report.parity import parities
 from saliency_bench.store.manifest import portable
 from saliency_bench.store.run import Run, read_run
@@ -52,7 +53,9 @@ def report_run(folder: Path) -> None:
 
 
 def _say_what_next(run: Run) -> None:
-    """Prints commands that go on from here, as they can be typed."""
+    """Prints commands that go on from here, as they can be typed; none of a model that was in memory."""
+    if in_memory(run.manifest):
+        return
     words = shlex.split(str(run.manifest.get("command") or ""))
     config = run.manifest.get("config") or {}
     model = config.get("model") or {}
