@@ -29,6 +29,7 @@ from saliency_bench.models.tasks.registry import questions
 from saliency_bench.report import formats, style, terminal
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import FIGURES, build_report
+from saliency_bench.report.convergence_table import mark_words
 from saliency_bench.report.paper import for_paper
 from saliency_bench.report.stats import compare
 from saliency_bench.report.study_tables import headline
@@ -91,7 +92,6 @@ def study(
         InputError: a name, a value or a text is not usable.
         StorageError: the folder cannot be written.
     """
-    call = _call(locals())
     model = as_model(model)
     texts = _first(encode_all(model, _records(data), labels), n)
     encoded = [question for _, question in questions(model, texts)]
@@ -106,7 +106,7 @@ def study(
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
         try:
-            folder = run(cfg, settings(cfg), [call], _show_in(bars), inputs=inputs)
+            folder = run(cfg, settings(cfg), [_call(locals())], _show_in(bars), inputs=inputs)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(out)) from None
     result = StudyResult(folder, kept=out is not None)
@@ -349,9 +349,14 @@ class StudyResult:
         page = io.StringIO()
         console = Console(file=page, width=160, highlight=False, force_jupyter=False)
         console.print(terminal.to_rich(terminal.fitting(headline(self._analysis), 160), False))
-        for sentence in filter(None, (verdict(self._analysis), self._place())):
+        for sentence in filter(None, (*self._sentences(), self._place())):
             console.print(Text(sentence), soft_wrap=True)
         return page.getvalue()
+
+    def _sentences(self) -> tuple[str, str]:
+        """What the mark of the main table means, and the result."""
+        labels = (str(row[0]) for row in headline(self._analysis).rows)
+        return mark_words(labels, self.run), verdict(self._analysis)
 
     def _place(self) -> str:
         until = "" if self._kept else " until Python ends; out=FOLDER keeps it"
@@ -363,4 +368,5 @@ class StudyResult:
         table = headline(self._analysis)
         cells = [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in printed(table)]
         frame = pd.DataFrame(cells, columns=[column.heading for column in table.columns])
-        return f"{frame.to_html(index=False)}<p>{escape(verdict(self._analysis))}</p>"
+        words = [f"<p>{escape(sentence)}</p>" for sentence in filter(None, self._sentences())]
+        return "".join([frame.to_html(index=False), *words])

@@ -13,6 +13,7 @@ from rich.text import Text
 from saliency_bench.core.heatmap import visible
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import PAGE
+from saliency_bench.report.convergence_table import mark_words
 from saliency_bench.report.html import caution
 from saliency_bench.report.paper import sentences_about
 from saliency_bench.report.parity import pairs, parities
@@ -32,6 +33,8 @@ def show(run: Run, console: Console | None = None) -> None:
     analysis = analyse(run)
     table = fitting(main_table(analysis), console.width)
     console.print(to_rich(table, console.is_terminal))
+    if marks := mark_words((str(row[0]) for row in table.rows), run):
+        _say(console, marks)
     _say(console, _words(analysis, table, console.is_terminal))
     console.print()
     for sentence in filter(None, (verdict(analysis), twins(analysis))):
@@ -134,7 +137,7 @@ def _cell(cell: Printed, colored: bool) -> Text:
 
 def _words(analysis: Analysis, table: Table, colored: bool) -> str:
     n_hidden = len(headline(analysis).columns) - len(table.columns)
-    caption = " ".join(sentences_about(table))
+    caption = " ".join(one for one in sentences_about(table) if not one.startswith("Converged:"))
     caption = caption if colored else caption.replace("Bold:", "*:")
     hidden = f" {_columns(n_hidden)} did not fit: see the report." if n_hidden else ""
     counts = analysis.summary["n"] if len(analysis.summary) else pd.Series(dtype=int)
