@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from saliency_bench.cli.progress import progress
-from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError
+from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError, counted
 from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.program import CHANGE_OF_MODEL, program
 from saliency_bench.core.rows import FAILED
@@ -81,7 +81,9 @@ def _refuse_wrong_numbers(run: Run) -> None:
             )
     failed = int((run.tables["rows"]["status"] == FAILED).sum())
     if failed:
-        raise SaliencyBenchError(f"{failed} values could not be computed. See the report's notes.")
+        raise SaliencyBenchError(
+            f"{counted(failed, 'value')} could not be computed. See the report's notes."
+        )
 
 
 def one_folder(verb: str, words: list[str]) -> Path:

@@ -20,7 +20,7 @@ from saliency_bench.core.captions import (
     place_of,
 )
 from saliency_bench.core.continuations import runs, with_token, written
-from saliency_bench.core.errors import one_of
+from saliency_bench.core.errors import counted, one_of
 from saliency_bench.core.heatmap import (
     bar,
     only_top,
@@ -202,7 +202,9 @@ def _origin(map_: ScoredText) -> dict[str, Any]:
     """Returns the text, the class, the setting and the versions that a record is of."""
     place = place_of(map_.encoded)
     n_lost = int((~np.isfinite(map_.scores)).sum())
-    reason = f"{n_lost} of {len(map_.scores)} scores are no numbers: null" if n_lost else None
+    reason = (
+        f"no number in {n_lost} of {counted(len(map_.scores), 'score')}: null" if n_lost else None
+    )
     return {
         "text": [text for text in (map_.encoded.text, map_.encoded.text_pair) if text is not None],
         "class": map_.label,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from saliency_bench.core.captions import explained
+from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import visible
 from saliency_bench.core.labels import listed
 from saliency_bench.core.method_facts import entry_label, signed
@@ -87,7 +88,7 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         return verdicts[0]
     number, shown = (failed or checked)[0]
     count = f"{len(failed)} failed" if failed else f"{len(checked)} passed"
-    why = f"{count} of {len(verdicts)} tokens; token {number}: {shown.why}"
+    why = f"{count} of {counted(len(verdicts), 'token')}; token {number}: {shown.why}"
     return replace(shown, why=why)
 
 
@@ -96,7 +97,7 @@ def _checks(map_: ScoredText, limits: Limits) -> list[tuple[bool, str]]:
     checks = []
     n_lost = int((~np.isfinite(map_.scores)).sum())
     if n_lost:
-        checks.append((False, f"{n_lost} of {len(map_.scores)} scores are no numbers"))
+        checks.append((False, f"no number in {n_lost} of {counted(len(map_.scores), 'score')}"))
     if map_.converged is False:
         checks.append((False, f"not converged{f' ({map_.reason})' if map_.reason else ''}"))
     if map_.error is not None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from saliency_bench.core.captions import place_of
 from saliency_bench.core.display import templates
+from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import (
     bar,
     number,
@@ -120,6 +121,7 @@ def environment() -> "Environment":
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     made.filters["visible"] = lambda text: visible(str(text))
+    made.filters["counted"] = counted
     return made
 
 
@@ -154,7 +156,7 @@ def what_was_run(analysis: Analysis) -> str:
     )
     text = _counted(n_methods, "method")
     if n_settings > n_methods:
-        text += f" in {n_settings} settings"
+        text += f" in {counted(n_settings, 'setting')}"
     text += f" explained {_counted(analysis.n_examples, 'text')}"
     if (source := data.get("dataset")) and source != MEMORY:
         split = manifest.get("split")

@@ -320,6 +320,19 @@ def test_its_page_names_the_call_as_it_can_be_typed_and_no_command_for_another_m
     assert "explain" not in capsys.readouterr().out
 
 
+def test_one_thing_has_no_plural(model, no_figures, capsys):
+    one = sb.study(model, TEXTS[:1], "vanilla", "srg")
+    page = re.sub(
+        r"<(script|style).*?</\1>|<[^>]*>", "", one.report().read_text("utf-8"), flags=re.S
+    )
+    said = [repr(one), page, *(path.read_text() for path in one.folder.glob("tables/*.md"))]
+    assert cli.main(["report", str(one.folder)]) == 0
+    words = " ".join([*said, capsys.readouterr().out])
+    found = re.findall(r"(?<![\d.,=-])1 \w+s\b(?<!is)", words)
+    assert found == [], found
+    assert "1 text" in words and "1 example" in words
+
+
 def test_the_parts_are_listed_with_what_they_are():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
