@@ -1,34 +1,49 @@
 #!/usr/bin/env python3
-"""Writes what `explain` says of methods: the SRG of each setting of results/method_comparison, and who differs from whom."""
+"""Writes what `explain` says of methods: the SRG of each setting of two committed studies, and who differs from whom.
+
+Both explain the same texts by the same model. Letters are of all settings together; a setting of both counts as the first has it.
+"""
 
 import json
-import re
+from dataclasses import replace
 from pathlib import Path
 
-from saliency_bench.core.method_facts import entry_label
+import pandas as pd
+
+from saliency_bench.report.analysis import PRIMARY, Analysis
+from saliency_bench.store.run import Run, read_run
 
 HERE = Path(__file__).resolve().parents[1]
-STUDY = "results/method_comparison"
+STUDY = "results/full_comparison"
+FOLDERS = (f"{STUDY}/seed0", "results/method_comparison")
 FILE = HERE / "saliency_bench" / "core" / "evidence.json"
 
 
 def evidence() -> dict:
-    """The mean and the interval of each setting, by its id, as the committed table prints them."""
-    folder = HERE / STUDY
-    settings = json.loads((folder / "settings.json").read_text("utf-8"))
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    n, model = manifest["config"]["n_examples"], manifest["model"]["name"]
-    lines = (folder / "tables" / "headline.md").read_text("utf-8").replace("\\", "").splitlines()
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if "|" in line]
-    heads, rows = rows[0], {row[0]: row for row in rows[2:]}
-    srg = next(i for i, head in enumerate(heads) if head.startswith("SRG"))
+    """The mean and the interval of each setting, by its id, as tables print them, with its letters."""
+    together = Analysis(joined(*(read_run(HERE / folder) for folder in FOLDERS)))
     found = {}
-    for setting in settings:
-        row = rows[entry_label(setting)]
-        numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", row[srg])]
-        found[setting["setting_id"]] = {"srg": numbers, "group": row[heads.index("Group")]}
-    chance = next(one["setting_id"] for one in settings if one["method"] == "random")
-    return {"study": STUDY, "model": model, "n": n, "chance": chance, "settings": found}
+    for key in together.shown:
+        estimate = together.estimates[key, PRIMARY]
+        srg = [round(value, 3) + 0.0 for value in (estimate.mean, estimate.low, estimate.high)]
+        found[key] = {"srg": srg, "group": together.groups[key]}
+    chance = next(one["setting_id"] for one in together.settings if one["method"] == "random")
+    model = together.run.manifest["model"]["name"]
+    return {
+        "study": STUDY, "model": model, "n": together.n_examples, "chance": chance, "settings": found
+    }  # fmt: skip
+
+
+def joined(first: Run, second: Run) -> Run:
+    """The first run's SRG where [MASK] replaces tokens, with the settings of the second that it lacks."""
+    known = {one["setting_id"] for one in first.settings}
+    more = [one for one in second.settings if one["setting_id"] not in known]
+    ids = [one["setting_id"] for one in more]
+    mine, others = (run.tables["rows"] for run in (first, second))
+    others = others[others["setting_id"].isin(ids)].assign(cell_id=mine["cell_id"].iloc[0])
+    rows = pd.concat([mine, others], ignore_index=True)
+    rows = rows[(rows["metric"] == PRIMARY) & (rows["removal"] == "mask")]
+    return replace(first, settings=[*first.settings, *more], tables={**first.tables, "rows": rows})
 
 
 if __name__ == "__main__":

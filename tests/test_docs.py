@@ -141,6 +141,13 @@ def _compose(words):
         assert rest or verb in ("doctor", "models")
 
 
+def test_explain_shows_what_the_page_of_choices_advises():
+    """Each method that nobody has to name stands in the page's column of what to take."""
+    lines = re.findall(r"^\| (.+?) \|", PAGES["docs/choosing.md"], re.MULTILINE)
+    taken = re.sub("[ -]", "_", " ".join(lines).lower())
+    assert [method for method in conf_files.explained() if method not in taken] == []
+
+
 def test_what_a_finished_study_names_next_composes(run_of_nothing, capsys, monkeypatch):
     monkeypatch.setenv("SALIENCY_BENCH_PROGRAM", "./scripts/bench")
     results._say_what_next(run_of_nothing)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from html import escape
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from saliency_bench.models.tasks.registry import questions
 from saliency_bench.report import formats, style, terminal
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import FIGURES, build_report
+from saliency_bench.report.convergence_table import mark_words
 from saliency_bench.report.paper import for_paper
 from saliency_bench.report.stats import compare
 from saliency_bench.report.study_tables import headline
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-COMMAND = "saliency_bench.study"  # as manifests have it
+#: What a call names alone is not written out: it is long, or says where and how and not what.
+_NAMED_ALONE = ("labels",)
+_UNSAID = ("model", "data", "out", "progress", "token_budget")
 
 Entries = str | Sequence[str | Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]
 
@@ -102,12 +106,22 @@ def study(
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
     with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
         try:
-            folder = run(cfg, settings(cfg), [COMMAND, model.name], _show_in(bars), inputs=inputs)
+            folder = run(cfg, settings(cfg), [_call(locals())], _show_in(bars), inputs=inputs)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_interrupted(out)) from None
     result = StudyResult(folder, kept=out is not None)
     _warn_of_replacements(result.run)
     return result
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """The call as it can be typed again, without the values that it has anyway."""
+    words = ["model", "texts"]
+    for name, parameter in signature(study).parameters.items():
+        if name not in _UNSAID and repr(given[name]) != repr(parameter.default):
+            value = name if name in _NAMED_ALONE else repr(given[name])
+            words.append(f"{name}={value}")
+    return f"sb.study({', '.join(words)})"
 
 
 def _interrupted(out: str | Path | None) -> str:
@@ -335,9 +349,14 @@ class StudyResult:
         page = io.StringIO()
         console = Console(file=page, width=160, highlight=False, force_jupyter=False)
         console.print(terminal.to_rich(terminal.fitting(headline(self._analysis), 160), False))
-        for sentence in filter(None, (verdict(self._analysis), self._place())):
+        for sentence in filter(None, (*self._sentences(), self._place())):
             console.print(Text(sentence), soft_wrap=True)
         return page.getvalue()
+
+    def _sentences(self) -> tuple[str, str]:
+        """What the mark of the main table means, and the result."""
+        labels = (str(row[0]) for row in headline(self._analysis).rows)
+        return mark_words(labels, self.run), verdict(self._analysis)
 
     def _place(self) -> str:
         until = "" if self._kept else " until Python ends; out=FOLDER keeps it"
@@ -349,4 +368,5 @@ class StudyResult:
         table = headline(self._analysis)
         cells = [[f"{cell.text} {cell.interval}".strip() for cell in row] for row in printed(table)]
         frame = pd.DataFrame(cells, columns=[column.heading for column in table.columns])
-        return f"{frame.to_html(index=False)}<p>{escape(verdict(self._analysis))}</p>"
+        words = [f"<p>{escape(sentence)}</p>" for sentence in filter(None, self._sentences())]
+        return "".join([frame.to_html(index=False), *words])

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saliency_bench.attribution.context import Context
 from saliency_bench.attribution.points import RandomReference
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.random import generator_for
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.core.tensors import on_device, sent
@@ -209,7 +209,7 @@ def _warn_once(references: References, frame: Frame, share: float) -> None:
         return
     references.has_warned = True
     warnings.warn(
-        f"baseline=max_entropy: for a text of {len(frame.ids)} tokens the search found no mixture of the vocabulary for "
+        f"baseline=max_entropy: for a text of {counted(len(frame.ids), 'token')} the search found no mixture of the vocabulary for "
         f"which the prediction of {references.model.name} has more than {share:.2f} of the largest entropy; expected "
         f"{LITTLE} or more. Attributions are relative to a prediction that is not uninformed: compare baseline=mask.",
         stacklevel=2,

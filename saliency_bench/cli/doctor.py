@@ -16,7 +16,7 @@ from rich.text import Text
 
 from saliency_bench.cli.progress import progress
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError, SaliencyBenchError
+from saliency_bench.core.errors import InputError, SaliencyBenchError, counted
 
 GOOD, MISSING, BAD = "ok", "absent", "broken"
 
@@ -94,7 +94,7 @@ def _encoder() -> str:
 def _devices() -> str:
     import torch
 
-    cores = f"cpu with {torch.get_num_threads()} threads"
+    cores = f"cpu with {counted(torch.get_num_threads(), 'thread')}"
     if not torch.cuda.is_available():
         return f"{cores}; no GPU that torch {torch.__version__} can use"
     names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -146,5 +146,9 @@ def _cache() -> str:
     from saliency_bench.store import cache
 
     place, size = cache.folder(), cache.size()
-    held = f"{size.n_files} files, {size.n_bytes / 2**20:.1f} MiB" if size.n_files else "empty"
+    held = (
+        f"{counted(size.n_files, 'file')}, {size.n_bytes / 2**20:.1f} MiB"
+        if size.n_files
+        else "empty"
+    )
     return f"{place}, {held}; {cache.VARIABLE} names another folder"

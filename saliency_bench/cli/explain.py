@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from saliency_bench.cli import config
 from saliency_bench.cli.progress import importing, progress, uncollected
+from saliency_bench.core import conf as conf_files
 from saliency_bench.core import display
 from saliency_bench.core.continuations import runs
 from saliency_bench.core.errors import InputError, unknown
-from saliency_bench.core.program import as_typed
-from saliency_bench.core.verdicts import Limits, conclusion, together, verdict
+from saliency_bench.core.method_facts import entry_label
+from saliency_bench.core.program import as_typed, program
+from saliency_bench.core.verdicts import Limits, conclusion, result, together, verdict
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap
@@ -30,13 +34,11 @@ def explain(words: list[str]) -> None:
         raise InputError('explain takes a text: saliency-bench explain "a gripping, funny film"')
     text, *rest = words
     options = _options(rest)
-    overrides = options.overrides
-    if not any(word.startswith(("experiment=", "~experiment")) for word in overrides):
-        overrides.append("~experiment")
-    cfg = config.load(overrides)
-    maps, model = _maps(cfg, text, options)
+    cfg = config.load(options.overrides)
+    maps, model, left_out = _maps(cfg, text, options)
     if options.json:
         print(json.dumps(display.records(maps, options.json), indent=1, allow_nan=False))
+        print(*left_out, sep="\n", end="\n" * bool(left_out), file=sys.stderr)
         return
     from saliency_bench.report.token_maps import show_maps, show_verdicts
     from saliency_bench.store.durable import replace_file
@@ -44,12 +46,13 @@ def explain(words: list[str]) -> None:
     shown = {"top": options.top, "special_tokens": options.special_tokens}
     limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
     verdicts = [together([verdict(map_, limits) for map_ in run]) for run in runs(maps)]
-    summary = conclusion(verdicts, model)
+    said = [result(maps, verdicts, model), conclusion(verdicts, model), *left_out]
     if options.html:
-        page = display.page(maps, verdicts=verdicts, conclusion=summary, **shown)
+        made = {"Model": model, "Command": shlex.join([program(), "explain", *words])}
+        page = display.page(maps, verdicts=verdicts, result=said, made=made, **shown)
         replace_file(Path(options.html), page.encode())
     show_maps(maps, **shown)
-    show_verdicts(verdicts, summary)
+    show_verdicts(verdicts, said)
     if options.html:
         print(f"Page: {options.html}")
     if cfg.model.name == "default":
@@ -60,36 +63,45 @@ def explain(words: list[str]) -> None:
         )
 
 
-def _maps(cfg: config.Config, text: str, options: Namespace) -> "tuple[list[AttributionMap], str]":
-    """The maps of the text by every setting, and the name of the model."""
+def _maps(
+    cfg: config.Config, text: str, options: Namespace
+) -> "tuple[list[AttributionMap], str, list[str]]":
+    """The maps of the text by every setting, the name of the model, and why methods that nobody named are left out."""
     with importing():
         config.validate(cfg)
         from saliency_bench.api import attribute
+        from saliency_bench.attribution.describe import described
         from saliency_bench.studies.prepare import load_configured_model
+    maps: list[AttributionMap] = []
+    refused: dict[str, InputError] = {}
     with progress() as show:
         show("loading the model", 0, 0)
         with uncollected():  # more is imported
             model = load_configured_model(cfg)
         show("explaining the text", 0, 0)
-        maps = [
-            map_
-            for s in config.settings(cfg)
-            for map_ in attribute(
-                model,
-                [_input(text, options)],
-                s.method,
-                backend="native" if s.backend == "none" else s.backend,
-                target=s.target,
-                output=s.output,
-                reduction=s.reduction,
-                seed=s.seed,
-                token_budget=cfg.runtime.token_budget,
-                at=_places(options.at),
-                continuation=options.option,
-                **s.hyper,
-            )
-        ]
-        return maps, model.name
+        for s in config.settings(cfg):
+            try:
+                maps += attribute(
+                    model,
+                    [_input(text, options)],
+                    s.method,
+                    backend="native" if s.backend == "none" else s.backend,
+                    target=s.target,
+                    output=s.output,
+                    reduction=s.reduction,
+                    seed=s.seed,
+                    token_budget=cfg.runtime.token_budget,
+                    at=_places(options.at),
+                    continuation=options.option,
+                    **s.hyper,
+                )
+            except InputError as error:
+                if options.named:
+                    raise
+                refused[entry_label(described(s))] = error
+    if not maps:
+        raise next(iter(refused.values()))
+    return maps, model.name, [f"{name} is left out: {why}" for name, why in refused.items()]
 
 
 def _input(text: str, options: Namespace) -> dict[str, Any]:
@@ -135,7 +147,7 @@ class _Parser(ArgumentParser):
 
 
 def _options(words: Sequence[str]) -> Namespace:
-    """The options of `explain` itself, and `overrides`."""
+    """The options of `explain` itself, `overrides` of the configuration, and `named`: whether they choose methods."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--pair", "--at", "--html"):
         parser.add_argument(name, type=_text)
@@ -151,6 +163,13 @@ def _options(words: Sequence[str]) -> Namespace:
         raise unknown(
             "option of explain", others[0].split("=")[0], re.findall("--[a-z-]+", OPTIONS)
         )
+    options.named = any(
+        re.match(r"(method|experiment|preset)=", word) for word in options.overrides
+    )
+    if not options.named:
+        options.overrides.append(f"method=[{','.join(conf_files.explained())}]")
+    if not any(word.startswith(("experiment=", "~experiment")) for word in options.overrides):
+        options.overrides.append("~experiment")
     return options
 
 

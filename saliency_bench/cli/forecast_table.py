@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saliency_bench.core.errors import counted
 from saliency_bench.report.terminal import console_for
 from saliency_bench.studies.forecast import duration, rounded, sentence
 
@@ -31,7 +32,7 @@ def show(forecast: "Forecast", console: Console | None = None) -> None:
     console.print(table)
     for shared in forecast.shared:
         if shared.n_settings > 1 and shared.union:
-            text = f"{shared.name}: union of {shared.n_settings} settings: {shared.union} points per text; the largest alone: {shared.largest}"
+            text = f"{shared.name}: union of {counted(shared.n_settings, 'setting')}: {shared.union} points per text; the largest alone: {shared.largest}"
             console.print(Text(text), soft_wrap=True)
     console.print(Text(sentence(forecast), style="bold"), soft_wrap=True)
     text = f"Measured on {forecast.sampled} of the texts; without loading the model and the report."

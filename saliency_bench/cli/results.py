@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from saliency_bench.cli.progress import progress
-from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError
+from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError, counted
 from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.program import CHANGE_OF_MODEL, program
 from saliency_bench.core.rows import FAILED
@@ -13,6 +13,7 @@ from saliency_bench.experiments import reports
 from saliency_bench.report import build, published, terminal
 from saliency_bench.report.across import across as beside_each_other
 from saliency_bench.report.differences import differences
+from saliency_bench.report.html import in_memory
 from saliency_bench.report.parity import parities
 from saliency_bench.store.manifest import portable
 from saliency_bench.store.run import Run, read_run
@@ -52,7 +53,9 @@ def report_run(folder: Path) -> None:
 
 
 def _say_what_next(run: Run) -> None:
-    """Prints commands that go on from here, as they can be typed."""
+    """Prints commands that go on from here, as they can be typed; none of a model that was in memory."""
+    if in_memory(run.manifest):
+        return
     words = shlex.split(str(run.manifest.get("command") or ""))
     config = run.manifest.get("config") or {}
     model = config.get("model") or {}
@@ -78,7 +81,9 @@ def _refuse_wrong_numbers(run: Run) -> None:
             )
     failed = int((run.tables["rows"]["status"] == FAILED).sum())
     if failed:
-        raise SaliencyBenchError(f"{failed} values could not be computed. See the report's notes.")
+        raise SaliencyBenchError(
+            f"{counted(failed, 'value')} could not be computed. See the report's notes."
+        )
 
 
 def one_folder(verb: str, words: list[str]) -> Path:

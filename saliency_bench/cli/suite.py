@@ -12,7 +12,7 @@ from rich.text import Text
 from saliency_bench.cli import results
 from saliency_bench.cli.progress import importing, progress
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError, ValidationError, shown
+from saliency_bench.core.errors import InputError, ValidationError, counted, shown
 from saliency_bench.core.heatmap import visible
 from saliency_bench.core.program import as_typed
 from saliency_bench.report import terminal
@@ -225,15 +225,15 @@ def _in_words(outcome: Any) -> str:
     if not outcome.holds:
         return "other numbers came out"
     how = "within rounding" if outcome.machine else "same bytes"
-    return f"{len(outcome.blocks)} of {outcome.n_blocks} blocks, {how}"
+    return f"{len(outcome.blocks)} of {counted(outcome.n_blocks, 'block')}, {how}"
 
 
 def _say(outcome: Any) -> None:
     """Prints the result of a comparison and the standard that applied."""
     console = terminal.console_for()
     lines = [
-        f"{len(outcome.blocks)} of {outcome.n_blocks} blocks computed again ({', '.join(outcome.blocks)}): {outcome.n_texts} texts, "
-        f"{outcome.n_values} values."
+        f"{len(outcome.blocks)} of {counted(outcome.n_blocks, 'block')} computed again ({', '.join(outcome.blocks)}): {counted(outcome.n_texts, 'text')}, "
+        f"{counted(outcome.n_values, 'value')}."
     ]
     if not outcome.machine:
         lines.append(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import TokenMap, number, visible
 from saliency_bench.core.labels import (
     BACKWARD,
@@ -105,7 +106,7 @@ def facts(map_: ScoredText, tokens: TokenMap) -> str:
     if tokens.scale or not missing(tokens):
         parts.append(f"largest score {number(tokens, tokens.scale)}")
     parts += [missing(tokens), _rule_parts(map_.setting)]
-    parts.append(f"{map_.n_gradients} gradient{'' if map_.n_gradients == 1 else 's'}")
+    parts.append(counted(map_.n_gradients, "gradient"))
     if map_.completeness_gap is not None:
         parts.append(f"completeness gap {map_.completeness_gap:.2g}")
     if map_.converged is False:
@@ -141,7 +142,7 @@ def missing(tokens: TokenMap) -> str:
     """Counts the scores that are not finite, in words; an empty text if there are none."""
     n, wrong = len(tokens.scores), [x for x in tokens.scores if not math.isfinite(x)]
     kinds = "NaN" if all(math.isnan(x) for x in wrong) else "NaN or infinite"
-    return f"{len(wrong)} of {n} scores are no numbers ({kinds}): grey" if wrong else ""
+    return f"no number in {len(wrong)} of {counted(n, 'score')} ({kinds}): grey" if wrong else ""
 
 
 def legend(map_: ScoredText, signed: bool, top: int | None = None, zero: str = "no colour") -> str:

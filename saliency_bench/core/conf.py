@@ -80,6 +80,11 @@ def selected(group: str) -> dict[str, dict[str, Any]]:
     raise InputError(f"conf/ selects nothing of {group}")
 
 
+def explained() -> list[str]:
+    """Returns the methods that `explain` shows if none is named."""
+    return list(_load(folder() / f"explain{SUFFIX}")["method"])
+
+
 def _changed(group: str, choice: str) -> tuple[str, dict[str, Any]]:
     """Returns the name and the complete entry of a choice in a list of defaults."""
     name = choice.rpartition("/")[2]

@@ -3,7 +3,7 @@
 The names `page`, `records` and `AttributionMap.to_record` are public and do not change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from saliency_bench.core.captions import (
     place_of,
 )
 from saliency_bench.core.continuations import runs, with_token, written
-from saliency_bench.core.errors import one_of
+from saliency_bench.core.errors import counted, one_of
 from saliency_bench.core.heatmap import (
     bar,
     only_top,
@@ -53,7 +53,8 @@ def page(
     top: int | None = None,
     special_tokens: bool = False,
     verdicts: Sequence[Verdict] = (),
-    conclusion: str = "",
+    result: Sequence[str] = (),
+    made: Mapping[str, str] | None = None,
 ) -> str:
     """Returns an HTML page of maps that needs no script and loads nothing.
 
@@ -65,7 +66,8 @@ def page(
         top: the number of units to colour, those with the largest magnitudes; None: all.
         special_tokens: whether special tokens such as [CLS] are shown.
         verdicts: the checks of the maps, for a table under them.
-        conclusion: a sentence above this table.
+        result: sentences for the top of the page, the most important first.
+        made: what the foot of the page names beside the version, by kind: the model, the command.
 
     Raises:
         InputError: `top` is not a whole number of at least 1.
@@ -86,9 +88,16 @@ def page(
         n_before += len(run)
     legends = {map_["legend"]: map_["bar"] for group in groups for map_ in group["maps"]}
     rows = [verdict.cells for verdict in verdicts]
-    table = {"heads": heads(), "rows": rows, "conclusion": conclusion}
-    most = max((len(group["maps"]) for group in groups), default=0)
-    return _rendered("explanation.html.j2", groups=groups, most=most, legends=legends, trust=table)
+    return _rendered(
+        "explanation.html.j2",
+        groups=groups,
+        most=max((len(group["maps"]) for group in groups), default=0),
+        legends=legends,
+        trust={"heads": heads(), "rows": rows},
+        result=[visible(sentence) for sentence in filter(None, result)],
+        made={key: visible(value) for key, value in (made or {}).items()},
+        version=__version__,
+    )
 
 
 def fragment(map_: ScoredText, *, top: int | None = None, special_tokens: bool = False) -> str:
@@ -193,7 +202,9 @@ def _origin(map_: ScoredText) -> dict[str, Any]:
     """Returns the text, the class, the setting and the versions that a record is of."""
     place = place_of(map_.encoded)
     n_lost = int((~np.isfinite(map_.scores)).sum())
-    reason = f"{n_lost} of {len(map_.scores)} scores are no numbers: null" if n_lost else None
+    reason = (
+        f"no number in {n_lost} of {counted(len(map_.scores), 'score')}: null" if n_lost else None
+    )
     return {
         "text": [text for text in (map_.encoded.text, map_.encoded.text_pair) if text is not None],
         "class": map_.label,

@@ -1,6 +1,7 @@
 """The errors of the package, by exit code. A message says what was expected, what came, where, and what to do."""
 
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 _SHOWN = 60  # characters of a value in a message
 _FEW = 12  # names that a message lists beside the one that was probably meant
@@ -56,6 +57,11 @@ def shown(value: object) -> str:
     """Writes a value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def counted(n: SupportsIndex | str, noun: str, many: str = "") -> str:
+    """Returns a number with its noun, whose plural is `many`, else has an s: "1 text", "2 texts"."""
+    return f"{n} {noun if str(n) == '1' else many or f'{noun}s'}"
 
 
 def one_line(error: BaseException, most: int = 1000) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saliency_bench.core.display import fragment, record, to_rich
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.scored_text import ScoredText
 from saliency_bench.core.text import Encoded
 
@@ -96,7 +96,7 @@ class AttributionMap(ScoredText):
         values = np.asarray(scores, dtype=np.float64)
         if values.shape != (len(like.tokens),):
             raise InputError(
-                f"expected {len(like.tokens)} scores, one per token of {like.example_id}, "
+                f"expected {counted(len(like.tokens), 'score')}, one per token of {like.example_id}, "
                 f"got shape {values.shape}"
             )
         if not np.isfinite(values).all():

@@ -12,6 +12,8 @@ MEMORY = "memory"
 CHANGE_OF_MODEL = (
     "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
 )
+#: The same in Python.
+STUDY_OF_ANOTHER_MODEL = 'sb.study(sb.load_model("FOLDER_OR_HUB_ID"), texts)'
 _COMMAND = re.compile(rf"(?<![\w/-]){NAME}(?= [-a-z])")
 
 

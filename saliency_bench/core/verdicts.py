@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from saliency_bench.core.captions import explained
+from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import visible
 from saliency_bench.core.labels import listed
-from saliency_bench.core.method_facts import entry_label
+from saliency_bench.core.method_facts import entry_label, signed
 from saliency_bench.core.scored_text import ScoredText
 
 #: Written by `scripts/evidence.py`.
@@ -86,7 +88,7 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
         return verdicts[0]
     number, shown = (failed or checked)[0]
     count = f"{len(failed)} failed" if failed else f"{len(checked)} passed"
-    why = f"{count} of {len(verdicts)} tokens; token {number}: {shown.why}"
+    why = f"{count} of {counted(len(verdicts), 'token')}; token {number}: {shown.why}"
     return replace(shown, why=why)
 
 
@@ -95,7 +97,7 @@ def _checks(map_: ScoredText, limits: Limits) -> list[tuple[bool, str]]:
     checks = []
     n_lost = int((~np.isfinite(map_.scores)).sum())
     if n_lost:
-        checks.append((False, f"{n_lost} of {len(map_.scores)} scores are no numbers"))
+        checks.append((False, f"no number in {n_lost} of {counted(len(map_.scores), 'score')}"))
     if map_.converged is False:
         checks.append((False, f"not converged{f' ({map_.reason})' if map_.reason else ''}"))
     if map_.error is not None:
@@ -127,16 +129,16 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
         model: the name of the explained model; the study is of one model alone.
     """
     sound = [verdict for verdict in verdicts if verdict.passed is not False]
-    ranked = [(verdict, verdict.evidence) for verdict in sound if verdict.evidence]
     if not sound:
-        return "Trust none of these maps: each fails a check above."
+        return "Trust none of these maps: each fails its own check."
+    ranked = _ranked(verdicts)
     if not ranked:
         passed = listed([verdict.label for verdict in sound if verdict.passed]) or "none"
         return (
             f"Own checks passed: {passed}. {_study()['study']} has none of these settings, so that no number here says which "
             "map to prefer."
         )
-    best, evidence = max(ranked, key=lambda pair: pair[1].mean)
+    best, evidence = ranked[0]
     srg = {key: of["srg"][0] for key, of in _study()["settings"].items()}
     where = f"on {_study()['n']} sentences of the bundled model, words replaced by [MASK]"
     random = f"a random ranking has {srg[_study()['chance']]:.3f}"
@@ -160,16 +162,41 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
     return text
 
 
+def result(maps: Sequence[ScoredText], verdicts: Sequence[Verdict], model: str) -> str:
+    """Names the class that the model chose and the words that matter most by the map to trust, in a sentence or two.
+
+    It is empty if the maps answer several questions, or if none of them can be trusted.
+    """
+    asked = {explained(map_) for map_ in maps}
+    sound = [*_ranked(verdicts), *((verdict, None) for verdict in verdicts if verdict.passed)]
+    if not sound or len(asked) > 1 or len(maps) > len(verdicts):
+        return ""
+    best = sound[0][0]
+    map_ = maps[verdicts.index(best)]
+    words = [word for word in map_.words() if math.isfinite(word.score)]
+    said = f"{visible(model)}: {visible(asked.pop())}. {largest_words(map_, signed(map_.setting, map_.scores))}"
+    said = f"{said.rstrip('.')} (by {visible(best.label)})."
+    if len(words) == 1:
+        said += " The text has one word: no map can say that it matters more than another."
+    return said
+
+
+def _ranked(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, Evidence]]:
+    """Returns the verdicts that did not fail and have evidence, the highest SRG first."""
+    sound = [(one, one.evidence) for one in verdicts if one.passed is not False and one.evidence]
+    return sorted(sound, key=lambda pair: -pair[1].mean)
+
+
 def heads() -> tuple[str, str, str]:
     """Returns the headings of a table of verdicts."""
     return "Map", "Its own check", f"SRG ({_study()['n']} sentences)"
 
 
-def largest_words(map_: ScoredText, signed: bool) -> str:
+def largest_words(map_: ScoredText, has_sign: bool) -> str:
     """Lists the words with the largest magnitudes and their scores."""
     words = [word for word in map_.words() if math.isfinite(word.score) and word.score != 0]
     words.sort(key=lambda word: -abs(word.score))
-    sign = "+" if signed else ""
+    sign = "+" if has_sign else ""
     shown = (f"{visible(word.text)} {word.score:{sign}.3g}" for word in words[:N_WORDS])
     return "Words that matter most: " + " · ".join(shown) if words else "No word matters."
 

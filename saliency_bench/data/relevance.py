@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, counted, unknown
 from saliency_bench.data.example import Example, Span, spans_of_characters
 
 SPANS = "spans"
@@ -142,7 +142,9 @@ def _read_flags(value: Sequence[Any], example: Example, column: str) -> tuple[Sp
     for marks in annotators:
         fits = isinstance(marks, list) and all(map(_flag, marks)) and len(marks) == len(words)
         if value and not fits:
-            raise _refused(example, column, HATEXPLAIN, marks, f"for its {len(words)} words")
+            raise _refused(
+                example, column, HATEXPLAIN, marks, f"for its {counted(len(words), 'word')}"
+            )
     if not value:
         return None
     marked = [2 * sum(flags) > len(annotators) for flags in zip(*annotators, strict=True)]
@@ -157,7 +159,9 @@ def _read_evidence(value: Sequence[Any], example: Example, column: str) -> tuple
         if isinstance(item, dict):
             ends = [item.get("start_token"), item.get("end_token")]
         if not ends or not all(map(_whole, ends)) or not 0 <= ends[0] < ends[1] <= len(words):
-            raise _refused(example, column, ERASER, item, f"within its {len(words)} words")
+            raise _refused(
+                example, column, ERASER, item, f"within its {counted(len(words), 'word')}"
+            )
         spans.append((0, words[ends[0]][0], words[ends[1] - 1][1]))
     return tuple(spans)
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.text import Encoded
 from saliency_bench.data.readers import json_lines
 
@@ -151,7 +151,7 @@ def _fitting(line: Line, item: Encoded) -> list[float]:
     fitting = [places for places in (every, ranked) if len(places) == len(line.scores)]
     if not fitting:
         raise InputError(
-            f"{line.where}: {len(line.scores)} scores, but {item.example_id} has {len(item)} tokens "
+            f"{line.where}: {counted(len(line.scores), 'score')}, but {item.example_id} has {counted(len(item), 'token')} "
             f"({len(ranked)} without special ones): {' '.join(item.tokens[:8])} ..."
         )
     for places in fitting:

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import metric_label, ordered_metrics
 from saliency_bench.experiments.trust_report import SUMMARY, shares, words_of
 from saliency_bench.report.charts import matrix, two_decimals
@@ -59,7 +60,7 @@ def heat_map(rows: pd.DataFrame, title: str, resampling: Resampling) -> Figure:
         "Share of comparisons in which the metric prefers the known ranking to a spoilt one, a tie counted half; "
         f"{BLIND} is what a metric gets that sees nothing."
     )
-    over = f"{100 * resampling.confidence:g} % interval over {rows['example_id'].nunique()} texts"
+    over = f"{100 * resampling.confidence:g} % interval over {counted(rows['example_id'].nunique(), 'text')}"
     note(figure, f"{words} In brackets: its {over} holds {BLIND}." if blind.any() else words)
     return figure
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import metric_label, ordered_metrics, same_evidence_words
 from saliency_bench.core.rows import TRUST
 from saliency_bench.data import shortcuts
@@ -92,7 +93,7 @@ def _matrix(
 def _caption(rows: pd.DataFrame, resampling: Resampling) -> str:
     return (
         f"Shares of comparisons, a tie counted half; 0.5 is what a metric gets that sees nothing. "
-        f"{resampling.words} over {rows['example_id'].nunique()} texts, "
+        f"{resampling.words} over {counted(rows['example_id'].nunique(), 'text')}, "
         "each averaged over training seeds and whatever else is pooled."
         + same_evidence_words(set(rows["metric"]), of_means=False)
     )
@@ -125,4 +126,7 @@ def notes(rows: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> list[s
     for reason, group in rows[rows["preferred"].isna()].groupby("reason"):
         where = ", ".join(metric_label(name) for name in ordered_metrics(group["metric"]))
         lines.append(f"No value in {len(group)} comparisons ({where}): {reason}.")
-    return [*lines, f"{len(rows)} comparisons in all, {np.unique(rows['example_id']).size} texts."]
+    return [
+        *lines,
+        f"{counted(len(rows), 'comparison')} in all, {counted(np.unique(rows['example_id']).size, 'text')}.",
+    ]

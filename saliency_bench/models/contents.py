@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.data import movie_reviews
 from saliency_bench.data.records import half_character
 from saliency_bench.models.model import Model
@@ -90,7 +90,7 @@ def fitting(model: Model, numbers: Float[np.ndarray, " _"], where: str) -> Float
     like = any_vector(model)
     if numbers.shape != tuple(like.shape):
         raise InputError(
-            f"{where}: expected {len(like)} numbers, one per dimension of {model.name}'s embeddings; got {len(numbers)}"
+            f"{where}: expected {counted(len(like), 'number')}, one per dimension of {model.name}'s embeddings; got {len(numbers)}"
         )
     if not (finite := torch.from_numpy(numbers).to(like.dtype).isfinite()).all():
         place = int(finite.int().argmin())
@@ -202,7 +202,7 @@ def require_length(n_tokens: int, longest: int, where: str) -> None:
     """
     if n_tokens < longest:
         raise InputError(
-            f"{where}: expected at least {longest} tokens, as many as the longest text has; got {n_tokens}. "
+            f"{where}: expected at least {counted(longest, 'token')}, as many as the longest text has; got {n_tokens}. "
             "Give a longer file: references are windows of it."
         )
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saliency_bench.core.errors import InputError, shown
+from saliency_bench.core.errors import InputError, counted, shown
 from saliency_bench.models import padding
 from saliency_bench.models.causes import refuse_autocast
 from saliency_bench.models.heads import HEADS, QUESTION_ANSWERING
@@ -84,9 +84,9 @@ class Model:
     as_made: Any = field(default=None, compare=False)
 
     def __repr__(self) -> str:
-        classes = f", {len(self.labels)} classes {shown(self.labels)}" if self.labels else ""
+        named = f", {counted(len(self.labels), 'class', 'classes')} {shown(self.labels)}"
         size = f"{self.parameter_bytes / 1e6:.3g} MB of {self.precision} on {self.device}"
-        return f"Model({self.name!r}, {self.task}{classes}, {size})"
+        return f"Model({self.name!r}, {self.task}{named if self.labels else ''}, {size})"
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.labels import N_HEADLINE, PRIMARY, ordered_metrics, setting_labels
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK, TABLES
@@ -60,8 +60,8 @@ class Analysis:
     def counted(self) -> str:
         """The number of texts and questions, in words."""
         if self.n_questions == self.n_examples:
-            return f"{self.n_examples} examples"
-        return f"{self.n_examples} texts, {self.n_questions} {self.question}s"
+            return counted(self.n_examples, "example")
+        return f"{counted(self.n_examples, 'text')}, {counted(self.n_questions, self.question)}"
 
     @property
     def claims(self) -> bool:
@@ -184,7 +184,7 @@ class Analysis:
         """The number of settings in figures of methods, in words; empty if all are shown."""
         if len(self.drawn) == len(self.shown):
             return ""
-        return f" Shown: {len(self.drawn)} of {len(self.shown)} settings."
+        return f" Shown: {len(self.drawn)} of {counted(len(self.shown), 'setting')}."
 
     @cached_property
     def labels(self) -> Mapping[str, str]:

@@ -1,6 +1,6 @@
 """The convergence of approximate settings: the share of converged maps, and their errors."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -90,6 +90,17 @@ def doubtful(table: pd.DataFrame) -> set[str]:
 def marked(labels: Mapping[str, str], unsure: Collection[str]) -> dict[str, str]:
     """Returns labels of settings, with a mark on those in `unsure`."""
     return {key: f"{label} {MARK}" if key in unsure else label for key, label in labels.items()}
+
+
+def mark_words(labels: Iterable[str], run: Run) -> str:
+    """Returns a sentence that says what the mark means; empty if no label has it."""
+    if not any(label.endswith(MARK) for label in labels):
+        return ""
+    bound = limits(run)
+    return (
+        f"{MARK} not converged: fewer than {100 * ENOUGH:g} % of its maps are within the limits (completeness gap "
+        f"{100 * bound['largest_gap']:g} %, τ-b {bound['smallest_tau']:g}). It may need more steps."
+    )
 
 
 def percent(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.method_facts import FACTS
 from saliency_bench.core.rows import SORT_KEYS, TABLES
 from saliency_bench.report.table import Cell, Column, Table
@@ -67,7 +68,7 @@ def _settings(a: Run, b: Run) -> Table:
     return Table(
         name="settings",
         title="Settings that only one of them has",
-        caption=f"{len(of[0].keys() & of[1].keys())} settings are in both.",
+        caption=f"Both have {counted(len(of[0].keys() & of[1].keys()), 'setting')}.",
         columns=(
             Column("setting_id", "Setting"),
             Column("name", "Entry"),

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from saliency_bench.core.captions import place_of
 from saliency_bench.core.display import templates
+from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import (
     bar,
     number,
@@ -22,7 +24,13 @@ from saliency_bench.core.heatmap import (
 )
 from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
-from saliency_bench.core.program import CHANGE_OF_MODEL, MEMORY, NAME, as_typed
+from saliency_bench.core.program import (
+    CHANGE_OF_MODEL,
+    MEMORY,
+    NAME,
+    STUDY_OF_ANOTHER_MODEL,
+    as_typed,
+)
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.scored_text import scored_text_of_row
 from saliency_bench.core.segments import segment_map
@@ -63,7 +71,6 @@ REMOVED = {
 def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, bytes]) -> str:
     """Returns the page of a run, from its tables and its figures as PNG."""
     manifest = analysis.run.manifest
-    circumstances = manifest.get("circumstances") or {}
     return (
         environment()
         .get_template("page.html.j2")
@@ -74,8 +81,7 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
             sentence=what_was_run(analysis),
             endpoint=ENDPOINTS.get(str(analysis.primary), ""),
             caution=caution(analysis),
-            command=as_typed(manifest.get("command") or " ".join(circumstances.get("command", []))),
-            own_model=as_typed(f"{NAME} {CHANGE_OF_MODEL}"),
+            **_commands(manifest),
             tables=tables,
             primary_comparison=_primary_comparison(analysis),
             figures={name: base64.b64encode(data).decode() for name, data in figures.items()},
@@ -87,6 +93,20 @@ def page(analysis: Analysis, tables: Mapping[str, Table], figures: Mapping[str, 
             ),
         )
     )
+
+
+def _commands(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the command of a run, or its call in Python, and that for another model, as a user types them."""
+    circumstances = manifest.get("circumstances") or {}
+    command = manifest.get("command") or " ".join(circumstances.get("command", []))
+    if in_memory(manifest):
+        return {"command": " ".join(shlex.split(command)), "own_model": STUDY_OF_ANOTHER_MODEL}
+    return {"command": as_typed(command), "own_model": as_typed(f"{NAME} {CHANGE_OF_MODEL}")}
+
+
+def in_memory(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run was made from Python, of a model and texts that were in memory."""
+    return bool((manifest.get("data") or {}).get("dataset") == MEMORY)
 
 
 def environment() -> "Environment":
@@ -101,6 +121,7 @@ def environment() -> "Environment":
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     made.filters["visible"] = lambda text: visible(str(text))
+    made.filters["counted"] = counted
     return made
 
 
@@ -135,7 +156,7 @@ def what_was_run(analysis: Analysis) -> str:
     )
     text = _counted(n_methods, "method")
     if n_settings > n_methods:
-        text += f" in {n_settings} settings"
+        text += f" in {counted(n_settings, 'setting')}"
     text += f" explained {_counted(analysis.n_examples, 'text')}"
     if (source := data.get("dataset")) and source != MEMORY:
         split = manifest.get("split")

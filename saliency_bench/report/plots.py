@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import arrow, metric_label, same_evidence_words, unit_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.rows import OK
@@ -57,7 +58,7 @@ def curves(analysis: Analysis) -> Figure | None:
         axes.grid(axis="y")
     style.shared_legend(figure)
     bands = "bands" if all(map(style.leads, marks.values())) else "bands, one for each colour"
-    words = f"Mean over {analysis.n_examples} examples; {bands}: {_interval(analysis)}."
+    words = f"Mean over {counted(analysis.n_examples, 'example')}; {bands}: {_interval(analysis)}."
     hidden = " Dashed: Captum; where it is not seen it lies on a solid line."
     words += hidden if _both_backends(analysis) else ""
     words += " Dotted: lies on the line beneath." if above else ""
@@ -154,10 +155,10 @@ def _over(analysis: Analysis, metrics: Sequence[str]) -> str:
     counts = summary[drawn].groupby("metric")["n"].max()
     least, most = (int(end) for end in (counts.min(), counts.max()))
     if least == analysis.n_examples:
-        return f"{analysis.n_examples} examples"
+        return counted(analysis.n_examples, "example")
     if least == most:
-        return f"the {most} of {analysis.n_examples} examples that have a value"
-    return f"the {least} to {most} of {analysis.n_examples} examples that have a value, by metric"
+        return f"the {most} of {counted(analysis.n_examples, 'example')} that have a value"
+    return f"the {least} to {most} of {counted(analysis.n_examples, 'example')} that have a value, by metric"
 
 
 def _has_two_methods(analysis: Analysis, metric: str) -> bool:
@@ -226,7 +227,7 @@ def agreement(analysis: Analysis) -> Figure | None:
     axes.xaxis.tick_top()
     style.note(
         figure,
-        f"Mean over {analysis.n_examples} examples of the rank correlation of token scores."
+        f"Mean over {counted(analysis.n_examples, 'example')} of the rank correlation of token scores."
         f"{analysis.drawn_words}",
     )
     return figure

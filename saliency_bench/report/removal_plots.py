@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import arrow, metric_label
 from saliency_bench.report.analysis import Analysis, removals
 from saliency_bench.report.charts import matrix
@@ -41,7 +42,7 @@ def removal_grid(analysis: Analysis) -> Figure | None:
     axes.set_xlabel("What replaces removed tokens")
     note(
         figure,
-        f"Means over {analysis.n_examples} examples. Framed: the method compares with what replaces removed tokens.",
+        f"Means over {counted(analysis.n_examples, 'example')}. Framed: the method compares with what replaces removed tokens.",
     )
     return figure
 

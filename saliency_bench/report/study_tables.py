@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import (
     BACKWARD,
     IMPLIED,
@@ -367,7 +368,7 @@ def caption_of(analysis: Analysis, *, ranked: bool = True) -> str:
     caption += convergence_table.gate_words(analysis.run, analysis.gates)
     if choice := analysis.run.manifest.get("chosen"):
         caption += (
-            f" Hyperparameters were chosen by {metric_label(choice['metric'])} on {choice['n_examples']} examples of the "
+            f" Hyperparameters were chosen by {metric_label(choice['metric'])} on {counted(choice['n_examples'], 'example')} of the "
             f"{choice['split']} split; the numbers are of the {analysis.run.manifest.get('split')} split."
         )
     return caption

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import PRIMARY, metric_label, value_label, varying
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.charts import ends, lines, matrix
@@ -115,7 +116,7 @@ def noise_map(analysis: Analysis) -> Figure | None:
     framed = f" Framed: chosen on {choice['split']}." if choice else ""
     note(
         figure,
-        f"Mean over {analysis.n_examples} examples; ± half the width of the interval.{framed}",
+        f"Mean over {counted(analysis.n_examples, 'example')}; ± half the width of the interval.{framed}",
     )
     return figure
 

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import visible
 from saliency_bench.report.analysis import Analysis, analyse
 from saliency_bench.report.build import PAGE
+from saliency_bench.report.convergence_table import mark_words
 from saliency_bench.report.html import caution
 from saliency_bench.report.paper import sentences_about
 from saliency_bench.report.parity import pairs, parities
@@ -32,6 +34,8 @@ def show(run: Run, console: Console | None = None) -> None:
     analysis = analyse(run)
     table = fitting(main_table(analysis), console.width)
     console.print(to_rich(table, console.is_terminal))
+    if marks := mark_words((str(row[0]) for row in table.rows), run):
+        _say(console, marks)
     _say(console, _words(analysis, table, console.is_terminal))
     console.print()
     for sentence in filter(None, (verdict(analysis), twins(analysis))):
@@ -77,7 +81,7 @@ def print_fitting(console: Console, table: Table, whole: Path) -> None:
     console.print(to_rich(shown, console.is_terminal))
     n_hidden = len(table.columns) - len(shown.columns)
     if n_hidden:
-        _say(console, f"{_columns(n_hidden)} did not fit: see {whole}")
+        _say(console, f"{counted(n_hidden, 'column')} did not fit: see {whole}")
     console.print()
 
 
@@ -134,16 +138,12 @@ def _cell(cell: Printed, colored: bool) -> Text:
 
 def _words(analysis: Analysis, table: Table, colored: bool) -> str:
     n_hidden = len(headline(analysis).columns) - len(table.columns)
-    caption = " ".join(sentences_about(table))
+    caption = " ".join(one for one in sentences_about(table) if not one.startswith("Converged:"))
     caption = caption if colored else caption.replace("Bold:", "*:")
-    hidden = f" {_columns(n_hidden)} did not fit: see the report." if n_hidden else ""
+    hidden = f" {counted(n_hidden, 'column')} did not fit: see the report." if n_hidden else ""
     counts = analysis.summary["n"] if len(analysis.summary) else pd.Series(dtype=int)
     few = few_words(int(counts[counts > 0].min())) if (counts > 0).any() else ""
     return " ".join(part for part in (caption + hidden, few, caution(analysis)) if part)
-
-
-def _columns(n: int) -> str:
-    return f"{n} column" + "s" * (n != 1)
 
 
 def _say(console: Console, text: str) -> None:

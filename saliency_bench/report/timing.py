@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.errors import counted
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.parity import twin_of
 from saliency_bench.report.table import Cell, Column, Estimate, Field, Table, filled
@@ -60,8 +61,8 @@ def _caption(timings: pd.DataFrame) -> str:
     first: Any = timings.iloc[0]
     n_repeats = timings["repeat"].nunique()
     return (
-        f"Medians of {n_repeats} interleaved repeats over {first['n_examples']} texts of "
-        f"{first['n_tokens']} tokens on the {first['device']}, with the fastest and the slowest. Each setting is "
+        f"Medians of {n_repeats} interleaved repeats over {counted(first['n_examples'], 'text')} of "
+        f"{counted(first['n_tokens'], 'token')} on the {first['device']}, with the fastest and the slowest. Each setting is "
         "timed alone, from token ids to token scores, its clean pass included. Peak memory is what its largest "
         "pass needs beyond what was in use: it grows with the tokens of a pass, up to the token budget. Many steps "
         "or samples fill a pass that one gradient leaves nearly empty, and more of them need more passes, not more memory."

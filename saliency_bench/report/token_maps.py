@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saliency_bench.core.captions import facts, headings, legend
-from saliency_bench.core.heatmap import only_top, spans_to_rich, token_map
+from saliency_bench.core.heatmap import only_top, spans_to_rich, token_map, visible
 from saliency_bench.core.segments import segment_map
 from saliency_bench.core.verdicts import Verdict, heads, largest_words
 
@@ -63,9 +63,9 @@ def show_maps(
 
 
 def show_verdicts(
-    verdicts: Sequence[Verdict], conclusion: str, console: Console | None = None
+    verdicts: Sequence[Verdict], sentences: Sequence[str], console: Console | None = None
 ) -> None:
-    """Prints the verdicts on maps, and the conclusion which of them to trust."""
+    """Prints the verdicts on maps, and sentences that say the result and which of them to trust."""
     console = console or console_for()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for head in heads():
@@ -74,4 +74,5 @@ def show_verdicts(
         style = "bold red" if verdict.passed is False else ""
         table.add_row(*(Text(cell, style=style) for cell in verdict.cells))
     console.print(table, width=min(console.width, _VERDICTS_WIDTH))
-    console.print(Text(conclusion, style="bold"), soft_wrap=not console.is_terminal)
+    for sentence in filter(None, sentences):
+        console.print(Text(visible(sentence), style="bold"), soft_wrap=not console.is_terminal)

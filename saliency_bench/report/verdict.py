@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.report import stats
@@ -94,7 +95,7 @@ def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
 
 
 def _how_sure(analysis: Analysis) -> str:
-    texts = f"{analysis.n_examples} text" + "s" * (analysis.n_examples != 1)
+    texts = counted(analysis.n_examples, "text")
     return f"{texts}." if analysis.claims else f"{texts}: a first look, no claim."
 
 
@@ -112,7 +113,7 @@ def twins(analysis: Analysis) -> str:
         if worst
         else "to the bit"
     )
-    return f"Captum gives {same} for {names}: {words} ({n_texts} texts)."
+    return f"Captum gives {same} for {names}: {words} ({counted(n_texts, 'text')})."
 
 
 def agree(compared: Sequence[Parity]) -> bool:

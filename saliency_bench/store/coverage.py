@@ -7,7 +7,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.errors import StorageError
+from saliency_bench.core.errors import StorageError, counted
 from saliency_bench.core.rows import FAILED, OK, SORT_KEYS, TABLES
 from saliency_bench.store.durable import storing
 from saliency_bench.store.parquet import from_parquet
@@ -110,7 +110,7 @@ class _Part:
             if keys:
                 first = min(" ".join(map(str, row)) for row in keys)
                 raise StorageError(
-                    f"{self.folder}: table {name!r} {problem} {keys.total()} rows, for instance of {first}. {self._remedy}"
+                    f"{self.folder}: table {name!r} {problem} {counted(keys.total(), 'row')}, for instance of {first}. {self._remedy}"
                 )
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.core.errors import InputError, StorageError, counted
 from saliency_bench.core.rows import TABLES
 from saliency_bench.store.durable import (
     is_leftover,
@@ -142,7 +142,7 @@ class PartStore:
         blocks = self.finished(plan)
         if missing := sorted(set(plan) - blocks):
             raise StorageError(
-                f"{self._folder}: {len(missing)} of {len(set(plan))} blocks are missing "
+                f"{self._folder} lacks {len(missing)} of {counted(len(set(plan)), 'block')} "
                 f"({_some(missing)}). Go on with it: saliency-bench resume {self._folder}"
             )
         self._refuse_unplanned(blocks - set(plan))
@@ -215,8 +215,8 @@ class PartStore:
     def _refuse_unplanned(self, names: Collection[str]) -> None:
         if names:
             raise StorageError(
-                f"{self._parts}: {len(names)} blocks are not in the plan ({_some(sorted(names))}): "
-                "they are not of this study. Move them elsewhere, or choose another output folder."
+                f"{self._parts} has {counted(len(names), 'block')} of another study, not in the plan ({_some(sorted(names))}). "
+                "Move what is there elsewhere, or choose another output folder."
             )
 
     def _files_of(self, name: str, blocks: Sequence[str]) -> list[Path]:

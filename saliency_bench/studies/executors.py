@@ -24,6 +24,7 @@ from saliency_bench.core.errors import (
     SaliencyBenchError,
     StorageError,
     ValidationError,
+    counted,
     is_out_of_memory,
     one_line,
     unknown,
@@ -86,7 +87,7 @@ def executor(options: Mapping[str, Any], crew: Crew) -> Execute | None:
 def refuse_to_compute(folder: Path, pieces: Sequence[str], tell: Tell) -> None:
     """The executor of `merge`: it refuses to compute blocks that are missing."""
     raise StorageError(
-        f"{folder}: {len(pieces)} blocks are missing ({', '.join(pieces[:3])}{', ...' if len(pieces) > 3 else ''}). "
+        f"{folder} lacks {counted(len(pieces), 'block')} ({', '.join(pieces[:3])}{', ...' if len(pieces) > 3 else ''}). "
         f"Go on with: saliency-bench resume {folder}"
     )
 
@@ -291,7 +292,7 @@ def blocks_left(folder: Path, pieces: Sequence[str]) -> list[str]:
 
 def _unfinished(folder: Path, pieces: Sequence[str], left: Sequence[str], why: str) -> str:
     return (
-        f"{len(left)} of {len(pieces)} blocks were not finished{why.rstrip('.')}. "
+        f"{len(left)} of {counted(len(pieces), 'block')} not finished{why.rstrip('.')}. "
         f"Go on with: saliency-bench resume {folder}"
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saliency_bench.attribution.describe import described
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.method_facts import FACTS
 from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
 from saliency_bench.store.run import CONFIG, IDENTITY, SETTINGS, read_json, write_json
@@ -61,7 +61,9 @@ def _of_settings(held: list[Any], study: Study) -> list[str]:
         before = [entry for entry in entries if entry.get("name") == name]
         after = [setting.to_dict() for setting in study.settings if setting.name == name]
         if len(before) != len(after):
-            changed[f"method.{_cut(name)} ({len(before)} → {len(after)} settings)"] = None
+            changed[f"method.{_cut(name)} ({len(before)} → {counted(len(after), 'setting')})"] = (
+                None
+            )
             continue
         for pair in zip(before, after, strict=True):
             fields = {*pair[0], *pair[1]} - {"setting_id", "seed", "target", FACTS}

@@ -13,6 +13,7 @@ import numpy as np
 
 from saliency_bench.attribution import captum
 from saliency_bench.attribution.explain import Family
+from saliency_bench.core.errors import counted
 from saliency_bench.core.text import Encoded
 from saliency_bench.models.ledger import CONVERGENCE, CURVES, MAPS, PARITY, TIMING, Work
 from saliency_bench.models.references import References
@@ -217,8 +218,8 @@ def sentence(forecast: "Forecast") -> str:
     """The forecast in a sentence: About 12 minutes: 84,000 gradients of 31 tokens, about 1.2 GB of memory."""
     total = forecast.total
     parts = [
-        _rows(total.gradients, total.gradient_tokens, "gradients"),
-        _rows(total.forward_rows, total.forward_tokens, "forward rows"),
+        _rows(total.gradients, total.gradient_tokens, "gradient"),
+        _rows(total.forward_rows, total.forward_tokens, "forward row"),
     ]
     if forecast.peak_bytes is not None:
         parts.append(f"about {size(forecast.peak_bytes)} of memory")
@@ -226,7 +227,7 @@ def sentence(forecast: "Forecast") -> str:
 
 
 def _rows(n: float, tokens: float, name: str) -> str:
-    return f"{rounded(n)} {name} of {tokens / n:.0f} tokens" if n else ""
+    return f"{counted(rounded(n), name)} of {counted(round(tokens / n), 'token')}" if n else ""
 
 
 def rounded(n: float | int) -> str:

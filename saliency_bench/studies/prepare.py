@@ -13,7 +13,7 @@ from saliency_bench.attribution import philox
 from saliency_bench.attribution.backward.score import refuse_without_parts
 from saliency_bench.attribution.quadrature import CALIBRATED
 from saliency_bench.attribution.settings import refuse_vanishing_sum
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.rows import Setting, digest
 from saliency_bench.core.text import Encoded, Shared
 from saliency_bench.core.units import refuse_without_units
@@ -306,8 +306,8 @@ def _repeats(model: Model, encoded: Sequence[Encoded]) -> list[dict[str, str]]:
     if different == len(examples):
         return []
     message = (
-        f"{len(examples) - different} of {len(examples)} examples repeat the text of another: means, intervals and tests "
-        f"are over the {different} different texts, of each of which the examples are averaged first"
+        f"{len(examples)} examples have {counted(different, 'different text')}: means, intervals and tests are over these, "
+        "of each of which the examples are averaged first"
     )
     return [_warning("data", message)]
 

@@ -3,7 +3,9 @@
 import re
 import warnings
 from dataclasses import replace
+from html import unescape
 from importlib import import_module
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -300,6 +302,35 @@ def test_a_study_of_what_was_in_memory_is_not_resumed_by_the_command(model, tmp_
     )
     assert cli.main(["resume", str(tmp_path / "run")]) == 2
     assert "begun from Python" in capsys.readouterr().err
+
+
+def test_its_page_names_the_call_as_it_can_be_typed_and_no_command_for_another_model(
+    result, no_figures, capsys
+):
+    page = unescape(result.report().read_text("utf-8"))
+    call = re.search(r"<pre>(sb\.study\(.*?)</pre>", page)[1]
+    said = {}
+    eval(
+        call, {"sb": SimpleNamespace(study=lambda *a, **k: said.update(k)), "model": 0, "texts": 0}
+    )
+    assert said == {"methods": METHODS, "metrics": ["srg", "comprehensiveness"]}
+    assert 'sb.study(sb.load_model("FOLDER_OR_HUB_ID"), texts)' in page
+    assert "saliency-bench model=hub" not in page
+    assert cli.main(["report", str(result.folder)]) == 0
+    assert "explain" not in capsys.readouterr().out
+
+
+def test_one_thing_has_no_plural(model, no_figures, capsys):
+    one = sb.study(model, TEXTS[:1], "vanilla", "srg")
+    page = re.sub(
+        r"<(script|style).*?</\1>|<[^>]*>", "", one.report().read_text("utf-8"), flags=re.S
+    )
+    said = [repr(one), page, *(path.read_text() for path in one.folder.glob("tables/*.md"))]
+    assert cli.main(["report", str(one.folder)]) == 0
+    words = " ".join([*said, capsys.readouterr().out])
+    found = re.findall(r"(?<![\d.,=-])1 \w+s\b(?<!is)", words)
+    assert found == [], found
+    assert "1 text" in words and "1 example" in words
 
 
 def test_the_parts_are_listed_with_what_they_are():

@@ -85,3 +85,25 @@ def test_a_quantised_checkpoint_is_refused_by_both(folder, place, capfd):
     words = ["method=[vanilla]", "method.vanilla.backward=gim"]
     for message in command_says(capfd, model, *words):
         assert "quanti" in message
+
+
+def test_what_nobody_named_is_left_out_with_the_reason_where_a_model_cannot_have_it(
+    folder, place, capfd
+):
+    model = changed(folder, place, hidden_act="sigmoid")
+    words = ["explain", TEXT, "model=hub", f"model.path={model}"]
+    assert cli.main([*words, "--html=page.html"]) == 0
+    said = "AttnLRP × input is left out: "
+    out = capfd.readouterr().out
+    assert said in out and "Sigmoid is not 0 at 0" in out and "Leave-one-out: " in out
+    assert said in (place / "page.html").read_text("utf-8")
+    assert cli.main([*words, "--json=article"]) == 0
+    out, err = capfd.readouterr()
+    assert len(json.loads(out)) == 2 and said in err
+    assert cli.main([*words, "method=[leave_one_out,attnlrp]"]) == 2
+    assert "Sigmoid is not 0 at 0" in capfd.readouterr().err
+
+
+def test_an_error_of_the_text_is_one_error_and_no_list_of_methods(folder, place, capfd):
+    assert cli.main(["explain", TEXT, "model=hub", f"model.path={folder}", "--at=w9"]) == 2
+    assert "left out" not in capfd.readouterr().err

@@ -63,7 +63,7 @@ def test_special_tokens_may_be_left_out_and_texts_named_by_id(model, write):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"text": "good film", "scores": [1]}, ["1 scores", "tokens"]),
+        ({"text": "good film", "scores": [1]}, ["1 score, ", "tokens"]),
         ({"text": "good", "scores": [1, 2]}, ["no scores of", "good film"]),
         ({"text": "good film", "scores": [1, "a"]}, ["scores[1]", "finite"]),
         ({"text": "good film", "scores": [1, float("nan")]}, ["scores[1]", "finite"]),

@@ -218,7 +218,7 @@ def lettered(bert):
         (b"", "has no text"),
         (b"\n  \n\t\n", "has no text"),
         (b"abc\nd\xffe\n", r"own\.txt:2 is not UTF-8"),
-        (b"12 34\n!", "expected at least 1 tokens"),
+        (b"12 34\n!", "expected at least 1 token,"),
         ("abc".encode("utf-16"), "is not UTF-8"),
     ],
 )

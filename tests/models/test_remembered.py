@@ -433,4 +433,4 @@ def test_the_doctor_says_where_the_cache_is_and_how_large(place, monkeypatch):
 
     assert str(place) in doctor._cache() and "empty" in doctor._cache()
     cache.write("kind", "name", {"key": "x" * 2**20})
-    assert "1 files, 1.0 MiB" in doctor._cache()
+    assert "1 file, 1.0 MiB" in doctor._cache()

@@ -175,7 +175,7 @@ def test_a_record_of_what_is_no_number_is_json():
     one = attribution(scores=(0.0, math.nan, -0.5, 1.5))
     found = json.loads(json.dumps(one.to_record(), allow_nan=False))
     assert found["grad_input_1"] == [0.0, None, 0.25, 0.75]
-    assert found["reason"] == "1 of 4 scores are no numbers: null"
+    assert found["reason"] == "no number in 1 of 4 scores: null"
     assert attribution().to_record()["reason"] is None
     lost = replace(one, scores=np.full(4, np.nan), probability=math.nan).to_record()
     assert lost["grad_input_1"] == [None] * 4 and lost["prob_input_1"] is None

@@ -49,12 +49,21 @@ def test_the_page_shows_every_text_as_written_and_obeys_none(maps):
 
 def test_a_page_says_which_maps_to_trust_where_that_is_known(maps):
     said = Verdict("<b>One</b>", None, "nothing & more", None)
-    shown = page(maps, verdicts=[said], conclusion="Trust <i>none</i>.")
+    shown = page(maps, verdicts=[said], result=["A <u>word</u>.", "", "Trust <i>none</i>."])
     text = Tags(shown).text
     assert "<b>One</b>" in text and "nothing & more" in text and "Trust <i>none</i>." in text
-    assert not {"b", "i"} & {*Tags(shown).tags}
+    assert not {"b", "i", "u"} & {*Tags(shown).tags}
+    assert (
+        text.index("A <u>word</u>.") < text.index("Trust <i>none</i>.") < text.index("the film w1")
+    )
     assert "Which of these maps to trust" in text
     assert "Which of these maps to trust" not in Tags(page(maps)).text
+
+
+def test_a_page_names_what_made_it(maps):
+    text = Tags(page(maps, made={"Model": "<b>mine</b>", "Command": "explain 'a & b'"})).text
+    assert "Model: <b>mine</b>" in text and "Command: explain 'a & b'" in text
+    assert f"Made by saliency_bench {sb.__version__}." in text
 
 
 def test_special_tokens_are_shown_where_they_are_asked_for(maps):
@@ -99,6 +108,11 @@ def test_explain_writes_a_page_and_prints_records(folder, tmp_path, monkeypatch,
     ):
         assert said in printed and said in Tags(shown).text
     assert "Your model was not in that study" in printed and "Page: page.html" in printed
+    for said in (
+        f"Model: {folder.name}",
+        "Command: saliency-bench explain 'the film w1' model=hub",
+    ):
+        assert said in Tags(shown).text
     assert len(Tags(shown).titles) == 3  # numbers stay where colours go
     assert shown.count("border-radius:2px") == 1
     assert cli.main([*words, "--json=article"]) == 0

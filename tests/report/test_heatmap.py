@@ -227,8 +227,8 @@ def test_what_is_no_number_is_grey_and_says_so():
     shown = one.to_html(special_tokens=True)
     assert read(shown).titles == ["+0.0", "no number: nan", "-0.25", "no number: inf"]
     assert hexadecimal(LIGHT.missing) in shown
-    assert "2 of 4 scores are no numbers (NaN or infinite): grey" in shown
-    assert "1 of 2 scores are no numbers (NaN): grey" in one.to_html()
+    assert "no number in 2 of 4 scores (NaN or infinite): grey" in shown
+    assert "no number in 1 of 2 scores (NaN): grey" in one.to_html()
     assert "good(+nan) film(-0.25)" in spans_to_rich(tokens, colored=False).plain
     with terminal().capture() as _:
         terminal().print(to_rich(one))
@@ -243,7 +243,7 @@ def test_a_score_of_nothing_takes_the_colours_of_the_terminal_which_may_be_dark(
 
 def test_a_map_without_any_number_has_no_largest_score():
     shown = read(attribution(scores=(math.nan,) * 4).to_html())
-    assert "largest score" not in shown.text and "2 of 2 scores are no numbers" in shown.text
+    assert "largest score" not in shown.text and "no number in 2 of 2 scores" in shown.text
 
 
 def test_only_the_largest_magnitudes_keep_their_colour_and_all_their_numbers():

@@ -2,10 +2,12 @@
 
 import io
 import re
+from html import unescape
 
 import pytest
 from rich.console import Console
 
+from saliency_bench.api.study import StudyResult
 from saliency_bench.core.verdicts import Verdict
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.study_tables import headline
@@ -79,3 +81,18 @@ def test_the_table_of_verdicts_is_no_wider_than_a_page(width):
     assert max(map(len, lines)) <= min(width, 100)
     words = " ".join(line[len("Integrated Gradients") :] for line in lines).split()
     assert set(why.split()) <= set(words)
+
+
+@pytest.mark.parametrize("n_unsure", [1, 2])
+def test_the_mark_is_explained_in_one_line_wherever_it_is_shown_and_nowhere_else(
+    make_run, make_settings, n_unsure
+):
+    settings = make_settings("integrated_gradients", "vanilla")
+    run = make_run(settings, n_examples=20, n_unsure=n_unsure)
+    result = StudyResult(run.folder)
+    vars(result)["run"] = run
+    for text in (shown(run, width=200), repr(result), unescape(result._repr_html_())):
+        # 18 of 20 are fewer than 95 %; 19 of 20 are not.
+        assert ("✗" in text) == (n_unsure == 2)
+        assert text.count("not converged: fewer than 95 % of its maps") == (n_unsure == 2)
+        assert "Converged: maps" not in text

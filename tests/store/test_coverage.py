@@ -96,7 +96,7 @@ def test_a_row_too_many_is_named_in_any_table(tmp_path, name):
     tables.setdefault(name, []).append(
         (tables_of(["e1", "e2"])[name] if name != "timings" else TIMINGS)[-1]
     )
-    with pytest.raises(StorageError, match=rf"b: table '{name}' has unplanned 1 rows"):
+    with pytest.raises(StorageError, match=rf"b: table '{name}' has unplanned 1 row,"):
         require_planned(stored(tmp_path, tables), PLAN)
 
 
@@ -114,7 +114,7 @@ def test_a_row_too_few_is_named_in_any_table(tmp_path, name, kept):
         lacking = (
             4  # two settings, two removals: at which k is not known where there is no curve at all
         )
-    with pytest.raises(StorageError, match=rf"table '{name}' lacks {lacking} rows"):
+    with pytest.raises(StorageError, match=rf"table '{name}' lacks {lacking} row"):
         require_planned(stored(tmp_path, tables, timings), PLAN)
 
 
@@ -122,7 +122,7 @@ def test_a_setting_and_a_metric_that_were_not_planned_are_named(tmp_path):
     for place, change in enumerate(({"setting_id": "s3"}, {"metric": "new"}, {"removal": "none"})):
         tables = tables_of(["e3"])
         tables["rows"].append(tables["rows"][0] | change)
-        with pytest.raises(StorageError, match="table 'rows' has unplanned 1 rows"):
+        with pytest.raises(StorageError, match="table 'rows' has unplanned 1 row,"):
             require_planned(stored(tmp_path / str(place), tables), PLAN)
 
 
@@ -135,7 +135,7 @@ def test_a_map_may_lack_where_a_score_is_not_finite_and_nothing_about_it_has_a_v
         tables[name] = [row for row in tables[name] if row["setting_id"] != "s2"]
     require_planned(stored(tmp_path / "failed", tables), PLAN)
     tables["rows"][-1] |= {"value": 0.5, "status": "ok", "reason": None}
-    with pytest.raises(StorageError, match="table 'maps' lacks 1 rows, for instance of s2 e3"):
+    with pytest.raises(StorageError, match="table 'maps' lacks 1 row, for instance of s2 e3"):
         require_planned(stored(tmp_path / "value", tables), PLAN)
 
 

@@ -354,9 +354,9 @@ def test_sealing_again_does_nothing(store, tmp_path):
     [
         (
             ["b0", "b1", "b2", "b3"],
-            r"2 of 4 blocks are missing \(b2, b3\)\. Go on with it",
+            r"lacks 2 of 4 blocks \(b2, b3\)\. Go on with it",
         ),
-        (["b0"], r"1 blocks are not in the plan \(b1\)"),
+        (["b0"], r"has 1 block of another study, not in the plan \(b1\)"),
     ],
 )
 def test_blocks_that_differ_from_the_plan_are_not_sealed(store, tmp_path, plan, message):
@@ -379,7 +379,7 @@ def test_blocks_that_contradict_each_other_are_not_sealed(store):
 def test_a_damaged_part_counts_as_missing_when_sealing(store, tmp_path):
     store.write("b0", tables("b0"))
     (tmp_path / "parts" / "b0" / "rows.parquet").write_bytes(b"PAR1")
-    with pytest.raises(StorageError, match="1 of 1 blocks are missing"):
+    with pytest.raises(StorageError, match="lacks 1 of 1 block "):
         store.seal(["b0"])
 
 

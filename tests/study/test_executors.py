@@ -168,7 +168,7 @@ def test_nothing_is_merged_before_everything_is_there(study_in, capsys):
     worker_module.work(folder, 0, 2)
     assert cli.main(["merge", str(folder)]) == 4
     err = capsys.readouterr().err
-    assert f"{len(pieces) // 2} blocks are missing" in err
+    assert f"lacks {len(pieces) // 2} blocks" in err
     assert "saliency-bench resume" in err
     assert cli.main(["resume", str(folder)]) == 0
 
@@ -266,7 +266,7 @@ def test_rows_are_held_against_the_plan_before_anything_is_put_together(study_in
 
     monkeypatch.setattr(study_tables, "evaluate_block", forgetful)
     cfg = study_in("run")
-    with pytest.raises(StorageError, match=r"table 'rows' lacks 1 rows.*resume"):
+    with pytest.raises(StorageError, match=r"table 'rows' lacks 1 row,.*resume"):
         run(cfg)
     assert not list(scale.Path(cfg.out).glob("*.parquet"))
 
@@ -301,7 +301,7 @@ def test_a_part_of_another_run_is_not_merged_but_set_aside_and_computed_again(
     assert cli.main(["merge", str(run_folder)]) == 4
     err = capsys.readouterr().err
     assert f"Block {pieces[0]} is damaged (a part of another run" in err
-    assert "2 blocks are missing" in err
+    assert "lacks 2 blocks" in err
     assert not list(run_folder.glob("*.parquet"))
     assert cli.main(["resume", str(run_folder)]) == 0
     assert tables(run_folder) == whole
@@ -695,9 +695,7 @@ def test_a_worker_that_fails_is_heard(study_in, monkeypatch):
         lambda *_: [scale.sys.executable, "-c", "raise SystemExit('saliency-bench: no luck')"],
     )
     cfg = study_in("run", "runtime=processes")
-    with pytest.raises(
-        SaliencyBenchError, match=r"10 of 10 blocks were not finished.*no luck.*resume"
-    ):
+    with pytest.raises(SaliencyBenchError, match=r"10 of 10 blocks not finished.*no luck.*resume"):
         run(cfg, scale.executor(cfg.runtime.executor, worker_module.crew_of(cfg)))
 
 
@@ -736,7 +734,7 @@ def test_a_worker_ends_the_study_with_its_own_exit_code(
         options |= {"gpus_per_worker": 0, "partition": None}
         pytest.importorskip("submitit", reason="the extra slurm is not installed")
     said = "a worker said: no luck" if spoken else f"exit code {code} \\({named}\\)"
-    with pytest.raises(kind, match=f"2 of 2 blocks were not finished: .*{said}.*resume") as caught:
+    with pytest.raises(kind, match=f"2 of 2 blocks not finished: .*{said}.*resume") as caught:
         scale.executor(options | {"name": name}, CREW)(folder, ["a", "b"], lambda done: None)
     assert type(caught.value) is kind
 

@@ -293,7 +293,7 @@ def test_texts_that_repeat_are_told_of_and_count_once(tiny, tmp_path):
     cfg = config.load([*asked, *tiny, "timing.enabled=false", "backend=native"])
     found = read_run(run(replace(cfg, out=str(tmp_path / "run")), config.settings(cfg), ["x"]))
     (warning,) = found.tables["warnings"]["message"]
-    assert warning.startswith("2 of 5 examples repeat the text of another")
+    assert warning.startswith("5 examples have 3 different texts")
     analysis = analyse(found)
     assert (analysis.n_examples, analysis.counted) == (3, "3 texts, 5 examples")
     rows = found.tables["rows"].merge(found.tables["examples"], on="example_id")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from saliency_bench.attribution.describe import named
+from saliency_bench.core.errors import counted
 from saliency_bench.experiments.sanity.report import (
     CASES,
     MEASURES,
@@ -204,4 +205,4 @@ def special_tokens(rows: pd.DataFrame, resampling: Resampling) -> Figure:
 
 
 def _over(rows: pd.DataFrame, resampling: Resampling) -> str:
-    return f"Means over {rows['example_id'].nunique()} texts with {resampling.words}."
+    return f"Means over {counted(rows['example_id'].nunique(), 'text')} with {resampling.words}."

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from saliency_bench.attribution.describe import about_of
+from saliency_bench.core.errors import counted
 from saliency_bench.experiments.means import estimates, matrix, over_texts, records
 from saliency_bench.report.stats import Resampling, crossed_interval, few_words
 from saliency_bench.report.table import Column, Table
@@ -193,7 +194,7 @@ def _matrix(
     resampling: Resampling,
 ) -> Table:
     """Means by two columns, one of them down and one across."""
-    over = f"{resampling.words} over {rows['example_id'].nunique()} texts."
+    over = f"{resampling.words} over {counted(rows['example_id'].nunique(), 'text')}."
     return matrix(
         means(rows, [down[0], across], resampling).set_index([down[0], across]),
         name,
@@ -228,7 +229,9 @@ def notes(rows: pd.DataFrame) -> list[str]:
         methods = ", ".join(
             about_of(name).label for name in dict.fromkeys(without["method"].dropna())
         )
-        lines.append(f"No value in {len(without)} rows of {section}, {methods}: {reason}.")
+        lines.append(
+            f"No value in {counted(len(without), 'row')} of {section}, {methods}: {reason}."
+        )
     if "randomisation" in set(rows["section"]):
         lines.append(
             "That a map changes with the weights does not prove it right, and one that is multiplied with the input can "

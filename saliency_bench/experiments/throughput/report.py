@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saliency_bench.core.errors import counted
 from saliency_bench.core.rows import MATMUL, OK, THROUGHPUT
 from saliency_bench.experiments.means import records
 from saliency_bench.report.formats import to_csv
@@ -315,9 +316,9 @@ def _caption(rows: pd.DataFrame) -> str:
         return ""
     row: Any = main.iloc[0]
     return (
-        f"Medians of {main['repeat'].nunique()} interleaved repeats; main case: {row.n_examples} texts of {row.n_tokens} "
-        f"tokens, {row.n_steps} steps of {row.quadrature}, baseline {row.baseline}, {row.dtype}, {row.device}, "
-        f"{row.threads} threads. From token ids to token scores on the host, choice of the class and convergence delta "
+        f"Medians of {main['repeat'].nunique()} interleaved repeats; main case: {counted(row.n_examples, 'text')} of {row.n_tokens} "
+        f"tokens, {counted(row.n_steps, 'step')} of {row.quadrature}, baseline {row.baseline}, {row.dtype}, {row.device}, "
+        f"{counted(row.threads, 'thread')}. From token ids to token scores on the host, choice of the class and convergence delta "
         "included; the bare loop keeps nothing. Shares and ratios: medians of repeats side by side, with intervals of "
         "at least 95 % from 6 repeats on, else the range. Padding counts as no work. Errors are those to ours, of "
         "precision to float64."

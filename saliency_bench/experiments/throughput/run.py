@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import SaliencyBenchError, ValidationError
+from saliency_bench.core.errors import SaliencyBenchError, ValidationError, counted
 from saliency_bench.core.registry import REMOVALS
 from saliency_bench.core.rows import DISAGREES, FAILED
 from saliency_bench.core.text import Encoded
@@ -95,7 +95,7 @@ def report_of(
         name="throughput",
         tables=made,
         notes=[
-            f"{len(lengths)} texts of {', '.join(map(str, lengths))} tokens.",
+            f"{counted(len(lengths), 'text')} of {', '.join(map(str, lengths))} tokens.",
             *cut,
             *notes(rows),
         ],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.tensors import Batch
 from saliency_bench.core.text import Encoded
 from saliency_bench.core.units import part_of_token, unplaced
@@ -232,7 +232,9 @@ def _named(
         return [str(token) for token in ids]
     names = inputs[TOKENS]
     if kept and len(names) <= kept[-1]:
-        raise InputError(f"{where}: {len(names)} tokens stand beside {len(ids)} token ids")
+        raise InputError(
+            f"{where}: {counted(len(names), 'token')} stand beside {counted(len(ids), 'token id')}"
+        )
     return [names[position] for position in kept]
 
 
@@ -242,7 +244,9 @@ def _check_ids(
     if {len(mask), len(ids if types is None else types)} != {len(ids)}:
         raise InputError(f"{where}: input_ids, attention_mask and token_type_ids differ in length")
     if len(ids) > model.max_length:
-        raise InputError(f"{where}: {len(ids)} tokens, but {model.name} takes {model.max_length}")
+        raise InputError(
+            f"{where}: {counted(len(ids), 'token')}, but {model.name} takes {model.max_length}"
+        )
     model.require_embedded(ids, where)
 
 
@@ -259,18 +263,18 @@ def _may_cut(
     """Refuses to cut a long text where cutting is off, or where the first of two texts alone is too long."""
     if too_long == NEVER_CUT:
         raise InputError(
-            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}, and the question is about the end of "
+            f"{where}: {counted(n_tokens, 'token')}, but {model.name} takes {model.max_length}, and the question is about the end of "
             "the text: shorten it"
         )
     if too_long == "error":
         raise InputError(
-            f"{where}: {n_tokens} tokens, but {model.name} takes {model.max_length}. Shorten it, or set too_long=truncate."
+            f"{where}: {counted(n_tokens, 'token')}, but {model.name} takes {model.max_length}. Shorten it, or set too_long=truncate."
         )
     if truncation == ONLY_SECOND:
         second = model.tokenizer(example.text_pair, add_special_tokens=False, verbose=False)
         first = n_tokens - len(second["input_ids"])
         if first >= model.max_length:
             raise InputError(
-                f"{where}: the first text alone has {first} tokens with the special ones, and {model.name} takes "
+                f"{where}: the first text alone has {counted(first, 'token')} with the special ones, and {model.name} takes "
                 f"{model.max_length}: shorten it"
             )

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.data.example import Example
 from saliency_bench.data.fields import is_chat
 
@@ -178,7 +178,7 @@ def _beside(
                 yield from ({**row, key: value} for row, value in zip(rows, each, strict=True))
                 return
     raise InputError(
-        f"{where} is {len(rows)} texts with {type(other).__name__} beside them, expected the class or the tokens of each: "
+        f"{where} is {counted(len(rows), 'text')} with {type(other).__name__} beside them, expected the class or the tokens of each: "
         "give the mapping with input_ids alone, and classes as labels="
     )
 

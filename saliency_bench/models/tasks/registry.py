@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.text import Encoded
 from saliency_bench.models import heads
 from saliency_bench.models.model import Model
@@ -41,7 +41,7 @@ def questions(model: Model, texts: Sequence[Encoded], at: At = None) -> list[tup
     ]
     if not pairs:
         raise InputError(
-            f"{model.name} predicts nothing to explain in these {len(texts)} texts: name tokens with at="
+            f"{model.name} predicts nothing to explain in {counted(len(texts), 'text')}: name tokens with at="
         )
     return pairs
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saliency_bench.core.errors import InputError, unknown
+from saliency_bench.core.errors import InputError, counted, unknown
 from saliency_bench.core.tensors import Batch, ScoreFn, at_least_float32
 from saliency_bench.models.model import Model
 from saliency_bench.models.prefixes import States, Texts, Tree, Walk
@@ -168,7 +168,7 @@ def _loss(loss: Any, logits: Float[Tensor, "R C"]) -> Float[Tensor, "..."]:
     if shape not in ((), (n_rows,)):
         got = type(loss).__name__ if shape is None else f"shape {shape}"
         raise InputError(
-            f"the criterion returned {got} for {n_rows} rows, expected a tensor [R] of a loss for each row, or their mean: "
+            f"the criterion returned {got} for {counted(n_rows, 'row')}, expected a tensor [R] of a loss for each row, or their mean: "
             "change criterion= in wrap_model()"
         )
     checked: Tensor = loss

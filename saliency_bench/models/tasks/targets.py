@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saliency_bench.core.errors import InputError
+from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.rows import Target
 from saliency_bench.core.tensors import Batch
 from saliency_bench.core.text import Encoded
@@ -97,7 +97,9 @@ def require_gold(encoded: Sequence[Encoded]) -> None:
     """Refuses target=gold where an example has no gold label."""
     missing = [item.example_id for item in encoded if item.gold is None]
     if missing:
-        which = missing[0] if len(missing) < len(encoded) else f"none of {len(encoded)} texts"
+        which = (
+            missing[0] if len(missing) < max(len(encoded), 2) else f"none of {len(encoded)} texts"
+        )
         raise InputError(
             f"target=gold needs a label, but {which} has "
             f"{'none' if len(missing) < len(encoded) else 'one'}. Name the column (data.label=...), or give labels= in Python"
@@ -127,7 +129,7 @@ def _classes(
     for item in batch.encoded:
         if item.gold is not None and not 0 <= item.gold < logits.shape[-1]:
             raise InputError(
-                f"{item.example_id}: label {item.gold}, but the model has {logits.shape[-1]} classes"
+                f"{item.example_id}: label {item.gold}, but the model has {counted(logits.shape[-1], 'class', 'classes')}"
             )
     return torch.tensor([item.gold for item in batch.encoded], device=logits.device)
 
