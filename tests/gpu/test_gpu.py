@@ -33,10 +33,13 @@ from saliency_bench.core import conf as conf_files
 from saliency_bench.core.registry import REMOVALS
 from saliency_bench.models.preflight import inspect_texts
 from saliency_bench.models.references import References
+from saliency_bench.studies import block as blocks
 from saliency_bench.studies import budget
 from saliency_bench.studies import run as runner
 from saliency_bench.studies.block import open_block
+from saliency_bench.studies.block_tables import pieces_of
 from saliency_bench.studies.memory import peak_memory
+from saliency_bench.studies.prepare import prepare
 from saliency_bench.studies.timing import measure, synchronizer
 
 pytestmark = [
@@ -597,6 +600,24 @@ def test_a_study_names_its_device_and_a_finished_one_is_left_alone_and_another_b
     # Measured on a GPU. Where rounding changes the order of two tokens a metric jumps; these texts have none that near.
     measured = computed([*study, "runtime.token_budget=auto"], "auto")
     pd.testing.assert_series_equal(rows_of(out), rows_of(measured), rtol=0, atol=2e-5)
+
+
+def test_neighbours_in_length_share_the_pieces_of_a_study_and_no_number_changes(study, monkeypatch):
+    words = [*study, "runtime.token_budget=2048"]
+    cfg = config.load(words)
+    prepared = prepare(cfg, config.settings(cfg))
+    pieces = [
+        {len(prepared.encoded[index]) for index in one.indices} for one in pieces_of(prepared)
+    ]
+    assert pieces == [
+        {4},
+        {5, 6},
+        {7},
+    ]  # 11 of 12 places are filled; of 4, 4 and 5 they were 13 of 15
+    packed = rows_of(computed(words, "packed"))
+    monkeypatch.setattr(blocks, "packing_for", lambda *_: blocks.EQUAL)
+    # As above, the order of no two tokens is that near.
+    pd.testing.assert_series_equal(packed, rows_of(computed(words, "equal")), rtol=0, atol=2e-5)
 
 
 def test_the_same_study_gives_the_same_bytes_where_nothing_is_added_up_by_atomics(study):

@@ -4,6 +4,9 @@ import gc
 import json
 import os
 import warnings
+from dataclasses import replace
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,10 @@ from transformers.models.bert import modeling_bert
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
 from saliency_bench.models import remembered
+from saliency_bench.models.model import Model
+from saliency_bench.models.preflight import PreflightReport
+from saliency_bench.models.remembered import preflight_of, proved
+from saliency_bench.models.tasks.encoding import encoded_ids
 from saliency_bench.store import cache
 
 TEXT = token_inputs(6)
@@ -275,11 +282,6 @@ def test_a_later_process_refuses_in_the_same_words(place, folder, probes, monkey
     assert len(probes) == 1
 
 
-def other_version(monkeypatch, folder):
-    own = remembered.versions
-    monkeypatch.setattr(remembered, "versions", lambda names: own(names) | {"torch": "9.9"})
-
-
 def other_package(monkeypatch, folder):
     monkeypatch.setattr(remembered, "__version__", "9.9")
 
@@ -323,7 +325,6 @@ def patched_library(monkeypatch, folder):
 @pytest.mark.parametrize(
     "change",
     [
-        other_version,
         other_package,
         other_probe,
         other_chip,
@@ -344,6 +345,117 @@ def test_nothing_is_trusted_that_was_found_elsewhere(
     change(monkeypatch, copy)
     vanilla(loaded(copy), "the film w1")
     assert len(probes) == 2
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """One for each trial of a model; every model is found sound, so that none needs to compute."""
+    taken, report = [], PreflightReport(*[0.0] * 7, False, False)
+    monkeypatch.setattr(remembered, "inspect_model", lambda *_: taken.append(1) or report)
+    return taken
+
+
+def kept(model, where):
+    """Takes the preflight twice, the second time from this process's memory or from the file."""
+    text = encoded_ids(replace(model, tokenizer=None), TEXT[0], "text", None, "")
+    for _ in range(2):
+        if where == "file":
+            remembered._MEMORIES.clear()
+        preflight_of(model, [text])
+
+
+#: A change of each fact of a model, alone.
+FACTS = {
+    "task": {"task": "token_classification"},
+    "name": {"name": "another"},
+    "labels": {"labels": ("no", "yes")},
+    "wants_mask": {"wants_mask": True},
+    "takes": {"takes": frozenset({"input_ids"})},
+    "takes anything": {"takes": None},
+    "pad_token_id": {"tokenizer": SimpleNamespace(pad_token_id=7)},
+    "max_length": {"max_length": 11},
+    "short_last_layer": {"short_last_layer": False},
+}
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+@pytest.mark.parametrize("fact", [*FACTS, "embedding", "dtype", "placement", "threads"])
+def test_every_fact_alone_forgets_what_was_kept(place, folder, trials, monkeypatch, fact, where):
+    model = loaded(folder)
+    kept(model, where)
+    assert len(trials) == 1
+    other = replace(model, **FACTS.get(fact, {}))
+    if fact == "embedding":
+        other = replace(model, embedding=model.module.bert.embeddings)
+    elif fact == "dtype":
+        monkeypatch.setattr(Model, "dtype", torch.float16)
+    elif fact == "placement":
+        monkeypatch.setattr(model.module, "hf_device_map", {"": "disk"}, raising=False)
+    elif fact == "threads":
+        monkeypatch.setattr(remembered.torch, "get_num_threads", lambda: 7)
+    kept(other, where)
+    assert len(trials) == 2
+
+
+def test_a_proof_is_made_again_for_other_facts_configurations_and_questions():
+    model, made = sb.wrap_model(tiny_bert()), []
+
+    def prove():
+        made.append(1)
+        return len(made)
+
+    assert [proved(model, "this", prove) for _ in range(2)] == [1, 1]
+    assert proved(replace(model, max_length=11), "this", prove) == 2
+    assert proved(model, "that", prove) == 3
+    model.module.config.problem_type = "single_label_classification"
+    assert [proved(model, "this", prove) for _ in range(2)] == [4, 4]
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "accelerate", "peft", "numpy"])
+def test_nothing_is_trusted_across_versions_of_a_library(
+    place, folder, trials, monkeypatch, library
+):
+    model = loaded(folder)
+    kept(model, "file")
+    later = lambda name: "99.9" if name == library else version(name)  # noqa: E731
+    monkeypatch.setattr("saliency_bench.core.versions.version", later)
+    kept(model, "file")
+    assert len(trials) == 2
+
+
+@pytest.mark.parametrize("part", ["type", "GPU", "abilities of the processor"])
+def test_nothing_is_trusted_across_devices(place, folder, trials, monkeypatch, part):
+    model = loaded(folder)
+    monkeypatch.setattr(remembered.torch.cuda, "get_device_name", lambda _: "chip")
+    monkeypatch.setattr(remembered.platform, "machine", lambda: "chip")
+    if part == "GPU":
+        monkeypatch.setattr(Model, "device", torch.device("cuda"))
+    kept(model, "file")
+    assert len(trials) == 1
+    if part == "type":
+        monkeypatch.setattr(Model, "device", torch.device("cuda"))
+    elif part == "GPU":
+        monkeypatch.setattr(remembered.torch.cuda, "get_device_name", lambda _: "another chip")
+    else:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS")
+    kept(model, "file")
+    assert len(trials) == 2
+
+
+def test_nothing_is_trusted_of_a_class_from_another_place(place, folder, trials, monkeypatch):
+    model = loaded(folder)
+    kept(model, "file")
+    monkeypatch.setattr(modeling_bert.BertPooler, "__module__", "transformers.elsewhere")
+    kept(model, "file")
+    assert len(trials) == 2
+
+
+def test_every_edit_of_a_file_that_probes_is_seen(monkeypatch, tmp_path):
+    (tmp_path / "probing.py").write_text("size = 1", "utf-8")
+    monkeypatch.setattr(remembered, "__file__", str(tmp_path / "remembered.py"))
+    before = remembered._code_digest.__wrapped__()
+    (tmp_path / "probing.py").write_text("size = 2", "utf-8")
+    assert remembered._code_digest.__wrapped__() != before
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float64"}, {"attention": "eager"}])

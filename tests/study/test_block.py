@@ -14,9 +14,12 @@ from torch import nn
 
 import saliency_bench as sb
 from saliency_bench.attribution.gradient import GradientEngine
+from saliency_bench.cli import config
 from saliency_bench.evaluation.metrics import INFO, METRICS
 from saliency_bench.studies import block as blocks
 from saliency_bench.studies.block import BLOCK_TOKENS, EQUAL, Packing, packing_for, plan_blocks
+from saliency_bench.studies.block_tables import pieces_of
+from saliency_bench.studies.prepare import Inputs, prepare
 
 #: Several at once, where the order in which numbers are added up differs: a thousand rounding errors.
 CLOSE = {"float64": 1e-12, "float32": 2e-5}
@@ -70,6 +73,21 @@ def test_neighbours_in_length_share_blocks_where_padding_is_proved_to_change_not
     monkeypatch.setattr(sb.models.model.Model, "pads_exactly", lambda *_: False)
     assert packing_for(model, 10**5, neighbours) == EQUAL
     assert packing_for(model, 10**5, equal).least_filled < 1  # there is nothing to pad
+
+
+@pytest.mark.parametrize(
+    ("device", "pieces"), [("cpu", [[20, 20], [21]]), ("cuda", [[20, 20, 21]])]
+)
+def test_neighbours_in_length_share_the_pieces_of_a_study_on_a_gpu_and_equals_alone_on_a_cpu(
+    model, monkeypatch, device, pieces
+):
+    texts = texts_of([18, 19, 18])
+    cfg = config.load(["evaluation.removal=zero", "method=vanilla", "runtime.token_budget=2048"])
+    study = prepare(cfg, config.settings(cfg), inputs=Inputs(model, texts, [""] * len(texts)))
+    monkeypatch.setattr(sb.models.model.Model, "device", torch.device(device))
+    monkeypatch.setattr(sb.models.model.Model, "pads_exactly", lambda *_: True)
+    lengths = [[len(texts[index]) for index in piece.indices] for piece in pieces_of(study)]
+    assert lengths == pieces
 
 
 def test_padding_is_proved_for_as_many_pads_as_a_block_has(model, monkeypatch):
