@@ -49,6 +49,10 @@ def followed(trackers, folder):
     return logged
 
 
+def test_the_example_is_read_in_a_minute():
+    assert len(SCRIPT.read_text("utf-8").splitlines()) <= 60
+
+
 def test_blocks_stages_and_means_are_logged(trackers, run):
     write(run, START, {"event": "block"}, PROGRESS, {"event": "block"}, {"event": "done"})
     assert followed(trackers, run) == [
