@@ -13,9 +13,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from statistics import median
+
+import pandas as pd
 
 from benchmarks.record import Record
+from benchmarks.rounds import summary
 from saliency_bench.store.events import EVENTS
 from saliency_bench.store.run import write_json
 
@@ -72,10 +74,10 @@ def main(out: Path, n_examples: int, rounds: int) -> None:
         "n_examples": n_examples,
         "trials": {f"{name}, {workers} workers": trials[name, workers] for name, workers in CASES},
         "ratios": found,
-        "medians": {pair: median(each) for pair, each in found.items()},
+        "summary": summary(pd.DataFrame(found), "pair").to_dict("records"),
     }
     write_json(out / "executors.json", written | record.provenance(threads=1))
-    print(written["medians"])
+    print(written["summary"])
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
-from scipy.stats import binom
 
 from benchmarks.record import ONE_THREAD, Record
+from saliency_bench.core.averages import median_interval
+
+T = TypeVar("T")
 
 
 def process_seconds(run: Callable[[], object]) -> float:
@@ -19,30 +21,32 @@ def process_seconds(run: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def ratios(timers: Mapping[str, Callable[[], float]], n_rounds: int) -> pd.DataFrame:
-    """The seconds of each contestant over those of the first in the same round: a row for each round.
-
-    Each round begins with another contestant than the round before.
-    """
-    names, rounds = [*timers], []
+def taken(calls: Mapping[str, Callable[[], T]], n_rounds: int) -> list[dict[str, T]]:
+    """What the calls return in each round, which begins with another contestant than the round before."""
+    names, rounds = [*calls], []
     for number in range(n_rounds):
         first = number % len(names)
-        rounds.append({name: timers[name]() for name in names[first:] + names[:first]})
-    seconds = pd.DataFrame(rounds)[names]
-    return seconds.div(seconds[names[0]], axis=0)
+        found = {name: calls[name]() for name in names[first:] + names[:first]}
+        rounds.append({name: found[name] for name in names})
+    return rounds
+
+
+def over_first(rounds: Sequence[Mapping[str, float]]) -> pd.DataFrame:
+    """What each contestant took over what the first took in the same round: a row for each round."""
+    table = pd.DataFrame(rounds)
+    return table.div(table.iloc[:, 0], axis=0)
+
+
+def ratios(timers: Mapping[str, Callable[[], float]], n_rounds: int) -> pd.DataFrame:
+    """The seconds of each contestant over those of the first in the same round: a row for each round."""
+    return over_first(taken(timers, n_rounds))
 
 
 def summary(table: pd.DataFrame, name: str = "contestant") -> pd.DataFrame:
-    """Of each column the median ratio with an interval of at least 95 %, and the number of rounds.
-
-    The k-th smallest and the k-th largest of n ratios enclose the median of their distribution with probability
-    1 - 2 P(B < k), B ~ Binomial(n, 1/2). k is the largest for which that is 0.95 or more.
-    """
-    n = len(table)
-    k = int(binom.ppf(0.025, n, 0.5))
-    ordered = table.apply(lambda column: column.sort_values(ignore_index=True))
-    columns = {"median": table.median(), "low": ordered.iloc[k - 1], "high": ordered.iloc[n - k]}
-    return pd.DataFrame(columns).assign(n=n).rename_axis(name).reset_index()
+    """Of each column the median ratio with an interval of at least 95 % (`median_interval`), and the number of rounds."""
+    found = {column: median_interval(table[column].to_numpy(float), 0.95) for column in table}
+    columns = pd.DataFrame.from_dict(found, orient="index", columns=["median", "low", "high"])
+    return columns.assign(n=len(table)).rename_axis(name).reset_index()
 
 
 class Costs:

@@ -1,11 +1,13 @@
 """Other libraries against ours: first that both compute the same, then time, in pairs.
 
 A peer works in its own process and its time is taken there, so the pipe is not in it. Ours waits meanwhile, and the
-peer while ours works. Where a peer computes another quantity its cost alone is compared, and the table says so.
+peer while ours works. Times are those of the processor, so that other processes do not count. Where a peer computes another
+quantity its cost alone is compared, and the table says so; a peer that cannot take part has a row with the reason.
 """
 
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from jaxtyping import Float
 from benchmarks.peers.contestants import (
     CLASSIFIER,
     EXPLAINS,
+    PeerError,
     Peers,
     Subject,
     peer_contestants,
@@ -36,7 +39,7 @@ from saliency_bench.experiments.throughput.contestants import Contestant
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.report.formats import to_csv, to_markdown
-from saliency_bench.report.table import Column, Estimate, Table
+from saliency_bench.report.table import Cell, Column, Estimate, Table
 from saliency_bench.store.durable import replace_file
 from saliency_bench.store.manifest import collect, portable
 from saliency_bench.store.run import MANIFEST, write_json
@@ -104,12 +107,7 @@ def compare_peers(
             if not peers.contestants:
                 raise InputError(f"no peer can take part: {'; '.join(peers.skipped.values())}")
             ours = {kind: Ours.of(subject) for kind, subject in subjects.items()}
-            rows = [_row(ours, peers, peer, equal, n_repeats) for peer in peers.contestants]
-            rows += [
-                _row_of_fewer(ours, peers, peer, fewer, n_repeats)
-                for peer in peers.contestants
-                if peer.name.endswith(STUDY)
-            ]
+            rows = _rows(ours, peers, equal, fewer, n_repeats)
     encoded = subjects[CLASSIFIER].encoded
     table = _table(rows, len(encoded), peers.skipped)
     replace_file(out / "peers.csv", to_csv(table).encode())
@@ -158,6 +156,25 @@ class Ours:
         return cls(References(subject.model), resolve_budget(budget, subject.model, lengths))
 
 
+def _rows(
+    ours: Mapping[str, Ours],
+    peers: Peers,
+    equal: Mapping[str, Any],
+    fewer: Mapping[str, Any],
+    n_repeats: int,
+) -> list[Row]:
+    """All that can be timed; what fails is noted among the skipped."""
+    rows = []
+    for make, rule in ((_row, equal), (_row_of_fewer, fewer)):
+        for peer in peers.contestants:
+            if rule is equal or peer.name.endswith(STUDY):
+                try:
+                    rows.append(make(ours, peers, peer, rule, n_repeats))
+                except (PeerError, InputError) as error:
+                    peers.skipped[peer.name] = str(error)
+    return rows
+
+
 def _row(
     ours: Mapping[str, Ours],
     peers: Peers,
@@ -178,6 +195,7 @@ def _row(
         n_repeats=n_repeats,
         n_warmup=0,
         synchronize=synchronizer("cpu"),
+        clock=time.process_time,
     )
     inside = peers.seconds[contestant.name][-n_repeats:]
     named = f"{rule['quadrature']}, {rule['n_steps']}"
@@ -224,8 +242,10 @@ def _twin(
     setting = {
         "integrated_gradients": integrated,
         "gradient": gradient,
-        "attnlrp": _setting("input_x_gradient", output, reduction="sum"),
-        "partition": _setting("kernel_shap", output, baseline=REMOVAL, n_samples=N_EVALUATIONS),
+        "attnlrp": _setting("input_x_gradient", output, reduction="sum", backward="attnlrp"),
+        "partition": _setting(
+            "partition_shap", output, removal=REMOVAL, max_evaluations=N_EVALUATIONS
+        ),
     }[task]
     normalised = peer == "transformers_interpret"
     return lambda: _explained(mine, encoded, setting, normalised=normalised)
@@ -264,13 +284,12 @@ def predicted(model: Model, encoded: Sequence[Encoded]) -> list[int]:
 
 
 def _table(rows: Sequence[Row], n: int, skipped: Mapping[str, str]) -> Table:
-    left_out = "".join(f" Without {reason}." for reason in skipped.values())
     return Table(
         name="peers",
         title=f"Other libraries on {n} sentences: their time over ours",
-        caption="Medians of repeats that ran side by side, theirs taken inside their process. With calibrated "
+        caption="Processor time: medians of repeats that ran side by side, theirs taken inside their process. With calibrated "
         "nodes the difference is that of Integrated Gradients. –: another quantity, or none, so that the cost alone is "
-        f"compared.{left_out}",
+        "compared.",
         columns=(
             Column("peer", "Peer"),
             Column("task", "Task"),
@@ -294,6 +313,14 @@ def _table(rows: Sequence[Row], n: int, skipped: Mapping[str, str]) -> Table:
                 row.difference,
             )
             for row in rows
-        ),
+        )
+        + tuple(_not_timed(name, reason) for name, reason in skipped.items()),
         marks_best=False,
     )
+
+
+def _not_timed(name: str, reason: str) -> tuple[Cell, ...]:
+    """The row of a peer, or of one of its tasks."""
+    peer, _, task = name.partition(":")
+    why = reason.removeprefix(f"{peer}: ").splitlines()[0]
+    return (peer, task or None, f"not timed: {why}", *(None,) * 5)

@@ -10,10 +10,9 @@ ids, classes, steps and threads. What they compute, as their code has it:
   logit from [PAD] with special tokens kept. One text at a time. Its metrics are defined in another way than ours.
 - interpreto: a mean of |gradient x point| along a path from 0 that it calls Integrated Gradients. Its cost can be
   compared, its numbers cannot.
-- shap: Owen values by its Partition explainer, from 200 evaluations of a text. Our `kernel_shap` with as many estimates
-  Shapley values: cost against cost.
-- lxt: the gradient times the input where the backward pass follows AttnLRP's rules. One text at a time. Its cost is
-  compared with that of our gradient times the input.
+- shap: Owen values by its Partition explainer and its masker of strings, from 200 evaluations of a text. Ours is our
+  binding of the same explainer, `partition_shap`, which needs shap here too. The trees differ: cost against cost.
+- lxt: the gradient times the input where the backward pass follows AttnLRP's rules (our `attnlrp`). One text at a time.
 - inseq: Captum's Integrated Gradients of the logit of a given next token, from the unknown token in every place. It
   explains generation, so it is given another model: GPT-2 in the size of ours (`generator`). One prompt at a time.
 """
@@ -51,11 +50,9 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "study": "gradient and Integrated Gradients with its three faithfulness metrics: its cost",
     },
     "shap": {
-        "partition": "Partition explainer, 200 evaluations a text, another estimate: its cost"
+        "partition": "Partition explainer, 200 evaluations a text, another tree than our binding's: its cost"
     },
-    "lxt": {
-        "attnlrp": "AttnLRP by gradient x input, another quantity, one text at a time: its cost"
-    },
+    "lxt": {"attnlrp": "AttnLRP by gradient x input, one text at a time"},
     "inseq": {
         "integrated_gradients": "Captum's Integrated Gradients of a next token's logit, one prompt at a time"
     },
@@ -80,10 +77,9 @@ class Subject:
 
 @dataclass
 class Peers:
-    """`contestants` can be run while the environment is open. `skipped`: peers that take no part, and why.
+    """`contestants` can be run while the environment is open. `skipped`: peers and tasks that take no part, and why.
 
-    `seconds` grows with every run: the time inside the peer's process around its work, by contestant. What a caller
-    measures around `run()` has the pipe in it too. `encoded`: the texts as a peer reads them, for ours to agree with.
+    `seconds` grows with every run: the processor time of the peer's process for its work, by contestant. `encoded`: the texts as a peer reads them, for ours to agree with.
     """
 
     contestants: list[Contestant] = field(default_factory=list)
@@ -171,7 +167,9 @@ class Remote:
                 encoding="utf-8",
             )
         except OSError as error:
-            raise PeerError(f"{name}: {python} cannot be started ({error.strerror})") from error
+            raise PeerError(
+                f"{name}: its interpreter cannot be started ({error.strerror})"
+            ) from error
 
     def ask(self, what: Mapping[str, Any]) -> dict[str, Any]:
         """The answer.

@@ -1,6 +1,8 @@
-"""Other libraries against ours: python -m benchmarks.peers.run --out FOLDER ferret=PYTHON ...
+"""Other libraries against ours, each in an environment with the same torch as here (benchmarks/tools/environments.sh).
 
-Each PYTHON is the interpreter of an environment in which that peer is installed, with the same torch as here.
+    python -m benchmarks.peers.run --out FOLDER PEER=PYTHON ...
+
+docs/published_tools.md has the whole command.
 """
 
 import argparse
@@ -19,11 +21,11 @@ from saliency_bench.models.tasks.encoding import encode
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--n", type=int, default=32, help="sentences")
+    parser.add_argument("--n", type=int, default=12, help="sentences")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--calibrated", type=int, default=18, help="nodes of ours in one row more")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("pythons", nargs="+", metavar="PEER=PYTHON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

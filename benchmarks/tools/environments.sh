@@ -25,3 +25,5 @@ make ferret ferret-xai==0.4.2 transformers==4.57.6 "${older[@]}" captum==0.7.0 n
   "pyarrow<20" "datasets<3" pyarrow-hotfix "shap<0.45" slicer==0.0.7 numba==0.61.2 "llvmlite<0.45" lime pytz pytreebank \
   sentencepiece opencv-python-headless scikit-learn scikit-image joblib threadpoolctl narwhals imageio lazy_loader tifffile \
   aiohttp multidict yarl frozenlist aiosignal aiohappyeyeballs propcache
+# For benchmarks/peers alone.
+make shap shap==0.51.0 slicer==0.0.8 numba llvmlite scikit-learn joblib threadpoolctl cloudpickle narwhals

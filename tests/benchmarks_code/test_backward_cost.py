@@ -1,4 +1,4 @@
-"""What a backward rule costs: the interval by its definition, and the committed numbers against the promise and the page."""
+"""What a backward rule costs: the interval by its definition, and the committed numbers against the promise."""
 
 from itertools import product
 from pathlib import Path
@@ -44,13 +44,8 @@ def test_every_rule_is_held_against_the_plain_gradient_of_its_own_round(monkeypa
     assert list(table[PLAIN]) == [1, 1]
 
 
-def test_the_committed_costs_keep_the_promise_and_stand_on_the_page():
+def test_the_committed_costs_keep_the_promise():
     costs = pd.read_csv(ROOT / "results" / "backward_cost" / "cost.csv")
     rules = costs[costs["rule"] != PLAIN]
     assert set(rules["rule"]) == set(RULES)
     assert rules["median"].max() <= MOST
-    page = (ROOT / "docs" / "backward_rules.md").read_text(encoding="utf-8")
-    for _, cells in rules.groupby(["model", "attention"]):
-        numbers = zip(cells["median"], cells["low"], cells["high"], strict=True)
-        shown = [f"{median:.2f} [{low:.2f}, {high:.2f}]" for median, low, high in numbers]
-        assert " | ".join(shown) in page

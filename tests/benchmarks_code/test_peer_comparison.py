@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.peers.comparison import compare_peers, predicted
-from benchmarks.peers.contestants import CLASSIFIER, Subject
+from benchmarks.peers.contestants import CLASSIFIER, TASKS, Subject
 from saliency_bench.api import attribute
 from saliency_bench.attribution import calibration
 from saliency_bench.core.errors import InputError, ValidationError
@@ -83,7 +83,8 @@ def compared(model, encoded, known, folder, pythons=None):
 def test_equal_scores_are_timed_by_the_peers_own_clock(default_model, known, tmp_path):
     encoded, answers = known
     compared(default_model, encoded, answers, tmp_path)
-    table = pd.read_csv(tmp_path / "out" / "peers.csv")
+    whole = pd.read_csv(tmp_path / "out" / "peers.csv")
+    table = whole.dropna(subset="ratio")
     assert table.task.tolist() == ["gradient", "integrated_gradients", "study", "study"]
     assert (table.seconds == 60).all()
     np.testing.assert_array_less(table.difference[:2], 2e-5)
@@ -93,15 +94,26 @@ def test_equal_scores_are_timed_by_the_peers_own_clock(default_model, known, tmp
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     ratios = [np.median(60 / np.array(own["ours"])) for own in manifest["seconds"].values()]
     np.testing.assert_allclose(np.sort(table.ratio), np.sort(ratios), rtol=1e-3)
-    assert set(manifest["skipped"]) == {
-        "transformers_interpret",
-        "interpreto",
-        "shap",
-        "lxt",
-        "inseq",
-    }
+    others = [name for name in TASKS if name != "ferret"]
+    assert set(manifest["skipped"]) == {*others}
+    assert [*whole.peer[len(table) :]] == others
+    reasons = {"no interpreter was given for it", "there is no generator to explain"}
+    assert set(whole.what[len(table) :]) == {f"not timed: {reason}" for reason in reasons}
     assert manifest["command"] == "compare_peers ferret=PYTHON"
     assert "no interpreter was given" in (tmp_path / "out" / "peers.md").read_text()
+
+
+def test_a_task_that_fails_has_a_row_with_the_reason_and_the_others_are_timed(
+    default_model, known, tmp_path
+):
+    encoded, answers = known
+    del answers["study"]
+    compared(default_model, encoded, answers, tmp_path)
+    table = pd.read_csv(tmp_path / "out" / "peers.csv")
+    own = table[table.peer == "ferret"]
+    assert own.task.tolist() == ["gradient", "integrated_gradients", "study"]
+    assert own.ratio.notna().tolist() == [True, True, False]
+    assert own.what.iloc[-1] == "not timed: its process has ended"
 
 
 def test_other_scores_are_not_timed(default_model, known, tmp_path):

@@ -1,14 +1,10 @@
-"""What vanilla gradients cost beside a loop by hand: all contestants compute the same, and the numbers stand on the page."""
+"""What vanilla gradients cost beside a loop by hand: all contestants compute the same."""
 
-from pathlib import Path
-
-import pandas as pd
 import pytest
 
 from benchmarks import rounds, vanilla_cost
 from saliency_bench.data import movie_reviews
 
-ROOT = Path(__file__).parents[2]
 N_TEXTS = 5
 
 
@@ -37,11 +33,3 @@ def test_every_contestant_is_held_against_the_loop_by_hand_of_its_own_round(
     assert size == vanilla_cost.BATCH_SIZES[0]
     assert list(table[vanilla_cost.PUBLIC]) == [(first + 3) / first, (first + 6) / (first + 7)]
     assert list(table[vanilla_cost.HAND]) == [1, 1]
-
-
-def test_the_committed_costs_stand_on_the_page():
-    costs = pd.read_csv(ROOT / "results" / "vanilla_cost" / "cost.csv").set_index("contestant")
-    page = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
-    for name in (vanilla_cost.CAPTUM, vanilla_cost.ENGINE, vanilla_cost.PUBLIC):
-        for _, row in costs.loc[name].iterrows():
-            assert f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" in page
