@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from html import escape
 from inspect import signature
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,8 +140,8 @@ def _warn_of_replacements(finished: Run) -> None:
 
 def _first(texts: list[Encoded], n: int | None) -> list[Encoded]:
     """All texts, or n of them by the hash of their words."""
-    if n is not None and n < 1:
-        raise InputError(f"n={n}: expected at least 1")
+    if n is not None and not (isinstance(n, Integral) and n >= 1):
+        raise InputError(f"n={shown(n)}: expected a whole number, at least 1")
     return texts if n is None or n >= len(texts) else by_text_hash(texts)[:n]
 
 

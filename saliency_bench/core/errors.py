@@ -72,13 +72,14 @@ def one_line(error: BaseException, most: int = 1000) -> str:
 
 
 def unknown(kind: str, name: object, names: list[str]) -> InputError:
-    """Returns the error for a name that is not in a list. It suggests the nearest one.
+    """Returns the error for a name that is not in a list. It suggests one with these initials ("ig"), else the nearest one.
 
     It lists the names as well, unless they are many and the name is a plain misprint of one of them.
     """
     from difflib import get_close_matches
 
-    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    short = [one for one in names if "".join(word[0] for word in one.split("_") if word) == name]
+    near = short[:1] or get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     if len(names) > _FEW and get_close_matches(str(name), near, cutoff=_MISPRINT):
         listed = ""

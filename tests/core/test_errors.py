@@ -20,3 +20,9 @@ def test_what_is_no_plain_misprint_is_answered_with_all_names(name):
 
 def test_few_names_are_always_listed():
     assert str(unknown("sampler", "iidd", ["iid", "centred"])).endswith("Known: centred, iid.")
+
+
+def test_initials_mean_the_name_that_they_are_of():
+    names = ["idg", "integrated_gradients", "leave_one_out"]
+    for name, meant in (("ig", "integrated_gradients"), ("loo", "leave_one_out"), ("idk", "idg")):
+        assert f"did you mean {meant!r}" in str(unknown("method", name, names))
