@@ -1,5 +1,6 @@
 """Costs that pages print are those of results/: every ratio with its interval, every range, and what must not be left out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -166,3 +167,56 @@ def test_a_number_that_was_rounded_otherwise_is_seen():
     assert is_printed((1.1234, 1.06, 1.1524), ("1.12", "1.1", "1.152"))
     assert not is_printed((1.1234, 1.06, 1.1524), ("1.13", "1.06", "1.15"))
     assert stands((1.1,), "it takes 1.10 times") and not stands((1.1,), "it takes 11.10 times")
+
+
+def measured(place):
+    """Skips a law of what has not been measured yet."""
+    return pytest.mark.skipif(
+        not (RESULTS / place).exists(), reason=f"results/{place} is not measured yet"
+    )
+
+
+def scale(name):
+    return json.loads((RESULTS / "scale" / name).read_text(encoding="utf-8"))
+
+
+@measured("cold")
+def test_what_a_cold_process_costs_is_on_the_page():
+    """Ours over the script by hand: processor time, with what an earlier process kept and without; and the quickstart."""
+    ours = {
+        key: own
+        for key, own in costs("cold", "methods", "time").items()
+        if key[1] == "cpu" and key[2] != "by hand"
+    }
+    assert len(ours) == 4
+    assert [key for key, own in ours.items() if not stands(own, part(FINDINGS))] == []
+    clock = pd.read_csv(RESULTS / "cold" / "quickstart.csv")["clock"]
+    assert f"{clock.median():.0f} s" in part(FINDINGS)
+
+
+@measured("scale/growth.json")  # the executors are measured with it
+def test_what_two_workers_and_ray_save_is_on_the_page():
+    page, found = read("docs/scaling.md"), scale("executors.json")["summary"]
+    assert len(found) == 3
+    missing = [
+        row["pair"] for row in found if not stands((row["median"], row["low"], row["high"]), page)
+    ]
+    assert missing == []
+
+
+@measured("scale/growth.json")
+def test_growth_with_the_number_of_texts_is_on_the_page():
+    """A row of a table for each study: texts, ms a text, GiB and files of the study, seconds and GiB of its report."""
+    page = read("docs/scaling.md")
+    for one in scale("growth.json")["studies"]:
+        study, made = one["study"], one["report"]
+        (row,) = re.findall(rf"^\| {one['n_examples']:,} \|(.*)\|$", page, re.MULTILINE)
+        cells = [cell.strip() for cell in row.split("|")]
+        values = (
+            one["ms_per_text"],
+            study["peak_gib"],
+            one["files"],
+            made["seconds"],
+            made["peak_gib"],
+        )
+        assert is_printed(values, cells), one["n_examples"]
