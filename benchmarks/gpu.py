@@ -1,11 +1,12 @@
-"""The throughput suite on a machine with one GPU that reaches no network: torch, transformers, scipy and pandas there.
+"""What a GPU does, on a machine that reaches no network: torch, transformers, scipy and pandas there.
 
     python -m benchmarks.gpu pack DIR         here: what such a machine lacks, at most 64 MiB in all
-    python -m benchmarks.gpu run DIR OUT      there, from this repository's root, in about eight minutes
+    python -m benchmarks.gpu run DIR OUT      there, from this repository's root, in at most eight minutes
 
-`pack` gathers the wheels that are pure Python and the default model in half precision. `run` unpacks them beside, makes a
-model of BERT-base's size from its configuration (random weights: speed does not depend on them), and writes OUT/default
-and OUT/bert_base, each cut after 220 seconds. Words after OUT go to `saliency-bench throughput` last, as runtime.device=cpu.
+`pack` gathers the wheels that are pure Python and the default model's tokenizer. `run` unpacks them beside, makes a model of
+BERT-base's size from its configuration (random weights: speed does not depend on them), and writes OUT/cost
+(benchmarks/gpu_cost.py) and OUT/throughput: beside Captum and a bare loop. Both print as they go on, and are cut when their
+time is over. Words after OUT go to `saliency-bench throughput` last, as runtime.device=cpu.
 """
 
 import os
@@ -29,24 +30,16 @@ WHEELS = (
     "wadler-lindig",
     "antlr4-python3-runtime",
 )
-#: After so many seconds a study is interrupted, and leaves what it has measured: the sections that matter most come first.
-LONGEST_SECONDS = 220
+#: After so many seconds each is interrupted, and leaves what it has measured: the more important parts come first.
+SECONDS = {"cost": 330, "throughput": 90}
 GRACE_SECONDS = 30
 INTERRUPTED = 130
 #: Captum is tuned over batches and passes as large as such a machine takes.
-SIZES = (
-    *("profile=full", "n_examples=512", "max_warmups=1", "product_seconds=0.2", "precision.n_examples=128"),
-    *("precision.n_steps=32", "precision.dtypes=[float32,tf32,bfloat16]"),
+STUDY = (
+    *("profile=full", "n_examples=512", "max_warmups=1", "product_seconds=0.2", "runtime.dtype=bfloat16"),
+    *("contestants=[ours,captum_sorted,captum_random,bare_loop]", "sections=[contestants]"),
     *("options.captum_sorted.batch_sizes=[32,128]", "options.captum_sorted.tokens_at_once=[8192,32768]"),
 )  # fmt: skip
-#: What is measured on each model, and in which type.
-STUDIES = {
-    "bert_base": (*SIZES, "runtime.dtype=bfloat16", "contestants=[ours,captum_sorted,captum_random,bare_loop]",
-                  "sections=[contestants,length,precision]", "length.lengths=[128,32]", "length.n_examples=128"),
-    "default": (*SIZES, "runtime.dtype=float32", "contestants=[ours,captum_sorted,captum_random,bare_loop]",
-                "sections=[contestants,precision,sweep,evaluation]", "evaluation.removals=[mask]",
-                "evaluation.n_examples=16", "sweep.n_examples=16"),
-}  # fmt: skip
 
 
 def main(words: list[str]) -> int:
@@ -61,32 +54,23 @@ def main(words: list[str]) -> int:
 
 
 def pack(folder: Path) -> int:
-    """Writes wheels and the model; 1 if they are too large to be carried."""
+    """Writes wheels and the tokenizer; 1 if they are too large to be carried."""
+    from saliency_bench.models.loading import load_default
+
     folder.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     subprocess.run([*pip, "-c", ROOT / "constraints.txt", "-w", folder, *WHEELS], check=True)
-    save_default(folder / "default")
+    load_default().tokenizer.save_pretrained(folder / "default")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{size / 2**20:.1f} MiB in {folder}")
     return int(size > LARGEST_BYTES)
 
 
-def save_default(folder: Path) -> None:
-    """The default model with its adapter merged, in half precision."""
-    import torch
-
-    from saliency_bench.models.loading import load_default
-
-    model = load_default()
-    model.module.to(torch.float16).save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-
-
-def limited(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def limited(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> int:
     """The exit code of a study; 0 if it ended in order when its time was over."""
     study = subprocess.Popen(command, env=environment)
     try:
-        return study.wait(LONGEST_SECONDS)
+        return study.wait(seconds)
     except subprocess.TimeoutExpired:
         study.terminate()
     try:
@@ -117,7 +101,7 @@ def save_bert_base(folder: Path, tokenizer: Path) -> None:
 
 
 def run(folder: Path, out: Path, overrides: Sequence[str]) -> int:
-    """Runs both studies; the first exit code that is not 0."""
+    """Runs both; the first exit code that is not 0."""
     site = folder / "site"
     for wheel in folder.glob("*.whl"):
         unpack_missing(wheel, site)
@@ -127,17 +111,14 @@ def run(folder: Path, out: Path, overrides: Sequence[str]) -> int:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "HF_HUB_OFFLINE": "1",
     }
-    codes = []
-    for name, words in STUDIES.items():
-        command = [
-            sys.executable,
-            "-m",
-            "saliency_bench",
-            "throughput",
-            f"model={folder / name}",
-            f"out={out / name}",
-        ]
-        code = limited([*command, *words, "runtime.device=cuda", *overrides], environment)
+    model, codes = folder / "bert_base", []
+    studied = [f"model={model}", f"out={out / 'throughput'}", *STUDY, "runtime.device=cuda"]
+    commands = {
+        "cost": ["benchmarks.gpu_cost", model, out / "cost"],
+        "throughput": ["saliency_bench", "throughput", *studied, *overrides],
+    }
+    for name, words in commands.items():
+        code = limited([sys.executable, "-m", *map(str, words)], environment, SECONDS[name])
         codes.append(code or int(not (out / name / "manifest.json").is_file()))  # cut too early
     return next(filter(None, codes), 0)
 
