@@ -122,7 +122,7 @@ def test_both_studies_by_hand_and_both_usages_of_captum_are_on_the_page(page):
     mixed = [row for row in rows if row["section"] == "contestants"]
     needed = [row["times_ours"] for row in mixed if row["contestant"] in usages]
     needed += [own for (of, _), own in study().items() if of == "careful"]
-    needed.append(study("study/typical")["by_hand_random", "ours"])
+    needed.append(study("study/typical")["typical", "ours"])
     assert len(needed) == 5
     assert [own for own in needed if not stands(own, part(page))] == []
 
