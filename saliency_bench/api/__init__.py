@@ -27,6 +27,7 @@ from saliency_bench.api.arguments import (
     each_target,
     fitted_removals,
     metric_entry,
+    named,
     output_of,
     plain,
     plain_targets,
@@ -224,11 +225,10 @@ def evaluate(
     import pandas as pd
 
     model, maps = as_model(model), as_maps(maps)
-    names = [metrics] if isinstance(metrics, str) else metrics
-    entries = {name: metric_entry(name, grid) for name in names}
+    entries = {name: metric_entry(name, grid) for name in named("metrics", metrics, "srg")}
     one_of("output", output, OUTPUTS)
     one_of("ranking", ranking, RANKINGS)
-    removals = fitted_removals(model, [removal] if isinstance(removal, str) else removal)
+    removals = fitted_removals(model, named("removal", removal, "mask"))
     budget = tokens_per_pass(token_budget, model, [map_.encoded for map_ in maps])
     with model.frozen():
         views = usual(removals, granularity, output, ranking)

@@ -133,7 +133,7 @@ def settings_of(
         InputError: there is no such method, or no method at all.
     """
     if not methods:
-        raise InputError("method is empty: expected at least one method")
+        raise InputError('method is empty: expected at least one, as "integrated_gradients"')
     entries = {name: entry_of("method", name) for name in methods}
     declared = {name: METHODS.hyperparameters(entry["method"]) for name, entry in entries.items()}
     if len(methods) == 1:  # whose check lists its hyperparameters
@@ -236,6 +236,14 @@ def metric_entry(name: str, grid: Any) -> dict[str, Any]:
         entry["grid"] = plain(grid)
     METRICS.check(entry["metric"], hyperparameters(entry, declared), name)
     return entry
+
+
+def named(kind: str, names: str | Sequence[str], example: str) -> list[str]:
+    """Names as a list, of which there is at least one."""
+    listed = [names] if isinstance(names, str) else [*names]
+    if not listed:
+        raise InputError(f'{kind} is empty: expected at least one, as "{example}"')
+    return listed
 
 
 def fitted_removals(model: Model, removals: Sequence[str]) -> list[str]:

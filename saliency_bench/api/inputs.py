@@ -50,7 +50,7 @@ def as_maps(maps: Any) -> list[AttributionMap]:
     """Returns maps as a list; one alone is a list of one.
 
     Raises:
-        InputError: there is something else among them, such as a text.
+        InputError: there is none, or something else among them, such as a text.
     """
     alone = isinstance(maps, AttributionMap | str) or not isinstance(maps, Iterable)
     listed: list[AttributionMap] = []
@@ -60,6 +60,8 @@ def as_maps(maps: Any) -> list[AttributionMap]:
                 f"maps: expected what attribute() or AttributionMap.from_scores() returns, got {shown(value)} at place {place}"
             )
         listed.append(value)
+    if not listed:
+        raise InputError("maps is empty: expected at least one map of attribute()")
     return listed
 
 

@@ -193,6 +193,8 @@ def _entries(group: str, chosen: Entries | None) -> dict[str, dict[str, Any]]:
             name: {**entry, "backend": "native"} if "backend" in entry else entry
             for name, entry in conf_files.selected(group).items()
         }
+    if not chosen and group == "method":  # without metrics, a study says what methods cost
+        raise InputError('methods is empty: expected at least one, as "integrated_gradients"')
     if isinstance(chosen, Mapping):
         chosen = [{"name": name, **entry} for name, entry in chosen.items()]
     entries: dict[str, dict[str, Any]] = {}

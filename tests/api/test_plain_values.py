@@ -134,6 +134,19 @@ def test_one_map_is_evaluated_as_a_list_of_it(model):
     assert sb.evaluate(model, alone, "srg").equals(sb.evaluate(model, [alone], "srg"))
 
 
+def test_an_empty_list_is_refused_where_it_would_give_an_empty_table(model):
+    maps = sb.attribute(model, "the film w1", "vanilla")
+    for call, name in (
+        (lambda: sb.attribute(model, "the film w1", method=[]), "method"),
+        (lambda: sb.evaluate(model, maps, metrics=[]), "metrics"),
+        (lambda: sb.evaluate(model, maps, removal=[]), "removal"),
+        (lambda: sb.evaluate(model, []), "maps"),
+        (lambda: sb.study(model, "the film w1", methods=[]), "methods"),
+    ):
+        with pytest.raises(sb.InputError, match=f"^{name} is empty: expected at least one"):
+            call()
+
+
 @pytest.mark.parametrize("maps", ["a text", ["a text"], None, [None], 3])
 def test_what_is_no_map_is_refused_with_what_is(model, maps, without_type_checks):
     with pytest.raises(sb.InputError, match=r"maps: expected what attribute\(\)"):
