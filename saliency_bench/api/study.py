@@ -16,7 +16,14 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from saliency_bench.api.arguments import entry_of, with_hyperparameters, with_replacements
+from saliency_bench.api.arguments import (
+    Targets,
+    entry_of,
+    one_target,
+    plain,
+    with_hyperparameters,
+    with_replacements,
+)
 from saliency_bench.api.inputs import as_model, encode_all
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
@@ -62,7 +69,7 @@ def study(
     n: int | None = None,
     out: str | Path | None = None,
     labels: Any = None,
-    target: str = "predicted",
+    target: Targets = "predicted",
     output: str = "logit",
     seed: int = 0,
     token_budget: int | str | None = None,
@@ -82,7 +89,7 @@ def study(
         out: a new folder for the run, or that of the same study, which then goes on where it stopped. Where None, the
             results are kept until Python ends.
         labels: gold classes, one per text; those that the data brings where None.
-        target: the explained class: "predicted", "gold", "runner_up", a name, an index or "contrast:A|B".
+        target: the explained class: "predicted", "gold", "runner_up", a name, an index, or the pair (A, B), as in `attribute`.
         output: the score of that class: "logit", "probability", "log_probability" or "cross_entropy".
         seed: of noise and random rankings.
         token_budget: tokens per pass; that of conf/config.yaml where None.
@@ -93,14 +100,16 @@ def study(
         StorageError: the folder cannot be written.
     """
     model = as_model(model)
-    texts = _first(encode_all(model, _records(data), labels), n)
+    texts = _first(encode_all(model, _records(data), labels), plain(n))
     encoded = [question for _, question in questions(model, texts)]
-    cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
+    cfg = _config(
+        model, n_examples=len(texts), target=one_target(target), output=output, seed=plain(seed)
+    )
     cfg.method, cfg.metric = _entries("method", methods), _entries("metric", metrics)
-    cfg.evaluation.removal = as_list(removal)
+    cfg.evaluation.removal = as_list(plain(removal))
     cfg.statistics.reference = next(iter(cfg.method), None)
     if token_budget is not None:
-        cfg.runtime.token_budget = token_budget
+        cfg.runtime.token_budget = plain(token_budget)
     validate(cfg)
     cfg.out = str(out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run")
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
@@ -139,8 +148,8 @@ def _warn_of_replacements(finished: Run) -> None:
 
 def _first(texts: list[Encoded], n: int | None) -> list[Encoded]:
     """All texts, or n of them by the hash of their words."""
-    if n is not None and n < 1:
-        raise InputError(f"n={n}: expected at least 1")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise InputError(f"n={n}: expected at least 1, a whole number")
     return texts if n is None or n >= len(texts) else by_text_hash(texts)[:n]
 
 
@@ -207,12 +216,14 @@ def _entries(group: str, chosen: Entries | None) -> dict[str, dict[str, Any]]:
         part = entry.pop(group)
         defaults = entry_of(group, part)
         name = entry.pop("name", part)
+        if not isinstance(name, str) or not name.isprintable() or not name.strip():
+            raise InputError(f"{group}s: name={shown(name)}: expected a text")
         if name in entries:
             raise InputError(
                 f"{group}s: two entries are called {name}. Give one of them a name of its own: "
                 f'{{"name": "other", "{group}": "{part}", ...}}'
             )
-        entries[name] = defaults | entry
+        entries[name] = defaults | {key: plain(value) for key, value in entry.items()}
     return entries
 
 
