@@ -79,7 +79,7 @@ def study(
 
     Args:
         model: from `load_model` or `wrap_model`, or what `load_model` takes, such as a pipeline; it is left as found.
-        data: texts in any form that `attribute` takes, or a DataFrame with a column `text` (and `text_pair`, `label`).
+        data: texts in any form that `attribute` takes, such as a DataFrame with a column `text` (and `text_pair`, `label`).
         methods: names of entries in conf/method/, entries of your own (`{"method": "integrated_gradients", "n_steps":
             [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Where None, those of the
             quickstart with its settings (conf/experiment/quickstart.yaml), without their twins in Captum.
@@ -100,7 +100,7 @@ def study(
         StorageError: the folder cannot be written.
     """
     model = as_model(model)
-    texts = _first(encode_all(model, _records(data), labels), plain(n))
+    texts = _first(encode_all(model, data, labels), plain(n))
     encoded = [question for _, question in questions(model, texts)]
     cfg = _config(
         model, n_examples=len(texts), target=one_target(target), output=output, seed=plain(seed)
@@ -151,20 +151,6 @@ def _first(texts: list[Encoded], n: int | None) -> list[Encoded]:
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise InputError(f"n={n}: expected at least 1, a whole number")
     return texts if n is None or n >= len(texts) else by_text_hash(texts)[:n]
-
-
-def _records(data: Any) -> Any:
-    """Rows of a DataFrame with the columns that texts have; anything else as it is."""
-    columns = getattr(data, "columns", None)
-    if columns is None or not hasattr(data, "to_dict"):
-        return data
-    kept = [column for column in ("text", "text_pair", "label", "labels") if column in columns]
-    if "text" not in kept:
-        raise InputError(
-            f"data is a table of the columns {', '.join(map(str, columns))}: expected a column text. Rename one: "
-            f"data.rename(columns={{{next(map(str, columns), '')!r}: 'text'}})"
-        )
-    return data[kept].to_dict("records")
 
 
 def _config(model: Model, **values: Any) -> schema.Config:

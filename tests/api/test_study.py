@@ -183,7 +183,7 @@ def test_any_form_of_the_texts_gives_the_same_rows(model, result):
     from datasets import Dataset
 
     labels = [0, 1, 0, 1, 1]
-    frame = pd.DataFrame({"text": TEXTS, "label": labels, "other": 0})
+    frame = pd.DataFrame({"text": TEXTS, "label": labels})
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
     forms = [frame, rows, Dataset.from_list(rows), frame["text"]]
     tables = [sb.study(model, form, ["vanilla"], ["srg"]).rows for form in forms]
@@ -243,7 +243,7 @@ def test_several_methods_at_once_are_those_one_by_one(model):
         ({"methods": [{"method": "vanilla", "n_steps": 3}]}, "n_steps"),
         ({"metrics": ["srgg"]}, "did you mean 'srg'"),
         ({"removal": "msk"}, "did you mean 'mask'"),
-        ({"data": pd.DataFrame({"t": ["a"]})}, "expected a column text"),
+        ({"data": pd.DataFrame({"t": ["a"]})}, "none of them called text"),
         ({"n": 0}, "n=0: expected at least 1"),
         ({"target": "nobody"}, "none of the model's classes"),
         ({"output": "logits"}, "did you mean 'logit'"),
