@@ -3,9 +3,11 @@
 import atexit
 import io
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from html import escape
 from inspect import signature
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress as Bars
 from rich.text import Text
 
 from saliency_bench.api.arguments import (
@@ -44,9 +45,10 @@ from saliency_bench.report.table import printed
 from saliency_bench.report.verdict import verdict
 from saliency_bench.store.run import Run, read_run
 from saliency_bench.studies import config as schema
+from saliency_bench.studies import progress as shown_by
 from saliency_bench.studies.checks import settings, validate
 from saliency_bench.studies.prepare import Inputs, by_text_hash
-from saliency_bench.studies.run import Progress, run
+from saliency_bench.studies.run import run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +75,7 @@ def study(
     output: str = "logit",
     seed: int = 0,
     token_budget: int | str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> "StudyResult":
     """Explains texts by several methods, evaluates the maps and sums them up with intervals, as the command does.
 
@@ -93,7 +95,8 @@ def study(
         output: the score of that class: "logit", "probability", "log_probability" or "cross_entropy".
         seed: of noise and random rankings.
         token_budget: tokens per pass; that of conf/config.yaml where None.
-        progress: show a progress bar.
+        progress: say on standard error what a long study will cost, and how far it is; where None, on a terminal and in a
+            notebook.
 
     Raises:
         InputError: a name, a value or a text is not usable.
@@ -113,11 +116,7 @@ def study(
     validate(cfg)
     cfg.out = str(out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run")
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
-    with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
-        try:
-            folder = run(cfg, settings(cfg), [_call(locals())], _show_in(bars), inputs=inputs)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_interrupted(out)) from None
+    folder = _followed(cfg, inputs, _call(locals()), out, progress)
     result = StudyResult(folder, kept=out is not None)
     _warn_of_replacements(result.run)
     return result
@@ -213,16 +212,25 @@ def _entries(group: str, chosen: Entries | None) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _show_in(bars: Bars) -> Progress:
-    """Shows each stage as a bar."""
-    tasks: dict[str, Any] = {}
+def _followed(
+    cfg: schema.Config, inputs: Inputs, call: str, out: str | Path | None, progress: bool | None
+) -> Path:
+    """Runs the study, and says how far it is if `progress`; where None, if somebody reads it. Returns the folder."""
+    watched = shown_by.is_watched() if progress is None else progress
+    announce = _announce if watched else None
+    with shown_by.progress(then="") if watched else nullcontext(_silent) as show:
+        try:
+            return run(cfg, settings(cfg), [call], show, announce, inputs=inputs)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_interrupted(out)) from None
 
-    def show(stage: str, done: int, total: int, left: float | None = None) -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total or None)
-        bars.update(tasks[stage], completed=done, total=total or None)
 
-    return show
+def _silent(stage: str, done: int, total: int, left: float | None = None) -> None:
+    """Shows no progress."""
+
+
+def _announce(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class StudyResult:
@@ -286,13 +294,18 @@ class StudyResult:
             the study names, not corrected for several metrics; effect the matched-pairs rank-biserial correlation.
 
         Raises:
-            InputError: a name is unknown, or its method has several settings.
+            InputError: a name is unknown, its method has several settings, or both are the same setting.
         """
         chosen = self._setting_id(a), self._setting_id(b)
+        if chosen[0] == chosen[1]:
+            raise InputError(f"{a} and {b} are the same setting: expected two that can differ")
         rows = self._analysis.rows
         pairs = compare(rows[rows["setting_id"].isin(chosen)], chosen[1], self._analysis.resampling)
         columns = ["metric", "n", "difference", "low", "high", "p", "effect"]
-        return pairs[columns] if len(pairs) else pairs
+        order = {metric: place for place, metric in enumerate(self._analysis.metrics)}
+        return pairs[columns].sort_values(
+            "metric", key=lambda column: column.map(order), ignore_index=True
+        )
 
     def plot(self, name: str = "metric_bars") -> "Figure":
         """A figure of the report: metric_bars, curves, agreement, cost, convergence, accuracy, noise_map, removal_grid.

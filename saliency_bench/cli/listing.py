@@ -8,10 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from saliency_bench.cli.progress import importing
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.program import as_typed, program
+from saliency_bench.studies.progress import importing
 
 if TYPE_CHECKING:
     from saliency_bench.api.parts import Parameter, Part

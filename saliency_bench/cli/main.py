@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from saliency_bench.cli.progress import importing
 from saliency_bench.core.errors import (
     InputError,
     SaliencyBenchError,
@@ -23,6 +22,7 @@ from saliency_bench.core.errors import (
 )
 from saliency_bench.core.program import as_typed
 from saliency_bench.core.version import __version__
+from saliency_bench.studies.progress import importing
 
 HELP = (Path(__file__).parent / "help.txt").read_text("utf-8")
 

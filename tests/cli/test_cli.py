@@ -13,16 +13,16 @@ import pytest
 from saliency_bench import __version__
 from saliency_bench.cli import listing, results
 from saliency_bench.cli import main as cli
-from saliency_bench.cli.progress import (
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.studies import run as runner
+from saliency_bench.studies.progress import (
     IMPORTING,
     SECONDS_BEFORE_A_GUESS,
     SECONDS_BETWEEN_LINES,
     Lines,
     progress,
 )
-from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError, StorageError
-from saliency_bench.studies import run as runner
 
 
 @pytest.fixture(autouse=True)
@@ -391,7 +391,7 @@ def test_the_time_until_all_numbers_are_there_is_said_as_soon_as_it_is_known(cap
 
 
 def test_what_takes_more_than_a_moment_is_said_and_what_does_not_is_not(capsys, monkeypatch):
-    monkeypatch.setattr("saliency_bench.cli.progress.SECONDS_OF_SILENCE", 0.05)
+    monkeypatch.setattr("saliency_bench.studies.progress.SECONDS_OF_SILENCE", 0.05)
     with progress() as show:
         show("loading the model", 0, 0)
         time.sleep(0.5)
