@@ -74,8 +74,9 @@ def follow(folder: Path, log: Log) -> None:
             for one in json.loads((folder / "settings.json").read_text("utf-8"))
         }
         rows = pd.read_parquet(folder / "rows.parquet")
+        rows["removal"] = rows["removal"].fillna("nothing removed")
         for (metric, removal, setting), value in (
-            rows.groupby(["metric", "removal", "setting_id"])["value"].mean().items()
+            rows.groupby(["metric", "removal", "setting_id"])["value"].mean().dropna().items()
         ):
             log(f"{metric}/{removal}/{settings[setting]['name']}_{setting}", value, 0)
 
