@@ -75,11 +75,30 @@ def test_help_answers_quickly_with_examples():
 
 
 @pytest.mark.parametrize(
-    "words", [["-h"], ["run", "--help"], ["n_examples=3", "--help"], ["list", "-h"]]
+    "words", [["-h"], ["run", "--help"], ["n_examples=3", "--help"], ["-h", "list"]]
 )
 def test_help_helps_anywhere(words, capsys):
     assert cli.main(words) == 0
     assert capsys.readouterr().out == cli.HELP
+
+
+@pytest.mark.parametrize("verb", sorted({*cli.VERBS} - {"run"}))
+def test_the_help_of_a_verb_is_its_part_of_the_help(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    head, *lines, _, last = capsys.readouterr().out.splitlines()
+    assert head == "Usage:" and last.endswith("saliency-bench --help")
+    assert lines[0].startswith(f"  saliency-bench {verb} ") and {*lines} <= {
+        "",
+        "Examples:",
+        *cli.HELP.splitlines(),
+    }
+    named = [line for line in lines if line.startswith("  saliency-bench ")]
+    assert named == [
+        line for line in cli.HELP.splitlines() if line.split()[:2] == ["saliency-bench", verb]
+    ]
+    assert sum(line.startswith("      ") for line in lines) >= (
+        verb in ("suite", "verify", "explain", "info")
+    )
 
 
 def test_version_is_that_of_the_package(capsys):
