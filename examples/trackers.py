@@ -49,7 +49,8 @@ def follow(folder: Path, log: Callable[[str, float, int], object]) -> None:
         settings = json.loads((folder / "settings.json").read_text("utf-8"))
         names = {one["setting_id"]: one["name"] for one in settings}
         rows = pd.read_parquet(folder / "rows.parquet")
-        means = rows.groupby(["metric", "removal", "setting_id"])["value"].mean()
+        rows["removal"] = rows["removal"].fillna("nothing removed")
+        means = rows.groupby(["metric", "removal", "setting_id"])["value"].mean().dropna()
         for (metric, removal, key), mean in means.items():
             log(f"{metric}/{removal}/{names[key]}_{key}", mean, 0)
 

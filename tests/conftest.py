@@ -34,7 +34,7 @@ def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 @pytest.fixture(autouse=True)
 def _only_what_takes_minutes_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command prints must not depend on how busy the machine is."""
-    monkeypatch.setattr("saliency_bench.cli.progress.SECONDS_OF_SILENCE", 60.0)
+    monkeypatch.setattr("saliency_bench.studies.progress.SECONDS_OF_SILENCE", 60.0)
 
 
 @pytest.fixture(scope="session")

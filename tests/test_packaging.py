@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -154,6 +155,32 @@ def test_wheel_editable_install_and_bare_checkout_have_one_configuration(install
     of_here = run([sys.executable, "-m", "saliency_bench", *ask], tmp_path)
     of_checkout = run([installed / "python", "-m", "saliency_bench", *ask], ROOT)
     assert of_wheel == of_module == of_here == of_checkout
+
+
+@pytest.mark.wheel
+def test_the_example_of_a_method_of_ones_own_installs_and_is_found_by_its_entry_point(tmp_path):
+    source = tmp_path / "own_method"  # building leaves files there
+    shutil.copytree(ROOT / "examples" / "own_method", source)
+    target = tmp_path / "target"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+    ]
+    run([*pip, "--quiet", "--disable-pip-version-check", "--target", target, source], tmp_path)
+    found = (
+        "from saliency_bench.attribution.methods import METHODS\n"
+        "method = METHODS['halfway_gradient']\n"
+        "print(method.__code__.co_filename, *METHODS.hyperparameters('halfway_gradient'))"
+    )
+    paths = os.pathsep.join(map(str, (target, ROOT)))
+    where, *hyperparameters = run([sys.executable, "-c", found], tmp_path, PYTHONPATH=paths).split()
+    assert Path(where).is_relative_to(target)
+    assert "baseline" in hyperparameters
 
 
 @pytest.mark.wheel

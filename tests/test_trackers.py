@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from loading import ROOT, loaded
 
+import saliency_bench as sb
+
 SCRIPT = ROOT / "examples" / "trackers.py"
 #: Where .ci/run installs MLflow and Weights & Biases, which want other versions of what this package uses.
 TRACKERS = Path(sys.prefix) / "trackers"
@@ -61,6 +63,31 @@ def test_blocks_stages_and_means_are_logged(trackers, run):
         ("blocks", 2, 2),
         MEAN,
     ]
+
+
+def test_every_mean_block_and_stage_of_a_real_run_is_logged(trackers, folder, tmp_path):
+    """What the runner writes is what is read: events and keys are named in one place and not in two."""
+    texts = ["the film w1 w2", "a film w3", "w4 and w5 the w6 w7"]
+    model = sb.load_model(str(folder), device="cpu")
+    metrics = ["srg", "completeness_gap_relative"]
+    study = sb.study(
+        model, texts, ["input_x_gradient", "integrated_gradients"], metrics, out=tmp_path / "run"
+    )
+    logged = {name: (value, step) for name, value, step in followed(trackers, study.folder)}
+    manifest = json.loads((study.folder / "digests.json").read_text())
+    assert logged["blocks"] == (len(manifest["blocks"]),) * 2
+    assert logged["progress/blocks"][0] == 1
+    rows = study.run.tables["rows"].groupby(["metric", "setting_id"])["value"].mean().dropna()
+    assert len(rows) == 3  # one of the methods claims no completeness
+    means = {
+        tuple(name.split("/")[::2]): value
+        for name, (value, _) in logged.items()
+        if name.count("/") == 2
+    }
+    names = {one["setting_id"]: f"{one['name']}_{one['setting_id']}" for one in study.run.settings}
+    assert means == {
+        (metric, names[key]): pytest.approx(value) for (metric, key), value in rows.items()
+    }
 
 
 def test_a_run_that_was_interrupted_and_resumed_is_followed_to_its_end(trackers, run):

@@ -3,8 +3,9 @@
 `inputs` of `attribute` are texts, pairs of texts, (text, class number), mappings with `text` (and `text_pair`,
 `label`, `options`, `segments`), chats (lists of messages with `role`, `content` and maybe `segments`, or mappings with
 `messages`), already tokenised inputs (mappings with `input_ids`, ids alone, or these with labels or written tokens
-beside them), or a Dataset, Series or DataLoader of these, in batches too; of a table one column, as `frame["text"]`. A
-mapping may have whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
+beside them), or a Dataset, DataFrame, Series or DataLoader of these, in batches too. A warning names the fields of texts
+that are not used; of a table without a column `text` give one column, as `frame["film"]`. A tokenised input may have
+whatever else the model's `forward` names (`position_ids`, `bbox`); other keys are refused by name. Padding
 (where `attention_mask` is 0) is left out, unless the model's outputs depend on it: then a text is explained at the
 length given, and its pads are marked as special.
 

@@ -24,7 +24,7 @@ from saliency_bench.models.heads import HEADS
 from saliency_bench.models.model import Model
 from saliency_bench.models.references import References
 from saliency_bench.models.tasks.scores import CRITERION, OUTPUTS
-from saliency_bench.models.tasks.targets import ALL
+from saliency_bench.models.tasks.targets import AGAINST, ALL, CONTRAST, parse_target
 from saliency_bench.studies.block import open_block
 from saliency_bench.studies.budget import resolve as resolve_budget
 from saliency_bench.studies.prepare import fit_settings
@@ -63,6 +63,22 @@ def plain_targets(target: Any) -> list[Target]:
     if not listed:
         raise _no_target(target)
     return [_pair(each) if isinstance(each, tuple) else _class(each) for each in listed]
+
+
+def one_target(target: Any) -> Target:
+    """The target of a study; a pair of names as the command has it, so that its ids are those of the command.
+
+    Raises:
+        InputError: there are several, or none.
+    """
+    targets = plain_targets(target)
+    if len(targets) > 1:
+        raise InputError(f"target={targets}: a study has one target; two classes as (A, B) are one")
+    (only,) = targets
+    if isinstance(only, tuple) and all(isinstance(one, str) and AGAINST not in one for one in only):
+        written = f"{CONTRAST}{only[0]}{AGAINST}{only[1]}"
+        return written if parse_target(written) == only else only
+    return only
 
 
 def _pair(pair: tuple[Any, ...]) -> Target:

@@ -26,7 +26,7 @@ def methods() -> "pd.DataFrame":
     `kind` says what the method gives: "gradient" and "product" one vector per token, which a reduction makes one number
     (in a product the input is multiplied in already), "token" one number.
     """
-    import pandas as pd
+    from saliency_bench.api.listing_frame import Listing
 
     rows: list[dict[str, Any]] = []
     for name in conf_files.names("method"):
@@ -40,12 +40,12 @@ def methods() -> "pd.DataFrame":
                 "hyperparameters": ", ".join(METHODS.hyperparameters(method)),
             }
         )
-    return pd.DataFrame(rows)
+    return Listing(rows)
 
 
 def metrics() -> "pd.DataFrame":
     """One line per entry of conf/metric/: name, what it is, unit, whether higher is better, source."""
-    import pandas as pd
+    from saliency_bench.api.listing_frame import Listing
 
     rows = []
     METRICS.names()  # imports them, and so declares them
@@ -62,7 +62,7 @@ def metrics() -> "pd.DataFrame":
                 "source": info.source,
             }
         )
-    return pd.DataFrame(rows)
+    return Listing(rows)
 
 
 def explain_parameters(method: str) -> "pd.DataFrame":

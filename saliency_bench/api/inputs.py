@@ -1,5 +1,6 @@
 """Turns inputs of `attribute` in any form into tokenised texts."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -107,6 +108,7 @@ def encode_all(model: Model, inputs: Inputs, labels: Any) -> list[Encoded]:
         _encode_one(model, item, index, label, keep_pads)
         for index, (item, label) in enumerate(zip(items, labels, strict=True))
     ]
+    _warn_of_unused(items)
     if cut := [index for index, item in enumerate(encoded) if item.truncated]:
         warnings.warn(
             f"inputs[{cut[0]}] is longer than {model.max_length} tokens and was cut ({len(cut)} in all)",
@@ -163,35 +165,57 @@ def _text_and_pair(item: Any, where: str) -> tuple[str, str | None]:
 
 def _has_options(item: Any) -> bool:
     """Whether an input has options, of which its label is then one."""
-    return isinstance(item, Mapping) and item.get(OPTIONS) is not None
+    return isinstance(item, Mapping) and _given(item, OPTIONS) is not None
+
+
+def _warn_of_unused(items: Sequence[Any]) -> None:
+    """Warns once of the fields of texts that nothing reads. What stands beside `input_ids` the model reads, or it is refused."""
+    texts = [item for item in items if isinstance(item, Mapping) and "input_ids" not in item]
+    unused = dict.fromkeys(key for item in texts for key in item if key not in KEYS)
+    if unused:
+        warnings.warn(
+            f"inputs have fields that are not used: {', '.join(map(str, unused))}. Those of a text are {', '.join(KEYS)}",
+            stacklevel=4,
+        )
+
+
+def _given(item: Mapping[str, Any], key: str) -> Any:
+    """A field of a row; None where it is missing, which pandas writes as NaN or NA."""
+    value = item.get(key)
+    if type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value
 
 
 def _example(item: Mapping[str, Any], name: str, label: int | str | None, where: str) -> Example:
-    """A row that has `text` or `messages`, and nothing that would be left out.
+    """A row that has `text` or `messages`.
 
     Raises:
-        InputError: it has other columns, or one that is unusable.
+        InputError: it has neither, or a field is unusable.
     """
-    messages, given = fields.messages_of(item.get(MESSAGES), where), item.get(SEGMENTS)
-    text, pair = fields.text_of(messages) if messages else item.get(TEXT), item.get(TEXT_PAIR)
-    if messages and TEXT in item:
+    chat, given = _given(item, MESSAGES), _given(item, SEGMENTS)
+    messages = fields.messages_of(chat, where)
+    text, pair = fields.text_of(messages) if messages else item.get(TEXT), _given(item, TEXT_PAIR)
+    if messages and _given(item, TEXT) is not None:
         raise InputError(f"{where} has messages, and a text beside them: give one of these")
-    if {*item} <= {*KEYS} and isinstance(text, str) and isinstance(pair, str | None):
-        return Example(
-            name,
-            text,
-            pair,
-            label,
-            source=where,
-            options=fields.options_of(item.get(OPTIONS), where),
-            parts=fields.segments_of_chat(item[MESSAGES], messages, given, where)
-            if messages
-            else fields.segments_of(given, text, where),
-            messages=messages,
+    if not messages and TEXT not in item:
+        named = next((key for key in item if isinstance(item[key], str)), TEXT)
+        raise InputError(
+            f"{where} has no input_ids and no text; it has: {', '.join(map(str, item))}. Give the texts themselves, as "
+            f"[row[{named!r}] for row in inputs], and classes as labels="
         )
-    named = next((key for key in item if isinstance(item[key], str)), TEXT)
-    raise InputError(
-        f"{where} has no input_ids; it has: {', '.join(map(str, item))}. Expected a mapping with input_ids, or with text "
-        f"(and text_pair, label, options, segments) alone. Give the texts themselves, as [row[{named!r}] for row in inputs], and classes "
-        "as labels="
+    if not isinstance(text, str) or not isinstance(pair, str | None):
+        key, value = (TEXT_PAIR, pair) if isinstance(text, str) else (TEXT, text)
+        raise InputError(f"{where}: {key}={shown(value)}: expected a text")
+    return Example(
+        name,
+        text,
+        pair,
+        label,
+        source=where,
+        options=fields.options_of(_given(item, OPTIONS), where),
+        parts=fields.segments_of_chat(chat, messages, given, where)
+        if messages
+        else fields.segments_of(given, text, where),
+        messages=messages,
     )

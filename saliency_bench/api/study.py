@@ -3,9 +3,11 @@
 import atexit
 import io
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from html import escape
 from inspect import signature
@@ -14,10 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress as Bars
 from rich.text import Text
 
-from saliency_bench.api.arguments import entry_of, with_hyperparameters, with_replacements
+from saliency_bench.api.arguments import (
+    Targets,
+    entry_of,
+    one_target,
+    plain,
+    with_hyperparameters,
+    with_replacements,
+)
 from saliency_bench.api.inputs import as_model, encode_all
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of, shown
@@ -38,9 +46,10 @@ from saliency_bench.report.table import printed
 from saliency_bench.report.verdict import verdict
 from saliency_bench.store.run import Run, read_run
 from saliency_bench.studies import config as schema
+from saliency_bench.studies import progress as shown_by
 from saliency_bench.studies.checks import settings, validate
 from saliency_bench.studies.prepare import Inputs, by_text_hash
-from saliency_bench.studies.run import Progress, run
+from saliency_bench.studies.run import run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,17 +72,17 @@ def study(
     n: int | None = None,
     out: str | Path | None = None,
     labels: Any = None,
-    target: str = "predicted",
+    target: Targets = "predicted",
     output: str = "logit",
     seed: int = 0,
     token_budget: int | str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> "StudyResult":
     """Explains texts by several methods, evaluates the maps and sums them up with intervals, as the command does.
 
     Args:
         model: from `load_model` or `wrap_model`, or what `load_model` takes, such as a pipeline; it is left as found.
-        data: texts in any form that `attribute` takes, or a DataFrame with a column `text` (and `text_pair`, `label`).
+        data: texts in any form that `attribute` takes, such as a DataFrame with a column `text` (and `text_pair`, `label`).
         methods: names of entries in conf/method/, entries of your own (`{"method": "integrated_gradients", "n_steps":
             [8, 16]}`; `name` where two have the same method), or both; a list is an axis. Where None, those of the
             quickstart with its settings (conf/experiment/quickstart.yaml), without their twins in Captum.
@@ -83,33 +92,32 @@ def study(
         out: a new folder for the run, or that of the same study, which then goes on where it stopped. Where None, the
             results are kept until Python ends.
         labels: gold classes, one per text; those that the data brings where None.
-        target: the explained class: "predicted", "gold", "runner_up", a name, an index or "contrast:A|B".
+        target: the explained class: "predicted", "gold", "runner_up", a name, an index, or the pair (A, B), as in `attribute`.
         output: the score of that class: "logit", "probability", "log_probability" or "cross_entropy".
         seed: of noise and random rankings.
         token_budget: tokens per pass; that of conf/config.yaml where None.
-        progress: show a progress bar.
+        progress: say on standard error what a long study will cost, and how far it is; where None, on a terminal and in a
+            notebook.
 
     Raises:
         InputError: a name, a value or a text is not usable.
         StorageError: the folder cannot be written.
     """
     model = as_model(model)
-    texts = _first(encode_all(model, _records(data), labels), n)
+    texts = _first(encode_all(model, data, labels), plain(n))
     encoded = [question for _, question in questions(model, texts)]
-    cfg = _config(model, n_examples=len(texts), target=target, output=output, seed=seed)
+    cfg = _config(
+        model, n_examples=len(texts), target=one_target(target), output=output, seed=plain(seed)
+    )
     cfg.method, cfg.metric = _entries("method", methods), _entries("metric", metrics)
-    cfg.evaluation.removal = as_list(removal)
+    cfg.evaluation.removal = as_list(plain(removal))
     cfg.statistics.reference = next(iter(cfg.method), None)
     if token_budget is not None:
-        cfg.runtime.token_budget = token_budget
+        cfg.runtime.token_budget = plain(token_budget)
     validate(cfg)
     cfg.out = str(out or Path(tempfile.mkdtemp(prefix="saliency-bench-")) / "run")
     inputs = Inputs(model, encoded, ["data"] * len(encoded))
-    with Bars(console=Console(stderr=True), disable=not progress, transient=True) as bars:
-        try:
-            folder = run(cfg, settings(cfg), [_call(locals())], _show_in(bars), inputs=inputs)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_interrupted(out)) from None
+    folder = _followed(cfg, inputs, _call(locals()), out, progress)
     result = StudyResult(folder, kept=out is not None)
     _warn_of_replacements(result.run)
     return result
@@ -140,23 +148,9 @@ def _warn_of_replacements(finished: Run) -> None:
 
 def _first(texts: list[Encoded], n: int | None) -> list[Encoded]:
     """All texts, or n of them by the hash of their words."""
-    if n is not None and not (isinstance(n, Integral) and n >= 1):
+    if n is not None and not (isinstance(n, Integral) and not isinstance(n, bool) and n >= 1):
         raise InputError(f"n={shown(n)}: expected a whole number, at least 1")
     return texts if n is None or n >= len(texts) else by_text_hash(texts)[:n]
-
-
-def _records(data: Any) -> Any:
-    """Rows of a DataFrame with the columns that texts have; anything else as it is."""
-    columns = getattr(data, "columns", None)
-    if columns is None or not hasattr(data, "to_dict"):
-        return data
-    kept = [column for column in ("text", "text_pair", "label", "labels") if column in columns]
-    if "text" not in kept:
-        raise InputError(
-            f"data is a table of the columns {', '.join(map(str, columns))}: expected a column text. Rename one: "
-            f"data.rename(columns={{{next(map(str, columns), '')!r}: 'text'}})"
-        )
-    return data[kept].to_dict("records")
 
 
 def _config(model: Model, **values: Any) -> schema.Config:
@@ -208,25 +202,36 @@ def _entries(group: str, chosen: Entries | None) -> dict[str, dict[str, Any]]:
         part = entry.pop(group)
         defaults = entry_of(group, part)
         name = entry.pop("name", part)
+        if not isinstance(name, str) or not name.isprintable() or not name.strip():
+            raise InputError(f"{group}s: name={shown(name)}: expected a text")
         if name in entries:
             raise InputError(
                 f"{group}s: two entries are called {name}. Give one of them a name of its own: "
                 f'{{"name": "other", "{group}": "{part}", ...}}'
             )
-        entries[name] = defaults | entry
+        entries[name] = defaults | {key: plain(value) for key, value in entry.items()}
     return entries
 
 
-def _show_in(bars: Bars) -> Progress:
-    """Shows each stage as a bar."""
-    tasks: dict[str, Any] = {}
+def _followed(
+    cfg: schema.Config, inputs: Inputs, call: str, out: str | Path | None, progress: bool | None
+) -> Path:
+    """Runs the study, and says how far it is if `progress`; where None, if somebody reads it. Returns the folder."""
+    watched = shown_by.is_watched() if progress is None else progress
+    announce = _announce if watched else None
+    with shown_by.progress(then="") if watched else nullcontext(_silent) as show:
+        try:
+            return run(cfg, settings(cfg), [call], show, announce, inputs=inputs)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_interrupted(out)) from None
 
-    def show(stage: str, done: int, total: int, left: float | None = None) -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total or None)
-        bars.update(tasks[stage], completed=done, total=total or None)
 
-    return show
+def _silent(stage: str, done: int, total: int, left: float | None = None) -> None:
+    """Shows no progress."""
+
+
+def _announce(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class StudyResult:
@@ -290,13 +295,18 @@ class StudyResult:
             the study names, not corrected for several metrics; effect the matched-pairs rank-biserial correlation.
 
         Raises:
-            InputError: a name is unknown, or its method has several settings.
+            InputError: a name is unknown, its method has several settings, or both are the same setting.
         """
         chosen = self._setting_id(a), self._setting_id(b)
+        if chosen[0] == chosen[1]:
+            raise InputError(f"{a} and {b} are the same setting: expected two that can differ")
         rows = self._analysis.rows
         pairs = compare(rows[rows["setting_id"].isin(chosen)], chosen[1], self._analysis.resampling)
         columns = ["metric", "n", "difference", "low", "high", "p", "effect"]
-        return pairs[columns] if len(pairs) else pairs
+        order = {metric: place for place, metric in enumerate(self._analysis.metrics)}
+        return pairs[columns].sort_values(
+            "metric", key=lambda column: column.map(order), ignore_index=True
+        )
 
     def plot(self, name: str = "metric_bars") -> "Figure":
         """A figure of the report: metric_bars, curves, agreement, cost, convergence, accuracy, noise_map, removal_grid.

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 
 from saliency_bench.cli import config, config_trust, hydra_words, messages
 from saliency_bench.cli.main import fail
-from saliency_bench.cli.progress import importing
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError
+from saliency_bench.studies.progress import importing
 
 
 def run(words: list[str]) -> int:

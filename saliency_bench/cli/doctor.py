@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saliency_bench.cli.progress import progress
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, SaliencyBenchError, counted
+from saliency_bench.studies.progress import progress
 
 GOOD, MISSING, BAD = "ok", "absent", "broken"
 

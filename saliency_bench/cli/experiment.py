@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from saliency_bench.cli.progress import importing, progress
+from saliency_bench.studies.progress import importing, progress
 
 
 def _run(verb: str, words: list[str]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from saliency_bench.cli import config
-from saliency_bench.cli.progress import importing, progress, uncollected
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import display
 from saliency_bench.core.continuations import runs
@@ -18,6 +17,7 @@ from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.method_facts import entry_label
 from saliency_bench.core.program import as_typed, program
 from saliency_bench.core.verdicts import Limits, conclusion, result, together, verdict
+from saliency_bench.studies.progress import importing, progress, uncollected
 
 if TYPE_CHECKING:
     from saliency_bench.core.maps import AttributionMap

@@ -8,10 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from saliency_bench.cli.progress import importing
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.program import as_typed, program
+from saliency_bench.studies.progress import importing
 
 if TYPE_CHECKING:
     from saliency_bench.api.parts import Parameter, Part
@@ -28,6 +28,8 @@ GROUPS = {
 }
 #: Groups that a verb of their own chooses from, not `GROUP=NAME`.
 CHOSEN = {"suite": "saliency-bench suite NAME"}
+#: Groups whose files select a whole study.
+STUDIES = ("experiment", "suite")
 #: Wider lines of text are hard to read.
 WIDEST = 100
 
@@ -96,6 +98,8 @@ def _print_part(console: Console, part: "Part") -> None:
     if part.facts:
         console.print(_columns(part.facts.items()))
         console.print()
+    if part.group in STUDIES:
+        _print_study(console, part)
     if part.text:
         console.print(Text("What it computes", style="italic"))
         console.print(Padding(Text(part.text), (0, 0, 1, 2)))
@@ -107,6 +111,19 @@ def _print_part(console: Console, part: "Part") -> None:
     used = [f"{program()} {part.words}", part.python]
     for line in filter(None, used):
         console.print(Text(f"  {line}"), soft_wrap=True)
+    console.print()
+
+
+def _print_study(console: Console, part: "Part") -> None:
+    """What an experiment or a suite runs."""
+    from saliency_bench.cli import study_facts
+
+    if more := study_facts.remarks(part.group, part.name):
+        console.print(Padding(Text(more), (0, 0, 1, 0)))
+    console.print(_columns(study_facts.facts(part.group, part.name).items()))
+    console.print()
+    console.print(Text("Methods, with their hyperparameters", style="italic"))
+    console.print(_columns(study_facts.entries(part.group, part.name), "bold"))
     console.print()
 
 

@@ -1,6 +1,7 @@
 """The command line: a verb and its words. The module of a verb is imported when the verb is called."""
 
 import os
+import re
 import select
 import shlex
 import signal
@@ -14,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from saliency_bench.cli.progress import importing
 from saliency_bench.core.errors import (
     InputError,
     SaliencyBenchError,
@@ -23,6 +23,7 @@ from saliency_bench.core.errors import (
 )
 from saliency_bench.core.program import as_typed
 from saliency_bench.core.version import __version__
+from saliency_bench.studies.progress import importing
 
 HELP = (Path(__file__).parent / "help.txt").read_text("utf-8")
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if "-h" in words or "--help" in words:
-        print(HELP, end="")
+        print(_help(words[0]), end="")
         return 0
     if words == ["--version"]:
         print(f"saliency-bench {__version__}")
@@ -110,6 +111,21 @@ def _dispatch(words: list[str]) -> int:
         )
     one_of("command", verb, VERBS)
     return _verb(verb)(rest) or 0
+
+
+def _help(word: str) -> str:
+    """The lines of the help on this verb; all of it for other words, and for `run`, whose words stand everywhere."""
+    if word not in VERBS or word == "run":
+        return HELP
+    usage, others = HELP.split("\n\nExamples:\n")
+    uses = [use for use in re.split(r"\n(?=  saliency-bench )", usage) if _is_of(word, use)]
+    examples = [line for line in others.splitlines() if _is_of(word, line)]
+    shown = "\n".join(["Usage:", *uses, *(["", "Examples:", *examples] if examples else [])])
+    return f"{shown}\n\nAll commands, overrides and options: saliency-bench --help\n"
+
+
+def _is_of(verb: str, line: str) -> bool:
+    return line.split()[:2] == ["saliency-bench", verb]
 
 
 def _verb(verb: str) -> Callable[[list[str]], int | None]:

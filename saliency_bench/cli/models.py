@@ -4,10 +4,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saliency_bench.cli.progress import progress
 from saliency_bench.core.errors import InputError, one_of
 from saliency_bench.core.program import as_typed
 from saliency_bench.models import encoder, preparing
+from saliency_bench.studies.progress import progress
 
 
 def models(words: list[str]) -> None:

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from saliency_bench.cli.progress import progress
 from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError, counted
 from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.program import CHANGE_OF_MODEL, program
@@ -18,6 +17,7 @@ from saliency_bench.report.parity import parities
 from saliency_bench.store.manifest import portable
 from saliency_bench.store.run import Run, read_run
 from saliency_bench.store.suite import SUITE
+from saliency_bench.studies.progress import progress
 
 MAKING = "making tables and figures"
 EXAMPLE = "a gripping, funny film"

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from saliency_bench.cli import config, forecast_table, results, worker
-from saliency_bench.cli.progress import progress
 from saliency_bench.core.program import as_typed
 from saliency_bench.store.run import MANIFEST
 from saliency_bench.studies import executors, prepare
 from saliency_bench.studies import run as runner
 from saliency_bench.studies.forecast import foresee
+from saliency_bench.studies.progress import progress
 
 Executing = Callable[[config.Config], runner.Execute | None]
 

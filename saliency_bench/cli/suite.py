@@ -10,7 +10,6 @@ from typing import Any
 from rich.text import Text
 
 from saliency_bench.cli import results
-from saliency_bench.cli.progress import importing, progress
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, ValidationError, counted, shown
 from saliency_bench.core.heatmap import visible
@@ -19,6 +18,7 @@ from saliency_bench.report import terminal
 from saliency_bench.store import suite as suites
 from saliency_bench.store import verified
 from saliency_bench.store.durable import is_leftover
+from saliency_bench.studies.progress import importing, progress
 
 #: Default folders of submissions and of a leaderboard.
 SUBMISSIONS, BOARD = Path("submissions"), Path("leaderboard")

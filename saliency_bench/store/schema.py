@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saliency_bench.core.errors import StorageError, shown
+from saliency_bench.core.errors import InputError, StorageError, shown
 from saliency_bench.core.method_facts import COLOR, FACTS
 from saliency_bench.core.ranges import range_of
 from saliency_bench.core.rows import Setting
@@ -26,6 +26,11 @@ def _texts(value: Any) -> bool:
     return all(isinstance(text, str) for text in (value if isinstance(value, list) else [value]))
 
 
+def _classes(value: Any) -> bool:
+    pair = isinstance(value, list) and len(value) == 2
+    return all(map(_is(str, int), value if pair else [value]))
+
+
 def _color(value: Any) -> bool:
     return value is None or (isinstance(value, str) and bool(COLOR.fullmatch(value)))
 
@@ -34,13 +39,13 @@ OBJECT: Kind = ("an object", _is(dict))
 TEXT: Kind = ("a text", _is(str))
 TEXTS: Kind = ("a text, or a list of texts", _texts)
 TOLERANCE: Kind = ("a number, or one per setting", _tolerance)
-CLASS: Kind = ("a class", _is(str, int, list))
+CLASS: Kind = ("a class, or a list of two", _classes)
 TRUTH: Kind = ("true or false", _is(bool))
 
 #: The fields of a setting.
 SETTING: Mapping[str, Kind] = {
     **dict.fromkeys(("name", "method", "backend", "reduction", "output"), TEXT),
-    "target": ("a text or a number", _is(str, int)),
+    "target": CLASS,
     "seed": ("a number", _is(int)),
 }
 #: The facts of a setting's method.
@@ -65,6 +70,7 @@ MANIFEST: Mapping[Kind, Sequence[str]] = {
     CLASS: ("config.target",),
     TOLERANCE: ("parity.relative_tolerance",),
 }  # fmt: skip
+_RESTORE = " Restore the file."
 #: Numbers in a manifest, whose ranges are in `core.ranges`; all may be left out, or be null.
 NUMBERS = (
     "config.seed",
@@ -74,6 +80,19 @@ NUMBERS = (
     "config.statistics.confidence",
     "config.statistics.n_resamples",
 )
+
+
+def refuse_unreadable(settings: Sequence[Any], manifest: Mapping[str, Any]) -> None:
+    """Refuses what a run would write, and could not read again.
+
+    Raises:
+        InputError: a value is of another kind; the message names the first.
+    """
+    try:
+        check_settings(settings, Path("settings"))
+        check_manifest(manifest, Path("manifest"))
+    except StorageError as error:
+        raise InputError(str(error).removesuffix(_RESTORE)) from error
 
 
 def check_settings(settings: Sequence[Any], path: Path) -> None:
@@ -94,7 +113,7 @@ def check_settings(settings: Sequence[Any], path: Path) -> None:
         if (written := setting.get("setting_id")) != (real := _id(setting)):
             raise StorageError(
                 f"{path}: setting {shown(written)} ({shown(setting['name'])}) has the hyperparameters of {real}, so that "
-                "its rows would be shown as another's. Restore the file."
+                f"its rows would be shown as another's.{_RESTORE}"
             )
 
 
@@ -102,7 +121,7 @@ def _require(value: Any, kind: Kind, where: str) -> None:
     expected, fits = kind
     if not fits(value):
         got = "nothing" if value is None else shown(value)
-        raise StorageError(f"{where}: expected {expected}, got {got}. Restore the file.")
+        raise StorageError(f"{where}: expected {expected}, got {got}.{_RESTORE}")
 
 
 def _id(setting: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """The results folder of a study: it claims one that is empty or its own, and refuses all others."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from saliency_bench.core.errors import InputError, counted
 from saliency_bench.core.method_facts import FACTS
 from saliency_bench.store.durable import is_leftover, refuse_links, replace_file, storing
 from saliency_bench.store.run import CONFIG, IDENTITY, SETTINGS, read_json, write_json
+from saliency_bench.store.schema import refuse_unreadable
 from saliency_bench.studies.prepare import Study
 
 RUNS = Path("results") / "runs"
@@ -84,10 +85,16 @@ def strangers(folder: Path) -> list[str]:
     return names
 
 
-def claim(study: Study, folder: Path) -> None:
-    """Writes the identity and the settings of the study to its folder, and the configuration that other processes go on with."""
+def claim(study: Study, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the identity and the settings of the study to its folder, and the configuration that other processes go on with.
+
+    Raises:
+        InputError: settings, or what is known of the manifest, could not be read again; nothing is written.
+    """
+    settings = [described(setting, study.parts) for setting in study.settings]
+    refuse_unreadable(*json.loads(json.dumps([settings, manifest])))
     write_json(folder / IDENTITY, json.loads(json.dumps(study.identity)))
-    write_json(folder / SETTINGS, [described(setting, study.parts) for setting in study.settings])
+    write_json(folder / SETTINGS, settings)
     # In its own order, which is that of the settings: canonical JSON would sort it.
     held = json.dumps(asdict(study.requested) | {"out": None}, indent=1, ensure_ascii=False)
     replace_file(folder / CONFIG, f"{held}\n".encode())

@@ -123,7 +123,7 @@ def _go_on(
         progress("estimating what it will cost", 0, 0)
         foreseen = _announced(study, folder, finished, announce)
     chosen = _choose(study, folder, command, progress)
-    claim(study, folder)
+    claim(study, folder, _shown(study))
     try:
         log(
             "start",

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import saliency_bench as sb
 from saliency_bench.core.errors import InputError
+from saliency_bench.models.tasks.items import items
 
 datasets = pytest.importorskip("datasets")
 
@@ -158,12 +159,7 @@ def test_tokens_that_are_not_those_of_the_ids_are_refused():
 
 REFUSED = {
     "frame": (lambda: FRAME, r"a table of the columns film, kind.* inputs\['film'\]"),
-    "frame of texts": (lambda: pd.DataFrame({"text": TEXTS}), r"inputs\['text'\]"),
     "dataset": (lambda: TABLE, r"a table of the columns film, kind.* inputs\['film'\]"),
-    "pair that would be lost": (
-        lambda: datasets.Dataset.from_dict({"text": TEXTS, "hypothesis": TEXTS}),
-        r"a table of the columns text, hypothesis",
-    ),
     "splits": (lambda: datasets.DatasetDict(test=TABLE), r"the splits test.* inputs\['test'\]"),
     "loader of rows": (lambda: DataLoader(TABLE, batch_size=2), r"\[row\['film'\] for row in"),
     "rows": (lambda: [{"sentence": "a", "idx": 3}], r"\[row\['sentence'\] for row in inputs\]"),
@@ -210,6 +206,59 @@ def test_what_may_be_read_in_several_ways_is_refused_with_the_line_to_write(mode
 def test_ids_are_whole_numbers_and_masks_are_zero_or_one(model, given, said):
     with pytest.raises(InputError, match=rf"inputs\[0\].*{said}"):
         explained(model, given if isinstance(given, torch.Tensor) else [given])
+
+
+#: Rows with every field of a text, one with gaps, and a field that nothing reads.
+WHOLE = [
+    {"text": "a good film", "text_pair": None, "label": 0, "segments": [["end", "film"]], "hypothesis": 1},
+    {"text": "so bad", "text_pair": "it is dull", "label": 2, "segments": None, "hypothesis": 2},
+]  # fmt: skip
+TABLES = {
+    "rows": lambda: WHOLE,
+    "frame": lambda: pd.DataFrame(WHOLE),
+    "rows of a frame": lambda: pd.DataFrame(WHOLE).to_dict("records"),
+    "frame with gaps of another kind": lambda: pd.DataFrame(WHOLE).convert_dtypes(),
+    "frame with NaN": lambda: pd.DataFrame(WHOLE).replace({"text_pair": {None: float("nan")}}),
+    "dataset": lambda: datasets.Dataset.from_list(WHOLE),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_frames_and_datasets_keep_the_same_fields_and_name_the_others_once(table):
+    model = sb.wrap_model(tiny_bert(), Pairs(), labels=("a", "b", "c"))
+    with pytest.warns(UserWarning, match="not used: hypothesis.") as caught:
+        found = explained(model, TABLES[table](), target="gold")
+    assert [(one.encoded.text, one.encoded.text_pair) for one in found] == [
+        ("a good film", None),
+        ("so bad", "it is dull"),
+    ]
+    assert [one.target for one in found] == [0, 2]
+    assert [one.encoded.parts for one in found] == [(("end", 0, 7, 11),), ()]
+    assert sum("not used" in str(one.message) for one in caught) == 1
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        list,
+        pd.DataFrame,
+        datasets.Dataset.from_list,
+        lambda rows: datasets.Dataset.from_list(rows).data.table,
+    ],
+)
+def test_the_rows_of_a_table_keep_their_options(hold):
+    rows = [{"text": "a film", "options": ["good", "bad"], "label": label} for label in (0, 1)]
+    assert items(hold(rows)) == rows
+
+
+def test_a_class_in_a_column_with_gaps_is_a_whole_number(model):
+    frame = pd.DataFrame({"text": TEXTS, "label": [0, None, 2, 1]})
+    assert [one.encoded.gold for one in explained(model, frame)] == [0, None, 2, 1]
+
+
+def test_a_text_that_is_missing_is_named(model):
+    with pytest.raises(InputError, match=r"inputs\[1\]: text=None: expected a text"):
+        explained(model, pd.DataFrame({"text": ["a", None]}))
 
 
 @pytest.mark.parametrize("form", [bool, int, float])

@@ -10,13 +10,14 @@ import saliency_bench as sb
 from saliency_bench.api import parts
 from saliency_bench.api.arguments import metric_entry, settings_of
 from saliency_bench.attribution.methods import ABOUT, METHODS
-from saliency_bench.cli import config
+from saliency_bench.cli import config, study_facts
 from saliency_bench.cli import main as cli
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core import ranges
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.registry import BASELINES
 from saliency_bench.evaluation.removal import operators
+from saliency_bench.store.suite import CONTENTS
 
 
 def described(group):
@@ -147,3 +148,30 @@ def test_what_python_takes_where_nothing_is_chosen_is_what_the_quickstart_compos
     assert cfg.name == "quickstart"
     assert conf_files.selected("method") == dict(cfg.method)
     assert conf_files.selected("metric") == dict(cfg.metric)
+
+
+def shown_of(name, capsys):
+    assert cli.main(["info", name]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("group", ["experiment", "suite"])
+def test_every_study_of_conf_says_what_it_runs(group, capsys):
+    for name in conf_files.names(group):
+        said = shown_of(name, capsys)
+        cfg = config.load(study_facts.SELECTED[group].format(name).split())
+        for part in (
+            *cfg.method,
+            *cfg.metric,
+            *cfg.evaluation.removal,
+            f"{cfg.n_examples} of {cfg.data['dataset']}",
+        ):
+            assert part in said, (name, part)
+        if cfg.statistics.endpoint:
+            assert f"Endpoint {cfg.statistics.endpoint}" in said
+
+
+def test_a_suite_says_its_digest_and_the_settings_of_its_opponents(capsys):
+    said = shown_of("v1", capsys)
+    assert f"Content digest {CONTENTS['v1']}" in said
+    assert "integrated_gradients" in said and "n_steps=50" in said

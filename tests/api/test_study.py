@@ -1,6 +1,7 @@
 """A study from Python is the study of the command: the same ids, the same numbers."""
 
 import re
+import sys
 import warnings
 from dataclasses import replace
 from html import unescape
@@ -125,6 +126,37 @@ def test_a_model_says_on_one_line_what_it_is(model):
     assert "93 classes" in repr(many)
 
 
+def test_a_comparison_has_metrics_in_their_order_and_refuses_a_method_against_itself(model, result):
+    both = sb.study(model, TEXTS, ["vanilla", "random"], "srg", removal=["mask", "attention"])
+    asked = both.compare("vanilla", "random")["metric"].tolist()
+    assert asked == ["srg", "srg (attention)"]
+    with pytest.raises(sb.InputError, match="vanilla and vanilla are the same setting"):
+        result.compare("vanilla", "vanilla")
+
+
+def test_a_study_says_how_far_it_is_where_somebody_reads_and_nothing_elsewhere(
+    model, capsys, monkeypatch
+):
+    many = [f"the film w{place} w{place % 7}" for place in range(40)]
+
+    def said(**options):
+        sb.study(model, many, "vanilla", "srg", **options)
+        return capsys.readouterr().err
+
+    assert said() == ""
+    assert re.search(r"^blocks: 0 of \d+$", said(progress=True), re.M)
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert "blocks: " in said()
+    assert said(progress=False) == ""
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    monkeypatch.setattr("saliency_bench.studies.run.LONG_SECONDS", 0.0)
+    announced = said(progress=True)
+    assert re.search(r"^About .* gradients of .* tokens", announced, re.M)
+    assert "then the report" not in announced
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "blocks" in said()
+
+
 def test_of_a_method_with_several_settings_one_must_be_named(result):
     with pytest.raises(sb.InputError, match="integrated_gradients has 2 settings") as error:
         result.compare("integrated_gradients", "random")
@@ -183,7 +215,7 @@ def test_any_form_of_the_texts_gives_the_same_rows(model, result):
     from datasets import Dataset
 
     labels = [0, 1, 0, 1, 1]
-    frame = pd.DataFrame({"text": TEXTS, "label": labels, "other": 0})
+    frame = pd.DataFrame({"text": TEXTS, "label": labels})
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
     forms = [frame, rows, Dataset.from_list(rows), frame["text"]]
     tables = [sb.study(model, form, ["vanilla"], ["srg"]).rows for form in forms]
@@ -243,7 +275,7 @@ def test_several_methods_at_once_are_those_one_by_one(model):
         ({"methods": [{"method": "vanilla", "n_steps": 3}]}, "n_steps"),
         ({"metrics": ["srgg"]}, "did you mean 'srg'"),
         ({"removal": "msk"}, "did you mean 'mask'"),
-        ({"data": pd.DataFrame({"t": ["a"]})}, "expected a column text"),
+        ({"data": pd.DataFrame({"t": ["a"]})}, "none of them called text"),
         ({"n": 0}, "n=0: expected a whole number, at least 1"),
         ({"methods": ["ig"]}, "did you mean 'integrated_gradients'"),
         ({"target": "nobody"}, "none of the model's classes"),
@@ -341,6 +373,12 @@ def test_the_parts_are_listed_with_what_they_are():
     assert "smoothgrad" in set(methods["name"])
     assert (methods["about"] != "").all()
     assert (metrics["source"] != "").all()
+    for table in (methods, metrics):
+        shown = repr(table).splitlines()
+        assert max(map(len, shown)) <= 100
+        assert re.search(rf"^{table['name'][0]} +{table['about'][0][:20]}", "\n".join(shown), re.M)
+        assert "Its other columns: " in shown[-1]
+        assert repr(table[["name"]]) == repr(pd.DataFrame(table[["name"]]))
     parameters = sb.explain_parameters("smoothgrad").set_index("parameter")
     assert parameters.loc["noise_std", "default"] == 0.1
     assert "standard deviations" in parameters.loc["noise_std", "meaning"]

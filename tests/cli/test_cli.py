@@ -13,16 +13,16 @@ import pytest
 from saliency_bench import __version__
 from saliency_bench.cli import listing, results
 from saliency_bench.cli import main as cli
-from saliency_bench.cli.progress import (
+from saliency_bench.core import conf as conf_files
+from saliency_bench.core.errors import InputError, StorageError
+from saliency_bench.studies import run as runner
+from saliency_bench.studies.progress import (
     IMPORTING,
     SECONDS_BEFORE_A_GUESS,
     SECONDS_BETWEEN_LINES,
     Lines,
     progress,
 )
-from saliency_bench.core import conf as conf_files
-from saliency_bench.core.errors import InputError, StorageError
-from saliency_bench.studies import run as runner
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +75,30 @@ def test_help_answers_quickly_with_examples():
 
 
 @pytest.mark.parametrize(
-    "words", [["-h"], ["run", "--help"], ["n_examples=3", "--help"], ["list", "-h"]]
+    "words", [["-h"], ["run", "--help"], ["n_examples=3", "--help"], ["-h", "list"]]
 )
 def test_help_helps_anywhere(words, capsys):
     assert cli.main(words) == 0
     assert capsys.readouterr().out == cli.HELP
+
+
+@pytest.mark.parametrize("verb", sorted({*cli.VERBS} - {"run"}))
+def test_the_help_of_a_verb_is_its_part_of_the_help(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    head, *lines, _, last = capsys.readouterr().out.splitlines()
+    assert head == "Usage:" and last.endswith("saliency-bench --help")
+    assert lines[0].startswith(f"  saliency-bench {verb} ") and {*lines} <= {
+        "",
+        "Examples:",
+        *cli.HELP.splitlines(),
+    }
+    named = [line for line in lines if line.startswith("  saliency-bench ")]
+    assert named == [
+        line for line in cli.HELP.splitlines() if line.split()[:2] == ["saliency-bench", verb]
+    ]
+    assert sum(line.startswith("      ") for line in lines) >= (
+        verb in ("suite", "verify", "explain", "info")
+    )
 
 
 def test_version_is_that_of_the_package(capsys):
@@ -391,7 +410,7 @@ def test_the_time_until_all_numbers_are_there_is_said_as_soon_as_it_is_known(cap
 
 
 def test_what_takes_more_than_a_moment_is_said_and_what_does_not_is_not(capsys, monkeypatch):
-    monkeypatch.setattr("saliency_bench.cli.progress.SECONDS_OF_SILENCE", 0.05)
+    monkeypatch.setattr("saliency_bench.studies.progress.SECONDS_OF_SILENCE", 0.05)
     with progress() as show:
         show("loading the model", 0, 0)
         time.sleep(0.5)

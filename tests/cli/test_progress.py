@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from saliency_bench.cli.progress import bars, importing, uncollected
+from saliency_bench.studies.progress import bars, importing, uncollected
 
 
 @pytest.mark.parametrize("context", [importing, uncollected])

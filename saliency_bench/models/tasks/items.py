@@ -26,7 +26,8 @@ KEYS = (TEXT, TEXT_PAIR, *LABELS, OPTIONS, SEGMENTS, MESSAGES)
 def label_of(item: Any) -> int | str | None:
     """The gold class of an input under `labels` or `label`; None where it is not one class.
 
-    Datasets mark a text without a label by a negative number. Several labels belong to tokens or to many classes.
+    Datasets mark a text without a label by a negative number, and pandas has 1.0 for 1 in a column with gaps. Several
+    labels belong to tokens or to many classes.
     """
     if not isinstance(item, Mapping):
         return None
@@ -35,6 +36,8 @@ def label_of(item: Any) -> int | str | None:
         label = label.tolist()
     if _is_list(label) and len(label) == 1:
         (label,) = label
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     return label if isinstance(label, str) or (_is_whole(label) and label >= 0) else None
 
 
@@ -46,9 +49,9 @@ def items(inputs: Any) -> list[Any]:
     are taken before it collates them.
 
     Raises:
-        InputError: these are no inputs, a table of several columns, or a batch whose layout is ambiguous.
+        InputError: these are no inputs, a table without a column of texts, or a batch whose layout is ambiguous.
     """
-    _refuse_table(inputs)
+    inputs = _rows_of_table(inputs)
     if isinstance(inputs, str | Example | Mapping) or is_chat(inputs) or _is_one_text(inputs):
         return list(_apart(inputs, "inputs"))
     if isinstance(inputs, DataLoader):
@@ -67,8 +70,12 @@ def _all_apart(inputs: Iterable[Any], where: str) -> list[Any]:
     return [text for index, item in enumerate(inputs) for text in _apart(item, f"{where}[{index}]")]
 
 
-def _refuse_table(inputs: Any) -> None:
-    """Refuses a table of several columns, unless its rows are texts or tokenised inputs by themselves."""
+def _rows_of_table(inputs: Any) -> Any:
+    """The rows of a table as mappings, with None for what is missing in a DataFrame; anything else as it is.
+
+    Raises:
+        InputError: it has no column that can be explained, or several splits.
+    """
     names = getattr(inputs, "column_names", None)  # of datasets and Arrow
     # pandas and polars have `columns`; the class is asked, since a Series may have an entry of that name.
     frame = names is None and hasattr(type(inputs), "columns") and hasattr(inputs, "shape")
@@ -77,13 +84,17 @@ def _refuse_table(inputs: Any) -> None:
             f"inputs has the splits {', '.join(names)}: give one of them, as inputs[{next(iter(names), '')!r}]"
         )
     columns = [*map(str, inputs.columns if frame else names or ())]
-    if not columns or (not frame and ("input_ids" in columns or {TEXT} <= {*columns} <= {*KEYS})):
-        return
-    example = TEXT if TEXT in columns else columns[0]
-    raise InputError(
-        f"inputs is a table of the columns {', '.join(columns)}: give the column of the texts alone, as "
-        f"inputs[{example!r}], and that of the classes, where there is one, as labels="
-    )
+    if columns and not {*columns} & {TEXT, MESSAGES, "input_ids"}:
+        raise InputError(
+            f"inputs is a table of the columns {', '.join(columns)}, none of them called {TEXT}: give that of the texts "
+            f"alone, as inputs[{columns[0]!r}], and that of the classes, where there is one, as labels="
+        )
+    for rows in ("to_pylist", "to_dicts"):  # of Arrow and polars
+        if columns and hasattr(inputs, rows):
+            return getattr(inputs, rows)()
+    if not frame:
+        return inputs
+    return inputs.astype(object).where(inputs.notna(), None).to_dict("records")
 
 
 def _of_loader(loader: "DataLoader[Any]") -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Progress of a command: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress of a command or a study: a bar with the time left on a terminal, a line now and then elsewhere."""
 
 import gc
 import sys
@@ -27,17 +27,22 @@ IMPORTING = "importing PyTorch and transformers"
 THEN = ", then the report"
 
 
+def is_watched() -> bool:
+    """Whether somebody reads standard error: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 @contextmanager
-def progress() -> "Iterator[Show]":
+def progress(then: str = THEN) -> "Iterator[Show]":
     """Gives a function that a runner calls before each step and once more at a stage's end (`studies.run.Progress`).
 
-    Everything goes to standard error.
+    Everything goes to standard error. `then` says what comes after the time left of a study.
     """
     if sys.stderr.isatty():
-        with bars() as show:
+        with bars(then=then) as show:
             yield show
         return
-    lines = Lines()
+    lines = Lines(then=then)
     try:
         yield lines
     finally:
@@ -66,7 +71,7 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def bars(console: "Console | None" = None) -> "Iterator[Show]":
+def bars(console: "Console | None" = None, then: str = THEN) -> "Iterator[Show]":
     """Gives a function that shows progress as bars on a terminal; None: that of standard error."""
     from rich import progress as rich
     from rich.console import Console
@@ -80,7 +85,7 @@ def bars(console: "Console | None" = None) -> "Iterator[Show]":
             if left is None or task.finished:
                 return super().render(task)
             return Text(
-                _about(max(left + at - time.monotonic(), 0.0)) + THEN, style="progress.remaining"
+                _about(max(left + at - time.monotonic(), 0.0)) + then, style="progress.remaining"
             )
 
     columns = [rich.TextColumn("{task.description}"), rich.BarColumn(20), rich.MofNCompleteColumn()]
@@ -111,8 +116,8 @@ class Lines:
     A stage that is not counted has one, if it takes more than a moment.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, then: str = THEN) -> None:
+        self.clock, self.then = clock, then
         self.stage = ""
         self.spoken = 0.0
         self.began = (0.0, 0)  # the time of the stage's first report, and what was done by then
@@ -159,7 +164,7 @@ class Lines:
         """The time until the numbers of the study are there, or else that of the stage at its pace so far; "" if unknown."""
         start, before = self.began
         if done < total and left is not None:
-            return f", {_about(left)}{THEN}"
+            return f", {_about(left)}{self.then}"
         if done <= before or done >= total:
             return ""
         return f", {_about((now - start) / (done - before) * (total - done))}"
