@@ -241,8 +241,9 @@ def heads() -> tuple[str, str, str]:
 
 
 def largest_words(map_: ScoredText, has_sign: bool) -> str:
-    """Lists the words with the largest magnitudes and their scores."""
+    """Lists the words with the largest magnitudes and their scores; punctuation only where nothing else has a score."""
     words = [word for word in map_.words() if math.isfinite(word.score) and word.score != 0]
+    words = [word for word in words if any(map(str.isalnum, word.text))] or words
     words.sort(key=lambda word: -abs(word.score))
     sign = "+" if has_sign else ""
     shown = (f"{visible(word.text)} {word.score:{sign}.3g}" for word in words[:N_WORDS])

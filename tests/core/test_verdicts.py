@@ -11,6 +11,7 @@ from tiny import token_inputs
 
 import saliency_bench as sb
 from saliency_bench.core import verdicts
+from saliency_bench.core.scored_text import ScoredText, Word
 from saliency_bench.core.verdicts import Limits, conclusion, judged, largest_words, result, verdict
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,19 @@ def test_the_words_that_matter_most_are_the_largest_magnitudes(make):
     expected = f"{words[1]} -3 · {words[3]} +2 · {words[4]} +0.5"
     assert largest_words(one, has_sign=True) == f"Words that matter most: {expected}"
     assert largest_words(make("vanilla", scores=scores * 0), True) == "No word matters."
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [(("good", ",", "a1"), ["good", "a1"]), ((",", "...", "!"), [",", "...", "!"])],
+)
+def test_a_unit_without_a_letter_or_digit_is_no_word_unless_all_are(
+    make, monkeypatch, texts, named
+):
+    words = [Word(text, 3.0 - at, -1, -1) for at, text in enumerate(texts)]
+    monkeypatch.setattr(ScoredText, "words", lambda _: words)
+    said = largest_words(make("vanilla"), has_sign=True).removeprefix("Words that matter most: ")
+    assert [part.split()[0] for part in said.split(" · ")] == named
 
 
 def test_the_result_is_what_the_map_to_trust_says(make):
