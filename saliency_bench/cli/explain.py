@@ -16,7 +16,7 @@ from saliency_bench.core.continuations import runs
 from saliency_bench.core.errors import InputError, unknown
 from saliency_bench.core.method_facts import entry_label
 from saliency_bench.core.program import as_typed, program
-from saliency_bench.core.verdicts import Limits, conclusion, result, together, verdict
+from saliency_bench.core.verdicts import Limits, conclusion, judged, result
 from saliency_bench.studies.progress import importing, progress, uncollected
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def explain(words: list[str]) -> None:
 
     shown = {"top": options.top, "special_tokens": options.special_tokens}
     limits = Limits(cfg.convergence.largest_gap, cfg.convergence.smallest_tau)
-    verdicts = [together([verdict(map_, limits) for map_ in run]) for run in runs(maps)]
+    verdicts = judged(runs(maps), limits)
     said = [result(maps, verdicts, model), conclusion(verdicts, model), *left_out]
     if options.html:
         made = {"Model": model, "Command": shlex.join([program(), "explain", *words])}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from saliency_bench.core.errors import InputError, SaliencyBenchError, ValidationError, counted
 from saliency_bench.core.labels import PRIMARY
-from saliency_bench.core.program import CHANGE_OF_MODEL, program
+from saliency_bench.core.program import for_another_model, program
 from saliency_bench.core.rows import FAILED
 from saliency_bench.experiments import reports
 from saliency_bench.report import build, published, terminal
@@ -68,7 +68,7 @@ def _say_what_next(run: Run) -> None:
     if [word for word in words[1:] if not word.startswith("out=")] in ([], ["run"]):
         next_steps.insert(0, "experiment=method_comparison")
     if model.get("name") == "default":
-        next_steps.append(CHANGE_OF_MODEL)
+        next_steps.append(for_another_model(words))
     print("Next:", *(f"  {program()} {step}" for step in next_steps), sep="\n")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 #: Set by scripts/bench.
 VARIABLE = "SALIENCY_BENCH_PROGRAM"
@@ -14,12 +15,18 @@ CHANGE_OF_MODEL = (
 )
 #: The same in Python.
 STUDY_OF_ANOTHER_MODEL = 'sb.study(sb.load_model("FOLDER_OR_HUB_ID"), texts)'
+_EXPERIMENT = re.compile(r"experiment=[\w/-]+")
 _COMMAND = re.compile(rf"(?<![\w/-]){NAME}(?= [-a-z])")
 
 
 def program() -> str:
     """Returns the first word of a command: `saliency-bench`, or the script that the user called instead."""
     return os.environ.get(VARIABLE, NAME)
+
+
+def for_another_model(words: Iterable[str]) -> str:
+    """Returns the words after `saliency-bench` that run the experiment of these words on another model and other data."""
+    return " ".join([*filter(_EXPERIMENT.fullmatch, words), CHANGE_OF_MODEL])
 
 
 def as_typed(text: str) -> str:

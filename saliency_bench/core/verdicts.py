@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from saliency_bench.core.captions import explained
+from saliency_bench.core.captions import explained, methods_of
 from saliency_bench.core.errors import counted
 from saliency_bench.core.heatmap import visible
 from saliency_bench.core.labels import listed
@@ -42,6 +42,10 @@ class Evidence:
 
     def __str__(self) -> str:
         return f"{self.mean:z.3f} [{self.low:z.3f}, {self.high:z.3f}]"
+
+    def shares(self, other: "Evidence") -> bool:
+        """Whether the study finds no difference from the other: they share a letter."""
+        return bool({*self.group} & {*other.group})
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,13 @@ def verdict(map_: ScoredText, limits: Limits) -> Verdict:
     passed = None if not checks else not failed
     favoured = "mask" in (map_.setting.get("baseline"), map_.setting.get("removal"))
     return Verdict(entry_label(map_.setting), passed, why, evidence_of(map_), favoured)
+
+
+def judged(runs: Sequence[Sequence[ScoredText]], limits: Limits) -> list[Verdict]:
+    """Returns the verdict of each run of maps (`continuations.runs`), labelled so that settings of one method differ."""
+    labels = methods_of([run[0] for run in runs])
+    verdicts = [together([verdict(map_, limits) for map_ in run]) for run in runs]
+    return [replace(one, label=label) for one, label in zip(verdicts, labels, strict=True)]
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
@@ -122,7 +133,7 @@ def _percent(share: float) -> str:
 
 
 def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
-    """Names the map to trust most and the numbers that speak for it, or says that there are none.
+    """Names the map to trust most and the numbers that speak for it, or says that none do, and what was not measured.
 
     Args:
         verdicts: the verdicts on the maps of one text.
@@ -139,17 +150,9 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
             "map to prefer."
         )
     best, evidence = ranked[0]
-    srg = {key: of["srg"][0] for key, of in _study()["settings"].items()}
-    where = f"on {_study()['n']} sentences of the bundled model, words replaced by [MASK]"
-    random = f"a random ranking has {srg[_study()['chance']]:.3f}"
-    if len(verdicts) > 1:
-        text = f"Trust {best.label} most. It has the highest SRG (symmetric relevance gain) here: {evidence} {where}; {random}."
-    else:
-        text = f"{best.label} has an SRG (symmetric relevance gain) of {evidence} {where}; {random}, the best method {max(srg.values()):.3f}."
+    text = _srg_in_words(verdicts)
     alike = [
-        verdict.label
-        for verdict, other in ranked
-        if verdict is not best and {*other.group} & {*evidence.group}
+        verdict.label for verdict, other in ranked if verdict is not best and other.shares(evidence)
     ]
     if alike:
         text += f" {listed(alike)} did not differ from it there."
@@ -157,26 +160,71 @@ def conclusion(verdicts: Sequence[Verdict], model: str) -> str:
         text += " [MASK] is also what this method compares with, which favours it."
     if best.passed:
         text += f" Its own check: {best.why}."
+    unmeasured = [
+        f"{verdict.label}, {'own check passed' if verdict.passed else verdict.why}"
+        for verdict in sound
+        if not verdict.evidence
+    ]
+    if unmeasured:
+        text += f" Not measured: {'; '.join(unmeasured)}."
     if model != _study()["model"]:
         text += " Your model was not in that study: saliency-bench run with the same model=... measures it."
     return text
 
 
+def _srg_in_words(verdicts: Sequence[Verdict]) -> str:
+    """Says which of the measured maps to trust, if any, and the highest SRG beside that of chance."""
+    ranked, chance = _ranked(verdicts), _measured(_study()["chance"])
+    best, evidence = ranked[0]
+    text, name = "", best.label
+    if preferred(verdicts):
+        text, name = f"Trust {best.label} most. ", "It"
+    elif len(verdicts) > 1:
+        text = "No number here says which map to prefer. "
+    where = f"on {_study()['n']} sentences of the bundled model, words replaced by [MASK]"
+    random = f"a random ranking has {chance.mean:.3f}"
+    if len(ranked) > 1:
+        among = (
+            "here" if len(ranked) == len(verdicts) else "of the measured maps that fail no check"
+        )
+        text += f"{name} has the highest SRG (symmetric relevance gain) {among}: {evidence} {where}; {random}."
+    else:
+        text += f"{name} has an SRG (symmetric relevance gain) of {evidence} {where}; {random}, the best method {_top().mean:.3f}."
+    return text + " It did not differ from a random ranking there." * evidence.shares(chance)
+
+
+def preferred(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Returns the map of several that the study's numbers speak for, or None.
+
+    It has the highest SRG of the maps that do not fail and differs from a random ranking. If one of them was not measured,
+    it also has to be one that the study finds nothing better than.
+    """
+    ranked = _ranked(verdicts)
+    if len(verdicts) < 2 or not ranked or ranked[0][1].shares(_measured(_study()["chance"])):
+        return None
+    best, evidence = ranked[0]
+    all_measured = all(one.evidence for one in verdicts if one.passed is not False)
+    return best if all_measured or evidence.shares(_top()) else None
+
+
 def result(maps: Sequence[ScoredText], verdicts: Sequence[Verdict], model: str) -> str:
     """Names the class that the model chose and the words that matter most by the map to trust, in a sentence or two.
 
+    If no map is preferred, it names the words of the first one that passed its check unmeasured and of the best measured one.
     It is empty if the maps answer several questions, or if none of them can be trusted.
     """
     asked = {explained(map_) for map_ in maps}
-    sound = [*_ranked(verdicts), *((verdict, None) for verdict in verdicts if verdict.passed)]
-    if not sound or len(asked) > 1 or len(maps) > len(verdicts):
+    best = preferred(verdicts)
+    passed = [one for one in verdicts if one.passed and not one.evidence]
+    read = [best] if best else [*passed[:1], *(one for one, _ in _ranked(verdicts)[:1])]
+    if not read or len(asked) > 1 or len(maps) > len(verdicts):
         return ""
-    best = sound[0][0]
-    map_ = maps[verdicts.index(best)]
-    words = [word for word in map_.words() if math.isfinite(word.score)]
-    said = f"{visible(model)}: {visible(asked.pop())}. {largest_words(map_, signed(map_.setting, map_.scores))}"
-    said = f"{said.rstrip('.')} (by {visible(best.label)})."
-    if len(words) == 1:
+    said = f"{visible(model)}: {visible(asked.pop())}."
+    for verdict in read:
+        map_ = maps[verdicts.index(verdict)]
+        words = largest_words(map_, signed(map_.setting, map_.scores)).rstrip(".")
+        said += f" {words} (by {visible(verdict.label)})."
+    if sum(math.isfinite(word.score) for word in map_.words()) == 1:
         said += " The text has one word: no map can say that it matters more than another."
     return said
 
@@ -193,8 +241,9 @@ def heads() -> tuple[str, str, str]:
 
 
 def largest_words(map_: ScoredText, has_sign: bool) -> str:
-    """Lists the words with the largest magnitudes and their scores."""
+    """Lists the words with the largest magnitudes and their scores; punctuation only where nothing else has a score."""
     words = [word for word in map_.words() if math.isfinite(word.score) and word.score != 0]
+    words = [word for word in words if any(map(str.isalnum, word.text))] or words
     words.sort(key=lambda word: -abs(word.score))
     sign = "+" if has_sign else ""
     shown = (f"{visible(word.text)} {word.score:{sign}.3g}" for word in words[:N_WORDS])
@@ -203,12 +252,20 @@ def largest_words(map_: ScoredText, has_sign: bool) -> str:
 
 def evidence_of(map_: ScoredText) -> Evidence | None:
     """Returns the committed study's result for exactly this setting; None if it has none, or texts of another task."""
-    result: Mapping[str, Any] = _study()["settings"].get(map_.setting.get("setting_id"), {})
-    text = map_.encoded
-    if not result or text.options or text.position is not None or text.boundary is not None:
-        return None
-    mean, low, high = result["srg"]
-    return Evidence(mean, low, high, result["group"])
+    key, text = str(map_.setting.get("setting_id")), map_.encoded
+    other_task = text.options or text.position is not None or text.boundary is not None
+    return None if other_task or key not in _study()["settings"] else _measured(key)
+
+
+def _measured(setting_id: str) -> Evidence:
+    found: Mapping[str, Any] = _study()["settings"][setting_id]
+    mean, low, high = found["srg"]
+    return Evidence(mean, low, high, found["group"])
+
+
+def _top() -> Evidence:
+    """Returns the best result of the study."""
+    return max(map(_measured, _study()["settings"]), key=lambda evidence: evidence.mean)
 
 
 @cache

@@ -25,11 +25,11 @@ from saliency_bench.core.heatmap import (
 from saliency_bench.core.labels import listed, metric_label
 from saliency_bench.core.method_facts import facts_of, is_reference
 from saliency_bench.core.program import (
-    CHANGE_OF_MODEL,
     MEMORY,
     NAME,
     STUDY_OF_ANOTHER_MODEL,
     as_typed,
+    for_another_model,
 )
 from saliency_bench.core.rows import OK, TABLES
 from saliency_bench.core.scored_text import scored_text_of_row
@@ -101,7 +101,8 @@ def _commands(manifest: Mapping[str, Any]) -> dict[str, str]:
     command = manifest.get("command") or " ".join(circumstances.get("command", []))
     if in_memory(manifest):
         return {"command": " ".join(shlex.split(command)), "own_model": STUDY_OF_ANOTHER_MODEL}
-    return {"command": as_typed(command), "own_model": as_typed(f"{NAME} {CHANGE_OF_MODEL}")}
+    own_model = f"{NAME} {for_another_model(command.split())}"
+    return {"command": as_typed(command), "own_model": as_typed(own_model)}
 
 
 def in_memory(manifest: Mapping[str, Any]) -> bool:

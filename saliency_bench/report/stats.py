@@ -112,6 +112,8 @@ def few_words(n: int) -> str:
     """Returns a warning if there are too few texts for intervals of their level; else an empty text."""
     if n >= N_FOR_INTERVALS:
         return ""
+    if n == 1:
+        return "Warning: n = 1. One text gives no interval."
     return f"Warning: n = {n}. Intervals of fewer than {N_FOR_INTERVALS} texts can cover the mean less often than they say."
 
 

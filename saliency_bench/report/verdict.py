@@ -1,5 +1,6 @@
 """The result of a run in a sentence, from the same paired differences as its tables."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -89,13 +90,15 @@ def _share_letter(analysis: Analysis, *keys: str) -> bool:
 
 
 def _beside(analysis: Analysis, key: str, gain: Estimate) -> str:
-    mean, *interval = (f"{value:z.{_DIGITS}f}" for value in (gain.mean, gain.low, gain.high))
-    numbers = f"{mean} [{', '.join(interval)}]"
-    return f"{plain_label(analysis, key)} (by {numbers})"
+    mean, *ends = (f"{value:z.{_DIGITS}f}" for value in gain if not math.isnan(value))
+    interval = f" [{', '.join(ends)}]" if ends else ""
+    return f"{plain_label(analysis, key)} (by {mean}{interval})"
 
 
 def _how_sure(analysis: Analysis) -> str:
     texts = counted(analysis.n_examples, "text")
+    if analysis.n_examples == 1:
+        return f"{texts}, which gives no interval: a first look, no claim."
     return f"{texts}." if analysis.claims else f"{texts}: a first look, no claim."
 
 

@@ -11,7 +11,8 @@ from tiny import token_inputs
 
 import saliency_bench as sb
 from saliency_bench.core import verdicts
-from saliency_bench.core.verdicts import Limits, conclusion, largest_words, result, verdict
+from saliency_bench.core.scored_text import ScoredText, Word
+from saliency_bench.core.verdicts import Limits, conclusion, judged, largest_words, result, verdict
 
 ROOT = Path(__file__).parents[2]
 LIMITS = Limits(largest_gap=0.05, smallest_tau=0.95)
@@ -128,6 +129,53 @@ def test_a_map_that_fails_its_check_is_not_named_whatever_its_srg(make):
     assert conclusion([failed], BUNDLED) == "Trust none of these maps: each fails its own check."
 
 
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_map_behind_others_in_the_study_is_not_preferred_to_an_unmeasured_one(make, passes):
+    facts = {"completeness_gap": 0.0, "output_difference": 1.0} if passes else {}
+    unknown = make("other", scores=np.array([0, 9.0, 0, 0, 0]), **facts)
+    maps = [make("input_x_gradient", scores=np.array([0, 0, 5.0, 0, 0])), unknown]
+    verdicts_ = [verdict(map_, LIMITS) for map_ in maps]
+    said = conclusion(verdicts_, BUNDLED)
+    assert "Trust" not in said and "highest" not in said
+    assert said.startswith("No number here says which map to prefer. input_x_gradient has an SRG")
+    assert "0.071 [0.038, 0.105]" in said and "the best method 0.527" in said
+    why = "own check passed" if passes else "nothing to check it by"
+    assert f"Not measured: other, {why}." in said
+    # An unmeasured map that passed its check comes before one that was measured behind others.
+    words = result(maps, verdicts_, BUNDLED)
+    assert words.count("(by ") == 1 + passes
+    assert ("(by other)" in words) == passes
+    assert ("(by other)" in words.split("(by input_x_gradient)")[0]) == passes
+
+
+def test_a_map_that_nothing_is_better_than_in_the_study_is_preferred_to_an_unmeasured_one(make):
+    best = next(key for key, one in verdicts._study()["settings"].items() if "a" in one["group"])
+    one = make("top")
+    top = replace(one, setting=one.setting | {"setting_id": best})
+    said = conclusion([verdict(map_, LIMITS) for map_ in (top, make("other"))], BUNDLED)
+    assert "Trust top most" in said and "Not measured: other, nothing to check it by." in said
+
+
+def test_no_map_is_preferred_for_being_the_highest_of_those_at_chance(make, ids):
+    study = verdicts._study()["settings"]
+    chance = {*study[ids["random"]]["group"]}
+    key = next(
+        key for key, one in study.items() if key != ids["random"] and chance & {*one["group"]}
+    )
+    one = make("near")
+    near = replace(one, setting=one.setting | {"setting_id": key})
+    said = conclusion([verdict(map_, LIMITS) for map_ in (near, make("random"))], BUNDLED)
+    assert "Trust" not in said and "did not differ from a random ranking" in said
+
+
+def test_settings_of_one_method_have_verdicts_of_different_names(make):
+    one = make("integrated_gradients")
+    few, many = (replace(one, setting=one.setting | {"n_steps": n}) for n in (20, 40))
+    labels = [found.label for found in judged([[few], [many]], LIMITS)]
+    assert [label.partition(" (")[2] for label in labels] == ["n_steps=20)", "n_steps=40)"]
+    assert judged([[few]], LIMITS)[0].label == verdict(few, LIMITS).label
+
+
 def test_a_single_map_is_not_called_the_best_and_the_best_is_named_beside_it(make):
     said = conclusion([verdict(make("vanilla"), LIMITS)], BUNDLED)
     assert "Trust" not in said and "vanilla has an SRG" in said and "0.232 [0.209, 0.255]" in said
@@ -153,6 +201,19 @@ def test_the_words_that_matter_most_are_the_largest_magnitudes(make):
     expected = f"{words[1]} -3 · {words[3]} +2 · {words[4]} +0.5"
     assert largest_words(one, has_sign=True) == f"Words that matter most: {expected}"
     assert largest_words(make("vanilla", scores=scores * 0), True) == "No word matters."
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [(("good", ",", "a1"), ["good", "a1"]), ((",", "...", "!"), [",", "...", "!"])],
+)
+def test_a_unit_without_a_letter_or_digit_is_no_word_unless_all_are(
+    make, monkeypatch, texts, named
+):
+    words = [Word(text, 3.0 - at, -1, -1) for at, text in enumerate(texts)]
+    monkeypatch.setattr(ScoredText, "words", lambda _: words)
+    said = largest_words(make("vanilla"), has_sign=True).removeprefix("Words that matter most: ")
+    assert [part.split()[0] for part in said.split(" · ")] == named
 
 
 def test_the_result_is_what_the_map_to_trust_says(make):

@@ -11,11 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from saliency_bench.cli.results import _say_what_next
 from saliency_bench.core.heatmap import DARK, LIGHT, bar, panel
 from saliency_bench.report import build
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.build import build_report
-from saliency_bench.report.html import caution, question, what_was_run
+from saliency_bench.report.html import _commands, caution, question, what_was_run
 from saliency_bench.report.verdict import verdict
 from saliency_bench.store import parquet as store_tables
 from saliency_bench.store.parquet import schema_of, to_parquet
@@ -50,6 +51,27 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page(reported):
     return Page((reported.folder / "report.html").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("saliency-bench", "saliency-bench model=hub"),
+        ("saliency-bench run n_examples=5 out=/x", "saliency-bench model=hub"),
+        (
+            "saliency-bench model=shortcuts experiment=method_comparison out='a b'",
+            "saliency-bench experiment=method_comparison model=hub",
+        ),
+    ],
+)
+def test_the_command_for_ones_own_model_is_of_the_same_experiment(
+    make_run, make_settings, command, expected, capsys
+):
+    run = make_run(make_settings("vanilla"))
+    run.manifest.update(command=command, config={"model": {"name": "default"}})
+    assert _commands(run.manifest)["own_model"].startswith(expected)
+    _say_what_next(run)
+    assert capsys.readouterr().out.splitlines()[-1].strip().startswith(expected)
 
 
 def files(folder):

@@ -1,11 +1,18 @@
 """The sentence of result says what the paired intervals say, and never more."""
 
+import io
+import re
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from saliency_bench.report import study_tables
 from saliency_bench.report.analysis import analyse
+from saliency_bench.report.formats import to_csv, to_latex, to_markdown
+from saliency_bench.report.html import page
 from saliency_bench.report.stats import compare
-from saliency_bench.report.terminal import main_table
+from saliency_bench.report.terminal import main_table, show
 from saliency_bench.report.verdict import twins, verdict
 
 
@@ -69,6 +76,21 @@ def test_nothing_is_ahead_of_few_texts_or_by_less_than_the_last_digit(
     run.tables["rows"]["value"] *= scale
     said = verdict(analyse(run))
     assert "not told apart" in said and "ahead" not in said
+
+
+def test_one_text_gives_numbers_without_an_interval_in_every_format(make_run, make_settings):
+    run = with_gap(make_run, make_settings, 0.5, n=1)
+    analysis, said = analyse(run), io.StringIO()
+    assert "(by " in verdict(analysis) and "[" not in verdict(analysis)
+    assert verdict(analysis).endswith("1 text, which gives no interval: a first look, no claim.")
+    tables = study_tables.tables(analysis)
+    show(run, Console(file=said, width=400))
+    assert "One text gives no interval." in said.getvalue() and "can cover" not in said.getvalue()
+    written = [
+        write(table) for table in tables.values() for write in (to_latex, to_markdown, to_csv)
+    ]
+    shown = [said.getvalue(), page(analysis, tables, {}), *written]
+    assert [text for text in shown if re.search(r"\bnan\b", text, re.IGNORECASE)] == []
 
 
 def test_six_texts_that_all_say_the_same_are_enough(make_run, make_settings):
