@@ -1,5 +1,6 @@
 """`saliency-bench list` and `saliency-bench info`: the names that can be selected, and a description of each part."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,21 @@ GROUPS = {
 CHOSEN = {"suite": "saliency-bench suite NAME"}
 #: Groups whose files select a whole study.
 STUDIES = ("experiment", "suite")
+#: The experiments by what they are for; any other one is under `MORE`.
+EXPERIMENTS = {
+    "A first study": ("quickstart",),
+    "Comparing methods": ("method_comparison", "full_comparison", "families", "smoothing", "ancestors"),
+    "Choosing steps, noise and ways of removing": (
+        "step_sweep", "noise_sweep", "ig_accuracy", "noise_accuracy", "removal_grid",
+    ),
+    "Checking a tool": ("captum_parity", "throughput"),
+    "Where the truth is known": ("known_truth", "shortcuts", "planted_instruction", "agreement"),
+    "Words that people marked": ("plausibility", "rationales"),
+    "Published protocols": ("reproduce_bastings", "reproduce_naopc", "reproduce_sig"),
+}  # fmt: skip
+MORE = "Others"
+#: The command at the end of an experiment's sentence, which its name in the list says too.
+_COMMAND = re.compile(r": saliency-bench( experiment=\S+)?$")
 #: Wider lines of text are hard to read.
 WIDEST = 100
 
@@ -48,7 +64,7 @@ def list_parts(words: list[str]) -> None:
         for heading, names in families.items():
             if heading:
                 console.print(Text(heading, style="italic"))
-            rows = [(name, conf_files.summary(group, name)) for name in names]
+            rows = [(name, _COMMAND.sub("", conf_files.summary(group, name))) for name in names]
             console.print(_columns(rows, "bold"))
             console.print()
     console.print(Text(f"All about one of them: {program()} info NAME"))
@@ -66,7 +82,13 @@ def info(words: list[str]) -> None:
 
 
 def _families(group: str) -> dict[str, list[str]]:
-    """The names of a group by heading, methods and metrics by family, others without one."""
+    """The names of a group by heading, methods and metrics by family, experiments by purpose, others without one."""
+    if group == "experiment":
+        known = {name for names in EXPERIMENTS.values() for name in names}
+        others = [name for name in conf_files.names(group) if name not in known]
+        return {heading: [*names] for heading, names in EXPERIMENTS.items()} | (
+            {MORE: others} if others else {}
+        )
     if group not in ("method", "metric"):
         return {"": conf_files.names(group)}
     with importing():

@@ -144,6 +144,23 @@ def hyperparameters(setting: Setting) -> dict[str, Any]:
     return {key: value for key, value in setting.items() if key not in SHARED}
 
 
+def among_entries(settings: Sequence[Setting]) -> dict[str, list[str]]:
+    """Returns, by entry, the hyperparameters in which entries of one method differ, where one would have the method's label alone."""
+    of_label: dict[str, list[Setting]] = {}
+    for setting in settings:
+        of_label.setdefault(facts_of(setting).label, []).append(setting)
+    keys: dict[str, list[str]] = {}
+    for label, group in of_label.items():
+        names = {setting["name"] for setting in group}
+        bare = [
+            one for one in group if entry_label(one) == label and not varying(group, one["name"])
+        ]
+        if len(names) > 1 and bare:
+            together = [dict(setting) | {"name": label} for setting in group]
+            keys |= dict.fromkeys(names, varying(together, label))
+    return keys
+
+
 def varying(settings: Sequence[Setting], name: str) -> list[str]:
     """Returns the axes and hyperparameters in which the settings of an entry differ, without the backend."""
     of_entry = [setting for setting in settings if setting["name"] == name]
@@ -163,9 +180,9 @@ def setting_labels(settings: Sequence[Setting]) -> dict[str, str]:
     """
     backends = {setting["backend"] for setting in settings} - {"none"}
     by_both = {setting["name"] for setting in settings if setting["backend"] not in OURS}
-    labels = {}
+    labels, among = {}, among_entries(settings)
     for setting in settings:
-        keys = varying(settings, setting["name"])
+        keys = among.get(setting["name"]) or varying(settings, setting["name"])
         with_backend = len(backends) > 1 and setting["name"] in by_both
         labels[setting["setting_id"]] = setting_label(setting, keys, with_backend)
     return labels

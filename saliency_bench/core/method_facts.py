@@ -68,13 +68,14 @@ def entry_label(setting: Setting, details: Sequence[str] = ()) -> str:
     """Returns the entry of a setting as it is written in text, with details: "SmoothGrad (n_samples=8)".
 
     An entry whose name is its user's own has its method's label, and its name without the method's: smoothgrad_range is
-    "SmoothGrad (range)".
+    "SmoothGrad (range)". An own name that a detail has as its value is left out.
     """
     facts, name = facts_of(setting), str(setting.get("name"))
     label, words = facts.entry, list(details)
     if facts.entry == name and FACTS in setting:
         own = name.removeprefix(f"{setting.get('method')}_").replace("_", " ")
-        label, words = facts.label, [own, *words] if name != facts.label else words
+        told = name == facts.label or any(detail.endswith(f"={own}") for detail in details)
+        label, words = facts.label, words if told else [own, *words]
     return f"{label} ({', '.join(words)})" if words else label
 
 
@@ -87,6 +88,11 @@ def backward_parts(setting: Setting) -> Mapping[str, Mapping[str, int]]:
 def is_reference(setting: Setting) -> bool:
     """Whether our code is compared with this setting."""
     return facts_of(setting).reference
+
+
+def competes(setting: Setting) -> bool:
+    """Whether a setting is one of those that are compared: no chance, no bound, and no twin of ours."""
+    return facts_of(setting).role in ("method", "baseline") and not is_reference(setting)
 
 
 def signed(setting: Setting, scores: Iterable[float]) -> bool:

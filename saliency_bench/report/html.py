@@ -23,7 +23,7 @@ from saliency_bench.core.heatmap import (
     visible,
 )
 from saliency_bench.core.labels import listed, metric_label
-from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.method_facts import competes, facts_of, is_reference
 from saliency_bench.core.program import (
     MEMORY,
     NAME,
@@ -132,32 +132,29 @@ def question(analysis: Analysis) -> str:
     model = (manifest.get("model") or {}).get("name", "the model")
     data = (manifest.get("data") or {}).get("dataset", "its data")
     data = "your texts" if data == MEMORY else data
-    n_methods = len(
-        {
-            setting["name"]
-            for setting in analysis.settings
-            if not is_reference(setting) and facts_of(setting).role in ("method", "baseline")
-        }
-    )
+    labels = methods(analysis)
     if analysis.primary is None:
         return f"What does it cost to explain {model} on {data}?"
-    if n_methods == 1:
-        label = facts_of(analysis.settings[0]).label
-        return f"With which settings does {label} explain {model} best on {data}?"
-    return f"Which of {n_methods} methods explains {model} best on {data}?"
+    if len(labels) == 1:
+        return f"With which settings does {labels[0]} explain {model} best on {data}?"
+    return f"Which of {len(labels)} methods explains {model} best on {data}?"
+
+
+def methods(analysis: Analysis) -> list[str]:
+    """Returns the label of each method that is compared, once for all its settings; chance is none of them."""
+    return [*dict.fromkeys(facts_of(one).label for one in analysis.settings if competes(one))]
 
 
 def what_was_run(analysis: Analysis) -> str:
     """Describes the study in a few plain sentences."""
     manifest, examples = analysis.run.manifest, analysis.run.tables["examples"]
     config, data = manifest.get("config") or {}, manifest.get("data") or {}
-    n_methods, n_settings = (
-        len({setting["name"] for setting in analysis.settings}),
-        len(analysis.settings),
-    )
+    n_methods, n_settings = len(methods(analysis)), sum(map(competes, analysis.settings))
     text = _counted(n_methods, "method")
     if n_settings > n_methods:
         text += f" in {counted(n_settings, 'setting')}"
+    if any(facts_of(setting).role == "chance" for setting in analysis.settings):
+        text += " and random rankings"
     text += f" explained {_counted(analysis.n_examples, 'text')}"
     if (source := data.get("dataset")) and source != MEMORY:
         split = manifest.get("split")

@@ -12,11 +12,13 @@ import pandas as pd
 from saliency_bench.core.errors import InputError
 from saliency_bench.core.labels import PRIMARY
 from saliency_bench.core.method_facts import FACTS, entry_label
+from saliency_bench.core.program import NAME, as_typed
 from saliency_bench.core.rows import OK, TABLES, digest
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.comparison_tables import METHOD
 from saliency_bench.report.formats import to_csv
-from saliency_bench.report.html import ENDPOINTS, environment, what_was_run
+from saliency_bench.report.html import ENDPOINTS, environment, methods, what_was_run
+from saliency_bench.report.paper import sentences_about
 from saliency_bench.report.study_tables import caption_of, metric_fields
 from saliency_bench.report.table import Cell, Column, Field, Table, filled, number, whole
 from saliency_bench.report.verdict import verdict
@@ -130,10 +132,10 @@ class Board:
         others = [metric for metric in analysis.metrics if " " not in metric and metric != PRIMARY]
         fields: list[Field] = [
             (METHOD, lambda key: analysis.labels[key]),
-            (Column("submission", "Submission"), self.submission_of),
-            (Column("verified", "Verified"), lambda key: self.entries[key][0].verified),
             *metric_fields(analysis, [PRIMARY]),
             (Column("group", "Group"), analysis.groups.get),
+            (Column("submission", "Submission"), self.submission_of),
+            (Column("verified", "Verified"), lambda key: self.entries[key][0].verified),
             (Column("rank", "Mean rank"), analysis.ranks.get),
             *metric_fields(analysis, [*removals, *others]),
             (Column("missing", "Texts without SRG"), self._missing),
@@ -142,7 +144,8 @@ class Board:
         ]  # fmt: skip
         title = f"suite {self.submissions[0].suite}, {self.model}: {analysis.counted}"
         caption = f"{caption_of(analysis)} A text on which a method has no SRG counts as {CHANCE:g}, which is chance."
-        return filled("leaderboard", title, caption, fields, analysis.shown)
+        table = filled("leaderboard", title, caption, fields, analysis.shown)
+        return replace(table, caption=" ".join(sentences_about(table)))
 
     def _missing(self, key: str) -> int:
         """Counts the texts on which a method has no SRG with any removal operator."""
@@ -261,9 +264,11 @@ def write(submissions: Sequence[Submission], out: Path) -> list[Table]:
     one_model = per_model[0].model if len(per_model) == 1 else f"each of {len(per_model)} models"
     page = environment().get_template("leaderboard.html.j2").render(
         name=f"suite {first.suite}",
+        enter=as_typed(f"{NAME} suite {first.suite} method=[YOURS] out=DIR"),
+        submit=as_typed(f"{NAME} submit DIR"),
         content=first.content,
         endpoint=ENDPOINTS[PRIMARY],
-        question=f"Which of {len(per_model[0].entries)} methods explains {one_model} best?"
+        question=f"Which of {len(methods(per_model[0].analysis))} methods explains {one_model} best?"
         if len(per_model) == 1
         else f"Which method explains {one_model} best?",
         boards=per_model,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from saliency_bench.core.errors import counted
 from saliency_bench.core.labels import listed, metric_label
-from saliency_bench.core.method_facts import facts_of, is_reference
+from saliency_bench.core.method_facts import competes, facts_of
 from saliency_bench.report import stats
 from saliency_bench.report.analysis import Analysis
 from saliency_bench.report.parity import Parity, parities
@@ -69,9 +69,7 @@ def _contestants(analysis: Analysis) -> list[str]:
     return [
         setting["setting_id"]
         for setting in settings
-        if facts_of(setting).role in ("method", "baseline")
-        and not is_reference(setting)
-        and analysis.estimate(setting["setting_id"], metric) is not None
+        if competes(setting) and analysis.estimate(setting["setting_id"], metric) is not None
     ]
 
 

@@ -1,6 +1,7 @@
 """The command line: verbs, exit codes, one message per mistake, nothing left behind."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -352,6 +353,18 @@ def test_list_names_everything_of_a_kind(kind, capsys):
     printed = capsys.readouterr().out
     for name in conf_files.names(listing.GROUPS[kind]):
         assert name in printed
+
+
+def test_experiments_are_listed_once_by_purpose_without_the_command_that_their_name_says(capsys):
+    assert cli.main(["list", "experiments"]) == 0
+    printed = capsys.readouterr().out
+    assert "saliency-bench experiment=" not in " ".join(printed.split())
+    names = [name for group in listing.EXPERIMENTS.values() for name in group]
+    assert sorted(names) == conf_files.names("experiment")
+    assert (
+        all(heading in printed for heading in listing.EXPERIMENTS) and listing.MORE not in printed
+    )
+    assert all(re.findall(rf"^ *{name}  ", printed, re.M) for name in names)
 
 
 def test_progress_off_a_terminal_is_a_line_now_and_then(capsys):

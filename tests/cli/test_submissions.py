@@ -603,6 +603,21 @@ def test_the_leaderboard_has_every_method_with_its_mean(submitted, tmp_path):
     assert f"script-src 'sha256-{html.environment().globals['script_hash']}'" in page
 
 
+def test_the_board_says_how_to_enter_counts_methods_and_explains_no_absent_mark(
+    submitted, tmp_path
+):
+    _, page = board(tmp_path / "board", submitted)
+    head, main = page.split("<main>")
+    assert "saliency-bench suite v1 method=[YOURS]" in main and "saliency-bench submit DIR" in main
+    # Six entries, one of which is random rankings.
+    assert (
+        "Which of 5 methods explains" in head and "5 methods and random rankings explained" in main
+    )
+    assert ("Converged:" in main) == ("✗" in main.split("</table>")[0])
+    columns = re.findall(r'<th scope="col"[^>]*>([^<]*)', main.split("</thead>")[0])
+    assert [name.replace("\xa0", " ").strip() for name in columns[:2]] == ["Method", "SRG ↑"]
+
+
 def test_a_board_says_what_its_maker_verified_and_no_submission_says_it_itself(
     submitted, folder, tmp_path, capfd
 ):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from rich.console import Console
 from saliency_bench.report import study_tables
 from saliency_bench.report.analysis import analyse
 from saliency_bench.report.formats import to_csv, to_latex, to_markdown
-from saliency_bench.report.html import page
+from saliency_bench.report.html import page, question, what_was_run
+from saliency_bench.report.plots import curves
 from saliency_bench.report.stats import compare
 from saliency_bench.report.terminal import main_table, show
 from saliency_bench.report.verdict import twins, verdict
@@ -113,6 +115,27 @@ def test_at_most_three_that_are_not_told_apart_are_named(make_run, make_settings
     said = verdict(analyse(run))
     assert said.count("(by ") == min(3, n_near)
     assert (f"and {n_near - 3} more." in said) == (n_near > 3)
+
+
+def test_two_settings_of_one_method_are_told_apart_and_counted_as_one_method(
+    make_run, make_settings
+):
+    plain, vanilla, chance = make_settings(
+        "integrated_gradients", "vanilla", "random", backends=("native",)
+    )
+    own = replace(plain, name="integrated_gradients_18", hyper=plain.hyper | {"n_steps": 18})
+    for fewer in (own, replace(own, name="integrated_gradients_fast")):
+        analysis = analyse(make_run([plain, fewer, vanilla, chance], metrics=("srg",)))
+        name = "fast, " * fewer.name.endswith("fast")
+        labels = ["Integrated Gradients (n_steps=50)", f"Integrated Gradients ({name}n_steps=18)"]
+        assert [analysis.labels[one.id] for one in (plain, fewer)] == labels
+        assert all(label in verdict(analysis) for label in labels)
+        legend = [text.get_text() for text in curves(analysis).legends[0].get_texts()]
+        assert {*labels} <= {" ".join(text.split()) for text in legend}
+        assert question(analysis).startswith("Which of 2 methods ")
+        assert what_was_run(analysis).startswith(
+            "2 methods in 3 settings and random rankings explained "
+        )
 
 
 def test_nothing_is_said_of_one_method(make_run, make_settings):
