@@ -9,7 +9,7 @@ import pandas as pd
 WIDEST = 100
 
 
-class Listing(pd.DataFrame):
+class Listing(pd.DataFrame):  # type: ignore[misc]  # pandas has no types
     """A DataFrame with `name` and `about`, of which a terminal shows these two; in all else it is as every other."""
 
     @property
@@ -18,7 +18,7 @@ class Listing(pd.DataFrame):
 
     def __repr__(self) -> str:
         if not {"name", "about"} <= {*self.columns} or not len(self):
-            return super().__repr__()
+            return str(super().__repr__())
         width = min(shutil.get_terminal_size().columns, WIDEST)
         first = self["name"].str.len().max() + 2
         lines = [
