@@ -216,7 +216,8 @@ WHOLE = [
 TABLES = {
     "rows": lambda: WHOLE,
     "frame": lambda: pd.DataFrame(WHOLE),
-    "rows of a frame": lambda: pd.DataFrame(WHOLE).to_dict("records"),
+    "rows with NA": lambda: [{**WHOLE[0], "text_pair": pd.NA}, WHOLE[1]],
+    "rows with NaN": lambda: [{**WHOLE[0], "text_pair": float("nan")}, WHOLE[1]],
     "frame with gaps of another kind": lambda: pd.DataFrame(WHOLE).convert_dtypes(),
     "frame with NaN": lambda: pd.DataFrame(WHOLE).replace({"text_pair": {None: float("nan")}}),
     "dataset": lambda: datasets.Dataset.from_list(WHOLE),
