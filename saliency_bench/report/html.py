@@ -145,6 +145,16 @@ def methods(analysis: Analysis) -> list[str]:
     return [*dict.fromkeys(facts_of(one).label for one in analysis.settings if competes(one))]
 
 
+def _explained(target: Any) -> str:
+    """Names the class that is explained, or the class and the one that it is held against, in words."""
+    pair = target
+    if isinstance(target, str) and target.startswith("contrast:"):
+        pair = target.removeprefix("contrast:").split("|")
+    if isinstance(pair, list) and len(pair) == 2:
+        return f"class {pair[0]} held against class {pair[1]}"
+    return f"the {target} class"
+
+
 def what_was_run(analysis: Analysis) -> str:
     """Describes the study in a few plain sentences."""
     manifest, examples = analysis.run.manifest, analysis.run.tables["examples"]
@@ -161,7 +171,7 @@ def what_was_run(analysis: Analysis) -> str:
         text += f" of the {split} split of {source}" if split else f" of {source}"
     text += f" as {(manifest.get('model') or {}).get('name', 'the model')} classifies them"
     if output := str(config.get("output", "")).replace("_", " "):
-        text += f": the scores are those of the {config.get('target')} class, of its {output}"
+        text += f": the scores are those of {_explained(config.get('target'))}, of its {output}"
     text += "."
     if analysis.n_questions != analysis.n_examples:
         text += (

@@ -237,6 +237,13 @@ def test_what_was_run_in_plain_words(run):
     )
 
 
+@pytest.mark.parametrize("target", ["contrast:good|bad", ["good", "bad"]])
+def test_a_class_held_against_another_is_named_in_words(run, target):
+    run.manifest["config"]["target"] = target
+    said = what_was_run(analyse(run))
+    assert "the scores are those of class good held against class bad, of its logit" in said
+
+
 def test_a_small_run_says_what_it_can_detect_and_claims_nothing(run):
     words = caution(analyse(run))
     assert re.match(
