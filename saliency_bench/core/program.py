@@ -10,9 +10,8 @@ NAME = "saliency-bench"
 #: `model.name` and `data.dataset` of a study on a model and texts in memory.
 MEMORY = "memory"
 #: Words that select another model and other data.
-CHANGE_OF_MODEL = (
-    "model=hub model.path=FOLDER_OR_HUB_ID data=file data.path=FILE.csv data.text=COLUMN"
-)
+ANOTHER_MODEL = "model=hub model.path=FOLDER_OR_HUB_ID"
+CHANGE_OF_MODEL = f"{ANOTHER_MODEL} data=file data.path=FILE.csv data.text=COLUMN"
 #: The same in Python.
 STUDY_OF_ANOTHER_MODEL = 'sb.study(sb.load_model("FOLDER_OR_HUB_ID"), texts)'
 _EXPERIMENT = re.compile(r"experiment=[\w/-]+")
@@ -25,7 +24,14 @@ def program() -> str:
 
 
 def for_another_model(words: Iterable[str]) -> str:
-    """Returns the words after `saliency-bench` that run the experiment of these words on another model and other data."""
+    """Returns the words after `saliency-bench` that run the experiment of these words on another model and other data.
+
+    A suite has data of its own, so that only the model is another.
+    """
+    words = [*words]
+    if "suite" in words[:2]:
+        at = words.index("suite")
+        return " ".join([*words[at : at + 2], ANOTHER_MODEL])
     return " ".join([*filter(_EXPERIMENT.fullmatch, words), CHANGE_OF_MODEL])
 
 

@@ -62,6 +62,10 @@ def page(reported):
             "saliency-bench model=shortcuts experiment=method_comparison out='a b'",
             "saliency-bench experiment=method_comparison model=hub",
         ),
+        (
+            "saliency-bench suite v1 method=[vanilla] out=x",
+            "saliency-bench suite v1 model=hub model.path=FOLDER_OR_HUB_ID",
+        ),
     ],
 )
 def test_the_command_for_ones_own_model_is_of_the_same_experiment(
