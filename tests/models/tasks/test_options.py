@@ -256,7 +256,7 @@ def test_all_is_a_map_for_each_option(model):
 def test_explain_takes_an_option_as_often_as_there_are_some():
     options = explain._options(["--option= Oslo", "--option= Rome", "--at=sum", "method=vanilla"])
     assert options.option == [" Oslo", " Rome"]
-    assert options.overrides == ["method=vanilla"]
+    assert options.overrides == ["method=vanilla", "~experiment"]
 
 
 def test_every_method_answers_for_options(model):
