@@ -1,6 +1,6 @@
 """What a first answer costs, each in a cold process: python -m benchmarks.cold [FOLDER] [ROUNDS] [QUICKSTARTS].
 
-`saliency-bench explain` against a script by hand with Captum: both explain one text by the four methods of the quickstart
+`saliency-bench explain` against a script by hand with Captum: both explain one text by four methods
 (gradient, gradient x input, SmoothGrad with 24 samples, Integrated Gradients with 50 Gauss-Legendre nodes from [MASK]), or by
 Integrated Gradients alone, and print words with scores. The model is the same folder, and both have one thread. "The first
 time" finds nothing that an earlier process kept. Each round takes every contestant once; what is compared is the processor

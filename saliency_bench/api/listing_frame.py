@@ -5,8 +5,7 @@ import textwrap
 
 import pandas as pd
 
-#: Wider lines of text are hard to read.
-WIDEST = 100
+from saliency_bench.core.program import WIDEST
 
 
 class Listing(pd.DataFrame):  # type: ignore[misc]  # pandas has no types

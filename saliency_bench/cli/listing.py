@@ -11,7 +11,7 @@ from rich.text import Text
 
 from saliency_bench.core import conf as conf_files
 from saliency_bench.core.errors import InputError, one_of
-from saliency_bench.core.program import as_typed, program
+from saliency_bench.core.program import WIDEST, as_typed, program
 from saliency_bench.studies.progress import importing
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ EXPERIMENTS = {
 MORE = "Others"
 #: The command at the end of an experiment's sentence, which its name in the list says too.
 _COMMAND = re.compile(r": saliency-bench( experiment=\S+)?$")
-#: Wider lines of text are hard to read.
-WIDEST = 100
 
 
 def list_parts(words: list[str]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 #: Set by scripts/bench.
 VARIABLE = "SALIENCY_BENCH_PROGRAM"
 NAME = "saliency-bench"
+#: Wider lines of text on a terminal are hard to read.
+WIDEST = 100
 #: `model.name` and `data.dataset` of a study on a model and texts in memory.
 MEMORY = "memory"
 #: Words that select another model and other data.
